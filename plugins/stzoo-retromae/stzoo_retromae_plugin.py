@@ -1,0 +1,68 @@
+"""What stzoo-retromae brings: three objectives, the authors' checkpoints, and recipes.
+
+The entry point names this file. It imports no torch, so that `stzoo list` is quick; the objectives are named
+as text and imported when one is used.
+"""
+
+from collections.abc import Iterable
+
+import stzoo
+from stzoo import Checkpoint, Component, Recipe
+
+RETROMAE = "https://arxiv.org/abs/2205.12035"
+DUPMAE = "https://arxiv.org/abs/2305.02564"
+CODE = "https://github.com/staoxiao/RetroMAE"
+
+
+@stzoo.hookimpl
+def stzoo_objectives() -> Iterable[Component]:
+    """RetroMAE with each of its two decodings, and DupMAE."""
+    for name, build, summary, source in (
+        (
+            "retromae",
+            "RetroMAE",
+            "rebuild every token from the bottleneck and a context of its own",
+            RETROMAE,
+        ),
+        ("retromae-basic", "RetroMAEBasic", "find hidden tokens from the bottleneck and the rest", RETROMAE),
+        ("dupmae", "DupMAE", "RetroMAE, and name the passage's words from its tokens' scores", DUPMAE),
+    ):
+        yield Component(name=name, build=f"stzoo_retromae:{build}", summary=summary, source=source)
+
+
+@stzoo.hookimpl
+def stzoo_checkpoints() -> Iterable[Checkpoint]:
+    """What the authors published; they name no licence for the weights."""
+    for name, hub_id, recipe, summary in (
+        ("wikibook", "Shitao/RetroMAE", "retromae-pretrain", "pre-trained on Wikipedia and BookCorpus"),
+        ("msmarco", "Shitao/RetroMAE_MSMARCO", "retromae-pretrain-msmarco", "then on MS MARCO passages"),
+        ("msmarco-finetune", "Shitao/RetroMAE_MSMARCO_finetune", "retromae-finetune-msmarco", "fine-tuned"),
+        ("msmarco-distill", "Shitao/RetroMAE_MSMARCO_distill", "", "fine-tuned by distillation"),
+        ("beir", "Shitao/RetroMAE_BEIR", "retromae-finetune-beir", "fine-tuned for BEIR, zero-shot"),
+    ):
+        yield Checkpoint(
+            name=f"retromae-base.{name}",
+            hub_id=hub_id,
+            revision="main",
+            license="",
+            source=CODE,
+            recipe=recipe,
+            summary=summary,
+        )
+
+
+@stzoo.hookimpl
+def stzoo_recipes() -> Iterable[Recipe]:
+    """The settings that the authors published."""
+    for name, summary in (
+        ("pretrain", "RetroMAE on Wikipedia and BookCorpus"),
+        ("pretrain-msmarco", "RetroMAE on MS MARCO passages, from the general checkpoint"),
+        ("finetune-msmarco", "fine-tuning on MS MARCO"),
+        ("finetune-beir", "fine-tuning on MS MARCO for zero-shot BEIR"),
+    ):
+        yield Recipe(
+            name=f"retromae-{name}",
+            resource=f"stzoo_retromae_recipes:{name}.yaml",
+            summary=summary,
+            source=f"{CODE}/tree/master/examples",
+        )

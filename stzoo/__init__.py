@@ -1,0 +1,71 @@
+"""stzoo: dense retrievers that train with plugins and serve with plain sentence-transformers.
+
+Everything public is here by its short name and imported when first used, so that `import stzoo` is light.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .errors import (
+    BackboneError,
+    ConflictError,
+    DataError,
+    ExportError,
+    MissingExtraError,
+    ModelError,
+    OutputError,
+    PluginError,
+    RecipeError,
+    ShapeError,
+    StzooError,
+    UnknownNameError,
+)
+from .hookspecs import Checkpoint, Component, Recipe, hookimpl
+
+if TYPE_CHECKING:
+    from .backbone import Backbone as Backbone
+    from .bench import bench as bench
+    from .demo import demo as demo
+    from .finetune import finetune as finetune
+    from .hub.export import export as export
+    from .objective import Objective as Objective
+    from .pretrain import pretrain as pretrain
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Backbone": "backbone",
+    "Objective": "objective",
+    "bench": "bench",
+    "demo": "demo",
+    "export": "hub.export",
+    "finetune": "finetune",
+    "pretrain": "pretrain",
+}
+
+__all__ = [
+    "BackboneError",
+    "Checkpoint",
+    "Component",
+    "ConflictError",
+    "DataError",
+    "ExportError",
+    "MissingExtraError",
+    "ModelError",
+    "OutputError",
+    "PluginError",
+    "Recipe",
+    "RecipeError",
+    "ShapeError",
+    "StzooError",
+    "UnknownNameError",
+    "hookimpl",
+    *_LAZY,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'stzoo' has no attribute {name!r}")
+    module = importlib.import_module(f".{_LAZY[name]}", __name__)
+    return module if name == _LAZY[name] else getattr(module, name)  # a command's module can be called

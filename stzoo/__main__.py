@@ -1,0 +1,5 @@
+"""`python -m stzoo`."""
+
+from .cli import main
+
+main()

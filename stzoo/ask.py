@@ -1,0 +1,34 @@
+"""Asks a finished model with sentence-transformers alone, as it is used where stzoo is not installed.
+
+    python ask.py MODEL CORPUS.jsonl QUESTION [QUESTION …]
+
+prints a line of JSON a question: {"question": str, "found": [{"id": str, "score": float, "text": str}, …]},
+the three nearest passages, best first. It imports nothing of stzoo.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+
+def main(model_folder: str, corpus: str, *questions: str) -> None:
+    """Encodes the corpus and answers each question on standard output."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(model_folder)
+    rows = [json.loads(line) for line in Path(corpus).read_text(encoding="utf-8").splitlines()]
+    texts = [f"{row.get('title') or ''} {row['text']}".strip() for row in rows]
+    passages = model.encode_document(texts, show_progress_bar=sys.stderr.isatty())
+    scores = model.similarity(model.encode_query(list(questions), show_progress_bar=False), passages)
+    for question, row in zip(questions, scores, strict=True):
+        best = row.topk(min(3, len(rows)))
+        found = [
+            {"id": rows[i]["_id"], "score": round(score, 4), "text": texts[i]}
+            for score, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+        print(json.dumps({"question": question, "found": found}), flush=True)
+
+
+if __name__ == "__main__":
+    sys.modules["stzoo"] = None  # type: ignore[assignment]  # from here on its import would fail
+    main(*sys.argv[1:])

@@ -1,0 +1,128 @@
+"""What is scored: a sentence-transformers model from a folder or the Hub, its name and its revision."""
+
+import json
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError, RecipeError
+from ..files import fingerprint
+from ..models import load_plain
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A loaded model.
+
+    Attributes:
+        name: what results are filed under.
+        revision: first 12 hex digits of a folder's fingerprint, or a Hub model's commit.
+        model: the SentenceTransformer.
+    """
+
+    name: str
+    revision: str
+    model: Any
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What of the model, beside its weights, the scores depend on."""
+        return {
+            "max_tokens": self.model.max_seq_length,
+            "similarity": self.model.similarity_fn_name,
+            "prompts": {name: text for name, text in self.model.prompts.items() if text},
+        }
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """For model_meta.json."""
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "n_parameters": sum(tensor.numel() for tensor in self.model.parameters()),
+            "embed_dim": self.model.get_embedding_dimension(),
+            "modules": [type(module).__name__ for module in self.model],
+            **self.settings,
+        }
+
+
+def open_model(text: str, *, max_tokens: int | None = None, device: str | None = None) -> Opened:
+    """Loads a model; code from its folder or repository is never run.
+
+    Args:
+        text: FOLDER, HUB_ID or NAME=FOLDER_OR_HUB_ID.
+        max_tokens: longer texts are cut there; None keeps the model's own limit.
+        device: of torch; None takes the best there is.
+
+    Raises:
+        ModelError: if it is no model that plain sentence-transformers loads, or cannot read max_tokens.
+        RecipeError: if the text holds no name.
+    """
+    name, given = parse_name(text)
+    folder = Path(given)
+    local = folder.is_dir()
+    model = load_plain(given, device=device)
+    if local and not (folder / "modules.json").is_file():
+        logging.getLogger(__name__).warning(
+            "%s has no modules.json, so nothing says how it pools; sentence-transformers takes the mean.",
+            folder,
+        )
+    if max_tokens is not None:
+        _limit(model, max_tokens, given)
+    return Opened(name, _folder_revision(folder) if local else _commit(model), model)
+
+
+def parse_name(text: str) -> tuple[str, str]:
+    """Splits NAME=FOLDER_OR_HUB_ID; without NAME it is the folder's own name, or the Hub id.
+
+    Raises:
+        RecipeError: if there is no name in it.
+    """
+    name, equals, given = text.partition("=")
+    if not equals or Path(text).exists():
+        name, given = Path(text).resolve().name if Path(text).is_dir() else text, text
+    if not slug(name) or not given:
+        raise RecipeError(
+            f"the model {text!r} has no name; expected FOLDER, HUB_ID or NAME=FOLDER_OR_HUB_ID."
+        )
+    return name, given
+
+
+def slug(name: str) -> str:
+    """A model's name as a folder's: "/" becomes "__", other unsafe characters "-"."""
+    return re.sub(r"[^\w.-]+", "-", name.replace("/", "__")).lstrip(".")
+
+
+def _limit(model: Any, max_tokens: int, given: str) -> None:
+    positions = getattr(getattr(model[0], "config", None), "max_position_embeddings", None)
+    if max_tokens < 1 or (positions and max_tokens > positions):
+        raise ModelError(f"max_tokens is {max_tokens}; {given} can read 1 to {positions or 'any number'}.")
+    model.max_seq_length = max_tokens
+
+
+def _folder_revision(folder: Path) -> str:
+    """12 hex digits over the files that make the model: those at the top and those of its modules.
+
+    Left out: README, hidden files, and folders that modules.json does not name (checkpoints, decoders).
+    """
+    names = [""]
+    if (folder / "modules.json").is_file():
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        names += sorted({module["path"] for module in modules if module["path"]})
+    files = []
+    for name in names:
+        found = (folder / name).rglob("*") if name else folder.iterdir()
+        files += sorted(
+            file for file in found if file.is_file() and not file.name.startswith((".", "README"))
+        )
+    return fingerprint(*files)[:12]
+
+
+def _commit(model: Any) -> str:
+    for module in model.modules():
+        commit = getattr(getattr(module, "config", None), "_commit_hash", None)
+        if commit:
+            return str(commit)
+    return "no_revision_available"  # as mteb files such models

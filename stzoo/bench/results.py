@@ -1,0 +1,260 @@
+"""Results: OUTPUT/<model__name>/<revision>/<Dataset>.json, one file a model and data set, all splits in it.
+
+It has the shape of mteb's result files, so that mteb's own tools read it, and beside that:
+- splits: by split, what the scores depend on (fingerprint of the data, settings) and the counts;
+- per_query: by split, measure and query id;
+- versions of what computed it.
+A TREC run (<Dataset>.<split>.run: qid Q0 docid rank score tag, ranks from 1) lies beside it.
+
+Source: https://github.com/embeddings-benchmark/mteb, mteb/results/task_result.py
+"""
+
+import datetime
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError, OutputError
+from ..files import whole_file, write_json
+from ..judged import JudgedSet
+from ..metrics import MEASURES, Scores
+from ..search import Run
+from .models import slug
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SCHEMA_VERSION = 1
+MTEB_LAYOUT = "2.20.0"  # the release of mteb whose layout this is; mteb had no part in the scores
+WAY_OUT = "Use --overwrite, or another --output."
+PACKAGES = ("stzoo", "sentence-transformers", "transformers", "torch", "ir-measures", "bm25s")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a model does on one split of a judged set.
+
+    Attributes:
+        model: the model's name.
+        revision: of the model.
+        dataset: the judged set's name.
+        split: e.g. "test".
+        documents: passages searched.
+        queries: judged queries, all of which count.
+        judgements: judged pairs.
+        seconds: taken by encoding, searching and scoring.
+        scores: mean and per query, by measure.
+        path: the JSON file.
+        reused: True if it was there already.
+    """
+
+    model: str
+    revision: str
+    dataset: str
+    split: str
+    documents: int
+    queries: int
+    judgements: int
+    seconds: float
+    scores: Scores
+    path: Path
+    reused: bool
+
+
+def result_file(output: Path, model: str, revision: str, judged: JudgedSet) -> Path:
+    """Where a result lies."""
+    return output / slug(model) / slug(revision) / f"{slug(judged.name)}.json"
+
+
+def run_file(path: Path, split: str) -> Path:
+    """Where the TREC run of a result lies."""
+    return path.with_name(f"{path.stem}.{split}.run")
+
+
+def check_ids(judged: JudgedSet) -> None:
+    """Refuses ids that a TREC run file cannot hold.
+
+    Raises:
+        DataError: if an id holds white space, which separates the fields of a run.
+    """
+    for name in (*judged.queries, *judged.corpus_ids):
+        if len(name.split()) != 1:
+            raise DataError(
+                f"{judged.name}: the id {name!r} holds white space, which a TREC run file cannot carry. "
+                "Rename it, or leave run files out (run_files=False, --no-run-files)."
+            )
+
+
+def find(path: Path, system: tuple[str, str], judged: JudgedSet, settings: dict[str, Any]) -> Result | None:
+    """The result that lies at `path`, or None if this split is not there.
+
+    Args:
+        path: of the JSON file.
+        system: name and revision of the model.
+        judged: what is to be searched.
+        settings: what the scores depend on beside the model and the data.
+
+    Raises:
+        OutputError: if what lies there came from other data or settings, or is no result.
+    """
+    stored = _read(path)
+    if stored is None:
+        return None
+    facts = stored["splits"].get(judged.split, {})
+    fingerprint = facts.get("fingerprint", judged.fingerprint)
+    if (stored["dataset_revision"], fingerprint) != (judged.corpus_fingerprint, judged.fingerprint):
+        raise OutputError(f"{path} holds the result of other data under the same name. {WAY_OUT}")
+    if facts and facts["settings"] != settings:
+        raise OutputError(f"{path} was made with {facts['settings']}, not {settings}. {WAY_OUT}")
+    return _result(path, system, judged, stored, reused=True) if facts else None
+
+
+def store(
+    path: Path,
+    system: tuple[str, str],
+    judged: JudgedSet,
+    settings: dict[str, Any],
+    scores: Scores,
+    seconds: float,
+    how: dict[str, Any],
+) -> Result:
+    """Writes a result, and keeps the other splits that the file holds of the same corpus.
+
+    Args:
+        path: of the JSON file.
+        system: name and revision of the model.
+        judged: what was searched.
+        settings: what the scores depend on; another run must have the same to reuse them.
+        scores: of the run.
+        seconds: taken.
+        how: what else to note, e.g. the device.
+    """
+    stored: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "dataset_revision": judged.corpus_fingerprint,
+        "task_name": judged.name,
+        "mteb_version": MTEB_LAYOUT,
+        "stzoo_version": version("stzoo"),
+        "evaluation_time": round(seconds, 1),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+    }
+    try:
+        old = _read(path)
+    except OutputError:
+        old = None  # only reached to overwrite it
+    same_corpus = old is not None and old["dataset_revision"] == judged.corpus_fingerprint
+    stored |= {part: old[part] if old and same_corpus else {} for part in ("scores", "splits", "per_query")}
+    stored["scores"][judged.split] = [
+        {measure.mteb: scores.mean[measure.name] for measure in MEASURES}
+        | {"main_score": scores.mean[MEASURES[0].name], "hf_subset": "default", "languages": ["eng-Latn"]}
+    ]
+    stored["splits"][judged.split] = {
+        "fingerprint": judged.fingerprint,
+        "settings": settings,
+        "documents": len(judged.corpus_ids),
+        "queries": len(judged.queries),
+        "judgements": judged.judgements,
+        "self_hits_dropped": judged.shares_ids,
+        "seconds": round(seconds, 1),
+        **how,
+    }
+    stored["per_query"][judged.split] = {m.mteb: scores.per_query[m.name] for m in MEASURES}
+    write_json(path, stored)
+    return _result(path, system, judged, stored, reused=False)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        known = stored["schema_version"] == SCHEMA_VERSION
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise OutputError(f"{path} is no result of this version of stzoo. {WAY_OUT}")
+    return dict(stored)
+
+
+def _result(
+    path: Path, system: tuple[str, str], judged: JudgedSet, stored: dict[str, Any], *, reused: bool
+) -> Result:
+    mean, per_query = stored["scores"][judged.split][0], stored["per_query"][judged.split]
+    facts = stored["splits"][judged.split]
+    return Result(
+        model=system[0],
+        revision=system[1],
+        dataset=judged.name,
+        split=judged.split,
+        documents=facts["documents"],
+        queries=facts["queries"],
+        judgements=facts["judgements"],
+        seconds=facts["seconds"],
+        scores=Scores(
+            {m.name: mean[m.mteb] for m in MEASURES}, {m.name: per_query[m.mteb] for m in MEASURES}
+        ),
+        path=path,
+        reused=reused,
+    )
+
+
+def write_run(path: Path, run: Run, tag: str) -> None:
+    """Writes a TREC run; nine digits give each float32 score back exactly."""
+    with whole_file(path) as draft, draft.open("w", encoding="utf-8") as file:
+        for query, found in run.items():
+            file.writelines(
+                f"{query} Q0 {document} {rank} {score:.9g} {tag}\n"
+                for rank, (document, score) in enumerate(found.items(), 1)
+            )
+
+
+def table(results: Sequence[Result]) -> "Table":
+    """Results as a table, data set by data set, the best score of each in bold."""
+    from rich.table import Table
+
+    shown = Table()
+    for heading in ("Data set", "Queries", "Judged pairs", "Model"):
+        shown.add_column(heading, justify="left" if heading in ("Data set", "Model") else "right")
+    for measure in MEASURES:
+        shown.add_column(measure.name, justify="right")
+    sets = dict.fromkeys((result.dataset, result.split) for result in results)
+    for dataset, split in sets:
+        rows = [result for result in results if (result.dataset, result.split) == (dataset, split)]
+        for row in rows:
+            cells = (
+                [f"{dataset} ({split})", str(row.queries), str(row.judgements)]
+                if row is rows[0]
+                else [""] * 3
+            )
+            for measure in MEASURES:
+                best = max(other.scores.mean[measure.name] for other in rows)
+                text = f"{row.scores.mean[measure.name]:.4f}"
+                cells.append(f"[bold]{text}[/]" if row.scores.mean[measure.name] == best else text)
+            cells.insert(3, row.model)
+            shown.add_row(*cells, end_section=row is rows[-1])
+    return shown
+
+
+def as_json(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Results as plain values, without the scores of single queries."""
+    return [
+        {
+            "model": result.model,
+            "revision": result.revision,
+            "dataset": result.dataset,
+            "split": result.split,
+            "documents": result.documents,
+            "queries": result.queries,
+            "judgements": result.judgements,
+            **{measure.mteb: result.scores.mean[measure.name] for measure in MEASURES},
+            "seconds": result.seconds,
+            "reused": result.reused,
+            "path": str(result.path),
+        }
+        for result in results
+    ]

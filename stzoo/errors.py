@@ -1,0 +1,103 @@
+"""The exceptions that stzoo raises for a user's mistakes.
+
+StzooError                      exit code 2, printed without a traceback
+├── PluginError                 a plugin or component that cannot be used
+│   ├── UnknownNameError        no component of that name; offers the nearest
+│   └── ConflictError           two providers of one name
+├── RecipeError                 a recipe or option that does not hold
+├── DataError                   a corpus, qrels or result file that does not hold
+├── ModelError                  a folder or id that is no usable model
+│   ├── BackboneError           a masked LM that cannot be taken apart
+│   └── ExportError             a model that has no portable form
+├── ShapeError                  tensors whose shapes do not agree
+├── OutputError                 an output folder that must not be written
+└── MissingExtraError           an optional dependency that is not installed
+
+Anything else that escapes is a bug of ours and keeps its traceback.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class StzooError(Exception):
+    """A mistake that the user can mend; its text says what was given, what was expected and what to do."""
+
+    exit_code = 2
+
+
+class PluginError(StzooError):
+    """A plugin or component that cannot be used."""
+
+
+class UnknownNameError(PluginError):
+    """A name that nothing carries.
+
+    Args:
+        kind: what was looked for, e.g. "objective".
+        name: the name given.
+        known: the names there are.
+        hint: one more sentence, e.g. why a plugin that might have it is missing.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = ""):
+        known = sorted(known)
+        near = nearest(name, known)
+        text = f"there is no {kind} {name!r}" + (f"; did you mean {near!r}?" if near else ".")
+        text += f" Known: {', '.join(known) if known else 'none'}."
+        super().__init__(f"{text} {hint}".rstrip())
+
+
+class ConflictError(PluginError):
+    """Two providers of one name."""
+
+
+class RecipeError(StzooError):
+    """A recipe or option that does not hold."""
+
+
+class DataError(StzooError):
+    """A corpus, qrels or result file that does not hold."""
+
+    @classmethod
+    def at(cls, path: object, line: int, found: str, expected: str) -> "DataError":
+        """An error that names the file and the line (counted from 1)."""
+        return cls(f"{path}:{line}: {found}; expected {expected}.")
+
+
+class ModelError(StzooError):
+    """A folder or id that is no usable model."""
+
+
+class BackboneError(ModelError):
+    """A masked LM that cannot be taken apart."""
+
+
+class ExportError(ModelError):
+    """A model that has no portable form."""
+
+
+class ShapeError(StzooError):
+    """Tensors whose shapes do not agree."""
+
+
+class OutputError(StzooError):
+    """An output folder that must not be written."""
+
+
+class MissingExtraError(StzooError):
+    """An optional dependency that is not installed.
+
+    Args:
+        package: what could not be imported.
+        extra: the extra of stzoo that brings it.
+    """
+
+    def __init__(self, package: str, extra: str):
+        super().__init__(f"{package} is not installed. Run: pip install 'stzoo[{extra}]'")
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is spelt most like this one, or None if none is close."""
+    found = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return found[0] if found else None

@@ -1,0 +1,130 @@
+"""The contract between stzoo and its plugins: hooks, and the typed values they return.
+
+A plugin is a module that an entry point of the group `stzoo` names. It implements any of the hooks below
+with `@stzoo.hookimpl`. Nothing here imports torch, and a plugin's module should not either: name heavy
+parts as "module:attribute", and they are imported when first used.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pluggy
+
+hookspec = pluggy.HookspecMarker("stzoo")
+hookimpl = pluggy.HookimplMarker("stzoo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """A part that can be asked for by name.
+
+    Attributes:
+        name: kebab-case, unique within its kind.
+        build: a callable, or "module:attribute" of one.
+        summary: one line for `stzoo list`.
+        source: URL of the paper or code it comes from.
+    """
+
+    name: str
+    build: Callable[..., Any] | str
+    summary: str
+    source: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Published weights as a row of data, named `method-size.data`.
+
+    Attributes:
+        name: e.g. "retromae-base.msmarco".
+        hub_id: e.g. "Shitao/RetroMAE_MSMARCO".
+        revision: commit of the Hub repository, or "main" where none was recorded.
+        license: SPDX identifier in lower case, or "" where the authors name none.
+        source: URL of the paper or repository that published it.
+        recipe: name of the recipe that makes the like of it, or "".
+        summary: one line for `stzoo list checkpoints`.
+        remote_code: True if loading it runs code from the repository.
+    """
+
+    name: str
+    hub_id: str
+    revision: str
+    license: str
+    source: str
+    recipe: str
+    summary: str
+    remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Settings of one command, as a YAML file inside a plugin's distribution.
+
+    Attributes:
+        name: what `--recipe` takes, e.g. "retromae-pretrain-msmarco".
+        resource: "package:file.yaml", read through importlib.resources.
+        summary: one line for `stzoo list recipes`.
+        source: URL that the settings come from.
+    """
+
+    name: str
+    resource: str
+    summary: str
+    source: str = ""
+
+
+@hookspec
+def stzoo_objectives() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Pre-training objectives: `build(model, **options) -> stzoo.Objective`.
+
+    Example:
+        yield Component(name="retromae", build="stzoo_retromae:RetroMAE", summary="…")
+    """
+
+
+@hookspec
+def stzoo_poolings() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Poolings: `build(dim, **options) -> Module` that writes "sentence_embedding", float [B, D].
+
+    Example:
+        yield Component(name="cls", build="stzoo.poolings:cls", summary="…")
+    """
+
+
+@hookspec
+def stzoo_decoders() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Decoders: `build(config, **options)` with `forward(query, keys, visible)`.
+
+    query and keys are float [B, T, H], visible is bool [B, 1, T] or [B, T, T] (True where row i may look at
+    column j), and the result is float [B, T, H].
+
+    Example:
+        yield Component(name="enhanced", build="stzoo.decoders:EnhancedDecoder", summary="…")
+    """
+
+
+@hookspec
+def stzoo_checkpoints() -> Iterable[Checkpoint]:  # type: ignore[empty-body]
+    """Checkpoints that the authors published.
+
+    Example:
+        yield Checkpoint(
+            name="retromae-base.msmarco",
+            hub_id="Shitao/RetroMAE_MSMARCO",
+            revision="main",
+            license="",
+            source="https://github.com/staoxiao/RetroMAE",
+            recipe="retromae-pretrain-msmarco",
+            summary="…",
+        )
+    """
+
+
+@hookspec
+def stzoo_recipes() -> Iterable[Recipe]:  # type: ignore[empty-body]
+    """Recipes that `--recipe NAME` finds.
+
+    Example:
+        yield Recipe(name="retromae-pretrain", resource="stzoo_retromae_recipes:pretrain.yaml", summary="…")
+    """

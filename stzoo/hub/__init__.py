@@ -1,0 +1,1 @@
+"""Models on their way out and in: the portable export, and what checks it."""

@@ -1,0 +1,253 @@
+"""Writes a model so that plain sentence-transformers loads it, 5.x and 6.x alike, and proves it.
+
+sentence-transformers 6 writes folders that 5.x cannot read. The layout here is the older one, which both read
+to the same embeddings: module types `sentence_transformers.models.X`, one `pooling_mode_*` switch a pooling,
+`sentence_bert_config.json` with the length, and a tokenizer that needs no class but the generic fast one.
+What that layout cannot say is refused, never dropped.
+
+A finished folder has been loaded once by a process without stzoo and gave the embeddings of the model in
+memory. Until then it is a draft, and a failure leaves nothing behind.
+
+What remains different in sentence-transformers before 5.4, whatever a folder says: white space at the ends of
+a text is cut before it is tokenised (a byte-level tokenizer sees the difference).
+"""
+
+import contextlib
+import inspect
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ExportError, ModelError, OutputError
+from ..files import whole_folder
+from . import alone, layout
+
+TOLERANCE = 1e-6
+PICKLED = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
+# what a clone or a training run keeps beside a model
+BESIDES = {".git", ".stzoo.lock", "checkpoints", "run.json"}
+Extra = Mapping[str, str | Path] | Callable[[Path], None]
+
+
+def export(
+    model: Any,
+    output: str | Path,
+    *,
+    masked_lm: Any = None,
+    extra: Extra | None = None,
+    portable: bool = True,
+    verify: bool = True,
+    overwrite: bool = False,
+    readme: str | None = None,
+) -> Path:
+    """Writes a model folder that sentence-transformers loads without stzoo, and returns its path.
+
+    Args:
+        model: a SentenceTransformer, or the path or Hub id of one. It keeps its device, mode and weights.
+        output: the folder to write.
+        masked_lm: a transformers `…ForMaskedLM` whose `base_model` is the model inside the first module. Its
+            weights are stored in place of the base model's, so that the folder also loads as
+            AutoModelForMaskedLM with its trained head. What only the base class has (a BERT pooler that the
+            masked LM was built without) is not stored; no module of sentence-transformers reads it, and
+            loading reports it as newly made.
+        extra: further files: {name inside the folder: file or folder to copy}, or a function that is given
+            the draft folder and writes into it.
+        portable: True stores built-in modules only (a module of another package is asked for
+            `to_builtin_modules()`), in the layout that 5.x and 6.x read. False stores sentence-transformers'
+            own layout with the code of the other modules beside it, which users must trust to load it.
+        verify: True loads the draft in a process without stzoo and compares embeddings to 1e-6 on the CPU.
+        overwrite: True replaces a model folder at `output`; never a folder that holds anything else.
+        readme: text of README.md; a front matter and a line of code if None.
+
+    Raises:
+        ModelError: if `model` is no sentence-transformers model.
+        ExportError: if it has no portable form, or the draft does not answer as the model does.
+        OutputError: if `output` is there, or cannot be written.
+
+    Unlike `SentenceTransformer.save_pretrained`: module paths, pooling keys, `sentence_bert_config.json`,
+    tokenizer class and rotary settings are those of 5.x, of which no version then warns; nothing is pickled.
+    """
+    from tqdm import tqdm
+
+    output = Path(output)
+    _check_output(output, overwrite)
+    model = _loaded(model)
+    if masked_lm is not None and masked_lm.base_model is not getattr(model[0], "model", None):
+        raise ExportError(
+            "masked_lm is another model's: its base_model is not the model in the first module."
+        )
+    with whole_folder(output) as draft, tqdm(total=2, desc=f"export {output.name}", disable=None) as bar:
+        if portable:
+            layout.write(model, draft, masked_lm)
+        else:
+            _write_with_code(model, draft, masked_lm)
+        _write_extra(extra, draft)
+        (draft / "README.md").write_text(readme or _readme(portable), encoding="utf-8")
+        if pickled := sorted(str(p.relative_to(draft)) for p in draft.rglob("*") if p.suffix in PICKLED):
+            raise ExportError(f"{', '.join(pickled)}: an export holds no pickled files; use safetensors.")
+        bar.update()
+        if verify:
+            _verify(model, draft, trust=not portable)
+        bar.update()
+        _check_output(output, overwrite)  # it may have come into being meanwhile
+    return output
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if not os.path.lexists(output):
+        return
+    if not output.is_dir():
+        raise OutputError(f"{output} is a file; give the path of a folder.")
+    names = {path.name for path in output.iterdir()}
+    if not names:
+        return
+    if not overwrite:
+        raise OutputError(f"{output} is there already. Choose another folder, or pass --overwrite.")
+    if "modules.json" not in names:
+        raise OutputError(f"{output} is no model folder (it has no modules.json) and is not replaced.")
+    if more := sorted(name for name in names if name in BESIDES or name.startswith("checkpoint-")):
+        raise OutputError(f"{output} holds more than a model ({', '.join(more)}) and is not replaced.")
+
+
+def _loaded(model: Any) -> Any:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.util import is_sentence_transformer_model
+
+    if isinstance(model, SentenceTransformer):
+        return model
+    if not isinstance(model, str | Path):
+        raise ModelError(f"expected a SentenceTransformer, a path or a Hub id, not {type(model).__name__}.")
+    try:
+        if is_sentence_transformer_model(str(model)):
+            return SentenceTransformer(str(model), device="cpu")
+    except Exception as error:
+        raise ModelError(f"{model} cannot be loaded: {error}") from error
+    raise ModelError(f"{model} is no sentence-transformers model: it has no modules.json.")
+
+
+def _write_extra(extra: Extra | None, draft: Path) -> None:
+    if callable(extra):
+        extra(draft)
+        return
+    for name, source in (extra or {}).items():
+        target = draft / name
+        if target.exists() or not target.resolve().is_relative_to(draft.resolve()):
+            raise ExportError(f"extra {name!r} would fall on the model's own files; give it another name.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if Path(source).is_dir() else shutil.copyfile)(source, target)
+
+
+def _write_with_code(model: Any, draft: Path, masked_lm: Any) -> None:
+    """The library's own layout; code of other packages at the root, where a trusting load looks for it."""
+    model.save_pretrained(str(draft), create_model_card=False)
+    if masked_lm is not None:
+        masked_lm.save_pretrained(draft)
+    listings = [draft / "modules.json", *draft.rglob("router_config.json")]
+    for cls in {type(module) for module in layout.flat(model) if not layout.is_built_in(module)}:
+        try:
+            source = Path(inspect.getfile(cls))
+        except (OSError, TypeError) as error:
+            raise ExportError(f"{cls.__name__} has no source file; move it into a module.") from error
+        for copy in draft.glob(f"*/{source.name}"):  # where save_pretrained leaves it and no load finds it
+            copy.unlink()
+        if (draft / source.name).exists() and (draft / source.name).read_bytes() != source.read_bytes():
+            raise ExportError(f"two modules come from files named {source.name}; rename one.")
+        shutil.copyfile(source, draft / source.name)
+        for listing in filter(Path.exists, listings):
+            text = listing.read_text(encoding="utf-8")
+            full, short = f'"{cls.__module__}.{cls.__name__}"', f'"{source.stem}.{cls.__name__}"'
+            listing.write_text(text.replace(full, short), encoding="utf-8")
+
+
+def _readme(portable: bool) -> str:
+    trust = "" if portable else ", trust_remote_code=True"
+    note = "" if portable else "\nIt brings code of its own: read the `.py` files here before you trust it.\n"
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags:
+- sentence-transformers
+- sentence-similarity
+- feature-extraction
+---
+{note}
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/of/this/folder"{trust})
+```
+"""
+
+
+@contextlib.contextmanager
+def _as_reloaded(model: Any) -> Iterator[None]:
+    """The model as a plain load on the CPU would run it; on leaving, as it was."""
+    device, modes = model.device, {module: module.training for module in model.modules()}
+    transformers = [module for module in layout.flat(model) if hasattr(module, "can_flatten_inputs")]
+    kernels = [
+        (module, module.config._attn_implementation, module.can_flatten_inputs) for module in transformers
+    ]
+    try:
+        for module, kernel, _ in kernels:
+            if "flash" in str(kernel):  # runs on a GPU only
+                module.config._attn_implementation, module.can_flatten_inputs = "sdpa", False
+        yield
+    finally:
+        model.to(device)
+        for module, kernel, flattens in kernels:
+            module.config._attn_implementation, module.can_flatten_inputs = kernel, flattens
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _verify(model: Any, draft: Path, *, trust: bool) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "answers.safetensors"
+        asked = alone.ask(model)
+        with _as_reloaded(model):
+            alone.store(path, asked, alone.answers(model, asked))
+        (found,) = check([(draft, path)], trust=trust)
+    if "error" in found:
+        raise ExportError(f"plain sentence-transformers does not load the export: {found['error']}")
+    if not (far := max(found.values())) <= TOLERANCE:
+        raise ExportError(
+            f"loaded by plain sentence-transformers, the export's embeddings are {far:.1e} away from the"
+            f" model's, not within {TOLERANCE:.0e}; does a module keep state that it does not save?"
+        )
+
+
+def check(
+    pairs: Iterable[tuple[Path, Path]], *, python: str = sys.executable, trust: bool = False
+) -> list[dict[str, Any]]:
+    """Loads each (model folder, answers file) in one process without stzoo; what `alone` prints of each.
+
+    Args:
+        pairs: what to load, and what `alone.store` wrote of the model that it was.
+        python: the interpreter; another environment's may have another sentence-transformers.
+        trust: True lets the folders bring code of their own, which may import stzoo.
+    """
+    import torch
+
+    paths = [str(path) for pair in pairs for path in pair]
+    with tempfile.TemporaryDirectory() as scratch:
+        env = {
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
+            "HF_MODULES_CACHE": scratch,  # where trusted code would be left behind
+            "CUDA_VISIBLE_DEVICES": "",
+            "OMP_NUM_THREADS": str(torch.get_num_threads()),  # sums in the same order
+        }
+        command = [python, "-P", alone.__file__, *["--trust"] * trust, *paths]
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    if len(lines) != len(paths) // 2:
+        raise ExportError(
+            f"the check with plain sentence-transformers broke off: {done.stderr[-2000:].strip()}"
+        )
+    return lines

@@ -1,0 +1,75 @@
+"""Loading a model: a sentence-transformers folder or Hub id, or a bare transformer."""
+
+from pathlib import Path
+from typing import Any
+
+from . import host
+from .errors import ModelError
+from .quiet import quietly
+
+
+def load_plain(name: str, *, device: str | None = None) -> Any:
+    """Loads a SentenceTransformer as it is; code from the folder or repository is never run.
+
+    Args:
+        name: folder or Hub id.
+        device: of torch; None takes the best there is.
+
+    Raises:
+        ModelError: if there is no such model.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    folder = Path(name)
+    if folder.is_dir() and not any((folder / file).is_file() for file in ("modules.json", "config.json")):
+        raise ModelError(
+            f"{name} is no model; expected modules.json (of sentence-transformers) or a config.json."
+        )
+    try:
+        with quietly():
+            return SentenceTransformer(name, device=device, trust_remote_code=False)
+    except Exception as error:  # whatever a broken folder makes the loaders raise
+        what = "cannot be loaded" if folder.is_dir() else "is no folder, and no Hub id that can be loaded"
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"the model {name} {what}: {reason}") from error
+
+
+def load_model(name: str, *, pooling: str | None = None) -> Any:
+    """Loads a SentenceTransformer on the CPU to be trained.
+
+    Args:
+        name: folder or Hub id.
+        pooling: name of the pooling; None is the model's own, or cls for a bare transformer.
+
+    Raises:
+        ModelError: if there is no such model, or it does not begin with a Transformer.
+
+    Unlike: sentence-transformers pools a bare transformer by the mean, which is wrong for the RetroMAE family
+        and for every other encoder pre-trained through [CLS].
+    """
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from sentence_transformers.util import is_sentence_transformer_model
+
+    model = load_plain(name, device="cpu")
+    first, *rest = list(model)
+    if not isinstance(first, Transformer):
+        raise ModelError(f"{name} begins with {type(first).__name__}; only a Transformer can be trained.")
+    chosen = pooling or (None if is_sentence_transformer_model(name) else "cls")
+    if chosen is None:
+        return model
+    rest = [module for module in rest if not isinstance(module, Pooling)]
+    made = host.build("pooling", chosen, first.get_embedding_dimension())
+    return like(model, [first, made, *rest])
+
+
+def like(model: Any, modules: list[Any]) -> Any:
+    """A SentenceTransformer of other modules with the prompts and the similarity of this one."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(
+        modules=modules,
+        prompts=model.prompts,
+        default_prompt_name=model.default_prompt_name,
+        similarity_fn_name=model.similarity_fn_name,
+        device="cpu",
+    )

@@ -1,0 +1,24 @@
+"""Makers of pooling modules: sentence-transformers' own, by the name that recipes use."""
+
+from typing import Any
+
+
+def cls(dim: int) -> Any:
+    """The first token's hidden state as the sentence vector, float [B, D]."""
+    return _pooling(dim, "cls")
+
+
+def mean(dim: int) -> Any:
+    """The mean of all tokens' hidden states as the sentence vector, float [B, D]; padding is left out."""
+    return _pooling(dim, "mean")
+
+
+def max(dim: int) -> Any:  # noqa: A001 - the name that recipes and sentence-transformers use
+    """The largest value of each dimension over all tokens as the sentence vector, float [B, D]."""
+    return _pooling(dim, "max")
+
+
+def _pooling(dim: int, mode: str) -> Any:
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    return Pooling(dim, pooling_mode=mode)

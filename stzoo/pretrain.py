@@ -1,0 +1,234 @@
+"""Pre-training: an objective and a corpus make a better encoder, exported for plain sentence-transformers.
+
+Beside the model, the export keeps what continued pre-training needs: the MLM head in the root (the folder is
+also an `AutoModelForMaskedLM`) and the decoders in `pretraining/`. Given as `base`, such a folder goes on.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers.sentence_transformer.modules import Pooling
+from transformers import AutoModelForMaskedLM, set_seed
+
+from . import host, runs
+from .backbone import Backbone
+from .callbacks import Every
+from .calls import callable_module
+from .corpus import Corpus, load_corpus
+from .errors import ModelError
+from .files import fingerprint, write_json
+from .hub.export import export
+from .judged import read_beir
+from .metrics import score
+from .models import like, load_model
+from .objective import Objective
+from .quiet import quietly
+from .recipe import PretrainSettings
+from .search import retrieve
+from .trainer import ObjectiveTrainer, arguments, last_checkpoint
+
+PARTS = "pretraining"  # the folder of an export that keeps decoders and recipe
+PARTS_FILE = "objective.safetensors"
+
+
+@dataclass
+class Base:
+    """A base, ready to be trained.
+
+    Attributes:
+        backbone: with the SentenceTransformer of encoder and bottleneck that trains.
+        finished: the whole model; it shares the encoder and adds what follows the base's pooling.
+        folder: of the base, if it is local.
+    """
+
+    backbone: Backbone
+    finished: Any
+    folder: Path | None
+
+
+def load_base(base: str, *, pooling: str | None = None, max_tokens: int | None = None) -> Base:
+    """Loads a masked LM or a sentence-transformers model for pre-training.
+
+    Args:
+        base: folder or Hub id.
+        pooling: name of the bottleneck; None is the base's own, or cls for a bare masked LM.
+        max_tokens: passages are cut here; None is the base's own limit.
+
+    Raises:
+        ModelError: if there is no such model or it has no masked LM.
+        BackboneError: if it cannot be taken apart, or its pooling is not as wide as its hidden states.
+    """
+    whole = load_model(base, pooling=pooling)
+    try:
+        with quietly():
+            masked_lm, report = AutoModelForMaskedLM.from_pretrained(base, output_loading_info=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise ModelError(f"{base} has no masked LM ({first}), so there is nothing to pre-train.") from error
+    transformer, *rest = list(whole)
+    transformer.model = masked_lm.base_model
+    width = transformer.get_embedding_dimension()
+    bottleneck = rest.pop(0) if rest and isinstance(rest[0], Pooling) else None
+    if bottleneck is None or bottleneck.get_embedding_dimension() != width:
+        raise ModelError(
+            f"{base} has no pooling as wide as its {width} hidden numbers, which a bottleneck must be. "
+            "Choose one with --pooling, e.g. mean."
+        )
+    limit = max_tokens or transformer.max_seq_length or masked_lm.config.max_position_embeddings
+    trained = like(whole, [transformer, bottleneck])
+    finished = like(whole, [transformer, bottleneck, *rest])
+    backbone = Backbone(trained, masked_lm, whole.tokenizer, limit, frozenset(report["missing_keys"]))
+    return Base(backbone, finished, Path(base) if Path(base).is_dir() else None)
+
+
+def make_objective(base: Base, settings: PretrainSettings) -> tuple[Objective, frozenset[str]]:
+    """The objective, with its parts from the base's `pretraining/` folder where they fit.
+
+    Returns:
+        the objective and the names of its parameters that start untrained.
+
+    Raises:
+        ModelError: if parts are there for this objective but do not fit it.
+    """
+    objective = host.build("objective", settings.objective, base.backbone, **settings.options)
+    objective.weigh(settings.weights)
+    parts = own_parts(objective)
+    stored = base.folder / PARTS / PARTS_FILE if base.folder else None
+    if stored is not None and stored.is_file():
+        tensors = load_file(stored)
+        wrong = [n for n, t in parts.items() if n not in tensors or tensors[n].shape != t.shape]
+        if wrong:
+            raise ModelError(
+                f"{stored} does not fit the objective {settings.objective!r} (missing or of another shape: "
+                f"{', '.join(wrong[:5])}). Use the objective and options that it was made with (see "
+                f"{stored.parent / runs.RECORD}), or remove {stored.parent} to begin with new parts."
+            )
+        with torch.no_grad():
+            for name, part in parts.items():
+                part.copy_(tensors[name])
+        parts = {}
+    heads = {id(p) for n, p in base.backbone.masked_lm.named_parameters() if n in base.backbone.new}
+    untrained = {n for n, p in objective.named_parameters() if n in parts or id(p) in heads}
+    return objective, frozenset(untrained)
+
+
+def own_parts(objective: Objective) -> dict[str, torch.Tensor]:
+    """The objective's tensors that no export of the encoder or its MLM head holds, by name."""
+    theirs = {id(p) for p in objective.backbone.masked_lm.parameters()}
+    theirs |= {id(p) for p in objective.model.parameters()}
+    return {n: p for n, p in objective.named_parameters() if id(p) not in theirs}
+
+
+def pretrain(
+    recipe: str | Path | None = None,
+    *,
+    output: str | Path,
+    resume: bool = False,
+    overwrite: bool = False,
+    **settings: Any,
+) -> Path:
+    """Pre-trains an encoder and exports it.
+
+    Args:
+        recipe: a YAML file or the name of an installed recipe.
+        output: the folder for checkpoints, run.json and, at the end, the model.
+        resume: go on with the unfinished run in `output`.
+        overwrite: remove the run that is in `output`.
+        settings: fields of `stzoo.recipe.PretrainSettings`; they win over the recipe's.
+
+    Returns:
+        the output folder, which plain `SentenceTransformer(...)` and `AutoModelForMaskedLM` load.
+
+    Raises:
+        StzooError: for a user's mistake; see stzoo.errors.
+    """
+    wanted = PretrainSettings.read(recipe, settings)
+    if wanted.threads:
+        torch.set_num_threads(wanted.threads)
+    with runs.start(output, wanted, resume=resume, overwrite=overwrite) as run:
+        if run.facts["status"] == "finished":
+            return run.folder
+        corpus = load_corpus(wanted.corpus, min_words=wanted.min_words, skip_bad_lines=wanted.skip_bad_lines)
+        set_seed(wanted.seed)
+        base = load_base(wanted.base, pooling=wanted.pooling, max_tokens=wanted.max_tokens)
+        objective, new = make_objective(base, wanted)
+        run.record(
+            base={"fingerprint": fingerprint(base.folder)} if base.folder else {"id": wanted.base},
+            corpus=_describe(corpus),
+            new_parameters=sorted(new),
+        )
+        trainer = _trainer(wanted, run, base, objective, new, corpus)
+        checkpoint = last_checkpoint(run.folder) if run.goes_on else None
+        with quietly():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if trainer.is_world_process_zero():
+            _finish(run, base, objective, trainer)
+        return run.folder
+
+
+def _describe(corpus: Corpus) -> dict[str, Any]:
+    return {
+        "fingerprint": corpus.fingerprint,
+        "passages": len(corpus.rows),
+        "dropped": corpus.dropped,
+        "bad_lines": corpus.bad_lines,
+    }
+
+
+def _trainer(
+    wanted: PretrainSettings,
+    run: runs.Run,
+    base: Base,
+    objective: Objective,
+    new: frozenset[str],
+    corpus: Corpus,
+) -> ObjectiveTrainer:
+    callbacks = []
+    if wanted.probe:
+        judged = read_beir(wanted.probe, wanted.probe_split)
+
+        def probe() -> dict[str, float]:
+            was = base.finished.training
+            base.finished.eval()
+            scores = score(judged.qrels, retrieve(base.finished, judged, k=100, progress=False))
+            base.finished.train(was)
+            return {"probe_ndcg_at_10": scores.mean["nDCG@10"]}
+
+        callbacks.append(Every(wanted.probe_steps, probe))
+    trainer = ObjectiveTrainer(
+        model=base.backbone.model,
+        args=arguments(wanted, run.folder, gradient_accumulation_steps=wanted.accumulation),
+        train_dataset=corpus.rows,
+        loss=objective,
+        settings=wanted,
+        new=new,
+        collate=objective.collate,
+        callbacks=callbacks,
+    )
+    for callback in callbacks:
+        callback.log = trainer.log
+    return trainer
+
+
+def _finish(run: runs.Run, base: Base, objective: Objective, trainer: ObjectiveTrainer) -> None:
+    history = [line for line in trainer.state.log_history if "train_runtime" not in line]
+    run.record(log=history, steps=trainer.state.global_step)
+    base.finished.to("cpu").eval()
+    base.backbone.masked_lm.to("cpu").eval()
+    parts = {name: part.detach().cpu().contiguous() for name, part in own_parts(objective).items()}
+
+    def keep_parts(folder: Path) -> None:
+        (folder / PARTS).mkdir()
+        save_file(parts, folder / PARTS / PARTS_FILE)
+        write_json(folder / PARTS / runs.RECORD, run.facts)
+
+    draft = run.folder / ".model.part"
+    export(base.finished, draft, masked_lm=base.backbone.masked_lm, extra=keep_parts)
+    run.install(draft)
+    run.record(status="finished")
+
+
+callable_module(__name__)

@@ -1,0 +1,38 @@
+"""The host libraries' own bars and load reports, kept off a user's terminal while ours tell what goes on."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Silences transformers, datasets and sentence-transformers below errors while the block runs.
+
+    STZOO_VERBOSE=1 leaves them as they are.
+    """
+    if os.environ.get("STZOO_VERBOSE") == "1":
+        yield
+        return
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    logger = logging.getLogger("sentence_transformers")
+    before = logger.level
+    bars = transformers_logging.is_progress_bar_enabled()
+    dataset_bars = datasets.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        logger.setLevel(before)
+        if bars:
+            transformers_logging.enable_progress_bar()
+        if dataset_bars:
+            datasets.enable_progress_bars()

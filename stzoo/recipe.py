@@ -1,0 +1,203 @@
+"""Recipes: the settings of a command, checked. A key of the YAML file is a flag of the command."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from . import host
+from .errors import RecipeError, nearest
+
+SCHEMA_VERSION = 1
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-4 as a number, which YAML 1.1 does not."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+class Settings(BaseModel):
+    """What all commands' settings share."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    command: ClassVar[str]
+
+    @classmethod
+    def read(cls, recipe: str | Path | None, changes: Mapping[str, Any]) -> Self:
+        """Settings from a recipe and changes to it; a change wins.
+
+        Args:
+            recipe: a YAML file, the name of an installed recipe, or None.
+            changes: settings by name, dotted where they are nested ("options.decoder_rate").
+
+        Raises:
+            RecipeError: for an unknown key (with the nearest one), a wrong type, a missing setting, or a
+                recipe of another command.
+        """
+        values = _load(recipe, cls.command) if recipe is not None else {}
+        for key, value in changes.items():
+            place = values
+            *parents, last = key.split(".")
+            for parent in parents:
+                place = place.setdefault(parent, {})
+                if not isinstance(place, dict):
+                    raise RecipeError(f"--set {key}: {parent!r} holds no settings of its own.")
+            place[last] = value
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise RecipeError(cls._explain(error, recipe)) from None
+
+    @classmethod
+    def _explain(cls, error: ValidationError, recipe: str | Path | None) -> str:
+        lines = []
+        for problem in error.errors():
+            key = ".".join(map(str, problem["loc"]))
+            if problem["type"] == "extra_forbidden":
+                near = nearest(key, cls.model_fields)
+                lines.append(
+                    f"unknown setting {key!r}"
+                    + (f"; did you mean {near!r}?" if near else f". Settings: {', '.join(cls.model_fields)}.")
+                )
+            elif problem["type"] == "missing":
+                lines.append(f"{key} is missing; give --{key.replace('_', '-')} or set it in the recipe.")
+            else:
+                lines.append(f"{key} is {problem['input']!r}: {problem['msg'].lower()}.")
+        of = f"the recipe {recipe}" if recipe is not None else "the settings"
+        return f"{of} of `stzoo {cls.command}` do not hold:\n  " + "\n  ".join(lines)
+
+    def dump(self) -> dict[str, Any]:
+        """The settings as plain values, with the command and the schema's version."""
+        return {"schema_version": SCHEMA_VERSION, "command": self.command, **self.model_dump(mode="json")}
+
+
+def _load(recipe: str | Path, command: str) -> dict[str, Any]:
+    path = Path(recipe)
+    looks_like_path = path.suffix in (".yaml", ".yml") or path.exists()
+    if looks_like_path and not path.is_file():
+        raise RecipeError(f"there is no recipe file {recipe}.")
+    try:
+        text = path.read_text(encoding="utf-8") if looks_like_path else host.recipe_text(str(recipe))
+        values = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"the recipe {recipe} is no YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"the recipe {recipe} holds no settings; expected `key: value` lines.")
+    version = values.pop("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise RecipeError(
+            f"the recipe {recipe} has schema_version {version!r}; this stzoo reads {SCHEMA_VERSION}."
+        )
+    of = values.pop("command", command)
+    if of != command:
+        raise RecipeError(f"the recipe {recipe} is for `stzoo {of}`, not for `stzoo {command}`.")
+    return values
+
+
+def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
+    """Settings from `key=value` words; a value is read as YAML ("1e-4" as a number, "[a, b]" as a list)."""
+    changes = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise RecipeError(f"--set takes key=value, not {pair!r}.")
+        try:
+            changes[key] = yaml.load(value, _Loader)  # noqa: S506 - a SafeLoader
+        except yaml.YAMLError as error:
+            raise RecipeError(f"--set {key}: {value!r} is no YAML value: {error}") from None
+    return changes
+
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class Training(Settings):
+    """What pre-training and fine-tuning share."""
+
+    batch_size: int = Field(32, ge=1, description="rows a step and device")
+    epochs: float = Field(1.0, gt=0, description="passes over the data")
+    max_steps: int | None = Field(None, ge=1, description="optimiser steps; instead of epochs")
+    learning_rate: float = Field(1e-4, gt=0, description="peak, of AdamW")
+    warmup_ratio: float = Field(
+        0.1, ge=0, le=1, description="share of the steps in which the rate rises; then it falls to 0"
+    )
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW; not on biases and norms")
+    max_grad_norm: float = Field(
+        1.0, gt=0, description="gradients are clipped to this norm, over all parameters"
+    )
+    precision: Precision = Field("fp32", description="bf16 and fp16 by autocast")
+    seed: int = Field(42, ge=0, description="of masks, order, dropout and new parts")
+    save_steps: int = Field(500, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=2, description="how many checkpoints to keep")
+    log_steps: int = Field(10, ge=1, description="steps between lines of the log")
+    report_to: list[str] = Field([], description="where else to log, e.g. tensorboard")
+    workers: int = Field(0, ge=0, description="processes that tokenise")
+    device: str | None = Field(None, description="cpu, cuda, …; chosen by itself if left out")
+    threads: int | None = Field(None, ge=1, description="CPU threads")
+
+
+class PretrainSettings(Training):
+    """Settings of `stzoo pretrain`."""
+
+    command: ClassVar[str] = "pretrain"
+
+    base: str = Field(description="a masked LM or a sentence-transformers model: folder or Hub id")
+    corpus: list[str] = Field(min_length=1, description="files, folders, Hub data set ids, or pydocs")
+    objective: str = Field("retromae", description="see `stzoo list objectives`")
+    options: dict[str, Any] = Field({}, description="of the objective, e.g. decoder_rate")
+    weights: dict[str, float] = Field({}, description="of its losses, by name")
+    pooling: str | None = Field(
+        None, description="the bottleneck; the base's own if left out, cls for a bare masked LM"
+    )
+    max_tokens: int | None = Field(
+        None, ge=4, description="passages are cut here; the base's own limit if left out"
+    )
+    min_words: int = Field(3, ge=1, description="shorter passages are left out")
+    skip_bad_lines: bool = Field(False, description="count bad lines and go on")
+    accumulation: int = Field(1, ge=1, description="batches a step")
+    new_learning_rate: float | None = Field(
+        None, gt=0, description="peak for new heads and decoders; learning_rate if left out"
+    )
+    head_warmup_steps: int = Field(0, ge=0, description="first steps, with the encoder frozen")
+    probe: str | None = Field(None, description="a BEIR folder, scored zero-shot as training goes")
+    probe_split: str = Field("test", description="split of the probe")
+    probe_steps: int = Field(500, ge=1, description="steps between probes")
+
+
+class FinetuneSettings(Training):
+    """Settings of `stzoo finetune`."""
+
+    command: ClassVar[str] = "finetune"
+
+    model: str = Field(description="a sentence-transformers model: folder or Hub id")
+    data: str = Field(description="a BEIR folder with qrels of the split")
+    split: str = Field("train", description="qrels to train on")
+    dev_split: str | None = Field(
+        None, description="qrels to stop early by; part of the training queries if left out"
+    )
+    dev_queries: int = Field(
+        200, ge=0, description="training queries held out where there is no dev_split; 0: no early stop"
+    )
+    dev_passages: int = Field(
+        2000, ge=0, description="passages searched for them: the judged ones, and others at random; 0: all"
+    )
+    pooling: str | None = Field(None, description="the model's own if left out, cls for a bare transformer")
+    query_prompt: str | None = Field(None, description="put before queries; the model's own if left out")
+    passage_prompt: str | None = Field(None, description="put before passages; the model's own if left out")
+    max_query_tokens: int = Field(64, ge=4, description="queries are cut here in training")
+    max_passage_tokens: int = Field(256, ge=4, description="passages are cut here in training")
+    batch_size: int = Field(
+        64, ge=2, description="queries a step and device; the others' passages are the negatives"
+    )
+    mini_batch_size: int = Field(32, ge=1, description="rows at a time in memory; changes no result")
+    learning_rate: float = Field(2e-5, gt=0, description="peak, of AdamW")
+    temperature: float = Field(0.05, gt=0, description="similarities are divided by this")
+    eval_steps: int = Field(50, ge=1, description="steps between scores on the dev queries")
+    patience: int = Field(3, ge=1, description="scores without a gain before training stops")

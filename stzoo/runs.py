@@ -1,0 +1,171 @@
+"""A training run's folder: who holds it, what made it, whether it can go on."""
+
+import contextlib
+import datetime
+import json
+import math
+import platform
+import shutil
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from .errors import OutputError
+from .files import held, write_json
+from .recipe import SCHEMA_VERSION, Settings
+
+RECORD = "run.json"
+# settings that may change between a kill and a resume, because they change no weight
+FREE = {"log_steps", "save_steps", "keep_checkpoints", "report_to", "workers", "device", "threads"}
+PACKAGES = ("stzoo", "torch", "transformers", "sentence-transformers", "datasets", "tokenizers", "numpy")
+
+
+class Run:
+    """A run that holds its output folder.
+
+    Attributes:
+        folder: the output.
+        goes_on: True if it resumes an earlier, unfinished run.
+        facts: what run.json will hold.
+    """
+
+    def __init__(self, folder: Path, facts: dict[str, Any], goes_on: bool):
+        self.folder, self.facts, self.goes_on = folder, facts, goes_on
+        self._begun = time.monotonic() - facts.get("seconds", 0)
+
+    def record(self, **facts: Any) -> None:
+        """Adds facts and writes run.json."""
+        self.facts |= facts
+        self.facts["seconds"] = round(time.monotonic() - self._begun, 1)
+        write_json(self.folder / RECORD, _finite(self.facts))
+
+    def install(self, model: Path) -> None:
+        """Moves an exported model's files from a folder inside this one to the top; modules.json goes last.
+
+        So the folder is no model until all of it is there, and a kill in between is mended by a resume.
+        """
+        for entry in sorted(model.iterdir(), key=lambda path: path.name == "modules.json"):
+            target = self.folder / entry.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            entry.replace(target)
+        model.rmdir()
+
+
+@contextlib.contextmanager
+def start(output: str | Path, settings: Settings, *, resume: bool, overwrite: bool) -> Iterator[Run]:
+    """Takes the output folder for a run.
+
+    Args:
+        output: the folder; made if it is not there.
+        settings: the run's.
+        resume: go on with the unfinished run that is there, or begin if there is none.
+        overwrite: remove the run that is there.
+
+    Raises:
+        OutputError: if the folder is in use, holds another run's results, or holds something else.
+    """
+    output = Path(output)
+    fresh = not output.exists()
+    try:
+        with held(output) as folder:
+            _clear_drafts(folder)
+            run = _open(folder, settings, resume, overwrite)
+            try:
+                yield run
+            except BaseException:
+                if (
+                    not any(folder.glob("checkpoints/checkpoint-*"))
+                    and not (folder / "modules.json").exists()
+                ):
+                    _clear(folder)  # nothing of worth yet: the place is left as it was found
+                raise
+            finally:
+                _clear_drafts(folder)
+    finally:
+        if fresh and output.is_dir() and not any(output.iterdir()):
+            output.rmdir()
+
+
+def _open(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> Run:
+    old = _read(folder)
+    if old is None and any(not entry.name.startswith(".stzoo") for entry in folder.iterdir()):
+        raise OutputError(f"{folder} is not empty and holds no run of stzoo. Choose another --output.")
+    if old is not None and overwrite:
+        _clear(folder)
+        old = None
+    if old is not None:
+        _may_go_on(folder, old, settings, resume)
+    facts = old or {
+        "schema_version": SCHEMA_VERSION,
+        "status": "running",
+        "recipe": settings.dump(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": _versions(),
+        "hardware": _hardware(),
+    }
+    return Run(folder, facts, goes_on=old is not None)
+
+
+def _clear(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if not entry.name.startswith(".stzoo"):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def _clear_drafts(folder: Path) -> None:
+    for draft in folder.glob(".*.part"):
+        shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    try:
+        facts: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise OutputError(f"{folder / RECORD} cannot be read: {error}. Choose another --output.") from None
+    return facts
+
+
+def _may_go_on(folder: Path, old: dict[str, Any], settings: Settings, resume: bool) -> None:
+    before, now = old.get("recipe", {}), settings.dump()
+    differing = sorted(k for k in before.keys() | now.keys() if k not in FREE and before.get(k) != now.get(k))
+    if not resume:
+        what = "a finished run" if old.get("status") == "finished" else "an unfinished run"
+        raise OutputError(f"{folder} holds {what}. Use --resume to go on, --overwrite, or another --output.")
+    if differing:
+        shown = "; ".join(f"{k}: {before.get(k)!r} then, {now.get(k)!r} now" for k in differing)
+        raise OutputError(
+            f"{folder} holds a run with other settings ({shown}). It can only be resumed as it was."
+        )
+
+
+def _finite(value: Any) -> Any:
+    """The value with None where a number is no number, which JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def _hardware() -> dict[str, Any]:
+    import os
+
+    import torch
+
+    facts: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count()}
+    if torch.cuda.is_available():
+        facts |= {"gpu": torch.cuda.get_device_name(), "gpus": torch.cuda.device_count()}
+    return facts

@@ -1,0 +1,216 @@
+"""The sources of a corpus, each as a stream of lines that become rows when they are parsed.
+
+Reading a line and parsing it are apart, so that a bad line can be counted and the next one read. A damaged
+file is never taken for one with bad lines: what follows the damage is unknown.
+"""
+
+import codecs
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import pydocs
+from .errors import DataError
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet", ".txt", ".txt.gz")
+COLUMNS = ("_id", "id", "title", "text")
+EXPECTED = 'an object with a string "text" (a string "title" and an "_id" or "id" may be there too)'
+
+Progress = Callable[[float], None]
+Line = tuple[int, Callable[[Any], Any], Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, or another stretch of rows.
+
+    Attributes:
+        name: of the file or data set, for messages.
+        files: that hold the rows; they change when the rows do.
+        read: tells its argument the share read so far (0 to 1), and yields of each line its number (from 1),
+            a function that makes a row of it or raises BadLineError, and the line.
+    """
+
+    name: str
+    files: Sequence[Path]
+    read: Callable[[Progress], Iterator[Line]]
+
+
+class BadLineError(Exception):
+    """What was found, and what was expected, on a line that holds no passage."""
+
+    def __init__(self, found: str, expected: str = EXPECTED) -> None:
+        super().__init__(found, expected)
+
+
+def find(source: str) -> list[Source]:
+    """The files or the data set that a source is, as `stzoo.corpus.load_corpus` describes them.
+
+    Raises:
+        DataError: if there is no such source, or it is of no known kind.
+    """
+    path = Path(source).expanduser()
+    if source == "pydocs":
+        return [Source(source, pydocs.source_files(), _pydocs)]
+    if path.is_dir():
+        return [_file(file) for file in _readable(path)]
+    if path.exists():
+        if not path.name.lower().endswith(SUFFIXES):
+            raise DataError(f"{source} is of no known kind; expected {', '.join(SUFFIXES)} or a folder.")
+        return [_file(path)]
+    name, *rest = source.split(":")
+    owner, slash, short = name.partition("/")
+    is_id = owner.strip(".~") and slash and short and "/" not in short and len(rest) in (0, 2)
+    if not is_id or name.lower().endswith(SUFFIXES):
+        raise DataError(
+            f"There is no file or folder {source}; expected one, 'pydocs', or the id of a data set on the "
+            "Hub (org/name or org/name:config:split)."
+        )
+    config, split = rest or ("", "")
+    return [_hub(source, name, config or None, split or "train")]
+
+
+def row_text(row: Any, default_id: str) -> tuple[bytes, bytes]:
+    """The id and the text (title first) of a row, in UTF-8.
+
+    Raises:
+        BadLineError: if the row is no object, or has no text, or something in it is of the wrong type.
+    """
+    if not isinstance(row, dict):
+        raise BadLineError(f"JSON that is no object but of type {type(row).__name__}")
+    if "text" not in row:
+        raise BadLineError(f"an object with the keys {', '.join(sorted(row)[:9]) or 'none'}")
+    row_id = row["_id"] if row.get("_id") is not None else row.get("id")
+    text, title = row["text"], row.get("title")
+    for key, value, kind in (
+        ("text", text, str),
+        ("title", title, str | None),
+        ("id", row_id, str | int | None),
+    ):
+        if not isinstance(value, kind):
+            raise BadLineError(f'a "{key}" of type {type(value).__name__}')
+    try:
+        whole = f"{title or ''} {text}".strip().encode()
+        return str(default_id if row_id is None else row_id).encode(), whole
+    except UnicodeEncodeError:
+        raise BadLineError("half of a surrogate pair, which is no character") from None
+
+
+def _readable(folder: Path) -> list[Path]:
+    try:
+        files = sorted(path for path in folder.iterdir() if path.name.lower().endswith(SUFFIXES))
+    except OSError as error:
+        raise DataError(f"{folder} could not be read: {error.strerror or error}.") from error
+    beir = [path for path in files if path.name in ("corpus.jsonl", "corpus.jsonl.gz")][:1]
+    found = beir or [path for path in files if not path.name.startswith(".")]
+    if not found:
+        raise DataError(
+            f"{folder} has no file of any known kind ({', '.join(SUFFIXES)}). Give the folder that has them; "
+            "subfolders are not searched."
+        )
+    return found
+
+
+def _file(path: Path) -> Source:
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        return Source(str(path), [path], lambda progress: _parquet(path, progress))
+    parse = _from_json if name.removesuffix(".gz").endswith(".jsonl") else _from_text
+    return Source(str(path), [path], lambda progress: _lines(path, parse, progress))
+
+
+def _lines(path: Path, parse: Callable[[bytes], Any], progress: Progress) -> Iterator[Line]:
+    number = 0
+    try:
+        with path.open("rb") as raw, gzip.open(raw) if path.suffix.lower() == ".gz" else raw as opened:
+            size = path.stat().st_size
+            for number, line in enumerate(opened, 1):
+                if number % 1000 == 0:
+                    progress(raw.tell() / size)
+                text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                if text.strip():
+                    yield number, parse, text
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(
+            f"{path} is damaged after line {number} ({error}); expected a whole gzip file. "
+            "Fetch or compress it again."
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path} could not be read: {error.strerror or error}.") from error
+
+
+def _parquet(path: Path, progress: Progress) -> Iterator[Line]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        # With a buffer it reads a column piece by piece, not a whole row group at once.
+        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as opened:
+            columns, total = _columns(opened.schema_arrow.names, path), opened.metadata.num_rows
+            yield from _rows(opened.iter_batches(1000, columns=columns), total, progress)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} could not be read ({error}); expected a whole Parquet file.") from error
+
+
+def _hub(source: str, name: str, config: str | None, split: str) -> Source:
+    import datasets
+
+    try:
+        found = datasets.load_dataset(name, config, split=split)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"{source} is no file or folder here, and no data set came from the Hub: {error}. Check the name "
+            "and, in org/name:config:split, the config and split. Without a network, fetch it where there is "
+            "one (datasets.load_dataset) and bring the cache along, or give a file."
+        ) from error
+    rows = found.select_columns(_columns(found.column_names, source)).with_format("arrow")
+    files = [Path(file["filename"]) for file in rows.cache_files]
+    return Source(source, files, lambda progress: _rows(rows.iter(1000), len(rows), progress))
+
+
+def _pydocs(_: Progress) -> Iterator[Line]:
+    for number, row in enumerate(pydocs.passages(), 1):
+        yield number, dict, row
+
+
+def _columns(names: Sequence[str], where: object) -> list[str]:
+    if "text" not in names:
+        raise DataError(f'{where} has the columns {", ".join(names) or "none"}; expected one named "text".')
+    return [name for name in COLUMNS if name in names]
+
+
+def _rows(tables: Iterator[Any], total: int, progress: Progress) -> Iterator[Line]:
+    done = 0
+    for table in tables:
+        for row in range(len(table)):
+            yield done + row + 1, _from_table, (table, row)
+        done += len(table)
+        progress(done / total)
+
+
+def _from_table(place: tuple[Any, int]) -> Any:
+    table, row = place
+    try:
+        return {name: table.column(name)[row].as_py() for name in table.schema.names}
+    except UnicodeDecodeError:
+        raise BadLineError("a string that is no UTF-8") from None
+
+
+def _from_json(line: bytes) -> Any:
+    try:
+        return json.loads(_from_text(line)["text"])
+    except json.JSONDecodeError as error:
+        raise BadLineError(f"no JSON ({error.msg} at character {error.pos + 1})") from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+        raise BadLineError(f"JSON that cannot be read ({error})") from None
+
+
+def _from_text(line: bytes) -> dict[str, str]:
+    try:
+        return {"text": line.decode()}
+    except UnicodeDecodeError as error:
+        raise BadLineError(f"byte {error.start + 1} of the line is no UTF-8", "text in UTF-8") from None

@@ -1,0 +1,319 @@
+"""What a plugin author tests with: tiny models made at run time, and a check for each kind of component.
+
+The models have random weights and two layers. They show that the wiring is right, never that a model is good.
+"""
+
+import random
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from . import host
+from .hookspecs import Checkpoint, Component, Recipe
+
+FAMILIES = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet", "electra", "modernbert")
+
+TEXTS = [
+    "The lift of a wing in a slipstream grows with the velocity of the propeller.",
+    "Mitochondria release cytochrome during apoptosis of the cell.",
+    "Remove a directory tree, and ignore the errors that may be raised.",
+    "Interest rates rose while unemployment fell in most countries.",
+    "Photosynthesis converts sunlight, water and carbon dioxide into sugar.",
+    "A recursive function calls itself until the base case is reached.",
+    "The treaty was signed by twelve kingdoms after a long and costly war.",
+    "Boundary layers separate where the pressure gradient becomes adverse.",
+]
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    """Texts of 5 to 40 words that the tiny tokenizers know, the same for the same seed."""
+    draw = random.Random(seed)  # noqa: S311 - no secret
+    words = " ".join(TEXTS).split()
+    return [" ".join(draw.choices(words, k=draw.randint(5, 40))) for _ in range(count)]
+
+
+def tiny_tokenizer(family: str, texts: list[str] | None = None) -> Any:
+    """A fast tokenizer of the family's kind with about 300 entries, trained on a few sentences.
+
+    Args:
+        family: one of FAMILIES: WordPiece for most, byte-level BPE for roberta and modernbert, Unigram for
+            xlm-roberta.
+        texts: the sentences; TEXTS if None.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    kind: Any
+    pre: Any
+    trainer: Any
+    if family in ("roberta", "modernbert"):
+        special = dict(cls="<s>", pad="<pad>", sep="</s>", unk="<unk>", mask="<mask>")
+        kind, pre = models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False)
+        trainer = trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=list(special.values()),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+    elif family == "xlm-roberta":
+        special = dict(cls="<s>", pad="<pad>", sep="</s>", unk="<unk>", mask="<mask>")
+        kind, pre = models.Unigram(), pre_tokenizers.Metaspace()
+        trainer = trainers.UnigramTrainer(
+            vocab_size=300,
+            special_tokens=list(special.values()),
+            unk_token="<unk>",
+            show_progress=False,
+        )
+    else:
+        special = dict(pad="[PAD]", unk="[UNK]", cls="[CLS]", sep="[SEP]", mask="[MASK]")
+        if family == "mpnet":  # whose positions count from a padding id of 1
+            special = dict(cls="[CLS]", pad="[PAD]", unk="[UNK]", sep="[SEP]", mask="[MASK]")
+        kind, pre = models.WordPiece(unk_token="[UNK]"), pre_tokenizers.BertPreTokenizer()
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=300, special_tokens=list(special.values()), show_progress=False
+        )
+    tokenizer = Tokenizer(kind)
+    tokenizer.pre_tokenizer = pre
+    if family in ("roberta", "modernbert"):
+        tokenizer.decoder = decoders.ByteLevel()
+    elif family == "xlm-roberta":
+        tokenizer.decoder = decoders.Metaspace()
+    else:
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+        tokenizer.decoder = decoders.WordPiece()
+    tokenizer.train_from_iterator(texts or TEXTS, trainer)
+    cls, sep = special["cls"], special["sep"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{cls} $A {sep}",
+        pair=f"{cls} $A {sep} $B {sep}",
+        special_tokens=[(cls, tokenizer.token_to_id(cls)), (sep, tokenizer.token_to_id(sep))],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=64,
+        **{f"{role}_token": token for role, token in special.items()},
+    )
+
+
+def tiny_masked_lm(family: str, folder: str | Path, *, seed: int = 0, width: int = 32) -> Path:
+    """Writes a two-layer masked LM with random weights and its tokenizer, and returns the folder.
+
+    Args:
+        family: one of FAMILIES.
+        folder: where to write; made if it is not there.
+        seed: of the weights.
+        width: hidden size, a multiple of 4.
+
+    Raises:
+        UnknownNameError: if the family is not one of FAMILIES.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    from .errors import UnknownNameError
+
+    if family not in FAMILIES:
+        raise UnknownNameError("backbone family", family, FAMILIES)
+    tokenizer = tiny_tokenizer(family)
+    common = dict(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+    )
+    if family == "distilbert":
+        sizes: dict[str, Any] = dict(dim=width, n_layers=2, n_heads=4, hidden_dim=2 * width)
+    else:
+        sizes = dict(
+            hidden_size=width, num_hidden_layers=2, num_attention_heads=4, intermediate_size=2 * width
+        )
+    sizes["max_position_embeddings"] = 66 if family in ("roberta", "xlm-roberta", "mpnet") else 64
+    if family == "modernbert":
+        sizes |= dict(cls_token_id=tokenizer.cls_token_id, sep_token_id=tokenizer.sep_token_id)
+        sizes |= dict(global_attn_every_n_layers=2, local_attention=16)
+    if family == "electra":
+        sizes |= dict(embedding_size=width)
+    config = AutoConfig.for_model(family, **common, **sizes)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = AutoModelForMaskedLM.from_config(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Path(folder)
+
+
+def tiny_backbone(family: str = "bert") -> Any:
+    """A `Backbone` of a tiny masked LM, in memory."""
+    from .pretrain import load_base
+
+    with tempfile.TemporaryDirectory() as folder:
+        return load_base(str(tiny_masked_lm(family, folder))).backbone
+
+
+def check_objective(component: Component, family: str = "bert") -> None:
+    """Sees that an objective can be trained: its batch, its losses, their gradients, and that they fall.
+
+    Raises:
+        AssertionError: with what does not hold.
+    """
+    import torch
+
+    _check_texts(component)
+    torch.manual_seed(0)
+    objective = host.build("objective", component.name, tiny_backbone(family))
+    rows = [{"text": text} for text in sentences(8)]
+    batch = objective.collate(rows)
+    views = _views(batch)
+    assert views, f"collate gave no column that ends in _input_ids: {sorted(batch)}"
+
+    torch.manual_seed(1)
+    losses = objective(views)
+    assert set(losses) == set(objective.weights), f"losses {set(losses)}, weights {set(objective.weights)}"
+    for name, loss in losses.items():
+        assert re.fullmatch(r"[a-z][a-z0-9-]*", name), f"loss name {name!r} is not kebab-case"
+        assert loss.shape == (), f"the loss {name} is no scalar: {list(loss.shape)}"
+        assert torch.isfinite(loss), f"the loss {name} is {loss}"
+    torch.manual_seed(1)
+    again = objective(views)
+    if not any(getattr(part, "p", 0) for part in objective.modules()):  # no dropout
+        assert all(torch.equal(losses[name], again[name]) for name in losses), (
+            "the same seed gave other losses"
+        )
+    sum(losses.values()).backward()
+    still = {n for n, p in objective.named_parameters() if p.requires_grad and p.grad is None}
+    assert not {n for n in still if "pooler" not in n}, f"parameters without a gradient: {sorted(still)}"
+
+    optimiser = torch.optim.Adam(objective.parameters(), 1e-2)
+    before = sum(float(loss.detach()) for loss in losses.values())
+    for step in range(30):
+        torch.manual_seed(step)
+        optimiser.zero_grad()
+        total = sum(objective(views).values())
+        total.backward()
+        optimiser.step()
+    assert float(total.detach()) < before, (
+        f"30 steps on one batch took the losses from {before:.3f} to {float(total.detach()):.3f}"
+    )
+    assert all(0 <= share <= 1 for share in objective.accuracies().values())
+
+
+def _views(batch: dict[str, Any]) -> list[dict[str, Any]]:
+    """The batch as the trainer hands it on: one dict a view."""
+    prefixes = [name.removesuffix("input_ids") for name in batch if name.endswith("_input_ids")]
+    return [
+        {name.removeprefix(prefix): value for name, value in batch.items() if name.startswith(prefix)}
+        for prefix in prefixes
+    ]
+
+
+def check_pooling(component: Component) -> None:
+    """Sees that a pooling writes one finite vector a text, whatever padding stands behind it.
+
+    Raises:
+        AssertionError: with what does not hold.
+    """
+    import torch
+
+    _check_texts(component)
+    pooling = host.build("pooling", component.name, 8)
+    torch.manual_seed(0)
+    hidden, attention = torch.randn(3, 5, 8), torch.tensor([[1] * 5, [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
+
+    def pool(tokens: Any) -> Any:
+        return pooling({"token_embeddings": tokens, "attention_mask": attention})["sentence_embedding"]
+
+    vectors = pool(hidden)
+    assert vectors.shape == (3, pooling.get_embedding_dimension()), f"shape {list(vectors.shape)}"
+    assert torch.isfinite(vectors).all()
+    noisy = hidden + 100 * (1 - attention).unsqueeze(2)
+    assert torch.equal(pool(noisy), vectors), "padding changes the vector"
+
+
+def check_decoder(component: Component) -> None:
+    """Sees that a decoder keeps shapes and to its mask, and gives no NaN for a row that sees nothing.
+
+    Raises:
+        AssertionError: with what does not hold.
+    """
+    import torch
+    from transformers import BertConfig
+
+    _check_texts(component)
+    config = BertConfig(
+        hidden_size=16, num_attention_heads=2, intermediate_size=32, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    decoder = host.build("decoder", component.name, config).eval()
+    query, keys = torch.randn(2, 5, 16), torch.randn(2, 5, 16)
+    visible = torch.ones(2, 5, 5, dtype=torch.bool).tril()
+    visible[1, 4] = False
+    out = decoder(query, keys, visible)
+    assert out.shape == (2, 5, 16), f"shape {list(out.shape)}"
+    assert torch.isfinite(out).all(), "a row that sees nothing gives NaN"
+    changed = keys.clone()
+    changed[:, 3:] += 1
+    assert torch.allclose(decoder(query, changed, visible)[:, :3], out[:, :3]), "a hidden column is seen"
+    assert not torch.allclose(decoder(query, changed, visible)[0, 3:], out[0, 3:]), "a visible one is not"
+    shared = torch.ones(2, 1, 5, dtype=torch.bool)
+    assert decoder(query, keys, shared).shape == (2, 5, 16), "visible [B, 1, T] is not taken"
+
+
+def check_checkpoint(checkpoint: Checkpoint) -> None:
+    """Sees that a checkpoint's row of data holds; nothing is downloaded.
+
+    Raises:
+        AssertionError: with what does not hold.
+        UnknownNameError: if it names a recipe that no plugin provides.
+    """
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+", checkpoint.hub_id), (
+        f"hub_id {checkpoint.hub_id!r} is no owner/name"
+    )
+    assert re.fullmatch("main|[0-9a-f]{40}", checkpoint.revision), (
+        f"revision {checkpoint.revision!r} is no commit"
+    )
+    assert re.fullmatch(r"[a-z0-9.+-]*", checkpoint.license), (
+        f"license {checkpoint.license!r} is no lower-case SPDX"
+    )
+    assert checkpoint.source, "source is empty: who published it?"
+    _check_texts(checkpoint)
+    if checkpoint.recipe:
+        host.find("recipe", checkpoint.recipe)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Sees that a recipe can be read, and sets only what its command and objective have, to values that hold.
+
+    What it leaves out, such as the base and the corpus, is the user's to give.
+
+    Raises:
+        AssertionError: with what does not hold.
+        StzooError: if the file cannot be read, or the objective or an option of it is unknown.
+    """
+    import yaml
+    from pydantic import ValidationError
+
+    from .recipe import SCHEMA_VERSION, FinetuneSettings, PretrainSettings
+
+    _check_texts(recipe)
+    values = yaml.safe_load(host.read_recipe(recipe))
+    assert isinstance(values, dict), "it holds no settings"
+    assert values.pop("schema_version", None) == SCHEMA_VERSION, f"expected schema_version: {SCHEMA_VERSION}"
+    commands = {settings.command: settings for settings in (PretrainSettings, FinetuneSettings)}
+    command = values.pop("command", None)
+    assert command in commands, f"command is {command!r}; expected one of {sorted(commands)}"
+    try:
+        commands[command].model_validate(values)
+    except ValidationError as error:
+        faults = [f"{fault['loc']}: {fault['msg']}" for fault in error.errors() if fault["type"] != "missing"]
+        assert not faults, faults
+    if name := values.get("objective"):
+        build = host.resolve(host.find("objective", name))
+        host.check_options(f"objective {name!r}", build, values.get("options", {}), given=1)
+
+
+def _check_texts(part: Checkpoint | Component | Recipe) -> None:
+    assert part.summary.strip(), "summary is empty"
+    assert "\n" not in part.summary, "summary is more than one line"
+    assert re.fullmatch(r"(https?://\S+)?", part.source), f"source {part.source!r} is no URL"

@@ -1,0 +1,43 @@
+"""Loads the exported models of a folder where stzoo is not installed; one line of JSON a model.
+
+    python -P tests/compat/check.py FOLDER
+
+`run.py` runs this with the interpreter of each environment. Where the root holds a masked LM, that must load
+with every weight found too.
+"""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+
+def main(folder: Path) -> None:
+    """Compares each model with the answers stored beside it."""
+    assert importlib.util.find_spec("stzoo") is None, "stzoo can be imported here, so nothing would be shown"
+    source = Path(__file__).parents[2] / "stzoo" / "hub" / "alone.py"
+    spec = importlib.util.spec_from_file_location("alone", source)
+    alone = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(alone)
+    from transformers import AutoModelForMaskedLM
+
+    for answers in sorted(folder.glob("*.safetensors")):
+        model = answers.with_suffix("")
+        try:
+            line = alone.compare(model, answers)
+            if any("MaskedLM" in line for line in _architectures(model)):
+                _, found = AutoModelForMaskedLM.from_pretrained(model, output_loading_info=True)
+                if lost := [*found["missing_keys"], *found["mismatched_keys"]]:
+                    raise ValueError(f"as a masked LM it lacks {lost}")
+        except Exception as error:
+            line = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps({"model": model.name, **line}), flush=True)
+
+
+def _architectures(model: Path) -> list[str]:
+    path = model / "config.json"
+    return json.loads(path.read_text(encoding="utf-8"))["architectures"] if path.exists() else []
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

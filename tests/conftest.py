@@ -1,0 +1,41 @@
+import os
+
+# before any test imports the libraries that read them
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import json
+from pathlib import Path
+
+import pytest
+
+from stzoo.testing import sentences, tiny_masked_lm
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Keeps the corpus cache of the tests out of the user's."""
+    os.environ["STZOO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> Path:
+    """A tiny BERT masked LM with its tokenizer."""
+    return tiny_masked_lm("bert", tmp_path_factory.mktemp("base") / "bert")
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """48 passages as jsonl."""
+    path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences(48)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def data():
+    """The folder of real data, which STZOO_DATA names."""
+    folder = os.environ.get("STZOO_DATA")
+    if not folder:
+        pytest.skip("STZOO_DATA is not set: no real data here")
+    return Path(folder)

@@ -1,0 +1,1 @@
+"""A module that implements no hook at all."""

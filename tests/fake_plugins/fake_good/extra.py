@@ -1,0 +1,3 @@
+from stzoo.errors import MissingExtraError
+
+raise MissingExtraError("faker", "fake")

@@ -1,0 +1,141 @@
+"""Compares an objective with the numbers of its authors' own code.
+
+    python tests/parity/check.py FILE [--tolerance 1e-5]
+
+FILE holds random weights, inputs, losses and gradients (see README.md beside this file). Prints
+"max relative error: X", the largest over the total loss, each named loss, the bottleneck and the gradient of
+every parameter, each relative to the tensor's largest entry; exit code 1 above the tolerance.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+from stzoo import Objective, host
+from stzoo.pretrain import load_base
+
+
+def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a parity file."""
+    with safe_open(path, "pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata()  # noqa: SIM118
+
+
+def part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with the prefix, without it."""
+    return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def kind_of(tensors: dict[str, torch.Tensor]) -> str:
+    """The objective whose numbers these are, told by its inputs."""
+    return "dupmae" if "input.bow_weight" in tensors else "retromae"
+
+
+def build(kind: str, config: dict, weights: dict[str, torch.Tensor], folder: Path) -> Objective:
+    """Our objective with the file's weights, through the same door as any base model."""
+    masked_lm = BertForMaskedLM(BertConfig(**config))
+    # tied weights stand in the file once
+    missing, unexpected = masked_lm.load_state_dict(part(weights, "lm."), strict=False)
+    assert not unexpected, unexpected
+    assert all(name.startswith("cls.predictions.decoder.") for name in missing), missing
+    masked_lm.tie_weights()
+    masked_lm.save_pretrained(folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words += [f"w{number}" for number in range(len(words), masked_lm.config.vocab_size)]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    named = zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), words, strict=False)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **dict(named)).save_pretrained(folder)
+
+    head = part(weights, "c_head.")
+    objective = host.build("objective", kind, load_base(str(folder)).backbone)
+    objective.head.layers[0].load_state_dict(head)
+    return objective.eval()
+
+
+def ours(objective: Objective, inputs: dict[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]:
+    """The losses by name."""
+    views = {
+        "encoder_ids": inputs["encoder_input_ids"],
+        "encoder_labels": inputs["encoder_labels"],
+        "attention": inputs["attention_mask"].bool(),
+        "decoder_ids": inputs["input_ids"],
+        "decoder_labels": inputs["decoder_labels"],
+        "visible": inputs["decoder_visibility"].bool(),
+    }
+    if kind == "dupmae":
+        views["bag"] = inputs["bow_weight"]
+    return objective.losses(**views)
+
+
+def gradients(objective: Objective) -> dict[str, torch.Tensor | None]:
+    """Our gradients under the authors' names."""
+    found = {f"lm.{name}": p.grad for name, p in objective.backbone.masked_lm.named_parameters()}
+    found |= {f"c_head.{name}": p.grad for name, p in objective.head.layers[0].named_parameters()}
+    return found
+
+
+def errors(path: Path) -> dict[str, float]:
+    """The relative error of each figure in the file."""
+    tensors, about = read(path)
+    kind = kind_of(tensors)
+    inputs = part(tensors, "input.")
+    with tempfile.TemporaryDirectory() as folder:
+        objective = build(kind, json.loads(about["config"]), part(tensors, "param."), Path(folder))
+    if kind == "dupmae":
+        objective.weigh({"bag": float(about["bow_loss_weight"])})
+    losses = ours(objective, inputs, kind)
+    total = sum(objective.weights[name] * loss for name, loss in losses.items())
+    total.backward()
+
+    found = {"loss": relative(total, float(about["loss"]))}
+    found["loss encoder"] = relative(losses["encoder"], float(about["encoder_mlm_loss"]))
+    with torch.no_grad():
+        _, h = objective.encode(inputs["encoder_input_ids"], inputs["attention_mask"].bool())
+    found["bottleneck"] = relative(h, tensors["cls"])
+
+    theirs, mine = part(tensors, "grad."), gradients(objective)
+    unknown = theirs.keys() - mine.keys()
+    assert not unknown, f"parameters that ours does not have: {sorted(unknown)}"
+    for name, gradient in mine.items():
+        if name in theirs:
+            # A key's bias moves all scores of a row alike, so its gradient is 0 but for rounding; it is
+            # measured against the gradient of the key's weights.
+            scale = theirs[name.replace("key.bias", "key.weight")]
+            found[f"gradient {name}"] = relative(gradient, theirs[name], scale)
+        else:  # theirs has none
+            assert gradient is None or not gradient.any(), f"{name} has a gradient here and none there"
+    return found
+
+
+def relative(value: torch.Tensor | None, expected: Any, scale: torch.Tensor | None = None) -> float:
+    """The largest difference, relative to the largest entry of `scale`, or of what is expected."""
+    expected = torch.as_tensor(expected, dtype=torch.float64)
+    scale = expected if scale is None else scale.double()
+    value = torch.zeros_like(expected) if value is None else value.detach().double()
+    assert value.shape == expected.shape, f"{list(value.shape)} against {list(expected.shape)}"
+    return ((value - expected).abs().max() / scale.abs().max().clamp(min=1e-12)).item()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--tolerance", type=float, default=1e-5)
+    given = parser.parse_args()
+    found = errors(given.file)
+    worst = max(found, key=found.__getitem__)
+    print(f"{len(found)} figures; the worst is {worst}")
+    print(f"max relative error: {found[worst]:.3g}")
+    return int(found[worst] > given.tolerance)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from stzoo.errors import DataError, OutputError
+from stzoo.judged import JudgedSet, read_beir, write_beir
+
+CORPUS = [{"_id": "d1", "title": "Wings", "text": "lift"}, {"_id": "d2", "title": "", "text": " drag "}]
+QUERIES = {"q1": "what lifts", "q2": "what drags", "q3": "never judged"}
+QRELS = {"test": {"q2": {"d2": 2}, "q1": {"d1": 1, "d2": 0}}, "dev": {"q3": {"d1": 1}}}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_beir(tmp_path / "set", CORPUS, QUERIES, QRELS)
+
+
+def put(folder: Path, file: str, *lines: object) -> None:
+    text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+    (folder / file).write_text(text, encoding="utf-8")
+
+
+def test_a_written_set_is_read_back(folder):
+    judged = read_beir(folder)
+    assert (judged.name, judged.split, judged.folder) == ("set", "test", folder)
+    assert dict(zip(judged.corpus_ids, judged.passages, strict=True)) == {"d1": "Wings lift", "d2": "drag"}
+    assert judged.queries == {"q1": "what lifts", "q2": "what drags"}
+    assert judged.qrels == QRELS["test"]
+    assert judged.judgements == 3
+    assert read_beir(folder, "dev").queries == {"q3": "never judged"}
+
+
+def test_passages_are_what_beir_encodes(folder):
+    from beir.datasets.data_loader import GenericDataLoader
+    from beir.retrieval.models.util import extract_corpus_sentences
+
+    judged = read_beir(folder)
+    corpus, queries, qrels = GenericDataLoader(str(folder)).load("test")
+    documents = [corpus[document] for document in judged.corpus_ids]
+    assert judged.passages == extract_corpus_sentences(documents, sep=" ")
+    assert (judged.queries, judged.qrels) == (queries, qrels)
+
+
+def test_missing_titles_null_texts_number_ids_and_integral_floats_are_read(folder):
+    put(folder, "corpus.jsonl", {"_id": 7, "text": "a"}, {"_id": "8", "title": None, "text": None}, "")
+    put(folder, "queries.jsonl", {"_id": 1, "text": "q"})
+    put(folder, "qrels/test.tsv", "query-id\tcorpus-id\tscore", "1\t7\t1.0", "1\t8\t-1", "1\t7\t1")
+    judged = read_beir(folder)
+    assert (judged.corpus_ids, judged.passages) == (["7", "8"], ["a", ""])
+    assert judged.qrels == {"1": {"7": 1, "8": -1}}
+
+
+def test_gzipped_files_and_windows_lines_are_read_alike(folder):
+    plain = read_beir(folder)
+    for stem in ("corpus", "queries"):
+        text = (folder / f"{stem}.jsonl").read_bytes()
+        (folder / f"{stem}.jsonl").unlink()
+        (folder / f"{stem}.jsonl.gz").write_bytes(
+            gzip.compress(b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n"))
+        )
+    packed = read_beir(folder)
+    assert packed == plain
+    assert packed.fingerprint == plain.fingerprint
+
+
+def test_a_task_of_several_over_one_corpus_is_read_by_its_name(folder):
+    (folder / "qrels" / "test.tsv").rename(folder / "qrels" / "qa.dev.tsv")
+    judged = read_beir(folder / "qa", "dev")
+    assert (judged.name, judged.split, judged.folder) == ("set-qa", "dev", folder)
+    assert judged.qrels == QRELS["test"]
+    with pytest.raises(DataError, match="Splits there: dev"):
+        read_beir(folder / "qa", "test")
+
+
+def test_the_fingerprint_changes_with_whatever_a_score_depends_on(folder):
+    seen = {read_beir(folder).fingerprint, read_beir(folder, "dev").fingerprint}
+    assert read_beir(folder).corpus_fingerprint == read_beir(folder, "dev").corpus_fingerprint
+    put(folder, "qrels/test.tsv", "query-id\tcorpus-id\tscore", "q2\td2\t2", "q1\td1\t1", "q1\td2\t1")
+    seen.add(read_beir(folder).fingerprint)
+    put(folder, "queries.jsonl", *({"_id": query, "text": text + "?"} for query, text in QUERIES.items()))
+    seen.add(read_beir(folder).fingerprint)
+    put(folder, "corpus.jsonl", *CORPUS, {"_id": "d3", "text": "more"})
+    seen.add(read_beir(folder).fingerprint)
+    assert len(seen) == 5
+
+
+@pytest.mark.parametrize(
+    ("name", "shares"),
+    [
+        *((name, True) for name in ("arguana", "ArguAna", "quora", "QuoraRetrieval", "NanoArguAna")),
+        *((name, False) for name in ("scifact", "cranfield", "quora-like", "set-qa")),
+    ],
+)
+def test_only_arguana_and_quora_share_ids(folder, name, shares):
+    folder.rename(folder.with_name(name))
+    assert read_beir(folder.with_name(name)).shares_ids is shares
+
+
+@pytest.mark.parametrize(
+    ("file", "lines", "message"),
+    [
+        ("corpus.jsonl", [CORPUS[0], "{oops"], r"corpus\.jsonl:2: no JSON"),
+        ("corpus.jsonl", [CORPUS[0], "[1]"], r"corpus\.jsonl:2: a JSON list"),
+        ("corpus.jsonl", [CORPUS[0], {"text": "x"}], r"corpus\.jsonl:2: no _id"),
+        ("corpus.jsonl", [CORPUS[0], {"_id": 1.5, "text": "x"}], r"corpus\.jsonl:2: the _id 1\.5"),
+        ("corpus.jsonl", [CORPUS[0], {"_id": "", "text": "x"}], r"corpus\.jsonl:2: the _id ''"),
+        (
+            "corpus.jsonl",
+            [CORPUS[0], "", CORPUS[0]],
+            r"corpus\.jsonl:3: document id 'd1' for the second time",
+        ),
+        ("corpus.jsonl", ["[" * 99999], r"corpus\.jsonl:1: no JSON"),
+        (
+            "corpus.jsonl",
+            [{"_id": "d1", "text": "\ud800"}],
+            r"corpus\.jsonl:1: half of a surrogate pair in the text",
+        ),
+        (
+            "corpus.jsonl",
+            [{"_id": "\udfff", "text": "x"}],
+            r"corpus\.jsonl:1: half of a surrogate pair in the _id",
+        ),
+        ("corpus.jsonl", [{"_id": "d1", "text": ["x"]}], r"corpus\.jsonl:1: a text of type list"),
+        ("corpus.jsonl", [], r"corpus\.jsonl holds no document"),
+        ("queries.jsonl", [{"_id": "q1", "text": "x"}] * 2, r"queries\.jsonl:2: query id 'q1'"),
+        ("queries.jsonl", [{"_id": "q1"}], r"queries\.jsonl:1: query 'q1' without a text"),
+        ("qrels/test.tsv", ["q1\td1\t1"], r"test\.tsv:1: a judgement where the header belongs"),
+        ("qrels/test.tsv", ["a\tb\tc", "q9\td1\t1"], r"test\.tsv:2: the unknown query 'q9'"),
+        ("qrels/test.tsv", ["a\tb\tc", "q1\td9\t1"], r"test\.tsv:2: the unknown document 'd9'"),
+        ("qrels/test.tsv", ["a\tb\tc", "q1\td1\t1.5"], r"test\.tsv:2: the score '1\.5'"),
+        ("qrels/test.tsv", ["a\tb\tc", "q1\td1\tinf"], r"test\.tsv:2: the score 'inf'"),
+        ("qrels/test.tsv", ["a\tb\tc", "q1 d1 1"], r"test\.tsv:2: 1 fields"),
+        ("qrels/test.tsv", ["a\tb\tc", "q1\td1\t1", "q1\td1\t2"], r"test\.tsv:3: a second score"),
+        ("qrels/test.tsv", ["a\tb\tc"], r"test\.tsv holds no judgement"),
+    ],
+)
+def test_a_line_that_does_not_hold_is_named(folder, file, lines, message):
+    put(folder, file, *lines)
+    with pytest.raises(DataError, match=message):
+        read_beir(folder)
+
+
+def test_bytes_that_are_no_text_are_named_by_line(folder):
+    (folder / "corpus.jsonl").write_bytes(
+        json.dumps(CORPUS[0]).encode() + b'\n{"_id": "d2", "text": "\xff"}\n'
+    )
+    with pytest.raises(DataError, match=r"corpus\.jsonl:2: bytes that are not UTF-8"):
+        read_beir(folder)
+
+
+def test_a_gzip_file_that_breaks_off_is_named(folder):
+    rows = (json.dumps({"_id": str(i), "text": os.urandom(9).hex()}) + "\n" for i in range(9999))
+    (folder / "corpus.jsonl").unlink()
+    (folder / "corpus.jsonl.gz").write_bytes(gzip.compress("".join(rows).encode())[:-99])
+    with pytest.raises(DataError, match=r"corpus\.jsonl\.gz cannot be read after line \d"):
+        read_beir(folder)
+
+
+def test_a_split_that_is_not_there_lists_those_that_are(folder):
+    with pytest.raises(DataError, match=r"no split 'tset'.*mean 'test'\? Splits there: dev, test\."):
+        read_beir(folder, "tset")
+
+
+def test_a_folder_that_is_not_there_or_no_set_is_an_error(folder, tmp_path):
+    with pytest.raises(DataError, match="is not there"):
+        read_beir(tmp_path / "none")
+    with pytest.raises(DataError, match=r"has no corpus\.jsonl"):
+        read_beir(tmp_path)
+    (folder / "queries.jsonl").unlink()
+    with pytest.raises(DataError, match=r"has no queries\.jsonl"):
+        read_beir(folder)
+
+
+def test_writing_replaces_a_set_and_nothing_else(folder, tmp_path):
+    write_beir(folder, CORPUS[:1], {"q": "x"}, {"test": {"q": {"d1": 1}}})
+    assert read_beir(folder).corpus_ids == ["d1"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    with pytest.raises(OutputError, match="something other"):
+        write_beir(tmp_path / "mine", CORPUS, QUERIES, QRELS)
+    with pytest.raises(DataError, match="tab or line break"):
+        write_beir(tmp_path / "new", CORPUS, QUERIES, {"test": {"q1": {"a\tb": 1}}})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "set"]
+
+
+@pytest.mark.skipif("STZOO_DATA" not in os.environ, reason="STZOO_DATA does not name the real data")
+def test_real_sets_have_their_known_counts():
+    beir = Path(os.environ["STZOO_DATA"]) / "beir"
+
+    def counts(judged: JudgedSet) -> tuple[int, int, int]:
+        return len(judged.corpus_ids), len(judged.queries), judged.judgements
+
+    assert counts(read_beir(beir / "scifact")) == (5183, 300, 339)
+    assert counts(read_beir(beir / "scifact", "train")) == (5183, 809, 919)
+    assert counts(read_beir(beir / "vaswani")) == (11429, 93, 2083)
+    assert len(read_beir(beir.parent / "minikilt" / "qa-squad", "dev").queries) == 574
+    cranfield = read_beir(beir / "cranfield")
+    assert counts(cranfield) == (1400, 225, 1837)
+    assert cranfield.passages.count("") == 2

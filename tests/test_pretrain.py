@@ -1,0 +1,297 @@
+"""Pre-training from end to end: what it writes, what it goes on from, what it says of bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+from transformers import AutoModelForMaskedLM
+
+import stzoo
+from stzoo import host
+from stzoo.judged import write_beir
+from stzoo.pretrain import load_base, make_objective
+from stzoo.recipe import PretrainSettings
+from stzoo.testing import FAMILIES, sentences, tiny_masked_lm
+
+SHORT = {"batch_size": 8, "max_steps": 2, "log_steps": 1}
+
+
+def test_the_export_loads_everywhere_and_goes_on(base, corpus, tmp_path):
+    first = stzoo.pretrain(base=str(base), corpus=[str(corpus)], output=tmp_path / "first", **SHORT)
+
+    plain = SentenceTransformer(str(first), device="cpu")
+    assert [type(module).__name__ for module in plain] == ["Transformer", "Pooling"]
+    assert plain[1].pooling_mode == "cls"
+    _, report = AutoModelForMaskedLM.from_pretrained(first, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    facts = json.loads((first / "run.json").read_text())
+    assert facts["status"] == "finished"
+    assert facts["recipe"]["objective"] == "retromae"
+    assert facts["corpus"]["passages"] == 48
+    assert {"encoder", "decoder", "decoder_accuracy", "tokens_per_s"} <= facts["log"][0].keys()
+
+    settings = PretrainSettings.read(None, {"base": str(first), "corpus": ["none"]})
+    again, new = make_objective(load_base(str(first)), settings)
+    assert not new
+    trained = load_file(first / "checkpoints/checkpoint-2/state.safetensors")
+    kept = dict(again.named_parameters())
+    assert all(torch.equal(kept[name], tensor) for name, tensor in trained.items() if name in kept)
+    assert {name for name in trained if name.startswith("head.")} <= kept.keys()
+
+
+@pytest.mark.parametrize("objective", sorted(host.all("objective")))
+def test_every_objective_trains_and_its_losses_are_logged(objective, base, corpus, tmp_path):
+    out = stzoo.pretrain(
+        base=str(base),
+        corpus=[str(corpus)],
+        objective=objective,
+        output=tmp_path / "out",
+        batch_size=8,
+        epochs=12,
+        log_steps=36,
+        learning_rate=3e-3,
+    )
+    first, last = (json.loads((out / "run.json").read_text())["log"][i] for i in (0, -1))
+    objective = host.build("objective", objective, load_base(str(base)).backbone)
+    for name in objective.weights:
+        assert last[name] < first[name], name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_trains(family, corpus, tmp_path):
+    tiny_masked_lm(family, tmp_path / "base")
+    stzoo.pretrain(base=str(tmp_path / "base"), corpus=[str(corpus)], output=tmp_path / "out", **SHORT)
+    before, after = (AutoModelForMaskedLM.from_pretrained(tmp_path / name) for name in ("base", "out"))
+    moved = [
+        name
+        for (name, old), new in zip(before.named_parameters(), after.parameters(), strict=True)
+        if not torch.equal(old, new)
+    ]
+    assert any("embedding" in name for name in moved)
+    assert len(moved) > 0.8 * len(list(before.parameters()))
+
+
+def test_an_embedding_model_keeps_its_pooling_and_gets_a_new_head(tmp_path, corpus):
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    tiny_masked_lm("bert", tmp_path / "bert")
+    transformer = Transformer(str(tmp_path / "bert"))
+    made = SentenceTransformer(
+        modules=[transformer, Pooling(32, "mean"), Normalize()], prompts={"query": "ask: ", "document": ""}
+    )
+    made.save_pretrained(str(tmp_path / "minilm"))
+    base = load_base(str(tmp_path / "minilm"))
+    settings = PretrainSettings.read(None, {"base": "x", "corpus": ["x"]})
+    _, new = make_objective(base, settings)
+    assert any("cls.predictions.transform" in name for name in new)
+    assert any(name.startswith("head.") for name in new)
+    assert not any("encoder.layer" in name or "embeddings" in name for name in new)
+
+    out = stzoo.pretrain(
+        base=str(tmp_path / "minilm"),
+        corpus=[str(corpus)],
+        output=tmp_path / "out",
+        head_warmup_steps=1,
+        **SHORT,
+    )
+    plain = SentenceTransformer(str(out), device="cpu")
+    assert [type(module).__name__ for module in plain] == ["Transformer", "Pooling", "Normalize"]
+    assert plain[1].pooling_mode == "mean"
+    assert plain.prompts["query"] == "ask: "
+
+
+RUN = """
+import sys, stzoo
+stzoo.pretrain(base=sys.argv[1], corpus=[sys.argv[2]], output=sys.argv[3], batch_size=8, epochs=3, save_steps=1,
+               log_steps=1, head_warmup_steps=2, threads=1, resume=True)
+"""
+
+
+def start(base, corpus, output):
+    return subprocess.Popen([sys.executable, "-c", RUN, str(base), str(corpus), str(output)])
+
+
+def wait_for(condition, process, seconds=120.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def test_a_run_killed_at_any_moment_ends_with_the_same_weights_to_the_bit(base, corpus, tmp_path):
+    assert start(base, corpus, tmp_path / "straight").wait() == 0
+
+    output = tmp_path / "killed"
+    steps = [
+        # while a checkpoint is being written: its folder is there and its last file is not
+        lambda: (output / "checkpoints/checkpoint-3").is_dir(),
+        # between checkpoints
+        lambda: (output / "checkpoints/checkpoint-9/whole.json").is_file(),
+    ]
+    for condition in steps:
+        process = start(base, corpus, output)
+        wait_for(condition, process)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (output / "modules.json").exists()
+    assert start(base, corpus, output).wait() == 0
+
+    for name in ("model.safetensors", "pretraining/objective.safetensors"):
+        one, other = load_file(tmp_path / "straight" / name), load_file(output / name)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one), name
+
+
+def test_a_probe_scores_as_training_goes_and_changes_nothing(base, corpus, tmp_path):
+    texts = sentences(20, seed=3)
+    rows = [{"_id": f"d{i}", "title": "", "text": text} for i, text in enumerate(texts)]
+    queries = {f"q{i}": text.split(".")[0] for i, text in enumerate(texts[:5])}
+    qrels = {"test": {f"q{i}": {f"d{i}": 1} for i in range(5)}}
+    write_beir(tmp_path / "probe", rows, queries, qrels)
+    common = dict(base=str(base), corpus=[str(corpus)], batch_size=8, max_steps=4, log_steps=1)
+    probed = stzoo.pretrain(
+        output=tmp_path / "probed",
+        probe=str(tmp_path / "probe"),
+        probe_steps=2,
+        report_to=["tensorboard"],
+        **common,
+    )
+    plain = stzoo.pretrain(output=tmp_path / "plain", **common)
+    log = json.loads((probed / "run.json").read_text())["log"]
+    scores = [line["probe_ndcg_at_10"] for line in log if "probe_ndcg_at_10" in line]
+    assert len(scores) == 2
+    assert all(0 <= score <= 1 for score in scores)
+    assert (probed / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
+    assert list(probed.rglob("events.out.tfevents.*"))
+
+
+def cli(*words, **more):
+    command = [sys.executable, "-m", "stzoo", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **more)
+
+
+def good(base, corpus, output):
+    return {"base": str(base), "corpus": [str(corpus)], "output": output, **SHORT}
+
+
+BAD = {
+    "objective": (dict(objective="retromea"), "did you mean 'retromae'"),
+    "option": (dict(options={"decoder_rat": 0.5}), "decoder_rate"),
+    "rate": (dict(options={"decoder_rate": 1.5}), "1.5"),
+    "loss": (dict(weights={"decodr": 1}), "did you mean 'decoder'"),
+    "setting": (dict(lerning_rate=1), "did you mean 'learning_rate'"),
+    "type": (dict(batch_size="many"), "batch_size is 'many'"),
+    "max_grad_norm": (dict(max_grad_norm=0), "max_grad_norm"),
+    "pooling": (dict(pooling="men"), "did you mean 'mean'"),
+    "corpus": (dict(corpus=["no-such-file.jsonl"]), "no-such-file.jsonl"),
+    "base": (dict(base="no/such-model"), "no/such-model"),
+    "probe": (dict(probe="no-such-folder"), "no-such-folder"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_input_is_explained_and_leaves_nothing(what, base, corpus, tmp_path):
+    change, expected = BAD[what]
+    with pytest.raises(stzoo.StzooError, match=expected):
+        stzoo.pretrain(**good(base, corpus, tmp_path / "out") | change)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_folder_with_something_else_is_left_alone(base, corpus, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(stzoo.OutputError, match="not empty"):
+            stzoo.pretrain(**good(base, corpus, tmp_path), overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_another_runs_results_are_not_overwritten_unasked(base, corpus, tmp_path):
+    given = good(base, corpus, tmp_path / "out")
+    out = stzoo.pretrain(**given)
+    before = (out / "model.safetensors").read_bytes()
+    with pytest.raises(stzoo.OutputError, match="finished run"):
+        stzoo.pretrain(**given)
+    with pytest.raises(stzoo.OutputError, match="seed: 42 then, 1 now"):
+        stzoo.pretrain(**given, seed=1, resume=True)
+    assert (out / "model.safetensors").read_bytes() == before
+    assert stzoo.pretrain(**given, resume=True) == out  # finished already
+    stzoo.pretrain(**given, seed=1, overwrite=True)
+    assert (out / "model.safetensors").read_bytes() != before
+
+
+def test_a_folder_in_use_is_refused_and_ctrl_c_exits_130(base, corpus, tmp_path):
+    words = [
+        "pretrain",
+        "--base",
+        base,
+        "--corpus",
+        corpus,
+        "--output",
+        tmp_path / "out",
+        "--max-steps",
+        "100000",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stzoo", *map(str, words)], stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: (tmp_path / "out/run.json").is_file(), process)
+    second = cli(*words, "--overwrite")
+    assert second.returncode == 2
+    assert "in use" in second.stderr
+    assert "Traceback" not in second.stderr
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_said_and_leaves_no_half_model(base, corpus, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(small)], check=False)
+    if mounted.returncode:
+        pytest.skip("this machine does not let a test mount a small disk")
+    try:
+        done = cli(
+            "pretrain", "--base", base, "--corpus", corpus, "--output", small / "out", "--max-steps", "2"
+        )
+        assert done.returncode == 2, done.stderr
+        assert "space" in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (small / "out/modules.json").exists()
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+def test_a_recipe_file_is_read_and_flags_win(base, corpus, tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        f"command: pretrain\nbase: {base}\ncorpus: [{corpus}]\nbatch_size: 8\n"
+        "max_steps: 9\nlearning_rate: 1e-4\noptions: {decoder_rate: 0.7}\n"
+    )
+    done = cli(
+        "pretrain",
+        "--recipe",
+        recipe,
+        "--max-steps",
+        1,
+        "--set",
+        "options.layers=2",
+        "--output",
+        tmp_path / "o",
+    )
+    assert done.returncode == 0, done.stderr
+    made = json.loads((tmp_path / "o/run.json").read_text())["recipe"]
+    assert made["max_steps"] == 1
+    assert made["learning_rate"] == 1e-4
+    assert made["options"] == {"decoder_rate": 0.7, "layers": 2}
