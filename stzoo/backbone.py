@@ -28,6 +28,11 @@ class _GivenHidden(nn.Module):
         return BaseModelOutput(last_hidden_state=self.hidden)
 
 
+def _first(positions: nn.Embedding) -> int:
+    """The row of the first token's position: RoBERTa and MPNet keep the rows before it for padding."""
+    return 0 if positions.padding_idx is None else positions.padding_idx + 1
+
+
 class Backbone(nn.Module):
     """An encoder with its word embeddings, positions, MLM head and sentence vector.
 
@@ -36,27 +41,37 @@ class Backbone(nn.Module):
             states; its encoder is `masked_lm.base_model`.
         masked_lm: a transformers `…ForMaskedLM`.
         tokenizer: a fast tokenizer with a mask token.
-        max_tokens: the longest passage in tokens, special tokens counted.
+        max_tokens: the longest passage in tokens, special tokens counted; None is all that the base reads.
         new: names of parameters of `masked_lm` that are untrained (an MLM head that the base did not have).
 
     Raises:
-        BackboneError: if the masked LM cannot be taken apart.
+        BackboneError: if the masked LM cannot be taken apart, or cannot read so many tokens.
     """
 
     def __init__(
-        self, model: Any, masked_lm: Any, tokenizer: Any, max_tokens: int, new: frozenset[str] = frozenset()
+        self,
+        model: Any,
+        masked_lm: Any,
+        tokenizer: Any,
+        max_tokens: int | None,
+        new: frozenset[str] = frozenset(),
     ):
         super().__init__()
         self.model = model
         self.masked_lm = masked_lm
         self.tokenizer = tokenizer
-        self.max_tokens = max_tokens
         self.new = new
         self.config = masked_lm.config
         self.width: int = self.config.hidden_size
+        table = self._position_table()
+        longest = None if table is None else table.num_embeddings - _first(table)
+        own = [n for n in (longest, model.max_seq_length, self.config.max_position_embeddings) if n]
+        if max_tokens and longest and max_tokens > longest:
+            raise BackboneError(f"max_tokens is {max_tokens}; this base has positions for {longest}.")
+        self.max_tokens: int = max_tokens or min(own)
         self.own_positions: nn.Embedding | None = None
-        if self._position_table() is None:
-            self.own_positions = nn.Embedding(max_tokens, self.width)
+        if table is None:
+            self.own_positions = nn.Embedding(self.max_tokens, self.width)
             nn.init.normal_(self.own_positions.weight, std=getattr(self.config, "initializer_range", 0.02))
         self._try()
 
@@ -96,9 +111,7 @@ class Backbone(nn.Module):
         if table is None:
             assert self.own_positions is not None
             return self.own_positions.weight[:length]
-        # RoBERTa and MPNet keep the first rows for padding
-        first = 0 if table.padding_idx is None else table.padding_idx + 1
-        return table.weight[first : first + length]
+        return table.weight[_first(table) :][:length]
 
     def embed(self, ids: Tensor) -> Tensor:
         """What the encoder's first layer reads: words with their positions.
@@ -125,7 +138,7 @@ class Backbone(nn.Module):
         """
         if self._position_table() is None:
             return vectors + self.positions(vectors.shape[1])
-        return self.encoder.embeddings(inputs_embeds=vectors)
+        return self.encoder.embeddings(input_ids=None, inputs_embeds=vectors)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of every word by the MLM head.

@@ -31,14 +31,13 @@ QUESTIONS = (
 MEASURE = "nDCG@10"
 PRETRAIN: dict[str, Any] = dict(
     objective="retromae",
-    epochs=2.0,
     batch_size=32,
-    max_tokens=96,
-    head_warmup_steps=150,
+    max_tokens=64,
+    head_warmup_steps=80,
     learning_rate=2e-5,
-    new_learning_rate=5e-4,
+    new_learning_rate=1e-3,
 )
-FINETUNE: dict[str, Any] = dict(dev_queries=0, epochs=2.0, max_passage_tokens=128, max_query_tokens=32)
+FINETUNE: dict[str, Any] = dict(dev_queries=0, max_passage_tokens=64, max_query_tokens=32)
 
 
 def find_base() -> Path:

@@ -15,6 +15,7 @@ from transformers import AutoModelForMaskedLM, set_seed
 
 from . import host, runs
 from .backbone import Backbone
+from .batches import LengthBatchSampler
 from .callbacks import Every
 from .calls import callable_module
 from .corpus import Corpus, load_corpus
@@ -77,10 +78,9 @@ def load_base(base: str, *, pooling: str | None = None, max_tokens: int | None =
             f"{base} has no pooling as wide as its {width} hidden numbers, which a bottleneck must be. "
             "Choose one with --pooling, e.g. mean."
         )
-    limit = max_tokens or transformer.max_seq_length or masked_lm.config.max_position_embeddings
     trained = like(whole, [transformer, bottleneck])
     finished = like(whole, [transformer, bottleneck, *rest])
-    backbone = Backbone(trained, masked_lm, whole.tokenizer, limit, frozenset(report["missing_keys"]))
+    backbone = Backbone(trained, masked_lm, whole.tokenizer, max_tokens, frozenset(report["missing_keys"]))
     return Base(backbone, finished, Path(base) if Path(base).is_dir() else None)
 
 
@@ -200,7 +200,12 @@ def _trainer(
         callbacks.append(Every(wanted.probe_steps, probe))
     trainer = ObjectiveTrainer(
         model=base.backbone.model,
-        args=arguments(wanted, run.folder, gradient_accumulation_steps=wanted.accumulation),
+        args=arguments(
+            wanted,
+            run.folder,
+            gradient_accumulation_steps=wanted.accumulation,
+            batch_sampler=LengthBatchSampler,
+        ),
         train_dataset=corpus.rows,
         loss=objective,
         settings=wanted,

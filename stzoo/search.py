@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Run = dict[str, dict[str, float]]
 
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
-QUERIES_AT_ONCE = 512
+QUERIES_AT_ONCE = 128
 
 
 def retrieve(
@@ -93,7 +93,7 @@ def top_k(
         k: passages kept a query; all of them where k exceeds N.
         drop_self: True to leave out the document whose id is the query's.
         similarity: one of SIMILARITIES; distances count negative.
-        chunk: passages compared at once; bounds the memory (about 12 * 512 * chunk bytes), never the result.
+        chunk: passages compared at once; bounds the memory (12 * 128 * chunk bytes), never the result.
         progress: True for a progress bar on stderr.
 
     Returns:
@@ -127,31 +127,38 @@ def top_k(
             )
 
     ranking = Ranking(corpus_ids, k, drop_self=drop_self)
-    run: Run = {}
+    blocks = _prepare(queries, similarity).split(QUERIES_AT_ONCE)
+    best: list[Tensor | None] = [None] * len(blocks)
     with tqdm(total=Q * N, desc="Search", unit_scale=True, leave=False, disable=not progress) as bar:
-        for at in range(0, Q, QUERIES_AT_ONCE):
-            block = queries[at : at + QUERIES_AT_ONCE]
-            best = None
-            for start in range(0, N, chunk):
-                scores = _compare(block, corpus[start : start + chunk], similarity)
-                best = ranking.merge(best, scores, start)
+        for start in range(0, N, chunk):
+            passages = _prepare(corpus[start : start + chunk], similarity)
+            for i, block in enumerate(blocks):
+                scores = _compare(block, passages, similarity)
+                best[i] = ranking.merge(best[i], scores, start)
                 bar.update(scores.numel())
-            assert best is not None, "a corpus is never empty"
-            run |= ranking.run(query_ids[at : at + QUERIES_AT_ONCE], best)
+    run: Run = {}
+    for i, keys in enumerate(best):
+        assert keys is not None, "a corpus is never empty"
+        run |= ranking.run(query_ids[i * QUERIES_AT_ONCE :][: len(keys)], keys)
     return run
 
 
-def _compare(queries: "Tensor", passages: "Tensor", similarity: str) -> "Tensor":
-    """float32 [Q, C] scores, higher is nearer."""
+def _prepare(vectors: "Tensor", similarity: str) -> "Tensor":
+    """float64 [·, D], of unit length where the similarity is cosine."""
     import torch
 
-    queries, passages = queries.double(), passages.double()
+    vectors = vectors.double()
+    return torch.nn.functional.normalize(vectors) if similarity == "cosine" else vectors
+
+
+def _compare(queries: "Tensor", passages: "Tensor", similarity: str) -> "Tensor":
+    """float32 [Q, C] scores of prepared vectors, higher is nearer."""
+    import torch
+
     if similarity in ("euclidean", "manhattan"):
         # The matrix-product form would give equal vectors a distance that is not quite 0.
         norm = 2.0 if similarity == "euclidean" else 1.0
         return -torch.cdist(queries, passages, p=norm, compute_mode="donot_use_mm_for_euclid_dist").float()
-    if similarity == "cosine":
-        queries, passages = torch.nn.functional.normalize(queries), torch.nn.functional.normalize(passages)
     return (queries @ passages.T).float()
 
 

@@ -94,7 +94,9 @@ def variants(tiny):
     torch.manual_seed(1)
     dense = Dense(32, 16, bias=False, activation_function=torch.nn.GELU())
     yield "cls", model_of(transformer(tiny), Pooling(32, "cls"), similarity_fn_name="dot")
-    yield "max", model_of(transformer(tiny, "roberta"), Pooling(32, "max"))
+    distilbert = transformer(tiny, "distilbert")  # whose model takes no token_type_ids, which this gives
+    distilbert.processor = AutoTokenizer.from_pretrained(tiny["distilbert"], tokenizer_type="bert")
+    yield "max", model_of(distilbert, Pooling(32, "max"))
     yield "poolings", model_of(transformer(tiny), Pooling(32, ("cls", "mean", "lasttoken")))
     yield "no prompt", model_of(transformer(tiny), Pooling(32, include_prompt=False), prompts=PROMPTS)
     yield "dense", model_of(transformer(tiny), Pooling(32), dense, Normalize())
@@ -129,8 +131,8 @@ def exported(tiny, tmp_path_factory):
     cases = [(family, *with_head(tiny, family)) for family in FAMILIES]
     cases += [(name, model, None) for name, model in variants(tiny)]
     for name, model, masked_lm in cases:
-        folder = export(model, root / name, masked_lm=masked_lm, verify=False)
         alone.store(root / f"{name}.safetensors", asked := alone.ask(model), alone.answers(model, asked))
+        folder = export(model, root / name, masked_lm=masked_lm, verify=False)
         pairs[name], models[name] = (folder, root / f"{name}.safetensors"), (model, masked_lm)
     said = dict(zip(pairs, check(pairs.values()), strict=True))
     return root, models, said
@@ -215,7 +217,7 @@ def test_the_files_are_spelt_as_older_versions_read_them(exported):
     assert tokenizer["add_prefix_space"] is True
     assert not {"backend", "is_local", "local_files_only", "extra_special_tokens"} & set(tokenizer)
     assert read("default prompt/tokenizer.json")["truncation"] is None
-    assert read("distilbert/tokenizer_config.json")["model_input_names"] == ["input_ids", "attention_mask"]
+    assert read("max/tokenizer_config.json")["model_input_names"] == ["input_ids", "attention_mask"]
     modernbert = read("modernbert/config.json")
     assert modernbert["global_rope_theta"] == 160000.0
     assert modernbert["local_rope_theta"] == 10000.0
@@ -373,6 +375,17 @@ def test_more_files_go_in_but_none_over_the_model_and_none_pickled(tiny, tmp_pat
         with pytest.raises(ExportError, match=words):
             export(model, out / "3", extra={name: tmp_path / "training_args.bin"}, verify=False)
     assert left(out) == ["1", "2"]
+
+
+def test_a_folder_that_comes_into_being_meanwhile_is_not_replaced(tiny, tmp_path):
+    def another(_):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "modules.json").write_text("of another export")
+
+    with pytest.raises(OutputError, match="there already"):
+        export(model_of(transformer(tiny), Pooling(32)), tmp_path / "out", extra=another, verify=False)
+    assert left(tmp_path) == ["out"]
+    assert (tmp_path / "out" / "modules.json").read_text() == "of another export"
 
 
 def test_a_path_is_a_model_if_it_is_one(tiny, tmp_path):

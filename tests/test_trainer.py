@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformerTrainer
 from transformers import TrainerCallback, set_seed
 
+from stzoo.batches import LengthBatchSampler
 from stzoo.pretrain import load_base, make_objective
 from stzoo.recipe import PretrainSettings
 from stzoo.testing import sentences, tiny_masked_lm
@@ -41,7 +42,12 @@ def make(kind, base, output, *, rows=48, collate=None, callbacks=(), given=None,
     objective, new = make_objective(load_base(settings.base), settings)
     return kind(
         model=objective.model,
-        args=arguments(settings, output, gradient_accumulation_steps=settings.accumulation),
+        args=arguments(
+            settings,
+            output,
+            gradient_accumulation_steps=settings.accumulation,
+            batch_sampler=LengthBatchSampler,
+        ),
         train_dataset=Dataset.from_list([{"id": str(i), "text": t} for i, t in enumerate(sentences(rows))]),
         loss=objective,
         settings=settings,

@@ -1,4 +1,4 @@
-"""RetroMAE and DupMAE: rebuild a passage from one vector, so that the vector holds the passage.
+"""RetroMAE: rebuild a passage from one vector, so that the vector holds the passage.
 
 The algorithm (Xiao et al., EMNLP 2022, https://arxiv.org/abs/2205.12035):
 
@@ -6,8 +6,8 @@ The algorithm (Xiao et al., EMNLP 2022, https://arxiv.org/abs/2205.12035):
 2. find the hidden tokens from the encoder's hidden states (the loss `encoder`);
 3. rebuild the passage by a decoder of one layer that sees h and little else (the loss `decoder`).
 
-Reading order: RetroMAE (enhanced decoding, section 3.3), RetroMAEBasic (section 3.2), DupMAE
-(https://arxiv.org/abs/2305.02564, section 3.3). The hooks are in stzoo_retromae_plugin.py.
+Reading order: RetroMAE (enhanced decoding, section 3.3), RetroMAEBasic (section 3.2), then stzoo_dupmae.py.
+The hooks are in stzoo_retromae_plugin.py.
 
 Source: https://github.com/staoxiao/RetroMAE at ee37587, src/pretrain. Losses and gradients are compared with
 its own by tests/parity of stzoo.
@@ -141,80 +141,3 @@ class RetroMAEBasic(RetroMAE):
         """Decodes [h, e_1+p_1, ..., e_N+p_N] by self-attention; shapes as in RetroMAE."""
         sequence = self.behind(h, ids)
         return self.head(sequence, sequence, visible)
-
-
-class DupMAE(RetroMAE):
-    """RetroMAE with a second rebuilding: the tokens' best vocabulary scores must name the passage's words.
-
-    Args:
-        backbone: the encoder taken apart.
-        encoder_rate: share of the tokens hidden from the encoder, 0..1.
-        decoder_rate: share of the tokens hidden from each row of the decoder, 0..1.
-        layers: of the decoder.
-        visible_only: True leaves the scores of hidden and of special tokens out, as the paper has it (section
-            3.3); False takes all but the first token's, as released.
-
-    Unlike: the paper gives the bag's loss the weight 1 and each word of the passage the same share; released,
-        and here, it weighs 0.1 and a word's share is 1 / (number of ordinary tokens), repeats counted.
-    """
-
-    weights = {"encoder": 1.0, "decoder": 1.0, "bag": 0.1}
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        encoder_rate: float = 0.3,
-        decoder_rate: float = 0.5,
-        layers: int = 1,
-        visible_only: bool = False,
-    ):
-        super().__init__(backbone, encoder_rate, decoder_rate, layers)
-        self.visible_only = visible_only
-
-    def draw(self, views: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """RetroMAE's views, and the bag: float [B, V], the share of each word of the vocabulary."""
-        ids, ordinary = views[0]["input_ids"], views[0]["words"] >= 0
-        share = ordinary / ordinary.sum(1, keepdim=True).clamp(min=1)
-        bag = torch.zeros(len(ids), self.backbone.config.vocab_size, device=ids.device)
-        return super().draw(views) | {"bag": bag.scatter_(1, ids, share)}
-
-    def losses(  # type: ignore[override]  # one view more
-        self,
-        encoder_ids: Tensor,
-        encoder_labels: Tensor,
-        attention: Tensor,
-        decoder_ids: Tensor,
-        decoder_labels: Tensor,
-        visible: Tensor,
-        bag: Tensor,
-    ) -> dict[str, Tensor]:
-        """RetroMAE's losses and `bag`; bag is float [B, V], the other arguments as there."""
-        hidden, h = self.encode(encoder_ids, attention)
-        scored = attention
-        if self.visible_only:
-            scored = (encoder_labels == -100) & (decoder_labels != -100)
-        return {
-            "encoder": self.find("encoder", hidden, encoder_labels),
-            "decoder": self.find("decoder", self.rebuild(h, decoder_ids, visible), decoder_labels),
-            "bag": self.name_words(hidden[:, 1:], scored[:, 1:], bag),
-        }
-
-    def rebuild(self, h: Tensor, ids: Tensor, visible: Tensor) -> Tensor:
-        """As RetroMAE, but for rows that pass the whole embedding layer: position, type, norm and dropout."""
-        rows = self.backbone.embed_vectors(h.unsqueeze(1).expand(-1, ids.shape[1], -1))
-        return self.head(rows, self.behind(h, ids), visible)
-
-    def name_words(self, hidden: Tensor, scored: Tensor, bag: Tensor) -> Tensor:
-        """Cross-entropy of the bag under the softmax of each word's best score (equations 8 and 9).
-
-        Args:
-            hidden: float [B, T, H].
-            scored: bool [B, T], True where a token's scores count.
-            bag: float [B, V].
-
-        Returns:
-            float scalar in nats, the mean over the passages.
-        """
-        logits = self.backbone.logits(hidden).float()
-        best = logits.masked_fill(~scored.unsqueeze(2), torch.finfo(logits.dtype).min).max(1).values
-        return -(bag * best.log_softmax(1)).sum(1).mean()

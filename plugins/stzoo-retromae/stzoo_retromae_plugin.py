@@ -20,14 +20,24 @@ def stzoo_objectives() -> Iterable[Component]:
     for name, build, summary, source in (
         (
             "retromae",
-            "RetroMAE",
+            "stzoo_retromae:RetroMAE",
             "rebuild every token from the bottleneck and a context of its own",
             RETROMAE,
         ),
-        ("retromae-basic", "RetroMAEBasic", "find hidden tokens from the bottleneck and the rest", RETROMAE),
-        ("dupmae", "DupMAE", "RetroMAE, and name the passage's words from its tokens' scores", DUPMAE),
+        (
+            "retromae-basic",
+            "stzoo_retromae:RetroMAEBasic",
+            "find hidden tokens from the bottleneck and the rest",
+            RETROMAE,
+        ),
+        (
+            "dupmae",
+            "stzoo_dupmae:DupMAE",
+            "RetroMAE, and name the passage's words from its tokens' scores",
+            DUPMAE,
+        ),
     ):
-        yield Component(name=name, build=f"stzoo_retromae:{build}", summary=summary, source=source)
+        yield Component(name=name, build=build, summary=summary, source=source)
 
 
 @stzoo.hookimpl

@@ -214,29 +214,26 @@ def write_run(path: Path, run: Run, tag: str) -> None:
 
 
 def table(results: Sequence[Result]) -> "Table":
-    """Results as a table, data set by data set, the best score of each in bold."""
+    """Results as a table that 80 columns can hold, set by set, the best score of each in bold."""
+    from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
-    shown = Table()
-    for heading in ("Data set", "Queries", "Judged pairs", "Model"):
-        shown.add_column(heading, justify="left" if heading in ("Data set", "Model") else "right")
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    shown.add_column("Data set\n  Model", overflow="fold")
     for measure in MEASURES:
-        shown.add_column(measure.name, justify="right")
-    sets = dict.fromkeys((result.dataset, result.split) for result in results)
-    for dataset, split in sets:
+        shown.add_column(measure.name.replace("@", "\n@"), justify="right", no_wrap=True)
+    for dataset, split in dict.fromkeys((result.dataset, result.split) for result in results):
         rows = [result for result in results if (result.dataset, result.split) == (dataset, split)]
+        counts = f"{rows[0].queries} queries, {rows[0].judgements} judged"
+        shown.add_row(escape(f"{dataset} ({split})\n{counts}"))
         for row in rows:
-            cells = (
-                [f"{dataset} ({split})", str(row.queries), str(row.judgements)]
-                if row is rows[0]
-                else [""] * 3
-            )
+            cells = []
             for measure in MEASURES:
                 best = max(other.scores.mean[measure.name] for other in rows)
-                text = f"{row.scores.mean[measure.name]:.4f}"
-                cells.append(f"[bold]{text}[/]" if row.scores.mean[measure.name] == best else text)
-            cells.insert(3, row.model)
-            shown.add_row(*cells, end_section=row is rows[-1])
+                value = row.scores.mean[measure.name]
+                cells.append(f"[bold]{value:.4f}[/]" if value == best else f"{value:.4f}")
+            shown.add_row(escape(f"  {row.model}"), *cells, end_section=row is rows[-1])
     return shown
 
 

@@ -8,8 +8,9 @@ What that layout cannot say is refused, never dropped.
 A finished folder has been loaded once by a process without stzoo and gave the embeddings of the model in
 memory. Until then it is a draft, and a failure leaves nothing behind.
 
-What remains different in sentence-transformers before 5.4, whatever a folder says: white space at the ends of
-a text is cut before it is tokenised (a byte-level tokenizer sees the difference).
+What remains different, whatever a folder says: before 5.4, white space at the ends of a text is cut before it
+is tokenised (a byte-level or Unigram tokenizer sees the difference, as in an empty text after the prompt
+"query: "); before 6, a mean over half-precision tokens is summed in half precision (about 4e-3).
 """
 
 import contextlib
