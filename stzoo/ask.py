@@ -1,14 +1,14 @@
 """Asks a finished model with sentence-transformers alone, as it is used where stzoo is not installed.
 
-    python ask.py MODEL CORPUS.jsonl QUESTION [QUESTION …]
+    python ask.py MODEL CORPUS.jsonl[.gz] QUESTION [QUESTION …]
 
 prints a line of JSON a question: {"question": str, "found": [{"id": str, "score": float, "text": str}, …]},
 the three nearest passages, best first. It imports nothing of stzoo.
 """
 
+import gzip
 import json
 import sys
-from pathlib import Path
 
 
 def main(model_folder: str, corpus: str, *questions: str) -> None:
@@ -16,7 +16,9 @@ def main(model_folder: str, corpus: str, *questions: str) -> None:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(model_folder)
-    rows = [json.loads(line) for line in Path(corpus).read_text(encoding="utf-8").splitlines()]
+    unpack = gzip.open if corpus.endswith(".gz") else open
+    with unpack(corpus, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
     texts = [f"{row.get('title') or ''} {row['text']}".strip() for row in rows]
     passages = model.encode_document(texts, show_progress_bar=sys.stderr.isatty())
     scores = model.similarity(model.encode_query(list(questions), show_progress_bar=False), passages)

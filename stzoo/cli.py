@@ -182,7 +182,8 @@ def finetune_command(
     """Fine-tune a retriever on judged queries, and export it."""
     from .finetune import finetune
 
-    _done(finetune(None, recipe, output=output, resume=resume, overwrite=overwrite, **settings))
+    model = settings.pop("model", None)
+    _done(finetune(model, recipe, output=output, resume=resume, overwrite=overwrite, **settings))
 
 
 @app.command("bench")
@@ -237,7 +238,10 @@ def export_command(
     portable: Annotated[bool, typer.Option(help="Built-in modules only; needs nothing of ours.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")] = False,
 ) -> None:
-    """Write a model folder that sentence-transformers 5 and 6 load alike, and check it in a fresh process."""
+    """Write a model folder that sentence-transformers 5 and 6 load alike, and check it in a fresh process.
+
+    It holds the retriever only; an MLM head or decoders kept for pre-training stay where they are.
+    """
     from .hub.export import export
 
     _done(export(model, output, portable=portable, overwrite=overwrite))
@@ -288,7 +292,10 @@ def demo_command(
 
 
 def _done(folder: Path) -> None:
-    typer.echo(f"The model is in {folder}: SentenceTransformer({str(folder)!r})", err=True)
+    from .runs import is_first_process
+
+    if is_first_process():
+        typer.echo(f"The model is in {folder}: SentenceTransformer({str(folder)!r})", err=True)
 
 
 def _table(*columns: str) -> Any:

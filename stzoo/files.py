@@ -26,7 +26,8 @@ def writing(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{path} could not be written: {error.strerror or error}.") from error
+        of = f" ({error.filename})" if error.filename and str(error.filename) not in str(path) else ""
+        raise OutputError(f"{path} could not be written: {error.strerror or error}{of}.") from error
     except Exception as error:
         if any(words in str(error) for words in _DISK):
             raise OutputError(f"{path} could not be written: No space left on device.") from error

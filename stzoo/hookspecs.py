@@ -76,7 +76,7 @@ class Recipe:
 
 @hookspec
 def stzoo_objectives() -> Iterable[Component]:  # type: ignore[empty-body]
-    """Pre-training objectives: `build(model, **options) -> stzoo.Objective`.
+    """Pre-training objectives: `build(backbone, **options) -> stzoo.Objective`, of a `stzoo.Backbone`.
 
     Example:
         yield Component(name="retromae", build="stzoo_retromae:RetroMAE", summary="…")

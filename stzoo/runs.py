@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import json
 import math
+import os
 import platform
 import shutil
 import time
@@ -22,6 +23,11 @@ FREE = {"log_steps", "save_steps", "keep_checkpoints", "report_to", "workers", "
 PACKAGES = ("stzoo", "torch", "transformers", "sentence-transformers", "datasets", "tokenizers", "numpy")
 
 
+def is_first_process() -> bool:
+    """False in every process but the first of those that torchrun or accelerate started together."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 class Run:
     """A run that holds its output folder.
 
@@ -36,7 +42,9 @@ class Run:
         self._begun = time.monotonic() - facts.get("seconds", 0)
 
     def record(self, **facts: Any) -> None:
-        """Adds facts and writes run.json."""
+        """Adds facts and writes run.json, in the first process."""
+        if not is_first_process():
+            return
         self.facts |= facts
         self.facts["seconds"] = round(time.monotonic() - self._begun, 1)
         write_json(self.folder / RECORD, _finite(self.facts))
@@ -68,6 +76,10 @@ def start(output: str | Path, settings: Settings, *, resume: bool, overwrite: bo
         OutputError: if the folder is in use, holds another run's results, or holds something else.
     """
     output = Path(output)
+    if not is_first_process():
+        # The first holds the folder and writes; the others only need to agree with it on where to begin.
+        yield Run(output, (_read(output) if resume else None) or {"status": "running"}, goes_on=resume)
+        return
     fresh = not output.exists()
     try:
         with held(output) as folder:
@@ -161,8 +173,6 @@ def _versions() -> dict[str, str]:
 
 
 def _hardware() -> dict[str, Any]:
-    import os
-
     import torch
 
     facts: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count()}

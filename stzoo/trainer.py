@@ -318,7 +318,7 @@ def last_checkpoint(output: Path) -> Path | None:
     for folder in sorted(folders, key=lambda f: int(f.name.split("-")[1]), reverse=True):
         if _is_whole(folder):
             return folder
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # another process may be at it too
     return None
 
 

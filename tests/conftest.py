@@ -5,10 +5,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import json
+import random
 from pathlib import Path
 
 import pytest
 
+from stzoo.judged import write_beir
 from stzoo.testing import sentences, tiny_masked_lm
 
 
@@ -39,3 +41,19 @@ def data():
     if not folder:
         pytest.skip("STZOO_DATA is not set: no real data here")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def judged(tmp_path_factory):
+    """60 passages, each asked for by a shuffle of six of its words."""
+    folder = tmp_path_factory.mktemp("judged") / "small"
+    draw = random.Random(0)
+    texts = sentences(60, seed=5)
+    rows = [{"_id": f"d{i}", "title": "", "text": text} for i, text in enumerate(texts)]
+    queries = {f"q{i}": " ".join(draw.sample(text.split(), 5)) for i, text in enumerate(texts)}
+    qrels = {
+        split: {f"q{i}": {f"d{i}": 1} for i in places}
+        for split, places in {"train": range(40), "dev": range(40, 50), "test": range(50, 60)}.items()
+    }
+    write_beir(folder, rows, queries, qrels)
+    return folder

@@ -5,10 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
+from helpers import cli, wait_for
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForMaskedLM
@@ -110,21 +110,13 @@ def test_an_embedding_model_keeps_its_pooling_and_gets_a_new_head(tmp_path, corp
 
 RUN = """
 import sys, stzoo
-stzoo.pretrain(base=sys.argv[1], corpus=[sys.argv[2]], output=sys.argv[3], batch_size=8, epochs=3, save_steps=1,
-               log_steps=1, head_warmup_steps=2, threads=1, resume=True)
+stzoo.pretrain(base=sys.argv[1], corpus=[sys.argv[2]], output=sys.argv[3], batch_size=8, epochs=3,
+               save_steps=1, log_steps=1, head_warmup_steps=2, threads=1, resume=True)
 """
 
 
 def start(base, corpus, output):
     return subprocess.Popen([sys.executable, "-c", RUN, str(base), str(corpus), str(output)])
-
-
-def wait_for(condition, process, seconds=120.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def test_a_run_killed_at_any_moment_ends_with_the_same_weights_to_the_bit(base, corpus, tmp_path):
@@ -174,11 +166,6 @@ def test_a_probe_scores_as_training_goes_and_changes_nothing(base, corpus, tmp_p
     assert list(probed.rglob("events.out.tfevents.*"))
 
 
-def cli(*words, **more):
-    command = [sys.executable, "-m", "stzoo", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **more)
-
-
 def good(base, corpus, output):
     return {"base": str(base), "corpus": [str(corpus)], "output": output, **SHORT}
 
@@ -226,6 +213,44 @@ def test_another_runs_results_are_not_overwritten_unasked(base, corpus, tmp_path
     assert stzoo.pretrain(**given, resume=True) == out  # finished already
     stzoo.pretrain(**given, seed=1, overwrite=True)
     assert (out / "model.safetensors").read_bytes() != before
+
+
+def test_two_processes_share_a_run_and_its_folder(base, corpus, tmp_path):
+    words = ["pretrain", "--base", base, "--corpus", corpus, "--output", tmp_path / "out", "--device", "cpu"]
+    words += ["--max-steps", "3", "--batch-size", "4", "--probe-steps", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "stzoo",
+    ]
+    for more in ([], ["--resume"]):  # and then it is finished already
+        done = subprocess.run(
+            [*command, *map(str, words), *more], capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stderr.count("The model is in") == 1
+    assert json.loads((tmp_path / "out/run.json").read_text())["status"] == "finished"
+    assert SentenceTransformer(str(tmp_path / "out"), device="cpu").encode("a wing").shape == (32,)
+
+
+def test_a_run_killed_while_its_model_was_being_put_in_place_is_finished(base, corpus, tmp_path):
+    given = good(base, corpus, tmp_path / "out")
+    out = stzoo.pretrain(**given)
+    weights = (out / "model.safetensors").read_bytes()
+    facts = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(facts | {"status": "running"}))
+    for name in ("modules.json", "model.safetensors"):
+        (out / name).unlink()
+    (out / ".model.part").mkdir()
+    assert stzoo.pretrain(**given, resume=True) == out
+    assert (out / "model.safetensors").read_bytes() == weights
+    assert (out / "modules.json").is_file()
+    assert json.loads((out / "run.json").read_text())["status"] == "finished"
+    assert not (out / ".model.part").exists()
 
 
 def test_a_folder_in_use_is_refused_and_ctrl_c_exits_130(base, corpus, tmp_path):

@@ -105,7 +105,8 @@ def _limit(model: Any, max_tokens: int, given: str) -> None:
 def _folder_revision(folder: Path) -> str:
     """12 hex digits over the files that make the model: those at the top and those of its modules.
 
-    Left out: README, hidden files, and folders that modules.json does not name (checkpoints, decoders).
+    Left out: README, run.json, hidden files, and folders that modules.json does not name (checkpoints,
+    decoders).
     """
     names = [""]
     if (folder / "modules.json").is_file():
@@ -115,7 +116,7 @@ def _folder_revision(folder: Path) -> str:
     for name in names:
         found = (folder / name).rglob("*") if name else folder.iterdir()
         files += sorted(
-            file for file in found if file.is_file() and not file.name.startswith((".", "README"))
+            file for file in found if file.is_file() and not file.name.startswith((".", "README", "run.json"))
         )
     return fingerprint(*files)[:12]
 

@@ -27,6 +27,7 @@ from typing import Any
 
 from ..errors import ExportError, ModelError, OutputError
 from ..files import whole_folder
+from ..quiet import quietly
 from . import alone, layout
 
 TOLERANCE = 1e-6
@@ -83,7 +84,8 @@ def export(
         raise ExportError(
             "masked_lm is another model's: its base_model is not the model in the first module."
         )
-    with whole_folder(output) as draft, tqdm(total=2, desc=f"export {output.name}", disable=None) as bar:
+    bar = tqdm(total=2, desc="export", disable=None)
+    with quietly(), bar, whole_folder(output) as draft:
         if portable:
             layout.write(model, draft, masked_lm)
         else:

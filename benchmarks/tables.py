@@ -1,0 +1,72 @@
+"""Writes the tables of the README from the files in benchmarks/results; nobody edits them by hand.
+
+    python benchmarks/tables.py [--check]
+
+A table stands between `<!-- table NAME -->` and `<!-- end -->`. With --check nothing is written, and the exit
+code is 1 if a table is not what its files say.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+RESULTS = HERE / "results"
+
+
+def scores(folder: Path) -> dict[tuple[str, str], dict]:
+    """The test scores of each result file by (data set, model)."""
+    found = {}
+    for path in sorted(folder.glob("*/*/*.json")):
+        if path.name != "model_meta.json":
+            meta = json.loads(path.with_name("model_meta.json").read_text())
+            found[path.stem, meta["name"]] = json.loads(path.read_text())["scores"]["test"][0]
+    return found
+
+
+def beir() -> str:
+    """BM25 and all-MiniLM-L6-v2 on three collections."""
+    found = scores(RESULTS)
+    minilm = "sentence-transformers/all-MiniLM-L6-v2"
+    lines = [
+        "| data set | BM25 nDCG@10 | Recall@100 | all-MiniLM-L6-v2 nDCG@10 | Recall@100 |",
+        "|---|---|---|---|---|",
+    ]
+    for dataset in ("scifact", "vaswani", "cranfield"):
+        cells = [
+            f"{found[dataset, model][measure]:.4f}"
+            for model in ("bm25s", minilm)
+            for measure in ("ndcg_at_10", "recall_at_100")
+        ]
+        lines.append(f"| {dataset} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def demo() -> str:
+    """The systems of `make demo`, and what the paired tests say."""
+    made = json.loads((RESULTS / "demo.json").read_text())
+    lines = ["| system | nDCG@10 | MRR@10 | Recall@100 |", "|---|---|---|---|"]
+    for row in made["results"]:
+        cells = [f"{row[measure]:.4f}" for measure in ("ndcg_at_10", "mrr_at_10", "recall_at_100")]
+        lines.append(f"| {row['model']} | {' | '.join(cells)} |")
+    lines += ["", *(f"- {verdict}" for verdict in made["verdicts"])]
+    return "\n".join(lines)
+
+
+def filled(text: str) -> str:
+    """The text with each table made anew."""
+
+    def table(found: re.Match[str]) -> str:
+        return f"{found[1]}\n{globals()[found[2]]()}\n<!-- end -->"
+
+    return re.sub(r"(<!-- table (\w+) -->)\n.*?<!-- end -->", table, text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    before = README.read_text(encoding="utf-8")
+    after = filled(before)
+    if "--check" in sys.argv:
+        sys.exit(before != after)
+    README.write_text(after, encoding="utf-8")

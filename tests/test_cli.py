@@ -1,0 +1,74 @@
+"""The command line: flags that are the recipe's keys, JSON beside every table, errors for people."""
+
+import json
+import os
+
+import pytest
+from helpers import cli
+
+import stzoo
+from stzoo import host
+from stzoo.recipe import FinetuneSettings, PretrainSettings
+
+
+def test_version():
+    assert cli("--version").stdout.strip() == stzoo.__version__
+
+
+def test_help_names_every_command():
+    shown = cli("--help").stdout
+    for command in ("plugins", "list", "pretrain", "finetune", "bench", "export", "demo", "recipe"):
+        assert command in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "settings"), [("pretrain", PretrainSettings), ("finetune", FinetuneSettings)]
+)
+def test_every_setting_is_a_flag(command, settings):
+    shown = cli(command, "--help", env={**os.environ, "COLUMNS": "200"}).stdout
+    for name in settings.model_fields:
+        if name not in ("options", "weights", "model"):
+            assert f"--{name.replace('_', '-')}" in shown, name
+
+
+def test_plugins_and_list_speak_json():
+    plugins = json.loads(cli("plugins", "--json").stdout)
+    assert {"builtin", "retromae"} <= {plugin["plugin"] for plugin in plugins}
+    assert all(not plugin["failures"] for plugin in plugins)
+    rows = json.loads(cli("list", "--json").stdout)
+    assert {(row["kind"], row["name"]) for row in rows} == {(k, n) for k in host.KINDS for n in host.all(k)}
+    assert {row["kind"] for row in json.loads(cli("list", "objectives", "--json").stdout)} == {"objective"}
+
+
+def test_list_shows_what_is_there():
+    shown = cli("list", "checkpoints").stdout
+    assert "Shitao/RetroMAE_MSMARCO" in shown
+
+
+def test_a_recipe_is_shown_as_it_is():
+    assert cli("recipe", "show", "retromae-pretrain").stdout == host.recipe_text("retromae-pretrain")
+
+
+BAD = {
+    "no such command": (["pretrian"], "pretrian"),
+    "no such kind": (["list", "objektives"], "did you mean 'objective'"),
+    "no such recipe": (["recipe", "show", "retromae-pretrian"], "did you mean 'retromae-pretrain'"),
+    "no such flag": (["pretrain", "--lerning-rate", "1"], "--learning-rate"),
+    "a missing setting": (["pretrain", "--output", "x"], "base is missing"),
+    "a missing flag": (["pretrain"], "--output"),
+    "set without a value": (["pretrain", "--output", "x", "--set", "seed"], "key=value"),
+    "a missing recipe file": (["pretrain", "--output", "x", "--recipe", "no.yaml"], "no.yaml"),
+    "no such model": (["export", "no-such-model", "--output", "x"], "no-such-model"),
+    "no such data": (["bench", "no-such-model", "--data", "no-such-data", "--output", "x"], "no-such-data"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_mistake_is_one_message_and_exit_code_2(what, tmp_path):
+    words, expected = BAD[what]
+    done = cli(*words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+    assert not list(tmp_path.iterdir())
