@@ -436,7 +436,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, suffix):
         "print(re.search(r'VmHWM:\\s+(\\d+) kB', open('/proc/self/status').read())[1])"
     )
     peak = {}
-    for megabytes in (5, 45):
+    for megabytes in (5, 105):
         path = tmp_path / f"{megabytes}{suffix}"
         texts = [f"{i} " + f"some words {i % 977} " * 64 for i in range(megabytes * 1000)]
         if suffix == ".parquet":
@@ -444,4 +444,4 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path, suffix):
         else:
             write(path, lines(*({"text": text} for text in texts)))
         peak[megabytes] = int(python(code, path, stdout=subprocess.PIPE).communicate()[0]) / 1024
-    assert peak[45] - peak[5] < 15
+    assert peak[105] - peak[5] < 40  # of 100 MB more text
