@@ -33,4 +33,7 @@ def main(model_folder: str, corpus: str, *questions: str) -> None:
 
 if __name__ == "__main__":
     sys.modules["stzoo"] = None  # type: ignore[assignment]  # from here on its import would fail
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except KeyboardInterrupt:
+        sys.exit(130)

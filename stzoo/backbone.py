@@ -65,10 +65,11 @@ class Backbone(nn.Module):
         self.width: int = self.config.hidden_size
         table = self._position_table()
         longest = None if table is None else table.num_embeddings - _first(table)
-        own = [n for n in (longest, model.max_seq_length, self.config.max_position_embeddings) if n]
-        if max_tokens and longest and max_tokens > longest:
-            raise BackboneError(f"max_tokens is {max_tokens}; this base has positions for {longest}.")
-        self.max_tokens: int = max_tokens or min(own)
+        limits = (longest, model.max_seq_length, getattr(self.config, "max_position_embeddings", None))
+        most = longest or limits[2]
+        if max_tokens and most and max_tokens > most:
+            raise BackboneError(f"max_tokens is {max_tokens}; this base has positions for {most}.")
+        self.max_tokens: int = max_tokens or min([n for n in limits if n] or [512])
         self.own_positions: nn.Embedding | None = None
         if table is None:
             self.own_positions = nn.Embedding(self.max_tokens, self.width)
@@ -76,6 +77,8 @@ class Backbone(nn.Module):
         self._try()
 
     def _try(self) -> None:
+        if self.tokenizer.mask_token_id is None:
+            raise BackboneError("the tokenizer of this base has no mask token, so nothing can be hidden.")
         ids = torch.full((1, 2), self.tokenizer.mask_token_id, device=self.masked_lm.device)
         family = getattr(self.config, "model_type", type(self.masked_lm).__name__)
         try:

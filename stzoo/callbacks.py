@@ -1,20 +1,55 @@
 """What goes on beside training: the progress bar, and scores every so many steps."""
 
-from collections.abc import Callable
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-LEFT_OUT = {"epoch", "grad_norm", "learning_rate", "tokens_per_s"}
+LEFT_OUT = {"epoch", "grad_norm", "learning_rate"}
+
+
+@contextlib.contextmanager
+def own_numbers() -> Iterator[None]:
+    """Leaves torch's generators as they were before the block."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+class SetEpoch(TrainerCallback):
+    """Tells the batch sampler which epoch begins.
+
+    The host tells the outermost of the samplers that it wraps around ours. When it resumes inside an epoch
+    on several processes, that one does not pass it on.
+    """
+
+    def __init__(self) -> None:
+        self.sampler: Any = None
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Tells it."""
+        if hasattr(self.sampler, "set_epoch"):
+            self.sampler.set_epoch(int(state.epoch))
 
 
 class Progress(TrainerCallback):
-    """A bar on stderr with the last logged losses; silent without a terminal."""
+    """A bar on stderr with the last logged losses; without a terminal, a line for each log.
 
-    def __init__(self) -> None:
+    Args:
+        record: keeps the log so far, and is called with it at each checkpoint.
+    """
+
+    def __init__(self, record: Callable[[list[dict[str, float]]], None]):
         self.bar: Any = None
+        self.record = record
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Keeps the log."""
+        self.record(state.log_history)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Opens the bar."""
@@ -29,7 +64,7 @@ class Progress(TrainerCallback):
     def on_log(
         self,
         args: Any,  # noqa: ARG002
-        state: Any,  # noqa: ARG002
+        state: Any,
         control: Any,  # noqa: ARG002
         logs: dict[str, float] | None = None,
         **_: Any,
@@ -37,11 +72,14 @@ class Progress(TrainerCallback):
         """Shows the numbers."""
         if self.bar is not None and logs:
             shown = {
-                name: f"{value:.3g}"
+                name: f"{value:.4g}"
                 for name, value in logs.items()
                 if isinstance(value, float) and name not in LEFT_OUT and not name.startswith("train_")
             }
             self.bar.set_postfix(shown)
+            if self.bar.disable and shown:  # no terminal: a line each time, for the log file
+                text = ", ".join(f"{name} {value}" for name, value in shown.items())
+                print(f"step {state.global_step}/{state.max_steps}: {text}", file=sys.stderr, flush=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Closes the bar."""
@@ -65,5 +103,5 @@ class Every(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Calls if this step is one of them."""
         if state.global_step % self.steps == 0 or state.global_step == state.max_steps:
-            with torch.random.fork_rng():
+            with own_numbers():
                 self.log(self.call())

@@ -15,7 +15,7 @@ from .errors import StzooError
 from .recipe import FinetuneSettings, PretrainSettings, Settings, parse_changes
 
 INTERRUPTED = 130
-STOPPED = "stopped. A run that has a checkpoint goes on with --resume."
+STOPPED = "stopped. pretrain and finetune go on with --resume; demo and bench when called again."
 
 app = typer.Typer(
     name="stzoo",
@@ -56,8 +56,11 @@ def _flags(settings: type[Settings], positional: str | None = None) -> Callable[
                 kind = _plain(kind)
             default = "" if field.is_required() or field.default in (None, []) else f" [{field.default}]"
             text = field.description or ""
-            about = f"{text[:1].upper()}{text[1:]}.{default}"
-            given = typer.Argument(help=about) if name == positional else typer.Option(help=about)
+            must = " (required)" if field.is_required() and name != positional else ""
+            about = f"{text[:1].upper()}{text[1:]}.{default}{must}"
+            many = "TEXT; give it again for more" if kind == list[str] else None
+            option = typer.Option(help=about, metavar=many)
+            given = typer.Argument(help=about) if name == positional else option
             annotation = Annotated[kind | None, given]
             flags.append(
                 inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
@@ -200,29 +203,28 @@ def bench_command(
     ] = None,
     run_files: Annotated[bool, typer.Option(help="Keep TREC run files.")] = True,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
-    overwrite: Overwrite = False,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Score anew what was scored on other data or settings.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Score models on BEIR folders, with BM25 beside."""
     from .bench import as_json as to_json
     from .bench import bench, table
 
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
     results = bench(
         models,
         data=data,
         output=output,
-        datasets=datasets.split(",") if datasets else None,
+        datasets=datasets,
         split=split,
         bm25=bm25,
         batch_size=batch_size,
         max_tokens=max_tokens,
         run_files=run_files,
         device=device,
+        threads=threads,
         overwrite=overwrite,
     )
     if as_json:
@@ -258,7 +260,7 @@ def demo_command(
         typer.Option(help="A BEIR folder with train and test qrels; Python's docstrings if left out."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 42,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -277,7 +279,8 @@ def demo_command(
         say=lambda line: typer.echo(line, err=True),
     )
     if as_json:
-        _print_json({**made, "results": to_json(made["results"])})
+        verdicts = [verdict(test) for test in made["tests"]]
+        _print_json({**made, "verdicts": verdicts, "results": to_json(made["results"])})
         return
     _print(table(made["results"]))
     for test in made["tests"]:

@@ -76,9 +76,12 @@ class _Decoder(nn.Module):
                 f"from query {list(query.shape)} and keys {list(keys.shape)}."
             )
         # A float mask is the only form that eager attention and SDPA both read rightly; the finite minimum,
-        # not -inf, so that a row that sees nothing (padding) gives no NaN.
+        # not -inf, so that a row that sees nothing (padding) gives no NaN. Autocast will narrow the mask, so
+        # it is the minimum of the narrower type.
+        kind = query.device.type
+        narrow = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
         blocked = torch.zeros(visible.shape, dtype=query.dtype, device=query.device)
-        return blocked.masked_fill(~visible, torch.finfo(query.dtype).min).unsqueeze(1)
+        return blocked.masked_fill(~visible, torch.finfo(narrow).min).unsqueeze(1)
 
 
 class EnhancedDecoder(_Decoder):

@@ -13,13 +13,14 @@ from sentence_transformers.util import cos_sim, dot_score
 from transformers import EarlyStoppingCallback, set_seed
 
 from . import runs
+from .callbacks import own_numbers
 from .calls import callable_module
 from .errors import DataError, ModelError
 from .files import fingerprint
 from .hub.export import export
 from .judged import JudgedSet, read_beir
 from .metrics import score
-from .models import load_model
+from .models import like, load_model
 from .quiet import quietly
 from .recipe import FinetuneSettings
 from .search import retrieve
@@ -46,7 +47,7 @@ class DevScore(BaseEvaluator):
         steps: int = -1,  # noqa: ARG002
     ) -> dict[str, float]:
         """The score, 0..1, under the name of `primary_metric`."""
-        with torch.random.fork_rng():
+        with own_numbers():
             run = retrieve(model, self.judged, k=10, progress=False)
         return {DEV_METRIC: score(self.judged.qrels, run).mean[METRIC]}
 
@@ -135,11 +136,11 @@ def finetune(
             return run.folder
         train, dev = _data(wanted)
         set_seed(wanted.seed)
-        student = load_model(wanted.model, pooling=wanted.pooling)
+        student = load_model(wanted.model, pooling=wanted.pooling, device=wanted.device)
         _set_prompts(student, wanted)
         rows = pairs(train)
         local = Path(wanted.model).is_dir()
-        run.record(
+        run.record_inputs(
             base={"fingerprint": fingerprint(wanted.model)} if local else {"id": wanted.model},
             data={"fingerprint": train.fingerprint, "queries": len(train.queries), "pairs": len(rows)},
             dev={"fingerprint": dev.fingerprint, "queries": len(dev.queries)} if dev else None,
@@ -147,13 +148,14 @@ def finetune(
         trainer = _trainer(wanted, run, student, rows, DevScore(dev) if dev else None)
         checkpoint = last_checkpoint(run.folder) if run.goes_on else None
         with quietly():
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.go_on(checkpoint)
         if trainer.is_world_process_zero():
             history = [line for line in trainer.state.log_history if "train_runtime" not in line]
             best = {DEV_METRIC: trainer.state.best_metric, "best_step": trainer.state.best_global_step}
             run.record(log=history, steps=trainer.state.global_step, **(best if dev else {}))
             draft = run.folder / ".model.part"
-            export(student.to("cpu").eval(), draft)
+            student.to("cpu").eval()
+            export(like(student, list(student)), draft)  # without the autocast that training put around it
             run.install(draft)
             run.record(status="finished")
         return run.folder
@@ -194,11 +196,15 @@ def _trainer(
         ("positive", "document", wanted.max_passage_tokens),
     )
 
+    most = model.max_seq_length or max(wanted.max_query_tokens, wanted.max_passage_tokens)
+
     def collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
         made: dict[str, Any] = {}
         for column, task, longest in stages:
             texts = [row[column] for row in batch]
-            read = model.preprocess(texts, prompt=model.prompts.get(task), task=task, max_length=longest)
+            read = model.preprocess(
+                texts, prompt=model.prompts.get(task), task=task, max_length=min(longest, most)
+            )
             made |= {f"{column}_{name}": value for name, value in read.items()}
             made[f"{column}_task"] = task
         return made
@@ -224,6 +230,7 @@ def _trainer(
         settings=wanted,
         collate=collate,
         callbacks=callbacks,
+        record=lambda log: run.record(log=log),
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from . import host
-from .errors import ModelError
+from .errors import ModelError, RecipeError
 from .quiet import quietly
 
 
@@ -17,9 +17,11 @@ def load_plain(name: str, *, device: str | None = None) -> Any:
 
     Raises:
         ModelError: if there is no such model.
+        RecipeError: if there is no such device.
     """
     from sentence_transformers import SentenceTransformer
 
+    _check_device(device)
     folder = Path(name)
     if folder.is_dir() and not any((folder / file).is_file() for file in ("modules.json", "config.json")):
         raise ModelError(
@@ -34,11 +36,26 @@ def load_plain(name: str, *, device: str | None = None) -> Any:
         raise ModelError(f"the model {name} {what}: {reason}") from error
 
 
-def load_model(name: str, *, pooling: str | None = None) -> Any:
+def _check_device(device: str | None) -> None:
+    import torch
+
+    try:
+        kind = torch.device(device or "cpu").type
+        there = kind == "cpu" or getattr(torch, kind).is_available()
+    except (RuntimeError, AttributeError):
+        there = False
+    if not there:
+        raise RecipeError(
+            f"the device {device!r} is not there; expected cpu, or a cuda or mps that torch sees."
+        )
+
+
+def load_model(name: str, *, pooling: str | None = None, device: str | None = None) -> Any:
     """Loads a SentenceTransformer on the CPU to be trained.
 
     Args:
         name: folder or Hub id.
+        device: it will be trained on; only looked for here.
         pooling: name of the pooling; None is the model's own, or cls for a bare transformer.
 
     Raises:
@@ -50,7 +67,9 @@ def load_model(name: str, *, pooling: str | None = None) -> Any:
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from sentence_transformers.util import is_sentence_transformer_model
 
+    _check_device(device)
     model = load_plain(name, device="cpu")
+    model.float()  # published in half precision or not: weights are trained in float32
     first, *rest = list(model)
     if not isinstance(first, Transformer):
         raise ModelError(f"{name} begins with {type(first).__name__}; only a Transformer can be trained.")

@@ -4,6 +4,8 @@ Beside the model, the export keeps what continued pre-training needs: the MLM he
 also an `AutoModelForMaskedLM`) and the decoders in `pretraining/`. Given as `base`, such a folder goes on.
 """
 
+import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,22 +52,27 @@ class Base:
     folder: Path | None
 
 
-def load_base(base: str, *, pooling: str | None = None, max_tokens: int | None = None) -> Base:
+def load_base(
+    base: str, *, pooling: str | None = None, max_tokens: int | None = None, device: str | None = None
+) -> Base:
     """Loads a masked LM or a sentence-transformers model for pre-training.
 
     Args:
         base: folder or Hub id.
         pooling: name of the bottleneck; None is the base's own, or cls for a bare masked LM.
         max_tokens: passages are cut here; None is the base's own limit.
+        device: it will be trained on; only looked for here.
 
     Raises:
         ModelError: if there is no such model or it has no masked LM.
         BackboneError: if it cannot be taken apart, or its pooling is not as wide as its hidden states.
     """
-    whole = load_model(base, pooling=pooling)
+    whole = load_model(base, pooling=pooling, device=device)
     try:
         with quietly():
-            masked_lm, report = AutoModelForMaskedLM.from_pretrained(base, output_loading_info=True)
+            masked_lm, report = AutoModelForMaskedLM.from_pretrained(
+                base, dtype=torch.float32, output_loading_info=True
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise ModelError(f"{base} has no masked LM ({first}), so there is nothing to pre-train.") from error
@@ -99,11 +106,13 @@ def make_objective(base: Base, settings: PretrainSettings) -> tuple[Objective, f
     stored = base.folder / PARTS / PARTS_FILE if base.folder else None
     if stored is not None and stored.is_file():
         tensors = load_file(stored)
+        made_by = json.loads((stored.parent / runs.RECORD).read_text())["recipe"]["objective"]
         wrong = [n for n, t in parts.items() if n not in tensors or tensors[n].shape != t.shape]
-        if wrong:
+        if wrong or made_by != settings.objective:
             raise ModelError(
-                f"{stored} does not fit the objective {settings.objective!r} (missing or of another shape: "
-                f"{', '.join(wrong[:5])}). Use the objective and options that it was made with (see "
+                f"{stored} was made by {made_by!r} and does not fit the objective {settings.objective!r} "
+                f"(missing or of another shape: {', '.join(wrong[:5]) or 'nothing'}). Use the objective and "
+                f"options that it was made with (see "
                 f"{stored.parent / runs.RECORD}), or remove {stored.parent} to begin with new parts."
             )
         with torch.no_grad():
@@ -153,17 +162,20 @@ def pretrain(
             return run.folder
         corpus = load_corpus(wanted.corpus, min_words=wanted.min_words, skip_bad_lines=wanted.skip_bad_lines)
         set_seed(wanted.seed)
-        base = load_base(wanted.base, pooling=wanted.pooling, max_tokens=wanted.max_tokens)
+        base = load_base(
+            wanted.base, pooling=wanted.pooling, max_tokens=wanted.max_tokens, device=wanted.device
+        )
         objective, new = make_objective(base, wanted)
-        run.record(
+        run.record_inputs(
             base={"fingerprint": fingerprint(base.folder)} if base.folder else {"id": wanted.base},
             corpus=_describe(corpus),
             new_parameters=sorted(new),
+            processes=int(os.environ.get("WORLD_SIZE", "1")),
         )
         trainer = _trainer(wanted, run, base, objective, new, corpus)
         checkpoint = last_checkpoint(run.folder) if run.goes_on else None
         with quietly():
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            trainer.go_on(checkpoint)
         if trainer.is_world_process_zero():
             _finish(run, base, objective, trainer)
         return run.folder
@@ -212,6 +224,7 @@ def _trainer(
         new=new,
         collate=objective.collate,
         callbacks=callbacks,
+        record=lambda log: run.record(log=log),
     )
     for callback in callbacks:
         callback.log = trainer.log

@@ -86,8 +86,8 @@ def _load(recipe: str | Path, command: str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8") if looks_like_path else host.recipe_text(str(recipe))
         values = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"the recipe {recipe} is no YAML: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"the recipe {recipe} cannot be read as YAML: {error}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"the recipe {recipe} holds no settings; expected `key: value` lines.")
     version = values.pop("schema_version", SCHEMA_VERSION)
@@ -116,6 +116,7 @@ def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Device = Literal["cpu", "cuda", "mps"]
 
 
 class Training(Settings):
@@ -132,15 +133,15 @@ class Training(Settings):
     max_grad_norm: float = Field(
         1.0, gt=0, description="gradients are clipped to this norm, over all parameters"
     )
-    precision: Precision = Field("fp32", description="bf16 and fp16 by autocast")
-    seed: int = Field(42, ge=0, description="of masks, order, dropout and new parts")
+    precision: Precision = Field("fp32", description="fp32, bf16 or fp16; the latter two by autocast")
+    seed: int = Field(42, ge=0, le=2**32 - 1, description="of masks, order, dropout and new parts")
     save_steps: int = Field(500, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=2, description="how many checkpoints to keep")
     log_steps: int = Field(10, ge=1, description="steps between lines of the log")
     report_to: list[str] = Field([], description="where else to log, e.g. tensorboard")
     workers: int = Field(0, ge=0, description="processes that tokenise")
-    device: str | None = Field(None, description="cpu, cuda, …; chosen by itself if left out")
-    threads: int | None = Field(None, ge=1, description="CPU threads")
+    device: Device | None = Field(None, description="cpu, cuda or mps; the best there is if left out")
+    threads: int | None = Field(None, ge=1, description="threads on the CPU")
 
 
 class PretrainSettings(Training):

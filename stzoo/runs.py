@@ -18,8 +18,9 @@ from .files import held, write_json
 from .recipe import SCHEMA_VERSION, Settings
 
 RECORD = "run.json"
-# settings that may change between a kill and a resume, because they change no weight
-FREE = {"log_steps", "save_steps", "keep_checkpoints", "report_to", "workers", "device", "threads"}
+OLD = ".stzoo-old"  # where an overwritten run waits until the new one has read its inputs
+# settings that may change between a kill and a resume, because they change no weight by more than rounding
+FREE = {"log_steps", "save_steps", "keep_checkpoints", "report_to", "workers", "threads"}
 PACKAGES = ("stzoo", "torch", "transformers", "sentence-transformers", "datasets", "tokenizers", "numpy")
 
 
@@ -45,9 +46,26 @@ class Run:
         """Adds facts and writes run.json, in the first process."""
         if not is_first_process():
             return
-        self.facts |= facts
+        self.facts = _finite(self.facts | facts)
         self.facts["seconds"] = round(time.monotonic() - self._begun, 1)
-        write_json(self.folder / RECORD, _finite(self.facts))
+        write_json(self.folder / RECORD, self.facts)
+
+    def record_inputs(self, **facts: Any) -> None:
+        """Adds what the run is made from; from here on, what it overwrites is gone.
+
+        Raises:
+            OutputError: if it goes on from other inputs.
+        """
+        for name, now in facts.items() if self.goes_on else ():
+            before = self.facts.get(name)
+            if before is not None and before != _finite(now):
+                raise OutputError(
+                    f"{self.folder} holds a run whose {name} was another ({before} then, {now} now). "
+                    "Resume it as it was, or begin anew with --overwrite."
+                )
+        self.record(**facts)
+        if is_first_process():
+            shutil.rmtree(self.folder / OLD, ignore_errors=True)
 
     def install(self, model: Path) -> None:
         """Moves an exported model's files from a folder inside this one to the top; modules.json goes last.
@@ -93,6 +111,7 @@ def start(output: str | Path, settings: Settings, *, resume: bool, overwrite: bo
                     and not (folder / "modules.json").exists()
                 ):
                     _clear(folder)  # nothing of worth yet: the place is left as it was found
+                    _put_back(folder)
                 raise
             finally:
                 _clear_drafts(folder)
@@ -106,7 +125,7 @@ def _open(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> Ru
     if old is None and any(not entry.name.startswith(".stzoo") for entry in folder.iterdir()):
         raise OutputError(f"{folder} is not empty and holds no run of stzoo. Choose another --output.")
     if old is not None and overwrite:
-        _clear(folder)
+        _set_aside(folder)
         old = None
     if old is not None:
         _may_go_on(folder, old, settings, resume)
@@ -119,6 +138,21 @@ def _open(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> Ru
         "hardware": _hardware(),
     }
     return Run(folder, facts, goes_on=old is not None)
+
+
+def _set_aside(folder: Path) -> None:
+    shutil.rmtree(folder / OLD, ignore_errors=True)
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".stzoo")]
+    (folder / OLD).mkdir()
+    for entry in entries:
+        entry.rename(folder / OLD / entry.name)
+
+
+def _put_back(folder: Path) -> None:
+    if (folder / OLD).is_dir():
+        for entry in (folder / OLD).iterdir():
+            entry.rename(folder / entry.name)
+        (folder / OLD).rmdir()
 
 
 def _clear(folder: Path) -> None:
@@ -151,7 +185,8 @@ def _may_go_on(folder: Path, old: dict[str, Any], settings: Settings, resume: bo
     if differing:
         shown = "; ".join(f"{k}: {before.get(k)!r} then, {now.get(k)!r} now" for k in differing)
         raise OutputError(
-            f"{folder} holds a run with other settings ({shown}). It can only be resumed as it was."
+            f"{folder} holds a run with other settings ({shown}). Resume it as it was, or begin anew with "
+            "--overwrite."
         )
 
 

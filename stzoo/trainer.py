@@ -32,11 +32,13 @@ from sentence_transformers.sentence_transformer.data_collator import SentenceTra
 from torch import Tensor, nn
 from torch import distributed as dist
 from transformers import Trainer
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
-from .callbacks import Progress
-from .errors import ModelError, StzooError
+from .callbacks import Progress, SetEpoch
+from .errors import ModelError, RecipeError, StzooError
 from .files import whole_file, write_json, writing
+from .memory import keep_blocks
 from .recipe import Training
 
 TESTED = {"sentence-transformers": (6, 2), "transformers": (5, 23)}
@@ -82,9 +84,30 @@ def check_host() -> None:
 
 
 def arguments(settings: Training, output: Path, **more: Any) -> SentenceTransformerTrainingArguments:
-    """The trainer's arguments for these settings; checkpoints go to `output`/checkpoints."""
-    return SentenceTransformerTrainingArguments(
-        output_dir=str(output / "checkpoints"),
+    """The trainer's arguments for these settings; checkpoints go to `output`/checkpoints.
+
+    Raises:
+        RecipeError: if `report_to` names something unknown or not installed, or the device cannot do the
+            precision.
+    """
+    try:
+        for callback in get_reporting_integration_callbacks(settings.report_to):
+            callback()
+    except (ValueError, RuntimeError) as error:
+        raise RecipeError(f"report_to is {settings.report_to}: {error}") from None
+    if settings.precision == "fp16" and (settings.device == "cpu" or not torch.cuda.is_available()):
+        raise RecipeError("precision fp16 needs a GPU; use fp32, or bf16 with --device cpu.")
+    try:
+        made = SentenceTransformerTrainingArguments(**_given(settings, output), **more)
+    except (ValueError, ImportError) as error:
+        raise RecipeError(f"these settings cannot be trained with here: {error}") from None
+    made._n_gpu = min(made.n_gpu, 1)  # more than one by torchrun; nothing here is made for DataParallel
+    return made
+
+
+def _given(settings: Training, output: Path) -> dict[str, Any]:
+    return dict(
+        output_dir=str((output / "checkpoints").resolve()),
         per_device_train_batch_size=settings.batch_size,
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
@@ -105,7 +128,7 @@ def arguments(settings: Training, output: Path, **more: Any) -> SentenceTransfor
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
         disable_tqdm=None,
-        **more,
+        restore_callback_states_from_checkpoint=True,  # or early stopping begins to count anew
     )
 
 
@@ -130,6 +153,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         settings: the run's.
         new: names of parameters of `loss` that start untrained, and learn at `settings.new_learning_rate`.
         collate: rows -> batch; the host's own if None.
+        record: is given the log so far at each checkpoint.
         Further arguments are the host trainer's.
     """
 
@@ -142,6 +166,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         settings: Training,
         new: frozenset[str] = frozenset(),
         collate: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
+        record: Callable[[list[dict[str, float]]], None] | None = None,
         **given: Any,
     ):
         check_host()
@@ -150,7 +175,9 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         super().__init__(loss=loss, **given)
         for theirs in (ProgressCallback, PrinterCallback):
             self.remove_callback(theirs)
-        self.add_callback(Progress())
+        self.epochs = SetEpoch()
+        self.add_callback(self.epochs)
+        self.add_callback(Progress(record or (lambda _: None)))
         self.loss: Any  # one module, not the host's dict of several
         self.settings = settings
         self.new = new
@@ -166,8 +193,15 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         encoder = {id(tensor) for tensor in [*self.model.parameters(), *self.model.buffers()]}
         self.own = {name: tensor for name, tensor in self.tensors.items() if id(tensor) not in encoder}
         self.tokens, self.since = 0, time.monotonic()
+        if self.args.device.type == "cpu":
+            keep_blocks()
 
     # -- batches, losses, log
+
+    def get_batch_sampler(self, *given: Any, **named: Any) -> Any:
+        """The host's, remembered so that it can be told the epoch."""
+        self.epochs.sampler = super().get_batch_sampler(*given, **named)
+        return self.epochs.sampler
 
     def training_step(self, *given: Any, **named: Any) -> Tensor:
         """The host's, with the encoder frozen during the head warm-up."""
@@ -177,8 +211,8 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
 
     @property
     def warming(self) -> bool:
-        """True during the head warm-up."""
-        return self.state.global_step < getattr(self.settings, "head_warmup_steps", 0)
+        """True during the head warm-up, if there is anything new to warm up."""
+        return bool(self.new) and self.state.global_step < getattr(self.settings, "head_warmup_steps", 0)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -191,7 +225,8 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         features, labels = self.collect_features(inputs)
         if model == self.model_wrapped and self.loss.model != model:
             self.loss = self.override_model_in_loss(self.loss, model)
-        losses = self.loss(features, labels)
+        with self.accelerator.autocast():  # the host does so for the encoder only
+            losses = self.loss(features, labels)
         self.track_loss_components(losses)
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         return (total, {}) if return_outputs else total
@@ -242,7 +277,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002
         """Linear warm-up and decay; that of the encoder begins after the head warm-up."""
         if self.lr_scheduler is None:
-            head = min(getattr(self.settings, "head_warmup_steps", 0), num_training_steps)
+            head = min(getattr(self.settings, "head_warmup_steps", 0), num_training_steps) if self.new else 0
 
             def slope(start: int) -> Callable[[int], float]:
                 length = max(num_training_steps - start, 1)
@@ -277,6 +312,22 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
 
     # -- checkpoints
 
+    def go_on(self, checkpoint: Path | None) -> None:
+        """Trains from a checkpoint, or the start; of one that training ended at, only loads the weights."""
+        if checkpoint is None:
+            self.train()
+            return
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        stop = state.stateful_callbacks.get("EarlyStoppingCallback", {})
+        waited = stop.get("attributes", {}).get("early_stopping_patience_counter", 0)
+        patience = stop.get("args", {}).get("early_stopping_patience", waited + 1)
+        if state.global_step < state.max_steps and waited < patience:
+            self.train(resume_from_checkpoint=str(checkpoint))
+            return
+        self.state = state
+        best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        self._load_from_checkpoint(best or str(checkpoint))
+
     def _inner_training_loop(self, *given: Any, **named: Any) -> Any:
         if dist.is_initialized():
             for tensor in self.own.values():
@@ -307,6 +358,8 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         folder = Path(self._get_output_dir(trial=None)) / f"checkpoint-{self.state.global_step}"
         with writing(folder):
             super()._save_checkpoint(*given, **named)
+        if dist.is_initialized():
+            dist.barrier()  # each process writes the state of its own generators
         if self.args.should_save:
             sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.name != WHOLE}
             write_json(folder / WHOLE, sizes)  # written last: its presence says that the rest is

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stzoo.batches import LengthBatchSampler
+from stzoo.callbacks import SetEpoch
 
 
 def rows(lengths):
@@ -34,6 +35,16 @@ def test_every_row_comes_once_and_the_same_epoch_comes_in_the_same_order(lengths
     other = LengthBatchSampler(rows(lengths), size, drop, seed=3)
     other.set_epoch(epoch)
     assert list(other) == batches
+
+
+def test_the_epoch_reaches_the_sampler_behind_whatever_wraps_it():
+    from types import SimpleNamespace
+
+    sampler = LengthBatchSampler(rows([1] * 9), 2, False, seed=1)
+    callback = SetEpoch()
+    callback.sampler = sampler
+    callback.on_epoch_begin(None, SimpleNamespace(epoch=2.5), None)
+    assert sampler.epoch == 2
 
 
 def test_epochs_and_seeds_differ():

@@ -111,6 +111,31 @@ def test_a_killed_run_ends_with_the_same_weights_to_the_bit(base, judged, tmp_pa
     assert facts[0]["best_step"] == facts[1]["best_step"]
 
 
+def test_a_run_killed_after_it_stopped_early_keeps_its_best_step(base, judged, tmp_path):
+    given = dict(data=str(judged), dev_split="dev", eval_steps=2, patience=1, epochs=20, **SHORT)
+    out = stzoo.finetune(str(base), output=tmp_path / "out", **given)
+    facts = json.loads((out / "run.json").read_text())
+    weights = (out / "model.safetensors").read_bytes()
+    (out / "run.json").write_text(json.dumps(facts | {"status": "running"}))
+    (out / "modules.json").unlink()
+    stzoo.finetune(str(base), output=tmp_path / "out", resume=True, **given)
+    again = json.loads((out / "run.json").read_text())
+    assert (again["steps"], again["best_step"]) == (facts["steps"], facts["best_step"])
+    assert (out / "model.safetensors").read_bytes() == weights
+
+
+def test_bf16_on_a_cpu_trains_and_exports(base, judged, tmp_path):
+    given = dict(data=str(judged), dev_queries=0, max_steps=2, precision="bf16", device="cpu", **SHORT)
+    out = stzoo.finetune(str(base), output=tmp_path / "out", **given)
+    assert torch.isfinite(torch.tensor(SentenceTransformer(str(out), device="cpu").encode("a wing"))).all()
+
+
+def test_lengths_beyond_the_models_own_are_cut_to_it(base, judged, tmp_path):
+    given = dict(data=str(judged), dev_queries=0, max_steps=1, max_passage_tokens=4096, **SHORT)
+    long = {"passage_prompt": "wing " * 200}
+    assert stzoo.finetune(str(base), output=tmp_path / "out", **given, **long).is_dir()
+
+
 def test_held_out_queries_leave_training(judged):
     train = read_beir(judged, "train")
     rest, dev = hold_out(train, 5, seed=1)

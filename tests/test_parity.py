@@ -35,6 +35,7 @@ CHANGES = {
         tensors["input.decoder_visibility"].diagonal(dim1=1, dim2=2).fill_(1)
     ),
     "a label less": lambda tensors: tensors["input.decoder_labels"][0, 1].fill_(-100),
+    "no number": lambda tensors: tensors["param.c_head.output.dense.bias"].fill_(float("nan")),
     "the bottleneck": lambda tensors: tensors["cls"].add_(0.01),
 }
 

@@ -11,10 +11,11 @@ import torch
 from helpers import cli, wait_for
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 import stzoo
-from stzoo import host
+from stzoo import host, runs
+from stzoo.files import write_json
 from stzoo.judged import write_beir
 from stzoo.pretrain import load_base, make_objective
 from stzoo.recipe import PretrainSettings
@@ -171,6 +172,11 @@ def good(base, corpus, output):
 
 
 BAD = {
+    "seed": (dict(seed=2**32), "seed"),
+    "report_to": (dict(report_to=["tensorbord"]), "tensorbord"),
+    "device": (dict(device="banana"), "device"),
+    "precision": (dict(precision="fp16", device="cpu"), "fp16 needs a GPU"),
+    "max_tokens": (dict(max_tokens=65), "positions for 64"),
     "objective": (dict(objective="retromea"), "did you mean 'retromae'"),
     "option": (dict(options={"decoder_rat": 0.5}), "decoder_rate"),
     "rate": (dict(options={"decoder_rate": 1.5}), "1.5"),
@@ -251,6 +257,55 @@ def test_a_run_killed_while_its_model_was_being_put_in_place_is_finished(base, c
     assert (out / "modules.json").is_file()
     assert json.loads((out / "run.json").read_text())["status"] == "finished"
     assert not (out / ".model.part").exists()
+
+
+@pytest.mark.parametrize("change", [dict(resume=True), dict(overwrite=True)])
+def test_a_failed_second_call_leaves_the_first_runs_results(change, base, corpus, tmp_path):
+    given = good(base, corpus, tmp_path / "out")
+    out = stzoo.pretrain(**given)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(stzoo.StzooError):
+        stzoo.pretrain(**given | {"corpus": ["no-such-file.jsonl"]}, **change)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_resume_with_another_corpus_under_the_same_name_is_refused(base, corpus, tmp_path):
+    mine = tmp_path / "mine.jsonl"
+    mine.write_bytes(corpus.read_bytes())
+    out = stzoo.pretrain(**good(base, mine, tmp_path / "out"))
+    facts = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(facts | {"status": "running"}))
+    mine.write_text(mine.read_text() + '{"text": "one more passage at the end"}\n')
+    with pytest.raises(stzoo.OutputError, match="corpus was another"):
+        stzoo.pretrain(**good(base, mine, tmp_path / "out"), resume=True)
+
+
+def test_a_number_that_is_none_in_the_log_does_not_cost_the_model(tmp_path):
+    with runs.start(
+        tmp_path / "out", PretrainSettings(base="x", corpus=["x"]), resume=False, overwrite=False
+    ) as run:
+        run.record(log=[{"grad_norm": float("inf")}, {"loss": float("nan")}])
+        write_json(tmp_path / "out/copy.json", run.facts)
+    assert json.loads((tmp_path / "out/run.json").read_text())["log"] == [{"grad_norm": None}, {"loss": None}]
+
+
+def test_a_base_in_half_precision_is_trained_in_full(base, corpus, tmp_path):
+    half = AutoModelForMaskedLM.from_pretrained(base, dtype=torch.float16)
+    half.save_pretrained(tmp_path / "half")
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "half")
+    out = stzoo.pretrain(**good(tmp_path / "half", corpus, tmp_path / "out"))
+    assert {tensor.dtype for tensor in load_file(out / "model.safetensors").values()} == {torch.float32}
+
+
+def test_bf16_covers_head_and_decoder_and_exports(base, corpus, tmp_path):
+    given = good(base, corpus, tmp_path / "out") | {"precision": "bf16", "device": "cpu", "max_steps": 6}
+    out = stzoo.pretrain(**given)
+    log = json.loads((out / "run.json").read_text())["log"]
+    full = stzoo.pretrain(**given | {"precision": "fp32", "output": tmp_path / "full"})
+    other = json.loads((full / "run.json").read_text())["log"]
+    assert log[0]["decoder"] == pytest.approx(other[0]["decoder"], rel=0.02)
+    assert log[0]["decoder"] != other[0]["decoder"]
+    assert log[-2]["loss"] is not None
 
 
 def test_a_folder_in_use_is_refused_and_ctrl_c_exits_130(base, corpus, tmp_path):

@@ -12,7 +12,8 @@ import stzoo
 ROOT = Path(__file__).parent.parent
 # A later room may import an earlier one, never the reverse. A package (bench, hub) is one room.
 ROOMS = """
-    errors calls quiet files hookspecs host recipe runs judged pydocs sources corpus masking backbone decoders
+    errors calls quiet memory
+    files hookspecs host recipe runs judged pydocs sources corpus masking backbone decoders
     poolings models search metrics objective hub callbacks batches
     trainer pretrain balancers mining finetune bench
     builtin testing ask demo cli __main__

@@ -39,16 +39,17 @@ class _System:
 
 
 def bench(
-    models: Sequence[str],
+    models: str | Sequence[str],
     *,
     data: str | Path,
     output: str | Path,
-    datasets: Sequence[str] | None = None,
+    datasets: str | Sequence[str] | None = None,
     split: str = "test",
     bm25: bool = True,
     batch_size: int = 32,
     max_tokens: int | None = None,
     device: str | None = None,
+    threads: int | None = None,
     run_files: bool = True,
     overwrite: bool = False,
     progress: bool | None = None,
@@ -56,15 +57,17 @@ def bench(
     """Scores models on judged sets and files the results under `output` (see `results.py`).
 
     Args:
-        models: each a folder, a Hub id, or NAME=FOLDER_OR_HUB_ID to file it under NAME. May be empty.
+        models: one or several of a folder, a Hub id, or NAME=FOLDER_OR_HUB_ID to file it under NAME.
         data: a BEIR folder, or the parent of several.
         output: where results go.
-        datasets: folders (or FOLDER/TASK) under `data`; None if `data` is itself the data set.
+        datasets: folders (or FOLDER/TASK) under `data`, a list or with commas between; None if `data` is
+            itself the data set.
         split: of the judgements.
         bm25: True to score BM25 as well.
         batch_size: texts encoded at once.
         max_tokens: longer texts are cut there; None keeps each model's own limit.
         device: of torch; None takes the best there is.
+        threads: on the CPU; None leaves it to torch.
         run_files: True to write TREC run files (some 60 kB a query).
         overwrite: True to score anew what was scored on other data or with other settings.
         progress: True for progress bars on stderr; None shows them on a terminal only.
@@ -78,6 +81,12 @@ def bench(
         OutputError: if `output` is in use, or holds results of other data or settings.
         RecipeError: if an option does not hold.
     """
+    models = [models] if isinstance(models, str) else models
+    datasets = datasets.split(",") if isinstance(datasets, str) else datasets
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
     if batch_size < 1:
         raise RecipeError(f"batch_size is {batch_size}; expected at least 1.")
     if not models and not bm25:

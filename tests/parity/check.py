@@ -22,6 +22,8 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 from stzoo import Objective, host
 from stzoo.pretrain import load_base
 
+LOSSES = {"encoder_mlm_loss": "encoder", "decoder_mlm_loss": "decoder", "bow_loss": "bag"}
+
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors and metadata of a parity file."""
@@ -97,7 +99,9 @@ def errors(path: Path) -> dict[str, float]:
     total.backward()
 
     found = {"loss": relative(total, float(about["loss"]))}
-    found["loss encoder"] = relative(losses["encoder"], float(about["encoder_mlm_loss"]))
+    for key, expected in about.items():  # what the authors' code returned by name
+        if key.endswith("_loss"):
+            found[key] = relative(losses[LOSSES[key]], float(expected))
     with torch.no_grad():
         _, h = objective.encode(inputs["encoder_input_ids"], inputs["attention_mask"].bool())
     found["bottleneck"] = relative(h, tensors["cls"])
@@ -121,6 +125,8 @@ def relative(value: torch.Tensor | None, expected: Any, scale: torch.Tensor | No
     expected = torch.as_tensor(expected, dtype=torch.float64)
     scale = expected if scale is None else scale.double()
     value = torch.zeros_like(expected) if value is None else value.detach().double()
+    if not torch.isfinite(value).all():
+        return float("inf")
     assert value.shape == expected.shape, f"{list(value.shape)} against {list(expected.shape)}"
     return ((value - expected).abs().max() / scale.abs().max().clamp(min=1e-12)).item()
 
