@@ -14,7 +14,9 @@ import sys
 def main(model_folder: str, corpus: str, *questions: str) -> None:
     """Encodes the corpus and answers each question on standard output."""
     from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     model = SentenceTransformer(model_folder)
     unpack = gzip.open if corpus.endswith(".gz") else open
     with unpack(corpus, "rt", encoding="utf-8") as lines:

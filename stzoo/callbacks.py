@@ -9,7 +9,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-LEFT_OUT = {"epoch", "grad_norm", "learning_rate"}
+LEFT_OUT = {"epoch", "grad_norm", "learning_rate", "total_flos"}
 
 
 @contextlib.contextmanager
