@@ -1,8 +1,7 @@
 """The one subclass of sentence-transformers' trainer, with what it gets wrong for us mended.
 
 A loss that owns parameters (decoders, a new MLM head) is second-class there. Measured on
-sentence-transformers 6.2 and transformers 5.23, each with a test in tests/test_trainer.py that fails without
-its mend:
+sentence-transformers 6.2 and transformers 5.23; tests/test_trainer.py shows the first seven unmended, too:
 
 - checkpoints hold the encoder only: `_save`, `_load_from_checkpoint`
 - a killed save leaves a checkpoint that looks whole: `_save_checkpoint`, `last_checkpoint`
@@ -10,6 +9,9 @@ its mend:
 - they start different on each process: `_inner_training_loop`
 - `optimizer_cls_and_kwargs` forgets them: `create_optimizer`
 - a loss that is a mean counts once per accumulated batch: `loss_is_scaled_for_ga`
+- autocast covers the encoder only: `compute_loss`
+- a resume forgets how long early stopping has waited, and trains on after it: `go_on`
+- a resume inside an epoch on several processes begins another order: `get_batch_sampler`, `SetEpoch`
 
 These are private methods of the host library. `check_host` looks for each at the start.
 """

@@ -186,6 +186,21 @@ def test_losses_are_logged_as_they_are_and_summed_by_weight(base, tmp_path):
     assert line["tokens_per_s"] > 0
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
+def test_precision_reaches_head_and_decoder(precision, dtype, base, tmp_path):
+    trainer = make(ObjectiveTrainer, base, tmp_path, max_steps=1, precision=precision, device="cpu")
+    seen = []
+    products = (
+        trainer.loss.backbone.masked_lm.cls.predictions.decoder,
+        trainer.loss.head.layers[0].intermediate.dense,
+    )
+    for product in products:
+        product.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    trainer.train()
+    assert len(seen) >= 3
+    assert set(seen) == {dtype}
+
+
 def test_head_warm_up_leaves_the_encoder_bitwise_alone_and_then_trains_it(base, tmp_path):
     seen = {}
 
