@@ -44,6 +44,7 @@ class JudgedSet:
         queries: text by id, judged queries only, in file order.
         qrels: grade by document id by query id; above 0 is relevant.
         folder: where it was read from.
+        notes: what a reader of the scores should know of the data, e.g. counts that are not official.
     """
 
     name: str
@@ -53,6 +54,7 @@ class JudgedSet:
     queries: dict[str, str]
     qrels: Qrels
     folder: Path
+    notes: tuple[str, ...] = ()
 
     @property
     def shares_ids(self) -> bool:

@@ -8,11 +8,12 @@ under the query's id in every set, and breaks the ties of MRR by the order of th
 Unlike ir-measures left alone: it takes RR@10 from a provider that breaks ties by the order of the dict, too.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .errors import DataError
+from .errors import DataError, RecipeError
 from .judged import Qrels
 from .search import Run, in_order
 
@@ -33,6 +34,35 @@ MEASURES = (
     Measure("Recall@1000", "R@1000", "recall_at_1000"),
     Measure("P@10", "P@10", "precision_at_10"),
 )
+_SPELT = {"RR": "MRR", "AP": "MAP", "R": "Recall"}  # ours where it is not that of ir-measures
+_MTEB = {"nDCG": "ndcg", "RR": "mrr", "AP": "map", "R": "recall", "P": "precision"}
+
+
+def parse_measures(text: str) -> tuple[Measure, ...]:
+    """Measures by any name that ir-measures knows, or by ours, with spaces between: "nDCG@10 RR@10 R@1000".
+
+    Raises:
+        RecipeError: if a name is unknown, or there is none.
+    """
+    import ir_measures
+
+    found = []
+    for word in text.split():
+        ours, at, cut = word.partition("@")
+        ir = {spelt: name for name, spelt in _SPELT.items()}.get(ours, ours) + at + cut
+        try:
+            ir = str(ir_measures.parse_measure(ir))
+        except (NameError, ValueError, SyntaxError, KeyError, TypeError, AssertionError):
+            raise RecipeError(
+                f"the measure {word!r} is unknown; expected names of ir-measures, e.g. nDCG@10 RR@10 R@1000 "
+                "(https://ir-measur.es/en/latest/measures.html)."
+            ) from None
+        plain = re.fullmatch(r"(nDCG|RR|AP|R|P)@(\d+)", ir)
+        name = f"{_SPELT.get(plain[1], plain[1])}@{plain[2]}" if plain else ir
+        found.append(Measure(name, ir, f"{_MTEB[plain[1]]}_at_{plain[2]}" if plain else ir))
+    if not found:
+        raise RecipeError("the list of measures is empty.")
+    return tuple(dict.fromkeys(found))
 
 
 @dataclass(frozen=True)
@@ -48,12 +78,13 @@ class Scores:
     per_query: dict[str, dict[str, float]]
 
 
-def score(qrels: Qrels, run: Run) -> Scores:
-    """Scores a run by each of MEASURES.
+def score(qrels: Qrels, run: Run, measures: Sequence[Measure] = MEASURES) -> Scores:
+    """Scores a run.
 
     Args:
         qrels: grade by document id by query id; above 0 is relevant.
         run: score by document id by query id; queries that are not judged are left out.
+        measures: see `parse_measures`.
 
     Raises:
         DataError: if there are no judgements, or a score is NaN.
@@ -69,8 +100,8 @@ def score(qrels: Qrels, run: Run) -> Scores:
             raise DataError(f"the run has NaN among the scores of query {query!r}.")
         # Scores without ties, so that all of ir-measures' providers see one order.
         untied[query] = {document: float(-place) for place, document in enumerate(in_order(found))}
-    names = {ir_measures.parse_measure(measure.ir): measure.name for measure in MEASURES}
-    per_query: dict[str, dict[str, float]] = {measure.name: dict.fromkeys(qrels, 0.0) for measure in MEASURES}
+    names = {ir_measures.parse_measure(measure.ir): measure.name for measure in measures}
+    per_query: dict[str, dict[str, float]] = {measure.name: dict.fromkeys(qrels, 0.0) for measure in measures}
     for metric in ir_measures.iter_calc(list(names), qrels, untied):
         per_query[names[metric.measure]][metric.query_id] = float(metric.value)
     return Scores({name: sum(values.values()) / len(qrels) for name, values in per_query.items()}, per_query)

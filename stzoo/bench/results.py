@@ -50,6 +50,8 @@ class Result:
         scores: mean and per query, by measure.
         path: the JSON file.
         reused: True if it was there already.
+        facts: all that the file notes of the split: fingerprint, settings, counts, how it was made, notes.
+        corpus: fingerprint of the corpus searched.
     """
 
     model: str
@@ -63,6 +65,37 @@ class Result:
     scores: Scores
     path: Path
     reused: bool
+    facts: dict[str, Any]
+    corpus: str
+
+    @property
+    def data(self) -> tuple[str, str]:
+        """Fingerprints of corpus and of judged queries with their grades: equal where results compare."""
+        return self.corpus, self.facts["fingerprint"]
+
+
+def read(folder: str | Path) -> list[Result]:
+    """All results under a folder (an --output of bench, or one model's in it), by data set, split and model.
+
+    Raises:
+        DataError: if there is none.
+        OutputError: if a file there is no result of this version.
+    """
+    folder, found = Path(folder), []
+    for path in sorted(folder.rglob("*.json")):
+        meta = path.with_name("model_meta.json")
+        if path == meta or not meta.is_file():
+            continue
+        named = json.loads(meta.read_text(encoding="utf-8"))
+        stored = _read(path)
+        assert stored is not None, "it was listed"
+        system = (named["name"], named["revision"])
+        found += [
+            _result(path, system, stored["task_name"], split, stored, True) for split in stored["splits"]
+        ]
+    if not found:
+        raise DataError(f"{folder} holds no results; expected an --output of `stzoo bench`.")
+    return sorted(found, key=lambda result: (result.dataset, result.split, result.model, result.revision))
 
 
 def result_file(output: Path, model: str, revision: str, judged: JudgedSet) -> Path:
@@ -110,7 +143,7 @@ def find(path: Path, system: tuple[str, str], judged: JudgedSet, settings: dict[
         raise OutputError(f"{path} holds the result of other data under the same name. {WAY_OUT}")
     if facts and facts["settings"] != settings:
         raise OutputError(f"{path} was made with {facts['settings']}, not {settings}. {WAY_OUT}")
-    return _result(path, system, judged, stored, reused=True) if facts else None
+    return _result(path, system, judged.name, judged.split, stored, True) if facts else None
 
 
 def store(
@@ -165,7 +198,7 @@ def store(
     }
     stored["per_query"][judged.split] = {m.mteb: scores.per_query[m.name] for m in MEASURES}
     write_json(path, stored)
-    return _result(path, system, judged, stored, reused=False)
+    return _result(path, system, judged.name, judged.split, stored, False)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -182,24 +215,28 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _result(
-    path: Path, system: tuple[str, str], judged: JudgedSet, stored: dict[str, Any], *, reused: bool
+    path: Path, system: tuple[str, str], dataset: str, split: str, stored: dict[str, Any], reused: bool
 ) -> Result:
-    mean, per_query = stored["scores"][judged.split][0], stored["per_query"][judged.split]
-    facts = stored["splits"][judged.split]
+    mean, per_query = stored["scores"][split][0], stored["per_query"][split]
+    facts = stored["splits"][split]
+    keys = facts.get("measures", {measure.name: measure.mteb for measure in MEASURES})
     return Result(
         model=system[0],
         revision=system[1],
-        dataset=judged.name,
-        split=judged.split,
+        dataset=dataset,
+        split=split,
         documents=facts["documents"],
         queries=facts["queries"],
         judgements=facts["judgements"],
         seconds=facts["seconds"],
         scores=Scores(
-            {m.name: mean[m.mteb] for m in MEASURES}, {m.name: per_query[m.mteb] for m in MEASURES}
+            {name: mean[key] for name, key in keys.items()},
+            {name: per_query[key] for name, key in keys.items()},
         ),
         path=path,
         reused=reused,
+        facts=facts,
+        corpus=stored["dataset_revision"],
     )
 
 
