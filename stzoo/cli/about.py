@@ -1,0 +1,80 @@
+"""stzoo --version, plugins, list, recipe show: what is installed."""
+
+from typing import Annotated, Any
+
+import typer
+
+from .. import __version__
+from .shared import Json, app, new_table, print_json, show
+
+recipes = typer.Typer(help="Show the recipes that plugins bring.", no_args_is_help=True)
+app.add_typer(recipes, name="recipe")
+
+
+@app.callback(invoke_without_command=True)
+def _about(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command("plugins")
+def plugins_command(as_json: Json = False) -> None:
+    """Show the installed plugins: versions, what each provides, and what failed and why."""
+    from .. import host
+
+    rows: list[dict[str, Any]] = [
+        {
+            "plugin": plugin.name,
+            "distribution": plugin.distribution,
+            "version": plugin.version,
+            "provides": {kind: sorted(parts) for kind, parts in plugin.provides.items() if parts},
+            "failures": plugin.failures,
+        }
+        for plugin in host.plugins()
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    table = new_table("plugin", "distribution", "version", "provides")
+    for row in rows:
+        parts = "\n".join(f"{kind}: {', '.join(names)}" for kind, names in row["provides"].items())
+        table.add_row(row["plugin"], row["distribution"], row["version"], parts)
+    show(table)
+    for row in rows:
+        for failure in row["failures"]:
+            typer.echo(f"{row['plugin']} ({row['distribution']}): {failure}", err=True)
+
+
+@app.command("list")
+def list_command(
+    kind: Annotated[
+        str | None, typer.Argument(help="objectives, poolings, decoders, …; all if left out")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List what can be asked for by name."""
+    from .. import host
+
+    kinds = [kind.removesuffix("s")] if kind else list(host.KINDS)
+    rows = []
+    for one in kinds:
+        for name, part in host.all(one).items():
+            hub_id = {"hub_id": part.hub_id} if hasattr(part, "hub_id") else {}
+            rows.append({"kind": one, "name": name, "summary": part.summary, **hub_id, "source": part.source})
+    if as_json:
+        print_json(rows)
+        return
+    table = new_table("kind", "name", "summary", "source")
+    for row in rows:
+        more = f"{row['hub_id']}: " if "hub_id" in row else ""
+        table.add_row(row["kind"], row["name"], more + row["summary"], row["source"])
+    show(table)
+
+
+@recipes.command("show")
+def recipe_show(name: Annotated[str, typer.Argument(help="see `stzoo list recipes`")]) -> None:
+    """Print a recipe, to be copied and changed."""
+    from .. import host
+
+    typer.echo(host.recipe_text(name), nl=False)

@@ -1,0 +1,53 @@
+"""What the commands share: the app itself, flags of the same meaning, printing."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="stzoo",
+    help="Dense retrievers that train with plugins and serve with plain sentence-transformers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove what an earlier run left in --output.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
+
+
+def done(folder: Path) -> None:
+    """Says where the model is."""
+    from ..runs import is_first_process
+
+    if is_first_process():
+        typer.echo(f"The model is in {folder}: SentenceTransformer({str(folder)!r})", err=True)
+
+
+def new_table(*columns: str) -> Any:
+    """An empty table of the house's look."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def show(table: Any) -> None:
+    """Prints a table."""
+    from rich.console import Console
+
+    # without a terminal there is no width to fit into, and a cut table cannot be read by a program either
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def print_json(value: Any) -> None:
+    """Prints JSON."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
