@@ -58,12 +58,14 @@ def pairs(judged: JudgedSet) -> Dataset:
     Raises:
         DataError: if no passage is relevant.
     """
-    passages = dict(zip(judged.corpus_ids, judged.passages, strict=True))
+    judged_ids = {document for grades in judged.qrels.values() for document in grades}
+    texts = zip(judged.corpus_ids, judged.passages, strict=True)
+    passages = {document: text for document, text in texts if document in judged_ids}
     rows = [
         {"anchor": judged.queries[query], "positive": passages[document]}
         for query, grades in judged.qrels.items()
         for document, grade in grades.items()
-        if grade > 0
+        if grade > 0 and document in passages  # ArguAna's corpus lacks some
     ]
     if not rows:
         raise DataError(

@@ -9,27 +9,24 @@ qrels/TASK.SPLIT.tsv, and FOLDER/TASK names one of them.
 
 Source: https://github.com/beir-cellar/beir/wiki/Load-your-custom-dataset
 Unlike beir's loader: duplicate ids, judgements of unknown ids and a missing header are errors with file and
-line; number ids are read as their digits, and scores such as "1.0" as integers.
+line; number ids are read as their digits, and scores such as "1.0" as integers; texts are held as UTF-8.
 """
 
-import gzip
 import hashlib
 import json
-import re
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from . import registry
 from .errors import DataError, OutputError, nearest
 from .files import whole_folder
+from .texts import Texts, TextsWriter, numbered_lines, numbered_objects
 
 Qrels = dict[str, dict[str, int]]
-
-# Where a query's own text lies in the corpus under the query's id, so that it would find itself.
-SELF_HIT_SETS = frozenset({"arguana", "quora", "quoraretrieval", "nanoarguana", "nanoquoraretrieval"})
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class JudgedSet:
     """One split of a judged set, in memory.
 
     Attributes:
-        name: the folder's name, or FOLDER-TASK.
+        name: the folder's name, or FOLDER-TASK, or as the caller named it.
         split: e.g. "test".
         corpus_ids: ids in file order, unique.
         passages: title and text joined by a space, in the order of corpus_ids; "" for an empty document.
@@ -49,8 +46,8 @@ class JudgedSet:
 
     name: str
     split: str
-    corpus_ids: list[str]
-    passages: list[str]
+    corpus_ids: Sequence[str]
+    passages: Sequence[str]
     queries: dict[str, str]
     qrels: Qrels
     folder: Path
@@ -60,10 +57,10 @@ class JudgedSet:
     def shares_ids(self) -> bool:
         """True if query and document ids share a namespace: a document under the query's own id is no answer.
 
-        Decided by the set's name alone (SELF_HIT_SETS): elsewhere equal ids mean nothing, as in Cranfield,
-        where query 1 and document 1 are strangers.
+        Decided by the set's name alone: elsewhere equal ids mean nothing, as in Cranfield, where query 1 and
+        document 1 are strangers.
         """
-        return re.sub(r"[^a-z]", "", self.name.lower()) in SELF_HIT_SETS
+        return registry.shares_ids(self.name)
 
     @property
     def judgements(self) -> int:
@@ -119,44 +116,89 @@ def find_split(folder: str | Path, split: str = "test") -> SplitFiles:
     return files
 
 
-def read_beir(folder: str | Path, split: str = "test") -> JudgedSet:
+def read_beir(
+    folder: str | Path, split: str = "test", *, name: str | None = None, progress: bool | None = None
+) -> JudgedSet:
     """Reads one split of a BEIR folder, or of one task in it (FOLDER/TASK).
+
+    Memory grows to little more than the bytes of the corpus's ids and texts, and of what the split judges.
+
+    Args:
+        folder: as the head of this module describes it.
+        split: e.g. "test".
+        name: of the set; the folder's own if left out.
+        progress: True for a progress bar on stderr after two seconds; None shows it on a terminal only.
 
     Raises:
         DataError: if the folder or the split is not there, or a line does not hold (named by file and line).
     """
-    name, corpus_file, queries_file, qrels_file = find_split(folder, split)
-    corpus: dict[str, str] = {}
-    for line, row in _rows(corpus_file):
-        document = _id(row, corpus_file, line)
-        if document in corpus:
-            raise DataError.at(
-                corpus_file, line, f"document id {document!r} for the second time", "unique ids"
-            )
-        title, text = (_text(row, key, corpus_file, line) for key in ("title", "text"))
-        corpus[document] = f"{title} {text}".strip()
-    if not corpus:
-        raise DataError(f"{corpus_file} holds no document; expected one JSON object a line.")
-
-    queries: dict[str, str] = {}
-    for line, row in _rows(queries_file):
-        query = _id(row, queries_file, line)
-        if query in queries:
-            raise DataError.at(queries_file, line, f"query id {query!r} for the second time", "unique ids")
-        if row.get("text") is None:
-            raise DataError.at(queries_file, line, f"query {query!r} without a text", 'a "text"')
-        queries[query] = _text(row, "text", queries_file, line)
-
-    qrels = _read_qrels(qrels_file, queries, corpus)
+    files = find_split(folder, split)
+    name = files.name if name is None else name
+    judgements = read_judgements(files.qrels, numbered_lines(files.qrels, progress))
+    queries = _read_queries(files.queries, judgements, progress)
+    if unknown := set(judgements).difference(queries):
+        raise _unknown(files.qrels, 0, unknown, "query", "the queries")
+    corpus_ids, passages, notes = _read_corpus(files.corpus, progress)
+    if unknown := {document for grades in judgements.values() for document in grades}.difference(corpus_ids):
+        if len(unknown) > registry.missing(name):
+            raise _unknown(files.qrels, 1, unknown, "document", "the corpus")
+        notes += (f"{len(unknown)} judged documents are not in the corpus (known of {name}): never found",)
     return JudgedSet(
         name=name,
         split=split,
-        corpus_ids=list(corpus),
-        passages=list(corpus.values()),
-        queries={query: text for query, text in queries.items() if query in qrels},
-        qrels={query: qrels[query] for query in queries if query in qrels},
-        folder=corpus_file.parent,
+        corpus_ids=corpus_ids,
+        passages=passages,
+        queries=queries,
+        qrels={query: judgements[query] for query in queries},
+        folder=files.corpus.parent,
+        notes=notes,
     )
+
+
+def read_judgements(path: Path, lines: Iterable[tuple[int, str]]) -> Qrels:
+    """Reads the numbered lines of a file of qrels/: grade by document id by query id, in the file's order.
+
+    Raises:
+        DataError: if a line does not hold (named by file and line), or there is none.
+    """
+    qrels: Qrels = {}
+    layout = "query-id<TAB>corpus-id<TAB>score"
+    for line, row in lines:
+        fields = row.split("\t")
+        if len(fields) != 3:
+            raise DataError.at(path, line, f"{len(fields)} fields", layout)
+        query, document, grade = fields
+        if line > 1:
+            add_judgement(qrels, query, document, grade, path, line)
+        elif as_grade(grade) is not None:
+            raise DataError.at(path, line, "a judgement where the header belongs", f"the header {layout}")
+    if not qrels:
+        raise DataError(f"{path} holds no judgement; expected lines of {layout} under a header.")
+    return qrels
+
+
+def add_judgement(qrels: Qrels, query: str, document: str, grade: str, path: Path, line: int) -> None:
+    """Adds the judgement of one line of a file.
+
+    Raises:
+        DataError: if the grade is no whole number, or not the one that the pair has already.
+    """
+    value = as_grade(grade)
+    if value is None:
+        raise DataError.at(path, line, f"the score {grade!r}", "a whole number")
+    if qrels.setdefault(query, {}).setdefault(document, value) != value:
+        raise DataError.at(
+            path, line, f"a second score for query {query!r}, document {document!r}", "one score a pair"
+        )
+
+
+def as_grade(field: str) -> int | None:
+    """The whole number that a field spells ("1", "1.0"), or None."""
+    try:
+        value = float(field)
+    except ValueError:
+        return None
+    return int(value) if value.is_integer() else None
 
 
 def write_beir(
@@ -209,44 +251,58 @@ def is_beir(folder: Path) -> bool:
     )
 
 
-def _read_qrels(path: Path, queries: Mapping[str, str], corpus: Mapping[str, str]) -> Qrels:
-    qrels: Qrels = {}
-    layout = "query-id<TAB>corpus-id<TAB>score"
-    for line, row in _lines(path):
-        fields = row.split("\t")
-        if len(fields) != 3:
-            raise DataError.at(path, line, f"{len(fields)} fields", layout)
-        query, document, grade = fields
-        if line == 1:
-            if _grade(grade) is not None:
-                raise DataError.at(path, line, "a judgement where the header belongs", f"the header {layout}")
-            continue
-        value = _grade(grade)
-        if value is None:
-            raise DataError.at(path, line, f"the score {grade!r}", "a whole number")
-        if query not in queries:
-            raise DataError.at(
-                path, line, f"the unknown query {query!r}", f"an id of the queries beside {path.parent}"
-            )
-        if document not in corpus:
-            raise DataError.at(
-                path, line, f"the unknown document {document!r}", f"an id of the corpus beside {path.parent}"
-            )
-        if qrels.setdefault(query, {}).setdefault(document, value) != value:
-            raise DataError.at(
-                path, line, f"a second score for query {query!r}, document {document!r}", "one score a pair"
-            )
-    if not qrels:
-        raise DataError(f"{path} holds no judgement; expected lines of {layout} under a header.")
-    return qrels
+def _read_corpus(path: Path, progress: bool | None) -> tuple[Texts, Texts, tuple[str, ...]]:
+    """Ids, passages and notes."""
+    ids, passages = TextsWriter(), TextsWriter()
+    titled, untitled, first = False, 0, 0
+    for line, row in numbered_objects(path, progress):
+        document = _id(row, path, line)
+        if "title" not in row and "text" not in row:
+            raise DataError.at(path, line, f"document {document!r} without a text", '"text" or "title"')
+        title, text = (_text(row.get(key), key, path, line) for key in ("title", "text"))
+        if row.get("title") is None:
+            untitled, first = untitled + 1, first or line
+        titled = titled or bool(title)
+        ids.append(document)
+        passages.append(f"{title} {text}".strip())
+    held = ids.finish()
+    if not held:
+        raise DataError(f"{path} holds no document; expected one JSON object a line.")
+    _refuse_repeats(path, "document", held)
+    note = f"{untitled} of {len(held)} documents have no title, others do (the first: {path.name}:{first})"
+    return held, passages.finish(), (note,) if titled and untitled else ()
 
 
-def _grade(field: str) -> int | None:
-    try:
-        value = float(field)
-    except ValueError:
-        return None
-    return int(value) if value.is_integer() else None
+def _read_queries(path: Path, judged: Qrels, progress: bool | None) -> dict[str, str]:
+    """Texts of the judged queries by id, in the file's order; the others are only checked."""
+    ids, texts = TextsWriter(), TextsWriter()
+    for line, row in numbered_objects(path, progress):
+        query = _id(row, path, line)
+        if row.get("text") is None:
+            raise DataError.at(path, line, f"query {query!r} without a text", 'a "text"')
+        ids.append(query)
+        texts.append(_text(row["text"], "text", path, line))
+    held = ids.finish()
+    _refuse_repeats(path, "query", held)
+    return {query: text for query, text in zip(held, texts.finish(), strict=True) if query in judged}
+
+
+def _refuse_repeats(path: Path, kind: str, ids: Texts) -> None:
+    place = ids.first_repeat()
+    if place is not None:
+        line, _ = next(islice(numbered_lines(path), place, None))
+        raise DataError.at(path, line, f"{kind} id {ids[place]!r} for the second time", "unique ids")
+
+
+def _unknown(path: Path, column: int, names: set[str], kind: str, where: str) -> DataError:
+    """The error that names the first line of qrels with one of these names in a column."""
+    for line, row in numbered_lines(path):
+        name = row.split("\t")[column]
+        if line > 1 and name in names:
+            return DataError.at(
+                path, line, f"the unknown {kind} {name!r}", f"an id of {where} beside {path.parent}"
+            )
+    return DataError(f"{path} was changed while it was read. Start again.")
 
 
 def _jsonl(folder: Path, stem: str) -> Path:
@@ -256,49 +312,24 @@ def _jsonl(folder: Path, stem: str) -> Path:
     raise DataError(f"{folder} has no {stem}.jsonl (or .jsonl.gz); expected a folder in BEIR's layout.")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines that are not blank."""
-    line = 0
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for line, raw in enumerate(file, 1):
-                text = raw.decode("utf-8-sig" if line == 1 else "utf-8").rstrip("\r\n")
-                if text.strip():
-                    yield line, text
-    except UnicodeDecodeError:
-        raise DataError.at(path, line, "bytes that are not UTF-8", "UTF-8 text") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read after line {line}: {error}.") from error
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line, text in _lines(path):
-        try:
-            row = json.loads(text)
-        except (ValueError, RecursionError) as error:  # brackets without end
-            raise DataError.at(path, line, f"no JSON ({error})", "one JSON object a line") from None
-        if not isinstance(row, dict):
-            raise DataError.at(path, line, f"a JSON {type(row).__name__}", "a JSON object")
-        yield line, row
-
-
 def _id(row: dict[str, Any], path: Path, line: int) -> str:
     value = row.get("_id")
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         found = f"the _id {value!r}" if "_id" in row else "no _id"
         raise DataError.at(path, line, found, 'an "_id" that is text or a whole number')
-    return _text(row | {"_id": str(value)}, "_id", path, line)
+    return _text(str(value), "_id", path, line)
 
 
-def _text(row: dict[str, Any], key: str, path: Path, line: int) -> str:
-    value = row.get(key)
-    if value is not None and not isinstance(value, str):
+def _text(value: object, key: str, path: Path, line: int) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
         raise DataError.at(path, line, f"a {key} of type {type(value).__name__}", "text or null")
     try:
-        (value or "").encode()
+        value.encode()
     except UnicodeEncodeError:
         raise DataError.at(path, line, f"half of a surrogate pair in the {key}", "whole characters") from None
-    return value or ""
+    return value
 
 
 def _write_rows(path: Path, rows: Iterable[Mapping[str, str]]) -> None:

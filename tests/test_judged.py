@@ -1,12 +1,16 @@
 import gzip
 import json
 import os
+import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from stzoo.errors import DataError, OutputError
 from stzoo.judged import JudgedSet, read_beir, write_beir
+from stzoo.texts import Texts
 
 CORPUS = [{"_id": "d1", "title": "Wings", "text": "lift"}, {"_id": "d2", "title": "", "text": " drag "}]
 QUERIES = {"q1": "what lifts", "q2": "what drags", "q3": "never judged"}
@@ -25,10 +29,14 @@ def put(folder: Path, file: str, *lines: object) -> None:
 
 def test_a_written_set_is_read_back(folder):
     judged = read_beir(folder)
-    assert (judged.name, judged.split, judged.folder) == ("set", "test", folder)
+    assert (judged.name, judged.split, judged.folder, judged.notes) == ("set", "test", folder, ())
+    assert read_beir(folder, name="cqadupstack/android").name == "cqadupstack/android"
+    assert isinstance(judged.corpus_ids, Texts)
+    assert isinstance(judged.passages, Texts)
     assert dict(zip(judged.corpus_ids, judged.passages, strict=True)) == {"d1": "Wings lift", "d2": "drag"}
     assert judged.queries == {"q1": "what lifts", "q2": "what drags"}
     assert judged.qrels == QRELS["test"]
+    assert list(judged.qrels) == list(judged.queries)
     assert judged.judgements == 3
     assert read_beir(folder, "dev").queries == {"q3": "never judged"}
 
@@ -44,12 +52,13 @@ def test_passages_are_what_beir_encodes(folder):
     assert (judged.queries, judged.qrels) == (queries, qrels)
 
 
-def test_missing_titles_null_texts_number_ids_and_integral_floats_are_read(folder):
-    put(folder, "corpus.jsonl", {"_id": 7, "text": "a"}, {"_id": "8", "title": None, "text": None}, "")
+def test_missing_and_null_fields_number_ids_and_integral_floats_are_read(folder):
+    rows = [{"_id": 7, "text": "a"}, {"_id": "8", "title": None, "text": None}, {"_id": 9, "title": "b"}]
+    put(folder, "corpus.jsonl", *rows, "")
     put(folder, "queries.jsonl", {"_id": 1, "text": "q"})
     put(folder, "qrels/test.tsv", "query-id\tcorpus-id\tscore", "1\t7\t1.0", "1\t8\t-1", "1\t7\t1")
     judged = read_beir(folder)
-    assert (judged.corpus_ids, judged.passages) == (["7", "8"], ["a", ""])
+    assert (judged.corpus_ids, judged.passages) == (["7", "8", "9"], ["a", "", "b"])
     assert judged.qrels == {"1": {"7": 1, "8": -1}}
 
 
@@ -106,11 +115,22 @@ def test_only_arguana_and_quora_share_ids(folder, name, shares):
         ("corpus.jsonl", [CORPUS[0], "[1]"], r"corpus\.jsonl:2: a JSON list"),
         ("corpus.jsonl", [CORPUS[0], {"text": "x"}], r"corpus\.jsonl:2: no _id"),
         ("corpus.jsonl", [CORPUS[0], {"_id": 1.5, "text": "x"}], r"corpus\.jsonl:2: the _id 1\.5"),
+        ("corpus.jsonl", [CORPUS[0], {"_id": True, "text": "x"}], r"corpus\.jsonl:2: the _id True"),
         ("corpus.jsonl", [CORPUS[0], {"_id": "", "text": "x"}], r"corpus\.jsonl:2: the _id ''"),
         (
             "corpus.jsonl",
             [CORPUS[0], "", CORPUS[0]],
             r"corpus\.jsonl:3: document id 'd1' for the second time",
+        ),
+        (
+            "corpus.jsonl",
+            ["", {"_id": 7, "text": "x"}, {"_id": "8", "text": "y"}, {"_id": "7", "text": "z"}],
+            r"corpus\.jsonl:4: document id '7' for the second time",
+        ),
+        (
+            "corpus.jsonl",
+            [CORPUS[0], {"_id": "d2", "body": "x"}],
+            r"corpus\.jsonl:2: document 'd2' without a text",
         ),
         ("corpus.jsonl", ["[" * 99999], r"corpus\.jsonl:1: no JSON"),
         (
@@ -126,10 +146,16 @@ def test_only_arguana_and_quora_share_ids(folder, name, shares):
         ("corpus.jsonl", [{"_id": "d1", "text": ["x"]}], r"corpus\.jsonl:1: a text of type list"),
         ("corpus.jsonl", [], r"corpus\.jsonl holds no document"),
         ("queries.jsonl", [{"_id": "q1", "text": "x"}] * 2, r"queries\.jsonl:2: query id 'q1'"),
+        ("queries.jsonl", [{"_id": i, "text": "x"} for i in "abcb"], r"queries\.jsonl:4: query id 'b'"),
         ("queries.jsonl", [{"_id": "q1"}], r"queries\.jsonl:1: query 'q1' without a text"),
         ("qrels/test.tsv", ["q1\td1\t1"], r"test\.tsv:1: a judgement where the header belongs"),
         ("qrels/test.tsv", ["a\tb\tc", "q9\td1\t1"], r"test\.tsv:2: the unknown query 'q9'"),
         ("qrels/test.tsv", ["a\tb\tc", "q1\td9\t1"], r"test\.tsv:2: the unknown document 'd9'"),
+        (
+            "qrels/test.tsv",
+            ["q9\td9\tc", "q1\td1\t1", "", "q2\td9\t1"],
+            r"test\.tsv:4: the unknown document 'd9'",
+        ),
         ("qrels/test.tsv", ["a\tb\tc", "q1\td1\t1.5"], r"test\.tsv:2: the score '1\.5'"),
         ("qrels/test.tsv", ["a\tb\tc", "q1\td1\tinf"], r"test\.tsv:2: the score 'inf'"),
         ("qrels/test.tsv", ["a\tb\tc", "q1 d1 1"], r"test\.tsv:2: 1 fields"),
@@ -141,6 +167,68 @@ def test_a_line_that_does_not_hold_is_named(folder, file, lines, message):
     put(folder, file, *lines)
     with pytest.raises(DataError, match=message):
         read_beir(folder)
+
+
+def test_documents_without_a_title_are_noted_where_others_have_one(folder):
+    bare = [{"_id": "d3", "text": "x"}, {"_id": "d4", "title": None, "text": "y"}]
+    put(folder, "corpus.jsonl", *CORPUS, "", *bare)
+    note = "2 of 4 documents have no title, others do (the first: corpus.jsonl:4)"
+    assert read_beir(folder).notes == (note,)
+    put(folder, "corpus.jsonl", CORPUS[1] | {"_id": "d1"}, CORPUS[1], *bare)
+    assert read_beir(folder).notes == ()
+
+
+def test_documents_that_a_known_set_lacks_are_noted_not_refused(folder):
+    def judge(*documents: str) -> None:
+        put(folder, "qrels/test.tsv", "a\tb\tc", "q1\td1\t1", *(f"q2\t{name}\t1" for name in documents))
+
+    judge("x1", "x2", "x3", "x4", "x5")
+    judged = read_beir(folder, name="ArguAna")
+    assert judged.notes == ("5 judged documents are not in the corpus (known of ArguAna): never found",)
+    assert list(judged.qrels["q2"]) == ["x1", "x2", "x3", "x4", "x5"]
+    with pytest.raises(DataError, match=r"test\.tsv:3: the unknown document 'x1'"):
+        read_beir(folder)
+    judge("x1", "x2", "x3", "x4", "x5", "x6")
+    with pytest.raises(DataError, match=r"test\.tsv:3: the unknown document 'x1'"):
+        read_beir(folder, name="ArguAna")
+
+
+# From what the process held before to its peak. Not ru_maxrss: a process inherits its parent's.
+MEASURE = """
+import re, sys
+from pathlib import Path
+from stzoo.judged import read_beir
+
+def kib(name):
+    return int(re.search(rf"{name}:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+small, large = map(Path, sys.argv[1:])
+read_beir(small)
+before = kib("VmRSS")
+judged = read_beir(large)
+taken = (kib("VmHWM") - before) * 1024
+size = sum(len(text.encode()) for texts in (judged.corpus_ids, judged.passages) for text in texts)
+print(taken, size)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="/proc shows no peak of memory here")
+def test_reading_takes_at_most_a_fifth_more_memory_than_the_texts(folder, tmp_path):
+    draw = random.Random(0)
+    english = "dense retrieval of passages with one vector each; " * 900
+    russian = "плотный поиск отрывков, naïve, одним вектором; " * 900
+
+    def passage() -> str:
+        start = draw.randrange(40000)
+        return (russian if draw.random() < 0.2 else english)[start : start + int(draw.expovariate(1 / 300))]
+
+    corpus = [{"_id": f"doc-{i}", "title": passage()[:30], "text": passage()} for i in range(180_000)]
+    queries = {f"q{i}": f"a question, number {i}" for i in range(9_000)}
+    large = write_beir(tmp_path / "large", corpus, queries, {"test": {"q1": {"doc-1": 1, "doc-2": 0}}})
+    out = subprocess.run([sys.executable, "-c", MEASURE, folder, large], check=True, stdout=subprocess.PIPE)
+    taken, size = map(int, out.stdout.split())
+    assert size > 60e6
+    assert taken < 1.2 * size
 
 
 def test_bytes_that_are_no_text_are_named_by_line(folder):
@@ -184,6 +272,17 @@ def test_writing_replaces_a_set_and_nothing_else(folder, tmp_path):
     with pytest.raises(DataError, match="tab or line break"):
         write_beir(tmp_path / "new", CORPUS, QUERIES, {"test": {"q1": {"a\tb": 1}}})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "set"]
+
+
+@pytest.mark.parametrize("name", ["scifact", "vaswani", "cranfield"])
+def test_published_results_are_of_the_data_as_it_is_read_now(data, name):
+    judged = read_beir(data / "beir" / name)
+    results = list((Path(__file__).parent.parent / "benchmarks" / "results").rglob(f"{name}.json"))
+    assert results
+    for path in results:
+        result = json.loads(path.read_text())
+        assert result["dataset_revision"] == judged.corpus_fingerprint
+        assert result["splits"]["test"]["fingerprint"] == judged.fingerprint
 
 
 @pytest.mark.skipif("STZOO_DATA" not in os.environ, reason="STZOO_DATA does not name the real data")
