@@ -1,42 +1,100 @@
 """Loading a model: a sentence-transformers folder or Hub id, or a bare transformer."""
 
+from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from . import host
-from .errors import ModelError, RecipeError
+from .errors import ModelError, RecipeError, nearest
 from .quiet import quietly
 
+DTYPES = ("float32", "bfloat16", "float16")
+# The module that each backend needs, and why pip may find none that goes with transformers 5.23.
+BACKENDS = {
+    "torch": ("torch", ""),
+    "onnx": ("optimum.onnxruntime", "optimum-onnx up to 0.1.0 needs transformers below 4.58"),
+    "openvino": ("optimum.intel", "optimum-intel up to 2.2.0 needs transformers below 5.6"),
+}
 
-def load_plain(name: str, *, device: str | None = None) -> Any:
+
+def load_plain(
+    name: str,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    backend: str = "torch",
+    revision: str | None = None,
+) -> Any:
     """Loads a SentenceTransformer as it is; code from the folder or repository is never run.
 
     Args:
         name: folder or Hub id.
         device: of torch; None takes the best there is.
+        dtype: of the weights, one of DTYPES; None as published.
+        backend: of sentence-transformers, one of BACKENDS.
+        revision: branch, tag or commit of a Hub id; None takes main.
 
     Raises:
-        ModelError: if there is no such model.
-        RecipeError: if there is no such device.
+        ModelError: if there is no such model, or the backend is not installed.
+        RecipeError: if there is no such device, dtype or backend, or a folder is given a revision.
     """
     from sentence_transformers import SentenceTransformer
 
-    _check_device(device)
+    check_device(device)
+    _check_option("backend", backend, BACKENDS)
+    options: dict[str, Any] = {"backend": backend, "revision": revision}
+    if dtype is not None:
+        _check_option("dtype", dtype, DTYPES)
+        if backend != "torch":
+            raise RecipeError(f"dtype {dtype} goes with the backend torch; {backend} files have their own.")
+        options["model_kwargs"] = {"dtype": dtype}
+    _check_backend(backend)
     folder = Path(name)
+    if folder.is_dir() and revision is not None:
+        raise RecipeError(f"{name} is a folder, which has no revision {revision!r}; only a Hub id has.")
     if folder.is_dir() and not any((folder / file).is_file() for file in ("modules.json", "config.json")):
         raise ModelError(
             f"{name} is no model; expected modules.json (of sentence-transformers) or a config.json."
         )
     try:
         with quietly():
-            return SentenceTransformer(name, device=device, trust_remote_code=False)
+            return SentenceTransformer(name, device=device, trust_remote_code=False, **options)
     except Exception as error:  # whatever a broken folder makes the loaders raise
         what = "cannot be loaded" if folder.is_dir() else "is no folder, and no Hub id that can be loaded"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"the model {name} {what}: {reason}") from error
 
 
-def _check_device(device: str | None) -> None:
+def _check_option(option: str, given: str, known: Iterable[str]) -> None:
+    if given not in known:
+        near = nearest(given, known)
+        raise RecipeError(
+            f"there is no {option} {given!r}"
+            + (f"; did you mean {near!r}?" if near else ".")
+            + f" Known: {', '.join(known)}."
+        )
+
+
+def _check_backend(backend: str) -> None:
+    module, conflict = BACKENDS[backend]
+    try:
+        there = find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package around it
+        there = False
+    if not there:
+        raise ModelError(
+            f"the backend {backend} is not installed. Run: pip install 'sentence-transformers[{backend}]'. "
+            f"If pip finds no solution ({conflict}, stzoo needs 5.23), stay with the backend torch."
+        )
+
+
+def check_device(device: str | None) -> None:
+    """Sees that torch has such a device; None is none in particular.
+
+    Raises:
+        RecipeError: if it has not.
+    """
     import torch
 
     try:
@@ -67,7 +125,7 @@ def load_model(name: str, *, pooling: str | None = None, device: str | None = No
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from sentence_transformers.util import is_sentence_transformer_model
 
-    _check_device(device)
+    check_device(device)
     model = load_plain(name, device="cpu")
     model.float()  # published in half precision or not: weights are trained in float32
     first, *rest = list(model)

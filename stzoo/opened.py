@@ -1,4 +1,4 @@
-"""What is scored: a sentence-transformers model from a folder or the Hub, its name and its revision."""
+"""A finished model that was opened to be used: its name, its revision, and what its vectors depend on."""
 
 import json
 import logging
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError, RecipeError
-from ..files import fingerprint
-from ..models import load_plain
+from .errors import ModelError, RecipeError
+from .files import fingerprint
+from .models import load_plain
+
+NO_REVISION = "no_revision_available"  # as mteb files such models
 
 
 @dataclass(frozen=True)
@@ -18,22 +20,43 @@ class Opened:
 
     Attributes:
         name: what results are filed under.
+        given: the folder, made absolute, or Hub id that it was loaded from.
         revision: first 12 hex digits of a folder's fingerprint, or a Hub model's commit.
         model: the SentenceTransformer.
+        devices: that encode side by side; the model is on the first.
     """
 
     name: str
+    given: str
     revision: str
     model: Any
+    devices: tuple[str, ...] = ()
+
+    @property
+    def similarity(self) -> str:
+        """How its vectors are compared: cosine, dot, euclidean or manhattan."""
+        return str(self.model.similarity_fn_name)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What of the model, beside its weights, the scores depend on."""
-        return {
+        """What of the model, beside its weights, the scores depend on; the usual is left out."""
+        found = {
             "max_tokens": self.model.max_seq_length,
-            "similarity": self.model.similarity_fn_name,
+            "similarity": self.similarity,
             "prompts": {name: text for name, text in self.model.prompts.items() if text},
         }
+        if self.dtype != "float32":
+            found["dtype"] = self.dtype
+        if self.model.backend != "torch":
+            found["backend"] = self.model.backend
+        if self.model.truncate_dim:
+            found["truncate_dim"] = self.model.truncate_dim
+        return found
+
+    @property
+    def dtype(self) -> str:
+        """Of the weights."""
+        return str(self.model.dtype).removeprefix("torch.")
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -48,22 +71,32 @@ class Opened:
         }
 
 
-def open_model(text: str, *, max_tokens: int | None = None, device: str | None = None) -> Opened:
+def open_model(
+    text: str,
+    *,
+    max_tokens: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    backend: str = "torch",
+) -> Opened:
     """Loads a model; code from its folder or repository is never run.
 
     Args:
         text: FOLDER, HUB_ID or NAME=FOLDER_OR_HUB_ID.
         max_tokens: longer texts are cut there; None keeps the model's own limit.
-        device: of torch; None takes the best there is.
+        device: of torch, several with commas between; None takes the best there is.
+        dtype: of the weights: float32, bfloat16, float16; None as published.
+        backend: torch, onnx or openvino.
 
     Raises:
         ModelError: if it is no model that plain sentence-transformers loads, or cannot read max_tokens.
-        RecipeError: if the text holds no name.
+        RecipeError: if the text holds no name, or an option does not hold.
     """
     name, given = parse_name(text)
     folder = Path(given)
     local = folder.is_dir()
-    model = load_plain(given, device=device)
+    devices = tuple(device.split(",")) if device else ()
+    model = load_plain(given, device=devices[0] if devices else None, dtype=dtype, backend=backend)
     if local and not (folder / "modules.json").is_file():
         logging.getLogger(__name__).warning(
             "%s has no modules.json, so nothing says how it pools; sentence-transformers takes the mean.",
@@ -71,7 +104,8 @@ def open_model(text: str, *, max_tokens: int | None = None, device: str | None =
         )
     if max_tokens is not None:
         _limit(model, max_tokens, given)
-    return Opened(name, _folder_revision(folder) if local else _commit(model), model)
+    revision = _folder_revision(folder) if local else _commit(model)
+    return Opened(name, str(folder.resolve()) if local else given, revision, model, devices)
 
 
 def parse_name(text: str) -> tuple[str, str]:
@@ -126,4 +160,4 @@ def _commit(model: Any) -> str:
         commit = getattr(getattr(module, "config", None), "_commit_hash", None)
         if commit:
             return str(commit)
-    return "no_revision_available"  # as mteb files such models
+    return NO_REVISION
