@@ -33,7 +33,7 @@ MIN_WORDS = 3
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 _BATCH_BYTES = 2 << 20
 
 
@@ -222,7 +222,7 @@ def _passages(
                         raise DataError.at(part.name, number, *bad.args) from None
                     counts["bad_lines"] += 1
                     continue
-                if sum(1 for _ in islice(_WORD.finditer(text.decode()), min_words)) < min_words:
+                if sum(1 for _ in islice(WORD.finditer(text.decode()), min_words)) < min_words:
                     counts["dropped"] += 1
                 else:
                     yield row_id, text

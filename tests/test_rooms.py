@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = """
     errors calls quiet memory
     files hookspecs host recipe runs texts registry judged pydocs sources corpus masking backbone decoders
-    poolings models encode store search ann trec metrics objective hub callbacks batches
+    poolings models opened encode store search trec metrics objective hub callbacks batches
     trainer pretrain balancers mining finetune bench
     builtin testing ask demo cli __main__
 """.split()  # noqa: SIM905 - one line for each would hide the order

@@ -1,20 +1,59 @@
 import json
+import math
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from stzoo.errors import ModelError, RecipeError, ShapeError
 from stzoo.judged import JudgedSet, read_beir, write_beir
-from stzoo.search import SIMILARITIES, Ranking, in_order, retrieve, top_k
+from stzoo.metrics import score
+from stzoo.search import SIMILARITIES, Ranking, exact, in_order, passes, retrieve, top_k
 from stzoo.testing import TEXTS, tiny_masked_lm
+from stzoo.texts import Texts
 
 # Few small whole numbers: every product is exact and most scores tie. -0.0 must tie with 0.0.
 FEW = st.sampled_from([-1.0, -0.0, 0.0, 1.0, 2.0])
+# All that float32 can hold, so that products overflow float32, or vanish in it.
+ANY = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+def tiles(queries, passages):
+    """Other sizes of what is compared at once."""
+    return patch.multiple(exact, QUERIES=queries, PASSAGES=passages, FEWEST=1)
+
+
+class Threads:
+    """Torch's number of threads, inside a `with`."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __enter__(self):
+        self.before = torch.get_num_threads()
+        torch.set_num_threads(self.number)
+
+    def __exit__(self, *_):
+        torch.set_num_threads(self.before)
+
+
+class OnDisk:
+    """Vectors that can be read by slices only; remembers which."""
+
+    def __init__(self, vectors):
+        self.vectors, self.shape, self.read = vectors, vectors.shape, []
+
+    def __getitem__(self, rows):
+        assert isinstance(rows, slice)
+        self.read += range(*rows.indices(len(self.vectors)))
+        return self.vectors[rows].copy()
 
 
 def sorted_out(scores, query_ids, corpus_ids, k, drop_self):
@@ -29,7 +68,7 @@ def sorted_out(scores, query_ids, corpus_ids, k, drop_self):
 
 
 @st.composite
-def searches(draw):
+def searches(draw, numbers=FEW):
     Q, N, D = draw(st.integers(1, 4)), draw(st.integers(1, 30)), draw(st.integers(1, 3))
     ids = st.text("aAbé9ﬁ", min_size=1, max_size=3)
     corpus_ids = draw(st.lists(ids, min_size=N, max_size=N, unique=True))
@@ -37,51 +76,188 @@ def searches(draw):
         st.lists(st.one_of(ids, st.sampled_from(corpus_ids)), min_size=Q, max_size=Q, unique=True)
     )
     queries, corpus = (
-        draw(arrays(np.float32, (Q, D), elements=FEW)),
-        draw(arrays(np.float32, (N, D), elements=FEW)),
+        draw(arrays(np.float32, (Q, D), elements=numbers)),
+        draw(arrays(np.float32, (N, D), elements=numbers)),
     )
     return queries, corpus, query_ids, corpus_ids
 
 
-@given(searches(), st.integers(1, 40), st.booleans(), st.sampled_from([1, 2, 3, 7, 16, 100]))
+some_tiles = st.tuples(st.integers(1, 4), st.sampled_from([1, 2, 3, 7, 16, 100]))
+
+
+@given(searches(), st.integers(1, 40), st.booleans(), some_tiles)
 @settings(deadline=None, max_examples=300)
-def test_the_kept_are_those_of_a_full_sort_whatever_the_chunk(search, k, drop_self, chunk):
+def test_the_kept_are_those_of_a_full_sort_whatever_the_chunk(search, k, drop_self, tile):
     queries, corpus, query_ids, corpus_ids = search
     expected = sorted_out(queries @ corpus.T, query_ids, corpus_ids, k, drop_self)
-    run = top_k(queries, corpus, query_ids, corpus_ids, k, drop_self=drop_self, chunk=chunk)
+    with tiles(*tile):
+        run = top_k(queries, corpus, query_ids, corpus_ids, k, drop_self=drop_self)
     assert run == expected
     assert [list(found) for found in run.values()] == [list(found) for found in expected.values()]
     assert all(list(found) == in_order(found) for found in run.values())
 
 
-def test_real_valued_results_do_not_depend_on_the_chunk_and_equal_vectors_tie():
-    random = np.random.default_rng(0)
-    corpus = random.standard_normal((3000, 48)).astype(np.float32)
-    corpus[1500:] = corpus[:1500]
-    queries = random.standard_normal((600, 48)).astype(np.float32)
-    query_ids, corpus_ids = [f"q{i}" for i in range(600)], [f"d{i:04}" for i in random.permutation(3000)]
-    for similarity in ("dot", "cosine"):
-        runs = [
-            top_k(
+@given(searches(st.one_of(ANY, FEW)), st.integers(1, 9), some_tiles, st.sampled_from(SIMILARITIES))
+@settings(deadline=None, max_examples=400)
+def test_the_first_pass_loses_nothing_whatever_the_numbers(search, k, tile, similarity):
+    queries, corpus, query_ids, corpus_ids = search
+    Q, N = len(queries), len(corpus)
+    side = passes.checked(corpus, "passage")
+    pairs = np.divmod(np.arange(Q * N), N)
+    scores = passes.scores_of(passes.checked(queries, "query"), side, *pairs, similarity).reshape(Q, N)
+    expected = sorted_out(scores, query_ids, corpus_ids, k, False)
+    for device in ("cpu", "cpu:0"):  # the second goes the way of a GPU
+        with tiles(*tile):
+            run = top_k(
                 queries,
                 corpus,
                 query_ids,
                 corpus_ids,
-                101,
+                k,
                 drop_self=False,
                 similarity=similarity,
-                chunk=chunk,
+                device=device,
             )
-            for chunk in (16384, 1000, 333)
+        assert [list(found.items()) for found in run.values()] == [
+            list(found.items()) for found in expected.values()
         ]
-        assert runs[0] == runs[1] == runs[2]
-        twin = {corpus_ids[i]: corpus_ids[(i + 1500) % 3000] for i in range(3000)}
-        for found in runs[0].values():
-            # 101 is odd: of the last pair only the one with the larger id is kept.
-            *pairs, last = found
-            assert all(found[document] == found[twin[document]] for document in pairs)
-            assert last > twin[last]
-            assert twin[last] not in found
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_results_do_not_depend_on_tiles_threads_memory_device_or_order_and_equal_vectors_tie(similarity):
+    random = np.random.default_rng(0)
+    N = 3000
+    corpus = random.standard_normal((N, 48)).astype(np.float32)
+    corpus[N // 2 :] = corpus[: N // 2]
+    queries = random.standard_normal((300, 48)).astype(np.float32)
+    query_ids, corpus_ids = [f"q{i}" for i in range(300)], [f"d{i:04}" for i in random.permutation(N)]
+
+    def find(order=slice(None), **options):
+        ids = np.array(corpus_ids)[order].tolist()
+        return top_k(
+            queries, corpus[order], query_ids, ids, 101, drop_self=False, similarity=similarity, **options
+        )
+
+    run = find()
+    assert find(random.permutation(N)) == run
+    assert find(memory_gib=0.01) == run
+    assert find(device="cpu:0") == run
+    for tile in ((128, 16384), (64, 1000), (300, 333)):
+        for threads in (1, 3):
+            with tiles(*tile), Threads(threads):
+                assert find() == run
+    twin = {corpus_ids[i]: corpus_ids[(i + N // 2) % N] for i in range(N)}
+    for found in run.values():
+        # 101 is odd: of the last pair only the one with the larger id is kept.
+        *pairs, last = found
+        assert all(found[document] == found[twin[document]] for document in pairs)
+        assert last > twin[last]
+        assert twin[last] not in found
+
+
+def test_scores_are_the_true_sums_rounded_to_float32():
+    random = np.random.default_rng(2)
+    queries, corpus = random.standard_normal((2, 40, 77)).astype(np.float32)
+    names = [f"{i:02}" for i in range(40)]
+    run = top_k(queries, corpus, names, names, 40, drop_self=False)
+    for i, row in enumerate(queries.tolist()):
+        for j, other in enumerate(corpus.tolist()):
+            true = math.fsum(a * b for a, b in zip(row, other, strict=True))
+            assert run[names[i]][names[j]] == np.float32(true)
+
+
+def test_a_pairs_score_does_not_depend_on_where_its_vectors_lie():
+    random = np.random.default_rng(3)
+    for D in (1, 2, 3, 8, 31, 64, 129):
+        left, right = random.standard_normal((2, 50, D)).astype(np.float32)
+        rows, columns = np.divmod(np.arange(2500), 50)
+        for similarity in SIMILARITIES:
+            together = passes._sums(left, right, rows, columns, similarity)
+            for some in (slice(7, 8), slice(3, 2000, 7), slice(None, None, -1)):
+                assert np.array_equal(
+                    passes._sums(left, right, rows[some], columns[some], similarity), together[some]
+                )
+            with patch.object(passes, "PIECE", 5 * D):
+                assert np.array_equal(passes._sums(left, right, rows, columns, similarity), together)
+
+
+def test_a_store_is_read_once_chunk_by_chunk():
+    random = np.random.default_rng(4)
+    corpus, queries = random.standard_normal((500, 8), np.float32), random.standard_normal((9, 8), np.float32)
+    ids, names = [f"d{i}" for i in range(500)], list("abcdefghi")
+    stored = OnDisk(corpus)
+    with tiles(4, 64):
+        run = top_k(queries, stored, names, Texts(ids), 5, drop_self=False)
+    assert stored.read == list(range(500))
+    assert run == top_k(queries, corpus, names, ids, 5, drop_self=False)
+
+    corpus[300] = np.nan
+    with (
+        tiles(4, 64),
+        pytest.raises(ModelError, match="1 of 64 passage vectors after the first 256") as caught,
+    ):
+        top_k(queries, OnDisk(corpus), names, ids, 5, drop_self=False)
+    assert "the first: number 301" in str(caught.value)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_memory_stays_below_its_setting_even_if_every_score_ties(similarity):
+    Q, N, D, k, gib = 200, 6000, 32, 300, 0.03
+    queries, corpus = np.ones((Q, D), np.float32), np.ones((N, D), np.float32)
+    ids, names = Texts(f"{i}" for i in range(N)), [f"{i}" for i in range(Q)]
+    Ranking(ids, k, drop_self=False)
+    tracemalloc.start()
+    with Threads(2):
+        run = top_k(queries, corpus, names, ids, k, drop_self=False, similarity=similarity, memory_gib=gib)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert gib / 4 < (peak - 8 * Q * k - 16 * N) / 2**30 < gib
+    assert list(run["0"]) == sorted(ids, reverse=True)[:k]
+
+
+def test_too_small_a_memory_is_an_error_that_names_the_least():
+    vectors, names = np.ones((3000, 256), np.float32), [f"{i}" for i in range(3000)]
+    with pytest.raises(RecipeError, match=r"memory_gib is 0\.001; expected at least") as caught:
+        top_k(vectors, vectors, names, names, 10, drop_self=False, memory_gib=0.001)
+    least = float(str(caught.value).split("at least ")[1].split()[0])
+    assert 0.001 < least < 0.01
+    run = top_k(vectors[:5], vectors, names[:5], names, 10, drop_self=False, memory_gib=least)
+    assert list(run["4"]) == sorted(names, reverse=True)[:10]
+
+
+def test_results_are_unpacked_when_asked_for_and_compare_as_dicts():
+    vectors = np.eye(3, dtype=np.float32)
+    run = top_k(vectors, vectors, list("xyz"), list("abc"), 2, drop_self=False)
+    assert run == {"x": {"a": 1.0, "c": 0.0}, "y": {"b": 1.0, "c": 0.0}, "z": {"c": 1.0, "b": 0.0}}
+    assert (len(run), list(run), run.get("d", {})) == (3, ["x", "y", "z"], {})
+    run["x"]["a"] = 5.0
+    assert run["x"]["a"] == 1.0
+    assert score({"x": {"a": 1}, "y": {"c": 1}, "missing": {"a": 1}}, run).mean["MRR@10"] == pytest.approx(
+        0.5
+    )
+
+
+def test_a_gpu_may_not_round_the_factors_whatever_the_training_has_set():
+    before = torch.backends.cuda.matmul.allow_tf32
+    try:
+        for allowed in (True, False):
+            torch.backends.cuda.matmul.allow_tf32 = allowed
+            with passes.full_precision():
+                assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+            assert torch.backends.cuda.matmul.allow_tf32 is allowed
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def test_zero_vectors_score_zero_under_cosine_and_queries_of_one_are_enough():
+    corpus = np.array([[0, 0], [1, 1], [-1, 0], [0, 0]], np.float32)
+    one = dict(drop_self=False, similarity="cosine")
+    run = top_k(np.array([[2, 2]], np.float32), corpus, ["q"], list("abcd"), 9, **one)
+    assert run["q"] == pytest.approx({"b": 1.0, "d": 0.0, "a": 0.0, "c": -math.sqrt(0.5)})
+    assert top_k(np.zeros((1, 2), np.float32), corpus, ["q"], list("abcd"), 2, **one) == {
+        "q": {"d": 0.0, "c": 0.0}
+    }
+    assert top_k(corpus[1:2], corpus[1:2], ["q"], ["d"], 1, **one) == {"q": {"d": 1.0}}
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
@@ -128,11 +304,11 @@ def test_what_does_not_fit_together_is_an_error():
 
 
 def test_infinite_and_negative_scores_are_ranked():
-    import torch
-
-    scores = torch.tensor([[-2.0, float("-inf"), 3e38, -0.0, 1e-45, float("inf")]])
+    scores = np.array([-2.0, float("-inf"), 3e38, -0.0, 1e-45, float("inf")], np.float32)
     ranking = Ranking(list("abcdef"), 9, drop_self=False)
-    assert "".join(ranking.run(["q"], ranking.merge(None, scores, 0))["q"]) == "fcedab"
+    each = np.arange(6)
+    kept = ranking.merge(ranking.none(1), np.zeros_like(each), each, scores)
+    assert "".join(ranking.run(["q"], kept)["q"]) == "fcedab"
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +366,7 @@ def test_the_models_own_similarity_is_used(model_folder, judged, tmp_path):
         model = SentenceTransformer(str(path), device="cpu")
         assert model.similarity_fn_name == similarity
         expected = model.similarity(
-            model.encode_query(list(judged.queries.values())), model.encode_document(judged.passages)
+            model.encode_query(list(judged.queries.values())), model.encode_document(list(judged.passages))
         ).numpy()
         run = retrieve(model, judged)
         found = [[run[query][document] for document in judged.corpus_ids] for query in judged.queries]
@@ -212,7 +388,7 @@ def test_a_router_sends_queries_and_passages_their_own_ways(model_folder, judged
     model = SentenceTransformer(str(tmp_path / "router"), device="cpu")
     expected = model.similarity(
         model.encode(list(judged.queries.values()), task="query"),
-        model.encode(judged.passages, task="document"),
+        model.encode(list(judged.passages), task="document"),
     ).numpy()
     run = retrieve(model, judged)
     found = [[run[query][document] for document in judged.corpus_ids] for query in judged.queries]

@@ -1,0 +1,90 @@
+"""A model with its embedding stores: what it has encoded once is found again."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from ..corpus import cache_folder
+from ..encode import copies_on, encode
+from ..judged import JudgedSet
+from ..opened import NO_REVISION, Opened
+from ..store import SHARD_ROWS, Store, fill, place
+from .binary import top_k_binary
+from .exact import top_k
+from .ranking import Run
+
+
+@dataclass(frozen=True)
+class Retriever:
+    """One model and how it encodes and is searched.
+
+    Attributes:
+        opened: the model.
+        root: where embedding stores lie.
+        batch_tokens: tokens encoded at once, padding included; None suits the device.
+        shard_rows: vectors a file of a store.
+        memory_gib: for search, see `top_k`.
+        progress: True for progress bars on stderr.
+    """
+
+    opened: Opened
+    root: Path
+    batch_tokens: int | None = None
+    shard_rows: int = SHARD_ROWS
+    memory_gib: float = 2.0
+    progress: bool = False
+
+    @cached_property
+    def model(self) -> Any:
+        """The model, or a copy of it for each of several devices, as `encode` takes it."""
+        devices = self.opened.devices
+        return copies_on(self.opened.model, devices) if len(devices) > 1 else self.opened.model
+
+    def documents(self, judged: JudgedSet) -> Store:
+        """The store of a corpus, filled; the same for all splits."""
+        return self._store(judged, judged.passages, judged.corpus_fingerprint, "document")
+
+    def queries(self, judged: JudgedSet) -> Store:
+        """The store of the judged queries, filled."""
+        fingerprint = hashlib.sha256(json.dumps(list(judged.queries.items())).encode()).hexdigest()
+        return self._store(judged, list(judged.queries.values()), fingerprint, "query")
+
+    def top_k(
+        self, judged: JudgedSet, query_vectors: Any, query_ids: Sequence[str], documents: Store, k: int
+    ) -> Run:
+        """Every query with every passage: `top_k`, or over one bit a dimension `top_k_binary`."""
+        about: dict[str, Any] = dict(
+            drop_self=judged.shares_ids,
+            similarity=self.opened.similarity,
+            memory_gib=self.memory_gib,
+            progress=self.progress,
+        )
+        if documents.precision == "binary":
+            return top_k_binary(query_vectors, documents, query_ids, judged.corpus_ids, k, **about)
+        device = "cuda" if self.opened.model.device.type == "cuda" else "cpu"
+        return top_k(query_vectors, documents, query_ids, judged.corpus_ids, k, device=device, **about)
+
+    def _store(self, judged: JudgedSet, texts: Sequence[str], fingerprint: str, role: str) -> Store:
+        facts = {"revision": self.opened.revision, **self.opened.settings, "role": role, "texts": fingerprint}
+        if self.opened.revision == NO_REVISION:
+            facts["model"] = self.opened.given
+        # not the name that results are filed under: another name for the same model has the same vectors
+        given = Path(self.opened.given).name if Path(self.opened.given).is_dir() else self.opened.given
+        return fill(
+            place(self.root, given, f"{judged.name}-{role}", facts),
+            texts,
+            facts,
+            partial(encode, self.model, role=role, batch_tokens=self.batch_tokens, progress=self.progress),
+            shard_rows=self.shard_rows,
+            data={"model": self.opened.given, "folder": str(judged.folder.resolve())},
+            progress=self.progress,
+        )
+
+
+def default_root() -> Path:
+    """Where embeddings are kept if nobody says: in stzoo's cache."""
+    return cache_folder() / "embeddings"
