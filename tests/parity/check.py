@@ -1,10 +1,13 @@
-"""Compares an objective with the numbers of its authors' own code.
+"""Compares an objective, or the scores of KILT, with the numbers of their authors' own code.
 
-    python tests/parity/check.py FILE [--tolerance 1e-5]
+    python tests/parity/check.py FILE [--tolerance X]
 
-FILE holds random weights, inputs, losses and gradients (see README.md beside this file). Prints
+FILE.safetensors holds random weights, inputs, losses and gradients (see README.md beside this file). Prints
 "max relative error: X", the largest over the total loss, each named loss, the bottleneck and the gradient of
-every parameter, each relative to the tensor's largest entry; exit code 1 above the tolerance.
+every parameter, each relative to the tensor's largest entry; exit code 1 above the tolerance (1e-5).
+
+FILE.json holds KILT's gold and guess and how they score. Prints "max absolute error: X", the largest over all
+means and scores of questions that the file has; exit code 1 above the tolerance (1e-9).
 """
 
 import argparse
@@ -20,6 +23,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from stzoo import Objective, host
+from stzoo.bench import kilt
 from stzoo.pretrain import load_base
 
 LOSSES = {"encoder_mlm_loss": "encoder", "decoder_mlm_loss": "decoder", "bow_loss": "bag"}
@@ -131,16 +135,45 @@ def relative(value: torch.Tensor | None, expected: Any, scale: torch.Tensor | No
     return ((value - expected).abs().max() / scale.abs().max().clamp(min=1e-12)).item()
 
 
+def kilt_errors(path: Path) -> dict[str, float]:
+    """The absolute error of each score in the file: of each question by its place, and of the means."""
+    about = json.loads(path.read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as folder:
+        files = {part: Path(folder, f"{part}.jsonl") for part in ("gold", "guess")}
+        for part, file in files.items():
+            file.write_text("".join(json.dumps(row) + "\n" for row in about[part]), encoding="utf-8")
+        evidence, guess = kilt.read_gold(files["gold"]), kilt.read_guess(files["guess"])
+    expected = [*about["per_query"], about["mean"]]
+    ks = {int(name.partition("@")[2]) for scores in expected for name in scores if "@" in name}
+    scores = kilt.score(evidence, guess, sorted(ks) or [1])
+    assert len(about["per_query"]) == len(evidence), "a question is missing"
+    ours = [{name: values[query] for name, values in scores.per_query.items()} for query in evidence]
+    places = [*evidence, "mean"]
+    return {
+        f"{name} of {place}": difference(mine[name], value)
+        for place, mine, theirs in zip(places, [*ours, scores.mean], expected, strict=True)
+        for name, value in theirs.items()
+    }
+
+
+def difference(value: float, expected: float) -> float:
+    """The absolute difference; no number is infinitely far off."""
+    found = abs(value - expected)
+    return found if found == found else float("inf")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("file", type=Path)
-    parser.add_argument("--tolerance", type=float, default=1e-5)
+    parser.add_argument("--tolerance", type=float, help="1e-5 unless given, 1e-9 for KILT")
     given = parser.parse_args()
-    found = errors(given.file)
+    of_kilt = given.file.suffix == ".json"
+    found = kilt_errors(given.file) if of_kilt else errors(given.file)
     worst = max(found, key=found.__getitem__)
     print(f"{len(found)} figures; the worst is {worst}")
-    print(f"max relative error: {found[worst]:.3g}")
-    return int(found[worst] > given.tolerance)
+    print(f"max {'absolute' if of_kilt else 'relative'} error: {found[worst]:.3g}")
+    tolerance = given.tolerance if given.tolerance is not None else 1e-9 if of_kilt else 1e-5
+    return int(found[worst] > tolerance)
 
 
 if __name__ == "__main__":

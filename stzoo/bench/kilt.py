@@ -1,0 +1,285 @@
+"""KILT: retrieval scored by Wikipedia page, against sets of pages that are evidence together.
+
+A KILT file has a question a line: {"id", "input", "output": [{"answer", "provenance": [{"wikipedia_id"}]}]}.
+The provenance of one output is one evidence set: all its pages are needed. A system's guess has the same
+form, with one output whose provenance is its ranking. Passages are searched, and their pages scored:
+
+    judged = read_kilt("nq-dev-kilt.jsonl", "corpus.jsonl.gz")
+    pages = judged.to_pages(retrieve(model, judged))
+    score(judged.evidence, pages)
+
+A ranking of 1000 passages holds fewer pages, so that measures deeper than these see no more.
+
+How a ranking of pages is scored:
+- An evidence set is one point of the ranking, at the place of its last page found, however many of its pages
+  came before; a page of no set is a point, too. A set all of whose pages are found is a hit.
+- precision@k: hits among the first k points, of k. recall@k: of the question's evidence sets.
+  success_rate@k: 1 if there is a hit among them.
+- Rprec: the share of an evidence set's R pages among the first R pages; the best of all sets.
+- A question without provenance scores 0 and counts, and an output whose provenance is empty is a set that
+  cannot be found.
+
+Source: facebookresearch/KILT at 2664322, kilt/eval_retrieval.py; tests/parity compares with its figures.
+Unlike it: recall@1 and success_rate@1 are means like the others, and a question that the guess leaves out
+scores 0, where KILT stops.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, RecipeError
+from ..judged import JudgedSet, Qrels, _digest, _jsonl, _read_corpus, _text
+from ..metrics import Scores
+from ..search import Run, in_order
+from ..texts import Texts, numbered_lines, numbered_objects
+
+Evidence = dict[str, tuple[frozenset[str], ...]]  # distinct evidence sets of page ids by question id
+
+
+def score(evidence: Evidence, pages: Mapping[str, Iterable[str]], ks: Sequence[int] = (1, 5, 20)) -> Scores:
+    """Scores rankings of pages as KILT does: Rprec, precision@k, recall@k and success_rate@k.
+
+    Args:
+        evidence: see `read_gold`.
+        pages: page ids by question id, best first; of repeated pages the first counts.
+        ks: cutoffs.
+
+    Raises:
+        DataError: if there is no question.
+        RecipeError: if a cutoff is below 1, or there is none.
+    """
+    if not evidence:
+        raise DataError("there are no questions to score by.")
+    if not ks or min(ks) < 1:
+        raise RecipeError(f"the cutoffs are {list(ks)}; expected whole numbers from 1.")
+    per_query: dict[str, dict[str, float]] = {"Rprec": {}}
+    for query, sets in evidence.items():
+        found = list(dict.fromkeys(pages.get(query, ())))
+        shares = [len(needed.intersection(found[: len(needed)])) / len(needed) for needed in sets if needed]
+        per_query["Rprec"][query] = max(shares, default=0.0)
+        points = _points(sets, found)
+        for k in ks:
+            hits = sum(points[:k])
+            per_query.setdefault(f"precision@{k}", {})[query] = hits / k
+            per_query.setdefault(f"recall@{k}", {})[query] = hits / max(len(sets), 1)
+            per_query.setdefault(f"success_rate@{k}", {})[query] = float(hits > 0)
+    mean = {name: sum(values.values()) / len(evidence) for name, values in per_query.items()}
+    return Scores(mean, per_query)
+
+
+def _points(sets: Sequence[frozenset[str]], pages: Sequence[str]) -> list[bool]:
+    """The points of a ranking of unique pages, best first: True where an evidence set is complete."""
+    missing = [set(needed) for needed in sets]
+    points: dict[int | str, bool] = {}
+    for page in pages:
+        holders = [i for i, needed in enumerate(sets) if page in needed]
+        for i in holders:
+            missing[i].discard(page)
+            points.pop(i, None)  # to stand at its last page
+            points[i] = not missing[i]
+        if not holders:
+            points[page] = False
+    return list(points.values())
+
+
+def to_pages(run: Run, page_of: Mapping[str, str]) -> Run:
+    """Turns a ranking of passages into one of their pages, each with the score of its best passage.
+
+    Args:
+        run: score by passage id by query id.
+        page_of: page id by passage id.
+
+    Returns:
+        score by page id by query id, best first, ties in trec_eval's order.
+
+    Raises:
+        DataError: if a passage has no page.
+    """
+    ranked: dict[str, dict[str, float]] = {}
+    for query, found in run.items():
+        best: dict[str, float] = {}
+        for passage, value in found.items():
+            if passage not in page_of:
+                raise DataError(f"the passage {passage!r}, found for query {query!r}, belongs to no page.")
+            page = page_of[passage]
+            best[page] = max(value, best.get(page, value))
+        ranked[query] = {page: best[page] for page in in_order(best)}
+    return ranked
+
+
+@dataclass(frozen=True, kw_only=True)
+class KiltSet(JudgedSet):
+    """A KILT file over a corpus of passages: these are searched, and judged by their pages.
+
+    Attributes:
+        qrels: 1 by page id (not passage id) by question id, for each page of any evidence set.
+        pages: page id of each passage, in the order of corpus_ids.
+        evidence: distinct evidence sets by question id.
+    """
+
+    pages: Sequence[str]
+    evidence: Evidence
+
+    def to_pages(self, run: Run) -> Run:
+        """See the function `to_pages`."""
+        wanted = {passage for found in run.values() for passage in found}
+        both = zip(self.corpus_ids, self.pages, strict=True)
+        return to_pages(run, {passage: page for passage, page in both if passage in wanted})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (64 hex digits) over all that a score depends on, pages and evidence sets as well."""
+        sets = ([query, sorted(map(sorted, found))] for query, found in self.evidence.items())
+        return _digest([super().fingerprint, _digest(self.pages), *sets])
+
+
+def read_kilt(
+    file: str | Path, corpus: str | Path, pages: str | Path | None = None, *, progress: bool | None = None
+) -> KiltSet:
+    """Reads a KILT file and the passages to search.
+
+    Args:
+        file: jsonl(.gz) in KILT's format. TASK-SPLIT-kilt.jsonl gives the set TASK-kilt, split SPLIT.
+        corpus: a BEIR folder or a corpus.jsonl(.gz), whose rows name their page as "wikipedia_id", at the top
+            or in "metadata".
+        pages: a file of passage-id<TAB>page-id lines to name the pages instead.
+        progress: True for a progress bar on stderr after two seconds; None shows it on a terminal only.
+
+    Raises:
+        DataError: if a file is not there, a line does not hold (named by file and line), a passage has no
+            page, or no page of the evidence has a passage.
+    """
+    file, corpus = Path(file), Path(corpus)
+    corpus = _jsonl(corpus, "corpus") if corpus.is_dir() else corpus
+    evidence: Evidence = {}
+    queries: dict[str, str] = {}
+    for query, row, line in _questions(file, progress):
+        evidence[query] = _sets(row, file, line)
+        queries[query] = _text(row.get("input"), "input", file, line)
+        if not queries[query]:
+            raise DataError.at(file, line, f"question {query!r} without a text", 'an "input"')
+    ids, passages, notes = _read_corpus(corpus, progress)
+    named = _pages_in_map(Path(pages), ids, progress) if pages else _pages_in_rows(corpus, progress)
+    page_of_each = Texts(named)
+
+    qrels = page_qrels(evidence)
+    wanted = {page for grades in qrels.values() for page in grades}
+    absent = len(wanted.difference(page_of_each))
+    if absent == len(wanted):
+        raise DataError(f"none of the {absent} evidence pages of {file} has a passage in {corpus}.")
+    if absent:
+        notes += (f"{absent} of {len(wanted)} evidence pages have no passage in the corpus",)
+    if blank := sum(not grades for grades in qrels.values()):
+        notes += (f"{blank} of {len(qrels)} questions have no provenance; as in KILT they score 0",)
+    stem = file.name.removesuffix(".gz").removesuffix(".jsonl")
+    official = re.fullmatch(r"(.+)-(train|dev|test)\w*-kilt", stem)
+    return KiltSet(
+        name=f"{official[1]}-kilt" if official else stem,  # the task's name alone may be that of a BEIR set
+        split=official[2] if official else "test",
+        corpus_ids=ids,
+        passages=passages,
+        queries=queries,
+        qrels=qrels,
+        folder=file.parent,
+        notes=notes,
+        pages=page_of_each,
+        evidence=evidence,
+    )
+
+
+def read_gold(path: str | Path) -> Evidence:
+    """Reads the evidence sets of a KILT file (jsonl or jsonl.gz) by question id.
+
+    Raises:
+        DataError: if a line does not hold (named by file and line), or there is none.
+    """
+    path = Path(path)
+    return {query: _sets(row, path, line) for query, row, line in _questions(path)}
+
+
+def page_qrels(evidence: Evidence) -> Qrels:
+    """Judgements of pages for the usual measures: 1 for each page of any evidence set."""
+    return {query: dict.fromkeys(sorted(set().union(*sets)), 1) for query, sets in evidence.items()}
+
+
+def read_guess(path: str | Path) -> dict[str, list[str]]:
+    """Reads a system's answers in KILT's format (jsonl or jsonl.gz): page ids by question id, best first.
+
+    Raises:
+        DataError: if a line does not hold (named by file and line), or there is none.
+    """
+    path, guess = Path(path), {}
+    for query, row, line in _questions(path):
+        if len(row["output"]) != 1:
+            raise DataError.at(path, line, f"{len(row['output'])} outputs", "exactly one in a guess")
+        items = _objects(row["output"][0], "provenance", path, line)
+        guess[query] = [_name(item, "wikipedia_id", path, line) for item in items if "wikipedia_id" in item]
+    return guess
+
+
+def _questions(path: Path, progress: bool | None = None) -> Iterator[tuple[str, dict[str, Any], int]]:
+    """Question id, row and line; the row's outputs are objects, one at least."""
+    seen: set[str] = set()
+    for line, row in numbered_objects(path, progress):
+        query = _name(row, "id", path, line)
+        if query in seen:
+            raise DataError.at(path, line, f"question id {query!r} for the second time", "unique ids")
+        seen.add(query)
+        if not _objects(row, "output", path, line):
+            raise DataError.at(
+                path, line, f"question {query!r} without output", "some (KILT's test files have none)"
+            )
+        yield query, row, line
+    if not seen:
+        raise DataError(f"{path} holds no question; expected one JSON object a line.")
+
+
+def _sets(row: dict[str, Any], path: Path, line: int) -> tuple[frozenset[str], ...]:
+    """The distinct evidence sets of a question."""
+    sets = [
+        [_name(item, "wikipedia_id", path, line) for item in _objects(output, "provenance", path, line)]
+        for output in row["output"]
+        if output.get("provenance") is not None
+    ]
+    return tuple(dict.fromkeys(map(frozenset, sets)))
+
+
+def _objects(row: dict[str, Any], key: str, path: Path, line: int) -> list[dict[str, Any]]:
+    found = row.get(key) or []
+    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        raise DataError.at(path, line, f"the {key} {json.dumps(found)[:40]}", f'"{key}": [{{…}}, …]')
+    return found
+
+
+def _name(row: dict[str, Any], key: str, path: Path, line: int) -> str:
+    value = row.get(key)
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+        found = f"the {key} {json.dumps(value)[:40]}" if key in row else f"no {key}"
+        raise DataError.at(path, line, found, f'a "{key}" that is text or a whole number')
+    return _text(str(value).strip(), key, path, line)
+
+
+def _pages_in_rows(corpus: Path, progress: bool | None) -> Iterator[str]:
+    for line, row in numbered_objects(corpus, progress):
+        if "wikipedia_id" not in row and isinstance(row.get("metadata"), dict):
+            row = row["metadata"]
+        yield _name(row, "wikipedia_id", corpus, line)
+
+
+def _pages_in_map(path: Path, passages: Iterable[str], progress: bool | None) -> Iterator[str]:
+    page_of: dict[str, str] = {}
+    for line, row in numbered_lines(path, progress):
+        fields = [field.strip() for field in row.split("\t")]
+        if len(fields) != 2 or not all(fields):
+            raise DataError.at(path, line, f"{len(fields)} fields", "passage-id<TAB>page-id")
+        if page_of.setdefault(*fields) != fields[1]:
+            raise DataError.at(path, line, f"a second page for passage {fields[0]!r}", "one")
+    for passage in passages:
+        if passage not in page_of:
+            raise DataError(f"{path} names no page for the passage {passage!r}.")
+        yield page_of[passage]
