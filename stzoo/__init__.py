@@ -25,22 +25,34 @@ from .hookspecs import Checkpoint, Component, Recipe, hookimpl
 if TYPE_CHECKING:
     from .backbone import Backbone as Backbone
     from .bench import bench as bench
+    from .bench.beir_model import BEIRModel as BEIRModel
+    from .bench.compare import compare as compare
+    from .bench.contamination import contamination as contamination
+    from .bench.report import report as report
+    from .bench.score import score as score
     from .demo import demo as demo
     from .finetune import finetune as finetune
     from .hub.export import export as export
     from .objective import Objective as Objective
     from .pretrain import pretrain as pretrain
+    from .search import search as search
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "BEIRModel": "bench",
     "Backbone": "backbone",
     "Objective": "objective",
     "bench": "bench",
+    "compare": "bench",
+    "contamination": "bench",
     "demo": "demo",
     "export": "hub.export",
     "finetune": "finetune",
     "pretrain": "pretrain",
+    "report": "bench",
+    "score": "bench",
+    "search": "search",
 }
 
 __all__ = [

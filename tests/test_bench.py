@@ -10,11 +10,11 @@ import pytest
 import stzoo
 from stzoo.bench import as_json, bench, table
 from stzoo.bench.lexical import SETTINGS, retrieve_bm25
-from stzoo.bench.models import open_model, parse_name
 from stzoo.errors import DataError, ModelError, OutputError, RecipeError
 from stzoo.files import held
 from stzoo.judged import read_beir, write_beir
 from stzoo.metrics import MEASURES, score
+from stzoo.opened import open_model, parse_name
 from stzoo.testing import TEXTS, tiny_masked_lm
 
 CORPUS = [{"_id": f"d{i}", "title": text.split()[0], "text": text} for i, text in enumerate(TEXTS)]
@@ -265,7 +265,7 @@ def test_the_table_shows_counts_and_every_model_within_80_columns(models, data, 
     for result in found:
         figures = [f"{result.scores.mean[measure.name]:.4f}" for measure in MEASURES]
         assert re.search(r" +".join(map(re.escape, figures)), text)
-    rows = json.loads(json.dumps(as_json(found)))
+    rows = json.loads(json.dumps(as_json(found)))["results"]
     assert (rows[1]["model"], rows[1]["ndcg_at_10"]) == (name, found[1].scores.mean["nDCG@10"])
 
 
@@ -294,9 +294,12 @@ def test_bad_options_are_errors_before_anything_is_encoded(models, data, tmp_pat
     for options, error, message in (
         (dict(data=data), DataError, "holds several data sets; name some by --datasets: first, second"),
         (dict(data=data, datasets=[]), RecipeError, "list of data sets is empty"),
-        (dict(data=data, datasets=["first", "third"]), DataError, "third is not there"),
+        (dict(data=data, datasets=["first", "third"]), DataError, "third is no BEIR folder"),
         (dict(data=data / "first", split="tset"), DataError, "mean 'test'"),
-        (dict(data=data / "first", batch_size=0), RecipeError, "batch_size is 0"),
+        (dict(data=data / "first", shard_rows=0), RecipeError, "shard_rows is 0"),
+        (dict(data=data / "first", precision="int4"), RecipeError, "mean 'int8'"),
+        (dict(data=data / "first", k=3), RecipeError, "name some by --measures"),
+        (dict(data=data / "first", k=50, measures="R@100"), RecipeError, "more than the 50 results"),
         (dict(data=data / "first", max_tokens=65), ModelError, "max_tokens is 65; .* can read 1 to 64"),
         (dict(data=data / "first", max_tokens=0), ModelError, "max_tokens is 0"),
     ):
@@ -318,7 +321,7 @@ def test_an_output_in_use_is_left_alone(data, tmp_path):
 
 
 def test_a_run_broken_off_leaves_nothing_half_written_and_is_made_again(data, tmp_path, monkeypatch):
-    from stzoo.bench import results
+    from stzoo.bench import runner
 
     options = dict(data=data / "first", output=tmp_path / "out")
 
@@ -327,7 +330,7 @@ def test_a_run_broken_off_leaves_nothing_half_written_and_is_made_again(data, tm
 
     for overwrite in (False, True):
         with monkeypatch.context() as patch:
-            patch.setattr(results, "write_run", break_off)
+            patch.setattr(runner, "write_run", break_off)
             with pytest.raises(KeyboardInterrupt):
                 bench([], overwrite=overwrite, **options)
         left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]

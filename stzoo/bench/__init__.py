@@ -1,15 +1,37 @@
-"""Scoring retrievers on judged sets: `stzoo.bench(...)` and `stzoo bench`.
+"""Scoring retrievers on judged sets: `stzoo.bench(...)`, `stzoo bench` and the commands around it.
 
-models.py    what is scored: a folder or Hub id, its name and revision
-lexical.py   BM25, the row to beat
-results.py   one JSON file a model and data set, in mteb's shape; the table
-runner.py    bench(): all models on all sets
+runner.py         bench(): all models on all sets
+score.py          score(): runs that other systems made
+compare.py        compare(): whether systems differ, and where
+report.py         report(): one page about all results
+contamination.py  contamination(): test data that training data holds
+sets.py           what is scored; datasets.py and fetch.py find it, kilt.py reads KILT's files
+dense.py          a model as a system: exact, smaller vectors, FAISS; lexical.py: BM25, the row to beat
+results.py        one JSON file a model and data set, in mteb's shape; tables.py shows them
+beir_model.py     a model with BEIR's interface, for BEIR's scripts
 """
 
 from ..calls import callable_module
-from .results import Result, as_json, table
+from .beir_model import BEIRModel
+from .compare import compare
+from .contamination import contamination
+from .report import report
+from .results import Result
 from .runner import bench
+from .score import score
+from .tables import as_json, costs, table
 
-__all__ = ["Result", "as_json", "bench", "table"]
+__all__ = [
+    "BEIRModel",
+    "Result",
+    "as_json",
+    "bench",
+    "compare",
+    "contamination",
+    "costs",
+    "report",
+    "score",
+    "table",
+]
 
 callable_module(__name__)

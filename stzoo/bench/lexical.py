@@ -35,8 +35,8 @@ def retrieve_bm25(judged: JudgedSet, k: int = 1000, *, progress: bool | None = N
         float32 scores above 0 by document id by query id, best first.
     """
     import bm25s
+    import numpy as np
     import Stemmer
-    import torch
     from tqdm import tqdm
 
     bars = sys.stderr.isatty() if progress is None else progress
@@ -51,16 +51,17 @@ def retrieve_bm25(judged: JudgedSet, k: int = 1000, *, progress: bool | None = N
         )
         return tokens
 
-    passages = words(judged.passages)
+    passages = words(list(judged.passages))
     if not any(passages):
         return {query: {} for query in judged.queries}
     index = bm25s.BM25(method=SETTINGS["method"], k1=SETTINGS["k1"], b=SETTINGS["b"])
     index.index(passages, show_progress=bars)
     ranking = Ranking(judged.corpus_ids, k, drop_self=judged.shares_ids)
-    run: Run = {}
+    run: dict[str, dict[str, float]] = {}
     questions = dict(zip(judged.queries, words(list(judged.queries.values())), strict=True))
     for query, terms in tqdm(questions.items(), desc="BM25", leave=False, disable=not bars):
-        scores = torch.from_numpy(index.get_scores_from_ids(index.get_tokens_ids(terms)))[None]
-        found = ranking.run([query], ranking.merge(None, scores, 0))
-        run[query] = {document: value for document, value in found[query].items() if value > 0}
+        scores = index.get_scores_from_ids(index.get_tokens_ids(terms))
+        places = np.flatnonzero(scores > 0)
+        kept = ranking.merge(ranking.none(1), np.zeros_like(places), places, scores[places])
+        run[query] = ranking.run([query], kept)[query]
     return run

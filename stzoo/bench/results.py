@@ -16,17 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import DataError, OutputError
-from ..files import whole_file, write_json
+from ..files import write_json
 from ..judged import JudgedSet
-from ..metrics import MEASURES, Scores
-from ..search import Run
-from .models import slug
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from ..metrics import MEASURES, Measure, Scores
+from ..opened import slug
 
 SCHEMA_VERSION = 1
 MTEB_LAYOUT = "2.20.0"  # the release of mteb whose layout this is; mteb had no part in the scores
@@ -108,20 +104,6 @@ def run_file(path: Path, split: str) -> Path:
     return path.with_name(f"{path.stem}.{split}.run")
 
 
-def check_ids(judged: JudgedSet) -> None:
-    """Refuses ids that a TREC run file cannot hold.
-
-    Raises:
-        DataError: if an id holds white space, which separates the fields of a run.
-    """
-    for name in (*judged.queries, *judged.corpus_ids):
-        if len(name.split()) != 1:
-            raise DataError(
-                f"{judged.name}: the id {name!r} holds white space, which a TREC run file cannot carry. "
-                "Rename it, or leave run files out (run_files=False, --no-run-files)."
-            )
-
-
 def find(path: Path, system: tuple[str, str], judged: JudgedSet, settings: dict[str, Any]) -> Result | None:
     """The result that lies at `path`, or None if this split is not there.
 
@@ -147,22 +129,24 @@ def find(path: Path, system: tuple[str, str], judged: JudgedSet, settings: dict[
 
 
 def store(
-    path: Path,
+    path: Path | None,
     system: tuple[str, str],
     judged: JudgedSet,
     settings: dict[str, Any],
     scores: Scores,
+    measures: Sequence[Measure],
     seconds: float,
     how: dict[str, Any],
 ) -> Result:
     """Writes a result, and keeps the other splits that the file holds of the same corpus.
 
     Args:
-        path: of the JSON file.
+        path: of the JSON file; None writes none.
         system: name and revision of the model.
         judged: what was searched.
         settings: what the scores depend on; another run must have the same to reuse them.
         scores: of the run.
+        measures: those of the scores that have a key of their own in the file; others are filed by name.
         seconds: taken.
         how: what else to note, e.g. the device.
     """
@@ -177,14 +161,15 @@ def store(
         "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
     }
     try:
-        old = _read(path)
+        old = _read(path) if path else None
     except OutputError:
         old = None  # only reached to overwrite it
     same_corpus = old is not None and old["dataset_revision"] == judged.corpus_fingerprint
     stored |= {part: old[part] if old and same_corpus else {} for part in ("scores", "splits", "per_query")}
+    keys = {name: name for name in scores.mean} | {measure.name: measure.mteb for measure in measures}
     stored["scores"][judged.split] = [
-        {measure.mteb: scores.mean[measure.name] for measure in MEASURES}
-        | {"main_score": scores.mean[MEASURES[0].name], "hf_subset": "default", "languages": ["eng-Latn"]}
+        {key: scores.mean[name] for name, key in keys.items()}
+        | {"main_score": scores.mean[measures[0].name], "hf_subset": "default", "languages": ["eng-Latn"]}
     ]
     stored["splits"][judged.split] = {
         "fingerprint": judged.fingerprint,
@@ -193,12 +178,17 @@ def store(
         "queries": len(judged.queries),
         "judgements": judged.judgements,
         "self_hits_dropped": judged.shares_ids,
+        "notes": list(judged.notes),
         "seconds": round(seconds, 1),
+        "measures": keys,
+        "date": stored["date"],
+        "versions": stored["versions"],
         **how,
     }
-    stored["per_query"][judged.split] = {m.mteb: scores.per_query[m.name] for m in MEASURES}
-    write_json(path, stored)
-    return _result(path, system, judged.name, judged.split, stored, False)
+    stored["per_query"][judged.split] = {key: scores.per_query[name] for name, key in keys.items()}
+    if path:
+        write_json(path, stored)
+    return _result(path or Path(), system, judged.name, judged.split, stored, False)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -218,8 +208,8 @@ def _result(
     path: Path, system: tuple[str, str], dataset: str, split: str, stored: dict[str, Any], reused: bool
 ) -> Result:
     mean, per_query = stored["scores"][split][0], stored["per_query"][split]
-    facts = stored["splits"][split]
-    keys = facts.get("measures", {measure.name: measure.mteb for measure in MEASURES})
+    facts = {"measures": {measure.name: measure.mteb for measure in MEASURES}} | stored["splits"][split]
+    keys = facts["measures"]
     return Result(
         model=system[0],
         revision=system[1],
@@ -238,57 +228,3 @@ def _result(
         facts=facts,
         corpus=stored["dataset_revision"],
     )
-
-
-def write_run(path: Path, run: Run, tag: str) -> None:
-    """Writes a TREC run; nine digits give each float32 score back exactly."""
-    with whole_file(path) as draft, draft.open("w", encoding="utf-8") as file:
-        for query, found in run.items():
-            file.writelines(
-                f"{query} Q0 {document} {rank} {score:.9g} {tag}\n"
-                for rank, (document, score) in enumerate(found.items(), 1)
-            )
-
-
-def table(results: Sequence[Result]) -> "Table":
-    """Results as a table that 80 columns can hold, set by set, the best score of each in bold."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    shown.add_column("Data set\n  Model", overflow="fold")
-    for measure in MEASURES:
-        shown.add_column(measure.name.replace("@", "\n@"), justify="right", no_wrap=True)
-    for dataset, split in dict.fromkeys((result.dataset, result.split) for result in results):
-        rows = [result for result in results if (result.dataset, result.split) == (dataset, split)]
-        counts = f"{rows[0].queries} queries, {rows[0].judgements} judged"
-        shown.add_row(escape(f"{dataset} ({split})\n{counts}"))
-        for row in rows:
-            cells = []
-            for measure in MEASURES:
-                best = max(other.scores.mean[measure.name] for other in rows)
-                value = row.scores.mean[measure.name]
-                cells.append(f"[bold]{value:.4f}[/]" if value == best else f"{value:.4f}")
-            shown.add_row(escape(f"  {row.model}"), *cells, end_section=row is rows[-1])
-    return shown
-
-
-def as_json(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Results as plain values, without the scores of single queries."""
-    return [
-        {
-            "model": result.model,
-            "revision": result.revision,
-            "dataset": result.dataset,
-            "split": result.split,
-            "documents": result.documents,
-            "queries": result.queries,
-            "judgements": result.judgements,
-            **{measure.mteb: result.scores.mean[measure.name] for measure in MEASURES},
-            "seconds": result.seconds,
-            "reused": result.reused,
-            "path": str(result.path),
-        }
-        for result in results
-    ]

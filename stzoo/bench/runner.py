@@ -2,54 +2,57 @@
 
 1. Each data set is found, each model loaded: what is missing is said before anything is encoded.
 2. A result that is there for the same model, data and settings is reused.
-3. Otherwise: encode, search exactly, score over all judged queries, write the result and its run.
+3. Otherwise: encode, search, score over all judged queries, write the result and its run.
 """
 
+import contextlib
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from ..errors import DataError, RecipeError
+from ..errors import RecipeError, nearest
 from ..files import held, write_json
-from ..judged import JudgedSet, find_split, is_beir, read_beir
-from ..metrics import score
-from ..search import Run, retrieve
+from ..judged import JudgedSet
+from ..metrics import Measure, wanted_measures
+from ..opened import open_model, slug
+from ..search import Retriever, default_root
+from ..store import PRECISIONS, SHARD_ROWS
+from ..trec import check_ids, write_run
 from . import lexical, results
-from .models import open_model
+from .dense import Dense, Found, System
 from .results import Result
+from .sets import evaluate, find_sets
 
 DEPTH = 1000  # results kept a query: what Recall@1000 needs
-
-
-@dataclass(frozen=True)
-class _System:
-    """Anything that turns a judged set into a run."""
-
-    name: str
-    revision: str
-    meta: dict[str, Any]
-    settings: dict[str, Any]
-    how: dict[str, Any]
-    retrieve: Callable[[JudgedSet], Run]
 
 
 def bench(
     models: str | Sequence[str],
     *,
-    data: str | Path,
     output: str | Path,
+    data: str | Path | None = None,
     datasets: str | Sequence[str] | None = None,
-    split: str = "test",
+    split: str | None = None,
+    corpus: str | Path | None = None,
+    pages: str | Path | None = None,
+    measures: str | None = None,
+    k: int = DEPTH,
     bm25: bool = True,
-    batch_size: int = 32,
+    precision: str | Sequence[str] = "float32",
+    index: str | Sequence[str] = (),
     max_tokens: int | None = None,
+    batch_tokens: int | None = None,
+    dtype: str | None = None,
+    backend: str = "torch",
     device: str | None = None,
     threads: int | None = None,
+    memory_gib: float = 2.0,
+    store: str | Path | None = None,
+    keep_store: bool = True,
+    shard_rows: int | None = None,
     run_files: bool = True,
     overwrite: bool = False,
     progress: bool | None = None,
@@ -58,16 +61,31 @@ def bench(
 
     Args:
         models: one or several of a folder, a Hub id, or NAME=FOLDER_OR_HUB_ID to file it under NAME.
-        data: a BEIR folder, or the parent of several.
         output: where results go.
-        datasets: folders (or FOLDER/TASK) under `data`, a list or with commas between; None if `data` is
-            itself the data set.
-        split: of the judgements.
+        data: a BEIR folder, the parent of several, or a KILT file (jsonl); None to look in the cache, on the
+            Hub and in BEIR's archives alone.
+        datasets: a list or with commas between: folders (or FOLDER/TASK) under `data`, sets of the registry,
+            which are fetched where they are not there, or suites ("beir-13"); None if `data` is the set.
+        split: of the judgements; None for the one the registry names, or "test".
+        corpus: the passages of a KILT file: a BEIR folder or a corpus.jsonl.
+        pages: passage-id<TAB>page-id lines for a KILT file whose passages do not name their pages.
+        measures: names of ir-measures with spaces between, scored beside the usual ones and shown.
+        k: results kept a query; measures that look deeper are left out.
         bm25: True to score BM25 as well.
-        batch_size: texts encoded at once.
+        precision: of stored vectors, several with commas between: float32, float16, int8, binary; each is a
+            system of its own.
+        index: FAISS factory strings (a list, or one), search parameters behind a space:
+            "IVF4096,PQ64 nprobe=16"; each is a system of its own, beside exact search.
         max_tokens: longer texts are cut there; None keeps each model's own limit.
-        device: of torch; None takes the best there is.
+        batch_tokens: tokens encoded at once, padding included; None suits the device.
+        dtype: of the weights: float32, bfloat16, float16; None as published.
+        backend: of sentence-transformers: torch, onnx, openvino.
+        device: of torch; several with commas between encode side by side; None takes the best there is.
         threads: on the CPU; None leaves it to torch.
+        memory_gib: bound on what search holds beside queries and results.
+        store: where embeddings are kept; None for stzoo's cache ($STZOO_CACHE/embeddings).
+        keep_store: False to remove the embeddings at the end.
+        shard_rows: vectors a file of a store; a killed run loses the unfinished one; None for the usual.
         run_files: True to write TREC run files (some 60 kB a query).
         overwrite: True to score anew what was scored on other data or with other settings.
         progress: True for progress bars on stderr; None shows them on a terminal only.
@@ -82,85 +100,88 @@ def bench(
         RecipeError: if an option does not hold.
     """
     models = [models] if isinstance(models, str) else models
-    datasets = datasets.split(",") if isinstance(datasets, str) else datasets
+    precisions = precision.split(",") if isinstance(precision, str) else precision
+    indexes = [index] if isinstance(index, str) else index
+    if not models and not bm25:
+        raise RecipeError("there is nothing to score; give a model, or let BM25 be scored.")
+    for one in precisions:
+        if one not in PRECISIONS:
+            near = nearest(one, PRECISIONS)
+            raise RecipeError(
+                f"the precision {one!r} is unknown"
+                + (f"; did you mean {near!r}?" if near else ".")
+                + f" Known: {', '.join(PRECISIONS)}."
+            )
+    if shard_rows is not None and shard_rows < 1:
+        raise RecipeError(f"shard_rows is {shard_rows}; expected at least 1.")
+    wanted = wanted_measures(measures, k)
     if threads:
         import torch
 
         torch.set_num_threads(threads)
-    if batch_size < 1:
-        raise RecipeError(f"batch_size is {batch_size}; expected at least 1.")
-    if not models and not bm25:
-        raise RecipeError("there is nothing to score; give a model, or let BM25 be scored.")
     from tqdm import tqdm
 
-    folders = _folders(Path(data), datasets)
-    for folder in folders:
-        find_split(folder, split)
-    systems = [_bm25(progress)] if bm25 else []
-    for text in models:
-        opened = open_model(text, max_tokens=max_tokens, device=device)
-        systems.append(
-            _System(
-                opened.name,
-                opened.revision,
-                opened.meta,
-                {"k": DEPTH, **opened.settings},
-                {"batch_size": batch_size, "device": opened.model.device.type},
-                partial(retrieve, opened.model, k=DEPTH, batch_size=batch_size, progress=progress),
-            )
-        )
-    found = []
     bars = sys.stderr.isatty() if progress is None else progress
-    with held(output) as place, tqdm(total=len(folders) * len(systems), disable=not bars) as bar:
-        for folder in folders:
-            judged = read_beir(folder, split)
+    sets = find_sets(data, datasets, split=split, corpus=corpus, pages=pages, progress=progress)
+    systems = [_bm25(k, progress)] if bm25 else []
+    with contextlib.ExitStack() as held_things:
+        root = Path(store) if store else default_root()
+        if not keep_store:
+            root = Path(held_things.enter_context(tempfile.TemporaryDirectory(prefix="stzoo-embeddings-")))
+        for text in models:
+            opened = open_model(text, max_tokens=max_tokens, device=device, dtype=dtype, backend=backend)
+            retriever = Retriever(opened, root, batch_tokens, shard_rows or SHARD_ROWS, memory_gib, bars)
+            how = {"device": opened.model.device.type}
+            systems += Dense(retriever, k).systems(precisions, indexes, how)
+        found = []
+        place = held_things.enter_context(held(output))
+        bar = held_things.enter_context(tqdm(total=len(sets) * len(systems), disable=not bars))
+        for one_set in sets:
+            judged = one_set()
             if run_files:
-                results.check_ids(judged)
+                check_ids(judged)
             for system in systems:
                 bar.set_description(f"{system.name} on {judged.name}")
-                found.append(_score(system, judged, place, run_files, overwrite))
+                found.append(_score(system, judged, place, wanted, run_files, overwrite))
                 bar.update()
     return found
 
 
-def _score(system: _System, judged: JudgedSet, output: Path, run_files: bool, overwrite: bool) -> Result:
+def _score(
+    system: System,
+    judged: JudgedSet,
+    output: Path,
+    measures: Sequence[Measure],
+    run_files: bool,
+    overwrite: bool,
+) -> Result:
     path = results.result_file(output, system.name, system.revision, judged)
     run_path = results.run_file(path, judged.split)
     known = ((system.name, system.revision), judged, system.settings)
     if not overwrite:
         there = results.find(path, *known)
-        if there and (run_path.exists() or not run_files):
+        enough = there and all(measure.name in there.scores.mean for measure in measures)
+        if there and enough and (run_path.exists() or not run_files):
             return there
     begun = time.monotonic()
-    run = system.retrieve(judged)
-    scores = score(judged.qrels, run)
+    found = system.retrieve(judged)
+    run, scores = evaluate(judged, found.run, measures)
     seconds = time.monotonic() - begun
     write_json(path.with_name("model_meta.json"), system.meta)
     run_path.unlink(missing_ok=True)  # so that no kill leaves a run beside scores that are not its own
-    result = results.store(path, *known, scores, seconds, system.how)
+    how = {**system.how, "cost": found.cost, **found.facts}
+    result = results.store(path, *known, scores, measures, seconds, how)
     if run_files:
-        results.write_run(run_path, run, results.slug(system.name))
+        write_run(run_path, run, slug(system.name))
     return result
 
 
-def _bm25(progress: bool | None) -> _System:
+def _bm25(k: int, progress: bool | None) -> System:
     revision = version("bm25s")
-    settings = {"k": DEPTH, **lexical.SETTINGS}
+    settings = {"k": k, **lexical.SETTINGS}
     meta = {"name": lexical.NAME, "revision": revision, **lexical.SETTINGS}
-    return _System(
-        lexical.NAME, revision, meta, settings, {}, partial(lexical.retrieve_bm25, k=DEPTH, progress=progress)
-    )
 
+    def retrieve(judged: JudgedSet) -> Found:
+        return Found(lexical.retrieve_bm25(judged, k=k, progress=progress))
 
-def _folders(data: Path, datasets: Sequence[str] | None) -> list[Path]:
-    if datasets is None:
-        if data.is_dir() and not is_beir(data):
-            inside = sorted(folder.name for folder in data.iterdir() if folder.is_dir() and is_beir(folder))
-            if inside:
-                raise DataError(
-                    f"{data} holds several data sets; name some by --datasets: {', '.join(inside)}."
-                )
-        return [data]
-    if not datasets:
-        raise RecipeError("the list of data sets is empty.")
-    return [data / name for name in datasets]
+    return System(lexical.NAME, revision, meta, settings, {}, retrieve)

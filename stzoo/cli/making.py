@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..recipe import FinetuneSettings, PretrainSettings, Settings, parse_changes
-from .shared import Json, Overwrite, Threads, app, done, print_json, show
+from .shared import Json, Overwrite, Threads, app, done, print_json, show, show_answers
 
 Output = Annotated[Path, typer.Option(help="Folder for checkpoints, run.json and, at the end, the model.")]
 Recipe = Annotated[str | None, typer.Option(help="A YAML file, or the name of an installed recipe.")]
@@ -147,15 +147,12 @@ def demo_command(
     )
     if as_json:
         verdicts = [verdict(test) for test in made["tests"]]
-        print_json({**made, "verdicts": verdicts, "results": to_json(made["results"])})
+        print_json({**made, "verdicts": verdicts, **to_json(made["results"])})
         return
     show(table(made["results"]))
     for test in made["tests"]:
         typer.echo(verdict(test))
-    for answer in made["answers"]:
-        typer.echo(f"\n> {answer['question']}")
-        for found in answer["found"]:
-            text = found["text"] if len(found["text"]) < 240 else f"{found['text'][:240]} …"
-            typer.echo(f"  {found['score']:.3f}  {found['id']}\n         {text}")
+    typer.echo("")
+    show_answers(made["answers"])
     typer.echo("")
     done(Path(made["model"]))

@@ -51,3 +51,12 @@ def show(table: Any) -> None:
 def print_json(value: Any) -> None:
     """Prints JSON."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def show_answers(answers: list[dict[str, Any]]) -> None:
+    """Prints the passages found for each question."""
+    for number, answer in enumerate(answers):
+        typer.echo(("\n" if number else "") + f"> {answer['question']}")
+        for found in answer["found"]:
+            text = found["text"] if len(found["text"]) < 240 else f"{found['text'][:240]} …"
+            typer.echo(f"  {found['score']:.3f}  {found['id']}\n         {text}")

@@ -1,0 +1,130 @@
+"""score(): runs that some other system made, by the rules and in the files of bench()."""
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ..errors import DataError
+from ..files import fingerprint, held, write_json
+from ..judged import JudgedSet
+from ..metrics import wanted_measures
+from ..opened import parse_name
+from ..search import Run, in_order
+from ..trec import read_qrels, read_run
+from . import kilt, results
+from .results import Result
+from .sets import evaluate, find_sets
+
+
+def score(
+    runs: str | Sequence[str],
+    *,
+    data: str | Path,
+    output: str | Path | None = None,
+    split: str | None = None,
+    corpus: str | Path | None = None,
+    pages: str | Path | None = None,
+    measures: str | None = None,
+    k: int = 1000,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> list[Result]:
+    """Scores run files: of TREC against judgements, or answers in KILT's format against a KILT file.
+
+    Args:
+        runs: one or several of FILE or NAME=FILE: a TREC run, or a KILT guess (jsonl).
+        data: a BEIR folder (or FOLDER/TASK), a TREC or BEIR qrels file, or a KILT file (jsonl).
+        output: where results go, as those of bench; None files none.
+        split: of a BEIR folder; None for the one the registry names, or "test".
+        corpus: the passages of a KILT file, for TREC runs over passages; else these hold pages.
+        pages: passage-id<TAB>page-id lines for passages that do not name their pages.
+        measures: names of ir-measures with spaces between, scored beside the usual ones.
+        k: results of a query that count; deeper ones are cut off.
+        overwrite: True to replace results of other data or of another run of the name.
+        progress: True for progress bars on stderr; None shows them on a terminal only.
+
+    Returns:
+        a result a run, in the order given; its path is the run's own where nothing was filed.
+
+    Raises:
+        DataError: if a file is not there or does not hold, or no query of a run is judged.
+        OutputError: if `output` is in use, or holds results of other data.
+        RecipeError: if an option does not hold.
+    """
+    runs = [runs] if isinstance(runs, str) else runs
+    wanted = wanted_measures(measures, k)
+    judged = _judgements(Path(data), split, corpus, pages, progress)
+    found = []
+    with contextlib.ExitStack() as held_things:
+        place = held_things.enter_context(held(output)) if output else None
+        for text in runs:
+            begun = time.monotonic()
+            name, given = parse_name(text)
+            path = Path(given)
+            run = _read(path, progress)
+            if not run.keys() & judged.qrels.keys():
+                raise DataError(f"{path} holds none of the {len(judged.qrels)} judged queries of {data}.")
+            _, scores = evaluate(judged, _kept(run, judged, k), wanted)
+            if name == given:
+                name = path.name.partition(".")[0]
+            system = (name, fingerprint(path)[:12])
+            target = results.result_file(place, *system, judged) if place else None
+            if target:
+                if not overwrite:
+                    results.find(target, system, judged, {"k": k})
+                write_json(target.with_name("model_meta.json"), {"name": name, "revision": system[1]})
+            seconds = time.monotonic() - begun
+            result = results.store(target, system, judged, {"k": k}, scores, wanted, seconds, {})
+            found.append(replace(result, path=target or path))
+    return found
+
+
+def _judgements(
+    data: Path, split: str | None, corpus: str | Path | None, pages: str | Path | None, progress: bool | None
+) -> JudgedSet:
+    """What runs are scored against; of bare judgements the corpus and the queries' texts are unknown."""
+    if corpus is not None or not data.is_file():
+        (one,) = find_sets(data, None, split=split, corpus=corpus, pages=pages, progress=progress)
+        return one()
+    stem = data.name.partition(".")[0]
+    unknown = JudgedSet(
+        stem,
+        split or "test",
+        [],
+        [],
+        {},
+        {},
+        data.parent,
+        ("scored from judgements alone, without the corpus",),
+    )
+    if ".jsonl" not in data.suffixes:
+        qrels = read_qrels(data, progress)
+        return replace(unknown, qrels=qrels, queries=dict.fromkeys(qrels, ""))
+    evidence = kilt.read_gold(data)
+    return kilt.KiltSet(
+        **vars(unknown) | {"qrels": kilt.page_qrels(evidence), "queries": dict.fromkeys(evidence, "")},
+        pages=[],
+        evidence=evidence,
+    )
+
+
+def _read(path: Path, progress: bool | None) -> Run:
+    if not path.is_file():
+        raise DataError(f"{path} is not there; expected a TREC run, or a KILT guess (jsonl).")
+    if ".jsonl" not in path.suffixes:
+        return read_run(path, progress)
+    return {
+        query: {page: float(-place) for place, page in enumerate(dict.fromkeys(pages))}
+        for query, pages in kilt.read_guess(path).items()
+    }
+
+
+def _kept(run: Run, judged: JudgedSet, k: int) -> Run:
+    """The k best of each query, without the document that is the query."""
+    kept = {}
+    for query, found in run.items():
+        ranked = [document for document in in_order(found) if not (judged.shares_ids and document == query)]
+        kept[query] = {document: found[document] for document in ranked[:k]}
+    return kept

@@ -1,0 +1,82 @@
+"""What is searched and scored: BEIR folders, sets of the registry, KILT files; and scores of their runs."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from .. import registry
+from ..errors import DataError, RecipeError
+from ..judged import JudgedSet, find_split, is_beir, read_beir
+from ..metrics import Measure, Scores, score
+from ..search import Run
+from . import datasets, kilt
+
+
+def find_sets(
+    data: str | Path | None,
+    names: str | Sequence[str] | None,
+    *,
+    split: str | None,
+    corpus: str | Path | None = None,
+    pages: str | Path | None = None,
+    progress: bool | None = None,
+) -> list[Callable[[], JudgedSet]]:
+    """Finds data sets, fetching what is not there; each is read when it is called.
+
+    Raises:
+        DataError: if one is not there or has no such split.
+        RecipeError: if none is named, or options do not go together.
+    """
+    names = names.split(",") if isinstance(names, str) else names
+    path = None if data is None else Path(data)
+    if corpus is not None or (path and path.is_file()):
+        if path is None or corpus is None or names:
+            raise RecipeError(
+                "a KILT file needs --data FILE.jsonl and --corpus with its passages, no --datasets."
+            )
+        return [partial(kilt.read_kilt, path, corpus, pages, progress=progress)]
+    if names is None:
+        if path is None:
+            raise RecipeError(
+                "there is no data; give --data FOLDER, or --datasets with names of the registry."
+            )
+        if path.is_dir() and not is_beir(path):
+            inside = sorted(folder.name for folder in path.iterdir() if folder.is_dir() and is_beir(folder))
+            if inside:
+                raise DataError(
+                    f"{path} holds several data sets; name some by --datasets: {', '.join(inside)}."
+                )
+        entry = registry.find(path.resolve().name)
+        found = [datasets.Found(path, split or (entry.split if entry else "test"), entry)]
+    elif not names:
+        raise RecipeError("the list of data sets is empty.")
+    else:
+        found = [datasets.find(name, path, split=split, progress=progress) for name in registry.expand(names)]
+    for one in found:
+        find_split(one.folder, one.split)
+    return [partial(_read, one, progress) for one in found]
+
+
+def _read(found: datasets.Found, progress: bool | None) -> JudgedSet:
+    judged = read_beir(found.folder, found.split, name=found.name, progress=progress)
+    if not found.entry:
+        return judged
+    return replace(judged, notes=(*judged.notes, *datasets.check(found.entry, judged)))
+
+
+def evaluate(judged: JudgedSet, run: Run, measures: Sequence[Measure]) -> tuple[Run, Scores]:
+    """Scores a run; of a KILT set passages are turned into pages first, and KILT's own scores are added.
+
+    Returns:
+        the run that was scored, and its scores.
+    """
+    if not isinstance(judged, kilt.KiltSet):
+        return run, score(judged.qrels, run, measures)
+    if len(judged.corpus_ids):  # else it is over pages already
+        run = judged.to_pages(run)
+    both = score(judged.qrels, run, measures), kilt.score(judged.evidence, run)
+    mean, per_query = both[0].mean, both[0].per_query
+    mean |= {f"KILT {name}": value for name, value in both[1].mean.items()}
+    per_query |= {f"KILT {name}": values for name, values in both[1].per_query.items()}
+    return run, Scores(mean, per_query)
