@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from stzoo.bench import results
 from stzoo.bench.compare import NO_TEXTS, compare, holm
-from stzoo.bench.comparison import as_json, table, verdict
+from stzoo.bench.compare.comparison import as_json, table, verdict
 from stzoo.errors import DataError, RecipeError
 from stzoo.judged import write_beir
 from stzoo.metrics import MEASURES, paired_test

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stzoo.bench import bench
-from stzoo.bench.contaminated import as_json, table
 from stzoo.bench.contamination import LIST, REPORT, contamination
-from stzoo.bench.overlap import Index, words
+from stzoo.bench.contamination.contaminated import as_json, table
+from stzoo.bench.contamination.overlap import Index, words
 from stzoo.errors import DataError, MissingExtraError, OutputError, RecipeError
 from stzoo.judged import read_beir, write_beir
 

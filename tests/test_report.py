@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from stzoo import registry
 from stzoo.bench import results
-from stzoo.bench.intervals import RESAMPLES, interval, resampled
 from stzoo.bench.report import report
-from stzoo.bench.report_data import gather
+from stzoo.bench.report.data import gather
+from stzoo.bench.report.intervals import RESAMPLES, interval, resampled
 from stzoo.errors import DataError, MissingExtraError, OutputError, RecipeError
 from stzoo.files import write_json
 from stzoo.judged import JudgedSet

@@ -2,9 +2,9 @@
 
 runner.py         bench(): all models on all sets
 score.py          score(): runs that other systems made
-compare.py        compare(): whether systems differ, and where
-report.py         report(): one page about all results
-contamination.py  contamination(): test data that training data holds
+compare/          compare(): whether systems differ, and where
+report/           report(): one page about all results
+contamination/    contamination(): test data that training data holds
 sets.py           what is scored; datasets.py and fetch.py find it, kilt.py reads KILT's files
 dense.py          a model as a system: exact, smaller vectors, FAISS; lexical.py: BM25, the row to beat
 results.py        one JSON file a model and data set, in mteb's shape; tables.py shows them

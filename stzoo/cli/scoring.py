@@ -166,8 +166,8 @@ def compare_command(
 ) -> None:
     """Test whether systems differ, query by query, and show where."""
     from ..bench import compare
-    from ..bench.comparison import as_json as to_json
-    from ..bench.comparison import table, verdict
+    from ..bench.compare.comparison import as_json as to_json
+    from ..bench.compare.comparison import table, verdict
 
     found = compare(
         systems, results=results, measure=measure, datasets=datasets, data=data, examples=examples, seed=seed
@@ -222,8 +222,8 @@ def contamination_command(
 ) -> None:
     """Find test queries and their passages in training data, and score without them."""
     from ..bench import contamination
-    from ..bench.contaminated import as_json as to_json
-    from ..bench.contaminated import table
+    from ..bench.contamination.contaminated import as_json as to_json
+    from ..bench.contamination.contaminated import table
 
     found = contamination(
         train,

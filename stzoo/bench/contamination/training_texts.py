@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import sources
-from ..errors import DataError
-from ..judged import find_split, is_beir, read_judgements
-from ..texts import numbered_lines, numbered_objects
+from ... import sources
+from ...errors import DataError
+from ...judged import find_split, is_beir, read_judgements
+from ...texts import numbered_lines, numbered_objects
 
 
 class TrainingText(NamedTuple):

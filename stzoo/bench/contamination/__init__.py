@@ -17,14 +17,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from .. import registry
-from ..errors import DataError, OutputError, RecipeError
-from ..files import whole_file, write_json
-from ..judged import JudgedSet, read_beir
+from ... import registry
+from ...errors import DataError, OutputError, RecipeError
+from ...files import whole_file, write_json
+from ...judged import JudgedSet, read_beir
+from ..compare.systems import label, measure_name, scores_of
+from ..results import Result, read
 from .contaminated import CleanScore, Contamination, Hit, as_json
 from .overlap import Index, datasketch_module
-from .results import Result, read
-from .systems import label, measure_name, scores_of
 from .training_texts import TrainingText, find_training, training_texts
 
 LIST, REPORT = "contaminated.jsonl", "contamination.json"

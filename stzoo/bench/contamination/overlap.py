@@ -24,8 +24,8 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..corpus import WORD
-from ..errors import MissingExtraError
+from ...corpus import WORD
+from ...errors import MissingExtraError
 
 if TYPE_CHECKING:
     import numpy as np

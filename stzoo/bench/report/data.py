@@ -13,10 +13,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, RecipeError
+from ...errors import DataError, RecipeError
+from ..results import Result, read
 from .intervals import Interval, interval, resampled
-from .report_suites import Suite, suites
-from .results import Result, read
+from .suites import Suite, suites
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -184,7 +184,7 @@ def gather(folder: Path, measure: str, *, seed: int, progress: bool) -> Page:
 
 def _spelt(measure: str, found: Sequence[Result]) -> str:
     """The measure as the results spell it."""
-    from ..metrics import parse_measures
+    from ...metrics import parse_measures
 
     names = list(dict.fromkeys(name for result in found for name in result.scores.mean))
     if measure in names:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingExtraError, OutputError, RecipeError
-from ..files import whole_file
+from ...errors import MissingExtraError, OutputError, RecipeError
+from ...files import whole_file
+from .data import COST, Group, Page, gather
 from .intervals import RESAMPLES, Interval
-from .report_data import COST, Group, Page, gather
 
 FORMATS = ("html", "txt", "csv")
 CSV_HEAD = "model,revision,dataset,split,measure,mean,low,high,queries,corpus,judged,date,notes,file"

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from ..metrics import PairedTest
+from ...metrics import PairedTest
 
 if TYPE_CHECKING:
     from rich.console import Group

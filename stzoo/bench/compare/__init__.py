@@ -19,12 +19,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .. import registry
-from ..errors import DataError, RecipeError
-from ..metrics import paired_test
-from ..texts import numbered_objects
+from ... import registry
+from ...errors import DataError, RecipeError
+from ...metrics import paired_test
+from ...texts import numbered_objects
+from ..results import read
 from .comparison import Average, Comparison, Example, Pair
-from .results import read
 from .systems import Place, Rows, choose, find_system, label, measure_name, scores_of, shared
 
 TIE = 1e-9  # smaller differences are of rounding

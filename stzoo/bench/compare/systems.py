@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import DataError, RecipeError, nearest
-from ..metrics import parse_measures
-from .results import Result, read
+from ...errors import DataError, RecipeError, nearest
+from ...metrics import parse_measures
+from ..results import Result, read
 
 Place = tuple[str, str]  # data set, split
 Rows = dict[Place, Result]  # the results of one system

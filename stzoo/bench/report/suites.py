@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import registry
-from .datasets import averages
+from ... import registry
+from ..datasets import averages
 from .intervals import Interval, interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .report_data import Row
+    from .data import Row
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,185 @@
+"""Times exact search over given vectors: stzoo, BEIR's DenseRetrievalExactSearch, and two plain ways.
+
+    python benchmarks/search_speed.py [--queries 5000] [--documents 500000] [--dim 64] [--k 1000]
+        [--repeats 1] [--threads 2] [--sides stzoo,beir,torch,faiss] [--output search_speed.json]
+
+Vectors are random normal numbers, compared by dot product; encoders are out of it: BEIR's is one that hands
+the vectors over. Each side runs in a process of its own, in turn. Seconds go from the call to the last query's
+results as a dict, of stzoo and BEIR; torch (a running top-k over chunks of 16,384, in float32) and faiss
+(faiss.knn) stop at arrays of places. Peak memory is what the process took at most, less what another took
+that imported the same and made the same vectors, but did not search.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+CHUNK = 16384
+
+
+def stzoo_side(queries: Any, documents: Any, k: int) -> Callable[[], list[str]]:
+    """`stzoo.search.top_k`."""
+    import pyarrow.compute
+    import threadpoolctl  # noqa: F401 - both belong to the baseline, as imports
+
+    from stzoo.search import top_k
+
+    names, ids = [f"q{i}" for i in range(len(queries))], [f"d{i}" for i in range(len(documents))]
+
+    def search() -> list[str]:
+        run = top_k(queries, documents, names, ids, k, drop_self=False)
+        last: dict[str, float] = {}
+        for query in run:
+            last = dict(run[query])
+        return list(last)[:10]
+
+    return search
+
+
+def beir_side(queries: Any, documents: Any, k: int) -> Callable[[], list[str]]:
+    """BEIR's exact search with an encoder that takes no time."""
+    import torch
+    from beir.retrieval.search.dense import DenseRetrievalExactSearch
+
+    names = {f"q{i}": "" for i in range(len(queries))}
+    corpus = {f"d{i}": {"title": "", "text": ""} for i in range(len(documents))}
+    given = torch.from_numpy(documents)
+
+    class Encoder:
+        done = 0
+
+        def encode_queries(self, *_: Any, **__: Any) -> torch.Tensor:
+            return torch.from_numpy(queries)
+
+        def encode_corpus(self, rows: list, **_: Any) -> torch.Tensor:
+            self.done += len(rows)  # they come in the order of the corpus: all texts are of one length
+            return given[self.done - len(rows) : self.done]
+
+    def search() -> list[str]:
+        searcher = DenseRetrievalExactSearch(Encoder(), show_progress_bar=False)
+        run = searcher.search(corpus, names, k, "dot")
+        last = run[f"q{len(queries) - 1}"]
+        return sorted(last, key=last.__getitem__, reverse=True)[:10]
+
+    return search
+
+
+def torch_side(queries: Any, documents: Any, k: int) -> Callable[[], list[str]]:
+    """A running top-k of a float32 product, chunk by chunk."""
+    import torch
+
+    asked, given = torch.from_numpy(queries), torch.from_numpy(documents)
+
+    def search() -> list[str]:
+        best = torch.empty(len(asked), 0), torch.empty(len(asked), 0, dtype=torch.int64)
+        for start in range(0, len(given), CHUNK):
+            scores = asked @ given[start : start + CHUNK].T
+            values, places = scores.topk(min(k, scores.shape[1]))
+            values, places = torch.cat([best[0], values], 1), torch.cat([best[1], places + start], 1)
+            values, chosen = values.topk(min(k, values.shape[1]))
+            best = values, places.gather(1, chosen)
+        return [f"d{i}" for i in best[1][-1, :10].tolist()]
+
+    return search
+
+
+def faiss_side(queries: Any, documents: Any, k: int) -> Callable[[], list[str]]:
+    """faiss.knn over all at once."""
+    import faiss
+
+    def search() -> list[str]:
+        _, places = faiss.knn(queries, documents, min(k, len(documents)), metric=faiss.METRIC_INNER_PRODUCT)
+        return [f"d{i}" for i in places[-1, :10].tolist()]
+
+    return search
+
+
+SIDES = {"stzoo": stzoo_side, "beir": beir_side, "torch": torch_side, "faiss": faiss_side}
+
+
+def one_side(given: argparse.Namespace) -> None:
+    """Runs one side here, or for a baseline only gets it ready, and prints what it took."""
+    import faiss
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(given.threads)
+    faiss.omp_set_num_threads(given.threads)
+    random = np.random.default_rng(0)
+    queries = random.standard_normal((given.queries, given.dim), np.float32)
+    documents = random.standard_normal((given.documents, given.dim), np.float32)
+    with contextlib.redirect_stdout(sys.stderr):
+        search = SIDES[given.side](queries, documents, given.k)
+        begun = time.perf_counter()
+        first = [] if given.baseline else search()
+        seconds = time.perf_counter() - begun
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"seconds": round(seconds, 3), "peak_mb": round(peak), "first": first}))
+
+
+def main() -> None:
+    """Runs all sides in turn and prints medians and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, usual in dict(queries=5000, documents=500_000, dim=64, k=1000, repeats=1).items():
+        parser.add_argument(f"--{name}", type=int, default=usual)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--sides", default=",".join(SIDES))
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--baseline", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.side:
+        one_side(given)
+        return
+    load = {name: getattr(given, name) for name in ("queries", "documents", "dim", "k", "threads")}
+    words = [sys.executable, __file__, *(f"--{name}={value}" for name, value in load.items())]
+
+    def run(side: str, *more: str) -> dict[str, Any]:
+        done = subprocess.run([*words, "--side", side, *more], check=True, stdout=subprocess.PIPE, text=True)
+        return json.loads(done.stdout.splitlines()[-1])
+
+    sides = given.sides.split(",")
+    took: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for repeat in range(given.repeats):
+        for side in sides:
+            one = run(side)
+            one["peak_mb"] -= run(side, "--baseline")["peak_mb"]
+            took[side].append(one)
+            print(f"{repeat + 1}/{given.repeats} {side}: {one['seconds']} s, {one['peak_mb']} MB", flush=True)
+    firsts = {tuple(one.pop("first")) for runs in took.values() for one in runs}
+    medians = {
+        name: {side: statistics.median(one[name] for one in runs) for side, runs in took.items()}
+        for name in ("seconds", "peak_mb")
+    }
+    found = {
+        **load,
+        **medians,
+        "ratios to stzoo": {
+            name: {side: round(value / max(values["stzoo"], 1e-3), 2) for side, value in values.items()}
+            for name, values in medians.items()
+            if "stzoo" in values
+        },
+        "all find the same": len(firsts) == 1,
+        "runs": took,
+        "cpus": os.cpu_count(),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("stzoo", "torch", "numpy", "beir", "faiss-cpu")},
+    }
+    print(json.dumps(found, indent=2))
+    if given.output:
+        given.output.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
