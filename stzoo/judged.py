@@ -70,13 +70,13 @@ class JudgedSet:
     @cached_property
     def corpus_fingerprint(self) -> str:
         """SHA-256 (64 hex digits) over document ids and passages, in order; the same for every split."""
-        return _digest(zip(self.corpus_ids, self.passages, strict=True))
+        return digest_rows(zip(self.corpus_ids, self.passages, strict=True))
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (64 hex digits) over all that a score depends on: corpus, judged queries, judgements."""
         judged = ([query, text, sorted(self.qrels[query].items())] for query, text in self.queries.items())
-        return _digest([self.corpus_fingerprint, *judged])
+        return digest_rows([self.corpus_fingerprint, *judged])
 
 
 class SplitFiles(NamedTuple):
@@ -103,7 +103,10 @@ def find_split(folder: str | Path, split: str = "test") -> SplitFiles:
             f"{folder} is not there; expected a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)."
         )
     files = SplitFiles(
-        name, _jsonl(folder, "corpus"), _jsonl(folder, "queries"), folder / "qrels" / f"{prefix}{split}.tsv"
+        name,
+        find_jsonl(folder, "corpus"),
+        find_jsonl(folder, "queries"),
+        folder / "qrels" / f"{prefix}{split}.tsv",
     )
     if not files.qrels.is_file():
         known = sorted(file.name[len(prefix) : -4] for file in files.qrels.parent.glob(f"{prefix}*.tsv"))
@@ -138,7 +141,7 @@ def read_beir(
     queries = _read_queries(files.queries, judgements, progress)
     if unknown := set(judgements).difference(queries):
         raise _unknown(files.qrels, 0, unknown, "query", "the queries")
-    corpus_ids, passages, notes = _read_corpus(files.corpus, progress)
+    corpus_ids, passages, notes = read_corpus(files.corpus, progress)
     if unknown := {document for grades in judgements.values() for document in grades}.difference(corpus_ids):
         if len(unknown) > registry.missing(name):
             raise _unknown(files.qrels, 1, unknown, "document", "the corpus")
@@ -251,15 +254,19 @@ def is_beir(folder: Path) -> bool:
     )
 
 
-def _read_corpus(path: Path, progress: bool | None) -> tuple[Texts, Texts, tuple[str, ...]]:
-    """Ids, passages and notes."""
+def read_corpus(path: Path, progress: bool | None) -> tuple[Texts, Texts, tuple[str, ...]]:
+    """Reads a corpus.jsonl(.gz): ids, passages (title and text) and notes for the readers of scores.
+
+    Raises:
+        DataError: if a line does not hold, an id stands twice, or there is no document.
+    """
     ids, passages = TextsWriter(), TextsWriter()
     titled, untitled, first = False, 0, 0
     for line, row in numbered_objects(path, progress):
         document = _id(row, path, line)
         if "title" not in row and "text" not in row:
             raise DataError.at(path, line, f"document {document!r} without a text", '"text" or "title"')
-        title, text = (_text(row.get(key), key, path, line) for key in ("title", "text"))
+        title, text = (as_text(row.get(key), key, path, line) for key in ("title", "text"))
         if row.get("title") is None:
             untitled, first = untitled + 1, first or line
         titled = titled or bool(title)
@@ -281,7 +288,7 @@ def _read_queries(path: Path, judged: Qrels, progress: bool | None) -> dict[str,
         if row.get("text") is None:
             raise DataError.at(path, line, f"query {query!r} without a text", 'a "text"')
         ids.append(query)
-        texts.append(_text(row["text"], "text", path, line))
+        texts.append(as_text(row["text"], "text", path, line))
     held = ids.finish()
     _refuse_repeats(path, "query", held)
     return {query: text for query, text in zip(held, texts.finish(), strict=True) if query in judged}
@@ -305,7 +312,12 @@ def _unknown(path: Path, column: int, names: set[str], kind: str, where: str) ->
     return DataError(f"{path} was changed while it was read. Start again.")
 
 
-def _jsonl(folder: Path, stem: str) -> Path:
+def find_jsonl(folder: Path, stem: str) -> Path:
+    """FOLDER/STEM.jsonl, or its .gz.
+
+    Raises:
+        DataError: if neither is there.
+    """
     for end in (".jsonl", ".jsonl.gz"):
         if (folder / (stem + end)).is_file():
             return folder / (stem + end)
@@ -317,10 +329,15 @@ def _id(row: dict[str, Any], path: Path, line: int) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         found = f"the _id {value!r}" if "_id" in row else "no _id"
         raise DataError.at(path, line, found, 'an "_id" that is text or a whole number')
-    return _text(str(value), "_id", path, line)
+    return as_text(str(value), "_id", path, line)
 
 
-def _text(value: object, key: str, path: Path, line: int) -> str:
+def as_text(value: object, key: str, path: Path, line: int) -> str:
+    """A field of a row as text; "" for null.
+
+    Raises:
+        DataError: if it is something else, or no whole characters; it names file and line.
+    """
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -337,7 +354,8 @@ def _write_rows(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
-def _digest(rows: Iterable[Any]) -> str:
+def digest_rows(rows: Iterable[Any]) -> str:
+    """SHA-256 (64 hex digits) over rows of JSON values, in order."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(row).encode() + b"\n")

@@ -13,7 +13,8 @@ from stzoo.bench.lexical import SETTINGS, retrieve_bm25
 from stzoo.errors import DataError, ModelError, OutputError, RecipeError
 from stzoo.files import held
 from stzoo.judged import read_beir, write_beir
-from stzoo.metrics import MEASURES, score
+from stzoo.measures import MEASURES
+from stzoo.metrics import score
 from stzoo.opened import open_model, parse_name
 from stzoo.testing import TEXTS, tiny_masked_lm
 

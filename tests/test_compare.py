@@ -14,7 +14,8 @@ from stzoo.bench.compare import NO_TEXTS, compare, holm
 from stzoo.bench.compare.comparison import as_json, table, verdict
 from stzoo.errors import DataError, RecipeError
 from stzoo.judged import write_beir
-from stzoo.metrics import MEASURES, paired_test
+from stzoo.measures import MEASURES
+from stzoo.metrics import paired_test
 
 REAL = Path(__file__).parent.parent / "benchmarks" / "results"
 A = {"q1": 0.0, "q2": 0.5, "q3": 1.0, "q4": 0.25}

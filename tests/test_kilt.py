@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from stzoo.bench import kilt
 from stzoo.bench.lexical import retrieve_bm25
 from stzoo.errors import DataError, RecipeError
-from stzoo.metrics import parse_measures
+from stzoo.measures import parse_measures
 from stzoo.metrics import score as score_documents
 
 PAGES = list("abcdefgh")

@@ -6,7 +6,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from stzoo.errors import DataError, RecipeError
-from stzoo.metrics import MEASURES, paired_test, parse_measures, score
+from stzoo.measures import MEASURES, parse_measures
+from stzoo.metrics import paired_test, score
 
 # Ids beyond ASCII: Python orders text by code point, trec_eval by UTF-8 bytes, which is the same order.
 DOCUMENTS = [f"d{i}" for i in range(22)] + ["é", "ﬁ", "\U0001d538"]

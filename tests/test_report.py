@@ -21,7 +21,8 @@ from stzoo.bench.report.intervals import RESAMPLES, interval, resampled
 from stzoo.errors import DataError, MissingExtraError, OutputError, RecipeError
 from stzoo.files import write_json
 from stzoo.judged import JudgedSet
-from stzoo.metrics import MEASURES, Scores
+from stzoo.measures import MEASURES
+from stzoo.metrics import Scores
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"

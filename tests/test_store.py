@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from sentence_transformers.util.quantization import quantize_embeddings
 
 from stzoo.errors import DataError, ModelError, OutputError, RecipeError
 from stzoo.files import held
 from stzoo.store import PRECISIONS, Store, fill, open_store, place, quantise
-from stzoo.store.shards import read_manifest
+from stzoo.store.shards import read_manifest, write_shard
 
 FACTS = {"model": "tiny", "revision": "0123456789ab", "role": "document", "texts": "f" * 64}
 ROWS, WIDTH, SHARD_ROWS = 50, 12, 8
@@ -176,11 +176,12 @@ def test_a_shard_of_wrong_shape_or_of_another_store_is_made_again(tmp_path):
     paths = [made.folder / f"shard-0000{number}.safetensors" for number in range(7)]
     paths[1].write_bytes((other.folder / paths[1].name).read_bytes())
     paths[2].write_bytes(paths[3].read_bytes())
-    save_file({"vectors": np.zeros((3, WIDTH), np.float32)}, paths[4])
+    write_shard(made.folder, read_manifest(made.folder), 4, np.zeros((3, WIDTH), np.float32), 0.0)
+    write_shard(made.folder, read_manifest(made.folder), 6, np.zeros((2, WIDTH)), 0.0)
     paths[5].unlink()
     counted = Counted()
     assert np.array_equal(fill(made.folder, NUMBERS, FACTS, counted)[:], VECTORS)
-    assert counted.seen == [*range(8, 24), *range(32, 48)]
+    assert counted.seen == [*range(8, 24), *range(32, 50)]
 
 
 def test_a_store_of_other_facts_is_never_reused(tmp_path):
@@ -238,7 +239,7 @@ def test_a_full_disk_is_said_and_finished_shards_stay(tmp_path):
 def test_vectors_that_do_not_hold_are_refused(tmp_path):
     for vectors, said in (
         (VECTORS[:3], "encoded as"),
-        (VECTORS[0], "encoded as"),
+        (VECTORS[:SHARD_ROWS, 0], "encoded as"),
         (np.full((8, 2), np.nan, np.float32), "NaN"),
     ):
         with pytest.raises(ModelError, match=said):
@@ -264,8 +265,13 @@ def test_what_is_no_store_is_refused(tmp_path):
 
 def test_a_shard_that_vanishes_after_it_was_checked_is_named(tmp_path):
     made = filled(tmp_path / "store")
-    (made.folder / "shard-00001.safetensors").write_bytes(b"")
-    assert np.array_equal(made[:8], VECTORS[:8])
+    path = made.folder / "shard-00001.safetensors"
+    for left in (path.read_bytes()[:-1], b""):
+        path.write_bytes(left)
+        assert np.array_equal(made[:8], VECTORS[:8])
+        with pytest.raises(DataError, match=r"shard-00001.* can no longer be read"):
+            made[:16]
+    path.unlink()
     with pytest.raises(DataError, match=r"shard-00001.* can no longer be read"):
         made[:9]
 
@@ -314,10 +320,16 @@ def test_a_smaller_store_is_made_in_one_pass_with_the_ranges_of_its_first_shard(
 
 
 def test_quantising_encodes_nothing_goes_on_and_counts_the_seconds_before_it(tmp_path):
-    source = fill(tmp_path / "full", NUMBERS, FACTS, lambda n: time.sleep(0.02) or encode(n), shard_rows=8)
+    def slow(numbers):
+        time.sleep(0.02)
+        return encode(numbers)
+
+    source = fill(tmp_path / "full", NUMBERS, FACTS, slow, shard_rows=8, data={"folder": "here"})
     assert source.seconds >= 0.14
     first = quantise(source, tmp_path / "int8", "int8")
     assert source.seconds <= first.seconds < source.seconds + 0.1
+    assert open_store(tmp_path / "int8").seconds == pytest.approx(first.seconds, abs=0.01)
+    assert first.data == {"folder": "here"}
     before = times(tmp_path / "int8")
     (tmp_path / "int8" / "shard-00003.safetensors").unlink()
     again = quantise(open_store(tmp_path / "full"), tmp_path / "int8", "int8")

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, RecipeError
-from ..judged import JudgedSet, Qrels, _digest, _jsonl, _read_corpus, _text
+from ..judged import JudgedSet, Qrels, as_text, digest_rows, find_jsonl, read_corpus
 from ..metrics import Scores
 from ..search import Run, in_order
 from ..texts import Texts, numbered_lines, numbered_objects
@@ -135,7 +135,7 @@ class KiltSet(JudgedSet):
     def fingerprint(self) -> str:
         """SHA-256 (64 hex digits) over all that a score depends on, pages and evidence sets as well."""
         sets = ([query, sorted(map(sorted, found))] for query, found in self.evidence.items())
-        return _digest([super().fingerprint, _digest(self.pages), *sets])
+        return digest_rows([super().fingerprint, digest_rows(self.pages), *sets])
 
 
 def read_kilt(
@@ -155,15 +155,15 @@ def read_kilt(
             page, or no page of the evidence has a passage.
     """
     file, corpus = Path(file), Path(corpus)
-    corpus = _jsonl(corpus, "corpus") if corpus.is_dir() else corpus
+    corpus = find_jsonl(corpus, "corpus") if corpus.is_dir() else corpus
     evidence: Evidence = {}
     queries: dict[str, str] = {}
     for query, row, line in _questions(file, progress):
         evidence[query] = _sets(row, file, line)
-        queries[query] = _text(row.get("input"), "input", file, line)
+        queries[query] = as_text(row.get("input"), "input", file, line)
         if not queries[query]:
             raise DataError.at(file, line, f"question {query!r} without a text", 'an "input"')
-    ids, passages, notes = _read_corpus(corpus, progress)
+    ids, passages, notes = read_corpus(corpus, progress)
     named = _pages_in_map(Path(pages), ids, progress) if pages else _pages_in_rows(corpus, progress)
     page_of_each = Texts(named)
 
@@ -261,7 +261,7 @@ def _name(row: dict[str, Any], key: str, path: Path, line: int) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         found = f"the {key} {json.dumps(value)[:40]}" if key in row else f"no {key}"
         raise DataError.at(path, line, found, f'a "{key}" that is text or a whole number')
-    return _text(str(value).strip(), key, path, line)
+    return as_text(str(value).strip(), key, path, line)
 
 
 def _pages_in_rows(corpus: Path, progress: bool | None) -> Iterator[str]:

@@ -21,7 +21,8 @@ from typing import Any
 from ..errors import DataError, OutputError
 from ..files import write_json
 from ..judged import JudgedSet
-from ..metrics import MEASURES, Measure, Scores
+from ..measures import MEASURES, Measure
+from ..metrics import Scores
 from ..opened import slug
 
 SCHEMA_VERSION = 1

@@ -16,7 +16,7 @@ from pathlib import Path
 from ..errors import RecipeError, nearest
 from ..files import held, write_json
 from ..judged import JudgedSet
-from ..metrics import Measure, wanted_measures
+from ..measures import Measure, wanted_measures
 from ..opened import open_model, slug
 from ..search import Retriever, default_root
 from ..store import PRECISIONS, SHARD_ROWS

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import DataError
 from ..files import fingerprint, held, write_json
 from ..judged import JudgedSet
-from ..metrics import wanted_measures
+from ..measures import wanted_measures
 from ..opened import parse_name
 from ..search import Run, in_order
 from ..trec import read_qrels, read_run

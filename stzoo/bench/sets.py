@@ -8,7 +8,8 @@ from pathlib import Path
 from .. import registry
 from ..errors import DataError, RecipeError
 from ..judged import JudgedSet, find_split, is_beir, read_beir
-from ..metrics import Measure, Scores, score
+from ..measures import Measure
+from ..metrics import Scores, score
 from ..search import Run
 from . import datasets, kilt
 

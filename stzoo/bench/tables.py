@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..metrics import MEASURES
+from ..measures import MEASURES
 from .datasets import averages
 from .results import Result
 

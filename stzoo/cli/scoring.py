@@ -138,7 +138,7 @@ def score_command(
 def _results(results: Any, measures: str | None, as_json: bool) -> None:
     from ..bench import as_json as to_json
     from ..bench import costs, table
-    from ..metrics import parse_measures
+    from ..measures import parse_measures
 
     for note in dict.fromkeys(f"{r.dataset}: {note}" for r in results for note in r.facts.get("notes", ())):
         typer.echo(f"warning: {note}", err=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..encode import encode
 from ..errors import DataError, RecipeError
-from ..judged import JudgedSet, _jsonl, _read_corpus
+from ..judged import JudgedSet, find_jsonl, read_corpus
 from ..opened import open_model
 from ..store import Store, open_store
 from .retriever import Retriever, default_root
@@ -101,8 +101,8 @@ def search(
 
 def _corpus(data: Path, progress: bool) -> JudgedSet:
     """A corpus alone, without queries."""
-    file = _jsonl(data, "corpus") if data.is_dir() else data
+    file = find_jsonl(data, "corpus") if data.is_dir() else data
     if not file.is_file():
         raise DataError(f"{data} is not there; expected a BEIR folder or a corpus.jsonl(.gz).")
-    ids, passages, notes = _read_corpus(file, progress)
+    ids, passages, notes = read_corpus(file, progress)
     return JudgedSet(file.resolve().parent.name, "", ids, passages, {}, {}, file.parent, notes)

@@ -103,10 +103,11 @@ def read_rows(folder: Path, manifest: Mapping[str, Any], start: int, stop: int) 
         number, first = divmod(row, size)
         rows = min(size - first, stop - row)
         path = shard_path(folder, number)
-        held = min(size, manifest["rows"] - number * size) * columns * dtype.itemsize
-        try:  # the vectors stand at the end of the file
-            offset = path.stat().st_size - held + first * columns * dtype.itemsize
-            read = np.fromfile(path, dtype, rows * columns, offset=offset)
+        try:
+            with path.open("rb") as file:
+                header = int.from_bytes(file.read(8), "little")  # safetensors: its length comes first
+                offset = header + first * columns * dtype.itemsize
+                read = np.fromfile(file, dtype, rows * columns, offset=offset)
             found[row - start : row - start + rows] = read.reshape(rows, columns)
         except (OSError, ValueError) as error:
             raise DataError(f"{path} can no longer be read: {error}.") from error

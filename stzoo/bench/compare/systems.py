@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ...errors import DataError, RecipeError, nearest
-from ...metrics import parse_measures
+from ...measures import parse_measures
 from ..results import Result, read
 
 Place = tuple[str, str]  # data set, split

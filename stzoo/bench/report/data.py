@@ -184,7 +184,7 @@ def gather(folder: Path, measure: str, *, seed: int, progress: bool) -> Page:
 
 def _spelt(measure: str, found: Sequence[Result]) -> str:
     """The measure as the results spell it."""
-    from ...metrics import parse_measures
+    from ...measures import parse_measures
 
     names = list(dict.fromkeys(name for result in found for name in result.scores.mean))
     if measure in names:
