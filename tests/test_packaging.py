@@ -123,6 +123,13 @@ def test_installed_command_finds_every_plugin_whole(clean, tmp_path):
     assert [plugin["failures"] for plugin in plugins] == [[]] * len(plugins)
 
 
+def test_installed_report_and_registry_have_their_files(clean, tmp_path):
+    command = ("report", ROOT / "benchmarks/results", "--output", tmp_path / "report.html")
+    assert "report.csv" in run(clean / "bin/stzoo", *command, cwd=tmp_path)
+    code = "from stzoo import registry; print(registry.lookup('scifact').documents)"
+    assert run(clean / "bin/python", "-c", code, cwd=tmp_path).strip() == "5183"
+
+
 def test_installed_recipes_can_be_read(clean, tmp_path):
     code = (
         "from stzoo import host\nfor name in host.all('recipe'): assert host.recipe_text(name); print(name)"

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parent.parent
 ROOMS = """
     errors calls quiet memory
     files hookspecs host recipe runs texts registry measures judged pydocs sources corpus
-    masking backbone decoders poolings models opened encode store search trec metrics objective hub callbacks batches
+    masking backbone decoders poolings models opened encode store search trec metrics
+    objective hub callbacks batches
     trainer pretrain balancers mining finetune bench
     builtin testing ask demo cli __main__
 """.split()  # noqa: SIM905 - one line for each would hide the order
