@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .errors import DataError
-from .judged import Qrels
 from .measures import MEASURES, Measure
+from .qrels import Qrels
 from .search import Run, in_order
 
 QUERIES_AT_ONCE = 500  # bounds the memory: a result takes some 220 bytes

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from .errors import DataError
 from .files import whole_file
-from .judged import JudgedSet, Qrels, add_judgement, as_grade, read_judgements
+from .judged import JudgedSet
+from .qrels import Qrels, add_judgement, as_grade, read_judgements
 from .search import Run
 from .texts import numbered_lines
 

@@ -21,7 +21,8 @@ from typing import Any
 
 from ..errors import DataError, StzooError
 from ..files import whole_folder, writing
-from ..judged import as_grade, is_beir, write_beir
+from ..judged import is_beir, write_beir
+from ..qrels import as_grade
 from ..quiet import quietly
 from ..registry import Entry, entries
 

@@ -33,8 +33,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, RecipeError
-from ..judged import JudgedSet, Qrels, as_text, digest_rows, find_jsonl, read_corpus
+from ..judged import JudgedSet, as_text, digest_rows, find_jsonl, read_corpus
 from ..metrics import Scores
+from ..qrels import Qrels
 from ..search import Run, in_order
 from ..texts import Texts, numbered_lines, numbered_objects
 

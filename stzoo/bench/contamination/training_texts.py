@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from ... import sources
 from ...errors import DataError
-from ...judged import find_split, is_beir, read_judgements
+from ...judged import find_split, is_beir
+from ...qrels import read_judgements
 from ...texts import numbered_lines, numbered_objects
 
 
