@@ -128,6 +128,7 @@ def demo(
         [f"{label}={folder}" for label, folder in systems.items()],
         data=data,
         output=output / "results",
+        store=output / "embeddings",
         max_tokens=MAX_TOKENS if base is None else None,
         run_files=False,
         overwrite=overwrite,

@@ -17,7 +17,8 @@ def test_version():
 
 def test_help_names_every_command():
     shown = cli("--help").stdout
-    for command in ("plugins", "list", "pretrain", "finetune", "bench", "export", "demo", "recipe"):
+    for command in ("plugins", "list", "pretrain", "finetune", "bench", "export", "demo", "recipe",
+                    "search", "score", "compare", "report", "contamination"):  # fmt: skip
         assert command in shown
 
 
@@ -43,6 +44,15 @@ def test_plugins_and_list_speak_json():
 def test_list_shows_what_is_there():
     shown = cli("list", "checkpoints").stdout
     assert "Shitao/RetroMAE_MSMARCO" in shown
+
+
+def test_list_shows_the_data_sets_of_the_registry():
+    shown = cli("list", "datasets").stdout
+    (line,) = (line for line in shown.splitlines() if line.split()[:1] == ["scifact"])
+    assert {"test", "5183", "300", "beir-13"} <= {word.strip(",") for word in line.split()}
+    made = json.loads(cli("list", "datasets", "--json").stdout)
+    assert {"beir-13", "nano-beir"} <= made["suites"].keys()
+    assert next(row for row in made["datasets"] if row["name"] == "scifact")["documents"] == 5183
 
 
 def test_a_recipe_is_shown_as_it_is():

@@ -49,13 +49,16 @@ def plugins_command(as_json: Json = False) -> None:
 @app.command("list")
 def list_command(
     kind: Annotated[
-        str | None, typer.Argument(help="objectives, poolings, decoders, …; all if left out")
+        str | None, typer.Argument(help="objectives, poolings, …, or datasets; all but these if left out")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """List what can be asked for by name."""
     from .. import host
 
+    if kind in ("dataset", "datasets"):
+        _list_datasets(as_json)
+        return
     kinds = [kind.removesuffix("s")] if kind else list(host.KINDS)
     rows = []
     for one in kinds:
@@ -69,6 +72,25 @@ def list_command(
     for row in rows:
         more = f"{row['hub_id']}: " if "hub_id" in row else ""
         table.add_row(row["kind"], row["name"], more + row["summary"], row["source"])
+    show(table)
+
+
+def _list_datasets(as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from .. import registry
+
+    if as_json:
+        print_json(
+            {"datasets": list(map(asdict, registry.entries().values())), "suites": dict(registry.suites())}
+        )
+        return
+    table = new_table("data set", "split", "documents", "queries", "licence", "suites")
+    for name, entry in registry.entries().items():
+        inside = [suite for suite in registry.suites() if name in registry.expand([suite])]
+        counts = ["" if count is None else str(count) for count in (entry.documents, entry.queries)]
+        licence = "not public" if entry.get else entry.licence or ""
+        table.add_row(name, entry.split, *counts, licence, ", ".join(inside))
     show(table)
 
 
