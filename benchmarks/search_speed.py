@@ -4,8 +4,8 @@
         [--repeats 1] [--threads 2] [--sides stzoo,beir,torch,faiss] [--output search_speed.json]
 
 Vectors are random normal numbers, compared by dot product; encoders are out of it: BEIR's is one that hands
-the vectors over. Each side runs in a process of its own, in turn. Seconds go from the call to the results, with
-each query's as a dict for stzoo and BEIR; torch (a running top-k over chunks of 16,384, in float32) and faiss
+the vectors over. Each side runs in a process of its own, in turn. Seconds go from the call to the results: of
+stzoo and BEIR each query's as a dict; torch (a running top-k over chunks of 16,384, in float32) and faiss
 (faiss.knn) stop at arrays of places. Peak memory is what the process took at most, less what another took
 that imported the same and made the same vectors, but did not search.
 """
