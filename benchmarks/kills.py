@@ -1,6 +1,6 @@
 """Kills `stzoo bench` ten times while it encodes, lets it end, and compares with a run that was left alone.
 
-    STZOO_DATA=… python benchmarks/kills.py [--dataset vaswani] [--kills 10] [--output benchmarks/results/kills.json]
+    STZOO_DATA=… python benchmarks/kills.py [--dataset vaswani] [--kills 10] [--output kills.json]
 
 Each kill is a SIGKILL at a random moment between the start of encoding and some seconds later, so some fall
 while a shard is written. What must hold: the same scores to the last bit, and no finished shard made again.

