@@ -194,6 +194,7 @@ def test_an_index_of_other_vectors_seed_or_similarity_is_never_used(tmp_path):
     ):
         assert not open_index(tmp_path, CORPUS, **same | change).reused
         assert open_index(tmp_path, CORPUS, **same | change).reused
+    assert open_index(tmp_path, CORPUS, **same | dict(similarity="dot")).reused  # they lie side by side
     other = CORPUS[::-1].copy()
     by_digest = open_index(tmp_path, other, "IVF4,Flat", similarity="cosine")
     assert not by_digest.reused
@@ -354,7 +355,7 @@ def test_with_enough_candidates_bits_are_searched_exactly(similarity):
 def test_the_candidates_are_those_of_least_hamming_distance_first_in_the_corpus_whatever_the_chunk():
     distances = (np.packbits(ASKED > 0, 1)[:, None] ^ np.packbits(WIDE > 0, 1)[None]).astype(np.uint8)
     distances = np.unpackbits(distances, axis=2).sum(2)
-    for k in (10, 600):  # FAISS's two ways
+    for k in (10, 600):
         expected = [
             {WIDE_IDS[i] for i in sorted(range(900), key=lambda i: (row[i], i))[:k]}
             for row in distances.tolist()
@@ -363,6 +364,7 @@ def test_the_candidates_are_those_of_least_hamming_distance_first_in_the_corpus_
             with patch.object(binary, "DOCUMENTS_AT_ONCE", size):
                 found = bits(k, multiplier=1)
             assert [set(row) for row in found.values()] == expected
+            assert found == bits(k, multiplier=1)
     whole = bits(10)
     wanted = 40 * binary.CANDIDATE_BYTES * 3 + binary.DOCUMENTS_AT_ONCE * (75 / 8 + 1) + 64 * binary.PIECE
     assert bits(10, memory_gib=(wanted + 1) / 2**30) == whole  # three queries at a time

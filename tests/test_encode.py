@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
+    Module,
     Normalize,
     Pooling,
     Router,
@@ -78,9 +79,19 @@ def test_all_that_stands_behind_the_transformer_is_honoured(pooling):
     assert encode(model, TEXTS, role="query").shape == (len(TEXTS), 5)
 
 
-def test_an_instruction_that_only_passages_have_and_a_default_are_found():
-    for prompts, default in (({"passage": "treaty "}, None), ({"query": "", "other": "cell "}, "other")):
-        assert_as_the_models_own(tiny(prompts=prompts, default_prompt_name=default))
+@pytest.mark.parametrize(
+    ("prompts", "default"),
+    [
+        ({"query": "cell ", "passage": "treaty "}, None),
+        ({"corpus": "treaty ", "other": "cell "}, "other"),
+        ({"other": "cell "}, "other"),
+        ({"other": "cell "}, None),
+    ],
+)
+def test_prompts_of_other_names_and_a_default_are_found(prompts, default):
+    model = tiny()
+    model.prompts, model.default_prompt_name = prompts, default  # the constructor would add the usual names
+    assert_as_the_models_own(model)
 
 
 def test_a_router_goes_by_the_role():
@@ -90,6 +101,9 @@ def test_a_router_goes_by_the_role():
     )
     assert reader(model, "document") is document[0]
     assert_as_the_models_own(model)
+    routes = {"one": [*query], "query": [*document]}
+    mapped = Router(routes, route_mappings={("query", None): "one", ("document", "text"): "query"})
+    assert_as_the_models_own(SentenceTransformer(modules=[mapped, Normalize()], device="cpu"))
 
 
 def test_a_route_without_a_transformer_is_left_to_the_models_own_encode():
@@ -101,10 +115,32 @@ def test_a_route_without_a_transformer_is_left_to_the_models_own_encode():
     assert_as_the_models_own(model)
 
 
-def test_padding_on_the_left_and_the_last_token_agree():
-    model = tiny("modernbert", "lasttoken")
-    model.tokenizer.padding_side = "left"
-    assert_as_the_models_own(model)
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_padding_is_that_of_the_tokenizer(family, side):
+    tokenizer = tiny_tokenizer(family)
+    tokenizer.padding_side, tokenizer._pad_token_type_id = side, 3
+    columns = dict(tokenizer(sentences(9), return_token_type_ids=True))
+    rows = [7, 2, 5]
+    expected = tokenizer.pad({name: [column[row] for row in rows] for name, column in columns.items()})
+    padded = inputs._pad(
+        {name: [np.array(row) for row in column] for name, column in columns.items()}, rows, tokenizer
+    )
+    assert {name: block.tolist() for name, block in padded.items()} == dict(expected)
+
+
+def test_modules_that_ask_for_the_role_get_it():
+    class Doubling(Module):
+        forward_kwargs = {"task"}
+
+        def forward(self, features, task=None):
+            features["sentence_embedding"] = features["sentence_embedding"] * (2 if task == "query" else 1)
+            return features
+
+        def save(self, *args, **kwargs):
+            raise NotImplementedError
+
+    assert_as_the_models_own(tiny("bert", "mean", Doubling()))
 
 
 def test_texts_without_any_token_are_encoded_even_when_they_fill_a_batch():
@@ -210,8 +246,17 @@ def test_windows_bound_what_is_held_and_change_no_vector(model, monkeypatch):
             found = encode(model, texts, role="document")
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
             assert texts.largest == 4
-            batches = list(inputs.batches_of(model, model[0], TEXTS, "document", 10_000))
-            assert max(len(rows) for rows, _ in batches) <= 8 if name == "WINDOW_TEXTS" else 32
+            windows = [
+                sorted(rows) for rows, _ in inputs.batches_of(model, model[0], TEXTS, "document", 10_000)
+            ]
+        assert [row for rows in windows for row in rows] == list(range(len(TEXTS)))
+        costs = {
+            "WINDOW_TEXTS": [1] * len(TEXTS),
+            "WINDOW_TOKENS": [len(model.tokenizer(t)[0]) for t in TEXTS],
+        }
+        assert len(windows) > 3
+        for rows in windows[:-1]:
+            assert sum(costs[name][row] for row in rows) >= most > sum(costs[name][row] for row in rows[:-4])
 
 
 def test_each_text_is_tokenised_once(model, monkeypatch):
@@ -276,7 +321,11 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does():
 
         return check
 
-    hook = model.register_forward_pre_hook(out_of_memory_above(3))
+    def fresh(_, args):
+        assert "token_embeddings" not in args[0], "what filled the memory is kept"
+
+    model.register_forward_pre_hook(fresh)
+    hook = model[1].register_forward_pre_hook(out_of_memory_above(3))
     np.testing.assert_allclose(encode(model, TEXTS, role="query"), expected, rtol=0, atol=1e-6)
     assert max(sizes) > 3
     hook.remove()

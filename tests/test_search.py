@@ -123,6 +123,52 @@ def test_the_first_pass_loses_nothing_whatever_the_numbers(search, k, tile, simi
         ]
 
 
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+@pytest.mark.parametrize("scale", [1.0, 2.0**-148])
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_the_first_pass_may_be_wrong_by_what_the_order_of_a_sum_can_make_of_it(similarity, scale, device):
+    random = np.random.default_rng(5)
+    queries, corpus = random.standard_normal((30, 40)), random.standard_normal((4000, 40))
+    corpus[2000:] = corpus[:2000] + random.uniform(-1e-6, 1e-6, (2000, 40))
+    queries, corpus = (queries * scale).astype(np.float32), (corpus * scale).astype(np.float32)
+    names, ids = [f"{i}" for i in range(30)], [f"{i}" for i in range(4000)]
+    of_distance = 2.0**-22 * 40**0.5 * 12 if scale == 1 else 2.0**-149
+
+    def find():
+        return top_k(queries, corpus, names, ids, 71, drop_self=False, similarity=similarity, device=device)
+
+    def worse(select):
+        def selected(scores, *rest):
+            size = of_distance if similarity in passes.DISTANCES else 40 * 2.0**-24
+            noise = random.uniform(-size, size, tuple(scores.shape)).astype(np.float32)
+            scores += noise if isinstance(scores, np.ndarray) else torch.from_numpy(noise)
+            return select(scores, *rest)
+
+        return selected
+
+    expected = find()
+    for tile in ((30, 4000), (30, 500)):
+        with (
+            tiles(*tile),
+            patch.object(passes, "_select", worse(passes._select)),
+            patch.object(passes, "_select_on_device", worse(passes._select_on_device)),
+        ):
+            assert find() == expected
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_scores_that_float32_cannot_hold_tie(similarity):
+    def best(query, corpus):
+        vectors = np.array([[query]], np.float32), np.array(corpus, np.float32)[:, None]
+        with tiles(1, 1):
+            return list(top_k(*vectors, ["q"], list("abc"), 1, drop_self=False, similarity=similarity)["q"])
+
+    # a would be the best, were it not for the rounding to 0 or to infinity
+    assert best(1e-23, [-1e-23, -2e-23, -3e-23]) == (["c"] if similarity == "dot" else ["a"])
+    assert best(3e38, [3e38, 2e38, 1e38]) == (["a"] if similarity in passes.DISTANCES else ["c"])
+    assert best(3e38, [-2e38, -2.5e38, -3e38]) == ["c"]
+
+
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_results_do_not_depend_on_tiles_threads_memory_device_or_order_and_equal_vectors_tie(similarity):
     random = np.random.default_rng(0)
@@ -304,11 +350,11 @@ def test_what_does_not_fit_together_is_an_error():
 
 
 def test_infinite_and_negative_scores_are_ranked():
-    scores = np.array([-2.0, float("-inf"), 3e38, -0.0, 1e-45, float("inf")], np.float32)
-    ranking = Ranking(list("abcdef"), 9, drop_self=False)
-    each = np.arange(6)
+    scores = np.array([-2.0, float("-inf"), 3e38, 0.0, 1e-45, float("inf"), -0.0], np.float32)
+    ranking = Ranking(list("abcdefg"), 9, drop_self=False)
+    each = np.arange(7)
     kept = ranking.merge(ranking.none(1), np.zeros_like(each), each, scores)
-    assert "".join(ranking.run(["q"], kept)["q"]) == "fcedab"
+    assert "".join(ranking.run(["q"], kept)["q"]) == "fcegdab"
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from ..errors import RecipeError, ShapeError
+from .building import faiss_errors
 from .passes import PIECE, Side, checked, scores_of
 from .ranking import Ranking, Run
 
@@ -53,6 +54,9 @@ def top_k_binary(
     query are candidates. Their scores are exact: those that `top_k` gives for the float query and the same
     documents of +1 and -1. With enough candidates so are the results.
 
+    It pays for small k: over 200,000 documents of 384 bits it took a quarter of the time of `top_k` at k = 10
+    and half of it at 100, but longer at 1000.
+
     Args:
         query_vectors: float32 [Q, D].
         documents: of N documents; read twice, chunk by chunk, for as many queries as memory_gib lets in.
@@ -77,7 +81,6 @@ def top_k_binary(
     """
     import faiss
     import numpy as np
-    import torch
     from tqdm import tqdm
 
     Q, N, D = len(query_ids), len(corpus_ids), query_vectors.shape[-1]
@@ -102,31 +105,26 @@ def top_k_binary(
     queries = checked(query_vectors, "query")
     kept = ranking.none(Q)
     starts = range(0, N, DOCUMENTS_AT_ONCE)
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(torch.get_num_threads())
-    try:
-        with tqdm(total=Q * N, desc="Search", unit_scale=True, leave=False, disable=not progress) as bar:
-            for first in range(0, Q, block):
-                here = slice(first, first + block)
-                few = queries[here]
-                signs = np.packbits(few.vectors > 0, axis=1)
-                nearest = np.empty((len(signs), 0), np.int64)
-                for start in starts:
-                    bits = documents.packed(start, min(start + DOCUMENTS_AT_ONCE, N))
-                    # the counting variant is the faster for many candidates
-                    variant = "hc" if wanted < 500 else "mc"
-                    distances, places = faiss.knn_hamming(signs, bits, min(wanted, len(bits)), variant)
-                    keys = ((D - distances.astype(np.int64)) << 32) + (LAST - start - places)
-                    nearest = np.concatenate([nearest, keys], 1)
-                    if nearest.shape[1] > wanted:
-                        nearest = np.partition(nearest, -wanted, axis=1)[:, -wanted:]
-                    bar.update(len(signs) * len(bits))
-                found = LAST - (nearest & LAST)
-                scores = _rescored(few, documents, found, similarity)
-                rows = np.repeat(np.arange(len(found)), wanted)
-                kept[here] = ranking.merge(kept[here], rows, found.ravel(), scores)
-    finally:
-        faiss.omp_set_num_threads(before)
+    bars = tqdm(total=Q * N, desc="Search", unit_scale=True, leave=False, disable=not progress)
+    with bars as bar, faiss_errors("the search of bits failed"):
+        for first in range(0, Q, block):
+            here = slice(first, first + block)
+            few = queries[here]
+            signs = np.packbits(few.vectors > 0, axis=1)
+            nearest = np.empty((len(signs), 0), np.int64)
+            for start in starts:
+                bits = documents.packed(start, min(start + DOCUMENTS_AT_ONCE, N))
+                # by heaps: FAISS's other way, by counting, takes 8 * D * wanted bytes a query
+                distances, places = faiss.knn_hamming(signs, bits, min(wanted, len(bits)), "hc")
+                keys = ((D - distances.astype(np.int64)) << 32) + (LAST - start - places)
+                nearest = np.concatenate([nearest, keys], 1)
+                if nearest.shape[1] > wanted:
+                    nearest = np.partition(nearest, -wanted, axis=1)[:, -wanted:]
+                bar.update(len(signs) * len(bits))
+            found = LAST - (nearest & LAST)
+            scores = _rescored(few, documents, found, similarity)
+            rows = np.repeat(np.arange(len(found)), wanted)
+            kept[here] = ranking.merge(kept[here], rows, found.ravel(), scores)
     return ranking.run(query_ids, kept)
 
 

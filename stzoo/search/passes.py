@@ -91,6 +91,7 @@ class Chunk:
             int64 [P] rows, ascending, and int64 [P] columns.
         """
         import numpy as np
+        import torch
 
         scores = buffer[: len(queries.norms), : len(self.side.norms)]
         # An infinite score is one that float32 cannot hold; others may be as large.
@@ -117,7 +118,8 @@ class Chunk:
             least = least / reach - slack
             rough = divided(queries.vectors, lengths[:, None])
             if self.moved is not None:
-                return _select_on_device(rough, self.moved, least, 2 * slack, width)
+                product = torch.from_numpy(rough).to(self.moved.device) @ self.moved.T
+                return _select_on_device(product, least, 2 * slack, width)
             np.matmul(rough, self.rough.T, out=scores)
             return _select(scores, least, 2 * slack, width)
 
@@ -162,20 +164,19 @@ def _select(
 
 
 def _select_on_device(
-    queries: "np.ndarray", passages: "Tensor", least: "np.ndarray", slack: "np.ndarray", width: int
+    scores: "Tensor", least: "np.ndarray", slack: "np.ndarray", width: int
 ) -> "tuple[np.ndarray, np.ndarray]":
-    """As `_select`, of a product that is made and searched where the passages lie."""
+    """As `_select`, where the scores lie."""
     import torch
 
     def there(values: "np.ndarray") -> "Tensor":
-        return torch.as_tensor(values, dtype=torch.float32, device=passages.device)
+        return torch.as_tensor(values, dtype=torch.float32, device=scores.device)[:, None]
 
-    scores = there(queries) @ passages.T
-    limit = there(least)[:, None]
+    limit = there(least)
     near = scores >= limit
     if int(near.sum()) > 2 * width * len(scores) and width < scores.shape[1]:
         own = scores.topk(width, sorted=False).values.amin(1, keepdim=True)
-        near = scores >= torch.maximum(limit, own - there(slack)[:, None])
+        near = scores >= torch.maximum(limit, own - there(slack))
     rows, columns = near.nonzero(as_tuple=True)
     return rows.cpu().numpy(), columns.cpu().numpy()
 

@@ -9,10 +9,7 @@ from ..texts import Texts
 if TYPE_CHECKING:
     import numpy as np
 
-if TYPE_CHECKING:
-    Run = Mapping[str, Mapping[str, float]]
-else:
-    Run = dict  # TEMPORARY until trec.py says dict
+Run = Mapping[str, Mapping[str, float]]  # score by document id by query id
 
 EMPTY = -(2**63)  # a key below that of any score
 
