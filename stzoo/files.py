@@ -51,7 +51,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
                 os.fsync(written.fileno())
             draft.replace(path)
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where even the folder is none
+            draft.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

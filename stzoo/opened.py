@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +41,9 @@ class Opened:
     @property
     def settings(self) -> dict[str, Any]:
         """What of the model, beside its weights, the scores depend on; the usual is left out."""
+        limit = self.model.max_seq_length
         found = {
-            "max_tokens": self.model.max_seq_length,
+            "max_tokens": None if limit == math.inf else limit,  # static embeddings have no limit
             "similarity": self.similarity,
             "prompts": {name: text for name, text in self.model.prompts.items() if text},
         }
@@ -104,7 +106,7 @@ def open_model(
         )
     if max_tokens is not None:
         _limit(model, max_tokens, given)
-    revision = _folder_revision(folder) if local else _commit(model)
+    revision = _folder_revision(folder, backend) if local else _commit(model, given)
     return Opened(name, str(folder.resolve()) if local else given, revision, model, devices)
 
 
@@ -133,11 +135,16 @@ def _limit(model: Any, max_tokens: int, given: str) -> None:
     positions = getattr(getattr(model[0], "config", None), "max_position_embeddings", None)
     if max_tokens < 1 or (positions and max_tokens > positions):
         raise ModelError(f"max_tokens is {max_tokens}; {given} can read 1 to {positions or 'any number'}.")
-    model.max_seq_length = max_tokens
+    try:
+        model.max_seq_length = max_tokens
+    except AttributeError as error:  # static embeddings
+        raise ModelError(f"{given} reads texts whole, of any length; leave max_tokens out.") from error
 
 
-def _folder_revision(folder: Path) -> str:
+def _folder_revision(folder: Path, backend: str = "torch") -> str:
     """12 hex digits over the files that make the model: those at the top and those of its modules.
+
+    With another backend than torch its own folder (onnx, openvino), whose weights are used, counts as well.
 
     Left out: README, run.json, hidden files, and folders that modules.json does not name (checkpoints,
     decoders).
@@ -146,6 +153,8 @@ def _folder_revision(folder: Path) -> str:
     if (folder / "modules.json").is_file():
         modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
         names += sorted({module["path"] for module in modules if module["path"]})
+    if backend != "torch":
+        names.append(backend)
     files = []
     for name in names:
         found = (folder / name).rglob("*") if name else folder.iterdir()
@@ -155,9 +164,13 @@ def _folder_revision(folder: Path) -> str:
     return fingerprint(*files)[:12]
 
 
-def _commit(model: Any) -> str:
+def _commit(model: Any, given: str) -> str:
+    from huggingface_hub import try_to_load_from_cache
+
     for module in model.modules():
         commit = getattr(getattr(module, "config", None), "_commit_hash", None)
         if commit:
             return str(commit)
-    return NO_REVISION
+    # static embeddings have no config that names it; .../snapshots/<commit>/modules.json does
+    cached = try_to_load_from_cache(given, "modules.json")
+    return Path(cached).parent.name if isinstance(cached, str) else NO_REVISION

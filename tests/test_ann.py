@@ -194,7 +194,7 @@ def test_an_index_of_other_vectors_seed_or_similarity_is_never_used(tmp_path):
     ):
         assert not open_index(tmp_path, CORPUS, **same | change).reused
         assert open_index(tmp_path, CORPUS, **same | change).reused
-    assert open_index(tmp_path, CORPUS, **same | dict(similarity="dot")).reused  # they lie side by side
+    assert open_index(tmp_path, CORPUS, **same | dict(facts=None)).reused  # they lie side by side
     other = CORPUS[::-1].copy()
     by_digest = open_index(tmp_path, other, "IVF4,Flat", similarity="cosine")
     assert not by_digest.reused

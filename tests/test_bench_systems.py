@@ -1,6 +1,8 @@
 """bench() beyond one model on one folder: stores, precisions, indexes, suites, KILT, run files, questions."""
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,8 @@ from stzoo import registry
 from stzoo.bench import bench, costs, score, table
 from stzoo.errors import DataError, ModelError, OutputError, RecipeError
 from stzoo.judged import read_beir, write_beir
+from stzoo.opened import _folder_revision
+from stzoo.search import answers
 from stzoo.search import retriever as retriever_room
 from stzoo.testing import TEXTS, sentences, tiny_masked_lm
 
@@ -277,6 +281,97 @@ def test_kilt_answers_are_scored_against_a_kilt_file(kilt, tmp_path):
     assert result.scores.per_query["KILT Rprec"]["q0"] == 0
     done = cli("score", f"mine={path}", "--data", kilt)
     assert "0.9167" in done.stdout
+
+
+def test_kilt_answers_are_pages_also_where_passages_have_the_same_ids(tmp_path):
+    rows = [{"_id": str(i), "title": "", "text": row["text"]} for i, row in enumerate(CORPUS)]
+    (tmp_path / "corpus.jsonl").write_text(
+        "".join(json.dumps(row | {"wikipedia_id": str(i // 2)}) + "\n" for i, row in enumerate(rows))
+    )
+    gold = [
+        {"id": str(q), "input": "what", "output": [{"provenance": [{"wikipedia_id": str(2 * q)}]}]}
+        for q in range(6)
+    ]
+    for name in ("nq-dev-kilt.jsonl", "guess.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in gold))
+    guess, data = str(tmp_path / "guess.jsonl"), tmp_path / "nq-dev-kilt.jsonl"
+    for corpus in (None, tmp_path / "corpus.jsonl"):
+        (result,) = score(guess, data=data, corpus=corpus)
+        assert result.scores.mean["KILT Rprec"] == result.scores.mean["nDCG@10"] == 1
+
+
+@pytest.mark.parametrize("name", ["model_meta.json", "small.json"])
+@pytest.mark.parametrize("content", ["{bad", "[]", "{}", '{"schema_version": 1}', '{"name": "x"}'])
+def test_a_damaged_result_is_named_whoever_reads_it(data, tmp_path, name, content):
+    (result,) = bench([], data=data, output=tmp_path / "out")
+    (result.path.with_name(name)).write_text(content)
+    for words in (lambda: stzoo.report(tmp_path / "out", output=tmp_path / "page.html"),) + (
+        (lambda: bench([], data=data, output=tmp_path / "out"),) if name == "small.json" else ()
+    ):
+        with pytest.raises(OutputError, match=rf"{name} is no result of this version"):
+            words()
+    (again,) = bench([], data=data, output=tmp_path / "out", overwrite=True)
+    assert again.scores == result.scores
+    assert stzoo.bench.results.read(tmp_path / "out")[0].scores == result.scores
+
+
+def test_a_run_in_a_hidden_file_has_a_name(data, tmp_path):
+    (tmp_path / ".first.run").write_text("q0 Q0 d0 1 0.5 tag\n")
+    (result,) = score(str(tmp_path / ".first.run"), data=data, output=tmp_path / "out")
+    assert result.model == "first"
+
+
+def test_other_weights_of_another_backend_are_another_revision(model, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "copy")
+    (copy / "onnx").mkdir()
+    found = []
+    for weights in (b"first", b"second"):
+        (copy / "onnx" / "model.onnx").write_bytes(weights)
+        found.append([_folder_revision(copy, backend) for backend in ("torch", "onnx")])
+    (torch_before, onnx_before), (torch_after, onnx_after) = found
+    assert torch_before == torch_after == _folder_revision(Path(model))
+    assert len({torch_before, onnx_before, onnx_after}) == 3
+
+
+def test_static_embeddings_of_the_hub_have_the_commit_as_their_revision(data, tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    from stzoo.testing import tiny_tokenizer
+
+    tokenizer = tiny_tokenizer("bert").backend_tokenizer
+    for name, digit in (("first", "a"), ("second", "b")):
+        home = tmp_path / f"models--me--{name}"
+        (home / "refs").mkdir(parents=True)
+        (home / "refs" / "main").write_text(digit * 40)
+        static = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)], device="cpu")
+        static.save(str(home / "snapshots" / (digit * 40)))
+    done = cli(
+        *("bench", "same=me/first", "same=me/second", "--data", data, "--no-bm25", "--json"),
+        *("--output", tmp_path / "out", "--store", tmp_path / "store"),
+        env=os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = json.loads(done.stdout)["results"]
+    assert (first["revision"], second["revision"]) == ("a" * 40, "b" * 40)
+    assert not second["reused"]
+    folder = str(tmp_path / "models--me--first" / "snapshots" / ("a" * 40))
+    with pytest.raises(ModelError, match="leave max_tokens out"):
+        bench(folder, data=data, output=tmp_path / "cut", bm25=False, max_tokens=8)
+
+
+def test_a_store_is_asked_in_the_dtype_it_was_made_in(model, data, tmp_path, monkeypatch):
+    bench(model, data=data, output=tmp_path / "out", bm25=False, store=tmp_path / "store", dtype="bfloat16")
+    (store,) = (tmp_path / "store").glob("*/*-document-*")
+    seen, encode = [], answers.encode
+
+    def watched(model, *texts, **options):
+        seen.append(str(model.dtype))
+        return encode(model, *texts, **options)
+
+    monkeypatch.setattr(answers, "encode", watched)
+    stzoo.search(store, "what lift")
+    assert seen == ["torch.bfloat16"]
 
 
 def test_a_question_finds_passages_by_model_and_by_store(model, data, tmp_path, monkeypatch):

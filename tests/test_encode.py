@@ -1,6 +1,8 @@
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Sequence
 from importlib.resources import files
 from importlib.util import find_spec
@@ -23,7 +25,7 @@ from sentence_transformers.sentence_transformer.modules import (
 )
 from tokenizers.processors import TemplateProcessing
 
-from stzoo.encode import copies_on, encode, inputs
+from stzoo.encode import _twin, copies_on, encode, inputs
 from stzoo.encode.inputs import _cut, reader
 from stzoo.encode.onednn import by_onednn
 from stzoo.errors import ModelError, RecipeError
@@ -271,6 +273,63 @@ def test_each_text_is_tokenised_once(model, monkeypatch):
 
 def test_no_text_gives_no_vector(model):
     assert encode(model, [], role="query").shape == (0, 32)
+
+
+@pytest.fixture
+def threads():
+    """Sets torch's threads for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_threads_change_no_bit_and_are_given_back(model, threads):
+    found = []
+    for count in (1, 2, 5):
+        threads(count)
+        found.append(encode(model, TEXTS, role="document", batch_tokens=64))
+        assert torch.get_num_threads() == count
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
+
+
+def test_each_thread_of_the_cpu_has_a_batch_of_its_own(threads):
+    model, seen = tiny(), set()
+
+    def watch(module, _):
+        seen.add((threading.current_thread().name, id(module), torch.get_num_threads()))
+        if len(seen) == 1:
+            time.sleep(0.1)  # long enough for another thread to take the other batches
+        module.register_buffer("kept", torch.ones(1))
+
+    model.register_forward_pre_hook(watch)
+    threads(3)
+    encode(model, TEXTS, role="document", batch_tokens=64)
+    assert len({name for name, _, _ in seen}) == len({module for _, module, _ in seen}) == 3
+    assert {count for _, _, count in seen} == {1}
+    assert not hasattr(model, "kept"), "what a module keeps from call to call is not shared"
+
+
+def test_twins_share_their_weights():
+    shared = torch.nn.Linear(2, 2)
+    module = torch.nn.Sequential(shared, torch.nn.Sequential(shared), torch.nn.BatchNorm1d(2))
+    twin = _twin(module, {})
+    assert twin[0] is twin[1][0]
+    assert twin[0] is not shared
+    assert all(one is other for one, other in zip(twin.parameters(), module.parameters(), strict=True))
+
+
+def test_what_goes_wrong_in_a_thread_is_raised_and_threads_are_given_back(threads):
+    model = tiny()
+
+    def fail(*_):
+        raise ArithmeticError("broken")
+
+    model.register_forward_pre_hook(fail)
+    threads(3)
+    with pytest.raises(ArithmeticError, match="broken"):
+        encode(model, TEXTS, role="document")
+    assert torch.get_num_threads() == 3
 
 
 def test_two_devices_share_the_work_and_give_the_same_vectors(model):

@@ -84,3 +84,9 @@ def test_a_fingerprint_follows_names_and_bytes(tmp_path):
     second = fingerprint(tmp_path / "a")
     (tmp_path / "a/x").rename(tmp_path / "a/y")
     assert len({first, second, fingerprint(tmp_path / "a")}) == 3
+
+
+def test_a_file_in_the_way_of_a_folder_is_said(tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(stzoo.OutputError, match="could not be written"), whole_file(tmp_path / "taken" / "x"):
+        raise AssertionError("never reached")

@@ -9,10 +9,11 @@ A TREC run (<Dataset>.<split>.run: qid Q0 docid rank score tag, ranks from 1) li
 Source: https://github.com/embeddings-benchmark/mteb, mteb/results/task_result.py
 """
 
+import contextlib
 import datetime
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -83,10 +84,11 @@ def read(folder: str | Path) -> list[Result]:
         meta = path.with_name("model_meta.json")
         if path == meta or not meta.is_file():
             continue
-        named = json.loads(meta.read_text(encoding="utf-8"))
+        with _whole(meta):
+            named = json.loads(meta.read_text(encoding="utf-8"))
+            system = (named["name"], named["revision"])
         stored = _read(path)
         assert stored is not None, "it was listed"
-        system = (named["name"], named["revision"])
         found += [
             _result(path, system, stored["task_name"], split, stored, True) for split in stored["splits"]
         ]
@@ -193,16 +195,26 @@ def store(
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        known = stored["schema_version"] == SCHEMA_VERSION
-    except FileNotFoundError:
+    if not path.is_file():
         return None
-    except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
-        raise OutputError(f"{path} is no result of this version of stzoo. {WAY_OUT}")
+    with _whole(path):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["schema_version"] != SCHEMA_VERSION:
+            raise ValueError("of another version")
+        for part in ("task_name", "dataset_revision", "scores", "splits", "per_query"):
+            stored[part]
+        for split, facts in stored["splits"].items():
+            facts["settings"], _result(path, ("", ""), "", split, stored, True)
     return dict(stored)
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Makes what a file lacks that a program or a person has damaged an OutputError."""
+    try:
+        yield
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise OutputError(f"{path} is no result of this version of stzoo. {WAY_OUT}") from error
 
 
 def _result(

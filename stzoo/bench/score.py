@@ -66,9 +66,9 @@ def score(
             run = _read(path, progress)
             if not run.keys() & judged.qrels.keys():
                 raise DataError(f"{path} holds none of the {len(judged.qrels)} judged queries of {data}.")
-            _, scores = evaluate(judged, _kept(run, judged, k), wanted)
+            _, scores = evaluate(judged, _kept(run, judged, k), wanted, of_pages=_is_guess(path))
             if name == given:
-                name = path.name.partition(".")[0]
+                name = path.name.lstrip(".").partition(".")[0]
             system = (name, fingerprint(path)[:12])
             target = results.result_file(place, *system, judged) if place else None
             if target:
@@ -113,12 +113,17 @@ def _judgements(
 def _read(path: Path, progress: bool | None) -> Run:
     if not path.is_file():
         raise DataError(f"{path} is not there; expected a TREC run, or a KILT guess (jsonl).")
-    if ".jsonl" not in path.suffixes:
+    if not _is_guess(path):
         return read_run(path, progress)
     return {
         query: {page: float(-place) for place, page in enumerate(dict.fromkeys(pages))}
         for query, pages in kilt.read_guess(path).items()
     }
+
+
+def _is_guess(path: Path) -> bool:
+    """True of answers in KILT's format, which are pages whatever the corpus."""
+    return ".jsonl" in path.suffixes
 
 
 def _kept(run: Run, judged: JudgedSet, k: int) -> Run:

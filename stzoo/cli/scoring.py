@@ -245,7 +245,7 @@ def search_command(
     source: Annotated[str, typer.Argument(metavar="MODEL_OR_STORE", help="A model, or embeddings of bench.")],
     questions: Annotated[list[str], typer.Argument(help="What to ask.")],
     data: Annotated[
-        str | None, typer.Option(help="A BEIR folder or a set of the registry; a store knows its own.")
+        str | None, typer.Option(help="A BEIR folder or a corpus.jsonl; a store knows its own.")
     ] = None,
     k: Annotated[int, typer.Option("--k", min=1, help="Passages a question.")] = 5,
     max_tokens: MaxTokens = None,

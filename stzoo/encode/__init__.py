@@ -6,9 +6,11 @@
 3. Each batch goes through the model as its encode would send it: prompt, Router, pooling, truncate_dim.
 
 Unlike sentence-transformers (sentence_transformer/model.py, `_inference`), which sorts by characters, puts a
-fixed number of texts into a batch and tokenises batch by batch. What else was measured, on two cores of an
-AMD CPU with all-MiniLM-L6-v2: batches of 1,000 tokens a core stay in its cache, those of 8,000 take a quarter
-longer; `onednn.py` halves the time again; `memory.keep_blocks` gains nothing with batches this small.
+fixed number of texts into a batch, tokenises batch by batch, and on the CPU splits each operation of a batch
+between the cores; here each core has a batch of its own, and waits for none. What else was measured, on two
+cores of an AMD CPU with all-MiniLM-L6-v2: batches of 1,000 tokens stay in a core's cache, those of 8,000 take
+a quarter longer; `onednn.py` nearly halves the time again; `memory.keep_blocks` gains nothing with batches so
+small.
 """
 
 import copy
@@ -24,8 +26,9 @@ from .onednn import fast_linear
 if TYPE_CHECKING:
     import numpy as np
 
-CPU_TOKENS = 1024  # a thread: with MiniLM's activations they fill a core's second-level cache
+CPU_TOKENS = 1024  # with MiniLM's activations they fill a core's second-level cache
 GPU_TOKENS = 32768
+WORKERS = 16  # at most: Python is at work for some 2 % of a worker's time, and works for one at a time
 
 
 def encode(
@@ -47,8 +50,8 @@ def encode(
         model: a SentenceTransformer, or a list of copies of one (`copies_on`), which encode side by side.
         texts: N texts; only a window of them is ever copied.
         role: what the texts are to the model.
-        batch_tokens: tokens encoded at once, padding included; a longer text goes alone. None takes 1,024 a
-            thread on the CPU, 32,768 on a GPU.
+        batch_tokens: tokens of a batch, padding included; a longer text goes alone. None takes 1,024 on the
+            CPU, where each thread of torch has a batch of its own, and 32,768 on a GPU.
         progress: True for a progress bar on stderr.
         desc: what the bar says.
 
@@ -66,7 +69,7 @@ def encode(
         raise RecipeError(f"the role is {role!r}; expected query or document.")
     replicas = model if isinstance(model, list) else [model]
     if batch_tokens is None:
-        batch_tokens = _suited_tokens(replicas[0].device)
+        batch_tokens = CPU_TOKENS if replicas[0].device.type == "cpu" else GPU_TOKENS
     if batch_tokens < 1:
         raise RecipeError(f"batch_tokens is {batch_tokens}; expected at least 1.")
     vectors = np.empty((len(texts), replicas[0].get_embedding_dimension() or 0), np.float32)
@@ -99,20 +102,14 @@ def copies_on(model: Any, devices: Sequence[str]) -> list[Any]:
     return [one.to(device) for one, device in zip([model, *copies], devices, strict=True)]
 
 
-def _suited_tokens(device: Any) -> int:
-    import torch
-
-    return CPU_TOKENS * torch.get_num_threads() if device.type == "cpu" else GPU_TOKENS
-
-
 def _encoded(
     replicas: list[Any], texts: Sequence[str], role: str, batch_tokens: int
 ) -> Iterator[tuple[Any, "np.ndarray"]]:
     """Rows and their vectors, batch by batch."""
-    from concurrent.futures import ThreadPoolExecutor
-    from queue import SimpleQueue
+    import torch
 
-    model = replicas[0]
+    model, threads = replicas[0], torch.get_num_threads()
+    on_cpu = model.device.type == "cpu"
     for replica in replicas:
         replica.eval()
     transformer = reader(model, role)
@@ -122,15 +119,33 @@ def _encoded(
     else:
         work = _forward(role)
         batches = batches_of(model, transformer, texts, role, batch_tokens)
-    if len(replicas) == 1 and model.device.type == "cpu":
+        if on_cpu and len(replicas) == 1:
+            replicas = [_twin(model, {}) for _ in range(min(threads, WORKERS))]
+    if on_cpu and len(replicas) == 1:
         yield from (work(model, batch) for batch in batches)
         return
-    # The batches of the next window are made while the devices work.
+    try:
+        yield from _side_by_side(
+            replicas, work, batches, max(1, threads // len(replicas)) if on_cpu else threads
+        )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _side_by_side(
+    replicas: list[Any], work: Callable[[Any, Any], Any], batches: Iterator[Any], threads: int
+) -> Iterator[Any]:
+    """What work makes of each batch, in order; the next batches are made while the replicas are at work."""
+    from concurrent.futures import ThreadPoolExecutor
+    from queue import SimpleQueue
+
+    import torch
+
     free: SimpleQueue[Any] = SimpleQueue()
     for replica in replicas:
         free.put(replica)
 
-    def on_a_free_device(batch: Any) -> Any:
+    def on_a_free_one(batch: Any) -> Any:
         replica = free.get()
         try:
             return work(replica, batch)
@@ -138,13 +153,22 @@ def _encoded(
             free.put(replica)
 
     waiting: deque[Any] = deque()
-    with ThreadPoolExecutor(len(replicas)) as threads:
+    with ThreadPoolExecutor(len(replicas), "encode", torch.set_num_threads, (threads,)) as workers:
         for batch in batches:
-            waiting.append(threads.submit(on_a_free_device, batch))
+            waiting.append(workers.submit(on_a_free_one, batch))
             if len(waiting) > 16 * len(replicas):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _twin(module: Any, seen: dict[Any, Any]) -> Any:
+    """A module of the same weights for another thread, as some keep what they need from call to call."""
+    if module not in seen:
+        seen[module] = twin = copy.copy(module)
+        twin._buffers = dict(module._buffers)
+        twin._modules = {name: part and _twin(part, seen) for name, part in module._modules.items()}
+    return seen[module]
 
 
 def _windows(texts: Sequence[str]) -> Iterator[tuple[range, list[str]]]:

@@ -59,11 +59,13 @@ def search(
         torch.set_num_threads(threads)
     bars = sys.stderr.isatty() if progress is None else progress
     documents: Store | None = None
+    how: dict[str, str] = {}  # the documents' own, so that questions are encoded alike
     if (Path(source) / "manifest.json").is_file():
         documents = open_store(source)
         if documents.facts.get("role") != "document":
             raise DataError(f"{source} holds the embeddings of queries; expected those of a corpus.")
         model, max_tokens = documents.data["model"], documents.facts["max_tokens"]
+        how = {name: documents.facts[name] for name in ("dtype", "backend") if name in documents.facts}
         data = data or documents.data["folder"]
     else:
         model = str(source)
@@ -71,7 +73,7 @@ def search(
             raise RecipeError(
                 "there is nothing to search; name a BEIR folder or a corpus.jsonl by data (--data)."
             )
-    opened = open_model(model, max_tokens=max_tokens, device=device)
+    opened = open_model(model, max_tokens=max_tokens, device=device, **how)
     if documents and documents.facts["revision"] != opened.revision:
         raise DataError(f"{model} is not the model any more that {source} was made with. Run bench again.")
     retriever = Retriever(

@@ -17,6 +17,9 @@ from .binary import top_k_binary
 from .exact import top_k
 from .ranking import Run
 
+# Of more results there are so many candidates that scoring all passages by the float queries is quicker.
+CANDIDATES_UP_TO = 100
+
 
 @dataclass(frozen=True)
 class Retriever:
@@ -56,14 +59,14 @@ class Retriever:
     def top_k(
         self, judged: JudgedSet, query_vectors: Any, query_ids: Sequence[str], documents: Store, k: int
     ) -> Run:
-        """Every query with every passage: `top_k`, or over one bit a dimension `top_k_binary`."""
+        """Every query with every passage; for few results over one bit a dimension `top_k_binary`."""
         about: dict[str, Any] = dict(
             drop_self=judged.shares_ids,
             similarity=self.opened.similarity,
             memory_gib=self.memory_gib,
             progress=self.progress,
         )
-        if documents.precision == "binary":
+        if documents.precision == "binary" and k <= CANDIDATES_UP_TO:
             return top_k_binary(query_vectors, documents, query_ids, judged.corpus_ids, k, **about)
         device = "cuda" if self.opened.model.device.type == "cuda" else "cpu"
         return top_k(query_vectors, documents, query_ids, judged.corpus_ids, k, device=device, **about)
