@@ -112,7 +112,7 @@ def held(folder: str | Path) -> Iterator[Path]:
         lock.acquire(timeout=0)
     except Timeout:
         raise OutputError(
-            f"{folder} is in use by another run. Wait for it to end, or choose another --output."
+            f"{folder} is in use by another run. Wait for it to end, or choose another folder."
         ) from None
     except OSError as error:
         raise OutputError(f"{folder} cannot be used as output: {error.strerror or error}.") from error

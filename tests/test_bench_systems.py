@@ -106,6 +106,14 @@ def test_precisions_and_indexes_are_systems_of_their_own(model, data, tmp_path):
     assert again[0].scores == int8.scores
 
 
+def test_an_index_that_cannot_be_is_said_before_anything_is_encoded(model, data, tmp_path, monkeypatch):
+    forbid_encoding(monkeypatch, "document")
+    for index, message in (("Bogus32", "'Bogus32' cannot be made"), ("HNSW0", "is too small")):
+        with pytest.raises(RecipeError, match=message):
+            bench(model, data=data, output=tmp_path / "out", index=index, store=tmp_path / "store")
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_split_or_depth_encodes_no_passage_again(model, data, tmp_path, monkeypatch):
     options = dict(data=data, bm25=False, store=tmp_path / "store")
     (first,) = bench(model, output=tmp_path / "out", **options)
@@ -233,10 +241,10 @@ def test_a_kilt_file_is_scored_by_page(model, data, kilt, tmp_path):
     assert (dense.dataset, dense.split, dense.documents) == ("nq-kilt", "test", 60)
     for result in (bm25, dense):
         assert {"KILT Rprec", "KILT recall@5", "nDCG@10"} <= result.scores.mean.keys()
-        run = result.path.with_name("nq-kilt.test.run").read_text().splitlines()
-        assert {" ".join(line.split()[2:-3]) for line in run} <= {
-            row["title"].replace(" ", "_") for row in CORPUS
-        } | {row["title"] for row in CORPUS}
+        run = result.path.with_name("nq-kilt.test.run")
+        assert {line.split()[2] for line in run.read_text().splitlines()} <= {row["_id"] for row in CORPUS}
+        (again,) = score(f"again={run}", data=kilt, corpus=data, pages=tmp_path / "pages.tsv")
+        assert again.scores.mean == pytest.approx(result.scores.mean)
     assert bm25.scores.mean["KILT recall@5"] > 0.9
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from ..judged import JudgedSet
-from ..search import Retriever, Run, open_index, recall
+from ..search import Retriever, Run, empty, open_index, recall
 from ..store import PRECISIONS, Store, quantise
 
 RECALL_SAMPLE = 1000  # queries, the first
@@ -68,7 +68,7 @@ class Dense:
     k: int
 
     def systems(self, precisions: Sequence[str], indexes: Sequence[str], how: dict[str, Any]) -> list[System]:
-        """Exact search with each precision, then each FAISS index, built on the first precision's vectors."""
+        """Exact search with each precision, then each FAISS index, built on the full vectors."""
         opened = self.retriever.opened
         settings = {"k": self.k, **opened.settings}
         ways: list[tuple[str, dict[str, Any], Callable[[JudgedSet], Found]]] = []
@@ -79,6 +79,7 @@ class Dense:
                 ways.append((f" ({precision})", {"precision": precision}, partial(self.smaller, precision)))
         for index in indexes:
             factory, _, params = index.strip().partition(" ")
+            empty(factory, opened.model.get_embedding_dimension(), opened.similarity)  # said before encoding
             ways.append(
                 (
                     f" ({index.strip()})",

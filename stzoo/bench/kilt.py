@@ -186,7 +186,7 @@ def read_kilt(
         passages=passages,
         queries=queries,
         qrels=qrels,
-        folder=file.parent,
+        folder=corpus.parent,
         notes=notes,
         pages=page_of_each,
         evidence=evidence,

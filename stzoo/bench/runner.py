@@ -100,7 +100,8 @@ def bench(
         RecipeError: if an option does not hold.
     """
     models = [models] if isinstance(models, str) else models
-    precisions = precision.split(",") if isinstance(precision, str) else precision
+    listed = precision.split(",") if isinstance(precision, str) else precision
+    precisions = list(dict.fromkeys(one.strip() for one in listed))
     indexes = [index] if isinstance(index, str) else index
     if not models and not bm25:
         raise RecipeError("there is nothing to score; give a model, or let BM25 be scored.")
@@ -162,17 +163,19 @@ def _score(
         there = results.find(path, *known)
         enough = there and all(measure.name in there.scores.mean for measure in measures)
         if there and enough and (run_path.exists() or not run_files):
+            if not path.with_name("model_meta.json").exists():
+                write_json(path.with_name("model_meta.json"), system.meta)
             return there
     begun = time.monotonic()
     found = system.retrieve(judged)
-    run, scores = evaluate(judged, found.run, measures)
+    scores = evaluate(judged, found.run, measures)
     seconds = time.monotonic() - begun
     write_json(path.with_name("model_meta.json"), system.meta)
     run_path.unlink(missing_ok=True)  # so that no kill leaves a run beside scores that are not its own
     how = {**system.how, "cost": found.cost, **found.facts}
     result = results.store(path, *known, scores, measures, seconds, how)
     if run_files:
-        write_run(run_path, run, slug(system.name))
+        write_run(run_path, found.run, slug(system.name))
     return result
 
 

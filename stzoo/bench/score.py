@@ -66,7 +66,7 @@ def score(
             run = _read(path, progress)
             if not run.keys() & judged.qrels.keys():
                 raise DataError(f"{path} holds none of the {len(judged.qrels)} judged queries of {data}.")
-            _, scores = evaluate(judged, _kept(run, judged, k), wanted, of_pages=_is_guess(path))
+            scores = evaluate(judged, _kept(run, judged, k), wanted, of_pages=_is_guess(path))
             if name == given:
                 name = path.name.lstrip(".").partition(".")[0]
             system = (name, fingerprint(path)[:12])

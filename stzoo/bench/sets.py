@@ -66,9 +66,7 @@ def _read(found: datasets.Found, progress: bool | None) -> JudgedSet:
     return replace(judged, notes=(*judged.notes, *datasets.check(found.entry, judged)))
 
 
-def evaluate(
-    judged: JudgedSet, run: Run, measures: Sequence[Measure], *, of_pages: bool = False
-) -> tuple[Run, Scores]:
+def evaluate(judged: JudgedSet, run: Run, measures: Sequence[Measure], *, of_pages: bool = False) -> Scores:
     """Scores a run; of a KILT set passages are turned into pages first, and KILT's own scores are added.
 
     Args:
@@ -76,16 +74,13 @@ def evaluate(
         run: of passages.
         measures: beside KILT's own.
         of_pages: True if the run of a KILT set holds pages already, as it does where there is no corpus.
-
-    Returns:
-        the run that was scored, and its scores.
     """
     if not isinstance(judged, kilt.KiltSet):
-        return run, score(judged.qrels, run, measures)
+        return score(judged.qrels, run, measures)
     if len(judged.corpus_ids) and not of_pages:
         run = judged.to_pages(run)
-    both = score(judged.qrels, run, measures), kilt.score(judged.evidence, run)
-    mean, per_query = both[0].mean, both[0].per_query
-    mean |= {f"KILT {name}": value for name, value in both[1].mean.items()}
-    per_query |= {f"KILT {name}": values for name, values in both[1].per_query.items()}
-    return run, Scores(mean, per_query)
+    usual, own = score(judged.qrels, run, measures), kilt.score(judged.evidence, run)
+    return Scores(
+        usual.mean | {f"KILT {name}": value for name, value in own.mean.items()},
+        usual.per_query | {f"KILT {name}": values for name, values in own.per_query.items()},
+    )

@@ -12,6 +12,7 @@ from ..calls import callable_module
 from .ann import Index, open_index, recall
 from .answers import search
 from .binary import top_k_binary
+from .building import empty
 from .exact import Vectors, retrieve, top_k
 from .passes import SIMILARITIES
 from .ranking import Ranking, Run, in_order
@@ -25,6 +26,7 @@ __all__ = [
     "Run",
     "Vectors",
     "default_root",
+    "empty",
     "in_order",
     "open_index",
     "recall",

@@ -177,10 +177,6 @@ def open_index(
     """
     import faiss
 
-    if similarity not in ("cosine", "dot", "euclidean"):
-        raise RecipeError(
-            f"FAISS indexes are searched by cosine, dot or euclidean; got {similarity!r}. Use exact search."
-        )
     if facts is None:
         facts = getattr(vectors, "facts", None) or {"sha256": _digest(vectors)}
     wanted = json.loads(

@@ -13,6 +13,31 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+def empty(factory: str, width: int, similarity: str) -> Any:
+    """A FAISS index without vectors.
+
+    Raises:
+        RecipeError: if FAISS cannot make it, or not for this similarity.
+    """
+    import faiss
+
+    if similarity not in ("cosine", "dot", "euclidean"):
+        raise RecipeError(
+            f"FAISS indexes are searched by cosine, dot or euclidean; got {similarity!r}. "
+            "Search exactly instead."
+        )
+    trouble = f"the FAISS index {factory!r} cannot be made of vectors [{width}]"
+    # FAISS ends the process, or never comes back, over these.
+    if re.search(r"(?<!\d)0+(?!\d)|(HNSW|NSG)0*[1-3](?!\d)", factory):
+        raise RecipeError(f"{trouble}: a number in it is too small.")
+    metric = faiss.METRIC_L2 if similarity == "euclidean" else faiss.METRIC_INNER_PRODUCT
+    with faiss_errors(trouble):
+        index = faiss.index_factory(width, factory, metric)
+    if index.metric_type != metric:
+        raise RecipeError(f"{trouble}: it does not compare by {similarity}.")
+    return index
+
+
 def built(
     vectors: Vectors, factory: str, similarity: str, seed: int, memory_gib: float, progress: bool
 ) -> Any:
@@ -22,19 +47,11 @@ def built(
         RecipeError: if FAISS cannot make it.
         ModelError: if a vector holds NaN or infinity.
     """
-    import faiss
     from tqdm import tqdm
 
     (N, D), room = vectors.shape, int(memory_gib * 2**30)
     trouble = f"the FAISS index {factory!r} cannot be made of {N} vectors [{D}]"
-    # FAISS ends the process, or never comes back, over these.
-    if re.search(r"(?<!\d)0+(?!\d)|(HNSW|NSG)0*[1-3](?!\d)", factory):
-        raise RecipeError(f"{trouble}: a number in it is too small.")
-    metric = faiss.METRIC_L2 if similarity == "euclidean" else faiss.METRIC_INNER_PRODUCT
-    with faiss_errors(trouble):
-        index = faiss.index_factory(D, factory, metric)
-    if index.metric_type != metric:
-        raise RecipeError(f"{trouble}: it does not compare by {similarity}.")
+    index = empty(factory, D, similarity)
     with (
         tqdm(total=N, desc="Index", unit_scale=True, leave=False, disable=not progress) as bar,
         faiss_errors(trouble),
