@@ -44,6 +44,41 @@ def beir() -> str:
     return "\n".join(lines)
 
 
+def compare() -> str:
+    """What paired tests say of BM25 and all-MiniLM-L6-v2."""
+    import stzoo
+    from stzoo.bench.compare.comparison import verdict
+
+    found = stzoo.compare(
+        ["bm25s", "sentence-transformers/all-MiniLM-L6-v2"], results=RESULTS, examples=0, progress=False
+    )
+    return "\n".join(f"- {verdict(found, pair)}" for pair in found.pairs)
+
+
+def smaller() -> str:
+    """Smaller vectors and indexes against full exact search, on SciFact."""
+    lines = [
+        "| scifact | nDCG@10 | against full | vectors, MB | index, MB | recall@10 against exact |",
+        "|---|---|---|---|---|---|",
+    ]
+    minilm = "sentence-transformers/all-MiniLM-L6-v2"
+    whole = scores(RESULTS)["scifact", minilm]["ndcg_at_10"]
+    for path in sorted(RESULTS.glob("sentence-transformers__all-MiniLM-L6-v2*/*/scifact.json")):
+        meta = json.loads(path.with_name("model_meta.json").read_text())
+        stored = json.loads(path.read_text())
+        score, facts = stored["scores"]["test"][0]["ndcg_at_10"], stored["splits"]["test"]
+        way = meta["name"].removeprefix(minilm).strip(" ()") or "full"
+        cells = [
+            f"{score:.4f}",
+            "" if way == "full" else f"{score - whole:+.4f}",
+            f"{facts['cost']['vector_bytes'] / 1e6:.2f}",
+            f"{facts['cost']['index_bytes'] / 1e6:.2f}" if "index_bytes" in facts["cost"] else "",
+            f"{facts['recall_against_exact']['@10']:.3f}" if "recall_against_exact" in facts else "",
+        ]
+        lines.append(f"| {way} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def speed() -> str:
     """Times against peers, each line from one run of a script."""
     lines = ["| on two CPU cores | stzoo | peer | times faster |", "|---|---|---|---|"]
