@@ -47,7 +47,7 @@ class Opened:
             "similarity": self.similarity,
             "prompts": {name: text for name, text in self.model.prompts.items() if text},
         }
-        if self.dtype != "float32":
+        if self.dtype not in ("float32", "None"):  # files of other backends do not say
             found["dtype"] = self.dtype
         if self.model.backend != "torch":
             found["backend"] = self.model.backend

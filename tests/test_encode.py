@@ -4,6 +4,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from importlib.util import find_spec
 from itertools import pairwise
@@ -283,12 +284,17 @@ def threads():
     torch.set_num_threads(before)
 
 
+def threads_of_a_new_thread():
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.get_num_threads).result()
+
+
 def test_threads_change_no_bit_and_are_given_back(model, threads):
     found = []
     for count in (1, 2, 5):
         threads(count)
         found.append(encode(model, TEXTS, role="document", batch_tokens=64))
-        assert torch.get_num_threads() == count
+        assert torch.get_num_threads() == threads_of_a_new_thread() == count
     assert np.array_equal(found[0], found[1])
     assert np.array_equal(found[0], found[2])
 
@@ -310,6 +316,15 @@ def test_each_thread_of_the_cpu_has_a_batch_of_its_own(threads):
     assert not hasattr(model, "kept"), "what a module keeps from call to call is not shared"
 
 
+def test_a_backend_with_threads_of_its_own_gets_one_batch_at_a_time(threads):
+    model, seen = tiny(), set()
+    model.register_forward_pre_hook(lambda module, _: seen.add((id(module), torch.get_num_threads())))
+    model[0].backend = "openvino"  # whose requests refuse a second thread
+    threads(3)
+    encode(model, TEXTS, role="document", batch_tokens=64)
+    assert seen == {(id(model), 3)}
+
+
 def test_twins_share_their_weights():
     shared = torch.nn.Linear(2, 2)
     module = torch.nn.Sequential(shared, torch.nn.Sequential(shared), torch.nn.BatchNorm1d(2))
@@ -329,7 +344,7 @@ def test_what_goes_wrong_in_a_thread_is_raised_and_threads_are_given_back(thread
     threads(3)
     with pytest.raises(ArithmeticError, match="broken"):
         encode(model, TEXTS, role="document")
-    assert torch.get_num_threads() == 3
+    assert torch.get_num_threads() == threads_of_a_new_thread() == 3
 
 
 def test_two_devices_share_the_work_and_give_the_same_vectors(model):

@@ -119,7 +119,9 @@ def _encoded(
     else:
         work = _forward(role)
         batches = batches_of(model, transformer, texts, role, batch_tokens)
-        if on_cpu and len(replicas) == 1:
+        if (
+            on_cpu and len(replicas) == 1 and transformer.backend == "torch"
+        ):  # others have threads of their own
             replicas = [_twin(model, {}) for _ in range(min(threads, WORKERS))]
     if on_cpu and len(replicas) == 1:
         yield from (work(model, batch) for batch in batches)
