@@ -13,13 +13,14 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from ..errors import RecipeError, nearest
+from ..errors import RecipeError
 from ..files import held, write_json
 from ..judged import JudgedSet
 from ..measures import Measure, wanted_measures
 from ..opened import open_model, slug
 from ..search import Retriever, default_root
-from ..store import PRECISIONS, SHARD_ROWS
+from ..store import SHARD_ROWS
+from ..store.precision import check_precision
 from ..trec import check_ids, write_run
 from . import lexical, results
 from .dense import Dense, Found, System
@@ -106,13 +107,7 @@ def bench(
     if not models and not bm25:
         raise RecipeError("there is nothing to score; give a model, or let BM25 be scored.")
     for one in precisions:
-        if one not in PRECISIONS:
-            near = nearest(one, PRECISIONS)
-            raise RecipeError(
-                f"the precision {one!r} is unknown"
-                + (f"; did you mean {near!r}?" if near else ".")
-                + f" Known: {', '.join(PRECISIONS)}."
-            )
+        check_precision(one)
     if shard_rows is not None and shard_rows < 1:
         raise RecipeError(f"shard_rows is {shard_rows}; expected at least 1.")
     wanted = wanted_measures(measures, k)
