@@ -101,3 +101,18 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that is spelt most like this one, or None if none is close."""
     found = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return found[0] if found else None
+
+
+def check_known(option: str, given: str, known: Iterable[str]) -> None:
+    """Sees that what an option is given is among the known values.
+
+    Raises:
+        RecipeError: if it is not; it offers the nearest.
+    """
+    if given not in known:
+        near = nearest(given, known)
+        raise RecipeError(
+            f"there is no {option} {given!r}"
+            + (f"; did you mean {near!r}?" if near else ".")
+            + f" Known: {', '.join(known)}."
+        )

@@ -1,12 +1,11 @@
 """Loading a model: a sentence-transformers folder or Hub id, or a bare transformer."""
 
-from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from . import host
-from .errors import ModelError, RecipeError, nearest
+from .errors import ModelError, RecipeError, check_known
 from .quiet import quietly
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -42,10 +41,10 @@ def load_plain(
     from sentence_transformers import SentenceTransformer
 
     check_device(device)
-    _check_option("backend", backend, BACKENDS)
+    check_known("backend", backend, BACKENDS)
     options: dict[str, Any] = {"backend": backend, "revision": revision}
     if dtype is not None:
-        _check_option("dtype", dtype, DTYPES)
+        check_known("dtype", dtype, DTYPES)
         if backend != "torch":
             raise RecipeError(f"dtype {dtype} goes with the backend torch; {backend} files have their own.")
         options["model_kwargs"] = {"dtype": dtype}
@@ -64,16 +63,6 @@ def load_plain(
         what = "cannot be loaded" if folder.is_dir() else "is no folder, and no Hub id that can be loaded"
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(f"the model {name} {what}: {reason}") from error
-
-
-def _check_option(option: str, given: str, known: Iterable[str]) -> None:
-    if given not in known:
-        near = nearest(given, known)
-        raise RecipeError(
-            f"there is no {option} {given!r}"
-            + (f"; did you mean {near!r}?" if near else ".")
-            + f" Known: {', '.join(known)}."
-        )
 
 
 def _check_backend(backend: str) -> None:

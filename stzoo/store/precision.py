@@ -13,7 +13,7 @@ Unlike sentence-transformers, whose int8 comes back as the lower edge of its ste
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ModelError, RecipeError, nearest
+from ..errors import ModelError, check_known
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,13 +28,7 @@ def check_precision(precision: str) -> None:
     Raises:
         RecipeError: if there is none.
     """
-    if precision not in PRECISIONS:
-        near = nearest(precision, PRECISIONS)
-        raise RecipeError(
-            f"there is no precision {precision!r}"
-            + (f"; did you mean {near!r}?" if near else ".")
-            + f" Known: {', '.join(PRECISIONS)}."
-        )
+    check_known("precision", precision, PRECISIONS)
 
 
 def width(manifest: Mapping[str, Any]) -> int:
