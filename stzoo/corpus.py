@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import pydocs
 from . import sources as readers
-from .errors import DataError, OutputError, RecipeError
+from .errors import DataError, ModelError, OutputError, RecipeError
 from .files import fingerprint, whole_folder, write_json
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _UNSPACED = (
 )
 WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 _BATCH_BYTES = 2 << 20
+_KINDS: tuple[type, ...] = (str, list[str])  # of a further column
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,13 @@ class Corpus:
     """Passages to pre-train on.
 
     Attributes:
-        rows: a memory-mapped Dataset of "id" (str) and "text" (str, the title in front): the sources in the
-            order given, each in its own order.
+        rows: a memory-mapped Dataset of "id" (str) and "text" (str, the title in front), and of those
+            further columns asked for that any row fills (str or list of str; None where a row does not): the
+            sources in the order given, each in its own order.
         sources: what they were read from, as given.
         dropped: how many near-empty passages were left out.
         bad_lines: how many lines that hold no passage were left out.
-        fingerprint: SHA-256 (64 hex digits) of all ids and texts in their order.
+        fingerprint: SHA-256 (64 hex digits) of all ids, texts and further columns in their order.
     """
 
     rows: "Dataset"
@@ -63,18 +65,24 @@ def load_corpus(
     min_words: int = MIN_WORDS,
     skip_bad_lines: bool = False,
     cache: str | Path | None = None,
+    columns: Mapping[str, type] | None = None,
+    tokenizer: Any = None,
 ) -> Corpus:
     """Reads passages from one or more sources.
 
-    A source is a file (.jsonl, .jsonl.gz, .parquet; .txt and .txt.gz with one passage a non-empty line), a
-    BEIR folder (its corpus is read), another folder of such files (in name order, without subfolders),
-    "pydocs" (docstrings of the standard library without the held-out queries, see `stzoo.pydocs`), or the id
-    of a data set on the Hub, "org/name" or "org/name:config:split" (the config may be empty; without them the
-    split is "train").
+    A source is a file (.jsonl or .json with one object a line, .txt with one passage a non-empty line, all
+    three also with .gz; .parquet), a BEIR folder (its corpus is read), another folder of such files (in name
+    order, without subfolders, and without .json files, which must be named themselves: in folders they are
+    most often settings), "pydocs" (docstrings of the standard library without the held-out queries, see
+    `stzoo.pydocs`), or the id of a data set on the Hub, "org/name" or "org/name:config:split" (the config may
+    be empty; without them the split is "train").
 
     JSON objects, Parquet and Hub rows have a "text" and may have a "title", which is put in front of the
     text, and an "_id" or "id"; where it is missing it becomes the file's name and the line. Blank lines are
     passed over. One id may stand at several rows.
+
+    A further column is null where a row lacks it, or has null, an empty list or (str) blank text. A column
+    that no row fills is left out of the rows.
 
     Args:
         sources: one source or several.
@@ -82,30 +90,68 @@ def load_corpus(
             stray heading or number, leaves nothing to rebuild it from once a word is hidden.
         skip_bad_lines: True counts lines that hold no passage and goes on.
         cache: the folder for the Arrow files; None for `cache_folder()`.
+        columns: further columns to keep where a source has them: str or list[str] by name. "title" may be one
+            and then still stands in front of the text.
+        tokenizer: the fast tokenizer that made the token ids that stand in place of text (a list of int for
+            each text), as in MASTER's released data; None where there are none. With a WordPiece tokenizer,
+            tokenizing what is read gives back the ids of any whole text.
 
     Raises:
-        DataError: if a source is missing, unreadable or damaged, a line holds no passage, or none is left.
+        DataError: if a source is missing, unreadable, damaged or half-made, a line holds no passage or a
+            column of another type, or no passage is left.
+        ModelError: if the tokenizer is no fast one.
         OutputError: if the cache cannot be written.
-        RecipeError: if min_words is below 1.
+        RecipeError: if min_words is below 1, or a column is "id", "text" or of another type.
     """
     if min_words < 1:
         raise RecipeError(f"min_words is {min_words}; expected 1 or more, as an empty text teaches nothing.")
     given = [str(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]
     if not given:
         raise DataError("No corpus was given; expected a file, a folder, 'pydocs' or the id of a data set.")
-    parts = [part for source in given for part in readers.find(source)]
+    columns = columns or {}
+    for name, kind in columns.items():
+        if name in ("id", "text") or kind not in _KINDS:
+            raise RecipeError(
+                f"The column {name!r} of {kind} cannot be kept; expected str or list[str] by a "
+                "name other than id and text, which are always there."
+            )
+    parts = [part for source in given for part in readers.find(source, columns)]
     settings: dict[str, Any] = {"min_words": min_words, "skip_bad_lines": skip_bad_lines}
-    key = _key(parts, settings)
+    key = _key(parts, settings, columns, tokenizer)
     folder = (Path(cache) if cache else cache_folder()).expanduser() / "corpora" / key
     if not _is_whole(folder):
         with _alone(folder):
             if not _is_whole(folder):  # another process may have made it meanwhile
                 with whole_folder(folder) as draft:
-                    report = _write(parts, draft / "rows.arrow", **settings)
-                    if _key(parts, settings) != key:
+                    text_of = readers.TextReader(tokenizer)
+                    report = _write(parts, draft / "rows.arrow", columns, text_of, **settings)
+                    if _key(parts, settings, columns, tokenizer) != key:
                         raise DataError("A file of the corpus was changed while it was read. Start again.")
                     write_json(draft / "corpus.json", report)
     return _open(folder, given)
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """SHA-256 (64 hex digits) of what cuts a text into pieces: normaliser, splitter, vocabulary.
+
+    Two fast tokenizers of one fingerprint cut a text into the same pieces, but for special and added tokens
+    that the text spells out. Truncation, padding and decoder are not in it.
+
+    Raises:
+        ModelError: if it is no fast tokenizer (one with a tokenizer.json).
+    """
+    return _fingerprint_parts(tokenizer, "normalizer", "pre_tokenizer", "model")
+
+
+def _fingerprint_parts(tokenizer: Any, *parts: str) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(
+            f"A {type(tokenizer).__name__} was given; expected a fast tokenizer (one with a tokenizer.json), "
+            "as AutoTokenizer.from_pretrained gives it."
+        )
+    whole = json.loads(backend.to_str())
+    return hashlib.sha256(json.dumps([whole[part] for part in parts], sort_keys=True).encode()).hexdigest()
 
 
 def cache_folder() -> Path:
@@ -114,9 +160,15 @@ def cache_folder() -> Path:
     return Path(given or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "stzoo")).expanduser()
 
 
-def _key(parts: Sequence[readers.Source], settings: dict[str, Any]) -> str:
+def _key(
+    parts: Sequence[readers.Source], settings: dict[str, Any], columns: Mapping[str, type], tokenizer: Any
+) -> str:
     """Names the folder of the rows after all that decides what is in them."""
     known: list[Any] = [settings, fingerprint(__file__, readers.__file__, pydocs.__file__)]
+    known.append([[name, str(kind)] for name, kind in columns.items()])
+    if tokenizer is not None:
+        decides = ("normalizer", "pre_tokenizer", "model", "added_tokens", "decoder")
+        known.append(_fingerprint_parts(tokenizer, *decides))
     for part in parts:
         known.append(Path(part.name).name)
         for file in part.files:
@@ -164,47 +216,67 @@ def _open(folder: Path, sources: Sequence[str]) -> Corpus:
     from datasets import Dataset
 
     report = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
-    rows = Dataset.from_file(str(folder / "rows.arrow"))
+    rows = Dataset.from_file(str(folder / "rows.arrow")).select_columns(["id", "text", *report["columns"]])
     counts = {name: report[name] for name in ("dropped", "bad_lines", "fingerprint")}
     return Corpus(rows=rows, sources=tuple(sources), **counts)
 
 
 def _write(
-    parts: Sequence[readers.Source], path: Path, min_words: int, skip_bad_lines: bool
+    parts: Sequence[readers.Source],
+    path: Path,
+    columns: Mapping[str, type],
+    text_of: readers.TextReader,
+    min_words: int,
+    skip_bad_lines: bool,
 ) -> dict[str, Any]:
     """Streams the rows of all parts into an Arrow file, and says what came of it."""
     import pyarrow as pa
 
     counts = {"rows": 0, "dropped": 0, "bad_lines": 0}
     digest = hashlib.sha256()
-    schema = pa.schema({"id": pa.string(), "text": pa.string()})
+    kinds = {"id": str, "text": str, **columns}
+    schema = pa.schema(
+        [(name, pa.string() if kind is str else pa.list_(pa.string())) for name, kind in kinds.items()]
+    )
+    filled: set[str] = set()
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        ids: list[bytes] = []
-        texts: list[bytes] = []
+        batch: list[tuple[Any, ...]] = []
         size = 0
-        for row_id, text in _passages(parts, min_words, skip_bad_lines, counts):
-            # The lengths keep apart what would be one string of bytes otherwise.
-            digest.update(b"%d %d " % (len(row_id), len(text)) + row_id + text)
-            ids.append(row_id)
-            texts.append(text)
-            size += len(row_id) + len(text)
+        for row in _passages(parts, columns, text_of, min_words, skip_bad_lines, counts):
+            # The lengths keep apart what would be one string of bytes otherwise; a row's columns begin with
+            # "{", the next row with a digit.
+            digest.update(b"%d %d " % (len(row.id), len(row.text)) + row.id + row.text + row.columns_json)
+            batch.append((row.id, row.text, *map(row.columns.get, columns)))
+            filled.update(row.columns)
+            size += len(row.id) + len(row.text) + len(row.columns_json)
             counts["rows"] += 1
             if size >= _BATCH_BYTES:
-                writer.write_batch(pa.record_batch([ids, texts], schema))
-                ids, texts, size = [], [], 0
-        writer.write_batch(pa.record_batch([ids, texts], schema))
+                writer.write_batch(pa.record_batch(list(zip(*batch, strict=True)), schema))
+                batch, size = [], 0
+        if batch:
+            writer.write_batch(pa.record_batch(list(zip(*batch, strict=True)), schema))
     if not counts["rows"]:
         raise DataError(
             f"There is no passage in {', '.join(part.name for part in parts)}; {counts['dropped']} texts of "
             f"fewer than {min_words} words and {counts['bad_lines']} bad lines were left out. Give real text."
         )
-    return {**counts, "fingerprint": digest.hexdigest(), "bytes": path.stat().st_size}
+    return {
+        **counts,
+        "columns": [name for name in columns if name in filled],
+        "fingerprint": digest.hexdigest(),
+        "bytes": path.stat().st_size,
+    }
 
 
 def _passages(
-    parts: Sequence[readers.Source], min_words: int, skip_bad_lines: bool, counts: dict[str, int]
-) -> Iterator[tuple[bytes, bytes]]:
-    """The id and text of each passage to keep, in UTF-8; the others are counted."""
+    parts: Sequence[readers.Source],
+    columns: Mapping[str, type],
+    text_of: readers.TextReader,
+    min_words: int,
+    skip_bad_lines: bool,
+    counts: dict[str, int],
+) -> Iterator[readers.Row]:
+    """The passages to keep; the others are counted."""
     from tqdm import tqdm
 
     sizes = [sum(file.stat().st_size for file in part.files) for part in parts]
@@ -214,16 +286,17 @@ def _passages(
             def progress(share: float, done: int = done, size: int = size) -> None:
                 bar.update(done + int(share * size) - bar.n)
 
+            file = Path(part.name).name
             for number, parse, line in part.read(progress):
                 try:
-                    row_id, text = readers.row_text(parse(line), f"{Path(part.name).name}:{number}")
+                    row = readers.read_row(parse(line), f"{file}:{number}", columns, text_of)
                 except readers.BadLineError as bad:
                     if not skip_bad_lines:
                         raise DataError.at(part.name, number, *bad.args) from None
                     counts["bad_lines"] += 1
                     continue
-                if sum(1 for _ in islice(WORD.finditer(text.decode()), min_words)) < min_words:
+                if sum(1 for _ in islice(WORD.finditer(row.text.decode()), min_words)) < min_words:
                     counts["dropped"] += 1
                 else:
-                    yield row_id, text
+                    yield row
             progress(1)

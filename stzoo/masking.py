@@ -88,8 +88,7 @@ def hide_words(words: Tensor, attention: Tensor, rate: float, *, draws: int | No
     _agree(words=words, attention=attention)
     budget = _budget(attention, rate).unsqueeze(1)
     ordinary = words >= 0
-    starts = ordinary.clone()
-    starts[:, 1:] &= words[:, 1:] != words[:, :-1]
+    starts = _starts(words)
     slot, lengths = _slots(starts, ordinary)
     slot, lengths = _slots(starts | (ordinary & (lengths.gather(1, slot) > budget)), ordinary)
 
@@ -101,6 +100,49 @@ def hide_words(words: Tensor, attention: Tensor, rate: float, *, draws: int | No
     by_slot = torch.zeros_like(taken).scatter_(-1, order, taken)
     hidden = by_slot.gather(-1, slot.unsqueeze(1).expand(shape)) & ordinary.unsqueeze(1)
     return hidden if draws else hidden.squeeze(1)
+
+
+def hide_keywords(words: Tensor, rate: float, weights: Tensor) -> Tensor:
+    """Hides words drawn by their weights until at least max(1, round(rate * ordinary tokens)) are hidden.
+
+    Words are drawn one after another without replacement, each time with chances proportional to the weights
+    of those left. The word that reaches the budget is hidden whole, so it may exceed it by all but one of its
+    tokens; where words are not separated by spaces, that may be the whole sentence. Each word gets a random
+    key, an exponential variate over its weight; in the order of their keys the words are such a draw.
+
+    Args:
+        words: int64 [B, T], the word each token belongs to; negative for special tokens and padding, which
+            are never hidden. A run of one number is a word.
+        rate: the share of a row's ordinary tokens to hide, above 0 and at most 1.
+        weights: float [B, T], above 0, the weight of each token's word; read at the word's first token.
+
+    Returns:
+        bool [B, T], True where a token is hidden.
+
+    Raises:
+        ShapeError: if words and weights differ in shape.
+        RecipeError: if the rate is out of range.
+
+    Source: MASTER (https://arxiv.org/abs/2212.07841), as its authors run it with weights of 1 over a word's
+    frequency in the corpus: https://github.com/microsoft/SimXNS @0163380, MASTER/pretrain/data.py. The keys:
+    Efraimidis and Spirakis, 2006 (https://doi.org/10.1016/j.ipl.2005.11.003).
+
+    Unlike:
+        - The budget is not capped at 512 tokens a passage.
+    """
+    _agree(words=words, weights=weights)
+    ordinary = words >= 0
+    budget = _budget(ordinary, rate).unsqueeze(1)
+    starts = _starts(words)
+    slot, lengths = _slots(starts, ordinary)
+
+    # by word, not by token; 0 for no word
+    weights = torch.zeros_like(weights).scatter_add_(1, slot, torch.where(starts, weights, 0))
+    order = (torch.empty_like(weights).exponential_() / weights).argsort(1)
+    drawn = lengths.gather(1, order)
+    taken = drawn.cumsum(1, dtype=torch.int32) - drawn < budget
+    by_slot = torch.zeros_like(taken).scatter_(1, order, taken)
+    return by_slot.gather(1, slot) & ordinary
 
 
 def visibility(words: Tensor, attention: Tensor, rate: float, pool: int = 256) -> Tensor:
@@ -173,13 +215,20 @@ def _agree(**tensors: Tensor) -> None:
 
 
 def _budget(attention: Tensor, rate: float) -> Tensor:
-    """Tokens to hide in each row, int32 [B]."""
+    """Tokens to hide in each row, int32 [B]: the share of those for which `attention` is True."""
     if not 0 < rate <= 1:
         raise RecipeError(f"The rate of hidden tokens is {rate}; expected a share above 0 and at most 1.")
     # looked up in a table made on the CPU, because not every device has the float64 that Python rounds in
     lengths = torch.arange(attention.shape[1] + 1, dtype=torch.float64, device="cpu")
     table = (lengths * rate).round().clamp(min=1).int()
     return table.to(attention.device)[attention.sum(1)]
+
+
+def _starts(words: Tensor) -> Tensor:
+    """Tells where words begin: bool [B, T], True at the first token of each."""
+    starts = words >= 0
+    starts[:, 1:] &= words[:, 1:] != words[:, :-1]
+    return starts
 
 
 def _slots(starts: Tensor, ordinary: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from . import host
 from .backbone import Backbone
+from .corpus import Corpus
 from .decoders import masked_loss
 from .errors import UnknownNameError
 from .masking import corrupt, hide_words, word_numbers
@@ -27,10 +28,12 @@ class Objective(nn.Module):
 
     Attributes:
         weights: of each loss by name. The trainer sums weight * loss and logs each loss as it is.
+        columns: what its rows may hold beside `text`, by name: str or list[str].
         frozen: True while the encoder must not learn (the head warm-up); set by the trainer.
     """
 
     weights: Mapping[str, float] = {}
+    columns: Mapping[str, Any] = {}
 
     def __init__(self, backbone: Backbone):
         super().__init__()
@@ -55,6 +58,17 @@ class Objective(nn.Module):
                 raise UnknownNameError("loss of this objective", name, self.weights)
             self.weights = {**self.weights, name: float(weight)}
 
+    def adapt(self, corpus: Corpus) -> list[str]:  # noqa: ARG002 - for objectives that read more than the text
+        """Is told of the corpus before training; may drop losses, but add none.
+
+        Returns:
+            what is done without, or what the options alone do not tell, in sentences for the user.
+
+        Raises:
+            DataError: if something that was asked for cannot be done with this corpus.
+        """
+        return []
+
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Tokenises and pads the `text` of each row.
 
@@ -65,13 +79,23 @@ class Objective(nn.Module):
         """
         return self.tokenise([row["text"] for row in rows], "passage")
 
-    def tokenise(self, texts: list[str], view: str) -> dict[str, Tensor]:
-        """The tensors of `collate` for these texts, their names beginning with `view` and an underscore."""
+    def tokenise(self, texts: list[str], view: str, max_tokens: int | None = None) -> dict[str, Tensor]:
+        """The tensors of `collate` for these texts, their names beginning with `view` and an underscore.
+
+        Args:
+            texts: of one view; each is cut after `max_tokens` tokens (None: as many as the encoder may read).
+            view: its name.
+            max_tokens: special tokens counted.
+        """
         backbone = self.backbone
         # a text may spell them out ("title [SEP] text")
         special = (backbone.tokenizer.cls_token_id, backbone.tokenizer.sep_token_id)
         encoded = backbone.tokenizer(
-            texts, truncation=True, max_length=backbone.max_tokens, padding=True, return_tensors="pt"
+            texts,
+            truncation=True,
+            max_length=max_tokens or backbone.max_tokens,
+            padding=True,
+            return_tensors="pt",
         )
         return {
             f"{view}_input_ids": encoded["input_ids"],
@@ -92,7 +116,7 @@ class Objective(nn.Module):
         """
         return self.losses(**self.draw(views))
 
-    def draw(self, views: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def draw(self, views: list[dict[str, Tensor]]) -> dict[str, Any]:
         """Makes every random choice, and returns what `losses` takes."""
         raise NotImplementedError(f"{type(self).__name__} must define draw(views)")
 

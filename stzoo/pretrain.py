@@ -6,6 +6,7 @@ also an `AutoModelForMaskedLM`) and the decoders in `pretraining/`. Given as `ba
 
 import json
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,17 +92,22 @@ def load_base(
     return Base(backbone, finished, Path(base) if Path(base).is_dir() else None)
 
 
-def make_objective(base: Base, settings: PretrainSettings) -> tuple[Objective, frozenset[str]]:
-    """The objective, with its parts from the base's `pretraining/` folder where they fit.
+def make_objective(base: Base, settings: PretrainSettings) -> Objective:
+    """The objective, with all its parts new."""
+    objective: Objective = host.build("objective", settings.objective, base.backbone, **settings.options)
+    objective.weigh(settings.weights)
+    return objective
+
+
+def load_parts(objective: Objective, base: Base, settings: PretrainSettings) -> frozenset[str]:
+    """Fills in the parts that the base's `pretraining/` folder has.
 
     Returns:
-        the objective and the names of its parameters that start untrained.
+        the names of the objective's parameters that start untrained.
 
     Raises:
         ModelError: if parts are there for this objective but do not fit it.
     """
-    objective = host.build("objective", settings.objective, base.backbone, **settings.options)
-    objective.weigh(settings.weights)
     parts = own_parts(objective)
     stored = base.folder / PARTS / PARTS_FILE if base.folder else None
     if stored is not None and stored.is_file():
@@ -121,7 +127,7 @@ def make_objective(base: Base, settings: PretrainSettings) -> tuple[Objective, f
         parts = {}
     heads = {id(p) for n, p in base.backbone.masked_lm.named_parameters() if n in base.backbone.new}
     untrained = {n for n, p in objective.named_parameters() if n in parts or id(p) in heads}
-    return objective, frozenset(untrained)
+    return frozenset(untrained)
 
 
 def own_parts(objective: Objective) -> dict[str, torch.Tensor]:
@@ -160,18 +166,29 @@ def pretrain(
     with runs.start(output, wanted, resume=resume, overwrite=overwrite) as run:
         if run.facts["status"] == "finished":
             return run.folder
-        corpus = load_corpus(wanted.corpus, min_words=wanted.min_words, skip_bad_lines=wanted.skip_bad_lines)
         set_seed(wanted.seed)
         base = load_base(
             wanted.base, pooling=wanted.pooling, max_tokens=wanted.max_tokens, device=wanted.device
         )
-        objective, new = make_objective(base, wanted)
+        objective = make_objective(base, wanted)
+        corpus = load_corpus(
+            wanted.corpus,
+            min_words=wanted.min_words,
+            skip_bad_lines=wanted.skip_bad_lines,
+            columns=objective.columns,
+        )
+        notes = objective.adapt(corpus)
+        new = load_parts(objective, base, wanted)
         run.record_inputs(
             base={"fingerprint": fingerprint(base.folder)} if base.folder else {"id": wanted.base},
             corpus=_describe(corpus),
+            notes=notes,
             new_parameters=sorted(new),
             processes=int(os.environ.get("WORLD_SIZE", "1")),
         )
+        if runs.is_first_process():
+            for note in notes:
+                print(note, file=sys.stderr)
         trainer = _trainer(wanted, run, base, objective, new, corpus)
         checkpoint = last_checkpoint(run.folder) if run.goes_on else None
         with quietly():

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from stzoo.corpus import cache_folder, load_corpus
 from stzoo.errors import DataError, OutputError, RecipeError
-from stzoo.sources import row_text
+from stzoo.sources import read_row
 
 ROWS = [
     {"_id": "a", "title": "Wings", "text": "The lift of a wing grows."},
@@ -58,7 +58,16 @@ LOAD = "import sys; from stzoo.corpus import load_corpus; print(load_corpus(sys.
 
 
 @pytest.mark.parametrize(
-    "name", ["a.jsonl", "a.jsonl.gz", "A.JSONL", "beir/corpus.jsonl", "beir/corpus.jsonl.gz"]
+    "name",
+    [
+        "a.jsonl",
+        "a.jsonl.gz",
+        "A.JSONL",
+        "a.tsv.json",
+        "a.json.gz",
+        "beir/corpus.jsonl",
+        "beir/corpus.jsonl.gz",
+    ],
 )
 def test_json_lines_become_rows_with_the_title_in_front(tmp_path, name):
     path = write(tmp_path / name, lines(*ROWS))
@@ -129,7 +138,7 @@ def test_the_word_pydocs_is_the_built_in_corpus():
 
 def test_a_data_set_of_the_hub_is_read_from_its_cache(tmp_path):
     # The Hub's client keeps a data set as a folder of Arrow files; here such a folder is made from a file.
-    write(tmp_path / "in" / "some.jsonl", lines(*ROWS))
+    write(tmp_path / "in" / "some.jsonl", lines(*ROWS[:2], ROWS[2] | {"queries": ["rates"]}))
     code = (
         "import sys, shutil, pathlib, datasets; from stzoo.corpus import load_corpus\n"
         "made = datasets.load_dataset('json', data_files=sys.argv[1])['train']\n"
@@ -139,7 +148,8 @@ def test_a_data_set_of_the_hub_is_read_from_its_cache(tmp_path):
         "wanted.parent.mkdir(parents=True); shutil.copytree(folder, wanted)\n"
         "(wanted / 'json-train.arrow').rename(wanted / 'texts-train.arrow')\n"
         "for source in 'some/texts', 'some/texts:default:train':\n"
-        "    print(load_corpus(source).rows['text'][:])"
+        "    rows = load_corpus(source, columns={'queries': list[str]}).rows\n"
+        "    print(rows['text'][:], rows['queries'][:])"
     )
     env = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
     env["PYTHONPATH"] = str(Path(__file__).parents[1])
@@ -147,7 +157,7 @@ def test_a_data_set_of_the_hub_is_read_from_its_cache(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "in" / "some.jsonl"], env=env, capture_output=True, text=True
     )
-    assert done.stdout.splitlines() == [str(TEXTS)] * 2, done.stderr
+    assert done.stdout.splitlines() == [f"{TEXTS} {[None, None, ['rates']]}"] * 2, done.stderr
 
 
 def test_real_sets_are_read_whole():
@@ -250,6 +260,26 @@ def test_a_data_set_that_the_hub_does_not_give_is_explained():
     )
 
 
+def test_json_files_are_read_only_when_they_are_named(tmp_path):
+    path = write(tmp_path / "in" / "a.json", lines(*ROWS))
+    with pytest.raises(DataError, match=r"no file of any known kind.*name a \.json file itself"):
+        load_corpus(tmp_path / "in")
+    write(tmp_path / "in" / "b.txt", b"one two three")
+    assert len(load_corpus(tmp_path / "in").rows) == 1
+    assert len(load_corpus(path).rows) == 3
+
+
+@pytest.mark.parametrize("document", [{"text": "one two three"}, ROWS, {"rows": ROWS}])
+def test_a_json_document_over_many_lines_is_refused(tmp_path, document):
+    path = write(tmp_path / "a.json", json.dumps(document, indent=2).encode())
+    with pytest.raises(
+        DataError, match=r"a\.json:1: no JSON .*a document spread over many lines is not read"
+    ):
+        load_corpus(path)
+    with pytest.raises(DataError, match="There is no passage"):
+        load_corpus(path, skip_bad_lines=True)
+
+
 def test_folders_and_files_of_no_known_kind_are_refused(tmp_path):
     write(tmp_path / "in" / "a.csv", b"one two three")
     with pytest.raises(DataError, match="no file of any known kind"):
@@ -326,12 +356,12 @@ def test_a_changed_file_is_read_again_even_with_its_old_size_and_modification_ti
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, cache, monkeypatch):
     path = write(tmp_path / "a.jsonl", lines(*ROWS))
 
-    def row_text_and_change(*row):
+    def read_row_and_change(*row):
         with path.open("ab") as opened:
             opened.write(b"\n")
-        return row_text(*row)
+        return read_row(*row)
 
-    monkeypatch.setattr("stzoo.sources.row_text", row_text_and_change)
+    monkeypatch.setattr("stzoo.sources.read_row", read_row_and_change)
     with pytest.raises(DataError, match="changed while it was read"):
         load_corpus(path)
     assert [file.suffix for file in cache.iterdir()] == [".lock"]

@@ -3,6 +3,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stzoo.errors import ModelError, RecipeError, ShapeError
-from stzoo.masking import _budget, _take, corrupt, hide_words, visibility, word_numbers
+from stzoo.masking import _budget, _take, corrupt, hide_keywords, hide_words, visibility, word_numbers
 from stzoo.testing import FAMILIES, TEXTS, tiny_tokenizer
 
 RATES = (0.15, 0.3, 0.5, 0.7)
@@ -131,9 +132,10 @@ def test_chances_depend_neither_on_padding_nor_on_the_other_rows():
     assert (among[1, 3 : 3 + 16] - alone[0]).abs().max() < math.sqrt(2) * error
 
 
-@pytest.mark.parametrize("draw", [hide_words, visibility])
+@pytest.mark.parametrize("draw", [hide_words, visibility, hide_keywords])
 def test_same_seed_gives_same_masks_and_another_seed_gives_others(draw):
-    inputs = *batch([[1, 2, 1, 1, 3] * 5, [1] * 30]), 0.5
+    words, attention = batch([[1, 2, 1, 1, 3] * 5, [1] * 30])
+    inputs = (words, 0.5, attention + 1.0) if draw is hide_keywords else (words, attention, 0.5)
     torch.manual_seed(3)
     first = draw(*inputs)
     torch.manual_seed(3)
@@ -145,6 +147,72 @@ def test_same_seed_gives_same_masks_and_another_seed_gives_others(draw):
 def test_draws_of_one_row_differ():
     hidden = hide_words(*batch([[1] * 40]), 0.5, draws=20)
     assert len(hidden[0].unique(dim=0)) == 20
+
+
+def weigh(words, seed):
+    """Random weights over five decades, one for each word, at all its tokens; some for special tokens too."""
+    draw = torch.Generator().manual_seed(seed)
+    return 10 ** (-5 * torch.rand(words.shape, generator=draw)).gather(1, words + 1)
+
+
+@settings(deadline=None)
+@given(batches, rates, seeds, st.integers(0, 5), st.integers(0, 5))
+def test_keywords_are_whole_words_that_reach_the_budget_and_no_more(rows, rate, seed, left, right):
+    words, _ = batch(rows, left, right)
+    torch.manual_seed(seed)
+    hidden = hide_keywords(words, rate, weigh(words, seed))
+    assert not hidden[words < 0].any()
+    for i, row in enumerate(rows):
+        taken = [hidden[i, words[i] == k] for k in range(len(row))]
+        assert all(word.all() or not word.any() for word in taken)
+        longest = max((len(word) for word in taken if word.any()), default=0)
+        budget = max(1, round(rate * sum(row)))
+        assert min(budget, sum(row)) <= hidden[i].sum() < budget + max(longest, 1)
+
+
+@settings(deadline=None)
+@given(batches, rates, seeds)
+def test_a_keywords_weight_is_read_at_its_first_token(rows, rate, seed):
+    words, _ = batch(rows)
+    weights = weigh(words, seed)
+    first = (words != words.roll(1, dims=1)) & (words >= 0)
+    torch.manual_seed(seed)
+    hidden = hide_keywords(words, rate, weights)
+    torch.manual_seed(seed)
+    assert hide_keywords(words, rate, weights.masked_fill(~first, math.nan)).equal(hidden)
+
+
+def test_a_keyword_of_weight_1_comes_before_words_of_one_in_a_million():
+    torch.manual_seed(11)
+    words, _ = batch([[1] * 30 + [3] + [1] * 30] * 500)
+    weights = torch.where(words == 30, 1, 1e-6)
+    assert hide_keywords(words, 0.02, weights).equal(words == 30)  # exceeds the budget of one token
+
+
+def test_keywords_are_drawn_one_after_another_in_proportion_to_their_weights():
+    """Each set of words has the chance that going through all orders of drawing gives it."""
+    row, weights, rows = [2, 1, 3, 1, 1], [0.5, 1.0, 0.2, 0.1, 0.4], 40_000
+    exact = Counter()
+
+    def draw(taken, chance):
+        left = [k for k in range(5) if k not in taken]
+        if sum(row[k] for k in taken) >= 4:  # half of the 8 tokens
+            exact[frozenset(taken)] += chance
+        else:
+            for k in left:
+                draw([*taken, k], chance * weights[k] / sum(weights[k] for k in left))
+
+    draw([], 1)
+    words, _ = batch([row] * rows + [[1] * 9], left=3, right=2)
+    torch.manual_seed(12)
+    weights = torch.tensor([*weights, 0.3, 0.3, 0.3, 0.3, 9.0])[words]
+    hidden = hide_keywords(words * 7, 0.5, weights)  # the numbers need not follow each other
+    first = hidden[:-1, [4, 6, 7, 10, 11]]
+    found = Counter(frozenset(places.nonzero().flatten().tolist()) for places in first)
+    assert found.keys() <= exact.keys()
+    assert sum(exact.values()) == pytest.approx(1)
+    for taken, chance in exact.items():
+        assert abs(found[taken] / rows - chance) < 5 * math.sqrt(chance * (1 - chance) / rows), taken
 
 
 @settings(deadline=None)
@@ -238,24 +306,30 @@ def test_a_token_is_corrupted_the_same_way_under_the_same_seed():
 
 def test_nothing_is_made_on_another_device_than_that_of_the_inputs():
     words, attention = batch([[1, 2, 30, 1]])
+    weights = torch.ones(words.shape)
     with torch.device(
         "meta"
     ):  # whatever does not name its device lands here, and cannot be mixed with the CPU
         visible = visibility(words, attention, 0.5)
         corrupted, labels = corrupt(words, hide_words(words, attention, 0.5), 4, 10)
-    assert {tensor.device.type for tensor in (visible, corrupted, labels)} == {"cpu"}
+        keywords = hide_keywords(words, 0.5, weights)
+    assert {tensor.device.type for tensor in (visible, corrupted, labels, keywords)} == {"cpu"}
 
 
 @pytest.mark.parametrize("rate", [0, -0.1, 1.5, 30, math.nan])
 def test_a_rate_that_is_no_share_is_refused(rate):
     with pytest.raises(RecipeError, match="above 0 and at most 1"):
         hide_words(*batch([[1]]), rate)
+    with pytest.raises(RecipeError, match="above 0 and at most 1"):
+        hide_keywords(torch.zeros(1, 3), rate, torch.ones(1, 3))
 
 
 def test_tensors_of_different_shapes_are_refused():
     words, attention = batch([[1, 2, 3]])
     with pytest.raises(ShapeError, match=r"words is \[1, 8\] and attention \[1, 7\]"):
         visibility(words, attention[:, 1:], 0.5)
+    with pytest.raises(ShapeError, match=r"words is \[1, 8\] and weights \[8\]"):
+        hide_keywords(words, 0.5, torch.ones(8))
     with pytest.raises(ShapeError, match="ids is"):
         corrupt(words, attention[:, 1:], 1, 10)
 
@@ -352,3 +426,38 @@ def test_words_are_hidden_as_often_as_the_authors_collator_hides_them(authors_pa
         often = hidden.transpose(0, 1)[:, chosen].double().mean(1)
         error = float(often.std()) * math.sqrt(1 / 20 + 1 / draws)
         assert abs(float(often.mean()) - theirs_often) < 4 * error, name
+
+
+def test_keywords_are_hidden_as_often_as_masters_collator_hides_them(authors_passages):
+    words, _, tokens = authors_passages
+    theirs = json.loads((Path(__file__).parent / "parity/masking.json").read_text())["keyword_0.5"]
+    spelt = [
+        [tuple(row[t] for t in (numbers == k).nonzero().flatten()) for k in range(int(numbers.max()) + 1)]
+        for row, numbers in zip(tokens, words, strict=True)
+    ]
+    frequency = Counter(word for row in spelt for word in row)  # of the passages as they were cut
+    words = words[:200]
+    counts = torch.zeros_like(words)
+    for i, row in enumerate(spelt[:200]):
+        counts[i] = torch.tensor([*(frequency[word] for word in row), 0])[words[i]]
+
+    draws = 100
+    torch.manual_seed(13)
+    hidden = torch.stack([hide_keywords(words, 0.5, 1 / counts.clamp(min=1)) for _ in range(draws)])
+    exceeded = hidden.sum(-1) - _budget(words >= 0, 0.5)
+    assert int(exceeded.min()) == 0
+
+    def agrees(ours, published, name):
+        """Whether theirs is within the error of their 10 draws; ours, [draws], tell how draws vary."""
+        error = float(ours.std()) * math.sqrt(1 / 10 + 1 / draws)
+        assert abs(float(ours.mean()) - published) <= 4 * error, name
+
+    share = hidden.sum((1, 2)).double() / int((words >= 0).sum())
+    agrees(share, theirs["hidden_share"], "share")
+    first = (words != words.roll(1, dims=1)) & (words >= 0)
+    for name, published in theirs["word_hidden_probability_by_corpus_frequency"].items():
+        low, _, high = name.rstrip("+").partition("-")
+        chosen = first & (counts >= int(low)) & (counts <= (math.inf if "+" in name else int(high or low)))
+        agrees(hidden[:, chosen].double().mean(1), published, name)
+    for name, published in theirs["hidden_minus_budget"].items():
+        agrees((exceeded == int(name)).double().mean(1), published, f"{name} tokens above the budget")

@@ -17,7 +17,7 @@ import stzoo
 from stzoo import host, runs
 from stzoo.files import write_json
 from stzoo.judged import write_beir
-from stzoo.pretrain import load_base, make_objective
+from stzoo.pretrain import load_base, load_parts, make_objective
 from stzoo.recipe import PretrainSettings
 from stzoo.testing import FAMILIES, sentences, tiny_masked_lm
 
@@ -40,8 +40,9 @@ def test_the_export_loads_everywhere_and_goes_on(base, corpus, tmp_path):
     assert {"encoder", "decoder", "decoder_accuracy", "tokens_per_s"} <= facts["log"][0].keys()
 
     settings = PretrainSettings.read(None, {"base": str(first), "corpus": ["none"]})
-    again, new = make_objective(load_base(str(first)), settings)
-    assert not new
+    base = load_base(str(first))
+    again = make_objective(base, settings)
+    assert not load_parts(again, base, settings)
     trained = load_file(first / "checkpoints/checkpoint-2/state.safetensors")
     kept = dict(again.named_parameters())
     assert all(torch.equal(kept[name], tensor) for name, tensor in trained.items() if name in kept)
@@ -91,7 +92,7 @@ def test_an_embedding_model_keeps_its_pooling_and_gets_a_new_head(tmp_path, corp
     made.save_pretrained(str(tmp_path / "minilm"))
     base = load_base(str(tmp_path / "minilm"))
     settings = PretrainSettings.read(None, {"base": "x", "corpus": ["x"]})
-    _, new = make_objective(base, settings)
+    new = load_parts(make_objective(base, settings), base, settings)
     assert any("cls.predictions.transform" in name for name in new)
     assert any(name.startswith("head.") for name in new)
     assert not any("encoder.layer" in name or "embeddings" in name for name in new)

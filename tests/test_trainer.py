@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformerTrainer
 from transformers import TrainerCallback, set_seed
 
 from stzoo.batches import LengthBatchSampler
-from stzoo.pretrain import load_base, make_objective
+from stzoo.pretrain import load_base, load_parts, make_objective
 from stzoo.recipe import PretrainSettings
 from stzoo.testing import sentences, tiny_masked_lm
 from stzoo.trainer import ObjectiveTrainer, arguments, last_checkpoint
@@ -39,7 +39,9 @@ def make(kind, base, output, *, rows=48, collate=None, callbacks=(), given=None,
         | changes,
     )
     set_seed(settings.seed)
-    objective, new = make_objective(load_base(settings.base), settings)
+    base = load_base(settings.base)
+    objective = make_objective(base, settings)
+    new = load_parts(objective, base, settings)
     return kind(
         model=objective.model,
         args=arguments(
