@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from .finetune import finetune as finetune
     from .hub.export import export as export
     from .objective import Objective as Objective
+    from .prepare import Preparation as Preparation
+    from .prepare import prepare as prepare
     from .pretrain import pretrain as pretrain
     from .search import search as search
 
@@ -43,12 +45,14 @@ _LAZY = {
     "BEIRModel": "bench",
     "Backbone": "backbone",
     "Objective": "objective",
+    "Preparation": "prepare",
     "bench": "bench",
     "compare": "bench",
     "contamination": "bench",
     "demo": "demo",
     "export": "hub.export",
     "finetune": "finetune",
+    "prepare": "prepare",
     "pretrain": "pretrain",
     "report": "bench",
     "score": "bench",

@@ -84,6 +84,17 @@ def stzoo_objectives() -> Iterable[Component]:  # type: ignore[empty-body]
 
 
 @hookspec
+def stzoo_preparations() -> Iterable[Component]:  # type: ignore[empty-body]
+    """What makes the columns that an objective reads beside the text: a subclass of `stzoo.Preparation`.
+
+    Its name is that of the objective, if it serves one: `stzoo prepare master`.
+
+    Example:
+        yield Component(name="master", build="stzoo_master_prepare:MASTERData", summary="…")
+    """
+
+
+@hookspec
 def stzoo_poolings() -> Iterable[Component]:  # type: ignore[empty-body]
     """Poolings: `build(dim, **options) -> Module` that writes "sentence_embedding", float [B, D].
 

@@ -78,6 +78,25 @@ def _check_backend(backend: str) -> None:
         )
 
 
+def load_tokenizer(name: str) -> Any:
+    """The fast tokenizer of a folder or Hub id.
+
+    Raises:
+        ModelError: if there is none, or it is no fast one.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        with quietly():
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # whatever a broken folder makes the loaders raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"the tokenizer of {name} cannot be loaded: {reason}") from error
+    if not tokenizer.is_fast:
+        raise ModelError(f"the tokenizer of {name} is no fast one (with a tokenizer.json), which words need.")
+    return tokenizer
+
+
 def check_device(device: str | None) -> None:
     """Sees that torch has such a device; None is none in particular.
 

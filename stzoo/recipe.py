@@ -172,6 +172,25 @@ class PretrainSettings(Training):
     probe_steps: int = Field(500, ge=1, description="steps between probes")
 
 
+class PrepareSettings(Settings):
+    """Settings of `stzoo prepare`; what is prepared has settings of its own beside these."""
+
+    command: ClassVar[str] = "prepare"
+
+    preparation: str = Field(description="see `stzoo list preparations`")
+    corpus: list[str] = Field(min_length=1, description="files, folders, Hub data set ids, or pydocs")
+    min_words: int = Field(3, ge=1, description="shorter passages are left out")
+    skip_bad_lines: bool = Field(False, description="count bad lines and go on")
+    tokenizer: str = Field(
+        "bert-base-uncased",
+        description="the base to be pre-trained (folder or Hub id), whose tokenizer tells words",
+    )
+    shard_rows: int = Field(500, ge=1, description="passages at a time; a kill loses no more than those")
+    seed: int = Field(42, ge=0, le=2**32 - 1, description="of all that is drawn")
+    device: Device | None = Field(None, description="cpu, cuda or mps; the best there is if left out")
+    threads: int | None = Field(None, ge=1, description="threads on the CPU")
+
+
 class FinetuneSettings(Training):
     """Settings of `stzoo finetune`."""
 

@@ -81,7 +81,14 @@ class Run:
 
 
 @contextlib.contextmanager
-def start(output: str | Path, settings: Settings, *, resume: bool, overwrite: bool) -> Iterator[Run]:
+def start(
+    output: str | Path,
+    settings: Settings,
+    *,
+    resume: bool,
+    overwrite: bool,
+    worth: str = "checkpoints/checkpoint-*",
+) -> Iterator[Run]:
     """Takes the output folder for a run.
 
     Args:
@@ -89,6 +96,7 @@ def start(output: str | Path, settings: Settings, *, resume: bool, overwrite: bo
         settings: the run's.
         resume: go on with the unfinished run that is there, or begin if there is none.
         overwrite: remove the run that is there.
+        worth: what of an unfinished run is worth keeping when it fails; without any, the folder is cleared.
 
     Raises:
         OutputError: if the folder is in use, holds another run's results, or holds something else.
@@ -106,10 +114,7 @@ def start(output: str | Path, settings: Settings, *, resume: bool, overwrite: bo
             try:
                 yield run
             except BaseException:
-                if (
-                    not any(folder.glob("checkpoints/checkpoint-*"))
-                    and not (folder / "modules.json").exists()
-                ):
+                if not any(folder.glob(worth)) and not (folder / "modules.json").exists():
                     _clear(folder)  # nothing of worth yet: the place is left as it was found
                     _put_back(folder)
                 raise

@@ -162,7 +162,11 @@ def check_objective(component: Component, family: str = "bert") -> None:
     _check_texts(component)
     torch.manual_seed(0)
     objective = host.build("objective", component.name, tiny_backbone(family))
-    rows = [{"text": text} for text in sentences(8)]
+    fill = {str: lambda number: sentences(8, number)[0], list[str]: lambda number: sentences(2, number)}
+    rows = [
+        {"text": text, **{name: fill[kind](number) for name, kind in objective.columns.items()}}
+        for number, text in enumerate(sentences(8), 1)
+    ]
     batch = objective.collate(rows)
     views = _views(batch)
     assert views, f"collate gave no column that ends in _input_ids: {sorted(batch)}"
@@ -205,6 +209,30 @@ def _views(batch: dict[str, Any]) -> list[dict[str, Any]]:
         {name.removeprefix(prefix): value for name, value in batch.items() if name.startswith(prefix)}
         for prefix in prefixes
     ]
+
+
+def check_preparation(component: Component) -> None:
+    """Sees that a preparation has settings that can be flags, and columns of types that can be kept.
+
+    What it makes is its own to test: models and corpora are its own, too.
+
+    Raises:
+        AssertionError: with what does not hold.
+    """
+    from .prepare import Preparation
+    from .recipe import PrepareSettings
+
+    _check_texts(component)
+    kind = host.resolve(component)
+    assert isinstance(kind, type), f"{kind!r} is no class"
+    assert issubclass(kind, Preparation), f"{kind.__name__} is no Preparation"
+    assert issubclass(kind.Settings, PrepareSettings), f"{kind.__name__}.Settings is no PrepareSettings"
+    undescribed = [name for name, field in kind.Settings.model_fields.items() if not field.description]
+    assert not undescribed, f"settings without a description: {undescribed}"
+    assert kind.columns, "it makes no columns"
+    for name, column in {**kind.columns, **kind.reads}.items():
+        assert re.fullmatch("[a-z][a-z_]*", name), f"column {name!r}"
+        assert column in (str, list[str]), f"the column {name} is of type {column}; expected str or list[str]"
 
 
 def check_pooling(component: Component) -> None:
@@ -294,15 +322,18 @@ def check_recipe(recipe: Recipe) -> None:
     import yaml
     from pydantic import ValidationError
 
-    from .recipe import SCHEMA_VERSION, FinetuneSettings, PretrainSettings
+    from .recipe import SCHEMA_VERSION, FinetuneSettings, PrepareSettings, PretrainSettings
 
     _check_texts(recipe)
     values = yaml.safe_load(host.read_recipe(recipe))
     assert isinstance(values, dict), "it holds no settings"
     assert values.pop("schema_version", None) == SCHEMA_VERSION, f"expected schema_version: {SCHEMA_VERSION}"
-    commands = {settings.command: settings for settings in (PretrainSettings, FinetuneSettings)}
+    commands = {kind.command: kind for kind in (PretrainSettings, FinetuneSettings, PrepareSettings)}
     command = values.pop("command", None)
     assert command in commands, f"command is {command!r}; expected one of {sorted(commands)}"
+    if command == PrepareSettings.command:
+        preparation: Any = host.resolve(host.find("preparation", values["preparation"]))
+        commands[command] = preparation.Settings
     try:
         commands[command].model_validate(values)
     except ValidationError as error:

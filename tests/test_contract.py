@@ -56,7 +56,7 @@ def test_every_hook_is_named_in_a_test(kind):
 
 def test_our_own_plugins_load_in_full():
     ours = [p for p in host.plugins() if p.distribution.startswith("stzoo")]
-    assert {"builtin", "retromae"} <= {p.name for p in ours}
+    assert {"builtin", "master", "retromae"} <= {p.name for p in ours}
     assert {p.name: p.failures for p in ours if p.failures} == {}
 
 

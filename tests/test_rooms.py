@@ -16,7 +16,7 @@ ROOMS = """
     files hookspecs host recipe runs texts registry measures qrels judged pydocs sources corpus
     masking backbone decoders poolings models opened encode store search trec metrics
     objective hub callbacks batches
-    trainer pretrain balancers mining finetune bench
+    trainer pretrain prepare balancers mining finetune bench
     builtin testing ask demo cli __main__
 """.split()  # noqa: SIM905 - one line for each would hide the order
 FILES = sorted((ROOT / "stzoo").rglob("*.py"))

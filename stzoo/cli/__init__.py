@@ -3,6 +3,7 @@
 shared.py   the app, common flags, printing
 about.py    plugins, list, recipe
 making.py   pretrain, finetune, export, demo
+preparing.py  prepare
 scoring.py  bench, search, score, compare, report, contamination
 """
 
@@ -12,13 +13,13 @@ import sys
 import typer
 
 from ..errors import StzooError
-from . import about, making, scoring
+from . import about, making, preparing, scoring
 from .shared import app
 
-__all__ = ["about", "app", "main", "making", "scoring"]
+__all__ = ["about", "app", "main", "making", "preparing", "scoring"]
 
 INTERRUPTED = 130
-STOPPED = "stopped. pretrain and finetune go on with --resume; demo and bench when called again."
+STOPPED = "stopped. pretrain, finetune and prepare go on with --resume; demo and bench when called again."
 
 
 def main() -> None:

@@ -19,7 +19,9 @@ Set = Annotated[
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the unfinished run in --output.")]
 
 
-def _flags(settings: type[Settings], positional: str | None = None) -> Callable[[Any], Any]:
+def settings_as_flags(
+    settings: type[Settings], positional: str | None = None, hidden: str | None = None
+) -> Callable[[Any], Any]:
     """Gives a command one flag for each setting, so that the recipe's keys are the flags.
 
     A flag left out is None and leaves the setting to the recipe or to its default.
@@ -32,6 +34,8 @@ def _flags(settings: type[Settings], positional: str | None = None) -> Callable[
             kind: Any = field.annotation
             if kind in (dict[str, Any], dict[str, float]):
                 continue  # nested: by --set
+            if name == hidden:  # the command itself says it
+                continue
             if getattr(kind, "__origin__", None) is not list and not isinstance(kind, type):
                 kind = _plain(kind)
             default = "" if field.is_required() or field.default in (None, []) else f" [{field.default}]"
@@ -68,7 +72,7 @@ def _plain(kind: Any) -> Any:
 
 
 @app.command("pretrain")
-@_flags(PretrainSettings)
+@settings_as_flags(PretrainSettings)
 def pretrain_command(
     output: Output,
     settings: dict[str, Any],
@@ -84,7 +88,7 @@ def pretrain_command(
 
 
 @app.command("finetune")
-@_flags(FinetuneSettings, positional="model")
+@settings_as_flags(FinetuneSettings, positional="model")
 def finetune_command(
     output: Output,
     settings: dict[str, Any],

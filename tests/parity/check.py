@@ -15,7 +15,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -27,6 +27,24 @@ from stzoo.bench import kilt
 from stzoo.pretrain import load_base
 
 LOSSES = {"encoder_mlm_loss": "encoder", "decoder_mlm_loss": "decoder", "bow_loss": "bag"}
+# MASTER's decoders, and the prefixes of the inputs to its passes and decoders
+HEADS = {
+    "passage": "c_head",
+    "query": "query_head",
+    "continuation": "gpt_head",
+    "neighbour": "next_head",
+    "complement": "overlap_head",
+}
+VIEWS = {
+    "encoder": "",
+    "encoder-neighbour": "next_encoder_",
+    "encoder-complement": "overlap_encoder_",
+    "passage": "decoder_",
+    "query": "query_",
+    "continuation": "gpt_",
+    "neighbour": "next_decoder_",
+    "complement": "overlap_decoder_",
+}
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -42,11 +60,14 @@ def part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tenso
 
 def kind_of(tensors: dict[str, torch.Tensor]) -> str:
     """The objective whose numbers these are, told by its inputs."""
+    if any(name.startswith("param.query_head") for name in tensors):
+        return "master"
     return "dupmae" if "input.bow_weight" in tensors else "retromae"
 
 
-def build(kind: str, config: dict, weights: dict[str, torch.Tensor], folder: Path) -> Objective:
+def build(kind: str, about: dict[str, str], weights: dict[str, torch.Tensor], folder: Path) -> Objective:
     """Our objective with the file's weights, through the same door as any base model."""
+    config = json.loads(about["config"])
     masked_lm = BertForMaskedLM(BertConfig(**config))
     # tied weights stand in the file once
     missing, unexpected = masked_lm.load_state_dict(part(weights, "lm."), strict=False)
@@ -61,14 +82,42 @@ def build(kind: str, config: dict, weights: dict[str, torch.Tensor], folder: Pat
     named = zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), words, strict=False)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **dict(named)).save_pretrained(folder)
 
-    head = part(weights, "c_head.")
-    objective = host.build("objective", kind, load_base(str(folder)).backbone)
-    objective.head.layers[0].load_state_dict(head)
+    options = {"layers": int(about["decoder_layers"])} if kind == "master" else {}
+    objective = host.build("objective", kind, load_base(str(folder)).backbone, **options)
+    for prefix, layers in decoders(objective).items():
+        layers.load_state_dict(part(weights, prefix))
     return objective.eval()
+
+
+def decoders(objective: Objective) -> dict[str, torch.nn.Module]:
+    """Our decoders' layers by the authors' prefix."""
+    if hasattr(objective, "heads"):
+        return {f"{theirs}.": objective.heads[ours].layers for ours, theirs in HEADS.items()}
+    return {"c_head.": objective.head.layers[0]}
+
+
+class MasterView(NamedTuple):
+    """A text as MASTER's losses take it."""
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    attention: torch.Tensor
 
 
 def ours(objective: Objective, inputs: dict[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]:
     """The losses by name."""
+    if kind == "master":
+        shared = inputs["attention_mask"].bool()
+        return objective.losses(
+            **{
+                name: MasterView(
+                    inputs[f"{prefix}input_ids"],
+                    inputs[f"{prefix}labels"],
+                    inputs.get(f"{prefix}attention_mask", shared).bool(),
+                )
+                for name, prefix in VIEWS.items()
+            }
+        )
     views = {
         "encoder_ids": inputs["encoder_input_ids"],
         "encoder_labels": inputs["encoder_labels"],
@@ -85,7 +134,8 @@ def ours(objective: Objective, inputs: dict[str, torch.Tensor], kind: str) -> di
 def gradients(objective: Objective) -> dict[str, torch.Tensor | None]:
     """Our gradients under the authors' names."""
     found = {f"lm.{name}": p.grad for name, p in objective.backbone.masked_lm.named_parameters()}
-    found |= {f"c_head.{name}": p.grad for name, p in objective.head.layers[0].named_parameters()}
+    for prefix, layers in decoders(objective).items():
+        found |= {f"{prefix}{name}": p.grad for name, p in layers.named_parameters()}
     return found
 
 
@@ -95,7 +145,7 @@ def errors(path: Path) -> dict[str, float]:
     kind = kind_of(tensors)
     inputs = part(tensors, "input.")
     with tempfile.TemporaryDirectory() as folder:
-        objective = build(kind, json.loads(about["config"]), part(tensors, "param."), Path(folder))
+        objective = build(kind, about, part(tensors, "param."), Path(folder))
     if kind == "dupmae":
         objective.weigh({"bag": float(about["bow_loss_weight"])})
     losses = ours(objective, inputs, kind)
@@ -106,9 +156,12 @@ def errors(path: Path) -> dict[str, float]:
     for key, expected in about.items():  # what the authors' code returned by name
         if key.endswith("_loss"):
             found[key] = relative(losses[LOSSES[key]], float(expected))
-    with torch.no_grad():
-        _, h = objective.encode(inputs["encoder_input_ids"], inputs["attention_mask"].bool())
-    found["bottleneck"] = relative(h, tensors["cls"])
+    for name, expected in json.loads(about.get("decoder_losses", "{}")).items():
+        found[f"loss {name}"] = relative(losses[name], expected)
+    if "cls" in tensors:
+        with torch.no_grad():
+            _, h = objective.encode(inputs["encoder_input_ids"], inputs["attention_mask"].bool())
+        found["bottleneck"] = relative(h, tensors["cls"])
 
     theirs, mine = part(tensors, "grad."), gradients(objective)
     unknown = theirs.keys() - mine.keys()

@@ -1,0 +1,1 @@
+"""The recipes of stzoo-master, as package data."""

@@ -1,0 +1,242 @@
+"""Preparing a corpus: the columns that an objective reads beside the text, made once and kept as Parquet.
+
+What is made is a plugin's (`Preparation`); how it is made so that a kill loses little is here. The corpus is
+gone through in shards of some hundred passages. Each shard is a file in `work/` as soon as it is made, whole
+or not at all; at the end they are put together into `passages-….parquet` in the order of the corpus, and the
+folder is a corpus for `stzoo pretrain` and a data set for `datasets.load_dataset`. Memory does not grow with
+the corpus, unless what a plugin looks up does.
+"""
+
+import json
+import math
+import resource
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from . import host, runs
+from .calls import callable_module
+from .corpus import Corpus, load_corpus, tokenizer_fingerprint
+from .files import whole_file
+from .models import load_tokenizer
+from .recipe import PrepareSettings
+
+WORK = "work"  # of an unfinished preparation
+FILE_ROWS = 200_000
+
+
+class Preparation:
+    """The base of all preparations: subclass it, set `Settings`, `columns` and `reads`, write `shard`.
+
+    Args:
+        settings: of `Settings`.
+        corpus: with those of `columns` and `reads` that it brings.
+        tokenizer: a fast one, of the base to be pre-trained.
+        work: a folder that a kill does not touch; what is kept here must be whole or absent.
+
+    Attributes:
+        Settings: a subclass of `stzoo.recipe.PrepareSettings`; its fields are the flags.
+        columns: what is made, by name: str or list[str].
+        reads: what is read of the corpus, if it is there, beside the id, the text and `columns`.
+        notes: what the user should know, one sentence each.
+    """
+
+    Settings: ClassVar[type[PrepareSettings]] = PrepareSettings
+    columns: ClassVar[Mapping[str, Any]] = {}
+    reads: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, settings: Any, corpus: Corpus, tokenizer: Any, work: Path):
+        self.settings, self.corpus, self.tokenizer, self.work = settings, corpus, tokenizer, work
+        self.notes: list[str] = []
+
+    def facts(self) -> dict[str, Any]:
+        """What the columns are made by, for the manifest; a run goes on only if it is the same."""
+        return {}
+
+    def shard(self, first: int, last: int) -> dict[str, list[Any]]:
+        """Makes the columns of rows first to last - 1; the same whatever was made before."""
+        raise NotImplementedError(f"{type(self).__name__} must define shard(first, last)")
+
+    def finish(self, folder: Path) -> None:
+        """Writes into subfolders what stands beside the rows, when all are made."""
+
+
+def prepare(
+    preparation: str,
+    recipe: str | Path | None = None,
+    *,
+    output: str | Path,
+    resume: bool = False,
+    overwrite: bool = False,
+    **settings: Any,
+) -> Path:
+    """Makes a data set for an objective that reads more than plain text.
+
+    Args:
+        preparation: its name; see `stzoo list preparations`.
+        recipe: a YAML file or the name of an installed recipe.
+        output: the folder for the data set; run.json in it is the manifest.
+        resume: go on with the unfinished data set in `output`.
+        overwrite: remove the data set that is in `output`.
+        settings: of the preparation; they win over the recipe's.
+
+    Returns:
+        the output folder, which `--corpus` of `stzoo pretrain` takes.
+
+    Raises:
+        StzooError: for a user's mistake; see stzoo.errors.
+    """
+    kind: type[Preparation] = host.resolve(host.find("preparation", preparation))  # type: ignore[assignment]
+    wanted = kind.Settings.read(recipe, settings | {"preparation": preparation})
+    if wanted.threads:
+        import torch
+
+        torch.set_num_threads(wanted.threads)
+    with runs.start(output, wanted, resume=resume, overwrite=overwrite, worth=f"{WORK}/*") as run:
+        if run.facts["status"] == "finished":
+            return run.folder
+        tokenizer = load_tokenizer(wanted.tokenizer)
+        corpus = load_corpus(
+            wanted.corpus,
+            min_words=wanted.min_words,
+            skip_bad_lines=wanted.skip_bad_lines,
+            columns={**kind.columns, **kind.reads},
+            tokenizer=tokenizer,
+        )
+        work = run.folder / WORK
+        work.mkdir(exist_ok=True)
+        made = kind(wanted, corpus, tokenizer, work)
+        run.record_inputs(
+            corpus={
+                "fingerprint": corpus.fingerprint,
+                "passages": len(corpus.rows),
+                "dropped": corpus.dropped,
+                "bad_lines": corpus.bad_lines,
+            },
+            tokenizer=tokenizer_fingerprint(tokenizer),
+            made_by=made.facts(),
+        )
+        _make(made, work)
+        filled = _put_together(made, work, run.folder)
+        made.finish(run.folder)
+        run.record(filled=filled, notes=made.notes, peak_memory_mib=_peak_memory())
+        _write_card(run, kind)
+        shutil.rmtree(work)
+        run.record(status="finished")
+        return run.folder
+
+
+def _starts(made: Preparation) -> range:
+    return range(0, len(made.corpus.rows), made.settings.shard_rows)
+
+
+def _shard(work: Path, first: int) -> Path:
+    return work / f"rows-{first:09d}.parquet"
+
+
+def _make(made: Preparation, work: Path) -> None:
+    """Writes each shard that is not there yet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from tqdm import tqdm
+
+    rows = made.corpus.rows
+    schema = _schema(made.columns)
+    for draft in work.glob(".rows-*.part"):
+        draft.unlink()
+    with tqdm(total=len(rows), unit=" passages", desc="preparing", disable=None) as bar:
+        for first in _starts(made):
+            last = min(first + made.settings.shard_rows, len(rows))
+            if not _shard(work, first).exists():
+                given = rows[first:last]
+                values = {"id": given["id"], "text": given["text"], **made.shard(first, last)}
+                with whole_file(_shard(work, first)) as draft:
+                    pq.write_table(pa.table(values, schema), draft, compression="zstd")
+            bar.update(last - first)
+
+
+def _schema(columns: Mapping[str, Any]) -> Any:
+    import pyarrow as pa
+
+    types = {str: pa.string(), list[str]: pa.list_(pa.string())}
+    return pa.schema({"id": pa.string(), "text": pa.string()} | {n: types[t] for n, t in columns.items()})
+
+
+def _put_together(made: Preparation, work: Path, folder: Path) -> dict[str, int]:
+    """Copies the shards into files of FILE_ROWS rows.
+
+    Returns:
+        how many rows each column fills.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    filled = dict.fromkeys(made.columns, 0)
+    shards_a_file = max(1, FILE_ROWS // made.settings.shard_rows)
+    starts = _starts(made)
+    files = math.ceil(len(starts) / shards_a_file)
+    for number in range(files):
+        name = f"passages-{number:05d}-of-{files:05d}.parquet"
+        with whole_file(folder / name) as draft, pq.ParquetWriter(draft, _schema(made.columns)) as writer:
+            for first in starts[number * shards_a_file : (number + 1) * shards_a_file]:
+                table = pq.read_table(_shard(work, first))
+                for column in filled:
+                    values = table[column]
+                    if pa.types.is_list(values.type):
+                        values = pc.list_value_length(values)
+                        filled[column] += pc.sum(pc.greater(values, 0)).as_py() or 0
+                    else:
+                        filled[column] += len(values) - values.null_count
+                writer.write_table(table)
+    return filled
+
+
+def _peak_memory() -> int:
+    """Of this process, in MiB."""
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+    return kib // (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def _write_card(run: runs.Run, kind: type[Preparation]) -> None:
+    """A card that the Hub and `datasets` read."""
+    facts, settings = run.facts, run.facts["recipe"]
+    total = facts["corpus"]["passages"]
+    rows = "\n".join(f"| `{name}` | {count} of {total} |" for name, count in facts["filled"].items())
+    made_by = json.dumps(facts["made_by"], indent=2, ensure_ascii=False)
+    notes = "".join(f"- {note}\n" for note in facts["notes"])
+    # a path tells nobody else anything
+    sources = ", ".join(
+        Path(source).name if Path(source).exists() else source for source in settings["corpus"]
+    )
+    text = f"""---
+configs:
+- config_name: default
+  data_files: passages-*.parquet
+---
+# {sources}, prepared for {settings["preparation"]}
+
+{(kind.__doc__ or "").strip().splitlines()[0]}
+
+Made by `stzoo prepare {settings["preparation"]}` (stzoo {facts["versions"]["stzoo"]}) from {total} passages
+of {sources}, with the tokenizer of `{settings["tokenizer"]}` and seed {settings["seed"]}. `run.json` is the
+whole manifest. The rows are under the licence of their source.
+
+| column | filled |
+|---|---|
+{rows}
+
+{notes}
+What made the columns:
+
+```json
+{made_by}
+```
+"""
+    with whole_file(run.folder / "README.md") as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+callable_module(__name__)
