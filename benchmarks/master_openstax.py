@@ -63,12 +63,14 @@ def digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
-def kill(command: list[str], folder: Path, seconds: float, draw: random.Random) -> int:
-    """Kills a run at a random moment; shards finished by then."""
+def kill(command: list[str], folder: Path, shards: int, delay: float) -> int:
+    """Kills a run some time after it has finished so many shards; those that are finished then."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    time.sleep(draw.uniform(0.3, 0.5) * seconds)
+    while len(list(folder.glob("work/rows-*"))) < shards:
+        time.sleep(0.01)
+    time.sleep(delay)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
     return len(list(folder.glob("work/rows-*")))
 
 
@@ -81,7 +83,7 @@ def prepared(base: Path, corpus: Path, work: Path) -> dict:
     facts = json.loads((folder / "run.json").read_text())
     draw = random.Random(0)
     again = prepare(base, corpus, work / "killed")
-    finished = [kill(again, work / "killed", seconds, draw) for _ in range(3)]
+    finished = [kill(again, work / "killed", shards, draw.uniform(0, 0.5)) for shards in (5, 20, 35)]
     run(again)
     passages = facts["corpus"]["passages"]
     return {

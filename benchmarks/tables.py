@@ -1,4 +1,4 @@
-"""Writes the tables of the README from the files in benchmarks/results; nobody edits them by hand.
+"""Writes the tables of the READMEs from the files in benchmarks/results; nobody edits them by hand.
 
     python benchmarks/tables.py [--check]
 
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
+READMES = (HERE.parent / "README.md", HERE.parent / "plugins/stzoo-master/README.md")
 RESULTS = HERE / "results"
 
 
@@ -122,6 +122,43 @@ def demo() -> str:
     return "\n".join(lines)
 
 
+def master() -> str:
+    """MASTER beside RetroMAE: what a thousand passages take, the losses, and Cranfield."""
+    made = json.loads((RESULTS / "master_openstax.json").read_text())
+    lines = [
+        "| all-MiniLM-L6-v2, then | s a 1000 passages | last losses, nats | Cranfield nDCG@10 | Recall@100 |",
+        "|---|---|---|---|---|",
+    ]
+    about = {
+        "base": "nothing",
+        "retromae": "RetroMAE",
+        "master": "MASTER with queries and neighbours",
+        "master-text": "MASTER on plain passages",
+    }
+    for name, what in about.items():
+        trained, scored = made["pretrain"].get(name), made["cranfield"][name]
+        seconds = f"{trained['seconds_per_1000_passages']:.0f}" if trained else ""
+        losses = (
+            ", ".join(f"{key} {loss:.2f}" for key, loss in trained["losses_last"].items()) if trained else ""
+        )
+        lines.append(
+            f"| {what} | {seconds} | {losses} | {scored['ndcg_at_10']:.4f} | {scored['recall_at_100']:.4f} |"
+        )
+    data, machine = made["prepare"], made["machine"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{made['steps']} steps of {made['batch_size']} passages on {machine['threads']} thread of an "
+            f"AMD EPYC, seed 42. The data of MASTER, from all {data['passages']:,} passages by "
+            f"`--queries lexical --neighbours document --neighbours bm25`, took {data['seconds']:.0f} s "
+            f"({data['passages_per_s']} passages/s) and {data['peak_memory_mib']} MiB; "
+            "after three kills and `--resume` its files were "
+            f"{'the same to the last byte' if data['equal_after_kills'] else 'NOT the same'}.",
+        ]
+    )
+
+
 def filled(text: str) -> str:
     """The text with each table made anew."""
 
@@ -132,8 +169,9 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    before = README.read_text(encoding="utf-8")
-    after = filled(before)
+    before = {page: page.read_text(encoding="utf-8") for page in READMES}
+    after = {page: filled(text) for page, text in before.items()}
     if "--check" in sys.argv:
         sys.exit(before != after)
-    README.write_text(after, encoding="utf-8")
+    for page, text in after.items():
+        page.write_text(text, encoding="utf-8")

@@ -199,7 +199,10 @@ def pretrain(
 
 
 def _describe(corpus: Corpus) -> dict[str, Any]:
-    return {
+    records = [Path(source) / runs.RECORD for source in corpus.sources]
+    prepared = [json.loads(record.read_text(encoding="utf-8")) for record in records if record.is_file()]
+    made = {"prepared": [{key: facts.get(key) for key in ("made_by", "notes")} for facts in prepared]}
+    return (made if prepared else {}) | {
         "fingerprint": corpus.fingerprint,
         "passages": len(corpus.rows),
         "dropped": corpus.dropped,

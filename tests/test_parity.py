@@ -7,8 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional
+from transformers import BertConfig, BertForMaskedLM
+from transformers.models.bert.modeling_bert import BertLayer
 
 HERE = Path(__file__).with_name("parity")
 FILES = sorted(HERE.glob("*.safetensors"))
@@ -83,6 +88,82 @@ def test_the_check_notices(path, change, tmp_path):
     code, error = check(tmp_path / path.name)
     assert code == 1
     assert error > 1e-5
+
+
+def masters_file(path, *, layers, lengths, width, heads):
+    """A file of MASTER's form and other shapes, by transformers' own layers and logits at every position."""
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=width, num_attention_heads=heads, intermediate_size=2 * width, vocab_size=61)
+    config = dict(num_hidden_layers=1, max_position_embeddings=32, hidden_dropout_prob=0.0, **sizes)
+    config["attention_probs_dropout_prob"] = 0.0
+    lm = BertForMaskedLM(BertConfig(**config))
+    prefixes = ("c_head", "query_head", "gpt_head", "next_head", "overlap_head")
+    decoders = nn.ModuleDict(
+        {name: nn.ModuleList(BertLayer(lm.config) for _ in range(layers)) for name in prefixes}
+    )
+    inputs = {}
+
+    def view(prefix, length, attention=None):
+        ids = torch.randint(5, 61, (2, length))
+        inputs[f"{prefix}input_ids"] = ids
+        inputs[f"{prefix}labels"] = torch.where(torch.rand(ids.shape) < 0.4, ids.roll(1), -100)
+        if attention is None:
+            attention = (torch.arange(length) < torch.tensor([[length], [4]])).long()
+            inputs[f"{prefix}attention_mask"] = attention
+        return ids, inputs[f"{prefix}labels"], attention
+
+    def loss(hidden, labels):
+        return functional.cross_entropy(lm.cls(hidden).flatten(0, 1), labels.flatten())
+
+    whole, query, following, near = lengths
+    total, parts = 0, {}
+    first = view("", whole)
+    of_first = [
+        ("passage", "c_head", "decoder_", whole),
+        ("query", "query_head", "query_", query),
+        ("continuation", "gpt_head", "gpt_", following),
+    ]
+    views = [
+        (first, of_first),
+        (view("next_encoder_", whole // 2), [("neighbour", "next_head", "next_decoder_", near)]),
+        (
+            view("overlap_encoder_", whole, first[2]),
+            [("complement", "overlap_head", "overlap_decoder_", whole)],
+        ),
+    ]
+    for (ids, labels, attention), tasks in views:
+        hidden = lm.bert(ids, attention).last_hidden_state
+        total = total + loss(hidden, labels)
+        for name, head, prefix, length in tasks:
+            shared = first[2] if prefix in ("decoder_", "overlap_decoder_") else None
+            ids, labels, seen = view(prefix, length, shared)
+            rebuilt = torch.cat([hidden[:, :1], lm.bert.embeddings(ids)[:, 1:]], 1)
+            blocked = (1.0 - seen[:, None, None, :]) * -1e9
+            for layer in decoders[head]:
+                rebuilt = layer(rebuilt, blocked)
+            parts[name] = loss(rebuilt, labels)
+    total = total + sum(parts.values())
+    total.backward()
+    named = [*((f"lm.{n}", p) for n, p in lm.named_parameters()), *decoders.named_parameters()]
+    tensors = {f"param.{n}": p.detach().clone() for n, p in named}
+    tensors |= {f"grad.{n}": p.grad.clone() for n, p in named if p.grad is not None}
+    tensors |= {f"input.{n}": t.contiguous() for n, t in inputs.items()}
+    about = {"config": json.dumps(config), "decoder_layers": str(layers), "loss": str(total.item())}
+    about["decoder_losses"] = json.dumps({name: part.item() for name, part in parts.items()})
+    save_file(tensors, path, metadata=about)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        dict(layers=1, lengths=(12, 9, 20, 7), width=16, heads=2),
+        dict(layers=3, lengths=(16, 25, 6, 11), width=24, heads=3),
+    ],
+)
+def test_master_agrees_in_other_shapes_and_depths(shape, tmp_path):
+    masters_file(tmp_path / "other.safetensors", **shape)
+    code, error = check(tmp_path / "other.safetensors")
+    assert (code, error < 1e-5) == (0, True)
 
 
 @pytest.fixture(scope="module")

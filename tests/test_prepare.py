@@ -85,12 +85,18 @@ def test_the_folder_is_a_corpus_and_a_data_set(given, corpus, tmp_path, monkeypa
     assert table.schema.remove_metadata() == pa.schema({"word": pa.string(), "count": pa.int64()})
 
 
-def test_lexical_queries_are_labelled_in_the_manifest_and_the_card(given, tmp_path):
+def test_lexical_queries_are_labelled_wherever_they_go(given, base, tmp_path):
+    """In the manifest, in the card, and in the record of a model that is trained on them."""
     folder = stzoo.prepare("master", output=tmp_path / "d", **given)
     facts = json.loads((folder / "run.json").read_text())
     assert facts["made_by"]["queries"]["generated"] is False
     assert "not what a model would ask" in facts["notes"][0]
     assert facts["notes"][0] in (folder / "README.md").read_text()
+    settings = dict(base=str(base), corpus=[str(folder)], objective="master", options={"tasks": ["query"]})
+    model = stzoo.pretrain(output=tmp_path / "m", **settings, batch_size=8, max_steps=1)
+    (prepared,) = json.loads((model / "run.json").read_text())["corpus"]["prepared"]
+    assert prepared["notes"] == facts["notes"]
+    assert prepared["made_by"] == facts["made_by"]
 
 
 def flags(given, **changes):
