@@ -156,7 +156,10 @@ class Backbone(nn.Module):
         head._modules = dict(self.masked_lm._modules)
         head._modules[self.masked_lm.base_model_prefix] = _GivenHidden(hidden.reshape(1, -1, self.width))
         nothing = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
-        return head(input_ids=nothing).logits.reshape(*hidden.shape[:-1], -1)
+        scores = head(input_ids=nothing).logits
+        return scores.reshape(
+            *hidden.shape[:-1], scores.shape[-1]
+        )  # -1 could not be told of no hidden states
 
     def encode(self, ids: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
         """Runs the encoder and its pooling.

@@ -26,7 +26,7 @@ class LengthBatchSampler(DefaultBatchSampler):
 
     def __init__(self, dataset: Any, batch_size: int, drop_last: bool, *, seed: int = 0, **unused: Any):
         super().__init__(dataset, batch_size=batch_size, drop_last=drop_last, seed=seed, **unused)
-        column = dataset.with_format("arrow")
+        column = dataset.select_columns("text").with_format("arrow")
         self.lengths = np.concatenate(
             [
                 pc.binary_length(table["text"]).to_numpy().astype(np.int32)

@@ -19,7 +19,7 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import pydocs
+from . import pydocs, rows
 from . import sources as readers
 from .errors import DataError, ModelError, OutputError, RecipeError
 from .files import fingerprint, whole_folder, write_json
@@ -57,6 +57,11 @@ class Corpus:
     dropped: int
     bad_lines: int
     fingerprint: str
+
+    def facts(self) -> dict[str, Any]:
+        """What the record of a run says of it."""
+        counts = {"dropped": self.dropped, "bad_lines": self.bad_lines}
+        return {"fingerprint": self.fingerprint, "passages": len(self.rows), **counts}
 
 
 def load_corpus(
@@ -123,7 +128,7 @@ def load_corpus(
         with _alone(folder):
             if not _is_whole(folder):  # another process may have made it meanwhile
                 with whole_folder(folder) as draft:
-                    text_of = readers.TextReader(tokenizer)
+                    text_of = rows.TextReader(tokenizer)
                     report = _write(parts, draft / "rows.arrow", columns, text_of, **settings)
                     if _key(parts, settings, columns, tokenizer) != key:
                         raise DataError("A file of the corpus was changed while it was read. Start again.")
@@ -164,7 +169,7 @@ def _key(
     parts: Sequence[readers.Source], settings: dict[str, Any], columns: Mapping[str, type], tokenizer: Any
 ) -> str:
     """Names the folder of the rows after all that decides what is in them."""
-    known: list[Any] = [settings, fingerprint(__file__, readers.__file__, pydocs.__file__)]
+    known: list[Any] = [settings, fingerprint(__file__, rows.__file__, readers.__file__, pydocs.__file__)]
     known.append([[name, str(kind)] for name, kind in columns.items()])
     if tokenizer is not None:
         decides = ("normalizer", "pre_tokenizer", "model", "added_tokens", "decoder")
@@ -216,16 +221,16 @@ def _open(folder: Path, sources: Sequence[str]) -> Corpus:
     from datasets import Dataset
 
     report = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
-    rows = Dataset.from_file(str(folder / "rows.arrow")).select_columns(["id", "text", *report["columns"]])
+    kept = Dataset.from_file(str(folder / "rows.arrow")).select_columns(["id", "text", *report["columns"]])
     counts = {name: report[name] for name in ("dropped", "bad_lines", "fingerprint")}
-    return Corpus(rows=rows, sources=tuple(sources), **counts)
+    return Corpus(rows=kept, sources=tuple(sources), **counts)
 
 
 def _write(
     parts: Sequence[readers.Source],
     path: Path,
     columns: Mapping[str, type],
-    text_of: readers.TextReader,
+    text_of: rows.TextReader,
     min_words: int,
     skip_bad_lines: bool,
 ) -> dict[str, Any]:
@@ -271,11 +276,11 @@ def _write(
 def _passages(
     parts: Sequence[readers.Source],
     columns: Mapping[str, type],
-    text_of: readers.TextReader,
+    text_of: rows.TextReader,
     min_words: int,
     skip_bad_lines: bool,
     counts: dict[str, int],
-) -> Iterator[readers.Row]:
+) -> Iterator[rows.Row]:
     """The passages to keep; the others are counted."""
     from tqdm import tqdm
 
@@ -289,8 +294,8 @@ def _passages(
             file = Path(part.name).name
             for number, parse, line in part.read(progress):
                 try:
-                    row = readers.read_row(parse(line), f"{file}:{number}", columns, text_of)
-                except readers.BadLineError as bad:
+                    row = rows.read_row(parse(line), f"{file}:{number}", columns, text_of)
+                except rows.BadLineError as bad:
                     if not skip_bad_lines:
                         raise DataError.at(part.name, number, *bad.args) from None
                     counts["bad_lines"] += 1

@@ -147,14 +147,15 @@ class Host:
 
         Raises:
             PluginError: if its code cannot be imported, or the kind is data; for the name see `find`.
-            RecipeError: if it has no option of a name given, or needs one that is not given.
+            RecipeError: if it has no option of a name given, needs one that is not given, or one is of
+                another type than the builder is annotated with.
         """
         component = self.find(kind, name)
         if not isinstance(component, Component):
             raise PluginError(f"the {kind} {name!r} is data; only a component can be built.")
         builder = resolve(component)
         check_options(f"{kind} {name!r}", builder, options, given=len(args))
-        return builder(*args, **options)
+        return builder(*args, **_typed(f"{kind} {name!r}", builder, options))
 
     def recipe_text(self, name: str) -> str:
         """The YAML text of the recipe of that name.
@@ -222,6 +223,25 @@ def check_options(what: str, builder: Callable[..., Any], options: Iterable[str]
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in options:
             raise RecipeError(f"{what} needs the option {name!r}. {listed}")
+
+
+def _typed(what: str, builder: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The options as what the builder's annotations say that they are; those without one as they are."""
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+    try:
+        hints = get_type_hints(builder.__init__ if isinstance(builder, type) else builder)  # type: ignore[misc]
+    except (NameError, TypeError, AttributeError):  # annotations for a type checker only, or none at all
+        return options
+    typed = dict(options)
+    for name, value in options.items():
+        try:
+            kind = TypeAdapter(hints.get(name, Any), config=ConfigDict(arbitrary_types_allowed=True))
+            typed[name] = kind.validate_python(value)
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"].lower()
+            raise RecipeError(f"{what}: the option {name} is {value!r}: {reason}.") from None
+    return typed
 
 
 def read_recipe(recipe: Recipe) -> str:

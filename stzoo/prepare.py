@@ -9,7 +9,6 @@ the corpus, unless what a plugin looks up does.
 
 import json
 import math
-import resource
 import shutil
 import sys
 from collections.abc import Mapping
@@ -19,12 +18,14 @@ from typing import Any, ClassVar
 from . import host, runs
 from .calls import callable_module
 from .corpus import Corpus, load_corpus, tokenizer_fingerprint
+from .errors import RecipeError
 from .files import whole_file
 from .models import load_tokenizer
 from .recipe import PrepareSettings
 
 WORK = "work"  # of an unfinished preparation
 FILE_ROWS = 200_000
+GROUP_ROWS = 10_000  # of a file's row groups
 
 
 class Preparation:
@@ -89,13 +90,19 @@ def prepare(
         StzooError: for a user's mistake; see stzoo.errors.
     """
     kind: type[Preparation] = host.resolve(host.find("preparation", preparation))  # type: ignore[assignment]
-    wanted = kind.Settings.read(recipe, settings | {"preparation": preparation})
+    wanted = kind.Settings.read(recipe, settings)
+    if wanted.preparation not in ("", preparation):
+        raise RecipeError(
+            f"the recipe {recipe} is for `stzoo prepare {wanted.preparation}`, not {preparation}."
+        )
+    wanted = wanted.model_copy(update={"preparation": preparation})
     if wanted.threads:
         import torch
 
         torch.set_num_threads(wanted.threads)
     with runs.start(output, wanted, resume=resume, overwrite=overwrite, worth=f"{WORK}/*") as run:
         if run.facts["status"] == "finished":
+            shutil.rmtree(run.folder / WORK, ignore_errors=True)  # which a kill at the very end has left
             return run.folder
         tokenizer = load_tokenizer(wanted.tokenizer)
         corpus = load_corpus(
@@ -105,16 +112,15 @@ def prepare(
             columns={**kind.columns, **kind.reads},
             tokenizer=tokenizer,
         )
+        run.record()  # before the first index is made, so that a kill leaves what can be gone on with
+        for draft in run.folder.glob("*/.*.part"):  # of a file that a kill left half-written
+            if draft.is_file():
+                draft.unlink()
         work = run.folder / WORK
         work.mkdir(exist_ok=True)
         made = kind(wanted, corpus, tokenizer, work)
         run.record_inputs(
-            corpus={
-                "fingerprint": corpus.fingerprint,
-                "passages": len(corpus.rows),
-                "dropped": corpus.dropped,
-                "bad_lines": corpus.bad_lines,
-            },
+            corpus=corpus.facts(),
             tokenizer=tokenizer_fingerprint(tokenizer),
             made_by=made.facts(),
         )
@@ -123,9 +129,9 @@ def prepare(
         made.finish(run.folder)
         run.record(filled=filled, notes=made.notes, peak_memory_mib=_peak_memory())
         _write_card(run, kind)
-        shutil.rmtree(work)
         run.record(status="finished")
-        return run.folder
+    shutil.rmtree(work, ignore_errors=True)  # not before: a kill in the midst would cost all shards
+    return run.folder
 
 
 def _starts(made: Preparation) -> range:
@@ -144,8 +150,6 @@ def _make(made: Preparation, work: Path) -> None:
 
     rows = made.corpus.rows
     schema = _schema(made.columns)
-    for draft in work.glob(".rows-*.part"):
-        draft.unlink()
     with tqdm(total=len(rows), unit=" passages", desc="preparing", disable=None) as bar:
         for first in _starts(made):
             last = min(first + made.settings.shard_rows, len(rows))
@@ -175,14 +179,18 @@ def _put_together(made: Preparation, work: Path, folder: Path) -> dict[str, int]
     import pyarrow.parquet as pq
 
     filled = dict.fromkeys(made.columns, 0)
-    shards_a_file = max(1, FILE_ROWS // made.settings.shard_rows)
+    shards_a_file, shards_a_group = (
+        max(1, rows // made.settings.shard_rows) for rows in (FILE_ROWS, GROUP_ROWS)
+    )
     starts = _starts(made)
     files = math.ceil(len(starts) / shards_a_file)
     for number in range(files):
         name = f"passages-{number:05d}-of-{files:05d}.parquet"
         with whole_file(folder / name) as draft, pq.ParquetWriter(draft, _schema(made.columns)) as writer:
-            for first in starts[number * shards_a_file : (number + 1) * shards_a_file]:
-                table = pq.read_table(_shard(work, first))
+            of_file = starts[number * shards_a_file : (number + 1) * shards_a_file]
+            for place in range(0, len(of_file), shards_a_group):
+                shards = [_shard(work, first) for first in of_file[place : place + shards_a_group]]
+                table = pa.concat_tables(map(pq.read_table, shards)).combine_chunks()
                 for column in filled:
                     values = table[column]
                     if pa.types.is_list(values.type):
@@ -194,10 +202,19 @@ def _put_together(made: Preparation, work: Path, folder: Path) -> dict[str, int]
     return filled
 
 
-def _peak_memory() -> int:
-    """Of this process, in MiB."""
+def _peak_memory() -> int | None:
+    """Of this process, in MiB; Windows does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
     return kib // (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def _called(source: str) -> str:
+    """What it is called on the Hub or in its folder, as a path tells nobody else anything."""
+    return Path(source).resolve().name if Path(source).exists() else source
 
 
 def _write_card(run: runs.Run, kind: type[Preparation]) -> None:
@@ -207,10 +224,7 @@ def _write_card(run: runs.Run, kind: type[Preparation]) -> None:
     rows = "\n".join(f"| `{name}` | {count} of {total} |" for name, count in facts["filled"].items())
     made_by = json.dumps(facts["made_by"], indent=2, ensure_ascii=False)
     notes = "".join(f"- {note}\n" for note in facts["notes"])
-    # a path tells nobody else anything
-    sources = ", ".join(
-        Path(source).name if Path(source).exists() else source for source in settings["corpus"]
-    )
+    sources, tokenizer = ", ".join(map(_called, settings["corpus"])), _called(settings["tokenizer"])
     text = f"""---
 configs:
 - config_name: default
@@ -221,7 +235,7 @@ configs:
 {(kind.__doc__ or "").strip().splitlines()[0]}
 
 Made by `stzoo prepare {settings["preparation"]}` (stzoo {facts["versions"]["stzoo"]}) from {total} passages
-of {sources}, with the tokenizer of `{settings["tokenizer"]}` and seed {settings["seed"]}. `run.json` is the
+of {sources}, with the tokenizer of `{tokenizer}` and seed {settings["seed"]}. `run.json` is the
 whole manifest. The rows are under the licence of their source.
 
 | column | filled |

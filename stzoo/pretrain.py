@@ -4,6 +4,7 @@ Beside the model, the export keeps what continued pre-training needs: the MLM he
 also an `AutoModelForMaskedLM`) and the decoders in `pretraining/`. Given as `base`, such a folder goes on.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -199,15 +200,12 @@ def pretrain(
 
 
 def _describe(corpus: Corpus) -> dict[str, Any]:
-    records = [Path(source) / runs.RECORD for source in corpus.sources]
-    prepared = [json.loads(record.read_text(encoding="utf-8")) for record in records if record.is_file()]
-    made = {"prepared": [{key: facts.get(key) for key in ("made_by", "notes")} for facts in prepared]}
-    return (made if prepared else {}) | {
-        "fingerprint": corpus.fingerprint,
-        "passages": len(corpus.rows),
-        "dropped": corpus.dropped,
-        "bad_lines": corpus.bad_lines,
-    }
+    prepared = []
+    for source in corpus.sources:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no record, or none of ours
+            facts = json.loads((Path(source).expanduser() / runs.RECORD).read_text(encoding="utf-8"))
+            prepared.append({key: facts[key] for key in ("made_by", "notes")})
+    return corpus.facts() | ({"prepared": prepared} if prepared else {})
 
 
 def _trainer(

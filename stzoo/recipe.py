@@ -177,7 +177,7 @@ class PrepareSettings(Settings):
 
     command: ClassVar[str] = "prepare"
 
-    preparation: str = Field(description="see `stzoo list preparations`")
+    preparation: str = Field("", description="see `stzoo list preparations`")
     corpus: list[str] = Field(min_length=1, description="files, folders, Hub data set ids, or pydocs")
     min_words: int = Field(3, ge=1, description="shorter passages are left out")
     skip_bad_lines: bool = Field(False, description="count bad lines and go on")

@@ -126,6 +126,7 @@ def start(
 
 
 def _open(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> Run:
+    _mend(folder)
     old = _read(folder)
     if old is None and any(not entry.name.startswith(".stzoo") for entry in folder.iterdir()):
         raise OutputError(f"{folder} is not empty and holds no run of stzoo. Choose another --output.")
@@ -149,15 +150,21 @@ def _set_aside(folder: Path) -> None:
     shutil.rmtree(folder / OLD, ignore_errors=True)
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".stzoo")]
     (folder / OLD).mkdir()
-    for entry in entries:
+    for entry in sorted(entries, key=lambda path: path.name != RECORD):  # see _mend
         entry.rename(folder / OLD / entry.name)
 
 
 def _put_back(folder: Path) -> None:
     if (folder / OLD).is_dir():
-        for entry in (folder / OLD).iterdir():
+        for entry in sorted((folder / OLD).iterdir(), key=lambda path: path.name == RECORD):
             entry.rename(folder / entry.name)
         (folder / OLD).rmdir()
+
+
+def _mend(folder: Path) -> None:
+    """Puts back what a kill in the midst of --overwrite has left: an old run aside, and no new one begun."""
+    if (folder / OLD).is_dir() and not (folder / RECORD).exists():
+        _put_back(folder)
 
 
 def _clear(folder: Path) -> None:

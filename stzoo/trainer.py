@@ -220,7 +220,8 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The weighted sum of the losses; each is logged as it is, without its weight."""
-        self.tokens += sum(int(v.numel()) for k, v in inputs.items() if k.endswith("_input_ids"))
+        # of several texts to choose from, [B, K, T], one is read
+        self.tokens += sum(len(v) * v.shape[-1] for k, v in inputs.items() if k.endswith("_input_ids"))
         weights = getattr(self.loss, "weights", None)
         if weights is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)

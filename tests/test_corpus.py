@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from stzoo.corpus import cache_folder, load_corpus
 from stzoo.errors import DataError, OutputError, RecipeError
-from stzoo.sources import read_row
+from stzoo.rows import read_row
 
 ROWS = [
     {"_id": "a", "title": "Wings", "text": "The lift of a wing grows."},

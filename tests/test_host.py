@@ -259,6 +259,14 @@ def test_an_option_cannot_replace_what_the_caller_gives(host):
         host.build("pooling", "fake-wide", 3, dim=4)
 
 
+def test_an_option_of_another_type_is_told(host):
+    told = r"pooling 'fake-wide': the option bias is 'maybe': input should be a valid boolean"
+    with pytest.raises(RecipeError, match=told):
+        host.build("pooling", "fake-wide", 3, bias="maybe")
+    assert host.build("pooling", "fake-wide", 3, bias="true") == ("wide", 6, True)
+    assert host.build("pooling", "fake-wide", "x", factor=2) == ("wide", "xx", False)  # not annotated
+
+
 def test_an_option_that_is_needed_is_named(host):
     with pytest.raises(RecipeError, match="objective 'fake-objective' needs the option 'rate'"):
         host.build("objective", "fake-objective", "model")

@@ -1,6 +1,7 @@
 """`stzoo prepare`: what is whole, what a kill leaves, what is said of mistakes; all with MASTER's data."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -90,8 +91,10 @@ def test_lexical_queries_are_labelled_wherever_they_go(given, base, tmp_path):
     folder = stzoo.prepare("master", output=tmp_path / "d", **given)
     facts = json.loads((folder / "run.json").read_text())
     assert facts["made_by"]["queries"]["generated"] is False
-    assert "not what a model would ask" in facts["notes"][0]
-    assert facts["notes"][0] in (folder / "README.md").read_text()
+    assert "not what a model would ask" in facts["notes"][-1]
+    card = (folder / "README.md").read_text()
+    assert all(note in card for note in facts["notes"])
+    assert given["tokenizer"] not in card, "a path"
     settings = dict(base=str(base), corpus=[str(folder)], objective="master", options={"tasks": ["query"]})
     model = stzoo.pretrain(output=tmp_path / "m", **settings, batch_size=8, max_steps=1)
     (prepared,) = json.loads((model / "run.json").read_text())["corpus"]["prepared"]
@@ -123,6 +126,27 @@ def test_a_killed_run_goes_on_and_ends_the_same(given, tmp_path):
         assert (folder / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_a_kill_while_a_file_takes_its_place_leaves_what_can_be_gone_on_with(given, tmp_path):
+    whole = stzoo.prepare("master", output=tmp_path / "whole", **given)
+    folder = tmp_path / "killed"
+    for event, name, status in (
+        ("os.rename", "work/bm25", "running"),  # the index, before any shard
+        ("os.rename", "frequencies/words.parquet", "running"),
+        ("os.remove", "'rows-", "finished"),  # the shards, which are needed no more
+    ):
+        kill = f"""import os, sys
+from stzoo.cli import main
+sys.addaudithook(lambda event, args: event == {event!r} and {name!r} in str(args) and os._exit(9))
+main()"""
+        words = ["prepare", "master", *flags(given, output=folder), "--resume"]
+        assert subprocess.run([sys.executable, "-c", kill, *words], stderr=subprocess.PIPE).returncode == 9
+        assert json.loads((folder / "run.json").read_text())["status"] == status
+    stzoo.prepare("master", output=folder, resume=True, **given)
+    names, expected = (sorted(str(f.relative_to(at)) for f in at.rglob("*")) for at in (folder, whole))
+    assert names == expected
+    assert rows_of(folder) == rows_of(whole)
+
+
 def test_finished_shards_are_not_made_again(given, tmp_path, monkeypatch):
     kind = host.resolve(host.find("preparation", "master"))
     shard, made = kind.shard, []
@@ -146,9 +170,10 @@ def test_finished_shards_are_not_made_again(given, tmp_path, monkeypatch):
     assert made[4:] == list(range(60, 230, 20))
 
 
-def test_a_run_that_fails_at_once_leaves_nothing(given, tmp_path):
+@pytest.mark.parametrize("change", [{"queries": "no/such"}, {"neighbours": ["bm25", "no/such"]}])
+def test_a_run_that_fails_at_once_leaves_nothing(given, tmp_path, change):
     with pytest.raises(stzoo.ModelError):
-        stzoo.prepare("master", output=tmp_path / "d", **given | {"queries": str(tmp_path / "none")})
+        stzoo.prepare("master", output=tmp_path / "d", **given | {"queries": "none"} | change)
     assert not (tmp_path / "d").exists()
 
 
@@ -174,3 +199,35 @@ def test_a_mistake_is_told_without_a_traceback(given, tmp_path, change, told):
 def test_json_prints_the_manifest(given, tmp_path):
     done = cli("prepare", "master", *flags(given, output=tmp_path / "d"), "--json")
     assert json.loads(done.stdout)["filled"]["queries"] == 230
+
+
+OWN = '''
+import stzoo
+
+class Leads(stzoo.Preparation):
+    """The first word of each passage."""
+
+    columns = {"lead": str}
+
+    def shard(self, first, last):
+        return {"lead": [text.split()[0] for text in self.corpus.rows[first:last]["text"]]}
+
+@stzoo.hookimpl
+def stzoo_preparations():
+    yield stzoo.Component(name="leads", build=Leads, summary="the first words")
+'''
+
+
+def test_a_preparation_of_ones_own_is_a_command_and_what_comes_next_is_told(base, corpus, tmp_path):
+    told = tmp_path / "own-1.0.dist-info"
+    told.mkdir()
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
+    (told / "entry_points.txt").write_text("[stzoo]\nown = own\n")
+    (tmp_path / "own.py").write_text(OWN)
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    given, environment = ("--corpus", corpus, "--tokenizer", base), os.environ | {"PYTHONPATH": path}
+    for name, more in (("leads", []), ("master", ["--queries=none", "--continuation=none"])):
+        done = cli("prepare", name, *given, *more, "--output", tmp_path / name, env=environment)
+        objective = "--objective master " if name == "master" else ""  # there is no objective `leads`
+        assert f"pretrain --base {base} {objective}--corpus {tmp_path / name} --output MODEL" in done.stderr
+    assert all(row["lead"] == row["text"].split()[0] for row in rows_of(tmp_path / "leads"))

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 # A later room may import an earlier one, never the reverse. A package (bench, hub) is one room.
 ROOMS = """
     errors calls quiet memory
-    files hookspecs host recipe runs texts registry measures qrels judged pydocs sources corpus
+    files hookspecs host recipe runs texts registry measures qrels judged pydocs rows sources corpus
     masking backbone decoders poolings models opened encode store search trec metrics
     objective hub callbacks batches
     trainer pretrain prepare balancers mining finetune bench

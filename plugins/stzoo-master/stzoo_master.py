@@ -103,7 +103,7 @@ class MASTER(Objective):
             of the corpus (`frequencies/words.parquet`), or else the words of the corpus are counted.
 
     Raises:
-        RecipeError: if a task is unknown, or none is left.
+        RecipeError: if a task is unknown, or none is left, or a rate is out of range.
     """
 
     weights = {
@@ -129,6 +129,10 @@ class MASTER(Objective):
         for name in tasks or ():
             if name not in NAMES:
                 raise UnknownNameError("task of MASTER", name, NAMES)
+        rates = dict(encoder_rate=encoder_rate, complement_rate=complement_rate, decoder_rate=decoder_rate)
+        for option, rate in rates.items():
+            if not 0 < rate <= 1:
+                raise RecipeError(f"{option} is {rate}; expected a share above 0 and at most 1.")
         self.asked, self.neighbours, self.frequencies = tasks, neighbours, frequencies
         self.encoder_rate, self.complement_rate, self.decoder_rate = (
             encoder_rate,
@@ -139,6 +143,10 @@ class MASTER(Objective):
         names = NAMES if tasks is None else tasks
         self.heads = nn.ModuleDict({name: self.decoder("stacked", layers=layers) for name in names})
         self._keep(names)
+        read = {task.column for task in self.tasks}
+        if "neighbour" in names and neighbours is not False:
+            read.add("neighbours")
+        self.columns = {name: kind for name, kind in self.columns.items() if name in read}
 
     def _keep(self, names: list[str]) -> None:
         """Leaves all but these tasks, and the encoder passes that no task of them reads."""
@@ -155,6 +163,7 @@ class MASTER(Objective):
         Raises:
             DataError: if a task or neighbours were asked for and the column is not there, or the table of
                 frequencies does not hold.
+            RecipeError: if no task is left, or no loss that weighs anything.
         """
         brought = corpus.rows.column_names
         lacking = [task for task in self.tasks if task.column and task.column not in brought]
@@ -168,6 +177,8 @@ class MASTER(Objective):
                 "or leave that out of the options."
             )
         self._keep([task.name for task in self.tasks if task not in lacking])
+        if not any(self.weights.values()):
+            raise RecipeError(f"all losses that are left weigh 0: {', '.join(self.weights)}.")
         if self.neighbours is None:
             self.neighbours = "neighbours" in brought
         kept = {task.name for task in self.tasks}
@@ -190,7 +201,8 @@ class MASTER(Objective):
             passage first and then empty texts. Only what the tasks read.
         """
         names = {task.name for task in self.tasks}
-        separator = f" {self.backbone.tokenizer.sep_token} "
+        # without a space before it, which byte-level and Unigram tokenizers would make a word of
+        separator = f"{self.backbone.tokenizer.sep_token} "
         batch = self.tokenise([row["text"] for row in rows], "passage")
         if "query" in names:
             texts = [separator.join(row.get("queries") or ()) for row in rows]
@@ -276,7 +288,7 @@ class MASTER(Objective):
         most = self.backbone.max_tokens
         tokens = text.attention.sum(1) - 2
         length = tokens.clamp(max=most - 2)
-        start = (torch.rand(len(tokens), device=tokens.device) * (tokens - length + 1)).long()
+        start = _below(tokens - length + 1)
         return self._span(text, start, length, min(text.ids.shape[1], most))
 
     def _neighbours(self, passage: Read, related: Read | None) -> tuple[Read, Read]:
@@ -289,7 +301,7 @@ class MASTER(Objective):
             return self._span(passage, torch.zeros_like(half), half, narrow), second
         filled = (related.words >= 0).any(2)
         some = filled.any(1)
-        choice = (torch.rand(len(some), device=some.device) * filled.sum(1)).long().view(-1, 1, 1)
+        choice = _below(filled.sum(1).clamp(min=1)).view(-1, 1, 1)
         chosen = Read(*(part.take_along_dim(choice, 1).squeeze(1) for part in related))
         source = self._span(passage, torch.zeros_like(half), torch.where(some, tokens, half), width)
         wide = max(chosen.ids.shape[1], second.ids.shape[1])
@@ -317,6 +329,12 @@ class MASTER(Objective):
         attention = at < length + 2
         ids = text.ids.gather(1, place).masked_fill(~attention, self.backbone.tokenizer.pad_token_id)
         return Read(ids, text.words.gather(1, place).masked_fill(~attention, -1), attention)
+
+
+def _below(most: Tensor) -> Tensor:
+    """Whole numbers from 0 to below those of an int64 tensor, drawn as evenly as 2**31 allows."""
+    # not rand() * most, which float32 rounds up to `most` now and then
+    return torch.randint(2**31 - 1, most.shape, device=most.device) % most
 
 
 def _body(attention: Tensor) -> Tensor:

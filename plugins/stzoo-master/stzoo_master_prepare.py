@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import Field
 from stzoo_master_related import DOCUMENT_PATTERN
 
-from stzoo import Preparation, RecipeError
+from stzoo import ModelError, Preparation, RecipeError
 from stzoo.corpus import Corpus, cache_folder, tokenizer_fingerprint
 from stzoo.recipe import PrepareSettings
 
@@ -42,13 +42,16 @@ class MASTERSettings(PrepareSettings):
     neighbours: list[str] = Field(
         [DOCUMENT],
         min_length=1,
-        description="document (the same), bm25, an encoder (folder or Hub id), or none; in turn if several",
+        description="by document (passages of one), bm25, an encoder (folder or Hub id), or none; in turn if "
+        "several",
     )
     neighbours_per_passage: int = Field(3, ge=1, description="neighbours a passage, of each kind and in all")
     document_pattern: str = Field(
         DOCUMENT_PATTERN, description="of ids; passages with the same first group are of one document"
     )
-    frequencies: str = Field(COUNT, description="count, none, or a Parquet table of your own (word, count)")
+    frequencies: str = Field(
+        COUNT, description="how often words stand: count, none, or a Parquet table (word, count)"
+    )
 
 
 class MASTERData(Preparation):
@@ -63,7 +66,8 @@ class MASTERData(Preparation):
     Raises:
         DataError: if a table of frequencies does not hold.
         ModelError: if a generator or encoder cannot be loaded, or is none.
-        RecipeError: if "none" stands beside other neighbours, or the document pattern is none.
+        RecipeError: if "none" stands beside other neighbours, the document pattern is none, or the table
+            of frequencies is not there.
     """
 
     Settings = MASTERSettings
@@ -77,13 +81,20 @@ class MASTERData(Preparation):
                 f"neighbours is {settings.neighbours}; expected none alone, or others without it."
             )
         if settings.frequencies not in (COUNT, NONE):
+            if not Path(settings.frequencies).is_file():
+                raise RecipeError(
+                    f"frequencies is {settings.frequencies!r}, and there is no such file; expected count, "
+                    "none, or a Parquet table (word, count)."
+                )
             self._table()
         # nothing is loaded that has nothing to do, and what finds a mistake soon comes first
         asks = self._wants("queries")
         self.queries: Any = self._generator() if asks and settings.queries != LEXICAL else None
         self.continuation: Any = self._continuation() if self._wants("continuation") else None
         kinds = settings.neighbours if self._wants("neighbours") else []
-        self.neighbours = [self._related(kind) for kind in kinds]
+        # BM25, whose index takes long and whose settings cannot be wrong, comes last
+        related = {kind: self._related(kind) for kind in sorted(kinds, key=lambda kind: kind == BM25)}
+        self.neighbours = [related[kind] for kind in kinds]
         if asks and settings.queries == LEXICAL:
             self.queries = self._lexical()
 
@@ -134,12 +145,23 @@ class MASTERData(Preparation):
         if kind == BM25:
             return related.NearestByBM25(rows, k, self.work)
         if kind != DOCUMENT:
-            return related.NearestByEncoder(rows, k, kind, self.work, device=self.settings.device)
+            try:
+                return related.NearestByEncoder(rows, k, kind, self.work, device=self.settings.device)
+            except ModelError as error:  # of an encoder, or of a misspelt kind
+                raise ModelError(
+                    f"{error} Neighbours are by {DOCUMENT}, {BM25} or an encoder; give several one by one."
+                ) from error
         found = related.SameDocument(rows, k, self.settings.document_pattern)
         if not found.found:
             self.notes.append(
                 "No neighbours by document: no two passages that stand together have ids that match "
                 f"{self.settings.document_pattern}."
+            )
+        else:  # ids may count the lines of a file, or all passages: that is for the user to see
+            self.notes.append(
+                f"Neighbours by document: {found.facts['passages_with_neighbours']} passages in "
+                f"{found.facts['documents']} document(s), told by ids such as {rows[0]['id']}; "
+                "if that is wrong, give --document-pattern or other --neighbours."
             )
         return found
 
@@ -221,7 +243,7 @@ def frequencies(corpus: Corpus, tokenizer: Any, given: str | None = None) -> tup
     """
     from stzoo_master_words import read_table, write_table
 
-    beside = Path(corpus.sources[0]) / TABLE
+    beside = Path(corpus.sources[0]).expanduser() / TABLE
     if given is not None:
         path, whence = Path(given), f"of {given}"
     elif len(corpus.sources) == 1 and beside.is_file():

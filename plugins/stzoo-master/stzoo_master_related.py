@@ -31,7 +31,9 @@ from stzoo.texts import Texts
 if TYPE_CHECKING:
     from datasets import Dataset
 
-DOCUMENT_PATTERN = r"(.+)[.#:_/-]\d+"  # the document of an id such as book/module.12
+# The document of an id such as book/module.12 or page#3. No other sign is taken: file:12 is what a row
+# without an id is called, and MED-10 and msmarco_passage_10 are documents of their own.
+DOCUMENT_PATTERN = r"(.+)[.#]\d+"
 BAND = 4096  # rows read at once
 POSTINGS = 1 << 16  # of a passage's terms that BM25 looks at
 
@@ -205,9 +207,9 @@ class NearestByEncoder:
     """The passages whose vectors lie nearest to a passage's, by exact search.
 
     All passages are encoded as documents, those that ask as well. The vectors are kept in an embedding store
-    (`stzoo.store`), so that a kill costs the work of one shard of it at most. Each call reads the store once:
-    ask for as many rows at once as their vectors and the 2 GiB of the search (see `stzoo.search.top_k`) leave
-    room for. 34 bytes a passage stay in memory, and as much again is taken while a call searches.
+    (`stzoo.store`), so that a kill costs the work of one shard of it at most. The store is read once for each
+    BAND rows, which are searched together; that takes 2 GiB (see `stzoo.search.top_k`). 34 bytes a passage
+    stay in memory, and as much again is taken while a band is searched.
 
     Args:
         rows: the corpus. Of passages of one text only the first is encoded.
@@ -245,6 +247,8 @@ class NearestByEncoder:
         root = Path(work) / "embeddings"
         judged = JudgedSet("corpus", "", self._ids, texts, {}, {}, root)
         self._store = Retriever(opened, root, batch_tokens, progress=_shown()).documents(judged)
+        self._found_from = 0
+        self._found: list[list[int]] = []
         self._similarity = opened.similarity
         self._device = "cuda" if opened.model.device.type == "cuda" else "cpu"
         self.facts: dict[str, Any] = {
@@ -258,6 +262,13 @@ class NearestByEncoder:
 
     def __call__(self, first: int, last: int) -> list[list[int]]:
         """The neighbours of the rows first to last - 1, nearest first."""
+        start = self._found_from
+        if not start <= first <= last <= start + len(self._found):  # one search for many small calls
+            self._found_from, self._found = first, self._search(first, max(last, first + BAND))
+            start = first
+        return self._found[first - start : last - start]
+
+    def _search(self, first: int, last: int) -> list[list[int]]:
         places = np.unique(self._distinct.places[first:last])
         if not len(places):
             return []

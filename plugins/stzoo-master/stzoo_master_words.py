@@ -132,7 +132,7 @@ def read_table(path: str | Path, tokenizer: Any) -> tuple[list[str], np.ndarray]
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; expected a table of word counts. {again}") from None
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} could not be read as Parquet: {error}. {again}") from error
+        raise DataError(f"{path} could not be read as Parquet ({error}). {again}") from error
     columns = [(field.name, str(field.type).removeprefix("large_")) for field in table.schema]
     if columns != [("word", "string"), ("count", "int64")]:
         found = ", ".join(f"{name}: {kind}" for name, kind in columns) or "none"

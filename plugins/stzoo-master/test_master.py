@@ -91,6 +91,11 @@ def test_unknown_tasks_are_told_with_the_nearest_one():
         master(tasks=["neighbor"])
 
 
+def test_tasks_that_are_no_list_are_told():
+    with pytest.raises(stzoo.RecipeError, match="the option tasks is 'query': input should be a valid list"):
+        master(tasks="query")
+
+
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=4), st.integers(0, 5))
 @settings(max_examples=20, deadline=None)
 def test_what_the_complement_hides_is_just_what_the_encoder_saw(numbers, seed):
@@ -157,11 +162,47 @@ def test_queries_are_joined_and_of_long_ones_a_window_is_read():
         objective.backbone.max_tokens = before
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta"])
+def test_joined_queries_are_the_tokens_of_each_and_separators(family):
+    backbone = tiny_backbone(family)
+    tokenizer = backbone.tokenizer
+    queries = ["what is a wing", "a wing is what"]
+    joined = host.build("objective", "master", backbone).collate([{"text": "a wing", "queries": queries}])
+    ids = joined["query_input_ids"][0].tolist()
+    place = ids.index(tokenizer.sep_token_id)
+    assert ids[: place + 1] == tokenizer(queries[0])["input_ids"]
+    assert tokenizer.decode(ids[place + 1 : -1]).strip() == queries[1]
+
+
 def test_a_passage_without_a_continuation_continues_itself():
     objective = master()
     view = drawn(objective, [row(1) | {"continuation": None}, row(2)])["continuation"]
     assert restored(view, 0) == ids_of(row(1)["text"])
     assert restored(view, 1) == ids_of(row(2)["continuation"])
+
+
+def test_a_batch_in_which_a_task_has_nothing_to_find_trains_the_others():
+    objective = master(neighbours=True)
+    losses = objective(views_of(objective, [row(n, queries=0, neighbours=0) for n in range(2)]))
+    assert losses["query"] == 0
+    assert all(loss > 0 for name, loss in losses.items() if name != "query")
+    sum(losses.values()).backward()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"layers": "two"}, "the option layers is 'two'"),
+        ({"neighbours": "maybe"}, "the option neighbours is 'maybe'"),
+        ({"encoder_rate": "high"}, "the option encoder_rate is 'high'"),
+        ({"encoder_rate": 2}, "encoder_rate is 2"),
+        ({"complement_rate": 0}, "complement_rate is 0"),
+        ({"layers": 0}, "at least 1 layer"),
+    ],
+)
+def test_options_that_cannot_be_are_told_before_anything_is_read(options, told):
+    with pytest.raises(stzoo.RecipeError, match=told):
+        master(**options)
 
 
 def test_budgets_leave_the_two_special_tokens_out():
@@ -215,6 +256,13 @@ def test_tasks_without_their_columns_are_left_out_and_told(corpus):
     assert set(objective(views_of(objective, [row()]))) == set(objective.weights)
 
 
+def test_a_corpus_that_leaves_no_loss_of_any_weight_is_told(corpus):
+    objective = master()
+    objective.weigh({name: 0 for name in objective.weights if name != "query"})
+    with pytest.raises(stzoo.RecipeError, match="weigh 0: encoder"):
+        objective.adapt(corpus())
+
+
 def test_neighbours_of_the_corpus_are_taken_unless_halves_are_asked_for(corpus):
     brought = corpus("neighbours")
     for asked, found in ((None, True), (False, False), (True, True)):
@@ -244,6 +292,13 @@ def test_a_table_beside_the_corpus_tells_its_keywords(corpus):
     first = numbers == numbers[1]
     hidden = [drawn(objective, [{"text": text}], seed)["passage"].labels[0] != -100 for seed in range(30)]
     assert all(h[first].all() for h in hidden)
+
+
+def test_the_table_is_found_in_a_folder_under_home(corpus, tmp_path, monkeypatch):
+    corpus(table=({"the": 3}, BACKBONE.tokenizer))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    notes = master().adapt(load_corpus("~/corpus-", cache=tmp_path / "cache"))
+    assert any("frequencies/words.parquet" in note for note in notes)
 
 
 def test_without_a_table_the_words_of_the_corpus_are_counted(corpus):

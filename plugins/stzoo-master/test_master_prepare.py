@@ -156,9 +156,15 @@ def test_a_table_of_the_users_own_is_taken(make, tmp_path):
         ({"queries": "gpt2"}, stzoo.ModelError, "no sequence-to-sequence model"),
         ({"continuation": "t5"}, stzoo.ModelError, "no causal"),
         ({"neighbours": ["none", "document"]}, stzoo.RecipeError, "none alone"),
+        ({"neighbours": ["bm52"]}, stzoo.ModelError, "by document, bm25 or an encoder"),
+        (
+            {"frequencies": "counts"},
+            stzoo.RecipeError,
+            "'counts', and there is no such file; expected count, none",
+        ),
     ],
 )
-def test_a_model_of_the_wrong_kind_is_refused(make, generators, change, error, told):
+def test_what_makes_nothing_of_the_kind_is_refused(make, generators, change, error, told):
     named = {
         key: str(generators.get(value, value)) if isinstance(value, str) else value
         for key, value in change.items()
@@ -171,3 +177,20 @@ def test_a_model_of_the_wrong_kind_is_refused(make, generators, change, error, t
 def test_empty_or_wrong_queries_are_told_with_their_line(make, queries):
     with pytest.raises(stzoo.DataError, match=r"line 2|:2"):
         make([PLAIN[0], {**PLAIN[1], "queries": queries}])
+
+
+def test_it_is_told_how_many_documents_the_ids_make(make):
+    def notes(rows):
+        made = make(rows, neighbours=["document"])
+        return json.loads((made / "run.json").read_text())["notes"]
+
+    (told,) = notes([{**row, "id": f"{'ab'[n > 4]}#{n}"} for n, row in enumerate(PLAIN)])
+    assert "9 passages in 2 document(s), told by ids such as a#0;" in told
+    no_documents = (
+        [{"text": row["text"]} for row in PLAIN],  # the ids count the lines of the file
+        [{**row, "id": f"MED-{n}"} for n, row in enumerate(PLAIN)],
+        [{**row, "id": f"msmarco_passage_{n}"} for n, row in enumerate(PLAIN)],
+    )
+    for rows in no_documents:
+        (told,) = notes(rows)
+        assert "No neighbours by document" in told

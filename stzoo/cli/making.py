@@ -38,7 +38,8 @@ def settings_as_flags(
                 continue
             if getattr(kind, "__origin__", None) is not list and not isinstance(kind, type):
                 kind = _plain(kind)
-            default = "" if field.is_required() or field.default in (None, []) else f" [{field.default}]"
+            value = ", ".join(field.default) if isinstance(field.default, list) else field.default
+            default = "" if field.is_required() or value in (None, "") else f" [{value}]"
             text = field.description or ""
             must = " (required)" if field.is_required() and name != positional else ""
             about = f"{text[:1].upper()}{text[1:]}.{default}{must}"

@@ -60,7 +60,9 @@ def _prepare() -> None:
 
 def _tell(folder: Path, as_json: bool) -> None:
     import json
+    import shlex
 
+    from .. import host
     from ..runs import RECORD
 
     facts = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -73,5 +75,7 @@ def _tell(folder: Path, as_json: bool) -> None:
     show(table)
     for note in facts["notes"]:
         typer.echo(note)
-    name = facts["recipe"]["preparation"]
-    typer.echo(f"The data set is in {folder}: stzoo pretrain --objective {name} --corpus {folder}", err=True)
+    name, base = facts["recipe"]["preparation"], facts["recipe"]["tokenizer"]
+    objective = ["--objective", name] if name in host.all("objective") else []
+    words = ["stzoo", "pretrain", "--base", base, *objective, "--corpus", str(folder), "--output", "MODEL"]
+    typer.echo(f"The data set is in {folder}. To train on it:\n  {shlex.join(words)}", err=True)

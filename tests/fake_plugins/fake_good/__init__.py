@@ -18,6 +18,11 @@ def stzoo_objectives():
 
 
 @hookimpl
+def stzoo_preparations():
+    return ()
+
+
+@hookimpl
 def stzoo_poolings():
     return [Component(name="fake-wide", build=widen, summary="a pooling", source="https://example.org")]
 
