@@ -1,6 +1,6 @@
 """How often each word stands in a corpus: MASTER hides rare words, the likely keywords, before common ones.
 
-The algorithm (Zhou et al., 2023, https://arxiv.org/abs/2212.07841):
+The algorithm (Zhou et al., 2022, https://arxiv.org/abs/2212.07841):
 
 1. count the words of the corpus once (`count_words`) and keep them as a table (`write_table`, `read_table`);
 2. weigh each word of a batch by 1 / its count (`WordWeights`), for `stzoo.masking.hide_keywords`.
@@ -8,8 +8,8 @@ The algorithm (Zhou et al., 2023, https://arxiv.org/abs/2212.07841):
 A word is what the tokenizer splits off before it cuts the pieces. In the table it stands as one reads it: the
 "Ġslipstream" of a byte-level tokenizer and the "▁slipstream" of a Unigram one are both "slipstream".
 
-Source: https://github.com/microsoft/SimXNS @0163380, MASTER/pretrain/data.py, which reads such a table; how
-it was made is not published.
+Source: https://github.com/microsoft/SimXNS at 0163380, MASTER/README.md (how words are counted) and
+MASTER/pretrain/data.py (how they are weighed).
 
 Unlike:
     - A word is not what "##" joins, so any fast tokenizer has words (see stzoo.masking).
