@@ -137,7 +137,7 @@ def trained(name: str, options: str, base: Path, corpus: Path, given: argparse.N
         "losses_last": {key: log[-1][key] for key in names},
         "accuracies_last": {key: log[-1][f"{key}_accuracy"] for key in names},
         "plain_load": json.loads(plain.stdout),
-        "notes": facts["notes"],
+        "notes": [note.replace(str(given.work), "WORK") for note in facts["notes"]],
     }
 
 

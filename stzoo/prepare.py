@@ -182,15 +182,18 @@ def _put_together(made: Preparation, work: Path, folder: Path) -> dict[str, int]
     shards_a_file, shards_a_group = (
         max(1, rows // made.settings.shard_rows) for rows in (FILE_ROWS, GROUP_ROWS)
     )
-    starts = _starts(made)
+    starts, schema = _starts(made), _schema(made.columns)
     files = math.ceil(len(starts) / shards_a_file)
     for number in range(files):
         name = f"passages-{number:05d}-of-{files:05d}.parquet"
-        with whole_file(folder / name) as draft, pq.ParquetWriter(draft, _schema(made.columns)) as writer:
+        with (
+            whole_file(folder / name) as draft,
+            pq.ParquetWriter(draft, schema, compression="zstd") as writer,
+        ):
             of_file = starts[number * shards_a_file : (number + 1) * shards_a_file]
             for place in range(0, len(of_file), shards_a_group):
                 shards = [_shard(work, first) for first in of_file[place : place + shards_a_group]]
-                table = pa.concat_tables(map(pq.read_table, shards)).combine_chunks()
+                table = pa.concat_tables(map(pq.read_table, shards))
                 for column in filled:
                     values = table[column]
                     if pa.types.is_list(values.type):

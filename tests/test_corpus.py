@@ -361,7 +361,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, cache, monkey
             opened.write(b"\n")
         return read_row(*row)
 
-    monkeypatch.setattr("stzoo.sources.read_row", read_row_and_change)
+    monkeypatch.setattr("stzoo.rows.read_row", read_row_and_change)
     with pytest.raises(DataError, match="changed while it was read"):
         load_corpus(path)
     assert [file.suffix for file in cache.iterdir()] == [".lock"]
