@@ -157,9 +157,8 @@ class Backbone(nn.Module):
         head._modules[self.masked_lm.base_model_prefix] = _GivenHidden(hidden.reshape(1, -1, self.width))
         nothing = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
         scores = head(input_ids=nothing).logits
-        return scores.reshape(
-            *hidden.shape[:-1], scores.shape[-1]
-        )  # -1 could not be told of no hidden states
+        # its width by name: of no hidden states at all, reshape could not tell what -1 is
+        return scores.reshape(*hidden.shape[:-1], scores.shape[-1])
 
     def encode(self, ids: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
         """Runs the encoder and its pooling.

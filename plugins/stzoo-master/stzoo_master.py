@@ -187,9 +187,9 @@ class MASTER(Objective):
             whose = "those that the corpus brings" if self.neighbours else "the halves of each passage"
             notes.append(f"Neighbours are {whose}.")
         if any(task.hiding == "keywords" for task in self.tasks):
-            counts, whence = frequencies(corpus, self.backbone.tokenizer, self.frequencies)
-            self.keywords = WordWeights(list(counts), list(counts.values()), self.backbone.tokenizer)
-            notes.append(f"Keywords are told by {len(counts)} words {whence}.")
+            words, counts, whence = frequencies(corpus, self.backbone.tokenizer, self.frequencies)
+            self.keywords = WordWeights(words, counts, self.backbone.tokenizer)
+            notes.append(f"Keywords are told by {len(words)} words {whence}.")
         return notes
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:

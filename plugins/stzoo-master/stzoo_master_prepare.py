@@ -86,7 +86,9 @@ class MASTERData(Preparation):
                     f"frequencies is {settings.frequencies!r}, and there is no such file; expected count, "
                     "none, or a Parquet table (word, count)."
                 )
-            self._table()
+            from stzoo_master_words import read_table
+
+            self._own_table = read_table(settings.frequencies, tokenizer)
         # nothing is loaded that has nothing to do, and what finds a mistake soon comes first
         asks = self._wants("queries")
         self.queries: Any = self._generator() if asks and settings.queries != LEXICAL else None
@@ -186,9 +188,8 @@ class MASTERData(Preparation):
         made = {name: brought(name) for name in self.columns}
         for place, following in enumerate(brought("next")):
             made["continuation"][place] = made["continuation"][place] or (following and following[0])
-        seed = (
-            self.settings.seed + first * 1_000_003
-        ) % 2**32  # another for each shard, after a kill the same
+        # another for each shard, and the same after a kill
+        seed = (self.settings.seed + first * 1_000_003) % 2**32
         if self.settings.queries == LEXICAL and self.queries:
             _fill(made["queries"], lambda places: _some(self.queries(first, last), places))
         elif self.queries:
@@ -206,11 +207,6 @@ class MASTERData(Preparation):
         # two sources may give two rows of one text
         return [list(dict.fromkeys(row))[: self.settings.neighbours_per_passage] for row in texts]
 
-    def _table(self) -> tuple[Any, Any]:
-        from stzoo_master_words import read_table
-
-        return read_table(self.settings.frequencies, self.tokenizer)
-
     def finish(self, folder: Path) -> None:
         """Writes the table of word frequencies."""
         from stzoo_master_words import write_table
@@ -218,7 +214,7 @@ class MASTERData(Preparation):
         if self.settings.frequencies == COUNT:
             write_table(folder / TABLE, _count(self.corpus, self.tokenizer), self.tokenizer)
         elif self.settings.frequencies != NONE:
-            write_table(folder / TABLE, dict(zip(*self._table(), strict=True)), self.tokenizer)
+            write_table(folder / TABLE, dict(zip(*self._own_table, strict=True)), self.tokenizer)
 
 
 def _fill(values: list[Any], make: Callable[[list[int]], list[Any]]) -> None:
@@ -232,11 +228,11 @@ def _some(values: list[Any], places: list[int]) -> list[Any]:
     return [values[place] for place in places]
 
 
-def frequencies(corpus: Corpus, tokenizer: Any, given: str | None = None) -> tuple[dict[str, int], str]:
+def frequencies(corpus: Corpus, tokenizer: Any, given: str | None = None) -> tuple[list[str], Any, str]:
     """The word frequencies of a corpus: given, or of the one folder that it is, or counted now and kept.
 
     Returns:
-        how often each word stands in it, and where that is from, in words.
+        The words; int64 [words], how often each stands in it; and where that is from, in words.
 
     Raises:
         DataError: if a table does not hold.
@@ -253,8 +249,7 @@ def frequencies(corpus: Corpus, tokenizer: Any, given: str | None = None) -> tup
         path, whence = cache_folder() / "frequencies" / name, "counted in the corpus"
         if not path.is_file():
             write_table(path, _count(corpus, tokenizer), tokenizer)
-    words, counts = read_table(path, tokenizer)
-    return dict(zip(words, counts.tolist(), strict=True)), whence
+    return *read_table(path, tokenizer), whence
 
 
 def _count(corpus: Corpus, tokenizer: Any) -> dict[str, int]:

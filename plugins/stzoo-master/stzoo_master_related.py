@@ -7,6 +7,7 @@ embeddings) is kept in a folder, whole or not at all, and found again after a ki
 No passage gets itself, a passage of the very same text, or two of one text as neighbours.
 """
 
+import functools
 import hashlib
 import json
 import re
@@ -61,7 +62,7 @@ class SameDocument:
     def __init__(self, rows: "Dataset", k: int, pattern: str = DOCUMENT_PATTERN):
         _check_k(k)
         document = _document_of(pattern)
-        self._k, self._texts = k, Distinct(rows).places
+        self._k, self._texts = k, distinct_of(rows).places
         # the number of the document of each row; a row whose id does not match is one by itself
         self._documents = np.empty(len(rows), np.int64)
         number, last = -1, None
@@ -134,7 +135,7 @@ class NearestByBM25:
         from safetensors import safe_open
 
         _check_k(k)
-        self._k, self._rows, self._distinct = k, rows, Distinct(rows)
+        self._k, self._rows, self._distinct = k, rows, distinct_of(rows)
         about = {**SETTINGS, "postings": POSTINGS, "bm25s": bm25s.__version__}
         folder = Path(work) / "bm25"
         keep_folder(folder, {**about, "texts": self._distinct.fingerprint}, self._build)
@@ -240,7 +241,7 @@ class NearestByEncoder:
     ):
         _check_k(k)
         opened = open_model(model, device=device)
-        self._k, self._distinct = k, Distinct(rows)
+        self._k, self._distinct = k, distinct_of(rows)
         texts = DistinctTexts(rows, self._distinct)
         # ties are settled by the greater id, so the earlier row gets that
         self._ids = Texts(f"{number:010d}" for number in reversed(range(len(texts))))
@@ -337,6 +338,12 @@ class Distinct:
         self.fingerprint = whole.hexdigest()
 
 
+@functools.lru_cache(maxsize=1)
+def distinct_of(rows: "Dataset") -> Distinct:
+    """`Distinct` of a corpus, found once for all that ask of the same object."""
+    return Distinct(rows)
+
+
 class DistinctTexts(Sequence[str]):
     """The texts of a corpus, each once, read when asked for.
 
@@ -425,6 +432,7 @@ def column(rows: "Dataset", name: str, desc: str) -> Iterator[str]:
     from tqdm import tqdm
 
     with tqdm(total=len(rows), desc=desc, unit=" rows", delay=2, leave=False, disable=None) as bar:
+        rows = rows.select_columns(name)  # a slice of a corpus makes lists of every column in it
         for start in range(0, len(rows), BAND):
             found = rows[start : start + BAND][name]
             yield from found
