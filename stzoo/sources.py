@@ -63,16 +63,43 @@ def find(source: str, columns: Collection[str] = ()) -> list[Source]:
         if not path.name.lower().endswith(SUFFIXES):
             raise DataError(f"{source} is of no known kind; expected {', '.join(SUFFIXES)} or a folder.")
         return [_file(path, columns)]
-    name, *rest = source.split(":")
-    owner, slash, short = name.partition("/")
-    is_id = owner.strip(".~") and slash and short and "/" not in short and len(rest) in (0, 2)
-    if not is_id or name.lower().endswith(SUFFIXES):
+    if not is_hub_id(source):
         raise DataError(
             f"There is no file or folder {source}; expected one, 'pydocs', or the id of a data set on the "
             "Hub (org/name or org/name:config:split)."
         )
-    config, split = rest or ("", "")
-    return [_hub(source, name, config or None, split or "train", columns)]
+    return [_hub(source, columns)]
+
+
+def is_hub_id(source: str) -> bool:
+    """True if it is spelt as the id of a data set on the Hub: org/name or org/name:config:split."""
+    name, *rest = source.split(":")
+    owner, slash, short = name.partition("/")
+    is_id = owner.strip(".~") and slash and short and "/" not in short and len(rest) in (0, 2)
+    return bool(is_id) and not name.lower().endswith(SUFFIXES)
+
+
+def load_hub(source: str, split: str = "train") -> Any:
+    """The rows of a data set on the Hub, a `datasets.Dataset`.
+
+    Args:
+        source: org/name or org/name:config:split; the config may be empty.
+        split: where the source names none.
+
+    Raises:
+        DataError: if it does not come.
+    """
+    import datasets
+
+    name, config, named = [*source.split(":"), "", ""][:3]
+    try:
+        return datasets.load_dataset(name, config or None, split=named or split)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(
+            f"{source} is no file or folder here, and no data set came from the Hub: {error}. Check the name "
+            "and, in org/name:config:split, the config and split. Without a network, fetch it where there is "
+            "one (datasets.load_dataset) and bring the cache along, or give a file."
+        ) from error
 
 
 def _refuse_half_made(folder: Path) -> None:
@@ -147,17 +174,8 @@ def _parquet(path: Path, columns: Collection[str], progress: Progress) -> Iterat
         raise DataError(f"{path} could not be read ({error}); expected a whole Parquet file.") from error
 
 
-def _hub(source: str, name: str, config: str | None, split: str, columns: Collection[str]) -> Source:
-    import datasets
-
-    try:
-        found = datasets.load_dataset(name, config, split=split)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(
-            f"{source} is no file or folder here, and no data set came from the Hub: {error}. Check the name "
-            "and, in org/name:config:split, the config and split. Without a network, fetch it where there is "
-            "one (datasets.load_dataset) and bring the cache along, or give a file."
-        ) from error
+def _hub(source: str, columns: Collection[str]) -> Source:
+    found = load_hub(source)
     rows = found.select_columns(_columns(found.column_names, columns, source)).with_format("arrow")
     files = [Path(file["filename"]) for file in rows.cache_files]
     return Source(source, files, lambda progress: _rows(rows.iter(1000), len(rows), progress))

@@ -24,7 +24,6 @@ Unlike it: recall@1 and success_rate@1 are means like the others, and a question
 scores 0, where KILT stops.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from typing import Any
 from ..errors import DataError, RecipeError
 from ..judged import JudgedSet, as_text, digest_rows, find_jsonl, read_corpus
 from ..metrics import Scores
+from ..provenance import evidence_sets, id_of, objects, pages_in_rows
 from ..qrels import Qrels
 from ..search import Run, in_order
 from ..texts import Texts, numbered_lines, numbered_objects
@@ -160,12 +160,12 @@ def read_kilt(
     evidence: Evidence = {}
     queries: dict[str, str] = {}
     for query, row, line in _questions(file, progress):
-        evidence[query] = _sets(row, file, line)
+        evidence[query] = evidence_sets(row, file, line)
         queries[query] = as_text(row.get("input"), "input", file, line)
         if not queries[query]:
             raise DataError.at(file, line, f"question {query!r} without a text", 'an "input"')
     ids, passages, notes = read_corpus(corpus, progress)
-    named = _pages_in_map(Path(pages), ids, progress) if pages else _pages_in_rows(corpus, progress)
+    named = _pages_in_map(Path(pages), ids, progress) if pages else pages_in_rows(corpus, progress)
     page_of_each = Texts(named)
 
     qrels = page_qrels(evidence)
@@ -200,7 +200,7 @@ def read_gold(path: str | Path) -> Evidence:
         DataError: if a line does not hold (named by file and line), or there is none.
     """
     path = Path(path)
-    return {query: _sets(row, path, line) for query, row, line in _questions(path)}
+    return {query: evidence_sets(row, path, line) for query, row, line in _questions(path)}
 
 
 def page_qrels(evidence: Evidence) -> Qrels:
@@ -218,8 +218,8 @@ def read_guess(path: str | Path) -> dict[str, list[str]]:
     for query, row, line in _questions(path):
         if len(row["output"]) != 1:
             raise DataError.at(path, line, f"{len(row['output'])} outputs", "exactly one in a guess")
-        items = _objects(row["output"][0], "provenance", path, line)
-        guess[query] = [_name(item, "wikipedia_id", path, line) for item in items if "wikipedia_id" in item]
+        items = objects(row["output"][0], "provenance", path, line)
+        guess[query] = [id_of(item, "wikipedia_id", path, line) for item in items if "wikipedia_id" in item]
     return guess
 
 
@@ -227,49 +227,17 @@ def _questions(path: Path, progress: bool | None = None) -> Iterator[tuple[str, 
     """Question id, row and line; the row's outputs are objects, one at least."""
     seen: set[str] = set()
     for line, row in numbered_objects(path, progress):
-        query = _name(row, "id", path, line)
+        query = id_of(row, "id", path, line)
         if query in seen:
             raise DataError.at(path, line, f"question id {query!r} for the second time", "unique ids")
         seen.add(query)
-        if not _objects(row, "output", path, line):
+        if not objects(row, "output", path, line):
             raise DataError.at(
                 path, line, f"question {query!r} without output", "some (KILT's test files have none)"
             )
         yield query, row, line
     if not seen:
         raise DataError(f"{path} holds no question; expected one JSON object a line.")
-
-
-def _sets(row: dict[str, Any], path: Path, line: int) -> tuple[frozenset[str], ...]:
-    """The distinct evidence sets of a question."""
-    sets = [
-        [_name(item, "wikipedia_id", path, line) for item in _objects(output, "provenance", path, line)]
-        for output in row["output"]
-        if output.get("provenance") is not None
-    ]
-    return tuple(dict.fromkeys(map(frozenset, sets)))
-
-
-def _objects(row: dict[str, Any], key: str, path: Path, line: int) -> list[dict[str, Any]]:
-    found = row.get(key) or []
-    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-        raise DataError.at(path, line, f"the {key} {json.dumps(found)[:40]}", f'"{key}": [{{…}}, …]')
-    return found
-
-
-def _name(row: dict[str, Any], key: str, path: Path, line: int) -> str:
-    value = row.get(key)
-    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
-        found = f"the {key} {json.dumps(value)[:40]}" if key in row else f"no {key}"
-        raise DataError.at(path, line, found, f'a "{key}" that is text or a whole number')
-    return as_text(str(value).strip(), key, path, line)
-
-
-def _pages_in_rows(corpus: Path, progress: bool | None) -> Iterator[str]:
-    for line, row in numbered_objects(corpus, progress):
-        if "wikipedia_id" not in row and isinstance(row.get("metadata"), dict):
-            row = row["metadata"]
-        yield _name(row, "wikipedia_id", corpus, line)
 
 
 def _pages_in_map(path: Path, passages: Iterable[str], progress: bool | None) -> Iterator[str]:

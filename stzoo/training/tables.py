@@ -1,0 +1,222 @@
+"""Rows of the files that training data come in, whatever they hold: jsonl, Parquet, csv, tsv, `datasets`.
+
+What a file is, is told by its first bytes or line; .gz alone goes by the name.
+"""
+
+import csv
+import gzip
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from ..sources import is_hub_id, load_hub
+from ..texts import numbered_lines, numbered_objects
+from .forms import is_header, unknown_form
+from .values import At
+
+PLAIN = (".jsonl", ".csv", ".tsv")
+IN_FOLDERS = (".parquet", *PLAIN, *(f"{suffix}.gz" for suffix in PLAIN))
+# In a folder a .json file is most often a record or settings, so it is read only when it is named.
+SUFFIXES = (*IN_FOLDERS, ".json", ".json.gz")
+BATCH_ROWS = 500
+
+Row = dict[str, Any] | list[str]  # by column; or fields without names
+Rows = Callable[[], Iterator[tuple[int, Row]]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file, or another stretch of rows.
+
+    Attributes:
+        file: for messages.
+        read: yields its rows with their line or number, from 1; the same each time.
+        metadata: of a Parquet file's schema.
+    """
+
+    file: Path
+    read: Rows
+    metadata: dict[bytes, bytes] | None = None
+
+
+def find_tables(data: str | Path, split: str, progress: bool | None) -> list[Table]:
+    """The tables of a file, a folder of files (in name order), a folder of `datasets`, or a Hub id.
+
+    Args:
+        data: as the user gave it.
+        split: of a `datasets` folder or Hub data set that has several; in a folder of files those are read
+            whose names begin with it, or all if none does.
+        progress: see `stzoo.texts.numbered_lines`.
+
+    Raises:
+        DataError: if it is not there, or holds nothing that can be read.
+    """
+    path = Path(data).expanduser()
+    if path.is_file():
+        _refuse_split(path, split)
+        return [open_table(path, progress)]
+    if path.is_dir():
+        if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+            return [_saved(path, split, progress)]
+        return [open_table(file, progress) for file in _files(path, split)]
+    if not is_hub_id(str(data)) or str(data).lower().endswith(SUFFIXES):
+        raise DataError(
+            f"there is no file or folder {data}; expected one, or the id of a data set on the Hub "
+            "(org/name or org/name:config:split)."
+        )
+    return [_dataset(Path(data), load_hub(str(data), split), progress)]
+
+
+def _files(folder: Path, split: str) -> list[Path]:
+    try:
+        names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror or error}.") from error
+    found = [name for name in names if name.lower().endswith(IN_FOLDERS) and not name.startswith(".")]
+    if not found:
+        raise DataError(
+            f"{folder} has no training data of any known kind ({', '.join(IN_FOLDERS)}); expected some "
+            "in the folder itself, as subfolders are not searched."
+        )
+    of_split = [name for name in found if re.match(rf"{re.escape(split)}(?![A-Za-z])", name)]
+    if not of_split:
+        _refuse_split(folder, split)
+    return [folder / name for name in of_split or found]
+
+
+def _refuse_split(path: Path, split: str) -> None:
+    if split != "train":
+        raise DataError(
+            f"{path} has no splits, and {split!r} was asked for; expected a BEIR folder or a data set with "
+            "splits, or the split left out."
+        )
+
+
+def open_table(path: Path, progress: bool | None) -> Table:
+    """The table that a file is; see `find_tables`."""
+    try:
+        with path.open("rb") as file:
+            if file.read(4) == b"PAR1":
+                return _parquet(path, progress)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+    number, first = next(numbered_lines(path, False), (0, ""))
+    if not first:
+        raise DataError(f"{path} is empty; expected rows of training data.")
+    if first.lstrip().startswith("{"):
+        return Table(path, lambda: numbered_objects(path, progress))
+    mark = "\t" if "\t" in first else ","
+    names = [name.strip('"') for name in first.split(mark)]
+    if is_header(names):
+        _refuse_repeats(path, names)
+        return Table(path, lambda: _csv(path, mark, progress))
+    if mark == ",":
+        raise unknown_form(f"the line {first[:40]!r}", At(path, number))
+    return Table(path, lambda: ((line, text.split(mark)) for line, text in numbered_lines(path, progress)))
+
+
+def _refuse_repeats(path: Path, names: Sequence[str]) -> None:
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise DataError(f"{path} has two columns named {name!r}; expected each name once.")
+
+
+def _csv(path: Path, mark: str, progress: bool | None) -> Iterator[tuple[int, Row]]:
+    from tqdm import tqdm
+
+    off = None if progress is None else not progress
+    options = dict(unit="B", unit_scale=True, delay=2, leave=False, disable=off)
+    line = 0
+    try:
+        with (
+            path.open("rb") as raw,
+            gzip.open(raw) if path.suffix == ".gz" else raw as file,
+            tqdm(total=path.stat().st_size, desc=f"Reading {path.name}", **options) as bar,
+        ):
+            rows = csv.reader(
+                (text.decode("utf-8-sig" if number == 0 else "utf-8") for number, text in enumerate(file)),
+                delimiter=mark,
+                strict=True,
+            )
+            names = next(rows)
+            line = rows.line_num
+            for number, fields in enumerate(rows):
+                if number % 1000 == 0:
+                    bar.update(raw.tell() - bar.n)
+                first, line = line + 1, rows.line_num
+                if not fields:
+                    continue
+                if len(fields) != len(names):
+                    found = f"{len(fields)} fields"
+                    raise DataError.at(path, first, found, f"{len(names)}, as the header has")
+                yield first, dict(zip(names, fields, strict=True))
+    except csv.Error as error:
+        raise DataError.at(
+            path, line + 1, f"no row of csv ({error})", "one, or use jsonl or Parquet"
+        ) from None
+    except UnicodeDecodeError:
+        raise DataError.at(path, line + 1, "bytes that are not UTF-8", "UTF-8 text") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read after line {line}: {error}.") from error
+
+
+def _parquet(path: Path, progress: bool | None) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def read() -> Iterator[tuple[int, Row]]:
+        try:
+            # With a buffer it reads a column piece by piece, not a whole row group at once.
+            with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as opened:
+                batches = opened.iter_batches(BATCH_ROWS)
+                yield from _rows(path, batches, opened.metadata.num_rows, progress)
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+            raise DataError(f"{path} cannot be read ({error}); expected a whole Parquet file.") from error
+
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be read ({error}); expected a whole Parquet file.") from error
+    _refuse_repeats(path, schema.names)
+    return Table(path, read, schema.metadata)
+
+
+def _saved(path: Path, split: str, progress: bool | None) -> Table:
+    import datasets
+
+    try:
+        found = datasets.load_from_disk(str(path))
+    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
+        raise DataError(f"{path} cannot be read ({error}); expected what save_to_disk wrote.") from error
+    if isinstance(found, datasets.DatasetDict):
+        if split not in found:
+            raise DataError(f"{path} has no split {split!r}. Splits there: {', '.join(sorted(found))}.")
+        found = found[split]
+    else:
+        _refuse_split(path, split)
+    return _dataset(path, found, progress)
+
+
+def _dataset(path: Path, found: Any, progress: bool | None) -> Table:
+    def read() -> Iterator[tuple[int, Row]]:
+        tables = found.with_format("arrow").iter(BATCH_ROWS)
+        yield from _rows(path, tables, len(found), progress)
+
+    return Table(path, read)
+
+
+def _rows(path: Path, tables: Any, total: int, progress: bool | None) -> Iterator[tuple[int, Row]]:
+    from tqdm import tqdm
+
+    off = None if progress is None else not progress
+    number = 0
+    with tqdm(total=total, desc=f"Reading {path.name}", delay=2, leave=False, disable=off) as bar:
+        for table in tables:
+            for row in table.to_pylist():
+                number += 1
+                yield number, row
+            bar.update(len(table))

@@ -1,0 +1,61 @@
+"""Values of a row, read so that what is wrong with them is said with file and line."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import DataError
+from ..judged import as_text
+
+MOST = 3.4028235e38  # the largest float32, as it is written
+
+
+class At(NamedTuple):
+    """Where a row stands."""
+
+    file: Path
+    line: int
+
+    def error(self, found: str, expected: str) -> DataError:
+        """The error that names the place."""
+        return DataError.at(self.file, self.line, found, expected)
+
+    def text(self, value: object, key: str) -> str:
+        """A value that must be text."""
+        if value is None:
+            raise self.error(f"null in {key}", "text")
+        return as_text(value, key, self.file, self.line)
+
+    def texts(self, value: object, key: str) -> list[str]:
+        """A value that is text or a list of texts; none for null or "" itself."""
+        if value is None or value == "":
+            return []
+        texts: list[Any] = value if isinstance(value, list) else [value]
+        try:
+            "".join(texts).encode()  # all at once, as most are text
+        except (TypeError, UnicodeEncodeError):
+            return [self.text(one, key) for one in texts]
+        return texts
+
+    def numbers(self, value: Any, key: str, passages: int) -> list[float | None]:
+        """Scores of as many passages, or a lone number for one; all None for null, "" or an empty list."""
+        if isinstance(value, str) and value:  # of csv
+            try:
+                value = json.loads(value)
+            except ValueError:
+                raise self.error(f"the {key} {value[:40]!r}", "a number, or [a list of them]") from None
+        if value is None or value in ("", []):
+            return [None] * passages
+        values = value if isinstance(value, list) else [value]
+        try:
+            finite = all(-MOST <= one <= MOST for one in values)
+        except TypeError:
+            finite = False
+        if not finite:
+            raise self.error(f"the {key} {str(values)[:40]}", "finite numbers")
+        if len(values) != passages:
+            raise self.error(
+                f"a teacher's scores of the wrong length: {len(values)} {key} for {passages} passages",
+                "one score a passage",
+            )
+        return list(map(float, values))
