@@ -1,17 +1,23 @@
-"""BM25 by bm25s over the same passages, under the same rules of ties and self-hits: the row to beat.
+"""BM25 by bm25s, under the same rules of ties and self-hits as dense search: the row to beat, and a miner.
 
 Tokens are runs of two or more word characters in lower case, without English stop words, stemmed by Snowball.
-k1 and b are Anserini's defaults, as is usual on BEIR.
+k1 and b are Anserini's defaults, as is usual on BEIR. Terms are read as a stream and kept as numbers, never
+as strings.
 
 Unlike bm25s's own retrieve: ties are settled by id, and passages that share no word with the query are no
 results, as in Lucene.
 """
 
 import sys
-from typing import Any
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from ..judged import JudgedSet
-from ..search import Ranking, Run
+from .judged import JudgedSet
+from .search import Ranking, Run
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NAME = "bm25s"
 SETTINGS: dict[str, Any] = {
@@ -21,6 +27,144 @@ SETTINGS: dict[str, Any] = {
     "stopwords": "english",
     "stemmer": "english",
 }
+
+
+class Terms(Sequence[list[int]]):
+    """The terms of each text, as numbers, kept as one array.
+
+    Attributes:
+        flat: int32 [T].
+        ends: int64 [N], where each text's terms end in it.
+    """
+
+    def __init__(self, flat: "np.ndarray", ends: "np.ndarray"):
+        self.flat, self.ends = flat, ends
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, place: Any) -> Any:
+        start = self.ends[place - 1] if place else 0
+        return self.flat[start : self.ends[place]].tolist()
+
+
+def index_terms(texts: Sequence[str], *, progress: bool | None = None) -> tuple[Any, Any, Terms]:
+    """Indexes texts by SETTINGS.
+
+    While it is at work it holds 4 bytes for each term and some 25 for each distinct term of a text; the index
+    is 8 bytes for each of these, and the vocabulary.
+
+    Args:
+        texts: N, one at least; read once, in order.
+        progress: True for progress bars on stderr; None shows them on a terminal only.
+
+    Returns:
+        The bm25s.BM25, the bm25s Tokenizer that numbers its terms, and the terms.
+
+    Unlike: `bm25s.tokenize` holds each term of a corpus in a Python list, and numbers them in an order that
+        changes from process to process. BM25's own way to a CSC matrix takes twice the memory of scipy's.
+    """
+    import bm25s
+    import numpy as np
+    import Stemmer
+    from bm25s.tokenization import Tokenized, Tokenizer
+    from tqdm import tqdm
+
+    bars = _shown(progress)
+    tokenizer = Tokenizer(stopwords=SETTINGS["stopwords"], stemmer=Stemmer.Stemmer(SETTINGS["stemmer"]))
+    flat, lengths = array("i"), array("q")
+    stream = tokenizer.streaming_tokenize(texts, allow_empty=False)
+    bar = dict(total=len(texts), unit=" texts", delay=2, leave=False, disable=not bars)
+    for found in tqdm(stream, desc="Reading terms", **bar):
+        flat.extend(found)
+        lengths.append(len(found))
+    terms = Terms(np.asarray(flat), np.cumsum(lengths))
+    index = bm25s.BM25(method=SETTINGS["method"], k1=SETTINGS["k1"], b=SETTINGS["b"], csc_backend="scipy")
+    with np.errstate(invalid="ignore"):  # where no text has a term, their mean length is 0
+        index.index(
+            Tokenized(ids=terms, vocab=tokenizer.get_vocab_dict()),
+            create_empty_token=False,
+            show_progress=bars,
+        )
+    return index, tokenizer, terms
+
+
+class Lexical:
+    """Passages in a BM25 index, to be asked as often as one likes.
+
+    It holds 8 bytes for each distinct term of a passage, 8 for each passage, and the vocabulary.
+
+    Args:
+        corpus_ids: N unique ids.
+        passages: N texts; one at least.
+        progress: True for progress bars on stderr; None shows them on a terminal only.
+    """
+
+    def __init__(self, corpus_ids: Sequence[str], passages: Sequence[str], *, progress: bool | None = None):
+        self._corpus_ids, self._bars = corpus_ids, _shown(progress)
+        self._index, self._tokenizer, _ = index_terms(passages, progress=progress)
+        self._ranking: Ranking | None = None
+
+    def retrieve(self, queries: Mapping[str, str], k: int = 1000, *, drop_self: bool = False) -> Run:
+        """Finds the k best passages of each query.
+
+        It takes 8 k bytes a query, so many queries are asked some at a time.
+
+        Args:
+            queries: text by id.
+            k: passages kept a query.
+            drop_self: True to leave out the passage whose id is the query's.
+
+        Returns:
+            float32 scores above 0 by document id by query id, best first.
+
+        Raises:
+            RecipeError: if k is below 1.
+        """
+        import numpy as np
+        from tqdm import tqdm
+
+        ranking = self._ranking
+        if ranking is None or (ranking.k, ranking.drop_self) != (k, drop_self):
+            ranking = self._ranking = Ranking(self._corpus_ids, k, drop_self=drop_self)
+        kept = ranking.none(len(queries))
+        bar = dict(total=len(queries), unit=" queries", delay=2, leave=False, disable=not self._bars)
+        for row, terms in enumerate(tqdm(self._terms(queries.values()), desc="BM25", **bar)):
+            if terms:
+                scores = self._index.get_scores_from_ids(terms)
+                places = np.flatnonzero(scores > 0)
+                kept[row : row + 1] = ranking.merge(
+                    kept[row : row + 1], np.zeros_like(places), places, scores[places]
+                )
+        return ranking.run(list(queries), kept)
+
+    def scores(self, query: str, places: "np.ndarray") -> "np.ndarray":
+        """The scores of some passages for a query.
+
+        Args:
+            query: its text.
+            places: int64 [n], of the passages.
+
+        Returns:
+            float32 [n], the very ones that `retrieve` gives; 0 where a passage shares no term with the query.
+        """
+        import numpy as np
+
+        (terms,) = self._terms([query])
+        held = self._index.scores
+        found = np.zeros(len(places), np.float32)
+        for term in terms:
+            first, last = held["indptr"][term : term + 2]
+            column = held["indices"][first:last]  # ascending
+            at = np.searchsorted(column, places)
+            there = np.flatnonzero(at < len(column))
+            there = there[column[at[there]] == places[there]]
+            found[there] += held["data"][first:last][at[there]]
+        return found
+
+    def _terms(self, texts: Any) -> Any:
+        """The known terms of each text, repeated ones as often as they stand there."""
+        return self._tokenizer.streaming_tokenize(texts, update_vocab=False, allow_empty=False)
 
 
 def retrieve_bm25(judged: JudgedSet, k: int = 1000, *, progress: bool | None = None) -> Run:
@@ -33,35 +177,13 @@ def retrieve_bm25(judged: JudgedSet, k: int = 1000, *, progress: bool | None = N
 
     Returns:
         float32 scores above 0 by document id by query id, best first.
+
+    Raises:
+        RecipeError: if k is below 1.
     """
-    import bm25s
-    import numpy as np
-    import Stemmer
-    from tqdm import tqdm
+    index = Lexical(judged.corpus_ids, judged.passages, progress=progress)
+    return index.retrieve(judged.queries, k, drop_self=judged.shares_ids)
 
-    bars = sys.stderr.isatty() if progress is None else progress
 
-    def words(texts: list[str]) -> list[list[str]]:
-        tokens: list[list[str]] = bm25s.tokenize(
-            texts,
-            stopwords=SETTINGS["stopwords"],
-            stemmer=Stemmer.Stemmer(SETTINGS["stemmer"]),
-            return_ids=False,
-            show_progress=bars,
-        )
-        return tokens
-
-    passages = words(list(judged.passages))
-    if not any(passages):
-        return {query: {} for query in judged.queries}
-    index = bm25s.BM25(method=SETTINGS["method"], k1=SETTINGS["k1"], b=SETTINGS["b"])
-    index.index(passages, show_progress=bars)
-    ranking = Ranking(judged.corpus_ids, k, drop_self=judged.shares_ids)
-    run: dict[str, dict[str, float]] = {}
-    questions = dict(zip(judged.queries, words(list(judged.queries.values())), strict=True))
-    for query, terms in tqdm(questions.items(), desc="BM25", leave=False, disable=not bars):
-        scores = index.get_scores_from_ids(index.get_tokens_ids(terms))
-        places = np.flatnonzero(scores > 0)
-        kept = ranking.merge(ranking.none(1), np.zeros_like(places), places, scores[places])
-        run[query] = ranking.run([query], kept)[query]
-    return run
+def _shown(progress: bool | None) -> bool:
+    return sys.stderr.isatty() if progress is None else progress

@@ -143,6 +143,45 @@ def tiny_masked_lm(family: str, folder: str | Path, *, seed: int = 0, width: int
     return Path(folder)
 
 
+def tiny_cross_encoder(folder: str | Path, *, seed: int = 0, width: int = 32, labels: int = 1) -> Path:
+    """Writes a two-layer BERT with random weights that scores pairs, its tokenizer, and returns the folder.
+
+    Its scores differ from pair to pair by some tenths, so that tests can tell them apart.
+
+    Args:
+        folder: where to write; made if it is not there.
+        seed: of the weights.
+        width: hidden size, a multiple of 4.
+        labels: numbers that it gives a pair.
+    """
+    import torch
+    from tokenizers.processors import TemplateProcessing
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    tokenizer = tiny_tokenizer("bert")
+    special = [(name, tokenizer.convert_tokens_to_ids(name)) for name in ("[CLS]", "[SEP]")]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=special
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        model_max_length=64,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **tokenizer.special_tokens_map,
+    )
+    config = BertConfig(  # type: ignore[call-arg]
+        vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=2 * width, max_position_embeddings=64, pad_token_id=tokenizer.pad_token_id,
+        num_labels=labels, initializer_range=0.2,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = BertForSequenceClassification(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Path(folder)
+
+
 def tiny_backbone(family: str = "bert") -> Any:
     """A `Backbone` of a tiny masked LM, in memory."""
     from .pretrain import load_base
@@ -238,24 +277,62 @@ def check_preparation(component: Component) -> None:
 def check_pooling(component: Component) -> None:
     """Sees that a pooling writes one finite vector a text, whatever padding stands behind it.
 
+    It is put on a tiny masked LM, as `stzoo finetune --pooling` puts it on a base.
+
     Raises:
         AssertionError: with what does not hold.
     """
     import torch
 
+    from .models import load_model
+
     _check_texts(component)
-    pooling = host.build("pooling", component.name, 8)
     torch.manual_seed(0)
-    hidden, attention = torch.randn(3, 5, 8), torch.tensor([[1] * 5, [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
+    with tempfile.TemporaryDirectory() as folder:
+        pooling = load_model(str(tiny_masked_lm("bert", folder)), pooling=component.name)[1]
+    hidden, attention = torch.randn(3, 5, 32), torch.tensor([[1] * 5, [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
 
     def pool(tokens: Any) -> Any:
-        return pooling({"token_embeddings": tokens, "attention_mask": attention})["sentence_embedding"]
+        features = {"input_ids": attention * 9, "token_embeddings": tokens, "attention_mask": attention}
+        with torch.no_grad():
+            return pooling(features)["sentence_embedding"]
 
     vectors = pool(hidden)
     assert vectors.shape == (3, pooling.get_embedding_dimension()), f"shape {list(vectors.shape)}"
     assert torch.isfinite(vectors).all()
     noisy = hidden + 100 * (1 - attention).unsqueeze(2)
     assert torch.equal(pool(noisy), vectors), "padding changes the vector"
+
+
+def check_loss(component: Component) -> None:
+    """Sees that a loss of fine-tuning is a finite scalar that can be learnt, and falls where it should.
+
+    Raises:
+        AssertionError: with what does not hold.
+    """
+    import torch
+
+    from .losses import Candidates, Comparison
+
+    _check_texts(component)
+    loss = host.build("loss", component.name, Comparison("cosine", 0.1))
+    torch.manual_seed(0)
+    queries = torch.randn(4, 8)
+    vectors = [queries, *(torch.randn(4, 8).requires_grad_() for _ in range(3))]
+    candidates = Candidates(
+        ids=torch.arange(12).view(4, 3),
+        positives=torch.arange(0, 12, 3).view(4, 1),
+        scores=torch.tensor([[10.0, -10.0, -10.0]]).repeat(4, 1),
+    )
+    found = loss(vectors, candidates)
+    assert found.shape == (), f"shape {list(found.shape)}; expected a scalar"
+    assert torch.isfinite(found)
+    found.backward()
+    assert all(part.grad is not None and part.grad.abs().sum() > 0 for part in vectors[1:]), (
+        "a candidate's vector gets no gradient"
+    )
+    right = loss([queries, queries, -queries, -queries], candidates)
+    assert right < found, f"{float(right)} where positives are found, {float(found)} where they are not"
 
 
 def check_decoder(component: Component) -> None:

@@ -9,10 +9,10 @@ import pytest
 
 import stzoo
 from stzoo.bench import as_json, bench, table
-from stzoo.bench.lexical import SETTINGS, retrieve_bm25
 from stzoo.errors import DataError, ModelError, OutputError, RecipeError
 from stzoo.files import held
 from stzoo.judged import read_beir, write_beir
+from stzoo.lexical import SETTINGS, retrieve_bm25
 from stzoo.measures import MEASURES
 from stzoo.metrics import score
 from stzoo.opened import open_model, parse_name

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stzoo.bench import kilt
-from stzoo.bench.lexical import retrieve_bm25
 from stzoo.errors import DataError, RecipeError
+from stzoo.lexical import retrieve_bm25
 from stzoo.measures import parse_measures
 from stzoo.metrics import score as score_documents
 

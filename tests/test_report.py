@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import cli, record_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +24,7 @@ from stzoo.files import write_json
 from stzoo.judged import JudgedSet
 from stzoo.measures import MEASURES
 from stzoo.metrics import Scores
+from stzoo.recipe import FinetuneSettings, PretrainSettings
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results"
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -49,6 +51,17 @@ def file_result(folder, model, data, *, at=0.5, revision="r1", **how):
     path = results.result_file(folder, model, revision, data)
     write_json(path.with_name("model_meta.json"), {"name": model, "revision": revision})
     return results.store(path, (model, revision), data, SETTINGS, Scores(mean, per_query), MEASURES, 1.0, how)
+
+
+def file_run(folder, *, settings=None, steps=300, every=1, **facts):
+    """Writes a run of falling losses and a dev score, the best at two thirds, as fine-tuning records it."""
+    log = []
+    for step in range(every, steps + 1, every):
+        log.append({"loss": 3 - step / steps, "kl": 1 - step / steps, "contrastive": 2.0, "step": step})
+        if 6 * step % steps == 0:
+            log.append({"eval_dev_ndcg_at_10": 0.5 - abs(step / steps - 2 / 3), "step": step})
+    settings = settings or FinetuneSettings(model="base", data="beir/scifact", batch_size=7)
+    return record_run(folder, settings, log, **{"steps": steps} | facts)
 
 
 def written(folder, tmp_path, **options):
@@ -353,6 +366,88 @@ def test_names_that_hold_markup_are_shown_as_they_are(tmp_path):
     assert "\x1b" not in text
 
 
+def test_runs_are_shown_with_their_outcome_and_changed_settings(tmp_path):
+    corpus = "/data/" + "long-" * 20
+    settings = PretrainSettings(base="makers/base", corpus=[corpus], head_warmup_steps=3)
+    runs = [
+        file_run(tmp_path / "tuned"),
+        file_run(tmp_path / "pre", settings=settings, steps=30_000, every=100, seconds=98_765.4),
+        file_run(tmp_path / "killed", steps=6, status="running"),
+    ]
+    html, text, rows = written(RESULTS, tmp_path, runs=runs)
+    training = text.partition("\nTraining\n")[2].partition("Where the numbers")[0]
+    assert (
+        "tuned: finetune (contrastive) of base on scifact\n  300 steps, 12.5 s, best dev nDCG@10 0.5000 at"
+        in text
+    )
+    assert "30,000 steps, 27 h 26 min, best dev nDCG@10 0.5000 at step 20,000" in flat(training)
+    assert "at step 4, unfinished" in flat(training)
+    assert all(len(line) <= 80 for line in training.splitlines())
+    section = html.partition('<section id="training">')[2].partition("</section>")[0]
+    settings = dict(re.findall(r"<dt><bdi>(.*?)</bdi></dt><dd>(.*?)</dd>", section))
+    assert settings["tuned"] == "batch_size 7, model base, data beir/scifact"
+    assert "head_warmup_steps 3" in settings["pre"]
+    assert corpus in settings["pre"]
+    cells = [re.findall("<t[hd].*?>(.*?)</t[hd]>", row) for row in section.split("<tr>")[2:]]
+    assert [re.sub("<.*?>", "", " ".join(row)) for row in cells][::2] == [
+        "tuned finetune contrastive base scifact 300 12.5 s 0.5000 200 dev nDCG@10",
+        "killed (unfinished) finetune contrastive base scifact 6 12.5 s 0.5000 4 dev nDCG@10",
+    ]
+    assert rows == written(RESULTS, tmp_path)[2]
+    for shown in written(RESULTS, tmp_path)[:2]:
+        assert "Training" not in shown.partition("<script")[0]
+
+
+def test_a_run_s_curve_holds_what_was_logged(tmp_path):
+    folder = file_run(tmp_path / "tuned")
+    episodes = [{"log": [{"loss": step / 3, "step": step}], "steps": 5} for step in (2, 4)]
+    html = written(RESULTS, tmp_path, runs=[folder, file_run(tmp_path / "ance", episodes=episodes)])[0]
+    first, second = (
+        json.loads(text)
+        for text in re.findall(r'<script type="application/json" id="curve-.">(.*?)</script>', html)
+    )
+    logged = [line for line in json.loads((folder / "run.json").read_text())["log"] if "loss" in line]
+    assert [line["name"] for line in first["losses"]] == ["loss", "contrastive", "kl"]
+    for line in first["losses"]:
+        assert line["steps"][:-1] == [entry["step"] for entry in logged]
+        assert line["values"][:-1] == pytest.approx([entry[line["name"]] for entry in logged], rel=1e-4)
+        assert len(line["means"]) == len(line["values"])
+    assert first["best"] == [0.5, 200, "dev nDCG@10"]
+    assert first["scores"][0]["means"] is None
+    assert second["begins"] == [0, 5]
+    assert second["losses"][0] == {
+        "name": "loss",
+        "steps": [2, None, 9, None],
+        "values": [0.66667, None, 1.3333, None],
+        "means": None,
+    }
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    runs = [file_run(tmp_path / place / "tuned") for place in ("a", "b")]
+    page = gather(RESULTS, "nDCG@10", seed=0, progress=False, runs=[*runs, file_run(tmp_path / "own")])
+    assert list(page.runs) == [str(runs[0]), str(runs[1]), "own"]
+
+
+def test_a_folder_that_is_no_run_is_refused_before_anything_is_written(tmp_path):
+    for runs in (tmp_path, [file_run(tmp_path / "in/run"), tmp_path / "none"]):
+        with pytest.raises(DataError, match="holds no training run"):
+            report(RESULTS, output=tmp_path / "r.html", runs=runs)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_the_command_takes_several_runs(tmp_path):
+    runs = [file_run(tmp_path / name) for name in ("one", "two")]
+    out = ("--output", tmp_path / "r.html", "--formats", "txt")
+    done = cli("report", RESULTS, *out, "--runs", runs[0], "--runs", runs[1])
+    assert done.returncode == 0, done.stderr
+    assert "\none: finetune" in (text := (tmp_path / "r.txt").read_text())
+    assert "\ntwo: finetune" in text
+    refused = cli("report", RESULTS, *out, "--overwrite", "--runs", tmp_path)
+    assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
+    assert "holds no training run" in refused.stderr
+
+
 def test_the_page_names_nothing_outside_itself(tmp_path):
     html = written(RESULTS, tmp_path)[0]
     assert html.count("<script") == html.count("</script>") == 1 + 3 + 1 + 1
@@ -415,7 +510,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory):
-    """A report with everything in it: a suite, costs, warnings, other data, a nasty name."""
+    """A report with everything in it: a suite, costs, warnings, other data, a nasty name, training runs."""
     folder = tmp_path_factory.mktemp("report")
     for place, name in enumerate(registry.suites()["decontaminated-beir"]):
         data = judged(name, 30 + place)
@@ -424,7 +519,14 @@ def page_file(tmp_path_factory):
             file_result(folder / "in", model, data, at=at, cost=COST, notes=notes, device="cpu")
         file_result(folder / "in", "bm25s", data)
     file_result(folder / "in", "stranger", judged(data.name, word="other"))
-    return report(folder / "in", output=folder / "r.html", formats="html")[0]
+    nasty = FinetuneSettings(model="base", data="data", losses={NASTY: 1.0}, query_prompt=NASTY)
+    episodes = [{"log": [{"loss": 1.0, NASTY: 2.0, "step": 5}], "steps": 9}] * 30
+    runs = [
+        file_run(folder / "tuned"),
+        file_run(folder / "<b>nasty</b>", settings=nasty, episodes=episodes),
+        record_run(folder / "silent", nasty, [], status="running"),
+    ]
+    return report(folder / "in", output=folder / "r.html", formats="html", runs=runs)[0]
 
 
 @pytest.fixture
@@ -481,6 +583,7 @@ READ = [
     *("header p", "h1", "nav a", ".warning li", ".mark", "caption div", "caption strong", "thead th"),
     *("tbody th", "tbody th .maker", "tbody td", ".matrix td small", ".matrix td a", ".none", "figcaption"),
     *("summary", "summary span", "label", "select", "#verdict", "dd", ".file code"),
+    *("#training th .soft", "#training td", "#curve .xtick text", "#curve .legendtext"),
     *("#bars .xtick text", "#bars .ytick text", "#scatter .legendtext"),
 ]
 
@@ -489,10 +592,11 @@ READ = [
 @pytest.mark.parametrize("width", [1280, 390])
 def test_it_renders_at_any_width_in_light_and_dark(opened, width, scheme):
     page = opened(width, scheme)
-    marks = {name: draw(page, name) for name in ("bars", "scatter", "latency", "bytes")}
+    marks = {name: draw(page, name) for name in ("bars", "scatter", "latency", "bytes", "curve")}
     assert marks["bars"] == 8 * 4 + 1  # a bar of each result
     assert marks["latency"] == marks["bytes"] == 3  # BM25 has no cost
     assert marks["scatter"] > 5
+    assert marks["curve"] == 6 + 1  # dev scores, and the best
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for table in page.locator(".box").all():
         assert table.evaluate("box => box.getBoundingClientRect().right") <= width
@@ -533,6 +637,39 @@ def test_the_scatter_shows_the_chosen_systems_and_data(opened, page_file):
     shown = float(verdict.text_content().split()[3].replace(MINUS, "-"))
     assert shown == pytest.approx(means[1] - means[0], abs=2e-4)
     assert len(set(plot.evaluate(title))) == 2
+
+
+def test_the_curve_is_that_of_the_chosen_run(opened):
+    page = opened()
+    draw(page, "curve")
+    plot = page.locator("#curve")
+    line = (
+        "box => box.data.filter(one => one.name === 'kl' && one.mode === 'lines').map(one => [...one.y])[0]"
+    )
+    shown = plot.evaluate(line)
+    assert shown[:-1] == pytest.approx([1 - step / 300 for step in range(1, 301)], abs=0.02)
+    assert plot.evaluate("box => box.data.at(-1).name") == "best dev nDCG@10: 0.5000 at step 200"
+    assert plot.evaluate("box => [box.layout.yaxis.title.text, box.layout.yaxis2.title.text]") == [
+        "loss",
+        "dev nDCG@10",
+    ]
+    page.locator("#curve-run").select_option("1")
+    assert plot.evaluate("box => box.layout.shapes.length") == 29  # lines between 30 episodes
+    assert plot.evaluate("box => box.layout.yaxis2") is None
+    assert plot.evaluate("box => box.data.every(one => one.mode.includes('markers'))")  # one value each
+    assert page.locator("#curve svg b").count() == 0
+    page.locator("#curve-run").select_option("2")
+    assert plot.text_content() == "This run has logged nothing."
+    page.locator("#curve-run").select_option("0")
+    page.locator("#curve .main-svg").first.wait_for()
+    assert plot.evaluate(line) == shown
+    box = plot.bounding_box()
+    page.mouse.move(box["x"] + 300, box["y"] + 150)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 500, box["y"] + 152, steps=4)
+    page.mouse.up()
+    page.wait_for_function("document.getElementById('curve')._fullLayout.xaxis.range[0] > 50")
+    assert plot.evaluate("box => box._fullLayout.xaxis.range[1]") < 200
 
 
 def test_plots_are_drawn_when_they_come_near_and_follow_scheme_and_width(opened):

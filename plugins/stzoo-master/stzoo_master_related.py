@@ -13,7 +13,6 @@ import json
 import re
 import shutil
 import sys
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -21,10 +20,10 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
-from stzoo.bench.lexical import SETTINGS
 from stzoo.errors import RecipeError
 from stzoo.files import whole_folder, write_json
 from stzoo.judged import JudgedSet
+from stzoo.lexical import SETTINGS, index_terms
 from stzoo.opened import open_model
 from stzoo.search import Retriever, top_k
 from stzoo.texts import Texts
@@ -110,7 +109,7 @@ class NearestByBM25:
     a second ask 22,000; with nine million (simulated) it is 100, as a processor's caches hold less of them.
 
     Making the index streams the corpus once and holds its terms (4 bytes each) and what bm25s makes of them
-    (some 50 bytes for each distinct term of a passage, and the vocabulary). Then index and terms lie on disk,
+    (some 25 bytes for each distinct term of a passage, and the vocabulary). Then index and terms lie on disk,
     8 bytes for each distinct term of a passage and 4 for each term, and are memory-mapped; 32 bytes a passage
     and 8 for each term of the vocabulary stay in memory.
 
@@ -126,7 +125,7 @@ class NearestByBM25:
         RecipeError: if k is below 1.
         OutputError: if the index cannot be written.
 
-    Unlike: `stzoo.bench.lexical`, which asks with all terms, repeated ones counted again, and settles ties by
+    Unlike: `stzoo.lexical`, which asks with all terms, repeated ones counted again, and settles ties by
         the id; here the earlier row comes first.
     """
 
@@ -152,28 +151,11 @@ class NearestByBM25:
         self.facts: dict[str, Any] = {"source": "bm25", "k": k, **about}
 
     def _build(self, folder: Path) -> None:
-        import bm25s
-        import Stemmer
-        from bm25s.tokenization import Tokenized, Tokenizer
         from safetensors.numpy import save_file
 
-        # not bm25s.tokenize, which numbers the terms in an order that changes from process to process
-        tokenizer = Tokenizer(stopwords=SETTINGS["stopwords"], stemmer=Stemmer.Stemmer(SETTINGS["stemmer"]))
-        terms, lengths = array("i"), list[int]()
-        texts = DistinctTexts(self._rows, self._distinct)
-        for band in _bands(texts, "Reading terms"):
-            found = list(tokenizer.streaming_tokenize(band, allow_empty=False))
-            terms.extend(chain.from_iterable(found))
-            lengths += map(len, found)
-        documents = _Split(np.asarray(terms), np.cumsum(lengths))
-        index = bm25s.BM25(method=SETTINGS["method"], k1=SETTINGS["k1"], b=SETTINGS["b"])
-        vocabulary = tokenizer.get_vocab_dict()
-        with np.errstate(invalid="ignore"):  # where no passage has a term, their mean length is 0
-            index.index(
-                Tokenized(ids=documents, vocab=vocabulary), create_empty_token=False, show_progress=_shown()
-            )
+        index, _, terms = index_terms(DistinctTexts(self._rows, self._distinct))
         index.save(folder, show_progress=False)
-        save_file({"terms": documents.flat, "ends": documents.ends}, folder / "terms.safetensors")
+        save_file({"terms": terms.flat, "ends": terms.ends}, folder / "terms.safetensors")
 
     def __call__(self, first: int, last: int) -> list[list[int]]:
         """The neighbours of the rows first to last - 1, nearest first."""
@@ -373,25 +355,6 @@ class DistinctTexts(Sequence[str]):
             yield from self[start : start + BAND]
 
 
-class _Split(Sequence[list[int]]):
-    """Lists of numbers, kept as one array.
-
-    Attributes:
-        flat: int32 [T].
-        ends: int64 [N], where each list ends in it.
-    """
-
-    def __init__(self, flat: np.ndarray, ends: np.ndarray):
-        self.flat, self.ends = flat, ends
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def __getitem__(self, place: Any) -> Any:
-        start = self.ends[place - 1] if place else 0
-        return self.flat[start : self.ends[place]].tolist()
-
-
 def keep_folder(folder: Path, facts: dict[str, Any], make: Callable[[Path], None]) -> None:
     """Lets a folder be made, unless it is there with the same facts, whole."""
     if _is_whole(folder, facts):
@@ -436,16 +399,6 @@ def column(rows: "Dataset", name: str, desc: str) -> Iterator[str]:
         for start in range(0, len(rows), BAND):
             found = rows[start : start + BAND][name]
             yield from found
-            bar.update(len(found))
-
-
-def _bands(texts: Sequence[str], desc: str) -> Iterator[Sequence[str]]:
-    """Texts, some at a time, with a bar after two seconds."""
-    from tqdm import tqdm
-
-    with tqdm(total=len(texts), desc=desc, unit=" texts", delay=2, leave=False, disable=None) as bar:
-        for start in range(0, len(texts), BAND):
-            yield (found := texts[start : start + BAND])
             bar.update(len(found))
 
 

@@ -20,9 +20,9 @@ from stzoo_master_related import (
     texts_of,
 )
 
-from stzoo.bench.lexical import SETTINGS
 from stzoo.corpus import WORD, load_corpus
 from stzoo.errors import ModelError, RecipeError
+from stzoo.lexical import SETTINGS
 from stzoo.testing import sentences
 
 

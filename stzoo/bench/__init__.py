@@ -6,7 +6,7 @@ compare/          compare(): whether systems differ, and where
 report/           report(): one page about all results
 contamination/    contamination(): test data that training data holds
 sets.py           what is scored; datasets.py and fetch.py find it, kilt.py reads KILT's files
-dense.py          a model as a system: exact, smaller vectors, FAISS; lexical.py: BM25, the row to beat
+dense.py          a model as a system: exact, smaller vectors, FAISS
 results.py        one JSON file a model and data set, in mteb's shape; tables.py shows them
 beir_model.py     a model with BEIR's interface, for BEIR's scripts
 """

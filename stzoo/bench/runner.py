@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from .. import lexical
 from ..errors import RecipeError
 from ..files import held, write_json
 from ..judged import JudgedSet
@@ -22,7 +23,7 @@ from ..search import Retriever, default_root
 from ..store import SHARD_ROWS
 from ..store.precision import check_precision
 from ..trec import check_ids, write_run
-from . import lexical, results
+from . import results
 from .dense import Dense, Found, System
 from .results import Result
 from .sets import evaluate, find_sets

@@ -188,6 +188,10 @@ def report_command(
     output: Annotated[Path, typer.Option(help="The page to write; text and CSV go beside it.")] = Path(
         "report.html"
     ),
+    runs: Annotated[
+        list[Path] | None,
+        typer.Option(help="A run of pretrain or finetune, to show how it learned; give it again for more."),
+    ] = None,
     measure: Measure = "nDCG@10",
     formats: Annotated[str, typer.Option(help="Of html, txt, csv.")] = "html,txt,csv",
     seed: Annotated[int, typer.Option(help="Of the intervals' draws.")] = 0,
@@ -197,7 +201,13 @@ def report_command(
     from ..bench import report
 
     for path in report(
-        results, output=output, measure=measure, formats=formats.split(","), seed=seed, overwrite=overwrite
+        results,
+        output=output,
+        runs=runs or (),
+        measure=measure,
+        formats=formats.split(","),
+        seed=seed,
+        overwrite=overwrite,
     ):
         typer.echo(path)
 

@@ -1,5 +1,7 @@
 """Texts to vectors, as the model's own encode_query and encode_document give them, but faster.
 
+`score_pairs` does the same for a cross-encoder's predict.
+
 1. Texts are tokenised a window at a time, by the model's own preprocess, without padding.
 2. A window is sorted by tokens and cut into batches of at most `batch_tokens` = rows x longest row, so that
    next to nothing is padding, long texts come few at a time, and the memory is bounded whatever the lengths.
@@ -16,6 +18,7 @@ small.
 import copy
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, RecipeError
@@ -68,10 +71,7 @@ def encode(
     if role not in PROMPTS:
         raise RecipeError(f"the role is {role!r}; expected query or document.")
     replicas = model if isinstance(model, list) else [model]
-    if batch_tokens is None:
-        batch_tokens = CPU_TOKENS if replicas[0].device.type == "cpu" else GPU_TOKENS
-    if batch_tokens < 1:
-        raise RecipeError(f"batch_tokens is {batch_tokens}; expected at least 1.")
+    batch_tokens = _batch_tokens(replicas[0], batch_tokens)
     vectors = np.empty((len(texts), replicas[0].get_embedding_dimension() or 0), np.float32)
     with tqdm(total=len(texts), desc=desc, unit=" texts", disable=not progress, leave=False) as bar:
         for rows, found in _encoded(replicas, texts, role, batch_tokens):
@@ -80,6 +80,24 @@ def encode(
             vectors[rows] = found
             bar.update(len(rows))
     return vectors
+
+
+def score_pairs(
+    model: Any, pairs: Sequence[tuple[str, str]], *, batch_tokens: int | None = None
+) -> Iterator[tuple[Sequence[int], "np.ndarray"]]:
+    """Scores pairs of texts as the model's own predict does without an activation, but in batches as above.
+
+    Args:
+        model: a CrossEncoder with one label.
+        pairs: N pairs of texts.
+        batch_tokens: as of `encode`.
+
+    Yields:
+        Places of some pairs and their scores, float32 [n]; each place once.
+    """
+    tokens = _batch_tokens(model, batch_tokens)
+    for rows, found in _encoded([model], pairs, None, tokens):
+        yield rows, found.reshape(len(rows))
 
 
 def copies_on(model: Any, devices: Sequence[str]) -> list[Any]:
@@ -102,10 +120,18 @@ def copies_on(model: Any, devices: Sequence[str]) -> list[Any]:
     return [one.to(device) for one, device in zip([model, *copies], devices, strict=True)]
 
 
+def _batch_tokens(model: Any, given: int | None) -> int:
+    if given is None:
+        return CPU_TOKENS if model.device.type == "cpu" else GPU_TOKENS
+    if given < 1:
+        raise RecipeError(f"batch_tokens is {given}; expected at least 1.")
+    return given
+
+
 def _encoded(
-    replicas: list[Any], texts: Sequence[str], role: str, batch_tokens: int
+    replicas: list[Any], texts: Sequence[Any], role: str | None, batch_tokens: int
 ) -> Iterator[tuple[Any, "np.ndarray"]]:
-    """Rows and their vectors, batch by batch."""
+    """Rows and their vectors, batch by batch; without a role, pairs and their scores."""
     import torch
 
     model, threads = replicas[0], torch.get_num_threads()
@@ -173,24 +199,28 @@ def _twin(module: Any, seen: dict[Any, Any]) -> Any:
     return seen[module]
 
 
-def _windows(texts: Sequence[str]) -> Iterator[tuple[range, list[str]]]:
+def _windows(texts: Sequence[Any]) -> Iterator[tuple[range, list[Any]]]:
     for start in range(0, len(texts), WINDOW_TEXTS):
         found = list(texts[start : start + WINDOW_TEXTS])
         yield range(start, start + len(found)), found
 
 
-def _own_encode(role: str) -> Callable[[Any, Any], tuple[range, "np.ndarray"]]:
+def _own_encode(role: str | None) -> Callable[[Any, Any], tuple[range, "np.ndarray"]]:
     import numpy as np
+    import torch
 
-    def work(model: Any, window: tuple[range, list[str]]) -> tuple[range, np.ndarray]:
+    def work(model: Any, window: tuple[range, list[Any]]) -> tuple[range, np.ndarray]:
         rows, texts = window
-        run = model.encode_query if role == "query" else model.encode_document
+        if role is None:
+            run = partial(model.predict, activation_fn=torch.nn.Identity())
+        else:
+            run = model.encode_query if role == "query" else model.encode_document
         return rows, np.asarray(run(texts, show_progress_bar=False), dtype=np.float32)
 
     return work
 
 
-def _forward(role: str) -> Callable[[Any, Batch], tuple[list[int], "np.ndarray"]]:
+def _forward(role: str | None) -> Callable[[Any, Batch], tuple[list[int], "np.ndarray"]]:
     import torch
     from sentence_transformers.util import batch_to_device, truncate_embeddings
 
@@ -203,6 +233,8 @@ def _forward(role: str) -> Callable[[Any, Batch], tuple[list[int], "np.ndarray"]
             if rows == 1:
                 raise
         else:
+            if role is None:
+                return out["scores"]
             if "sentence_embedding" not in out:
                 raise ModelError(f"the model gives {', '.join(out)}; expected a sentence_embedding.")
             found = out["sentence_embedding"]

@@ -10,20 +10,21 @@ TOKENISED_AT_ONCE = 256
 PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}  # the first that a model has
 
 
-def prompt_of(model: Any, role: str) -> str | None:
+def prompt_of(model: Any, role: str | None) -> str | None:
     """The prompt that the model puts before texts of that role, as sentence-transformers chooses it."""
-    name = next((name for name in PROMPTS[role] if name in model.prompts), model.default_prompt_name)
+    names = PROMPTS[role] if role else ()
+    name = next((name for name in names if name in model.prompts), model.default_prompt_name)
     return model.prompts.get(name)
 
 
-def reader(model: Any, role: str) -> Any:
+def reader(model: Any, role: str | None) -> Any:
     """The Transformer that reads the texts, if they can be tokenised ahead of padding; else None."""
     from sentence_transformers.sentence_transformer.modules import Router, Transformer
     from transformers import PreTrainedTokenizerBase
 
     first = model[0]
     if isinstance(first, Router):
-        if first.route_mappings or role not in first.sub_modules:
+        if role is None or first.route_mappings or role not in first.sub_modules:
             return None
         first = next(iter(first.sub_modules[role].children()))
     plain = (
@@ -39,9 +40,12 @@ def reader(model: Any, role: str) -> Any:
 
 
 def batches_of(
-    model: Any, transformer: Any, texts: Sequence[str], role: str, batch_tokens: int
+    model: Any, transformer: Any, texts: Sequence[Any], role: str | None, batch_tokens: int
 ) -> Iterator[Batch]:
-    """Padded inputs of the model and the rows they belong to, each window's longest first."""
+    """Padded inputs of the model and the rows they belong to, each window's longest first.
+
+    The texts are strings, or pairs of them, which have no role.
+    """
     import numpy as np
 
     options = {"text": {"padding": False}, "common": {"return_tensors": None}}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...curves import History, Line, running_mean, shortened
 from ...errors import MissingExtraError, OutputError, RecipeError
 from ...files import whole_file
 from .data import COST, Group, Page, gather
@@ -24,6 +25,7 @@ def report(
     results: str | Path,
     *,
     output: str | Path,
+    runs: str | Path | Sequence[str | Path] = (),
     measure: str = "nDCG@10",
     formats: str | Sequence[str] = FORMATS,
     seed: int = 0,
@@ -35,6 +37,7 @@ def report(
     Args:
         results: an --output of bench, or a folder of several.
         output: the HTML file; text and CSV go beside it, under its name with .txt and .csv.
+        runs: folders of pretrain or finetune, whose learning curves are shown as well.
         measure: shown and ranked by; the CSV has every measure.
         formats: of html, txt and csv, a list or with commas between.
         seed: of the resamples that give the intervals; the same seed gives the same files.
@@ -45,7 +48,7 @@ def report(
         the files written, in the order of `formats`.
 
     Raises:
-        DataError: if there are no results, or none has the measure.
+        DataError: if there are no results, none has the measure, or a run's folder holds no run.
         MissingExtraError: if HTML is asked for and plotly is not installed.
         OutputError: if a file is there already or cannot be written.
         RecipeError: if a format is unknown.
@@ -62,7 +65,8 @@ def report(
     if "html" in formats:
         _plotly()
     bars = sys.stderr.isatty() if progress is None else progress
-    page = gather(Path(results), measure, seed=seed, progress=bars)
+    runs = [runs] if isinstance(runs, str | Path) else runs
+    page = gather(Path(results), measure, seed=seed, progress=bars, runs=runs)
     writers: dict[str, Callable[[Page], str]] = {"html": _html, "txt": _text, "csv": _csv}
     texts = [writers[form](page) for form in formats]
     for path, text in zip(paths, texts, strict=True):
@@ -83,7 +87,7 @@ def _html(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"amount": _amount, "pairs": _pairs}
+    environment.filters |= {"amount": _amount, "pairs": _pairs, "shortened": shortened}
     own = {name: (here / f"report.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
     return environment.get_template("report.html.j2").render(
         page=page,
@@ -93,6 +97,7 @@ def _html(page: Page) -> str:
         resamples=RESAMPLES,
         plotted=_plotted(page),
         queries=[_per_query(page, group) for group in page.groups],
+        curves=[_curve(history) for history in page.runs.values()],
         inline={name: Markup(text) for name, text in (own | {"plotly": _plotly()}).items()},  # noqa: S704 - our own
     )
 
@@ -123,7 +128,7 @@ def _plotted(page: Page) -> dict[str, Any]:
         }
         for group in page.groups
     ]
-    return {"measure": page.measure, "systems": systems, "groups": groups}
+    return {"measure": page.measure, "systems": systems, "groups": groups, "runs": list(page.runs)}
 
 
 def _per_query(page: Page, group: Group) -> dict[str, Any]:
@@ -131,6 +136,28 @@ def _per_query(page: Page, group: Group) -> dict[str, Any]:
     ids = list(group.data.scores.per_query[page.measure])
     rows = [row.result.scores.per_query[page.measure] for row in group.rows]
     return {"ids": ids, "scores": [[round(scores[query], 4) for query in ids] for scores in rows]}
+
+
+def _curve(history: History) -> dict[str, Any]:
+    """What the plot of a run shows: values to five digits, None between episodes."""
+
+    def flat(line: Line) -> dict[str, Any]:
+        steps, values, means = [], [], []
+        for own_steps, own_values in line.parts:
+            steps += [*own_steps, None]
+            values += [*(float(f"{value:.5g}") for value in own_values), None]
+            means += [*(float(f"{mean:.5g}") for mean in running_mean(own_values) or own_values), None]
+        long = any(running_mean(own) for _, own in line.parts)
+        return {"name": line.name, "steps": steps, "values": values, "means": means if long else None}
+
+    return {
+        "losses": [flat(line) for line in history.losses],
+        "scores": [flat(line) for line in history.scores],
+        "best": history.best,
+        "begins": history.begins,
+        "steps": history.steps,
+        "logarithmic": history.spread,
+    }
 
 
 def _text(page: Page) -> str:
@@ -185,6 +212,10 @@ def _text(page: Page) -> str:
         for row in group.rows:
             if row.recall:
                 console.print(f"\n{row.system}: recall against exact search {row.recall}", overflow="fold")
+    if page.runs:
+        console.print("\nTraining\n")
+    for name, history in page.runs.items():
+        console.print(f"{name}: {history.title}\n  {history.outcome}", overflow="fold")
     settings = _distinct(row.result.facts["settings"] for row in page.rows)
     made = _distinct(row.made for row in page.rows)
     console.print("\nWhere the numbers are from")

@@ -1,7 +1,7 @@
 """What a report shows: results grouped by the data they were scored on, with 95 % intervals.
 
 A group holds what was scored on the same corpus, queries and judgements. Results of other data under the same
-name stand apart, with a warning.
+name stand apart, with a warning. Training runs may be shown beside them.
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from ...curves import History, read_history
 from ...errors import DataError, RecipeError
 from ..results import Result, read
 from .intervals import Interval, interval, resampled
@@ -104,6 +105,7 @@ class Page:
         groups: by data set and split.
         suites: those that some system covers in full.
         left_out: results that are not shown, and why.
+        runs: training runs by name, in the order given.
     """
 
     folder: Path
@@ -111,6 +113,7 @@ class Page:
     groups: list[Group]
     suites: list[Suite]
     left_out: list[str]
+    runs: dict[str, History]
 
     @property
     def warnings(self) -> list[str]:
@@ -138,7 +141,7 @@ class Page:
         return list(dict.fromkeys([self.measure, *(name for row in self.rows for name in row.intervals)]))
 
 
-def gather(folder: Path, measure: str, *, seed: int, progress: bool) -> Page:
+def gather(folder: Path, measure: str, *, seed: int, progress: bool, runs: Sequence[str | Path] = ()) -> Page:
     """Reads the results under a folder and makes of them what a report shows.
 
     Args:
@@ -146,12 +149,15 @@ def gather(folder: Path, measure: str, *, seed: int, progress: bool) -> Page:
         measure: to show and rank by, in any spelling that `parse_measures` knows.
         seed: of the resamples.
         progress: True for a progress bar on stderr.
+        runs: folders of training runs.
 
     Raises:
-        DataError: if there are no results, none has the measure, or two on the same data have other queries.
+        DataError: if there are no results, none has the measure, two on the same data have other queries, or
+            a folder holds no training run.
     """
     from tqdm import tqdm
 
+    histories = _histories(runs)
     found = read(folder)
     measure = _spelt(measure, found)
     left_out = []
@@ -179,7 +185,17 @@ def gather(folder: Path, measure: str, *, seed: int, progress: bool) -> Page:
             rows = _rows(list(members.values()), folder, measure, seed, ambiguous, warnings)
             groups.append(Group(name, rows, warnings + _notes(rows)))
     every = [row for group in groups for row in group.rows]
-    return Page(folder, measure, groups, suites(every, measure), left_out)
+    return Page(folder, measure, groups, suites(every, measure), left_out, histories)
+
+
+def _histories(runs: Sequence[str | Path]) -> dict[str, History]:
+    """The runs by the name of their folder; by the whole path where several have that name."""
+    names = Counter(Path(run).resolve().name for run in runs)
+    by_name = {}
+    for run in runs:
+        name = Path(run).resolve().name
+        by_name[name if names[name] == 1 else str(run)] = read_history(run)
+    return by_name
 
 
 def _spelt(measure: str, found: Sequence[Result]) -> str:

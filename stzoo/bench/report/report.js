@@ -2,11 +2,12 @@
 // The plots and the sorting of tables. Plotly lies in the page as text and is run when the first plot comes into view.
 const byId = (id) => document.getElementById(id);
 const parsed = (id) => JSON.parse(byId(id).textContent);
-const page = parsed("plotted");
+const page = { ...parsed("plotted"), curves: [] };
 const dark = matchMedia("(prefers-color-scheme: dark)");
 // Okabe and Ito's colours, in an order in which neighbours differ in lightness too
 const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"];
 const MOST_BARS = 60;
+const FEW_POINTS = 40; // a line of up to so many has its points marked
 
 document.documentElement.classList.add("scripted");
 
@@ -40,7 +41,7 @@ function show(box, traces, own) {
     font: { color: text, size: 12, family: getComputedStyle(document.body).fontFamily },
     margin: { l: 10, r: 10, t: 10, b: 10 }, hoverlabel: { align: "left", bgcolor: back, font: { color: text } },
     legend: { orientation: "h", y: 1, yanchor: "bottom", x: 0, traceorder: "normal" },
-    ...own, xaxis: axis(own.xaxis), yaxis: axis(own.yaxis),
+    ...own, xaxis: axis(own.xaxis), yaxis: axis(own.yaxis), ...(own.yaxis2 && { yaxis2: axis(own.yaxis2) }),
   };
   Plotly.react(box, traces, layout, { displaylogo: false, modeBarButtons: [["toImage"]] });
 }
@@ -182,6 +183,61 @@ function against(box, cost, title, unit) {
   });
 }
 
+const curves = (run) => (page.curves[run] ??= parsed(`curve-${run}`));
+
+function curve(box) {
+  const run = curves(byId("curve-run").value);
+  const panels = [run.losses, run.scores].filter((lines) => lines.length);
+  if (!panels.length) {
+    if (box.data) Plotly.purge(box);
+    box.textContent = "This run has logged nothing.";
+    return;
+  }
+  if (!box.data) box.textContent = "";
+  const { text, soft } = look();
+  const traces = [], [red] = COLOURS.slice(-1);
+  panels.forEach((lines, i) => {
+    const others = lines.filter((line) => line.name !== "loss");
+    for (const line of lines) {
+      const place = others.indexOf(line);
+      const color = place < 0 ? text : COLOURS[place % COLOURS.length];
+      const name = plain(line.name);
+      // a value alone in its episode has no line
+      const marked = line.values.length <= FEW_POINTS || line.values.some((_, at) => (line.values[at - 1] ?? line.values[at + 1] ?? null) === null);
+      const common = { type: "scatter", x: line.steps, yaxis: i ? "y2" : "y" };
+      if (line.means) traces.push({ ...common, mode: "lines", y: line.values, line: { color, width: 0.7 }, opacity: 0.35, hoverinfo: "skip", showlegend: false });
+      traces.push({
+        ...common, name, mode: marked ? "lines+markers" : "lines", y: line.means ?? line.values,
+        line: { color, width: 2, dash: place < COLOURS.length ? "solid" : "dash" }, marker: { color, size: 5 }, hovertemplate: `${name} %{y:.4~f}<extra></extra>`,
+      });
+    }
+  });
+  const shapes = run.begins.slice(1).map((x) => ({ type: "line", x0: x, x1: x, y0: 0, y1: 1, yref: "paper", line: { color: soft, width: 1 } }));
+  const room = box.clientWidth / run.begins.length; // pixels an episode
+  const annotations = run.begins.length < 2 ? [] : run.begins.map((x, i) => ({
+    x, y: 1, yref: "paper", xanchor: "left", yanchor: "bottom", showarrow: false, font: { color: soft, size: 11 },
+    text: room > 80 ? `episode ${i + 1}` : `${i + 1}`,
+  })).filter((_, i) => i % Math.ceil(30 / room) === 0);
+  if (run.best) {
+    const [value, step, name] = run.best;
+    shapes.push({ type: "line", x0: step, x1: step, y0: 0, y1: 1, yref: "paper", line: { color: red, width: 1.5, dash: "dot" } });
+    traces.push({
+      type: "scatter", mode: "markers", x: [step], y: [value], yaxis: panels.length > 1 ? "y2" : "y", name: `best ${name}: ${number(value)} at step ${step.toLocaleString("en")}`,
+      marker: { color: red, size: 14, symbol: "star" }, hoverinfo: "skip",
+    });
+  }
+  const names = panels.map((lines) => lines.length > 1 || lines === run.losses ? "loss" : lines[0].name);
+  const scale = panels[0] === run.losses && run.logarithmic ? { type: "log", dtick: 1 } : {};
+  const height = 140 + 210 * panels.length;
+  show(box, traces, {
+    height, hovermode: "x unified", dragmode: matchMedia("(pointer: fine)").matches ? "zoom" : false, shapes, annotations,
+    legend: { orientation: "h", x: 0, y: 1 + (annotations.length ? 22 / height : 0), yanchor: "bottom", traceorder: "normal" },
+    xaxis: { title: { text: "step" }, range: [0, run.steps * 1.01], fixedrange: false, anchor: panels.length > 1 ? "y2" : "y", tickformat: ",d", unifiedhovertitle: { text: "step %{x:,d}" } },
+    yaxis: { title: { text: names[0] }, ...scale, domain: panels.length > 1 ? [0.5, 1] : [0, 1], zeroline: false },
+    ...(panels.length > 1 && { yaxis2: { title: { text: names[1] }, domain: [0, 0.46], zeroline: false } }),
+  });
+}
+
 // Choices
 
 function fill(select, names, chosen) {
@@ -212,9 +268,11 @@ if (byId("cost-group")) {
   showCosts();
 }
 
+if (byId("curve-run")) fill(byId("curve-run"), page.runs.map((name, i) => [i, name]));
+
 // Drawing, each plot when it first comes near the window
 
-const plots = { bars, scatter, latency, bytes };
+const plots = { bars, scatter, latency, bytes, curve };
 const drawn = new Set();
 
 function draw(id) {
@@ -240,6 +298,7 @@ onChange("bars-group", () => draw("bars"));
 onChange("scatter-group", () => { fillSystems(); draw("scatter"); });
 onChange("scatter-a", () => draw("scatter"));
 onChange("scatter-b", () => draw("scatter"));
+onChange("curve-run", () => draw("curve"));
 onChange("cost-group", () => { showCosts(); draw("latency"); draw("bytes"); });
 dark.addEventListener("change", () => redraw(...drawn));
 let width = innerWidth, waiting;
