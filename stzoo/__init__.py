@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from .demo import demo as demo
     from .finetune import finetune as finetune
     from .hub.export import export as export
+    from .merge import merge as merge
+    from .mining import mine as mine
     from .objective import Objective as Objective
     from .prepare import Preparation as Preparation
     from .prepare import prepare as prepare
@@ -52,6 +54,8 @@ _LAZY = {
     "demo": "demo",
     "export": "hub.export",
     "finetune": "finetune",
+    "merge": "merge",
+    "mine": "mining",
     "prepare": "prepare",
     "pretrain": "pretrain",
     "report": "bench",

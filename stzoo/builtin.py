@@ -16,6 +16,22 @@ def stzoo_poolings() -> Iterator[Component]:
 
 
 @hookimpl
+def stzoo_losses() -> Iterator[Component]:
+    """Losses of sentence-transformers."""
+    for name, build, summary, source in (
+        ("contrastive", "Contrastive", "find the positive among all passages of the batch", "1807.03748"),
+        ("kl", "KL", "a teacher's distribution over the query's candidates", "2010.11386"),
+        ("margin-mse", "MarginMSE", "a teacher's margins between positive and negatives", "2010.02666"),
+    ):
+        yield Component(
+            name=name,
+            build=f"stzoo.losses:{build}",
+            summary=summary,
+            source=f"https://arxiv.org/abs/{source}",
+        )
+
+
+@hookimpl
 def stzoo_decoders() -> Iterator[Component]:
     """The decoders of RetroMAE's paper: enhanced (section 3.3) and basic (section 3.2)."""
     yield Component(

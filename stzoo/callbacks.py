@@ -21,19 +21,21 @@ def own_numbers() -> Iterator[None]:
 
 
 class SetEpoch(TrainerCallback):
-    """Tells the batch sampler which epoch begins.
+    """Tells the batch sampler, and what makes the batches, which epoch begins.
 
     The host tells the outermost of the samplers that it wraps around ours. When it resumes inside an epoch
     on several processes, that one does not pass it on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, collate: Any = None) -> None:
         self.sampler: Any = None
+        self.collate = collate
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Tells it."""
-        if hasattr(self.sampler, "set_epoch"):
-            self.sampler.set_epoch(int(state.epoch))
+        """Tells them."""
+        for listener in (self.sampler, self.collate):
+            if hasattr(listener, "set_epoch"):
+                listener.set_epoch(int(state.epoch))
 
 
 class Progress(TrainerCallback):
@@ -103,5 +105,7 @@ class Every(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Calls if this step is one of them."""
         if state.global_step % self.steps == 0 or state.global_step == state.max_steps:
+            due = control.should_log  # which the host takes back after any line of the log
             with own_numbers():
                 self.log(self.call())
+            control.should_log = due

@@ -1,34 +1,51 @@
-"""Fine-tuning on judged queries: each query's passage against the other passages of the batch."""
+"""Fine-tuning: queries with known answers, in-batch, mined and refreshed negatives, a teacher's scores."""
 
 import random
+import sys
+from collections.abc import Callable, Container
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from sentence_transformers.base.evaluation import BaseEvaluator
-from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
-from sentence_transformers.util import cos_sim, dot_score
 from transformers import EarlyStoppingCallback, set_seed
 
-from . import runs
+from . import episodes, lora, runs
 from .callbacks import own_numbers
 from .calls import callable_module
-from .errors import DataError, ModelError
+from .curves import draw
+from .episodes import DEV_METRIC
+from .errors import DataError, RecipeError
+from .examples import Examples
 from .files import fingerprint
+from .hub import layout
 from .hub.export import export
-from .judged import JudgedSet, read_beir
+from .judged import JudgedSet, is_beir, read_beir
+from .losses import make_loss, means, needs_scores
 from .metrics import score
 from .models import like, load_model
 from .quiet import quietly
 from .recipe import FinetuneSettings
+from .runs import is_first_process
 from .search import retrieve
+from .teacher import open_teacher, rescore
 from .trainer import ObjectiveTrainer, arguments, last_checkpoint
+from .training import TrainingSet, from_judged, read_judged, read_training
 
 METRIC = "nDCG@10"
-DEV_METRIC = "dev_ndcg_at_10"
-SIMILARITIES = {"cosine": cos_sim, "dot": dot_score}
+DEFAULT_NEGATIVES = 7
+WORTH = (  # what of a failed run is kept
+    "checkpoints/checkpoint-*",
+    "teacher/*",
+    "episodes/*/embeddings",
+    "episodes/*/negatives*",
+    "episodes/*/checkpoints/checkpoint-*",
+)
 
 
 class DevScore(BaseEvaluator):
@@ -52,37 +69,15 @@ class DevScore(BaseEvaluator):
         return {DEV_METRIC: score(self.judged.qrels, run).mean[METRIC]}
 
 
-def pairs(judged: JudgedSet) -> Dataset:
-    """One row for each relevant passage of each query: columns `anchor` and `positive`.
-
-    Raises:
-        DataError: if no passage is relevant.
-    """
-    judged_ids = {document for grades in judged.qrels.values() for document in grades}
-    texts = zip(judged.corpus_ids, judged.passages, strict=True)
-    passages = {document: text for document, text in texts if document in judged_ids}
-    rows = [
-        {"anchor": judged.queries[query], "positive": passages[document]}
-        for query, grades in judged.qrels.items()
-        for document, grade in grades.items()
-        if grade > 0 and document in passages  # ArguAna's corpus lacks some
-    ]
-    if not rows:
-        raise DataError(
-            f"{judged.folder}, split {judged.split}: no judgement is above 0, nothing to train on."
-        )
-    return Dataset.from_list(rows)
-
-
-def hold_out(judged: JudgedSet, queries: int, seed: int) -> tuple[JudgedSet, JudgedSet]:
-    """Splits judged queries at random: the rest, and as many as asked for, at most a fifth of all."""
-    chosen = sorted(judged.qrels)
+def hold_out(train: TrainingSet, queries: int, seed: int) -> tuple[TrainingSet, TrainingSet]:
+    """Splits queries at random: the rest, and as many as asked for, at most a fifth of all."""
+    chosen = sorted(range(len(train.query_ids)), key=train.query_ids.__getitem__)
     random.Random(seed).shuffle(chosen)  # noqa: S311 - no secret
-    dev = set(chosen[: min(queries, len(chosen) // 5)])
-    return _part(judged, set(chosen) - dev), _part(judged, dev)
+    taken = min(queries, len(chosen) // 5)
+    return train.part(np.sort(chosen[taken:])), train.part(np.sort(chosen[:taken]))
 
 
-def _part(judged: JudgedSet, queries: set[str]) -> JudgedSet:
+def _part(judged: JudgedSet, queries: Container[str]) -> JudgedSet:
     return replace(
         judged,
         queries={query: text for query, text in judged.queries.items() if query in queries},
@@ -111,7 +106,7 @@ def finetune(
     overwrite: bool = False,
     **settings: Any,
 ) -> Path:
-    """Fine-tunes a retriever on a BEIR folder's judged queries and exports it.
+    """Fine-tunes a retriever on queries with known answers and exports it.
 
     Args:
         model: folder or Hub id; may stand in the recipe.
@@ -123,7 +118,8 @@ def finetune(
 
     Returns:
         the output folder, which plain `SentenceTransformer(...)` loads: of all scored steps the best on the
-        dev queries, or the last where there are none.
+        dev queries, or the last where there are none. Of a pooling whose built-in form leaves something out,
+        OUTPUT/exact is the model with the pooling's own code, which users must trust.
 
     Raises:
         StzooError: for a user's mistake; see stzoo.errors.
@@ -133,50 +129,109 @@ def finetune(
     wanted = FinetuneSettings.read(recipe, settings)
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
-    with runs.start(output, wanted, resume=resume, overwrite=overwrite) as run:
+    with runs.start(output, wanted, resume=resume, overwrite=overwrite, worth=WORTH) as run:
         if run.facts["status"] == "finished":
             return run.folder
-        train, dev = _data(wanted)
+        data = read_data(wanted)
         set_seed(wanted.seed)
-        student = load_model(wanted.model, pooling=wanted.pooling, device=wanted.device)
+        student = load_model(
+            wanted.model, pooling=wanted.pooling, pooling_options=wanted.pooling_options, device=wanted.device
+        )
+        layout.built_in(student)  # what has no built-in form is refused before it is trained
         _set_prompts(student, wanted)
-        rows = pairs(train)
+        if wanted.lora_rank:
+            lora.add(
+                student,
+                rank=wanted.lora_rank,
+                alpha=wanted.lora_alpha,
+                dropout=wanted.lora_dropout,
+                targets=wanted.lora_targets,
+            )
         local = Path(wanted.model).is_dir()
         run.record_inputs(
             base={"fingerprint": fingerprint(wanted.model)} if local else {"id": wanted.model},
-            data={"fingerprint": train.fingerprint, "queries": len(train.queries), "pairs": len(rows)},
-            dev={"fingerprint": dev.fingerprint, "queries": len(dev.queries)} if dev else None,
+            data=_facts(data.train),
+            dev={"fingerprint": data.dev.fingerprint, "queries": len(data.dev.queries)} if data.dev else None,
         )
-        trainer = _trainer(wanted, run, student, rows, DevScore(dev) if dev else None)
-        checkpoint = last_checkpoint(run.folder) if run.goes_on else None
-        with quietly():
-            trainer.go_on(checkpoint)
-        if trainer.is_world_process_zero():
-            history = [line for line in trainer.state.log_history if "train_runtime" not in line]
-            best = {DEV_METRIC: trainer.state.best_metric, "best_step": trainer.state.best_global_step}
-            run.record(log=history, steps=trainer.state.global_step, **(best if dev else {}))
-            draft = run.folder / ".model.part"
-            student.to("cpu").eval()
-            export(like(student, list(student)), draft)  # without the autocast that training put around it
-            run.install(draft)
+        teacher = None
+        if wanted.teacher:
+            teacher = open_teacher(wanted.teacher, max_tokens=wanted.teacher_tokens, device=wanted.device)
+        if wanted.episodes:
+            assert data.judged is not None
+            facts = episodes.train(wanted, run, student, data.judged, teacher, partial(fit, dev=data.dev))
+        else:
+            train = data.train
+            if teacher:
+                with PartialState().main_process_first():  # the others find its scores
+                    train = rescore(train, teacher, run.folder / "teacher")
+            facts = fit(wanted, run.folder, student, train, dev=data.dev, record=run.record)
+        if is_first_process():
+            run.record(**facts)
+            _finish(run, student)
             run.record(status="finished")
+            draw(run.folder)
         return run.folder
 
 
-def _data(wanted: FinetuneSettings) -> tuple[JudgedSet, JudgedSet | None]:
-    train = read_beir(wanted.data, wanted.split)
-    if wanted.dev_split:
-        dev: JudgedSet | None = read_beir(wanted.data, wanted.dev_split)
-    elif wanted.dev_queries:
-        train, dev = hold_out(train, wanted.dev_queries, wanted.seed)
+class Data(NamedTuple):
+    """What a run learns from and stops by.
+
+    Attributes:
+        train: the queries to train on.
+        dev: the queries to stop early by, if there are any.
+        judged: the training queries and the whole corpus to mine from; None where nothing is mined.
+    """
+
+    train: TrainingSet
+    dev: JudgedSet | None
+    judged: JudgedSet | None
+
+
+def read_data(wanted: FinetuneSettings) -> Data:
+    """Reads training data and dev queries.
+
+    Raises:
+        DataError: if they do not hold.
+        RecipeError: if a dev split is asked for where there is none.
+    """
+    folder = Path(wanted.data)
+    beir = is_beir(folder) or is_beir(folder.parent)
+    judged = None
+    if beir or wanted.episodes:
+        judged = read_judged(wanted.data, wanted.split, corpus=wanted.corpus)
+        train = from_judged(judged)
     else:
-        return train, None
-    if not dev or not dev.queries:
-        raise DataError(
-            f"{wanted.data}, split {wanted.split}: too few queries to hold any out. Set dev_queries to 0 to "
-            "train without early stopping, or name a dev_split."
-        )
-    return train, cut_corpus(dev, wanted.dev_passages, wanted.seed)
+        train = read_training(wanted.data, wanted.split, corpus=wanted.corpus)
+    dev = None
+    if wanted.dev_data or wanted.dev_split:
+        if not wanted.dev_data and not beir:
+            raise RecipeError(
+                f"dev_split is {wanted.dev_split!r}, but {wanted.data} is no BEIR folder, which has splits. "
+                "Name one by dev_data (--dev-data)."
+            )
+        dev = read_beir(wanted.dev_data or wanted.data, wanted.dev_split or "dev")
+    elif wanted.dev_queries:
+        train, held = hold_out(train, wanted.dev_queries, wanted.seed)
+        if not held.query_ids:
+            raise DataError(
+                f"{wanted.data}, split {wanted.split}: too few queries to hold any out. Set dev_queries to 0 "
+                "to train without early stopping, or name a dev_split."
+            )
+        dev = _part(judged, frozenset(held.query_ids)) if judged else held.judged()
+        judged = judged and _part(judged, frozenset(train.query_ids))
+    dev = dev and cut_corpus(dev, wanted.dev_passages, wanted.seed)
+    return Data(train, dev, judged if wanted.episodes else None)
+
+
+def _facts(train: TrainingSet) -> dict[str, Any]:
+    facts = {
+        "fingerprint": train.fingerprint,
+        "queries": len(train.query_ids),
+        "pairs": len(train.positives.places),
+        "negatives": len(train.negatives.places),
+        "notes": list(train.notes),
+    }
+    return facts | ({"mined": train.made} if train.made else {})
 
 
 def _set_prompts(model: Any, wanted: FinetuneSettings) -> None:
@@ -185,33 +240,87 @@ def _set_prompts(model: Any, wanted: FinetuneSettings) -> None:
     model.prompts.update({name: prompt for name, prompt in given.items() if prompt is not None})
 
 
-def _trainer(
-    wanted: FinetuneSettings, run: runs.Run, model: Any, rows: Dataset, evaluator: DevScore | None
-) -> ObjectiveTrainer:
-    if len(rows) < 2:
-        raise DataError(f"{wanted.data}, split {wanted.split}: one pair is too few; a batch needs two.")
-    similarity = model.similarity_fn_name
-    if similarity not in SIMILARITIES:
-        raise ModelError(f"{wanted.model} compares by {similarity}; expected {' or '.join(SIMILARITIES)}.")
-    stages = (
-        ("anchor", "query", wanted.max_query_tokens),
-        ("positive", "document", wanted.max_passage_tokens),
+def fit(
+    wanted: FinetuneSettings,
+    folder: Path,
+    student: Any,
+    train: TrainingSet,
+    *,
+    dev: JudgedSet | None,
+    record: Callable[..., None],
+) -> dict[str, Any]:
+    """Trains a model in place, from the last checkpoint in `folder` if there is one.
+
+    Args:
+        wanted: the settings.
+        folder: for checkpoints.
+        student: a SentenceTransformer.
+        train: what it learns from.
+        dev: queries to stop early by.
+        record: keeps facts, by keyword.
+
+    Returns:
+        log, steps and, with dev queries, the best score and its step.
+
+    Raises:
+        DataError: if there are too few examples, or no scores for a loss that needs them.
+        StzooError: for other mistakes in the settings.
+    """
+    scores = needs_scores(wanted.losses)
+    negatives = wanted.negatives
+    if negatives is None:
+        negatives = min(DEFAULT_NEGATIVES, int(np.diff(train.negatives.starts).max(initial=0)))
+    if scores and not negatives:
+        raise RecipeError(
+            f"{', '.join(wanted.losses)} compares several passages of a query: set negatives (--negatives) "
+            "to 1 or more, and give data that has them, as `stzoo mine` writes."
+        )
+    if scores and not train.scored:
+        raise DataError(
+            f"{wanted.data} has no teacher's scores, which {', '.join(wanted.losses)} learns from. Name a "
+            "cross-encoder by teacher (--teacher), or give data with scores."
+        )
+    examples = Examples(
+        train,
+        student,
+        negatives=negatives,
+        max_query_tokens=wanted.max_query_tokens,
+        max_passage_tokens=wanted.max_passage_tokens,
+        seed=wanted.seed,
     )
+    if examples.left_out:
+        note = f"{examples.left_out} of {len(train.query_ids)} queries have no negative and are left out."
+        print(f"stzoo: {note}", file=sys.stderr)
+        record(left_out=examples.left_out)
+    if len(examples.pairs) < 2:
+        raise DataError(f"{wanted.data}: {len(examples.pairs)} pairs to train on; a batch needs two.")
+    trainer = _trainer(wanted, folder, student, examples, DevScore(dev) if dev else None, record)
+    checkpoint = last_checkpoint(folder)
+    with quietly():
+        trainer.go_on(checkpoint)
+    history = [line for line in trainer.state.log_history if "train_runtime" not in line]
+    best = {DEV_METRIC: trainer.state.best_metric, "best_step": trainer.state.best_global_step}
+    return {"log": history, "steps": trainer.state.global_step, **(best if dev else {})}
 
-    most = model.max_seq_length or max(wanted.max_query_tokens, wanted.max_passage_tokens)
 
-    def collate(batch: list[dict[str, Any]]) -> dict[str, Any]:
-        made: dict[str, Any] = {}
-        for column, task, longest in stages:
-            texts = [row[column] for row in batch]
-            read = model.preprocess(
-                texts, prompt=model.prompts.get(task), task=task, max_length=min(longest, most)
-            )
-            made |= {f"{column}_{name}": value for name, value in read.items()}
-            made[f"{column}_task"] = task
-        return made
-
-    more: dict[str, Any] = {"batch_sampler": "no_duplicates"}
+def _trainer(
+    wanted: FinetuneSettings,
+    folder: Path,
+    model: Any,
+    examples: Examples,
+    evaluator: DevScore | None,
+    record: Callable[..., None],
+) -> ObjectiveTrainer:
+    loss = make_loss(
+        model,
+        wanted.losses,
+        wanted.loss_options,
+        temperature=wanted.temperature,
+        mini_batch_size=wanted.mini_batch_size,
+        cross_device=wanted.cross_device,
+        matryoshka=wanted.matryoshka,
+    )
+    more: dict[str, Any] = {"gradient_accumulation_steps": wanted.accumulation}
     callbacks = []
     if evaluator is not None:
         more |= dict(eval_strategy="steps", eval_steps=wanted.eval_steps, load_best_model_at_end=True)
@@ -220,20 +329,32 @@ def _trainer(
         wanted = wanted.model_copy(update={"save_steps": wanted.eval_steps})
     return ObjectiveTrainer(
         model=model,
-        args=arguments(wanted, run.folder, **more),
-        train_dataset=rows,
-        loss=CachedMultipleNegativesRankingLoss(
-            model,
-            scale=1 / wanted.temperature,
-            similarity_fct=SIMILARITIES[similarity],
-            mini_batch_size=wanted.mini_batch_size,
-        ),
+        args=arguments(wanted, folder, **more),
+        train_dataset=Dataset.from_dict({"example": np.arange(len(examples.pairs))}),
+        loss=loss,
         evaluator=evaluator,
         settings=wanted,
-        collate=collate,
+        collate=examples,
         callbacks=callbacks,
-        record=lambda log: run.record(log=log),
+        record=lambda log: record(log=log),
+        figures=partial(means, loss),
     )
+
+
+def _finish(run: runs.Run, student: Any) -> None:
+    """Exports the model in its built-in form, and in its own beside it where that is another."""
+    student.to("cpu").eval()
+    lora.fold(student)
+    own = like(student, list(student))  # without the autocast that training put around it
+    lossy = [module.lossy for module in own if hasattr(module, "lossy")]
+    draft = run.folder / ".model.part"
+    export(like(student, layout.built_in(own)) if lossy else own, draft)
+    if lossy:
+        export(own, draft / "exact", portable=False)
+        run.record(lossy=lossy)
+        for note in lossy:
+            print(f"stzoo: {note} The model with its own code is in {run.folder / 'exact'}.", file=sys.stderr)
+    run.install(draft)
 
 
 callable_module(__name__)

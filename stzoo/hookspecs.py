@@ -98,8 +98,33 @@ def stzoo_preparations() -> Iterable[Component]:  # type: ignore[empty-body]
 def stzoo_poolings() -> Iterable[Component]:  # type: ignore[empty-body]
     """Poolings: `build(dim, **options) -> Module` that writes "sentence_embedding", float [B, D].
 
+    The module is one of sentence-transformers, or an own subclass of its `base.modules.Module`. Of an own one
+    stzoo asks, where it has them:
+        take(base, transformer): before training, to take over what it needs of the base (a folder or Hub id),
+            of which the Transformer before it was loaded; a ValueError tells the user why it cannot.
+        to_builtin_modules(): the modules of sentence-transformers that stand for it in a portable export, or
+            None if there are none.
+        lossy: one sentence, what that form leaves out. The model is then exported twice: portable, and as it
+            was trained in `exact/`, with the file that the class is in. That file must not import stzoo, as
+            `SentenceTransformer("…/exact", trust_remote_code=True)` runs it where stzoo is not installed.
+    Its forward finds in `features["task"]`, or is given as `task` if that is in its `forward_kwargs`, whether
+    the texts are a "query" or a "document"; neither is there if nobody said.
+
     Example:
         yield Component(name="cls", build="stzoo.poolings:cls", summary="…")
+    """
+
+
+@hookspec
+def stzoo_losses() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Losses of fine-tuning: `build(comparison, **options) -> Module`, of a `stzoo.losses.Comparison`.
+
+    Its `forward(vectors, candidates)` is given float [B, D] vectors of the queries and of each of their C
+    candidates, the positive first, and a `stzoo.losses.Candidates`; it returns a scalar. `needs_scores` is
+    True on a builder whose losses learn from a teacher's scores.
+
+    Example:
+        yield Component(name="kl", build="stzoo.losses:KL", summary="…")
     """
 
 

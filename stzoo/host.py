@@ -30,9 +30,20 @@ from . import hookspecs
 from .errors import ConflictError, PluginError, RecipeError, StzooError, UnknownNameError, nearest
 from .hookspecs import Checkpoint, Component, Recipe
 
+
+def singular(plural: str) -> str:
+    """The kind of a plural: "objective" of "objectives", "loss" of "losses"."""
+    return plural.removesuffix("es") if plural.endswith("sses") else plural.removesuffix("s")
+
+
+def hook_name(kind: str) -> str:
+    """The hook that provides a kind: "stzoo_objectives" of "objective"."""
+    return f"stzoo_{kind}{'es' if kind.endswith('s') else 's'}"
+
+
 # kind -> type of its values, read off the hooks: stzoo_objectives() -> Iterable[Component] makes "objective"
 KINDS: dict[str, Any] = {
-    name.removeprefix("stzoo_").removesuffix("s"): get_args(get_type_hints(hook)["return"])[0]
+    singular(name.removeprefix("stzoo_")): get_args(get_type_hints(hook)["return"])[0]
     for name, hook in vars(hookspecs).items()
     if name.startswith("stzoo_")
 }
@@ -284,7 +295,7 @@ def _load(plugin: Plugin, entry: EntryPoint) -> None:
         try:
             plugin.provides[kind] = _checked(kind, chain.from_iterable(function() for function in functions))
         except (Exception, SystemExit) as error:
-            plugin.failures.append(f"hook stzoo_{kind}s: {_reason(error)}")
+            plugin.failures.append(f"hook {hook_name(kind)}: {_reason(error)}")
 
 
 def _hooks(name: str, module: Any) -> dict[str, list[Callable[..., Any]]]:
@@ -294,17 +305,18 @@ def _hooks(name: str, module: Any) -> dict[str, list[Callable[..., Any]]]:
     manager.register(module, name)
     hooks: dict[str, list[Callable[..., Any]]] = {}
     for caller in manager.get_hookcallers(module) or ():
-        kind = caller.name.removeprefix("stzoo_").removesuffix("s")
+        kind = singular(caller.name.removeprefix("stzoo_"))
         implementations = caller.get_hookimpls()
         if caller.has_spec():
             hooks[kind] = [i.function for i in implementations]
         elif any(not i.optionalhook for i in implementations):
-            near = nearest(caller.name, [f"stzoo_{kind}s" for kind in KINDS])
+            near = nearest(caller.name, map(hook_name, KINDS))
             raise PluginError(f"unknown hook {caller.name}" + (f"; the nearest is {near}" if near else ""))
     for kind in KINDS:
-        function = getattr(module, f"stzoo_{kind}s", None)
-        if function not in (None, getattr(hookspecs, f"stzoo_{kind}s")) and kind not in hooks:
-            raise PluginError(f"stzoo_{kind}s is not marked with @hookimpl")
+        hook = hook_name(kind)
+        function = getattr(module, hook, None)
+        if function not in (None, getattr(hookspecs, hook)) and kind not in hooks:
+            raise PluginError(f"{hook} is not marked with @hookimpl")
     if not hooks:
         raise PluginError("implements no hook")
     return hooks

@@ -1,5 +1,6 @@
 """Loading a model: a sentence-transformers folder or Hub id, or a bare transformer."""
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -116,16 +117,25 @@ def check_device(device: str | None) -> None:
         )
 
 
-def load_model(name: str, *, pooling: str | None = None, device: str | None = None) -> Any:
+def load_model(
+    name: str,
+    *,
+    pooling: str | None = None,
+    pooling_options: Mapping[str, Any] | None = None,
+    device: str | None = None,
+) -> Any:
     """Loads a SentenceTransformer on the CPU to be trained.
 
     Args:
         name: folder or Hub id.
-        device: it will be trained on; only looked for here.
         pooling: name of the pooling; None is the model's own, or cls for a bare transformer.
+        pooling_options: of the pooling that is named.
+        device: it will be trained on; only looked for here.
 
     Raises:
-        ModelError: if there is no such model, or it does not begin with a Transformer.
+        ModelError: if there is no such model, it does not begin with a Transformer, or the pooling cannot go
+            on it.
+        RecipeError: if the pooling has no such option, or options are given without a pooling.
 
     Unlike: sentence-transformers pools a bare transformer by the mean, which is wrong for the RetroMAE family
         and for every other encoder pre-trained through [CLS].
@@ -139,11 +149,25 @@ def load_model(name: str, *, pooling: str | None = None, device: str | None = No
     first, *rest = list(model)
     if not isinstance(first, Transformer):
         raise ModelError(f"{name} begins with {type(first).__name__}; only a Transformer can be trained.")
+    if pooling_options and pooling is None:
+        raise RecipeError(f"pooling_options ({', '.join(pooling_options)}) need the pooling that has them.")
     chosen = pooling or (None if is_sentence_transformer_model(name) else "cls")
     if chosen is None:
         return model
     rest = [module for module in rest if not isinstance(module, Pooling)]
-    made = host.build("pooling", chosen, first.get_embedding_dimension())
+    try:
+        made = host.build("pooling", chosen, first.get_embedding_dimension(), **(pooling_options or {}))
+        if hasattr(made, "take"):
+            with quietly():
+                made.take(name, first)
+    except ValueError as error:  # all that a pooling's code can raise, which must also run without stzoo
+        raise ModelError(f"the pooling {chosen!r} cannot go on {name}: {error}.") from error
+    wide = made.get_embedding_dimension()
+    if misfit := next((module for module in rest if getattr(module, "in_features", wide) != wide), None):
+        raise ModelError(
+            f"the pooling {chosen!r} gives {wide} numbers; the {type(misfit).__name__} behind it in {name} "
+            f"takes {misfit.in_features}. Begin with a model that ends in its pooling."
+        )
     return like(model, [first, made, *rest])
 
 

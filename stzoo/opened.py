@@ -105,8 +105,8 @@ def open_model(
             folder,
         )
     if max_tokens is not None:
-        _limit(model, max_tokens, given)
-    revision = _folder_revision(folder, backend) if local else _commit(model, given)
+        limit(model, max_tokens, given)
+    revision = folder_revision(folder, backend) if local else commit_of(model, given)
     return Opened(name, str(folder.resolve()) if local else given, revision, model, devices)
 
 
@@ -131,7 +131,12 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name.replace("/", "__")).lstrip(".")
 
 
-def _limit(model: Any, max_tokens: int, given: str) -> None:
+def limit(model: Any, max_tokens: int, given: str) -> None:
+    """Lets a model read that many tokens of a text.
+
+    Raises:
+        ModelError: if it cannot read so many.
+    """
     positions = getattr(getattr(model[0], "config", None), "max_position_embeddings", None)
     if max_tokens < 1 or (positions and max_tokens > positions):
         raise ModelError(f"max_tokens is {max_tokens}; {given} can read 1 to {positions or 'any number'}.")
@@ -141,7 +146,7 @@ def _limit(model: Any, max_tokens: int, given: str) -> None:
         raise ModelError(f"{given} reads texts whole, of any length; leave max_tokens out.") from error
 
 
-def _folder_revision(folder: Path, backend: str = "torch") -> str:
+def folder_revision(folder: Path, backend: str = "torch") -> str:
     """12 hex digits over the files that make the model: those at the top and those of its modules.
 
     With another backend than torch its own folder (onnx, openvino), whose weights are used, counts as well.
@@ -164,7 +169,8 @@ def _folder_revision(folder: Path, backend: str = "torch") -> str:
     return fingerprint(*files)[:12]
 
 
-def _commit(model: Any, given: str) -> str:
+def commit_of(model: Any, given: str) -> str:
+    """The commit of a model that was loaded by its Hub id, or NO_REVISION."""
     from huggingface_hub import try_to_load_from_cache
 
     for module in model.modules():

@@ -100,7 +100,7 @@ def prepare(
         import torch
 
         torch.set_num_threads(wanted.threads)
-    with runs.start(output, wanted, resume=resume, overwrite=overwrite, worth=f"{WORK}/*") as run:
+    with runs.start(output, wanted, resume=resume, overwrite=overwrite, worth=(f"{WORK}/*",)) as run:
         if run.facts["status"] == "finished":
             shutil.rmtree(run.folder / WORK, ignore_errors=True)  # which a kill at the very end has left
             return run.folder

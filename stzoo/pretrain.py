@@ -23,6 +23,7 @@ from .batches import LengthBatchSampler
 from .callbacks import Every
 from .calls import callable_module
 from .corpus import Corpus, load_corpus
+from .curves import draw
 from .errors import ModelError
 from .files import fingerprint, write_json
 from .hub.export import export
@@ -265,6 +266,7 @@ def _finish(run: runs.Run, base: Base, objective: Objective, trainer: ObjectiveT
     export(base.finished, draft, masked_lm=base.backbone.masked_lm, extra=keep_parts)
     run.install(draft)
     run.record(status="finished")
+    draw(run.folder)
 
 
 callable_module(__name__)

@@ -191,14 +191,62 @@ class PrepareSettings(Settings):
     threads: int | None = Field(None, ge=1, description="threads on the CPU")
 
 
-class FinetuneSettings(Training):
+class MiningRules(Settings):
+    """Which of a model's answers become hard negatives: what mining and its episodes in fine-tuning share."""
+
+    mined: int = Field(30, ge=1, description="negatives kept a query")
+    depth: int = Field(200, ge=1, description="they are taken from so many of the best passages")
+    skip: int = Field(0, ge=0, description="so many of the best are left out; positives do not count")
+    sampling: Literal["random", "top"] = Field(
+        "random", description="which of them: random ones, or those on top"
+    )
+    absolute_margin: float | None = Field(
+        None, description="a negative scores at least this much less than the query's best positive"
+    )
+    relative_margin: float | None = Field(
+        None, ge=0, lt=1, description="likewise, as a share of the positive's score: 0.05 allows 95 % of it"
+    )
+    teacher: str | None = Field(
+        None, description="a cross-encoder (folder or Hub id) that scores positives and negatives"
+    )
+    teacher_margin: float | None = Field(
+        None, description="with a teacher: a negative scores at least this much less than the best positive"
+    )
+    teacher_tokens: int | None = Field(None, ge=4, description="query and passage are cut here together")
+
+
+class MineSettings(MiningRules):
+    """Settings of `stzoo mine`."""
+
+    command: ClassVar[str] = "mine"
+
+    model: str = Field(description="a sentence-transformers model: folder or Hub id; or bm25s")
+    data: str = Field(description="a BEIR folder, or a file of training data; see the README")
+    split: str = Field("train", description="qrels of a BEIR folder whose queries get negatives")
+    corpus: str | None = Field(
+        None, description="passages to search, a BEIR folder or corpus.jsonl; the data's own if left out"
+    )
+    max_tokens: int | None = Field(None, ge=4, description="texts are cut here; the model's own limit")
+    batch_tokens: int | None = Field(None, ge=1, description="tokens encoded at once; suits the device")
+    memory_gib: float = Field(2.0, gt=0, description="bound on what the search holds")
+    store: str | None = Field(None, description="where embeddings are kept; stzoo's cache if left out")
+    seed: int = Field(42, ge=0, le=2**32 - 1, description="of random negatives")
+    device: Device | None = Field(None, description="cpu, cuda or mps; the best there is if left out")
+    threads: int | None = Field(None, ge=1, description="threads on the CPU")
+
+
+class FinetuneSettings(Training, MiningRules):
     """Settings of `stzoo finetune`."""
 
     command: ClassVar[str] = "finetune"
 
     model: str = Field(description="a sentence-transformers model: folder or Hub id")
-    data: str = Field(description="a BEIR folder with qrels of the split")
-    split: str = Field("train", description="qrels to train on")
+    data: str = Field(description="a BEIR folder, a mined file, or training data of another form")
+    split: str = Field("train", description="qrels of a BEIR folder to train on")
+    corpus: str | None = Field(
+        None, description="passages that the data names by id, and to mine from; the data's own if left out"
+    )
+    dev_data: str | None = Field(None, description="a BEIR folder to stop early by; data if left out")
     dev_split: str | None = Field(
         None, description="qrels to stop early by; part of the training queries if left out"
     )
@@ -209,15 +257,41 @@ class FinetuneSettings(Training):
         2000, ge=0, description="passages searched for them: the judged ones, and others at random; 0: all"
     )
     pooling: str | None = Field(None, description="the model's own if left out, cls for a bare transformer")
+    pooling_options: dict[str, Any] = Field({}, description="of the pooling")
     query_prompt: str | None = Field(None, description="put before queries; the model's own if left out")
     passage_prompt: str | None = Field(None, description="put before passages; the model's own if left out")
     max_query_tokens: int = Field(64, ge=4, description="queries are cut here in training")
     max_passage_tokens: int = Field(256, ge=4, description="passages are cut here in training")
     batch_size: int = Field(
-        64, ge=2, description="queries a step and device; the others' passages are the negatives"
+        64, ge=2, description="queries a step and device; the others' passages are negatives"
     )
-    mini_batch_size: int = Field(32, ge=1, description="rows at a time in memory; changes no result")
+    mini_batch_size: int = Field(32, ge=1, description="texts at a time in memory; changes no result")
+    accumulation: int = Field(1, ge=1, description="batches a step")
+    negatives: int | None = Field(
+        None, ge=0, description="hard negatives beside each query; if left out 7, or as many as there are"
+    )
+    losses: dict[str, float] = Field(
+        {"contrastive": 1.0}, min_length=1, description="weights by name; see `stzoo list losses`"
+    )
+    loss_options: dict[str, Any] = Field({}, description="of the losses, e.g. kl.teacher_temperature")
+    temperature: float = Field(0.05, gt=0, description="similarities are divided by this, in each loss")
+    matryoshka: list[int] = Field([], description="also train vectors cut to so many dimensions")
+    cross_device: bool = Field(False, description="passages on the other devices are negatives, too")
     learning_rate: float = Field(2e-5, gt=0, description="peak, of AdamW")
-    temperature: float = Field(0.05, gt=0, description="similarities are divided by this")
     eval_steps: int = Field(50, ge=1, description="steps between scores on the dev queries")
     patience: int = Field(3, ge=1, description="scores without a gain before training stops")
+    lora_rank: int = Field(0, ge=0, description="train low-rank adapters of this rank only; 0: all weights")
+    lora_alpha: float | None = Field(
+        None, gt=0, description="adapters are scaled by alpha / rank; 2 x rank if left out"
+    )
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="before the adapters")
+    lora_targets: list[str] = Field(
+        [], description="modules with adapters, by the end of their name; all linear layers if left out"
+    )
+    episodes: int = Field(
+        0, ge=0, description="rounds of mining with the model as it is, then training; 0 mines nothing"
+    )
+    first_negatives: Literal["model", "bm25s"] = Field("model", description="who mines for the first episode")
+    keep_old: float = Field(
+        0.0, ge=0, lt=1, description="share of an episode's negatives that are the last episode's"
+    )

@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def start(
     *,
     resume: bool,
     overwrite: bool,
-    worth: str = "checkpoints/checkpoint-*",
+    worth: Sequence[str] = ("checkpoints/checkpoint-*",),
 ) -> Iterator[Run]:
     """Takes the output folder for a run.
 
@@ -96,7 +96,8 @@ def start(
         settings: the run's.
         resume: go on with the unfinished run that is there, or begin if there is none.
         overwrite: remove the run that is there.
-        worth: what of an unfinished run is worth keeping when it fails; without any, the folder is cleared.
+        worth: what of an unfinished run is worth keeping when it fails, as patterns of paths; without any,
+            the folder is cleared.
 
     Raises:
         OutputError: if the folder is in use, holds another run's results, or holds something else.
@@ -114,7 +115,7 @@ def start(
             try:
                 yield run
             except BaseException:
-                if not any(folder.glob(worth)) and not (folder / "modules.json").exists():
+                if not any(any(folder.glob(one)) for one in worth) and not (folder / "modules.json").exists():
                     _clear(folder)  # nothing of worth yet: the place is left as it was found
                     _put_back(folder)
                 raise
@@ -140,7 +141,7 @@ def _open(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> Ru
         "status": "running",
         "recipe": settings.dump(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "versions": _versions(),
+        "versions": versions(),
         "hardware": _hardware(),
     }
     return Run(folder, facts, goes_on=old is not None)
@@ -211,7 +212,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The installed versions of what a model depends on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):

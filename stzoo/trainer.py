@@ -151,11 +151,12 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
 
     Args:
         loss: a module with an attribute `model`; it may have `weights` (of its losses by name), `frozen`
-            (True while the encoder must not learn) and `accuracies()`.
+            (True while the encoder must not learn).
         settings: the run's.
         new: names of parameters of `loss` that start untrained, and learn at `settings.new_learning_rate`.
         collate: rows -> batch; the host's own if None.
         record: is given the log so far at each checkpoint.
+        figures: gives more numbers for the log; `loss.accuracies`, where there is one, if None.
         Further arguments are the host trainer's.
     """
 
@@ -169,6 +170,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         new: frozenset[str] = frozenset(),
         collate: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
         record: Callable[[list[dict[str, float]]], None] | None = None,
+        figures: Callable[[], dict[str, float]] | None = None,
         **given: Any,
     ):
         check_host()
@@ -177,10 +179,11 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         super().__init__(loss=loss, **given)
         for theirs in (ProgressCallback, PrinterCallback):
             self.remove_callback(theirs)
-        self.epochs = SetEpoch()
+        self.epochs = SetEpoch(collate)
         self.add_callback(self.epochs)
         self.add_callback(Progress(record or (lambda _: None)))
         self.loss: Any  # one module, not the host's dict of several
+        self.figures: Any = figures or getattr(loss, "accuracies", dict)
         self.settings = settings
         self.new = new
         # Taken before anything wraps the model, so that names are the same in every kind of run. Shared
@@ -212,9 +215,14 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         return super().training_step(*given, **named)
 
     @property
+    def head_steps(self) -> int:
+        """Steps of the head warm-up; 0 if there is nothing new to warm up."""
+        return getattr(self.settings, "head_warmup_steps", 0) if self.new else 0
+
+    @property
     def warming(self) -> bool:
-        """True during the head warm-up, if there is anything new to warm up."""
-        return bool(self.new) and self.state.global_step < getattr(self.settings, "head_warmup_steps", 0)
+        """True during the head warm-up."""
+        return self.state.global_step < self.head_steps
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -240,8 +248,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
             now = time.monotonic()
             logs["tokens_per_s"] = round(self.tokens / max(now - self.since, 1e-9), 1)
             self.tokens, self.since = 0, now
-            if hasattr(self.loss, "accuracies"):
-                logs |= {name: round(share, 4) for name, share in self.loss.accuracies().items()}
+            logs |= {name: round(value, 4) for name, value in self.figures().items()}
         super().log(logs, start_time)
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
@@ -280,7 +287,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002
         """Linear warm-up and decay; that of the encoder begins after the head warm-up."""
         if self.lr_scheduler is None:
-            head = min(getattr(self.settings, "head_warmup_steps", 0), num_training_steps) if self.new else 0
+            head = min(self.head_steps, num_training_steps)
 
             def slope(start: int) -> Callable[[int], float]:
                 length = max(num_training_steps - start, 1)
@@ -372,13 +379,14 @@ def last_checkpoint(output: Path) -> Path | None:
     """The newest whole checkpoint of a run, or None; those that a kill cut short are removed."""
     folders = [f for f in (output / "checkpoints").glob("checkpoint-*") if f.name.split("-")[1].isdigit()]
     for folder in sorted(folders, key=lambda f: int(f.name.split("-")[1]), reverse=True):
-        if _is_whole(folder):
+        if is_whole(folder):
             return folder
         shutil.rmtree(folder, ignore_errors=True)  # another process may be at it too
     return None
 
 
-def _is_whole(folder: Path) -> bool:
+def is_whole(folder: Path) -> bool:
+    """True if a checkpoint was written to its end."""
     try:
         sizes = json.loads((folder / WHOLE).read_text())
         load_file(folder / STATE)

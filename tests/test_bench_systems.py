@@ -16,7 +16,7 @@ from stzoo import registry
 from stzoo.bench import bench, costs, score, table
 from stzoo.errors import DataError, ModelError, OutputError, RecipeError
 from stzoo.judged import read_beir, write_beir
-from stzoo.opened import _folder_revision
+from stzoo.opened import folder_revision
 from stzoo.search import answers
 from stzoo.search import retriever as retriever_room
 from stzoo.testing import TEXTS, sentences, tiny_masked_lm
@@ -335,9 +335,9 @@ def test_other_weights_of_another_backend_are_another_revision(model, tmp_path):
     found = []
     for weights in (b"first", b"second"):
         (copy / "onnx" / "model.onnx").write_bytes(weights)
-        found.append([_folder_revision(copy, backend) for backend in ("torch", "onnx")])
+        found.append([folder_revision(copy, backend) for backend in ("torch", "onnx")])
     (torch_before, onnx_before), (torch_after, onnx_after) = found
-    assert torch_before == torch_after == _folder_revision(Path(model))
+    assert torch_before == torch_after == folder_revision(Path(model))
     assert len({torch_before, onnx_before, onnx_after}) == 3
 
 

@@ -15,7 +15,7 @@ import stzoo.testing
 from stzoo import hookspecs, host
 
 ROOT = Path(__file__).parent.parent
-HOOKS = {kind: getattr(hookspecs, f"stzoo_{kind}s") for kind in host.KINDS}
+HOOKS = {kind: getattr(hookspecs, host.hook_name(kind)) for kind in host.KINDS}
 PARTS = [(kind, name) for kind in host.KINDS for name in host.all(kind)]
 HEAVY = {"torch", "transformers", "sentence_transformers", "datasets", "faiss", "scipy", "pyarrow", "bm25s"}
 
@@ -51,7 +51,7 @@ def test_every_hook_is_used_by_a_real_plugin(kind):
 @pytest.mark.parametrize("kind", HOOKS)
 def test_every_hook_is_named_in_a_test(kind):
     tests = [*ROOT.glob("tests/test_*.py"), *ROOT.glob("plugins/*/test_*.py")]
-    assert [path.name for path in tests if f"stzoo_{kind}s" in path.read_text(encoding="utf-8")]
+    assert [path.name for path in tests if host.hook_name(kind) in path.read_text(encoding="utf-8")]
 
 
 def test_our_own_plugins_load_in_full():

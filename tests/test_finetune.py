@@ -1,6 +1,8 @@
 """Fine-tuning from end to end on a small judged set with something to learn."""
 
 import json
+import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +14,13 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 import stzoo
-from stzoo.finetune import cut_corpus, hold_out, pairs
+from stzoo.finetune import cut_corpus, hold_out
 from stzoo.judged import read_beir
 from stzoo.metrics import score
 from stzoo.models import load_model
 from stzoo.search import retrieve
+from stzoo.testing import tiny_cross_encoder
+from stzoo.training import from_judged, read_training
 
 SHORT = {"batch_size": 8, "learning_rate": 1e-3, "log_steps": 1, "mini_batch_size": 4}
 
@@ -137,24 +141,176 @@ def test_lengths_beyond_the_models_own_are_cut_to_it(base, judged, tmp_path):
 
 
 def test_held_out_queries_leave_training(judged):
-    train = read_beir(judged, "train")
+    found = read_beir(judged, "train")
+    train = from_judged(found)
     rest, dev = hold_out(train, 5, seed=1)
-    assert len(dev.qrels) == 5
-    assert rest.qrels.keys() | dev.qrels.keys() == train.qrels.keys()
-    assert not rest.qrels.keys() & dev.qrels.keys()
-    assert hold_out(train, 5, seed=1)[1].qrels == dev.qrels
-    assert len(hold_out(train, 10**6, seed=1)[1].qrels) == 8  # a fifth
-    assert len(pairs(rest)) == 35
-    small = cut_corpus(dev, 20, seed=1)
-    assert len(small.corpus_ids) == 20
-    assert {d for grades in dev.qrels.values() for d in grades} <= set(small.corpus_ids)
+    assert len(dev.query_ids) == 5
+    assert {*rest.query_ids, *dev.query_ids} == {*train.query_ids}
+    assert not {*rest.query_ids} & {*dev.query_ids}
+    assert list(hold_out(train, 5, seed=1)[1].query_ids) == list(dev.query_ids)
+    assert len(hold_out(train, 10**6, seed=1)[1].query_ids) == 8  # a fifth
+    assert len(rest.positives.places) == 35
+    small = cut_corpus(found, 50, seed=1)
+    assert len(small.corpus_ids) == 50
+    assert {d for grades in found.qrels.values() for d in grades} <= set(small.corpus_ids)
 
 
+@pytest.fixture(scope="module")
+def mined(judged, tmp_path_factory):
+    path = tmp_path_factory.mktemp("mined") / "mined.parquet"
+    stzoo.mine("bm25s", data=str(judged), output=path, mined=6, depth=20)
+    return path
+
+
+def test_mined_negatives_are_trained_on(base, judged, mined, tmp_path):
+    given = dict(dev_data=str(judged), dev_split="dev", dev_passages=0, eval_steps=4, epochs=4, **SHORT)
+    out = stzoo.finetune(
+        str(base), data=str(mined), negatives=3, pooling="mean", output=tmp_path / "out", **given
+    )
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["data"]["mined"]["model"]["name"] == "bm25s"
+    assert facts["data"]["negatives"] == len(read_training(mined).negatives.places) > 100
+    log = [line["loss"] for line in facts["log"] if "loss" in line]
+    assert log[-1] < log[0]
+    assert quality(SentenceTransformer(str(out), device="cpu"), judged, "train") > 0.5
+
+
+def test_a_queries_first_loss_is_over_the_candidates_asked_for(base, mined, tmp_path):
+    """An untrained model's loss is near the logarithm of the number of passages in the batch."""
+    for negatives in (0, 5):
+        given = dict(dev_queries=0, max_steps=1, temperature=1.0, **(SHORT | {"batch_size": 16}))
+        out = stzoo.finetune(
+            str(base), data=str(mined), negatives=negatives, output=tmp_path / str(negatives), **given
+        )
+        first = json.loads((out / "run.json").read_text())["log"][0]["loss"]
+        assert first == pytest.approx(math.log(16 * (1 + negatives)), abs=0.3)
+
+
+@pytest.fixture(scope="module")
+def scored(judged, tmp_path_factory):
+    """Teacher's scores that speak for the wrong passage: for the first negative, against the positive."""
+    path = tmp_path_factory.mktemp("scored") / "scored.jsonl"
+    found = read_beir(judged, "train")
+    lines = []
+    for number, (query, grades) in enumerate(found.qrels.items()):
+        (positive,) = grades
+        texts = dict(zip(found.corpus_ids, found.passages, strict=True))
+        others = [texts[f"d{(number + k) % 60}"] for k in (7, 19, 33)]
+        row = {"query": found.queries[query], "pos": [texts[positive]], "neg": others}
+        lines.append(json.dumps(row | {"pos_scores": [-2.0], "neg_scores": [2.0, -2.0, -2.0]}))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("losses", [{"kl": 1.0}, {"margin-mse": 1.0}, {"kl": 1.0, "contrastive": 0.001}])
+def test_distillation_follows_the_teacher_wherever_it_leads(losses, base, scored, tmp_path):
+    out = stzoo.finetune(
+        str(base),
+        data=str(scored),
+        losses=losses,
+        dev_queries=0,
+        epochs=12,
+        pooling="mean",
+        output=tmp_path / "out",
+        **SHORT,
+    )
+    log = json.loads((out / "run.json").read_text())["log"]
+    assert set(losses) <= set(log[0]) or len(losses) == 1
+    model = SentenceTransformer(str(out), device="cpu")
+    data = read_training(scored)
+    follows = 0
+    for query in range(len(data.query_ids)):
+        texts = [data.passages[place] for place in [*data.positives[query], *data.negatives[query]]]
+        scores = model.similarity(model.encode([data.queries[query]]), model.encode(texts))[0]
+        follows += int(scores.argmax()) == 1
+    assert follows > 30  # of 40
+
+
+def test_a_teacher_scores_what_has_no_scores(base, mined, judged, tmp_path):
+    teacher = tiny_cross_encoder("bert", tmp_path / "teacher")
+    given = dict(data=str(mined), negatives=2, dev_queries=0, losses={"kl": 1.0}, max_steps=2, **SHORT)
+    out = stzoo.finetune(str(base), teacher=str(teacher), output=tmp_path / "out", **given)
+    assert json.loads((out / "run.json").read_text())["status"] == "finished"
+    given["data"] = str(judged)  # nothing mined yet
+    with pytest.raises(stzoo.RecipeError, match="negatives"):
+        stzoo.finetune(
+            str(base), teacher=str(teacher), output=tmp_path / "none", **given | {"negatives": None}
+        )
+
+
+def test_adapters_alone_learn_and_are_folded_into_the_export(base, judged, tmp_path):
+    pytest.importorskip("peft")
+    given = dict(data=str(judged), dev_queries=0, epochs=4, pooling="mean", **SHORT)
+    out = stzoo.finetune(str(base), lora_rank=4, output=tmp_path / "out", **given)
+    names = set(load_file(out / "model.safetensors"))
+    plain = stzoo.finetune(str(base), output=tmp_path / "plain", **given | {"epochs": 1})
+    assert names == set(load_file(plain / "model.safetensors"))
+    before = quality(load_model(str(base), pooling="mean"), judged, "train")
+    assert quality(SentenceTransformer(str(out), device="cpu"), judged, "train") > before
+    base_weights, tuned = (
+        load_model(str(base), pooling="mean").state_dict(),
+        SentenceTransformer(str(out), device="cpu").state_dict(),
+    )
+    moved = {name for name in base_weights if not torch.allclose(base_weights[name], tuned[name], atol=1e-7)}
+    assert moved
+    assert not any("embeddings" in name or "bias" in name or "LayerNorm" in name for name in moved)
+
+
+def test_vectors_cut_short_are_trained_by_matryoshka(base, judged, tmp_path):
+    given = dict(data=str(judged), dev_queries=0, epochs=8, pooling="mean", **SHORT)
+    scores = {}
+    for name, dims in (("whole", []), ("cut", [4])):
+        out = stzoo.finetune(str(base), matryoshka=dims, output=tmp_path / name, **given)
+        scores[name] = quality(SentenceTransformer(str(out), device="cpu", truncate_dim=4), judged, "train")
+    assert scores["cut"] > scores["whole"]
+
+
+def test_accumulated_batches_make_one_step(base, judged, tmp_path):
+    given = dict(data=str(judged), dev_queries=0, epochs=1, **SHORT)
+    out = stzoo.finetune(str(base), accumulation=5, output=tmp_path / "out", **given)
+    assert json.loads((out / "run.json").read_text())["steps"] == 1
+
+
+def test_passages_on_other_devices_are_negatives_too(base, mined, tmp_path):
+    still = tmp_path / "still"  # without dropout, which each process draws for itself
+    shutil.copytree(base, still)
+    config = json.loads((still / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (still / "config.json").write_text(json.dumps(config))
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    found = {}
+    for name, launch, more in (
+        ("one", [], ["--batch-size", "16"]),
+        ("two", several, ["--batch-size", "8", "--cross-device"]),
+        ("two apart", several, ["--batch-size", "8"]),
+    ):
+        words = ["finetune", still, "--data", mined, "--negatives", 2, "--dev-queries", 0, "--device", "cpu"]
+        words += ["--max-steps", 1, "--log-steps", 1, "--output", tmp_path / name, *more]
+        done = subprocess.run(
+            [sys.executable, *launch, "-m", "stzoo", *map(str, words)],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[name] = json.loads((tmp_path / name / "run.json").read_text())["log"][0]
+    for figure in ("loss", "grad_norm"):
+        assert found["two"][figure] == pytest.approx(found["one"][figure], rel=1e-4)
+    assert found["two apart"]["loss"] < found["one"]["loss"] - 0.3
+
+
+MINED = "a file of training data"
 BAD = {
     "split": (dict(split="trian"), "trian"),
     "data": (dict(data="no-such-folder"), "no-such-folder"),
     "model": (dict(model="no-such/model"), "no-such/model"),
     "setting": (dict(temprature=1), "did you mean 'temperature'"),
+    "loss": (dict(losses={"kll": 1.0}), "did you mean 'kl'|kl"),
+    "a loss that needs candidates": (dict(losses={"kl": 1.0}), "negatives"),
+    "dev split of a file": (dict(data=MINED, dev_split="dev"), "--dev-data"),
+    "lora targets": (dict(lora_rank=2, lora_targets=["nothing"]), "nothing"),
+    "matryoshka": (dict(matryoshka=[999]), "matryoshka"),
     "recipe of another command": (dict(recipe="retromae-pretrain"), "is for `stzoo pretrain`"),
 }
 
@@ -162,6 +318,9 @@ BAD = {
 @pytest.mark.parametrize("what", BAD)
 def test_bad_input_is_explained_and_leaves_nothing(what, base, judged, tmp_path):
     change, expected = BAD[what]
+    if change.get("data") == MINED:
+        (tmp_path.parent / "pairs.jsonl").write_text('{"query": "a", "pos": ["b"]}\n' * 3)
+        change = change | {"data": str(tmp_path.parent / "pairs.jsonl")}
     given = {"model": str(base), "data": str(judged), "output": tmp_path / "out", "max_steps": 1}
     with pytest.raises(stzoo.StzooError, match=expected):
         stzoo.finetune(**given | change)

@@ -168,6 +168,7 @@ def test_a_probe_scores_as_training_goes_and_changes_nothing(base, corpus, tmp_p
     scores = [line["probe_ndcg_at_10"] for line in log if "probe_ndcg_at_10" in line]
     assert len(scores) == 2
     assert all(0 <= score <= 1 for score in scores)
+    assert [line["step"] for line in log if "loss" in line] == [1, 2, 3, 4]
     assert (probed / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
     assert list(probed.rglob("events.out.tfevents.*"))
 

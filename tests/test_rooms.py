@@ -13,10 +13,10 @@ ROOT = Path(__file__).parent.parent
 # A later room may import an earlier one, never the reverse. A package (bench, hub) is one room.
 ROOMS = """
     errors calls quiet memory
-    files hookspecs host recipe runs texts registry measures qrels judged pydocs rows sources corpus
-    masking backbone decoders poolings models opened encode store search trec metrics
-    objective hub callbacks batches
-    trainer pretrain prepare balancers mining finetune bench
+    files hookspecs host recipe runs texts registry measures qrels judged provenance
+    pydocs rows sources corpus masking backbone decoders poolings models opened encode store search
+    lexical trec metrics training teacher objective hub callbacks batches losses examples curves
+    trainer pretrain prepare balancers mining lora episodes finetune merge bench
     builtin testing ask demo cli __main__
 """.split()  # noqa: SIM905 - one line for each would hide the order
 FILES = sorted((ROOT / "stzoo").rglob("*.py"))

@@ -43,6 +43,7 @@ def stzoo_recipes() -> Iterable[Recipe]:
         ("pretrain-msmarco", "MASTER on MS MARCO passages"),
         ("pretrain-wikipedia", "MASTER on Wikipedia passages"),
         ("finetune-msmarco-bm25", "MS MARCO, stage 1: negatives of BM25"),
+        ("mine-msmarco", "negatives for stage 2"),
         ("finetune-msmarco-mined", "MS MARCO, stage 2: mined negatives"),
         ("finetune-msmarco-distill", "MS MARCO, stage 3: distillation"),
     ):

@@ -1,7 +1,7 @@
-"""What stzoo-retromae brings: three objectives, the authors' checkpoints, and recipes.
+"""What stzoo-retromae brings: three objectives, a pooling, the authors' checkpoints, and recipes.
 
-The entry point names this file. It imports no torch, so that `stzoo list` is quick; the objectives are named
-as text and imported when one is used.
+The entry point names this file. It imports no torch, so that `stzoo list` is quick; objectives and pooling
+are named as text and imported when one is used.
 """
 
 from collections.abc import Iterable
@@ -41,13 +41,34 @@ def stzoo_objectives() -> Iterable[Component]:
 
 
 @stzoo.hookimpl
+def stzoo_poolings() -> Iterable[Component]:
+    """DupMAE's retrieval vector."""
+    yield Component(
+        name="dupmae",
+        build="stzoo_dupmae_pooling:dupmae",
+        summary="the projected [CLS] beside the vocabulary scores of the tokens",
+        source=DUPMAE,
+    )
+
+
+@stzoo.hookimpl
 def stzoo_checkpoints() -> Iterable[Checkpoint]:
     """What the authors published; they name no licence for the weights."""
     for name, hub_id, recipe, summary in (
         ("wikibook", "Shitao/RetroMAE", "retromae-pretrain", "pre-trained on Wikipedia and BookCorpus"),
         ("msmarco", "Shitao/RetroMAE_MSMARCO", "retromae-pretrain-msmarco", "then on MS MARCO passages"),
-        ("msmarco-finetune", "Shitao/RetroMAE_MSMARCO_finetune", "retromae-finetune-msmarco", "fine-tuned"),
-        ("msmarco-distill", "Shitao/RetroMAE_MSMARCO_distill", "", "fine-tuned by distillation"),
+        (
+            "msmarco-finetune",
+            "Shitao/RetroMAE_MSMARCO_finetune",
+            "retromae-finetune-msmarco-mined",
+            "fine-tuned",
+        ),
+        (
+            "msmarco-distill",
+            "Shitao/RetroMAE_MSMARCO_distill",
+            "retromae-finetune-msmarco-distill",
+            "fine-tuned by distillation",
+        ),
         ("beir", "Shitao/RetroMAE_BEIR", "retromae-finetune-beir", "fine-tuned for BEIR, zero-shot"),
     ):
         yield Checkpoint(
@@ -67,7 +88,11 @@ def stzoo_recipes() -> Iterable[Recipe]:
     for name, summary in (
         ("pretrain", "RetroMAE on Wikipedia and BookCorpus"),
         ("pretrain-msmarco", "RetroMAE on MS MARCO passages, from the general checkpoint"),
-        ("finetune-msmarco", "fine-tuning on MS MARCO"),
+        ("finetune-msmarco", "fine-tuning on MS MARCO, stage 1: negatives of BM25"),
+        ("mine-msmarco", "negatives for stage 2"),
+        ("finetune-msmarco-mined", "stage 2: negatives of stage 1's model"),
+        ("finetune-msmarco-distill", "stage 3: distilled from a reranker"),
+        ("mine-beir", "negatives of MS MARCO for zero-shot BEIR"),
         ("finetune-beir", "fine-tuning on MS MARCO for zero-shot BEIR"),
     ):
         yield Recipe(

@@ -4,6 +4,8 @@ shared.py   the app, common flags, printing
 about.py    plugins, list, recipe
 making.py   pretrain, finetune, export, demo
 preparing.py  prepare
+mining.py   mine
+merging.py  merge
 scoring.py  bench, search, score, compare, report, contamination
 """
 
@@ -13,13 +15,15 @@ import sys
 import typer
 
 from ..errors import StzooError
-from . import about, making, preparing, scoring
+from . import about, making, merging, mining, preparing, scoring
 from .shared import app
 
-__all__ = ["about", "app", "main", "making", "preparing", "scoring"]
+__all__ = ["about", "app", "main", "making", "merging", "mining", "preparing", "scoring"]
 
 INTERRUPTED = 130
-STOPPED = "stopped. pretrain, finetune and prepare go on with --resume; demo and bench when called again."
+STOPPED = (
+    "stopped. pretrain, finetune, prepare and mine go on with --resume; demo and bench when called again."
+)
 
 
 def main() -> None:

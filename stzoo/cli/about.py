@@ -59,7 +59,7 @@ def list_command(
     if kind in ("dataset", "datasets"):
         _list_datasets(as_json)
         return
-    kinds = [kind.removesuffix("s")] if kind else list(host.KINDS)
+    kinds = [host.singular(kind)] if kind else list(host.KINDS)
     rows = []
     for one in kinds:
         for name, part in host.all(one).items():

@@ -78,7 +78,7 @@ def export(
     from tqdm import tqdm
 
     output = Path(output)
-    _check_output(output, overwrite)
+    check_output(output, overwrite)
     model = _loaded(model)
     if masked_lm is not None and masked_lm.base_model is not getattr(model[0], "model", None):
         raise ExportError(
@@ -98,11 +98,16 @@ def export(
         if verify:
             _verify(model, draft, trust=not portable)
         bar.update()
-        _check_output(output, overwrite)  # it may have come into being meanwhile
+        check_output(output, overwrite)  # it may have come into being meanwhile
     return output
 
 
-def _check_output(output: Path, overwrite: bool) -> None:
+def check_output(output: Path, overwrite: bool) -> None:
+    """Sees that a model may be written there; see `export`.
+
+    Raises:
+        OutputError: if not.
+    """
     if not os.path.lexists(output):
         return
     if not output.is_dir():

@@ -60,7 +60,7 @@ def write(model: Any, draft: Path, masked_lm: Any = None) -> None:
             "truncate_dim is no part of a model folder; set it to None, and pass it when loading."
         )
     listing = []
-    for index, module in enumerate(_built_in(model)):
+    for index, module in enumerate(built_in(model)):
         name = type(module).__name__
         place = "" if index == 0 and module.save_in_root else f"{index}_{name}"
         _write_module(module, draft / place, masked_lm if index == 0 else None)
@@ -78,8 +78,12 @@ def write(model: Any, draft: Path, masked_lm: Any = None) -> None:
     _write_json(draft / "config_sentence_transformers.json", settings)
 
 
-def _built_in(modules: Iterable[Any]) -> list[Any]:
-    """The modules with those of other packages replaced by what they say they are made of."""
+def built_in(modules: Iterable[Any]) -> list[Any]:
+    """The modules with those of other packages replaced by what they say they are made of.
+
+    Raises:
+        ExportError: if one has no form made of sentence-transformers' own.
+    """
     found: list[Any] = []
     for module in modules:
         name = type(module).__name__
@@ -90,7 +94,7 @@ def _built_in(modules: Iterable[Any]) -> list[Any]:
                     f"{name} is no module of sentence-transformers and has no form made of such"
                     " (to_builtin_modules). portable=False stores it with its code, which users must trust."
                 )
-            found += _built_in(parts)
+            found += built_in(parts)
         elif name not in BUILT_IN:
             raise ExportError(f"{name} has no portable form. Portable: {', '.join(sorted(BUILT_IN))}.")
         else:
@@ -158,7 +162,7 @@ def _write_router(module: Any, folder: Path) -> None:
     structure: dict[str, list[str]] = {}
     for route, modules in module.sub_modules.items():
         structure[route] = []
-        for index, part in enumerate(_built_in(modules)):
+        for index, part in enumerate(built_in(modules)):
             name = type(part).__name__
             place = places.setdefault(id(part), f"{route}_{index}_{name}")
             structure[route].append(place)

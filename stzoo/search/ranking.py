@@ -111,6 +111,21 @@ class Ranked(Mapping[str, dict[str, float]]):
             found.popitem()
         return found
 
+    def arrays(self, rows: slice) -> "tuple[np.ndarray, np.ndarray]":
+        """The results of consecutive queries as arrays; with drop_self a query's own document is still there.
+
+        Args:
+            rows: of the queries, in the order in which they were given.
+
+        Returns:
+            int64 [q, W] places in the corpus, best first, -1 behind the last; float32 [q, W] scores.
+        """
+        import numpy as np
+
+        keys = self._keys[rows]
+        places = self._ranking.ascending[keys & 0xFFFFFFFF].astype(np.int64)
+        return np.where(keys == EMPTY, -1, places), _unpacked(keys)
+
 
 def _packed(scores: "np.ndarray", ranks: "np.ndarray") -> "np.ndarray":
     """int64 keys of float32 scores and ranks below 2**32: they sort by score, then by rank."""

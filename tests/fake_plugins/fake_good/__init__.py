@@ -28,6 +28,11 @@ def stzoo_poolings():
 
 
 @hookimpl
+def stzoo_losses():
+    return ()
+
+
+@hookimpl
 def stzoo_decoders():
     return ()
 

@@ -1,0 +1,257 @@
+"""DupMAE's retrieval vector: the projected [CLS] beside the words that the ordinary tokens speak for.
+
+The vector (Xiao et al., ACL 2023, https://arxiv.org/abs/2305.02564, section 3.4) of a text is [h ; mu]:
+
+1. h is the hidden state of [CLS], projected to 384 numbers;
+2. mu[v], of each word v of the vocabulary, is its largest MLM logit over the text's ordinary tokens;
+3. of a document's mu the 384 largest stay, the others become 0.
+
+A query q and a document d score h_q . h_d + sum over the document's words i of mu_q[i] mu_d[i]: the dot
+product of their vectors. The authors never released this part; what their paper leaves open is said under
+`Unlike`.
+
+The vector is some 31,000 wide: stzoo_dupmae_search.py keeps and searches documents without ever holding many.
+This file is stored beside a model that is not exported as portable, so it imports nothing of stzoo.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from sentence_transformers.base.modules import Dense, Module
+from sentence_transformers.sentence_transformer.modules import Pooling
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoConfig, AutoModelForMaskedLM
+from transformers.modeling_outputs import BaseModelOutput
+
+LOGITS = 2**24  # numbers that the MLM head gives at once: 64 MiB of float32, and no slower than with more
+SPECIAL = ("cls", "sep", "bos", "eos", "pad", "mask")  # [UNK] stands for a word, so it is an ordinary token
+
+
+def dupmae(dim: int, *, projection: int = 384, top_k: int = 384, saturate: bool = False) -> "DupMAEPooling":
+    """The pooling as it is before it takes an MLM head; for the options see DupMAEPooling."""
+    return DupMAEPooling(dim, projection=projection, top_k=top_k, saturate=saturate)
+
+
+class _Given(nn.Module):
+    """Stands where a masked LM had its encoder, and returns the hidden states that it is given."""
+
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutput:
+        return BaseModelOutput(last_hidden_state=inputs_embeds)
+
+
+class DupMAEPooling(Module):
+    """Writes "sentence_embedding", float [B, projection + V]: the projected [CLS], then a score of each word.
+
+    What a text is says the task, which encode_query, encode_document and stzoo's fine-tuning name: of a
+    "query" all words keep their score, of a "document" the `top_k` best; a text without a task counts as a
+    document.
+
+    Args:
+        dim: width of the hidden states.
+        projection: numbers that [CLS] is projected to.
+        top_k: words of a document that keep their score.
+        saturate: True makes log(1 + max(mu, 0)) of each mu, as SPLADE does, whose code the authors name for
+            their word part (https://github.com/staoxiao/RetroMAE/issues/29); False is the paper's equation.
+        special_ids: ids of tokens that are not ordinary; `take` finds them.
+        masked_lm: configuration of the masked LM that the head is of; `take` finds it.
+
+    Raises:
+        ValueError: if projection or top_k is below 1.
+
+    Unlike: the paper does not say
+        - whether the projection has a bias: here it has none;
+        - what becomes of a negative mu: here it counts as it is, in queries and, where fewer than `top_k`
+            are positive, in documents;
+        - of which text mu is cut while training: here, too, of documents only;
+        - what the mu of a text without ordinary tokens is: here all 0.
+    """
+
+    config_keys = ["dim", "projection", "top_k", "saturate", "special_ids", "masked_lm"]
+    forward_kwargs = {"task"}
+    lossy = (
+        "The built-in form of DupMAE's vector is the projected [CLS] alone; the scores of words, with which "
+        "it was trained, are left out."
+    )
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        projection: int = 384,
+        top_k: int = 384,
+        saturate: bool = False,
+        special_ids: list[int] | None = None,
+        masked_lm: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        for name, value in (("projection", projection), ("top_k", top_k)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; expected at least 1")
+        self.dim, self.projection, self.top_k, self.saturate = dim, projection, top_k, saturate
+        self.special_ids, self.masked_lm = special_ids or [], masked_lm
+        self.project = nn.Linear(dim, projection, bias=False)
+        self.head: Any = None
+        if masked_lm is not None:  # as it is loaded: an empty shape, which `load` fills
+            with torch.device("meta"):
+                self._keep_head(AutoModelForMaskedLM.from_config(AutoConfig.for_model(**masked_lm)))
+
+    def take(self, base: str, transformer: Any) -> None:
+        """Takes over a base's MLM head; one that is tied to the word embeddings is then tied to the model's.
+
+        Args:
+            base: folder or Hub id of a masked LM.
+            transformer: the Transformer, loaded of the same base, that goes before this pooling.
+
+        Raises:
+            ValueError: if the base has no trained MLM head.
+        """
+        try:
+            masked_lm, report = AutoModelForMaskedLM.from_pretrained(
+                base, dtype=torch.float32, output_loading_info=True
+            )
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"it has no MLM head, of which the scores of words come ({reason})") from error
+        inside = f"{masked_lm.base_model_prefix}."
+        if new := sorted(name for name in report["missing_keys"] if not name.startswith(inside)):
+            raise ValueError(
+                f"it has no trained MLM head, of which the scores of words come (it lacks {', '.join(new)}); "
+                "pre-train one first, by stzoo pretrain --objective dupmae"
+            )
+        names = {id(part): name for name, part in masked_lm.base_model.named_parameters()}
+        self.masked_lm = json.loads(masked_lm.config.to_json_string(use_diff=False))
+        self.masked_lm.pop("_name_or_path", None)  # where it lay on this machine
+        tokens = (getattr(transformer.tokenizer, f"{name}_token_id") for name in SPECIAL)
+        self.special_ids = sorted({token for token in tokens if token is not None})
+        self._keep_head(masked_lm)
+        for module in masked_lm.modules():
+            for name, part in list(module.named_parameters(recurse=False)):
+                if id(part) in names:
+                    setattr(module, name, transformer.model.get_parameter(names[id(part)]))
+
+    def _keep_head(self, masked_lm: Any) -> None:
+        setattr(masked_lm, masked_lm.base_model_prefix, _Given())
+        self.head = masked_lm
+
+    def forward(self, features: dict[str, Any], task: str | None = None, **_: Any) -> dict[str, Any]:
+        """Adds "sentence_embedding" to the features.
+
+        Args:
+            features: "token_embeddings" float [B, T, H], "input_ids" and "attention_mask" int64 [B, T], and
+                maybe "task".
+            task: "query" or "document"; None is what the features say.
+
+        Raises:
+            ValueError: if there is no MLM head yet.
+        """
+        if self.head is None:
+            raise ValueError("this pooling has no MLM head yet; `take` gives it one")
+        hidden, ids, attention = self._padded(features)
+        first = Pooling(self.dim, "cls")({"token_embeddings": hidden, "attention_mask": attention})
+        ordinary = attention.bool() & ~torch.isin(ids, torch.tensor(self.special_ids, device=ids.device))
+        words = self.words(hidden, ordinary)
+        if (task or features.get("task")) != "query":
+            words = self.cut(words)
+        h = self.project(first["sentence_embedding"])
+        features["sentence_embedding"] = torch.cat([h, words.to(h.dtype)], dim=1)
+        return features
+
+    @staticmethod
+    def _padded(features: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
+        """Hidden states float [B, T, H], ids and attention int64 [B, T], padded if they were joined."""
+        hidden, ids = features["token_embeddings"], features["input_ids"]
+        if "cu_seq_lens_q" not in features:
+            return hidden, ids, features["attention_mask"]
+        lengths = features["cu_seq_lens_q"].diff().tolist()
+        rows = (hidden[0].split(lengths), ids[0].split(lengths), torch.ones_like(ids[0]).split(lengths))
+        hidden, ids, attention = (pad_sequence(list(row), batch_first=True) for row in rows)
+        return hidden, ids, attention
+
+    def words(self, hidden: Tensor, ordinary: Tensor) -> Tensor:
+        """mu, the largest logit of each word.
+
+        The head is run over some positions at a time, and of their logits nothing but the largest is kept, so
+        that float [B, T, V] is never in memory, not even for the gradient.
+
+        Args:
+            hidden: float [B, T, H].
+            ordinary: bool [B, T], True where an ordinary token stands.
+
+        Returns:
+            float [B, V].
+        """
+        step = max(1, LOGITS // (len(hidden) * self.head.config.vocab_size))
+        best: Tensor | None = None
+        for start in range(0, hidden.shape[1], step):
+            here = slice(start, start + step)
+            logits = self.head(inputs_embeds=hidden[:, here]).logits
+            logits.masked_fill_(~ordinary[:, here, None], torch.finfo(logits.dtype).min)
+            largest = logits.max(1).values
+            best = largest if best is None else torch.maximum(best, largest)
+        assert best is not None
+        best = best.masked_fill(~ordinary.any(1, keepdim=True), 0)
+        return best.relu().log1p() if self.saturate else best
+
+    def cut(self, words: Tensor) -> Tensor:
+        """Float [B, V] with the `top_k` largest of each row and 0 elsewhere."""
+        top = words.topk(min(self.top_k, words.shape[1]), dim=1, sorted=False)
+        return torch.zeros_like(words).scatter(1, top.indices, top.values)
+
+    def to_builtin_modules(self) -> list[Module]:
+        """The dense variant: [CLS], projected; `lossy` says what it leaves out."""
+        dense = Dense(
+            self.dim,
+            self.projection,
+            bias=False,
+            activation_function=nn.Identity(),
+            init_weight=self.project.weight.detach().clone(),
+        )
+        return [Pooling(self.dim, "cls"), dense]
+
+    def get_embedding_dimension(self) -> int:
+        """The width of the vector: the projection's and, once there is a head, the vocabulary's."""
+        words: int = 0 if self.head is None else self.head.config.vocab_size
+        return self.projection + words
+
+    def __repr__(self) -> str:
+        return f"DupMAEPooling(dim={self.dim}, projection={self.projection}, top_k={self.top_k})"
+
+    def save(self, output_path: str, *_: Any, **__: Any) -> None:
+        """Writes configuration and weights, and this file into the folder of the model, where a load looks.
+
+        A head that is tied is stored as a copy, and no longer tied once it is loaded.
+        """
+        self.save_config(output_path)
+        tensors = {name: part.detach().clone().contiguous() for name, part in self.state_dict().items()}
+        save_file(tensors, Path(output_path) / "model.safetensors")
+        shutil.copyfile(__file__, Path(output_path).parent / Path(__file__).name)
+
+    @classmethod
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        init_defaults: dict[str, Any] | None = None,  # noqa: ARG003 - the host passes it
+        **_: Any,
+    ) -> "DupMAEPooling":
+        """Reads what `save` wrote, from a folder or the Hub."""
+        where: dict[str, Any] = dict(
+            subfolder=subfolder,
+            token=token,
+            cache_folder=cache_folder,
+            revision=revision,
+            local_files_only=local_files_only,
+        )
+        pooling = cls(**cls.load_config(model_name_or_path, **where))
+        tensors: Any = cls.load_torch_weights(model_name_or_path, **where)
+        pooling.load_state_dict(tensors, assign=True)
+        return pooling

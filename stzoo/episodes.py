@@ -1,0 +1,184 @@
+"""Refreshed negatives: mine with the model as it is, train on what was found, and again.
+
+RUN/episodes/N/ holds what episode N made, so that a run goes on where it was, inside an episode, too:
+
+negatives.parquet   what was mined; while it is, the embeddings and finished parts are beside it
+checkpoints/        of the training, as of any run
+end.safetensors     the weights at the end (of the episode's best step, where there are dev queries)
+episode.json        the run it belongs to, what was mined, the log
+
+Source: ANCE (Xiong et al., ICLR 2021, https://arxiv.org/abs/2007.00808).
+Unlike it: mining and training take turns, as in TACO's code, and each episode has its own rise and fall of
+the learning rate, as there; ANCE mines beside the training, with a model that lags behind. One episode is the
+static mining that RetroMAE's paper calls ANCE (staoxiao/RetroMAE, issue 10).
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from safetensors.torch import load_file, save_file
+from sentence_transformers.util import get_device_name
+from transformers import set_seed
+
+from .errors import OutputError
+from .files import fingerprint, whole_file, write_json
+from .judged import JudgedSet
+from .mining import Dense, Finder, Lexical, mine_into
+from .opened import Opened, parse_name
+from .recipe import FinetuneSettings
+from .runs import Run
+from .search import Retriever
+from .training import TrainingSet, TrainingSetWriter, read_training
+
+END, FACTS, NEGATIVES = "end.safetensors", "episode.json", "negatives.parquet"
+DEV_METRIC = "dev_ndcg_at_10"
+
+
+def train(
+    wanted: FinetuneSettings,
+    run: Run,
+    student: Any,
+    judged: JudgedSet,
+    teacher: Any,
+    fit: Callable[..., dict[str, Any]],
+) -> dict[str, Any]:
+    """Goes through the episodes and leaves the student with the best weights, or the last ones.
+
+    Args:
+        wanted: the settings.
+        run: the run whose folder holds the episodes.
+        student: a SentenceTransformer.
+        judged: the training queries, and the corpus to mine from.
+        teacher: a cross-encoder that scores what is mined, or None.
+        fit: `stzoo.finetune.fit` with its dev queries.
+
+    Returns:
+        `episodes`, the facts of each; `steps` of all; with dev queries the best score, its step and episode.
+
+    Raises:
+        OutputError: if a folder of an episode belongs to another run.
+    """
+    made_from = [run.facts["recipe"], run.facts["base"], run.facts["data"]]
+    identity = sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+    done: list[dict[str, Any]] = []
+    old: TrainingSet | None = None
+    for number in range(1, wanted.episodes + 1):
+        folder = run.folder / "episodes" / str(number)
+        facts = _open(folder, identity)
+        settings = wanted.model_copy(update={"seed": wanted.seed + number - 1})
+        with PartialState().main_process_first():
+            if not (folder / NEGATIVES).is_file():
+                _mine(settings, student, judged, teacher, folder, number)
+        new = read_training(folder / NEGATIVES)
+        new = mixed(new, old, wanted.keep_old, settings.seed) if old and wanted.keep_old else new
+        if facts.get("finished"):
+            student.load_state_dict(load_file(folder / END))
+        else:
+            set_seed(settings.seed)
+
+            def record(folder: Path = folder, facts: dict[str, Any] = facts, **more: Any) -> None:
+                facts |= more
+                if PartialState().is_main_process:
+                    write_json(folder / FACTS, facts)
+
+            found = fit(settings, folder, student, new, record=record)
+            if PartialState().is_main_process:
+                weights = {name: tensor.cpu().clone() for name, tensor in student.state_dict().items()}
+                with whole_file(folder / END) as draft:
+                    save_file(weights, draft)
+            record(**found, mined=new.made, finished=True)
+        done.append({"episode": number} | {k: v for k, v in facts.items() if k not in ("run", "finished")})
+        run.record(episodes=done)
+        old = new
+    return {"episodes": done} | _best(run.folder, student, done)
+
+
+def _open(folder: Path, identity: str) -> dict[str, Any]:
+    """What is known of an episode, whose folder is made if it is not there."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        facts = {"run": identity}
+        if PartialState().is_main_process:
+            if folder.exists() and any(folder.iterdir()):
+                raise OutputError(
+                    f"{folder} has no {FACTS}, so nothing says which run made it. Remove it."
+                ) from None
+            write_json(folder / FACTS, facts)
+    except ValueError as error:
+        raise OutputError(f"{folder / FACTS} cannot be read: {error}. Remove {folder}.") from None
+    if facts.get("run") != identity:
+        raise OutputError(
+            f"{folder} is an episode of another run (of other settings, another model or other data). Remove "
+            "it, or begin anew with --overwrite."
+        )
+    return facts
+
+
+def _mine(
+    wanted: FinetuneSettings, student: Any, judged: JudgedSet, teacher: Any, folder: Path, number: int
+) -> None:
+    """Writes the episode's negatives; what was encoded and found on the way is removed afterwards."""
+    finder: Finder
+    if number == 1 and wanted.first_negatives == "bm25s":
+        finder = Lexical(judged, progress=sys.stderr.isatty())
+    else:
+        before = folder.parent / str(number - 1) / END
+        weights = before if number > 1 else Path(wanted.model)
+        revision = fingerprint(weights)[:12] if weights.exists() else "base"
+        student.to(wanted.device or get_device_name()).eval()
+        opened = Opened(parse_name(wanted.model)[0], f"episode-{number}", revision, student)
+        retriever = Retriever(opened, folder / "embeddings", progress=sys.stderr.isatty())
+        finder = Dense(retriever, judged)
+    work = folder / "negatives.parts"
+    mine_into(
+        folder / NEGATIVES,
+        finder,
+        judged,
+        wanted,
+        work=work,
+        seed=wanted.seed,
+        teacher=teacher,
+        progress=sys.stderr.isatty(),
+    )
+    for scratch in (work, folder / "embeddings"):
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def mixed(new: TrainingSet, old: TrainingSet, share: float, seed: int) -> TrainingSet:
+    """The new negatives, with a share of each query's replaced by old ones that are not among them.
+
+    Args:
+        new: just mined.
+        old: of the same queries in the same order.
+        share: 0..1, of the old ones.
+        seed: of which stay and which go.
+    """
+    writer = TrainingSetWriter()
+    for number, (row, before) in enumerate(zip(new.rows(), old.rows(), strict=True)):
+        taken = {one.id for one in (*row.positives, *row.negatives)}
+        stale = [one for one in before.negatives if one.id not in taken]
+        draw = np.random.default_rng([seed, number])
+        count = min(round(share * len(row.negatives)), len(stale))
+        kept = [stale[place] for place in np.sort(draw.permutation(len(stale))[:count])]
+        left = [row.negatives[place] for place in np.sort(draw.permutation(len(row.negatives))[count:])]
+        writer.add(row.query, row.positives, [*left, *kept], row.query_id)
+    return writer.finish(new.name, new.source, notes=new.notes, made=new.made)
+
+
+def _best(folder: Path, student: Any, done: list[dict[str, Any]]) -> dict[str, Any]:
+    """Loads the weights of the episode that scored best, if episodes are scored."""
+    facts: dict[str, Any] = {"steps": sum(one["steps"] for one in done)}
+    scored = [one for one in done if one.get(DEV_METRIC) is not None]
+    if scored:
+        best = max(scored, key=lambda one: (one[DEV_METRIC], -one["episode"]))
+        student.load_state_dict(load_file(folder / "episodes" / str(best["episode"]) / END))
+        facts |= {name: best[name] for name in (DEV_METRIC, "best_step")} | {"best_episode": best["episode"]}
+    return facts

@@ -1,0 +1,115 @@
+"""`stzoo mine`: a training file of hard negatives."""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from .. import lexical
+from ..errors import OutputError, RecipeError
+from ..opened import open_model
+from ..recipe import MineSettings
+from ..search import Retriever, default_root
+from ..teacher import open_teacher
+from ..training import check_mined_name, read_judged, read_made
+from .facts import facts_of, refuse_others
+from .finders import Dense, Finder, Lexical
+from .parts import mine_into, remove, unfinished
+from .rules import check_rules
+
+
+def mine(
+    model: str | None = None,
+    recipe: str | Path | None = None,
+    *,
+    output: str | Path,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Searches a corpus with a model, and keeps as hard negatives what it ranks high but is no known answer.
+
+    Args:
+        model: a sentence-transformers model, folder or Hub id; or bm25s.
+        recipe: a YAML file or the name of an installed recipe.
+        output: the file, .parquet or .jsonl: a row a query, with FlagEmbedding's names ("query", "pos",
+            "neg", "pos_scores", "neg_scores") and the ids. Until it is whole, what is done lies in a hidden
+            folder beside it.
+        resume: go on with what a kill has left, or begin if there is nothing; a whole file is left as it is.
+        overwrite: begin anew, and replace the file at the end.
+        progress: True for progress bars on stderr; None shows them on a terminal only.
+        settings: of `stzoo.recipe.MineSettings`, e.g. data, depth, relative_margin; they win over the
+            recipe's.
+
+    Returns:
+        what the file says of its making: "recipe", "model", "teacher", "data", "versions" and "counts".
+
+    Raises:
+        StzooError: for a user's mistake; see stzoo.errors.
+    """
+    wanted = MineSettings.read(recipe, settings if model is None else settings | {"model": model})
+    check_rules(wanted)
+    path = check_mined_name(output)
+    work = path.with_name(f".{path.name}.mining")
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder; expected the name of a file.")
+    left = unfinished(work)
+    if not (resume or overwrite) and (path.exists() or left):
+        what = f"{work}, of an unfinished mining," if left else path
+        raise OutputError(f"{what} is there. Use --resume to go on, --overwrite, or another --output.")
+    if wanted.threads:
+        import torch
+
+        torch.set_num_threads(wanted.threads)
+    bars = sys.stderr.isatty() if progress is None else progress
+    judged = read_judged(wanted.data, wanted.split, corpus=wanted.corpus, progress=progress)
+    teacher = (
+        open_teacher(wanted.teacher, max_tokens=wanted.teacher_tokens, device=wanted.device)
+        if wanted.teacher
+        else None
+    )
+    finder = _finder(wanted, judged, bars)
+    if path.exists() and not overwrite and not left:
+        made = read_made(path)
+        if made is None:
+            raise OutputError(f"{path} was not mined by stzoo. Choose another --output, or --overwrite it.")
+        counts = {"counts": made.get("counts")}
+        refuse_others(path, made, facts_of(finder, judged, wanted, wanted.seed, teacher) | counts)
+    else:
+        try:
+            made = mine_into(
+                path,
+                finder,
+                judged,
+                wanted,
+                work=work,
+                seed=wanted.seed,
+                teacher=teacher,
+                memory_gib=wanted.memory_gib,
+                overwrite=overwrite,
+                progress=bars,
+            )
+        finally:
+            with contextlib.suppress(OSError):  # unless there is something of worth in it
+                work.rmdir()
+    remove(work)
+    return made
+
+
+def _finder(wanted: MineSettings, judged: Any, bars: bool) -> Finder:
+    if wanted.model == lexical.NAME:
+        if wanted.max_tokens is not None:
+            raise RecipeError(f"{lexical.NAME} reads texts whole, of any length; leave max_tokens out.")
+        return Lexical(judged, progress=bars)
+    opened = open_model(wanted.model, max_tokens=wanted.max_tokens, device=wanted.device)
+    return Dense(
+        Retriever(
+            opened,
+            Path(wanted.store) if wanted.store else default_root(),
+            batch_tokens=wanted.batch_tokens,
+            memory_gib=wanted.memory_gib,
+            progress=bars,
+        ),
+        judged,
+    )

@@ -1,0 +1,183 @@
+"""Refreshed negatives: episodes of mining and training, killed and gone on with anywhere."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import wait_for
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+import stzoo
+from stzoo.episodes import mixed
+from stzoo.training import Candidate, TrainingSetWriter, read_training
+
+SHORT = {
+    "batch_size": 8,
+    "mini_batch_size": 4,
+    "learning_rate": 1e-3,
+    "log_steps": 1,
+    "depth": 20,
+    "mined": 6,
+    "negatives": 2,
+    "pooling": "mean",
+    "threads": 1,
+}
+
+
+def facts_of(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(base, judged, tmp_path_factory):
+    return stzoo.finetune(
+        str(base),
+        data=str(judged),
+        dev_split="dev",
+        dev_passages=0,
+        eval_steps=3,
+        episodes=3,
+        epochs=2,
+        first_negatives="bm25s",
+        keep_old=0.5,
+        output=tmp_path_factory.mktemp("episodes") / "out",
+        **SHORT,
+    )
+
+
+def test_each_episode_mines_with_the_model_as_it_is_then(finished):
+    facts = facts_of(finished)
+    models = [one["mined"]["model"] for one in facts["episodes"]]
+    assert models[0]["name"] == "bm25s"
+    assert len({model["revision"] for model in models}) == 3
+    files = [read_training(finished / f"episodes/{number}/negatives.parquet") for number in (1, 2, 3)]
+    second, third = ({tuple(row.negatives) for row in file.rows()} for file in files[1:])
+    assert second != third
+    assert all(len(row.negatives) == 6 for row in files[1].rows())
+    assert facts["steps"] == sum(one["steps"] for one in facts["episodes"]) == 3 * 2 * 5
+
+
+def test_what_mining_leaves_behind_is_removed(finished):
+    kept = {path.name for path in (finished / "episodes/2").iterdir()}
+    assert kept == {"negatives.parquet", "checkpoints", "end.safetensors", "episode.json"}
+
+
+def test_the_best_episodes_best_step_is_the_model(finished):
+    facts = facts_of(finished)
+    scores = {one["episode"]: one["dev_ndcg_at_10"] for one in facts["episodes"]}
+    assert facts["best_episode"] == max(scores, key=lambda number: (scores[number], -number))
+    assert facts["dev_ndcg_at_10"] == max(scores.values())
+    best = load_file(finished / f"episodes/{facts['best_episode']}/end.safetensors")
+    model = load_file(finished / "model.safetensors")
+    assert all(torch.equal(tensor, best[f"0.model.{name}"]) for name, tensor in model.items())
+
+
+def test_one_episode_is_static_mining(base, judged, tmp_path):
+    given = dict(data=str(judged), dev_queries=0, max_steps=4, **SHORT)
+    out = stzoo.finetune(str(base), episodes=1, output=tmp_path / "out", **given)
+    start = stzoo.export(stzoo_start(base), tmp_path / "start")
+    file = tmp_path / "mined.parquet"
+    stzoo.mine(str(start), data=str(judged), output=file, depth=20, mined=6, threads=1)
+    mine, theirs = read_training(out / "episodes/1/negatives.parquet"), read_training(file)
+    assert [row.negatives for row in mine.rows()] == [row.negatives for row in theirs.rows()]
+    by_hand = stzoo.finetune(str(base), **given | {"data": str(file), "output": tmp_path / "by-hand"})
+    one, other = (load_file(folder / "model.safetensors") for folder in (out, by_hand))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def stzoo_start(base):
+    from stzoo.models import load_model
+
+    return load_model(str(base), pooling="mean")
+
+
+RUN = """
+import sys, stzoo
+stzoo.finetune(sys.argv[1], data=sys.argv[2], output=sys.argv[3], dev_split="dev", eval_steps=3, epochs=4,
+               episodes=2, patience=9, resume=True, **eval(sys.argv[4]))
+"""
+PLACES = {
+    "while the second episode mines": "episodes/2/negatives.parts",
+    "in the training of the second": "episodes/2/checkpoints/checkpoint-6/whole.json",
+    "between the two": "episodes/1/end.safetensors",
+}
+
+
+@pytest.fixture(scope="module")
+def straight(base, judged, tmp_path_factory):
+    output = tmp_path_factory.mktemp("straight") / "out"
+    assert run(base, judged, output).wait() == 0
+    return output
+
+
+def run(base, judged, output):
+    return subprocess.Popen([sys.executable, "-c", RUN, str(base), str(judged), str(output), repr(SHORT)])
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_kill_is_gone_on_with_inside_the_episode_to_the_bit(place, straight, base, judged, tmp_path):
+    output = tmp_path / "out"
+    process = run(base, judged, output)
+    wait_for((output / PLACES[place]).exists, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {
+        path.relative_to(output): path.stat().st_mtime_ns for path in output.glob("episodes/*/*.parquet")
+    }
+    assert before
+    assert run(base, judged, output).wait() == 0
+    for name, time in before.items():
+        assert (output / name).stat().st_mtime_ns == time  # mined once
+    for name in ("model.safetensors", "episodes/1/negatives.parquet", "episodes/2/negatives.parquet"):
+        assert (output / name).read_bytes() == (straight / name).read_bytes()
+    assert facts_of(output)["best_step"] == facts_of(straight)["best_step"]
+
+
+def test_an_episode_of_another_run_is_refused(straight, base, judged, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(straight, output)
+    facts = facts_of(output)
+    (output / "run.json").write_text(json.dumps(facts | {"status": "running"}))
+    other = json.loads((output / "episodes/2/episode.json").read_text())
+    (output / "episodes/2/episode.json").write_text(json.dumps(other | {"run": "0" * 16}))
+    done = run(base, judged, output)
+    assert done.wait() == 1
+    given = dict(data=str(judged), dev_split="dev", eval_steps=3, epochs=4, episodes=2, patience=9, **SHORT)
+    with pytest.raises(stzoo.OutputError, match="episode of another run"):
+        stzoo.finetune(str(base), output=output, resume=True, **given)
+    (output / "episodes/2/episode.json").unlink()
+    with pytest.raises(stzoo.OutputError, match=r"has no episode\.json"):
+        stzoo.finetune(str(base), output=output, resume=True, **given)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    fresh=st.lists(st.integers(0, 12), max_size=6, unique=True),
+    stale=st.lists(st.integers(0, 12), max_size=6, unique=True),
+    share=st.floats(0, 0.99),
+    seed=st.integers(0, 9),
+)
+def test_a_share_of_the_negatives_is_the_last_episodes(fresh, stale, share, seed):
+    def made(negatives):
+        writer = TrainingSetWriter()
+        for query in range(2):
+            texts = [Candidate(f"passage {place}", f"p{place}") for place in negatives]
+            writer.add(f"query {query}", [Candidate("the answer", "yes")], texts, f"q{query}")
+        return writer.finish("x", __file__)
+
+    found = mixed(made(fresh), made(stale), share, seed)
+    for row in found.rows():
+        names = [int(one.id[1:]) for one in row.negatives]
+        assert len(names) == len(set(names)) == len(fresh)
+        assert set(names) <= {*fresh, *stale}
+        assert len(set(names) - set(fresh)) == min(round(share * len(fresh)), len(set(stale) - set(fresh)))
+        assert [one.text for one in row.positives] == ["the answer"]
+    again = mixed(made(fresh), made(stale), share, seed)
+    assert np.array_equal(found.negatives.places, again.negatives.places)
