@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from sentence_transformers.util import get_device_name
 from transformers import set_seed
@@ -31,13 +30,15 @@ from .errors import OutputError
 from .files import fingerprint, whole_file, write_json
 from .judged import JudgedSet
 from .mining import Dense, Finder, Lexical, mine_into
+from .models import like
 from .opened import Opened, parse_name
 from .recipe import FinetuneSettings
-from .runs import Run
+from .runs import Run, finite, first_process_first, is_first_process
 from .search import Retriever
 from .training import TrainingSet, TrainingSetWriter, read_training
 
 END, FACTS, NEGATIVES = "end.safetensors", "episode.json", "negatives.parquet"
+SCRATCH = ("negatives.parts", "embeddings", ".*.part")
 DEV_METRIC = "dev_ndcg_at_10"
 
 
@@ -72,10 +73,12 @@ def train(
     for number in range(1, wanted.episodes + 1):
         folder = run.folder / "episodes" / str(number)
         facts = _open(folder, identity)
-        settings = wanted.model_copy(update={"seed": wanted.seed + number - 1})
-        with PartialState().main_process_first():
+        settings = wanted.model_copy(update={"seed": (wanted.seed + number - 1) % 2**32})
+        with first_process_first(cpu=wanted.device == "cpu"):
             if not (folder / NEGATIVES).is_file():
                 _mine(settings, student, judged, teacher, folder, number)
+            if is_first_process():
+                _clear(folder)
         new = read_training(folder / NEGATIVES)
         new = mixed(new, old, wanted.keep_old, settings.seed) if old and wanted.keep_old else new
         if facts.get("finished"):
@@ -85,12 +88,14 @@ def train(
 
             def record(folder: Path = folder, facts: dict[str, Any] = facts, **more: Any) -> None:
                 facts |= more
-                if PartialState().is_main_process:
-                    write_json(folder / FACTS, facts)
+                if is_first_process():
+                    write_json(folder / FACTS, finite(facts))
 
             found = fit(settings, folder, student, new, record=record)
-            if PartialState().is_main_process:
-                weights = {name: tensor.cpu().clone() for name, tensor in student.state_dict().items()}
+            if is_first_process():
+                weights = {
+                    name: tensor.cpu().contiguous().clone() for name, tensor in student.state_dict().items()
+                }
                 with whole_file(folder / END) as draft:
                     save_file(weights, draft)
             record(**found, mined=new.made, finished=True)
@@ -106,8 +111,8 @@ def _open(folder: Path, identity: str) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         facts = {"run": identity}
-        if PartialState().is_main_process:
-            if folder.exists() and any(folder.iterdir()):
+        if is_first_process():
+            if any(not entry.name.startswith(".") for entry in folder.glob("*")):  # no draft of a kill
                 raise OutputError(
                     f"{folder} has no {FACTS}, so nothing says which run made it. Remove it."
                 ) from None
@@ -125,7 +130,7 @@ def _open(folder: Path, identity: str) -> dict[str, Any]:
 def _mine(
     wanted: FinetuneSettings, student: Any, judged: JudgedSet, teacher: Any, folder: Path, number: int
 ) -> None:
-    """Writes the episode's negatives; what was encoded and found on the way is removed afterwards."""
+    """Writes the episode's negatives."""
     finder: Finder
     if number == 1 and wanted.first_negatives == "bm25s":
         finder = Lexical(judged, progress=sys.stderr.isatty())
@@ -133,23 +138,30 @@ def _mine(
         before = folder.parent / str(number - 1) / END
         weights = before if number > 1 else Path(wanted.model)
         revision = fingerprint(weights)[:12] if weights.exists() else "base"
-        student.to(wanted.device or get_device_name()).eval()
-        opened = Opened(parse_name(wanted.model)[0], f"episode-{number}", revision, student)
+        own = like(student, list(student))  # without the autocast that training put around it
+        own.to(wanted.device or get_device_name()).eval()
+        opened = Opened(parse_name(wanted.model)[0], f"episode-{number}", revision, own)
         retriever = Retriever(opened, folder / "embeddings", progress=sys.stderr.isatty())
         finder = Dense(retriever, judged)
-    work = folder / "negatives.parts"
     mine_into(
         folder / NEGATIVES,
         finder,
         judged,
         wanted,
-        work=work,
+        work=folder / "negatives.parts",
         seed=wanted.seed,
         teacher=teacher,
         progress=sys.stderr.isatty(),
     )
-    for scratch in (work, folder / "embeddings"):
-        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _clear(folder: Path) -> None:
+    """Removes what was encoded and found on the way to the negatives, and files that a kill cut short."""
+    for left in (scratch for pattern in SCRATCH for scratch in folder.glob(pattern)):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def mixed(new: TrainingSet, old: TrainingSet, share: float, seed: int) -> TrainingSet:
@@ -163,8 +175,8 @@ def mixed(new: TrainingSet, old: TrainingSet, share: float, seed: int) -> Traini
     """
     writer = TrainingSetWriter()
     for number, (row, before) in enumerate(zip(new.rows(), old.rows(), strict=True)):
-        taken = {one.id for one in (*row.positives, *row.negatives)}
-        stale = [one for one in before.negatives if one.id not in taken]
+        taken = {one.text for one in (*row.positives, *row.negatives)}
+        stale = [one for one in before.negatives if one.text not in taken]
         draw = np.random.default_rng([seed, number])
         count = min(round(share * len(row.negatives)), len(stale))
         kept = [stale[place] for place in np.sort(draw.permutation(len(stale))[:count])]
@@ -179,6 +191,7 @@ def _best(folder: Path, student: Any, done: list[dict[str, Any]]) -> dict[str, A
     scored = [one for one in done if one.get(DEV_METRIC) is not None]
     if scored:
         best = max(scored, key=lambda one: (one[DEV_METRIC], -one["episode"]))
-        student.load_state_dict(load_file(folder / "episodes" / str(best["episode"]) / END))
+        if is_first_process():  # which exports it; it may still be writing these weights
+            student.load_state_dict(load_file(folder / "episodes" / str(best["episode"]) / END))
         facts |= {name: best[name] for name in (DEV_METRIC, "best_step")} | {"best_episode": best["episode"]}
     return facts

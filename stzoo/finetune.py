@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from datasets import Dataset
 from sentence_transformers.base.evaluation import BaseEvaluator
 from transformers import EarlyStoppingCallback, set_seed
@@ -25,13 +24,14 @@ from .examples import Examples
 from .files import fingerprint
 from .hub import layout
 from .hub.export import export
-from .judged import JudgedSet, is_beir, read_beir
+from .judged import JudgedSet, names_beir, read_beir
 from .losses import make_loss, means, needs_scores
 from .metrics import score
+from .mining import check_rules
 from .models import like, load_model
 from .quiet import quietly
-from .recipe import FinetuneSettings
-from .runs import is_first_process
+from .recipe import FinetuneSettings, MiningRules
+from .runs import first_process_first, is_first_process, processes
 from .search import retrieve
 from .teacher import open_teacher, rescore
 from .trainer import ObjectiveTrainer, arguments, last_checkpoint
@@ -39,9 +39,12 @@ from .training import TrainingSet, from_judged, read_judged, read_training
 
 METRIC = "nDCG@10"
 DEFAULT_NEGATIVES = 7
+# settings of mining and of adapters, which mean nothing without them
+MINING = {*MiningRules.model_fields, "keep_old", "first_negatives"} - {"teacher", "teacher_tokens"}
+ADAPTERS = {"lora_alpha", "lora_dropout", "lora_targets"}
 WORTH = (  # what of a failed run is kept
     "checkpoints/checkpoint-*",
-    "teacher/*",
+    "teacher/*.safetensors",
     "episodes/*/embeddings",
     "episodes/*/negatives*",
     "episodes/*/checkpoints/checkpoint-*",
@@ -147,22 +150,23 @@ def finetune(
                 dropout=wanted.lora_dropout,
                 targets=wanted.lora_targets,
             )
+        teacher = None
+        if wanted.teacher:
+            teacher = open_teacher(wanted.teacher, max_tokens=wanted.teacher_tokens, device=wanted.device)
+        _check(wanted, run.folder, student, data.train)  # before what it overwrites is gone
         local = Path(wanted.model).is_dir()
         run.record_inputs(
             base={"fingerprint": fingerprint(wanted.model)} if local else {"id": wanted.model},
             data=_facts(data.train),
             dev={"fingerprint": data.dev.fingerprint, "queries": len(data.dev.queries)} if data.dev else None,
         )
-        teacher = None
-        if wanted.teacher:
-            teacher = open_teacher(wanted.teacher, max_tokens=wanted.teacher_tokens, device=wanted.device)
         if wanted.episodes:
             assert data.judged is not None
             facts = episodes.train(wanted, run, student, data.judged, teacher, partial(fit, dev=data.dev))
         else:
             train = data.train
             if teacher:
-                with PartialState().main_process_first():  # the others find its scores
+                with first_process_first(cpu=wanted.device == "cpu"):  # the others find its scores
                     train = rescore(train, teacher, run.folder / "teacher")
             facts = fit(wanted, run.folder, student, train, dev=data.dev, record=run.record)
         if is_first_process():
@@ -194,8 +198,7 @@ def read_data(wanted: FinetuneSettings) -> Data:
         DataError: if they do not hold.
         RecipeError: if a dev split is asked for where there is none.
     """
-    folder = Path(wanted.data)
-    beir = is_beir(folder) or is_beir(folder.parent)
+    beir = names_beir(wanted.data)
     judged = None
     if beir or wanted.episodes:
         judged = read_judged(wanted.data, wanted.split, corpus=wanted.corpus)
@@ -208,6 +211,11 @@ def read_data(wanted: FinetuneSettings) -> Data:
             raise RecipeError(
                 f"dev_split is {wanted.dev_split!r}, but {wanted.data} is no BEIR folder, which has splits. "
                 "Name one by dev_data (--dev-data)."
+            )
+        if not wanted.dev_data and wanted.dev_split == wanted.split:
+            raise RecipeError(
+                f"dev_split and split are both {wanted.split!r}: it would stop by what it trains on. Name "
+                "another dev_split, or leave it out to hold some of the training queries out."
             )
         dev = read_beir(wanted.dev_data or wanted.data, wanted.dev_split or "dev")
     elif wanted.dev_queries:
@@ -266,6 +274,57 @@ def fit(
         DataError: if there are too few examples, or no scores for a loss that needs them.
         StzooError: for other mistakes in the settings.
     """
+    examples = _examples(wanted, student, train)
+    if needs_scores(wanted.losses) and wanted.teacher is None and train.made:
+        scorer = train.made.get("teacher") or train.made.get("model")
+        if isinstance(scorer, dict) and is_first_process():
+            name = scorer.get("name")
+            print(f"stzoo: the scores to learn from are those of {name}, as mined.", file=sys.stderr)
+    if examples.left_out:
+        note = f"{examples.left_out} of {len(train.query_ids)} queries have no negative and are left out."
+        if is_first_process():
+            print(f"stzoo: {note}", file=sys.stderr)
+        record(left_out=examples.left_out)
+    trainer = _trainer(wanted, folder, student, examples, DevScore(dev) if dev else None, record)
+    checkpoint = last_checkpoint(folder)
+    with quietly():
+        trainer.go_on(checkpoint)
+    history = [line for line in trainer.state.log_history if "train_runtime" not in line]
+    best = {DEV_METRIC: trainer.state.best_metric, "best_step": trainer.state.best_global_step}
+    return {"log": history, "steps": trainer.state.global_step, **(best if dev else {})}
+
+
+def _check(wanted: FinetuneSettings, folder: Path, student: Any, train: TrainingSet) -> None:
+    """Sees that the settings hold and, where no episode mines anew, that the data go with them.
+
+    Raises:
+        StzooError: if they do not.
+    """
+    _loss(wanted, student)
+    of_nothing = {} if wanted.episodes else dict.fromkeys(MINING, "episodes (--episodes)")
+    of_nothing |= {} if wanted.lora_rank else dict.fromkeys(ADAPTERS, "lora_rank (--lora-rank)")
+    for name in sorted(of_nothing.keys() & wanted.model_fields_set):
+        raise RecipeError(f"{name} says something of what {of_nothing[name]} asks for, which is 0.")
+    if wanted.episodes:
+        check_rules(wanted)
+        if needs_scores(wanted.losses) and not wanted.teacher:
+            raise RecipeError(
+                f"{', '.join(wanted.losses)} learns from a teacher, and these episodes have none. "
+                "Name a cross-encoder by teacher (--teacher)."
+            )
+    else:
+        _examples(wanted, student, train)
+        if wanted.teacher and not needs_scores(wanted.losses):
+            raise RecipeError(
+                f"nothing learns from the teacher {wanted.teacher}: losses has only "
+                f"{', '.join(wanted.losses)}, and without episodes nothing is mined. Add kl or margin-mse to "
+                "losses, or leave the teacher out."
+            )
+    arguments(wanted, folder)
+
+
+def _examples(wanted: FinetuneSettings, student: Any, train: TrainingSet) -> Examples:
+    """The examples of a training set, which has to go with the losses; see `fit`."""
     scores = needs_scores(wanted.losses)
     negatives = wanted.negatives
     if negatives is None:
@@ -275,7 +334,7 @@ def fit(
             f"{', '.join(wanted.losses)} compares several passages of a query: set negatives (--negatives) "
             "to 1 or more, and give data that has them, as `stzoo mine` writes."
         )
-    if scores and not train.scored:
+    if scores and not (wanted.teacher or train.scored):
         raise DataError(
             f"{wanted.data} has no teacher's scores, which {', '.join(wanted.losses)} learns from. Name a "
             "cross-encoder by teacher (--teacher), or give data with scores."
@@ -288,19 +347,26 @@ def fit(
         max_passage_tokens=wanted.max_passage_tokens,
         seed=wanted.seed,
     )
-    if examples.left_out:
-        note = f"{examples.left_out} of {len(train.query_ids)} queries have no negative and are left out."
-        print(f"stzoo: {note}", file=sys.stderr)
-        record(left_out=examples.left_out)
-    if len(examples.pairs) < 2:
-        raise DataError(f"{wanted.data}: {len(examples.pairs)} pairs to train on; a batch needs two.")
-    trainer = _trainer(wanted, folder, student, examples, DevScore(dev) if dev else None, record)
-    checkpoint = last_checkpoint(folder)
-    with quietly():
-        trainer.go_on(checkpoint)
-    history = [line for line in trainer.state.log_history if "train_runtime" not in line]
-    best = {DEV_METRIC: trainer.state.best_metric, "best_step": trainer.state.best_global_step}
-    return {"log": history, "steps": trainer.state.global_step, **(best if dev else {})}
+    fewest = 2 if processes() == 1 else processes() * wanted.batch_size  # where the host drops what is left
+    if len(examples.pairs) < fewest:
+        without = f", {examples.left_out} queries without a negative left out" if examples.left_out else ""
+        raise DataError(
+            f"{wanted.data}: {len(examples.pairs)} pairs to train on{without}; expected {fewest} at least, a "
+            "batch."
+        )
+    return examples
+
+
+def _loss(wanted: FinetuneSettings, model: Any) -> Any:
+    return make_loss(
+        model,
+        wanted.losses,
+        wanted.loss_options,
+        temperature=wanted.temperature,
+        mini_batch_size=wanted.mini_batch_size,
+        cross_device=wanted.cross_device,
+        matryoshka=wanted.matryoshka,
+    )
 
 
 def _trainer(
@@ -311,15 +377,7 @@ def _trainer(
     evaluator: DevScore | None,
     record: Callable[..., None],
 ) -> ObjectiveTrainer:
-    loss = make_loss(
-        model,
-        wanted.losses,
-        wanted.loss_options,
-        temperature=wanted.temperature,
-        mini_batch_size=wanted.mini_batch_size,
-        cross_device=wanted.cross_device,
-        matryoshka=wanted.matryoshka,
-    )
+    loss = _loss(wanted, model)
     more: dict[str, Any] = {"gradient_accumulation_steps": wanted.accumulation}
     callbacks = []
     if evaluator is not None:

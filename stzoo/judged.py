@@ -207,6 +207,12 @@ def is_beir(folder: Path) -> bool:
     )
 
 
+def names_beir(data: str | Path) -> bool:
+    """True if this is a BEIR folder or names a task of one (FOLDER/TASK); a file inside one is none."""
+    path = Path(data).expanduser()
+    return is_beir(path) or (not path.exists() and is_beir(path.parent))
+
+
 def read_corpus(path: Path, progress: bool | None) -> tuple[Texts, Texts, tuple[str, ...]]:
     """Reads a corpus.jsonl(.gz): ids, passages (title and text) and notes for the readers of scores.
 

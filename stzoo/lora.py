@@ -38,7 +38,7 @@ def add(
 
     Raises:
         MissingExtraError: if peft is not installed.
-        ModelError: if the model begins with no Transformer, or has adapters already.
+        ModelError: if the model begins with no Transformer, has no linear layers, or adapters already.
         RecipeError: if a target is the name of no linear layer.
     """
     from sentence_transformers.base.modules import Transformer
@@ -56,7 +56,10 @@ def add(
         from peft import LoraConfig
     except ImportError:
         raise MissingExtraError("peft, for adapters,", "lora") from None
-    names = _chosen(linear_layers(first.model), targets)
+    layers = linear_layers(first.model)
+    if not layers:
+        raise ModelError(f"{type(first.model).__name__} has no linear layers that could have adapters.")
+    names = _chosen(layers, targets)
     config = LoraConfig(
         r=rank,
         lora_alpha=rank * scale(rank, alpha),  # type: ignore[arg-type]  # any number will do

@@ -209,9 +209,9 @@ class RankingLoss(CachedLossMixin, nn.Module):
                 `Candidates`.
         """
         features = list(features)
-        if any(len(part["input_ids"]) > self.mini_batch_size for part in features):
+        if labels["places"].numel() > self.mini_batch_size:
             return self.forward_cached(features, labels)  # type: ignore[arg-type]
-        made = [self.model(part)["sentence_embedding"] for part in features]
+        made = [self.model(part)["sentence_embedding"].float() for part in features]
         ends = [[vectors.detach().requires_grad_()] for vectors in made]
         loss = self.calculate_loss(ends, labels, with_backward=torch.is_grad_enabled())
         if not torch.is_grad_enabled():
@@ -219,11 +219,16 @@ class RankingLoss(CachedLossMixin, nn.Module):
         slope = sum((vectors * end.grad).sum() for vectors, (end,) in zip(made, ends, strict=True))
         return loss.detach() + slope - slope.detach()
 
+    def embed_minibatch(self, *given: Any, **named: Any) -> tuple[Tensor, Any]:
+        """The host's in float32: in half precision, small gradients of embeddings would be lost."""
+        vectors, state = super().embed_minibatch(*given, **named)
+        return vectors.float(), state
+
     def calculate_loss(  # type: ignore[override]
         self, reps: list[list[Tensor]], labels: dict[str, Tensor], *, with_backward: bool = False
     ) -> Tensor:
         """The loss of embeddings, mini-batch by mini-batch, of queries and passages; see `forward`."""
-        queries, passages = (torch.cat(part).float() for part in reps)
+        queries, passages = map(torch.cat, reps)
         columns = passages[labels["places"].T]  # [C, B, D]
         candidates = Candidates(labels["ids"], labels["positives"], labels.get("scores"))
         vectors = [queries, *columns]

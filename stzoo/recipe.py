@@ -265,7 +265,9 @@ class FinetuneSettings(Training, MiningRules):
     batch_size: int = Field(
         64, ge=2, description="queries a step and device; the others' passages are negatives"
     )
-    mini_batch_size: int = Field(32, ge=1, description="texts at a time in memory; changes no result")
+    mini_batch_size: int = Field(
+        32, ge=1, description="texts at a time in memory; changes no loss, but what dropout draws"
+    )
     accumulation: int = Field(1, ge=1, description="batches a step")
     negatives: int | None = Field(
         None, ge=0, description="hard negatives beside each query; if left out 7, or as many as there are"

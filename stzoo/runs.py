@@ -21,12 +21,41 @@ RECORD = "run.json"
 OLD = ".stzoo-old"  # where an overwritten run waits until the new one has read its inputs
 # settings that may change between a kill and a resume, because they change no weight by more than rounding
 FREE = {"log_steps", "save_steps", "keep_checkpoints", "report_to", "workers", "threads"}
+PATIENCE = datetime.timedelta(days=30)  # of the processes that wait while the first one mines
 PACKAGES = ("stzoo", "torch", "transformers", "sentence-transformers", "datasets", "tokenizers", "numpy")
 
 
 def is_first_process() -> bool:
     """False in every process but the first of those that torchrun or accelerate started together."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def processes() -> int:
+    """How many processes torchrun or accelerate started together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextlib.contextmanager
+def first_process_first(cpu: bool) -> Iterator[None]:
+    """Lets the first process go through the block before the others do.
+
+    Args:
+        cpu: True if the processes compute on the CPU.
+    """
+    if processes() == 1:
+        yield
+        return
+    from accelerate import PartialState
+    from torch import distributed as dist
+
+    PartialState(cpu=cpu)  # brings them together, with the time limit that their other exchanges keep
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    if not is_first_process():
+        dist.barrier(group)
+    yield
+    if is_first_process():
+        dist.barrier(group)
+    dist.destroy_process_group(group)
 
 
 class Run:
@@ -43,10 +72,10 @@ class Run:
         self._begun = time.monotonic() - facts.get("seconds", 0)
 
     def record(self, **facts: Any) -> None:
-        """Adds facts and writes run.json, in the first process."""
+        """Adds facts and, in the first process, writes run.json."""
+        self.facts = finite(self.facts | facts)
         if not is_first_process():
             return
-        self.facts = _finite(self.facts | facts)
         self.facts["seconds"] = round(time.monotonic() - self._begun, 1)
         write_json(self.folder / RECORD, self.facts)
 
@@ -58,7 +87,7 @@ class Run:
         """
         for name, now in facts.items() if self.goes_on else ():
             before = self.facts.get(name)
-            if before is not None and before != _finite(now):
+            if before is not None and before != finite(now):
                 raise OutputError(
                     f"{self.folder} holds a run whose {name} was another ({before} then, {now} now). "
                     "Resume it as it was, or begin anew with --overwrite."
@@ -105,7 +134,8 @@ def start(
     output = Path(output)
     if not is_first_process():
         # The first holds the folder and writes; the others only need to agree with it on where to begin.
-        yield Run(output, (_read(output) if resume else None) or {"status": "running"}, goes_on=resume)
+        facts = _read(output) if resume else None
+        yield Run(output, facts or {"status": "running", "recipe": settings.dump()}, goes_on=resume)
         return
     fresh = not output.exists()
     try:
@@ -203,12 +233,12 @@ def _may_go_on(folder: Path, old: dict[str, Any], settings: Settings, resume: bo
         )
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The value with None where a number is no number, which JSON cannot hold."""
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: finite(one) for key, one in value.items()}
     if isinstance(value, list):
-        return [_finite(one) for one in value]
+        return [finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -9,6 +9,7 @@ all. A part's pairs are put into batches by themselves, so a run that was stoppe
 to the very same scores.
 """
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from .files import held, whole_file, write_json
 from .models import check_device
 from .opened import NO_REVISION, commit_of, folder_revision, limit, parse_name
 from .quiet import quietly
+from .runs import is_first_process
 from .training import TrainingSet
 
 if TYPE_CHECKING:
@@ -198,7 +200,9 @@ def rescore(
     sides = training.positives, training.negatives
     scores = [np.empty(len(side.places), np.float32) for side in sides]
     off = None if progress is None else not progress
-    with held(folder) as path, tqdm(total=sum(map(len, scores)), disable=off, **_BAR) as bar:
+    # of several processes the first one scores, and the others read what it has left
+    place = held(folder) if is_first_process() else contextlib.nullcontext(Path(folder))
+    with place as path, tqdm(total=sum(map(len, scores)), disable=off, **_BAR) as bar:
         _claim(path, facts)
         for number, first in enumerate(range(0, len(training.queries), PART_QUERIES)):
             last = min(first + PART_QUERIES, len(training.queries))

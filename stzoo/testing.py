@@ -394,18 +394,19 @@ def check_recipe(recipe: Recipe) -> None:
 
     Raises:
         AssertionError: with what does not hold.
-        StzooError: if the file cannot be read, or the objective or an option of it is unknown.
+        StzooError: if the file cannot be read, or the objective, a loss or an option of it is unknown.
     """
     import yaml
     from pydantic import ValidationError
 
-    from .recipe import SCHEMA_VERSION, FinetuneSettings, PrepareSettings, PretrainSettings
+    from .recipe import SCHEMA_VERSION, FinetuneSettings, MineSettings, PrepareSettings, PretrainSettings
 
     _check_texts(recipe)
     values = yaml.safe_load(host.read_recipe(recipe))
     assert isinstance(values, dict), "it holds no settings"
     assert values.pop("schema_version", None) == SCHEMA_VERSION, f"expected schema_version: {SCHEMA_VERSION}"
-    commands = {kind.command: kind for kind in (PretrainSettings, FinetuneSettings, PrepareSettings)}
+    kinds: tuple[Any, ...] = (PretrainSettings, FinetuneSettings, MineSettings, PrepareSettings)
+    commands = {kind.command: kind for kind in kinds}
     command = values.pop("command", None)
     assert command in commands, f"command is {command!r}; expected one of {sorted(commands)}"
     if command == PrepareSettings.command:
@@ -419,6 +420,9 @@ def check_recipe(recipe: Recipe) -> None:
     if name := values.get("objective"):
         build = host.resolve(host.find("objective", name))
         host.check_options(f"objective {name!r}", build, values.get("options", {}), given=1)
+    for name in values.get("losses", {}):
+        build = host.resolve(host.find("loss", name))
+        host.check_options(f"loss {name!r}", build, values.get("loss_options", {}).get(name, {}), given=1)
 
 
 def _check_texts(part: Checkpoint | Component | Recipe) -> None:

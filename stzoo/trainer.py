@@ -11,6 +11,7 @@ sentence-transformers 6.2 and transformers 5.23; tests/test_trainer.py shows the
 - a loss that is a mean counts once per accumulated batch: `loss_is_scaled_for_ga`
 - autocast covers the encoder only: `compute_loss`
 - a resume forgets how long early stopping has waited, and trains on after it: `go_on`
+- a run that was moved loses its best checkpoint: `_load_best_model`, `FindBest`
 - a resume inside an epoch on several processes begins another order: `get_batch_sampler`, `SetEpoch`
 
 These are private methods of the host library. `check_host` looks for each at the start.
@@ -37,7 +38,7 @@ from transformers import Trainer
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
-from .callbacks import Progress, SetEpoch
+from .callbacks import FindBest, Progress, SetEpoch
 from .errors import ModelError, RecipeError, StzooError
 from .files import whole_file, write_json, writing
 from .memory import keep_blocks
@@ -181,6 +182,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
             self.remove_callback(theirs)
         self.epochs = SetEpoch(collate)
         self.add_callback(self.epochs)
+        self.add_callback(FindBest())
         self.add_callback(Progress(record or (lambda _: None)))
         self.loss: Any  # one module, not the host's dict of several
         self.figures: Any = figures or getattr(loss, "accuracies", dict)
@@ -335,8 +337,10 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
             self.train(resume_from_checkpoint=str(checkpoint))
             return
         self.state = state
-        best = state.best_model_checkpoint if self.args.load_best_model_at_end else None
-        self._load_from_checkpoint(best or str(checkpoint))
+        if self.args.load_best_model_at_end and state.best_model_checkpoint:
+            self._load_best_model()
+        else:
+            self._load_from_checkpoint(str(checkpoint))
 
     def _inner_training_loop(self, *given: Any, **named: Any) -> Any:
         if dist.is_initialized():
@@ -362,7 +366,8 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
 
     def _load_best_model(self) -> None:
         assert self.state.best_model_checkpoint is not None
-        self._load_from_checkpoint(self.state.best_model_checkpoint)
+        name = Path(self.state.best_model_checkpoint).name  # the run may have been moved since
+        self._load_from_checkpoint(str(Path(str(self.args.output_dir)) / name))
 
     def _save_checkpoint(self, *given: Any, **named: Any) -> None:
         folder = Path(self._get_output_dir(trial=None)) / f"checkpoint-{self.state.global_step}"

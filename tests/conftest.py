@@ -34,6 +34,12 @@ def corpus(tmp_path_factory) -> Path:
     return path
 
 
+@pytest.fixture
+def unverified(monkeypatch):
+    """Exports are not checked by a process of their own, which takes seconds; other tests see to it."""
+    monkeypatch.setattr("stzoo.hub.export._verify", lambda *_, **__: None)
+
+
 @pytest.fixture(scope="session")
 def data():
     """The folder of real data, which STZOO_DATA names."""

@@ -105,6 +105,12 @@ def test_a_checkpoint_that_does_not_hold_is_refused(change):
         ("schema_version: 1\ncommand: finetune\nlearning_rat: 1e-4", "learning_rat"),
         ("schema_version: 1\ncommand: finetune\nlearning_rate: high", "learning_rate"),
         ("schema_version: 1\ncommand: pretrain\nobjective: nobody-has-it", "no objective"),
+        ("schema_version: 1\ncommand: mine\ndepth: 0", "depth"),
+        ("schema_version: 1\ncommand: finetune\nlosses: {nobody-has-it: 1.0}", "no loss"),
+        (
+            "schema_version: 1\ncommand: finetune\nlosses: {kl: 1.0}\nloss_options: {kl: {temp: 1.0}}",
+            "temp",
+        ),
         (
             "schema_version: 1\ncommand: pretrain\nobjective: retromae\noptions: {decoder_rat: 0.5}",
             "decoder_rat",

@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import stzoo
+from stzoo import runs
 from stzoo.episodes import mixed
+from stzoo.recipe import FinetuneSettings
 from stzoo.training import Candidate, TrainingSetWriter, read_training
 
+pytestmark = pytest.mark.usefixtures("unverified")
 SHORT = {
     "batch_size": 8,
     "mini_batch_size": 4,
@@ -181,3 +184,79 @@ def test_a_share_of_the_negatives_is_the_last_episodes(fresh, stale, share, seed
         assert [one.text for one in row.positives] == ["the answer"]
     again = mixed(made(fresh), made(stale), share, seed)
     assert np.array_equal(found.negatives.places, again.negatives.places)
+
+
+def test_a_resume_mines_the_same_negatives_after_training_in_half_precision(base, judged, tmp_path):
+    given = dict(data=str(judged), dev_queries=0, max_steps=4, precision="bf16", device="cpu", episodes=2)
+    out = stzoo.finetune(str(base), output=tmp_path / "out", **given, **SHORT)
+    mined = (out / "episodes/2/negatives.parquet").read_bytes()
+    (out / "run.json").write_text(json.dumps(facts_of(out) | {"status": "running"}))
+    (out / "modules.json").unlink()
+    shutil.rmtree(out / "episodes/2")
+    (out / "episodes/1/embeddings").mkdir()  # as a kill leaves it after the file of negatives is there
+    (out / "episodes/1/.end.safetensors.1.part").touch()
+    (out / "episodes/2").mkdir()
+    (out / "episodes/2/.episode.json.1.part").touch()
+    stzoo.finetune(str(base), output=out, resume=True, **given, **SHORT)
+    assert (out / "episodes/2/negatives.parquet").read_bytes() == mined
+    for number in (1, 2):
+        kept = {path.name for path in (out / f"episodes/{number}").iterdir()}
+        assert kept == {"negatives.parquet", "checkpoints", "end.safetensors", "episode.json"}
+
+
+def test_an_old_negative_under_another_id_is_not_taken_twice():
+    sets = []
+    for name in ("new", "old"):
+        writer = TrainingSetWriter()
+        both = [Candidate("the same text", name), Candidate(f"a text of the {name}", f"{name}2")]
+        writer.add("query", [Candidate("the answer", "yes")], both, "q")
+        sets.append(writer.finish("x", __file__))
+    (row,) = mixed(*sets, 0.5, seed=0).rows()
+    assert {one.text for one in row.negatives} > {"a text of the old"}
+    assert len(row.negatives) == 2
+
+
+def test_a_loss_that_is_no_number_is_recorded_as_none(base, judged, tmp_path):
+    given = dict(data=str(judged), dev_queries=0, max_steps=3, save_steps=1, episodes=1)
+    out = stzoo.finetune(
+        str(base), output=tmp_path / "out", **given, **SHORT | {"learning_rate": 1e30, "warmup_ratio": 0}
+    )
+    assert facts_of(out)["episodes"][0]["log"][-1]["loss"] is None
+
+
+def test_episodes_go_on_from_the_greatest_seed(base, judged, tmp_path):
+    given = dict(data=str(judged), dev_queries=0, max_steps=1, seed=2**32 - 1, episodes=2)
+    out = stzoo.finetune(str(base), output=tmp_path / "out", **given, **SHORT)
+    assert facts_of(out)["steps"] == 2
+
+
+def test_other_processes_know_the_runs_facts_and_write_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    wanted = FinetuneSettings(model="x", data="y")
+    with runs.start(tmp_path / "out", wanted, resume=False, overwrite=False) as run:
+        run.record_inputs(base={"id": "x"})
+        assert (run.facts["recipe"], run.facts["base"]) == (wanted.dump(), {"id": "x"})
+    assert not (tmp_path / "out").exists()
+
+
+WAIT = """
+import datetime, sys, time
+from pathlib import Path
+import torch.distributed as dist
+from stzoo.runs import first_process_first, is_first_process
+
+dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=2))
+with first_process_first(cpu=True):
+    if is_first_process():
+        time.sleep(5)
+        Path(sys.argv[1]).touch()
+    assert Path(sys.argv[1]).exists()
+"""
+
+
+def test_others_wait_for_the_first_process_longer_than_for_gradients(tmp_path):
+    (tmp_path / "wait.py").write_text(WAIT)
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
+    words = [sys.executable, *several, str(tmp_path / "wait.py"), str(tmp_path / "done")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
-from transformers import AutoModel, DebertaV2Config, TrainerCallback, set_seed
+from transformers import AutoModel, DebertaV2Config, GPT2Config, GPT2Model, TrainerCallback, set_seed
 
 from stzoo import lora
 from stzoo.errors import MissingExtraError, ModelError, RecipeError
@@ -243,3 +243,8 @@ def test_models_that_cannot_have_adapters_are_refused(tmp_path):
     lora.add(model, rank=2)
     with pytest.raises(ModelError, match="adapters already"):
         lora.add(model, rank=2)
+    model = tiny("bert", tmp_path)
+    model[0].model = GPT2Model(GPT2Config(vocab_size=9, n_embd=4, n_layer=1, n_head=1))
+    for targets in ((), ("query",)):
+        with pytest.raises(ModelError, match="GPT2Model has no linear layers"):
+            lora.add(model, rank=2, targets=targets)

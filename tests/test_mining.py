@@ -332,6 +332,19 @@ def test_a_query_without_a_positive_in_the_corpus_is_left_out_and_counted(mined,
 # With a teacher
 
 
+def test_what_is_blank_is_no_positive_and_the_file_is_read_again(tmp_path):
+    """An empty document that is judged relevant, and a query without words."""
+    texts = {"d1": "the wing of a bird", "d2": "", "d3": "the wing of a plane", "d4": "a bird"}
+    queries = {"q1": "wing", "q2": "bird", "q3": " "}
+    qrels = {"train": {"q1": {"d1": 1, "d2": 1}, "q2": {"d2": 1}, "q3": {"d4": 1}}}
+    rows = [{"_id": name, "text": text} for name, text in texts.items()]
+    folder = write_beir(tmp_path / "blank", rows, queries, qrels)
+    made = mine("bm25s", data=str(folder), output=tmp_path / "mined.jsonl", **TOP)
+    assert made["counts"]["queries_without_positives"] == 2
+    (row,) = read_training(tmp_path / "mined.jsonl").rows()
+    assert ([one.id for one in row.positives], [one.id for one in row.negatives]) == (["d1"], ["d3"])
+
+
 def test_a_teacher_scores_no_more_than_are_needed(model, judged, cross_encoder, tmp_path):
     read = read_beir(judged, "train")
     qrels = {query: {**grades, "d50": 1} for query, grades in read.qrels.items()}

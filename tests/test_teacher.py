@@ -16,6 +16,7 @@ from sentence_transformers import CrossEncoder
 
 from stzoo.encode import score_pairs
 from stzoo.errors import ModelError, OutputError, RecipeError
+from stzoo.files import held
 from stzoo.judged import read_beir
 from stzoo.teacher import PART_QUERIES, open_teacher, rescore
 from stzoo.testing import sentences, tiny_cross_encoder, tiny_masked_lm
@@ -259,6 +260,16 @@ def test_a_kill_and_a_second_call_give_the_same_scores_bit_for_bit(folder, teach
         assert (getattr(resumed, side).scores == getattr(straight, side).scores).all()
     kept = {file: file.stat().st_mtime_ns for file in before if file != first}
     assert kept.items() <= before.items()  # what was scored is not scored again
+
+
+def test_several_processes_read_what_the_first_has_scored_at_once(teacher, tmp_path, monkeypatch):
+    first = rescore(training_set(3), teacher, tmp_path / "scores")
+    with held(tmp_path / "scores"):
+        with pytest.raises(OutputError, match="in use"):
+            rescore(training_set(3), teacher, tmp_path / "scores")
+        monkeypatch.setenv("RANK", "1")
+        other = rescore(training_set(3), teacher, tmp_path / "scores")
+    assert (other.positives.scores == first.positives.scores).all()
 
 
 def test_a_folder_of_something_else_is_refused(folder, teacher, tmp_path):

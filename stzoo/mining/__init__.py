@@ -12,6 +12,16 @@ command.py   `stzoo mine`
 from .command import mine
 from .finders import Dense, Finder, Lexical
 from .parts import mine_into
-from .rules import REMOVED, candidates, chosen
+from .rules import REMOVED, candidates, check_rules, chosen
 
-__all__ = ["REMOVED", "Dense", "Finder", "Lexical", "candidates", "chosen", "mine", "mine_into"]
+__all__ = [
+    "REMOVED",
+    "Dense",
+    "Finder",
+    "Lexical",
+    "candidates",
+    "check_rules",
+    "chosen",
+    "mine",
+    "mine_into",
+]

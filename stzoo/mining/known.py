@@ -18,9 +18,10 @@ class Known:
 
     Attributes:
         query_ids: Q ids, in the order of the set's queries.
-        positives: places of the relevant passages of each query; those that the corpus lacks are left out.
-        answers: positives and, where queries and passages share ids, the passage under the query's own id:
-            no negatives.
+        positives: places of the relevant passages of each query; those that the corpus lacks are left out,
+            and so is what is blank, passages and all those of a blank query.
+        answers: places of all relevant passages and, where queries and passages share ids, of the one under
+            the query's own id: no negatives.
         kinds: int64 [N], equal where passages' texts are.
         spread: int64 [Q], how many passages of the corpus are of the kinds of a query's answers, at most.
     """
@@ -48,17 +49,20 @@ class Known:
         if judged.shares_ids:
             wanted.update(relevant)
         places = {document: place for place, document in enumerate(judged.corpus_ids) if document in wanted}
-        positives = [[places[one] for one in found if one in places] for found in relevant.values()]
+        answers = [[places[one] for one in found if one in places] for found in relevant.values()]
+        positives = [
+            [place for place in found if judged.queries[query].strip() and judged.passages[place].strip()]
+            for query, found in zip(relevant, answers, strict=True)
+        ]
         if not any(positives):
             raise DataError(
                 f"{judged.folder}, split {judged.split}: no judgement above 0 names a passage of the corpus, "
                 "so no query has a positive, and none is mined for."
             )
-        answers = positives
         if judged.shares_ids:
             answers = [
                 found + [places[query]] * (query in places)
-                for query, found in zip(relevant, positives, strict=True)
+                for query, found in zip(relevant, answers, strict=True)
             ]
         kinds = _kinds(judged, progress)
         listed = _lists(answers)

@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from ..errors import DataError
-from ..judged import JudgedSet, is_beir, read_beir
+from ..judged import JudgedSet, names_beir, read_beir
 from ..texts import Texts
 from .collect import TrainingSetWriter, free_name, text_key
 from .forms import Example, Form, described, examples, form_of
@@ -71,7 +71,7 @@ def read_judged(
     Raises:
         DataError: see `read_training`.
     """
-    if corpus is None and _is_beir(data):
+    if corpus is None and names_beir(data):
         return read_beir(data, split, progress=progress)
     held = Corpus(corpus, progress) if corpus is not None else None
     training = _read(data, split, held, progress)
@@ -105,7 +105,7 @@ def from_judged(judged: JudgedSet) -> TrainingSet:
 
 
 def _read(data: str | Path, split: str, corpus: Corpus | None, progress: bool | None) -> TrainingSet:
-    if _is_beir(data):
+    if names_beir(data):
         return from_judged(read_beir(data, split, progress=progress))
     source = Path(data).expanduser()
     tables = find_tables(data, split, progress)
@@ -162,11 +162,6 @@ def _over(training: TrainingSet, split: str, corpus: Corpus) -> JudgedSet:
 
 def _examples(form: Form, table: Table) -> Iterator[tuple[int, Example]]:
     return examples(form, table.read(), table.file)
-
-
-def _is_beir(data: str | Path) -> bool:
-    path = Path(data).expanduser()
-    return is_beir(path) or (not path.exists() and is_beir(path.parent))
 
 
 def _name(source: Path) -> str:

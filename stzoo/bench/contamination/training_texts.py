@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from ... import sources
 from ...errors import DataError
-from ...judged import find_split, is_beir
+from ...judged import find_split, names_beir
 from ...qrels import read_judgements
 from ...texts import numbered_lines, numbered_objects
 
@@ -43,7 +43,7 @@ def find_training(path: Path, bars: bool) -> list[TrainingFile]:
     Raises:
         DataError: if it is not there, of no known kind, or a BEIR folder without a split "train".
     """
-    if is_beir(path) or (not path.exists() and is_beir(path.parent)):
+    if names_beir(path):
         files = find_split(path, "train")
         judgements = read_judgements(files.qrels, numbered_lines(files.qrels, bars))
         relevant = {d for grades in judgements.values() for d, grade in grades.items() if grade > 0}
