@@ -159,6 +159,73 @@ def master() -> str:
     )
 
 
+def finetune() -> str:
+    """What fine-tuning makes of all-MiniLM-L6-v2 on SciFact."""
+    made = json.loads((RESULTS / "scifact_finetune.json").read_text())
+    lines = [
+        "| all-MiniLM-L6-v2 on SciFact test | nDCG@10 | by seed | against the base (95 %) | p | Recall@100 |",
+        "|---|---|---|---|---|---|",
+    ]
+    about = {
+        "base": "as published",
+        "inbatch": "in-batch negatives",
+        "mined": "and mined negatives",
+        "distilled": "and a teacher's scores",
+    }
+    for name, what in about.items():
+        row = made["rows"][name]
+        score = row["nDCG@10"]
+        test = score.get("against_base")
+        cells = [
+            f"{score['mean']:.4f}",
+            ", ".join(f"{seed:.4f}" for seed in score["seeds"]) if test else "",
+            f"{test['difference']:+.4f} ({test['low']:+.4f} to {test['high']:+.4f})" if test else "",
+            f"{test['p_value']:.4f}" if test else "",
+            f"{row['Recall@100']['mean']:.4f}",
+        ]
+        lines.append(f"| {what} | {' | '.join(cells)} |")
+    teacher, queries = made["rows"]["teacher"], made["test_queries"]
+    parts = [f"{what} {made['rows'][name]['nDCG@10']['new']:.4f}" for name, what in about.items()]
+    ranked = [
+        f"{scores['teacher']:.4f} on {split}, where the base has {scores['base']:.4f}"
+        for split, scores in teacher["nDCG@10"].items()
+    ]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"The teacher re-ranks the base's best {teacher['reranked']} to nDCG@10 {' and '.join(ranked)}. "
+            f"{queries['seen']} of the test queries share an answer with a train query; on the other "
+            f"{queries['new']} nDCG@10 is: {', '.join(parts)}.",
+        ]
+    )
+
+
+def finetune_speed() -> str:
+    """Fine-tuning and mining against sentence-transformers."""
+    lines = ["| | stzoo | sentence-transformers | ratio |", "|---|---|---|---|"]
+    found = json.loads((RESULTS / "finetune_speed.json").read_text())
+    for loss, measured in found["losses"].items():
+        for part, what in (("training", "training"), ("end_to_end", "mining, training, saving")):
+            if loss == "kl" and part == "end_to_end":
+                continue
+            mine, peer = (
+                measured["queries_a_second"][side][part] for side in ("stzoo", "sentence-transformers")
+            )
+            ratio = measured["stzoo_times_as_fast"][part]
+            spread = f"{ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})"
+            lines.append(f"| {loss}: {what} | {mine:.1f} queries/s | {peer:.1f} queries/s | {spread} |")
+    memory = json.loads((RESULTS / "mining_memory.json").read_text())
+    sides, peer = memory["sides"], memory["better_peer"]
+    about = f"mining over {memory['passages']:,} passages"
+    for name, what in (("above_baseline_mib", "memory beyond imports and model"), ("peak_mib", "all memory")):
+        ratio = 1 / memory["stzoo_to_better_peer"][name]
+        lines.append(
+            f"| {about}: {what} | {sides['stzoo'][name]} MiB | {sides[peer][name]} MiB | {ratio:.1f} |"
+        )
+    return "\n".join(lines)
+
+
 def filled(text: str) -> str:
     """The text with each table made anew."""
 

