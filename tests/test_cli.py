@@ -8,7 +8,7 @@ from helpers import cli
 
 import stzoo
 from stzoo import host
-from stzoo.recipe import FinetuneSettings, PretrainSettings
+from stzoo.recipe import FinetuneSettings, MineSettings, PretrainSettings
 
 
 def test_version():
@@ -23,12 +23,14 @@ def test_help_names_every_command():
 
 
 @pytest.mark.parametrize(
-    ("command", "settings"), [("pretrain", PretrainSettings), ("finetune", FinetuneSettings)]
+    ("command", "settings"),
+    [("pretrain", PretrainSettings), ("finetune", FinetuneSettings), ("mine", MineSettings)],
 )
 def test_every_setting_is_a_flag(command, settings):
     shown = cli(command, "--help", env={**os.environ, "COLUMNS": "200"}).stdout
+    nested = ("options", "weights", "pooling_options", "losses", "loss_options")  # by --set
     for name in settings.model_fields:
-        if name not in ("options", "weights", "model"):
+        if name not in (*nested, "model"):
             assert f"--{name.replace('_', '-')}" in shown, name
 
 

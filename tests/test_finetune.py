@@ -297,7 +297,7 @@ def test_passages_on_other_devices_are_negatives_too(base, mined, tmp_path):
         ("two apart", several, ["--batch-size", "8"]),
     ):
         words = ["finetune", still, "--data", mined, "--negatives", 2, "--dev-queries", 0, "--device", "cpu"]
-        words += ["--max-steps", 1, "--log-steps", 1, "--output", tmp_path / name, *more]
+        words += ["--temperature", 1, "--max-steps", 1, "--log-steps", 1, "--output", tmp_path / name, *more]
         done = subprocess.run(
             [sys.executable, *launch, "-m", "stzoo", *map(str, words)],
             capture_output=True,
