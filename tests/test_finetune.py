@@ -250,7 +250,7 @@ def test_a_teacher_scores_what_has_no_scores(base, mined, judged, tmp_path):
 
 def test_adapters_alone_learn_and_are_folded_into_the_export(base, judged, tmp_path):
     pytest.importorskip("peft")
-    given = dict(data=str(judged), dev_queries=0, epochs=4, pooling="mean", **SHORT)
+    given = dict(data=str(judged), dev_queries=0, epochs=4, pooling="mean", **SHORT | {"learning_rate": 1e-2})
     out = stzoo.finetune(str(base), lora_rank=4, output=tmp_path / "out", **given)
     names = set(load_file(out / "model.safetensors"))
     plain = stzoo.finetune(str(base), output=tmp_path / "plain", **given | {"epochs": 1})

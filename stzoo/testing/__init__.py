@@ -1,0 +1,40 @@
+"""What a plugin author tests with: tiny models made at run time, and a check for each kind of component.
+
+The models have random weights and two layers. They show that the wiring is right, never that a model is good.
+"""
+
+from .checks import (
+    check_checkpoint,
+    check_decoder,
+    check_loss,
+    check_objective,
+    check_pooling,
+    check_preparation,
+    check_recipe,
+)
+from .tiny import (
+    FAMILIES,
+    TEXTS,
+    sentences,
+    tiny_backbone,
+    tiny_cross_encoder,
+    tiny_masked_lm,
+    tiny_tokenizer,
+)
+
+__all__ = [
+    "FAMILIES",
+    "TEXTS",
+    "check_checkpoint",
+    "check_decoder",
+    "check_loss",
+    "check_objective",
+    "check_pooling",
+    "check_preparation",
+    "check_recipe",
+    "sentences",
+    "tiny_backbone",
+    "tiny_cross_encoder",
+    "tiny_masked_lm",
+    "tiny_tokenizer",
+]
