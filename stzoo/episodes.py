@@ -131,9 +131,10 @@ def _mine(
     wanted: FinetuneSettings, student: Any, judged: JudgedSet, teacher: Any, folder: Path, number: int
 ) -> None:
     """Writes the episode's negatives."""
+    bars = sys.stderr.isatty()
     finder: Finder
     if number == 1 and wanted.first_negatives == "bm25s":
-        finder = Lexical(judged, progress=sys.stderr.isatty())
+        finder = Lexical(judged, progress=bars)
     else:
         before = folder.parent / str(number - 1) / END
         weights = before if number > 1 else Path(wanted.model)
@@ -141,7 +142,7 @@ def _mine(
         own = like(student, list(student))  # without the autocast that training put around it
         own.to(wanted.device or get_device_name()).eval()
         opened = Opened(parse_name(wanted.model)[0], f"episode-{number}", revision, own)
-        retriever = Retriever(opened, folder / "embeddings", progress=sys.stderr.isatty())
+        retriever = Retriever(opened, folder / "embeddings", progress=bars)
         finder = Dense(retriever, judged)
     mine_into(
         folder / NEGATIVES,
@@ -151,7 +152,7 @@ def _mine(
         work=folder / "negatives.parts",
         seed=wanted.seed,
         teacher=teacher,
-        progress=sys.stderr.isatty(),
+        progress=bars,
     )
 
 

@@ -116,3 +116,9 @@ def check_known(option: str, given: str, known: Iterable[str]) -> None:
             + (f"; did you mean {near!r}?" if near else ".")
             + f" Known: {', '.join(known)}."
         )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a library says of its error; the error's type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -378,7 +378,7 @@ def _trainer(
     record: Callable[..., None],
 ) -> ObjectiveTrainer:
     loss = _loss(wanted, model)
-    more: dict[str, Any] = {"gradient_accumulation_steps": wanted.accumulation}
+    more: dict[str, Any] = {}
     callbacks = []
     if evaluator is not None:
         more |= dict(eval_strategy="steps", eval_steps=wanted.eval_steps, load_best_model_at_end=True)

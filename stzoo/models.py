@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from . import host
-from .errors import ModelError, RecipeError, check_known
+from .errors import ModelError, RecipeError, check_known, first_line
 from .quiet import quietly
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -62,7 +62,7 @@ def load_plain(
             return SentenceTransformer(name, device=device, trust_remote_code=False, **options)
     except Exception as error:  # whatever a broken folder makes the loaders raise
         what = "cannot be loaded" if folder.is_dir() else "is no folder, and no Hub id that can be loaded"
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ModelError(f"the model {name} {what}: {reason}") from error
 
 
@@ -91,7 +91,7 @@ def load_tokenizer(name: str) -> Any:
         with quietly():
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # whatever a broken folder makes the loaders raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ModelError(f"the tokenizer of {name} cannot be loaded: {reason}") from error
     if not tokenizer.is_fast:
         raise ModelError(f"the tokenizer of {name} is no fast one (with a tokenizer.json), which words need.")

@@ -6,7 +6,6 @@ also an `AutoModelForMaskedLM`) and the decoders in `pretraining/`. Given as `ba
 
 import contextlib
 import json
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,7 +185,7 @@ def pretrain(
             corpus=_describe(corpus),
             notes=notes,
             new_parameters=sorted(new),
-            processes=int(os.environ.get("WORLD_SIZE", "1")),
+            processes=runs.processes(),
         )
         if runs.is_first_process():
             for note in notes:
@@ -231,12 +230,7 @@ def _trainer(
         callbacks.append(Every(wanted.probe_steps, probe))
     trainer = ObjectiveTrainer(
         model=base.backbone.model,
-        args=arguments(
-            wanted,
-            run.folder,
-            gradient_accumulation_steps=wanted.accumulation,
-            batch_sampler=LengthBatchSampler,
-        ),
+        args=arguments(wanted, run.folder, batch_sampler=LengthBatchSampler),
         train_dataset=corpus.rows,
         loss=objective,
         settings=wanted,

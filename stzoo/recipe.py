@@ -123,6 +123,7 @@ class Training(Settings):
     """What pre-training and fine-tuning share."""
 
     batch_size: int = Field(32, ge=1, description="rows a step and device")
+    accumulation: int = Field(1, ge=1, description="batches a step")
     epochs: float = Field(1.0, gt=0, description="passes over the data")
     max_steps: int | None = Field(None, ge=1, description="optimiser steps; instead of epochs")
     learning_rate: float = Field(1e-4, gt=0, description="peak, of AdamW")
@@ -162,7 +163,6 @@ class PretrainSettings(Training):
     )
     min_words: int = Field(3, ge=1, description="shorter passages are left out")
     skip_bad_lines: bool = Field(False, description="count bad lines and go on")
-    accumulation: int = Field(1, ge=1, description="batches a step")
     new_learning_rate: float | None = Field(
         None, gt=0, description="peak for new heads and decoders; learning_rate if left out"
     )
@@ -268,7 +268,6 @@ class FinetuneSettings(Training, MiningRules):
     mini_batch_size: int = Field(
         32, ge=1, description="texts at a time in memory; changes no loss, but what dropout draws"
     )
-    accumulation: int = Field(1, ge=1, description="batches a step")
     negatives: int | None = Field(
         None, ge=0, description="hard negatives beside each query; if left out 7, or as many as there are"
     )

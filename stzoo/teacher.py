@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .encode import score_pairs
-from .errors import ModelError, OutputError
+from .errors import ModelError, OutputError, first_line
 from .files import held, whole_file, write_json
 from .models import check_device
 from .opened import NO_REVISION, commit_of, folder_revision, limit, parse_name
@@ -133,7 +133,7 @@ def open_teacher(name: str, *, max_tokens: int | None = None, device: str | None
         raise
     except Exception as error:  # whatever a broken folder makes the loaders raise
         what = "cannot be loaded" if local else "is no folder, and no Hub id that can be loaded"
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ModelError(f"the teacher {given} {what}: {reason}") from error
     _check_weights(model, given)
     if max_tokens is not None:

@@ -112,6 +112,7 @@ def _given(settings: Training, output: Path) -> dict[str, Any]:
     return dict(
         output_dir=str((output / "checkpoints").resolve()),
         per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
         learning_rate=settings.learning_rate,

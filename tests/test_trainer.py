@@ -44,12 +44,7 @@ def make(kind, base, output, *, rows=48, collate=None, callbacks=(), given=None,
     new = load_parts(objective, base, settings)
     return kind(
         model=objective.model,
-        args=arguments(
-            settings,
-            output,
-            gradient_accumulation_steps=settings.accumulation,
-            batch_sampler=LengthBatchSampler,
-        ),
+        args=arguments(settings, output, batch_sampler=LengthBatchSampler),
         train_dataset=Dataset.from_list([{"id": str(i), "text": t} for i, t in enumerate(sentences(rows))]),
         loss=objective,
         settings=settings,

@@ -32,7 +32,7 @@ from transformers import (
     GenerationConfig,
 )
 
-from stzoo.errors import ModelError, RecipeError
+from stzoo.errors import ModelError, RecipeError, first_line
 from stzoo.files import fingerprint
 from stzoo.models import check_device
 from stzoo.quiet import quietly
@@ -84,7 +84,7 @@ class _Sampler:
                 if Path(self.name).is_dir()
                 else "is no folder, and no Hub id that can be loaded"
             )
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            reason = first_line(error).rstrip(".")
             raise ModelError(f"the model {self.name} {what}: {reason}; {self.instead}") from error
 
     def _origin(self) -> tuple[dict[str, Any], dict[str, str]]:
