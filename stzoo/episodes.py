@@ -35,11 +35,11 @@ from .opened import Opened, parse_name
 from .recipe import FinetuneSettings
 from .runs import Run, finite, first_process_first, is_first_process
 from .search import Retriever
+from .splits import DEV_METRIC
 from .training import TrainingSet, TrainingSetWriter, read_training
 
 END, FACTS, NEGATIVES = "end.safetensors", "episode.json", "negatives.parquet"
 SCRATCH = ("negatives.parts", "embeddings", ".*.part")
-DEV_METRIC = "dev_ndcg_at_10"
 
 
 def train(

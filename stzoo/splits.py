@@ -1,0 +1,122 @@
+"""What a run learns from and what it stops by: training data, and dev queries of their own or held out."""
+
+import random
+from collections.abc import Container
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from sentence_transformers.base.evaluation import BaseEvaluator
+
+from .callbacks import own_numbers
+from .errors import DataError, RecipeError
+from .judged import JudgedSet, names_beir, read_beir
+from .metrics import score
+from .recipe import FinetuneSettings
+from .search import retrieve
+from .training import TrainingSet, from_judged, read_judged, read_training
+
+METRIC, DEV_METRIC = "nDCG@10", "dev_ndcg_at_10"
+
+
+class Data(NamedTuple):
+    """What a run learns from and stops by.
+
+    Attributes:
+        train: the queries to train on.
+        dev: the queries to stop early by, if there are any.
+        judged: the training queries and the whole corpus to mine from; None where nothing is mined.
+    """
+
+    train: TrainingSet
+    dev: JudgedSet | None
+    judged: JudgedSet | None
+
+
+def read_data(wanted: FinetuneSettings) -> Data:
+    """Reads training data and dev queries.
+
+    Raises:
+        DataError: if they do not hold.
+        RecipeError: if a dev split is asked for where there is none.
+    """
+    beir = names_beir(wanted.data)
+    judged = None
+    if beir or wanted.episodes:
+        judged = read_judged(wanted.data, wanted.split, corpus=wanted.corpus)
+        train = from_judged(judged)
+    else:
+        train = read_training(wanted.data, wanted.split, corpus=wanted.corpus)
+    dev = None
+    if wanted.dev_data or wanted.dev_split:
+        if not wanted.dev_data and not beir:
+            raise RecipeError(
+                f"dev_split is {wanted.dev_split!r}, but {wanted.data} is no BEIR folder, which has splits. "
+                "Name one by dev_data (--dev-data)."
+            )
+        if not wanted.dev_data and wanted.dev_split == wanted.split:
+            raise RecipeError(
+                f"dev_split and split are both {wanted.split!r}: it would stop by what it trains on. Name "
+                "another dev_split, or leave it out to hold some of the training queries out."
+            )
+        dev = read_beir(wanted.dev_data or wanted.data, wanted.dev_split or "dev")
+    elif wanted.dev_queries:
+        train, held = hold_out(train, wanted.dev_queries, wanted.seed)
+        if not held.query_ids:
+            raise DataError(
+                f"{wanted.data}, split {wanted.split}: too few queries to hold any out. Set dev_queries to 0 "
+                "to train without early stopping, or name a dev_split."
+            )
+        dev = _part(judged, frozenset(held.query_ids)) if judged else held.judged()
+        judged = judged and _part(judged, frozenset(train.query_ids))
+    dev = dev and cut_corpus(dev, wanted.dev_passages, wanted.seed)
+    return Data(train, dev, judged if wanted.episodes else None)
+
+
+def hold_out(train: TrainingSet, queries: int, seed: int) -> tuple[TrainingSet, TrainingSet]:
+    """Splits queries at random: the rest, and as many as asked for, at most a fifth of all."""
+    chosen = sorted(range(len(train.query_ids)), key=train.query_ids.__getitem__)
+    random.Random(seed).shuffle(chosen)  # noqa: S311 - no secret
+    taken = min(queries, len(chosen) // 5)
+    return train.part(np.sort(chosen[taken:])), train.part(np.sort(chosen[:taken]))
+
+
+def _part(judged: JudgedSet, queries: Container[str]) -> JudgedSet:
+    return replace(
+        judged,
+        queries={query: text for query, text in judged.queries.items() if query in queries},
+        qrels={query: grades for query, grades in judged.qrels.items() if query in queries},
+    )
+
+
+def cut_corpus(judged: JudgedSet, passages: int, seed: int) -> JudgedSet:
+    """Keeps the judged passages and fills up to `passages` with others drawn at random; 0 keeps all."""
+    if not passages or passages >= len(judged.corpus_ids):
+        return judged
+    kept = {document for grades in judged.qrels.values() for document in grades}
+    others = [document for document in judged.corpus_ids if document not in kept]
+    random.Random(seed).shuffle(others)  # noqa: S311 - no secret
+    kept |= set(others[: max(passages - len(kept), 0)])
+    both = [pair for pair in zip(judged.corpus_ids, judged.passages, strict=True) if pair[0] in kept]
+    return replace(judged, corpus_ids=[i for i, _ in both], passages=[p for _, p in both])
+
+
+class DevScore(BaseEvaluator):
+    """nDCG@10 on the dev queries, by the very code that the benchmark scores with."""
+
+    def __init__(self, judged: JudgedSet):
+        super().__init__()
+        self.judged = judged
+        self.primary_metric: str = DEV_METRIC
+
+    def __call__(
+        self,
+        model: Any,
+        output_path: str | None = None,  # noqa: ARG002 - the host passes it
+        epoch: float = -1,  # noqa: ARG002
+        steps: int = -1,  # noqa: ARG002
+    ) -> dict[str, float]:
+        """The score, 0..1, under the name of `primary_metric`."""
+        with own_numbers():
+            run = retrieve(model, self.judged, k=10, progress=False)
+        return {DEV_METRIC: score(self.judged.qrels, run).mean[METRIC]}
