@@ -473,7 +473,7 @@ def test_a_file_that_is_there_is_kept_unless_it_is_to_be_replaced(mined):
         mined(resume=True)
 
 
-def test_replacing_a_file_goes_on_after_a_kill(mined, monkeypatch):
+def test_replacing_a_file_goes_on_after_a_kill_and_a_damaged_part(mined, monkeypatch):
     _, path = mined()
     monkeypatch.setattr(parts, "PART", 10)
     write = parts.write_training
@@ -482,8 +482,11 @@ def test_replacing_a_file_goes_on_after_a_kill(mined, monkeypatch):
         with pytest.raises(ZeroDivisionError):
             mined(depth=depth, overwrite=True)
     monkeypatch.setattr(parts, "write_training", write)
+    damaged = path.parent / f".{path.name}.mining/part-000002.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-5])
     assert mined(depth=9, resume=True)[0]["recipe"]["depth"] == 9
     assert len(rows_of(path)) == 40
+    assert path.read_bytes() == mined("fresh.jsonl", depth=9)[1].read_bytes()
 
 
 def test_parts_that_a_kill_left_of_a_whole_file_are_no_mining(mined, monkeypatch, tmp_path):

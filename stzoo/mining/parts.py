@@ -130,7 +130,7 @@ class _Mining:
         self.starts = range(0, len(known.query_ids), self.size)
 
     def make(self, memory_gib: float, progress: bool) -> None:
-        """Writes each part that is not there yet."""
+        """Writes each part that is not there, or not whole."""
         import numpy as np
         from safetensors.numpy import save_file
         from tqdm import tqdm
@@ -139,7 +139,7 @@ class _Mining:
         width = min(self.rules.depth + int(known.spread.max()), len(self.judged.corpus_ids))
         fitting = int(memory_gib * 2**28 / (8 * width + self.finder.query_bytes))
         block = max(1, min(BLOCK, fitting) // self.size) * self.size
-        missing = [start for start in self.starts if not self._part(start).exists()]
+        missing = [start for start in self.starts if not self._whole(start)]
         bar = dict(unit=" queries", desc="Mining", delay=2, leave=False, disable=not progress)
         with tqdm(total=Q, initial=Q - sum(min(Q - start, self.size) for start in missing), **bar) as shown:
             while missing:
@@ -161,6 +161,15 @@ class _Mining:
 
     def _part(self, start: int) -> Path:
         return self.work / f"part-{start // self.size:06d}.safetensors"
+
+    def _whole(self, start: int) -> bool:
+        """False if a part is missing or damaged."""
+        from safetensors import SafetensorError
+
+        try:
+            return bool(self._read(start))
+        except (OSError, SafetensorError):
+            return False
 
     def _arrays(
         self, start: int, stop: int, first: int, found: "Ranked", own: "list[np.ndarray]"
