@@ -32,6 +32,7 @@ from .trainer import ObjectiveTrainer, arguments, last_checkpoint
 from .training import TrainingSet
 
 DEFAULT_NEGATIVES = 7
+CLEAR_MARGIN = 1.0  # between a teacher's scores; probabilities are never further apart
 # settings of mining and of adapters, which mean nothing without them
 MINING = {*MiningRules.model_fields, "keep_old", "first_negatives"} - {"teacher", "teacher_tokens"}
 ADAPTERS = {"lora_alpha", "lora_dropout", "lora_targets"}
@@ -165,11 +166,8 @@ def fit(
         StzooError: for other mistakes in the settings.
     """
     examples = _examples(wanted, student, train)
-    if needs_scores(wanted.losses) and wanted.teacher is None and train.made:
-        scorer = train.made.get("teacher") or train.made.get("model")
-        if isinstance(scorer, dict) and is_first_process():
-            name = scorer.get("name")
-            print(f"stzoo: the scores to learn from are those of {name}, as mined.", file=sys.stderr)
+    if needs_scores(wanted.losses):
+        _tell_of_scores(wanted, train, record)
     if examples.left_out:
         note = f"{examples.left_out} of {len(train.query_ids)} queries have no negative and are left out."
         if is_first_process():
@@ -182,6 +180,28 @@ def fit(
     history = [line for line in trainer.state.log_history if "train_runtime" not in line]
     best = {DEV_METRIC: trainer.state.best_metric, "best_step": trainer.state.best_global_step}
     return {"log": history, "steps": trainer.state.global_step, **(best if dev else {})}
+
+
+def _tell_of_scores(wanted: FinetuneSettings, train: TrainingSet, record: Callable[..., None]) -> None:
+    """Says whose scores are learnt from, and if they hardly tell positives from negatives."""
+    own, others = train.positives.scores, train.negatives.scores
+    assert own is not None
+    assert others is not None
+    margin = float(own.mean() - others.mean())
+    record(teacher_margin=margin)
+    if not is_first_process():
+        return
+    scorer = (train.made or {}).get("teacher") or (train.made or {}).get("model")
+    if wanted.teacher is None and isinstance(scorer, dict):
+        name = scorer.get("name")
+        print(f"stzoo: the scores to learn from are those of {name}, as mined.", file=sys.stderr)
+    if margin < CLEAR_MARGIN:
+        print(
+            f"stzoo: the teacher scores positives {margin:.2f} above negatives on average. That says "
+            "little; are they probabilities? Learn from logits, or with kl set "
+            "loss_options.kl.teacher_temperature well below 1.",
+            file=sys.stderr,
+        )
 
 
 def _check(wanted: FinetuneSettings, folder: Path, student: Any, train: TrainingSet) -> None:

@@ -236,11 +236,14 @@ def test_distillation_follows_the_teacher_wherever_it_leads(losses, base, scored
 
 
 @pytest.mark.usefixtures("unverified")
-def test_a_teacher_scores_what_has_no_scores(base, mined, judged, tmp_path):
+def test_a_teacher_scores_what_has_no_scores(base, mined, judged, tmp_path, capsys):
     teacher = tiny_cross_encoder(tmp_path / "teacher")
     given = dict(data=str(mined), negatives=2, dev_queries=0, losses={"kl": 1.0}, max_steps=2, **SHORT)
     out = stzoo.finetune(str(base), teacher=str(teacher), output=tmp_path / "out", **given)
-    assert json.loads((out / "run.json").read_text())["status"] == "finished"
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["status"] == "finished"
+    assert abs(facts["teacher_margin"]) < 1  # its weights are random
+    assert "above negatives on average" in capsys.readouterr().err
     given["data"] = str(judged)  # nothing mined yet
     with pytest.raises(stzoo.RecipeError, match="negatives"):
         stzoo.finetune(
@@ -400,10 +403,12 @@ def test_too_few_pairs_for_a_batch_of_all_processes_are_an_error(base, judged, t
 
 
 @pytest.mark.usefixtures("unverified")
-def test_scores_of_a_foreign_files_making_are_learnt_from(base, scored, tmp_path):
-    first, *rest = scored.read_text().splitlines()
+def test_scores_of_a_foreign_files_making_are_learnt_from(base, scored, tmp_path, capsys):
+    first, *rest = scored.read_text().replace('"pos_scores": [-2.0]', '"pos_scores": [3.0]').splitlines()
     for made in ({"note": "by hand"}, {"teacher": "mine", "model": {}}):
         file = tmp_path / "foreign.jsonl"
         file.write_text("\n".join([json.dumps(json.loads(first) | {"stzoo": made}), *rest]))
         given = dict(data=str(file), losses={"kl": 1.0}, dev_queries=0, max_steps=1, **SHORT)
         stzoo.finetune(str(base), output=tmp_path / "out", overwrite=True, **given)
+    assert "above negatives on average" not in capsys.readouterr().err
+    assert json.loads((tmp_path / "out/run.json").read_text())["teacher_margin"] == pytest.approx(3 + 2 / 3)
