@@ -32,7 +32,7 @@ def folder(kind, tmp_path_factory):
     """A tiny random model of the kind, whose texts end early or late."""
     made = tmp_path_factory.mktemp("model") / "tiny"
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(2)  # with which some T5 texts are empty
         write = t5 if kind is Queries else gpt2
         write(made)
     return made
