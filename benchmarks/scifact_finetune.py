@@ -47,22 +47,30 @@ GRID_SEED, DEV, DEV_DEPTH = 7, 160, 8  # seed, dev queries, and BM25's best for 
 COMMON: dict[str, Any] = dict(batch_size=32, mini_batch_size=128, max_passage_tokens=128, dev_queries=0)
 MINING: dict[str, Any] = dict(mined=8, depth=50, sampling="random")
 SETTINGS: dict[str, dict[str, Any]] = {
-    "inbatch": dict(learning_rate=5e-5, epochs=2, negatives=0),
-    "mined": dict(learning_rate=5e-5, epochs=2, negatives=1),
+    "inbatch": dict(learning_rate=2e-4, epochs=2, negatives=0),
+    "mined": dict(learning_rate=2e-4, epochs=2, negatives=1),
     "distilled": dict(
-        learning_rate=5e-5, epochs=2, negatives=3, losses={"kl": 1.0, "contrastive": 1.0},
-        loss_options={"kl": {"teacher_temperature": 1.0}},
+        learning_rate=2e-4, epochs=2, negatives=3, losses={"kl": 1.0, "contrastive": 1.0},
+        loss_options={"kl": {"teacher_temperature": 0.15}},
     ),
 }  # fmt: skip
+FLAT = {"kl": {"teacher_temperature": 1.0}}  # the default
 GRID: dict[str, list[dict[str, Any]]] = {
-    "inbatch": [dict(learning_rate=rate) for rate in (2e-5, 5e-5, 1e-4)],
-    "mined": [dict(negatives=1), dict(negatives=2)],
-    "distilled": [dict(losses={"kl": 1.0}), dict()],
+    "inbatch": [dict(learning_rate=rate) for rate in (2e-5, 5e-5, 1e-4, 2e-4, 4e-4)],
+    "mined": [dict(learning_rate=1e-4), dict(learning_rate=1e-4, negatives=2), dict()],
+    "distilled": [
+        dict(learning_rate=1e-4, losses={"kl": 1.0}, loss_options=FLAT),
+        dict(learning_rate=1e-4, loss_options=FLAT),
+        dict(),
+    ],
 }
+# A list loss learns the softmax of the labels: with 1 and 0, scores end up to 1 apart, which is nearly flat
+# at a teacher_temperature of 1. With 8 they are further apart, and the ranks are worse.
 TEACHER: dict[str, Any] = dict(
-    loss="listnet", learning_rate=2e-4, epochs=3, mined=2, others=4, queries=8, seed=1
+    loss="listnet", learning_rate=2e-4, epochs=3, label=1.0, mined=2, others=4, queries=8, seed=1
 )
-TEACHER_GRID: list[dict[str, Any]] = [dict(), dict(loss="bce"), dict(mined=6, others=0)]
+TEACHER_GRID: list[dict[str, Any]] = [dict(), dict(label=8.0, mined=3, others=1)]
+CHOSEN = "grid-0"  # the first of them
 PAIR_TOKENS, RERANKED = 128, 20
 
 
@@ -170,14 +178,13 @@ def data_for(row: str, work: Path, folder: Path, part: str, teacher: Path) -> Pa
 
 def teach(work: Path, name: str, settings: dict[str, Any]) -> Path:
     """A cross-encoder, trained on the queries that are not dev's."""
-    import torch
     from datasets import Dataset
     from sentence_transformers.cross_encoder import (
         CrossEncoder,
         CrossEncoderTrainer,
         CrossEncoderTrainingArguments,
-        losses,
     )
+    from sentence_transformers.cross_encoder.losses import ListNetLoss
     from transformers import set_seed
 
     from stzoo.memory import keep_blocks
@@ -190,34 +197,28 @@ def teach(work: Path, name: str, settings: dict[str, Any]) -> Path:
     set_seed(settings["seed"])
     draw = random.Random(settings["seed"])
     passages = sorted(texts(whole())[0].values())
-    count = settings["mined"] + settings["others"]
     lists: list[dict[str, Any]] = []
     for row in map(json.loads, mined):
         others = [text for text in draw.sample(passages, settings["others"]) if text not in row["pos"]]
         docs = [row["pos"][0], *draw.sample(row["neg"], settings["mined"]), *others]
-        lists.append({"query": row["query"], "docs": docs, "labels": [1.0] + [0.0] * (len(docs) - 1)})
+        lists.append(
+            {
+                "query": row["query"],
+                "docs": docs,
+                "labels": [settings["label"]] + [0.0] * (len(docs) - 1),
+            }
+        )
     model = CrossEncoder(BASE, num_labels=1, max_length=PAIR_TOKENS, device="cpu")
-    size, loss = settings["queries"], None
-    if settings["loss"] == "bce":
-        loss = losses.BinaryCrossEntropyLoss(model, pos_weight=torch.tensor(float(count)))
-        size *= 1 + count
-        lists = [
-            {"query": row["query"], "doc": doc, "label": label}
-            for row in lists
-            for doc, label in zip(row["docs"], row["labels"], strict=True)
-        ]
-    else:
-        loss = {"listnet": losses.ListNetLoss, "lambda": losses.LambdaLoss}[settings["loss"]](model)
     begun = time.monotonic()
     arguments = CrossEncoderTrainingArguments(
         output_dir=str(work / "teachers/.run"), num_train_epochs=settings["epochs"],
-        per_device_train_batch_size=size, learning_rate=settings["learning_rate"],
+        per_device_train_batch_size=settings["queries"], learning_rate=settings["learning_rate"],
         warmup_steps=0.1, save_strategy="no", report_to=[], disable_tqdm=True, seed=settings["seed"],
         dataloader_pin_memory=False,
     )  # fmt: skip
     keep_blocks()
     trainer = CrossEncoderTrainer(
-        model=model, args=arguments, train_dataset=Dataset.from_list(lists), loss=loss
+        model=model, args=arguments, train_dataset=Dataset.from_list(lists), loss=ListNetLoss(model)
     )
     with contextlib.redirect_stdout(sys.stderr):
         trainer.train()
@@ -266,34 +267,38 @@ def bench(work: Path, models: dict[str, Path | str], data: Path, split: str, out
 def grid(work: Path, wanted: list[str]) -> None:
     """Trains with each setting on four fifths of the train queries, and notes the scores on dev."""
     fit, dev = splits(work)
-    path = work / "grid.json"
-    noted: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    (work / "grid").mkdir(exist_ok=True)
 
-    def note(key: str, made: Any) -> None:
-        if key not in noted:
-            noted[key] = made()
+    def note(row: str, settings: dict[str, Any], made: Any) -> None:
+        path = work / f"grid/{row}.json"
+        noted = json.loads(path.read_text()) if path.exists() else []
+        if settings not in [one["settings"] for one in noted]:
+            noted.append({"settings": settings, **made()})
             path.write_text(json.dumps(noted, indent=2) + "\n")
-            say(f"grid: {key} {noted[key]}")
+            say(f"grid: {row} {noted[-1]}")
 
     def dev_score(model: Path | str, name: str) -> dict[str, float]:
         result = bench(work, {name: model}, dev, "dev", work / "dev-scores")[name]
         return {measure: round(result.scores.mean[measure], 4) for measure in MEASURES}
 
-    note("base", lambda: dev_score(BASE, "grid-base"))
+    if "base" in wanted:
+        note("base", {}, lambda: dev_score(BASE, "grid-base"))
     for number, changes in enumerate(TEACHER_GRID if "teacher" in wanted else ()):
         settings = TEACHER | changes
         note(
-            f"teacher {json.dumps(settings)}",
+            "teacher",
+            settings,
             lambda number=number, settings=settings: reranked(
                 work, dev, "dev", teach(work, f"grid-{number}", settings)
             ),
         )
-    teacher = work / "teachers/grid-0"
+    teacher = work / "teachers" / CHOSEN
     for row, tried in ((row, GRID[row]) for row in TRAINED if row in wanted):
         for number, changes in enumerate(tried):
             settings = SETTINGS[row] | changes | dict(seed=GRID_SEED)
             note(
-                f"{row} {json.dumps(settings)}",
+                row,
+                settings,
                 lambda row=row, number=number, settings=settings: dev_score(
                     train(work, f"grid-{row}-{number}", data_for(row, work, fit, "fit", teacher), settings),
                     f"grid-{row}-{number}",
@@ -304,9 +309,9 @@ def grid(work: Path, wanted: list[str]) -> None:
 def made(work: Path, wanted: list[str], seeds: list[int], output: Path) -> None:
     """Makes and scores the rows."""
     models: dict[str, Path | str] = {}
-    teacher = work / "teachers/final"
+    teacher = work / "teachers" / CHOSEN
     if {"teacher", "distilled"} & set(wanted):
-        teach(work, "final", TEACHER)
+        teach(work, CHOSEN, TEACHER)
     if "teacher" in wanted and not (work / "teacher.json").exists():
         _, dev = splits(work)
         scores = {
@@ -382,7 +387,7 @@ def summary(work: Path, seeds: list[int], output: Path) -> dict[str, Any]:
         "settings": {
             "common": COMMON, "mining": MINING, **SETTINGS, "teacher": TEACHER | {"max_tokens": PAIR_TOKENS}
         },
-        "grid": json.loads((work / "grid.json").read_text()) if (work / "grid.json").exists() else {},
+        "grid": {path.stem: json.loads(path.read_text()) for path in sorted((work / "grid").glob("*.json"))},
         "seeds": seeds,
         "machine": {
             "threads": os.environ.get("OMP_NUM_THREADS"),
