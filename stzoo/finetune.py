@@ -26,7 +26,7 @@ from .models import like, load_model
 from .quiet import quietly
 from .recipe import FinetuneSettings, MiningRules
 from .runs import first_process_first, is_first_process, processes
-from .splits import DEV_METRIC, DevScore, read_data
+from .splits import DEV_METRIC, Data, DevScore, read_data
 from .teacher import open_teacher, rescore
 from .trainer import ObjectiveTrainer, arguments, last_checkpoint
 from .training import TrainingSet
@@ -103,8 +103,14 @@ def finetune(
         run.record_inputs(
             base={"fingerprint": fingerprint(wanted.model)} if local else {"id": wanted.model},
             data=_facts(data.train),
-            dev={"fingerprint": data.dev.fingerprint, "queries": len(data.dev.queries)} if data.dev else None,
+            dev=_dev_facts(data),
         )
+        if data.shared and is_first_process():
+            print(
+                f"stzoo: {data.shared} of the held-out queries share an answer with a training query; their "
+                "scores flatter.",
+                file=sys.stderr,
+            )
         if wanted.episodes:
             assert data.judged is not None
             facts = episodes.train(wanted, run, student, data.judged, teacher, partial(fit, dev=data.dev))
@@ -131,6 +137,13 @@ def _facts(train: TrainingSet) -> dict[str, Any]:
         "notes": list(train.notes),
     }
     return facts | ({"mined": train.made} if train.made else {})
+
+
+def _dev_facts(data: Data) -> dict[str, Any] | None:
+    if data.dev is None:
+        return None
+    facts = {"fingerprint": data.dev.fingerprint, "queries": len(data.dev.queries)}
+    return facts | ({"sharing_answers": data.shared} if data.shared else {})
 
 
 def _set_prompts(model: Any, wanted: FinetuneSettings) -> None:

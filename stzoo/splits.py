@@ -26,11 +26,13 @@ class Data(NamedTuple):
         train: the queries to train on.
         dev: the queries to stop early by, if there are any.
         judged: the training queries and the whole corpus to mine from; None where nothing is mined.
+        shared: how many held-out queries share an answer with a training query.
     """
 
     train: TrainingSet
     dev: JudgedSet | None
     judged: JudgedSet | None
+    shared: int
 
 
 def read_data(wanted: FinetuneSettings) -> Data:
@@ -47,7 +49,7 @@ def read_data(wanted: FinetuneSettings) -> Data:
         train = from_judged(judged)
     else:
         train = read_training(wanted.data, wanted.split, corpus=wanted.corpus)
-    dev = None
+    dev, shared = None, 0
     if wanted.dev_data or wanted.dev_split:
         if not wanted.dev_data and not beir:
             raise RecipeError(
@@ -61,7 +63,7 @@ def read_data(wanted: FinetuneSettings) -> Data:
             )
         dev = read_beir(wanted.dev_data or wanted.data, wanted.dev_split or "dev")
     elif wanted.dev_queries:
-        train, held = hold_out(train, wanted.dev_queries, wanted.seed)
+        train, held, shared = hold_out(train, wanted.dev_queries, wanted.seed)
         if not held.query_ids:
             raise DataError(
                 f"{wanted.data}, split {wanted.split}: too few queries to hold any out. Set dev_queries to 0 "
@@ -70,15 +72,47 @@ def read_data(wanted: FinetuneSettings) -> Data:
         dev = _part(judged, frozenset(held.query_ids)) if judged else held.judged()
         judged = judged and _part(judged, frozenset(train.query_ids))
     dev = dev and cut_corpus(dev, wanted.dev_passages, wanted.seed)
-    return Data(train, dev, judged if wanted.episodes else None)
+    return Data(train, dev, judged if wanted.episodes else None, shared)
 
 
-def hold_out(train: TrainingSet, queries: int, seed: int) -> tuple[TrainingSet, TrainingSet]:
-    """Splits queries at random: the rest, and as many as asked for, at most a fifth of all."""
-    chosen = sorted(range(len(train.query_ids)), key=train.query_ids.__getitem__)
-    random.Random(seed).shuffle(chosen)  # noqa: S311 - no secret
-    taken = min(queries, len(chosen) // 5)
-    return train.part(np.sort(chosen[taken:])), train.part(np.sort(chosen[:taken]))
+def hold_out(train: TrainingSet, queries: int, seed: int) -> tuple[TrainingSet, TrainingSet, int]:
+    """Splits queries at random, and keeps those together that have answers in common.
+
+    A model that was shown the answers of one finds them for the others, too, and dev would praise what it has
+    learnt by heart. Where most queries hang together by their answers (less than half of what is asked for
+    could be held out), they are split all the same.
+
+    Args:
+        train: what is split.
+        queries: how many to hold out; at most a fifth of all are.
+        seed: of the draw.
+
+    Returns:
+        the rest, the held-out queries, and how many of these share an answer with the rest.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    Q, positives = len(train.query_ids), train.positives
+    links = np.repeat(np.arange(Q), np.diff(positives.starts)), Q + positives.places
+    graph = coo_array((np.ones(len(links[0]), bool), links), shape=(Q + len(train.passages),) * 2)
+    groups = connected_components(graph, directed=False)[1][:Q]
+    sizes = np.bincount(groups)
+    order = sorted(range(Q), key=train.query_ids.__getitem__)
+    random.Random(seed).shuffle(order)  # noqa: S311 - no secret
+    wanted = left = min(queries, Q // 5)
+    taken = []
+    for group in dict.fromkeys(groups[order].tolist()):
+        if sizes[group] <= left:
+            taken.append(group)
+            left -= sizes[group]
+    out = np.isin(groups, taken)
+    if left > wanted // 2:
+        out[[query for query in order if not out[query]][:left]] = True
+    rest, held = train.part(np.flatnonzero(~out)), train.part(np.flatnonzero(out))
+    known = np.isin(held.positives.places, rest.positives.places)
+    shared = np.logical_or.reduceat(known, held.positives.starts[:-1]).sum() if known.size else 0
+    return rest, held, int(shared)
 
 
 def _part(judged: JudgedSet, queries: Container[str]) -> JudgedSet:

@@ -6,10 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import cli, wait_for
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
@@ -20,7 +23,7 @@ from stzoo.models import load_model
 from stzoo.search import retrieve
 from stzoo.splits import cut_corpus, hold_out
 from stzoo.testing import tiny_cross_encoder
-from stzoo.training import from_judged, read_training
+from stzoo.training import Candidate, TrainingSetWriter, from_judged, read_training
 
 SHORT = {"batch_size": 8, "learning_rate": 1e-3, "log_steps": 1, "mini_batch_size": 4}
 
@@ -149,8 +152,8 @@ def test_lengths_beyond_the_models_own_are_cut_to_it(base, judged, tmp_path):
 def test_held_out_queries_leave_training(judged):
     found = read_beir(judged, "train")
     train = from_judged(found)
-    rest, dev = hold_out(train, 5, seed=1)
-    assert len(dev.query_ids) == 5
+    rest, dev, shared = hold_out(train, 5, seed=1)
+    assert (len(dev.query_ids), shared) == (5, 0)
     assert {*rest.query_ids, *dev.query_ids} == {*train.query_ids}
     assert not {*rest.query_ids} & {*dev.query_ids}
     assert list(hold_out(train, 5, seed=1)[1].query_ids) == list(dev.query_ids)
@@ -159,6 +162,36 @@ def test_held_out_queries_leave_training(judged):
     small = cut_corpus(found, 50, seed=1)
     assert len(small.corpus_ids) == 50
     assert {d for grades in found.qrels.values() for d in grades} <= set(small.corpus_ids)
+
+
+@given(
+    answers=st.lists(st.sets(st.integers(0, 30), min_size=1, max_size=3), min_size=5, max_size=40),
+    queries=st.integers(1, 10),
+    seed=st.integers(0, 3),
+)
+def test_queries_with_a_common_answer_stay_together_while_they_can(answers, queries, seed):
+    writer = TrainingSetWriter()
+    for number, places in enumerate(answers):
+        writer.add(f"query {number}", [Candidate(f"passage {place}") for place in sorted(places)])
+    train = writer.finish("made", Path("here"))
+    rest, dev, shared = hold_out(train, queries, seed)
+    wanted = min(queries, len(answers) // 5)
+    assert wanted / 2 <= len(dev.query_ids) <= wanted
+    assert sorted([*rest.queries, *dev.queries]) == sorted(train.queries)
+    known = {place for one in range(len(rest.queries)) for place in rest.positives[one].tolist()}
+    sharing = sum(not known.isdisjoint(dev.positives[one].tolist()) for one in range(len(dev.queries)))
+    assert shared == sharing
+    if all(len(places) == 1 for places in answers) and max(map(answers.count, answers)) == 1:
+        assert not shared
+
+
+def test_queries_that_hang_together_are_split_and_counted(base, tmp_path, capsys):
+    rows = [{"anchor": f"lift of the wing {n}", "positive": "slipstream"} for n in range(20)]
+    (tmp_path / "one.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = str(tmp_path / "one.jsonl")
+    out = stzoo.finetune(str(base), data=data, dev_queries=4, max_steps=1, output=tmp_path / "out", **SHORT)
+    assert json.loads((out / "run.json").read_text())["dev"]["sharing_answers"] == 4
+    assert "4 of the held-out queries share an answer" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
