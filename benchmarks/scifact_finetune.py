@@ -47,6 +47,7 @@ MEASURES = ("nDCG@10", "Recall@100")
 GRID_SEED, DEV, DEV_DEPTH = 7, 160, 8  # seed, dev queries, and BM25's best for each that are searched
 COMMON: dict[str, Any] = dict(batch_size=32, mini_batch_size=128, max_passage_tokens=128, dev_queries=0)
 MINING: dict[str, Any] = dict(mined=8, depth=50, sampling="random")
+FLAT = {"kl": {"teacher_temperature": 1.0}}  # the default
 SETTINGS: dict[str, dict[str, Any]] = {
     "inbatch": dict(learning_rate=2e-4, epochs=2, negatives=0),
     "mined": dict(learning_rate=2e-4, epochs=2, negatives=1),
@@ -57,11 +58,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "inbatch-new": dict(learning_rate=2e-5, epochs=2, negatives=0),
     "mined-new": dict(learning_rate=1e-4, epochs=2, negatives=2),
     "distilled-new": dict(
-        learning_rate=1e-4, epochs=2, negatives=3, losses={"kl": 1.0, "contrastive": 1.0},
-        loss_options={"kl": {"teacher_temperature": 1.0}},
+        learning_rate=1e-4, epochs=2, negatives=3, losses={"kl": 1.0, "contrastive": 1.0}, loss_options=FLAT
     ),
 }  # fmt: skip
-FLAT = {"kl": {"teacher_temperature": 1.0}}  # the default
 GRID: dict[str, list[dict[str, Any]]] = {
     "inbatch": [dict(learning_rate=rate) for rate in (2e-5, 5e-5, 1e-4, 2e-4, 4e-4)],
     "mined": [dict(learning_rate=1e-4), dict(learning_rate=1e-4, negatives=2), dict()],
@@ -273,9 +272,10 @@ def without(scores: dict[str, float], seen: set[str]) -> dict[str, float]:
 
 def parted(scores: dict[str, float], seen: set[str]) -> dict[str, float]:
     """Means over the queries whose answer is a train query's, and over the others."""
+    other = without(scores, seen)
     return {
-        part: round(mean(scores[query] for query in scores if (query in seen) == inside), 4)
-        for part, inside in (("seen", True), ("new", False))
+        "seen": round(mean(without(scores, set(other)).values()), 4),
+        "new": round(mean(other.values()), 4),
     }
 
 

@@ -333,7 +333,8 @@ def test_passages_on_other_devices_are_negatives_too(base, mined, tmp_path):
         ("two apart", several, ["--batch-size", "8"]),
     ):
         words = ["finetune", still, "--data", mined, "--negatives", 2, "--dev-queries", 0, "--device", "cpu"]
-        words += ["--temperature", 1, "--max-steps", 1, "--log-steps", 1, "--output", tmp_path / name, *more]
+        words += ["--temperature", 0.1, "--max-steps", 1, "--log-steps", 1]
+        words += ["--output", tmp_path / name, *more]
         done = subprocess.run(
             [sys.executable, *launch, "-m", "stzoo", *map(str, words)],
             capture_output=True,
@@ -343,10 +344,8 @@ def test_passages_on_other_devices_are_negatives_too(base, mined, tmp_path):
         )
         assert done.returncode == 0, done.stderr[-3000:]
         found[name] = json.loads((tmp_path / name / "run.json").read_text())["log"][0]
-    assert found["two"]["loss"] == pytest.approx(found["one"]["loss"], rel=1e-5)
-    assert found["two"]["grad_norm"] == pytest.approx(
-        found["one"]["grad_norm"], rel=1e-3
-    )  # of 1e-4: rounding
+    for figure in ("loss", "grad_norm"):
+        assert found["two"][figure] == pytest.approx(found["one"][figure], rel=1e-4)
     assert found["two apart"]["loss"] < found["one"]["loss"] - 0.3
 
 

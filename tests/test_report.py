@@ -127,9 +127,8 @@ def test_csv_has_every_measure_of_every_result_and_its_file(tmp_path):
         low, high = float(row["low"]), float(row["high"])
         values = np.array(list(result.scores.per_query[row["measure"]].values()))
         assert low < float(row["mean"]) < high
-        if (
-            0.1 < values.mean() < 0.9
-        ):  # a bootstrap's interval is about that of the normal law; not near an end
+        # A bootstrap's interval is about that of the normal law, if more than a few queries differ.
+        if np.count_nonzero(values != np.median(values)) > 3:
             assert high - low == pytest.approx(2 * 1.96 * values.std() / len(values) ** 0.5, rel=0.15)
         if row["measure"] == "nDCG@10":  # the same numbers everywhere
             assert f"{float(row['mean']):.4f}   {low:.4f} to {high:.4f}" in text
