@@ -32,6 +32,22 @@ def stzoo_losses() -> Iterator[Component]:
 
 
 @hookimpl
+def stzoo_balancers() -> Iterator[Component]:
+    """The plain sum, and TorchJD's aggregators."""
+    yield Component(name="sum", build="stzoo.balancers:Sum", summary="the mean of the tasks' gradients")
+    for name, summary, source in (
+        ("pcgrad", "each gradient without what conflicts with another", "https://arxiv.org/abs/2001.06782"),
+        ("cagrad", "the mean, moved towards what helps the worst task", "https://arxiv.org/abs/2110.14048"),
+        ("upgrad", "the mean of projections that harm no task", "https://arxiv.org/abs/2406.16232"),
+        ("aligned-mtl", "gradients made orthogonal and equally long", "https://arxiv.org/abs/2305.19000"),
+        ("mgda", "the shortest vector between the gradients", "https://arxiv.org/abs/1810.04650"),
+        ("imtl-g", "what leans on each gradient alike", "https://openreview.net/forum?id=IMPnRXEWpvr"),
+    ):
+        build = f"stzoo.balancers:{name.replace('-', '_')}"
+        yield Component(name=name, build=build, summary=f"{summary} (TorchJD)", source=source)
+
+
+@hookimpl
 def stzoo_decoders() -> Iterator[Component]:
     """The decoders of RetroMAE's paper: enhanced (section 3.3) and basic (section 3.2)."""
     yield Component(

@@ -146,19 +146,22 @@ def read_history(folder: str | Path) -> History:
             if name not in ("schema_version", "command")
             and (name not in kind.model_fields or value != kind.model_fields[name].get_default())
         }
-        losses = [lines[key] for key in sorted(lines.keys() - SCORES, key=lambda key: (key != TOTAL, key))]
+        losses = [
+            lines[key]
+            for key in sorted((k for k in lines if not _score_name(k)), key=lambda key: (key != TOTAL, key))
+        ]
         return History(
             folder=folder,
             command=kind.command,
-            method=recipe.get("objective") or " + ".join(recipe.get("losses", ())),
+            method=recipe.get("objective") or _method(recipe),
             base=recipe.get("base") or recipe["model"],
-            data=recipe.get("data") or ", ".join(recipe["corpus"]),
+            data=_data(recipe),
             status=facts["status"],
             steps=steps,
             seconds=facts["seconds"],
             settings=changed,
             losses=losses[1:] if len(losses) == 2 else losses,
-            scores=[lines[key] for key in SCORES if key in lines],
+            scores=[lines[key] for key in sorted(lines) if _score_name(key)],
             begins=begins,
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -179,14 +182,34 @@ def _lines(facts: dict[str, Any]) -> tuple[dict[str, Line], list[int], int]:
             points = [(end + line["step"], line[key]) for line in log if _is_number(line.get(key))]
             if points:
                 steps, values = map(list, zip(*points, strict=True))
-                lines.setdefault(key, Line(SCORES.get(key, key), [])).parts.append((steps, values))
+                lines.setdefault(key, Line(_score_name(key) or key, [])).parts.append((steps, values))
         end += max([part.get("steps", 0), *(line["step"] for line in log)])
     return lines, begins, end
 
 
 def _is_shown(key: str) -> bool:
     beside = key in BESIDE or key.endswith("_accuracy") or key.startswith(("eval_", "probe_", "train_"))
-    return key in SCORES or not beside
+    return bool(_score_name(key)) or not beside
+
+
+def _score_name(key: str) -> str:
+    """What a score is shown as, "dev nDCG@10" or "dev nDCG@10, TASK"; "" for what is none."""
+    found = next((name for name in SCORES if key.startswith(name)), "")
+    task = key[len(found) + 1 :]
+    return (SCORES[found] + (f", {task}" if task else "")) if found else ""
+
+
+def _method(recipe: dict[str, Any]) -> str:
+    losses = " + ".join(recipe.get("losses", ()))
+    return (
+        f"{losses}, {recipe['balancer']} of {len(recipe['tasks'])} tasks" if recipe.get("tasks") else losses
+    )
+
+
+def _data(recipe: dict[str, Any]) -> str:
+    """What was learnt from, as the recipe has it."""
+    several = [task["name"] for task in recipe.get("tasks", [])] or recipe.get("corpus", [])
+    return recipe.get("data") or ", ".join(several)
 
 
 def _is_number(value: Any) -> bool:

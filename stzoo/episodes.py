@@ -2,8 +2,10 @@
 
 RUN/episodes/N/ holds what episode N made, so that a run goes on where it was, inside an episode, too:
 
-negatives.parquet   what was mined; while it is, the embeddings and finished parts are beside it
+negatives.parquet   what was mined; while it is, the embeddings and finished parts are beside it; of several
+                    tasks, TASK.negatives.parquet of each
 checkpoints/        of the training, as of any run
+balancer.safetensors  of several tasks, the balancer's state at the end, which the next episode goes on with
 end.safetensors     the weights at the end (of the episode's best step, where there are dev queries)
 episode.json        the run it belongs to, what was mined, the log
 
@@ -16,7 +18,7 @@ static mining that RetroMAE's paper calls ANCE (staoxiao/RetroMAE, issue 10).
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -39,14 +41,14 @@ from .splits import DEV_METRIC
 from .training import TrainingSet, TrainingSetWriter, read_training
 
 END, FACTS, NEGATIVES = "end.safetensors", "episode.json", "negatives.parquet"
-SCRATCH = ("negatives.parts", "embeddings", ".*.part")
+SCRATCH = ("*negatives.parts", "embeddings", ".*.part")
 
 
 def train(
     wanted: FinetuneSettings,
     run: Run,
     student: Any,
-    judged: JudgedSet,
+    judged: Mapping[str, JudgedSet],
     teacher: Any,
     fit: Callable[..., dict[str, Any]],
 ) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def train(
         wanted: the settings.
         run: the run whose folder holds the episodes.
         student: a SentenceTransformer.
-        judged: the training queries, and the corpus to mine from.
+        judged: the training queries and the corpus to mine from, by task; a single task has the name ''.
         teacher: a cross-encoder that scores what is mined, or None.
         fit: `stzoo.finetune.fit` with its dev queries.
 
@@ -69,18 +71,22 @@ def train(
     made_from = [run.facts["recipe"], run.facts["base"], run.facts["data"]]
     identity = sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     done: list[dict[str, Any]] = []
-    old: TrainingSet | None = None
+    old: dict[str, TrainingSet] = {}
+    before: Path | None = None
     for number in range(1, wanted.episodes + 1):
         folder = run.folder / "episodes" / str(number)
         facts = _open(folder, identity)
         settings = wanted.model_copy(update={"seed": (wanted.seed + number - 1) % 2**32})
+        files = {task: folder / (f"{task}.{NEGATIVES}" if task else NEGATIVES) for task in judged}
         with first_process_first(cpu=wanted.device == "cpu"):
-            if not (folder / NEGATIVES).is_file():
-                _mine(settings, student, judged, teacher, folder, number)
+            for task, one in settings.each().items():
+                if not files[task].is_file():
+                    _mine(one, student, judged[task], teacher, files[task], number)
             if is_first_process():
                 _clear(folder)
-        new = read_training(folder / NEGATIVES)
-        new = mixed(new, old, wanted.keep_old, settings.seed) if old and wanted.keep_old else new
+        new = {task: read_training(file) for task, file in files.items()}
+        if old and wanted.keep_old:
+            new = {task: mixed(new[task], old[task], wanted.keep_old, settings.seed) for task in new}
         if facts.get("finished"):
             student.load_state_dict(load_file(folder / END))
         else:
@@ -91,17 +97,18 @@ def train(
                 if is_first_process():
                     write_json(folder / FACTS, finite(facts))
 
-            found = fit(settings, folder, student, new, record=record)
+            found = fit(settings, folder, student, new, record=record, before=before)
             if is_first_process():
                 weights = {
                     name: tensor.cpu().contiguous().clone() for name, tensor in student.state_dict().items()
                 }
                 with whole_file(folder / END) as draft:
                     save_file(weights, draft)
-            record(**found, mined=new.made, finished=True)
+            made = {task: one.made for task, one in new.items()}
+            record(**found, mined=made.get("", made), finished=True)
         done.append({"episode": number} | {k: v for k, v in facts.items() if k not in ("run", "finished")})
         run.record(episodes=done)
-        old = new
+        old, before = new, folder
     return {"episodes": done} | _best(run.folder, student, done)
 
 
@@ -128,9 +135,10 @@ def _open(folder: Path, identity: str) -> dict[str, Any]:
 
 
 def _mine(
-    wanted: FinetuneSettings, student: Any, judged: JudgedSet, teacher: Any, folder: Path, number: int
+    wanted: FinetuneSettings, student: Any, judged: JudgedSet, teacher: Any, file: Path, number: int
 ) -> None:
-    """Writes the episode's negatives."""
+    """Writes the episode's negatives of a task."""
+    folder = file.parent
     bars = sys.stderr.isatty()
     finder: Finder
     if number == 1 and wanted.first_negatives == "bm25s":
@@ -141,15 +149,16 @@ def _mine(
         revision = fingerprint(weights)[:12] if weights.exists() else "base"
         own = like(student, list(student))  # without the autocast that training put around it
         own.to(wanted.device or get_device_name()).eval()
+        own.prompts |= {} if wanted.query_prompt is None else {"query": wanted.query_prompt}
         opened = Opened(parse_name(wanted.model)[0], f"episode-{number}", revision, own)
         retriever = Retriever(opened, folder / "embeddings", progress=bars)
         finder = Dense(retriever, judged)
     mine_into(
-        folder / NEGATIVES,
+        file,
         finder,
         judged,
         wanted,
-        work=folder / "negatives.parts",
+        work=file.with_suffix(".parts"),
         seed=wanted.seed,
         teacher=teacher,
         progress=bars,

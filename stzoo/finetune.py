@@ -1,7 +1,7 @@
 """Fine-tuning: queries with known answers, in-batch, mined and refreshed negatives, a teacher's scores."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ import torch
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, set_seed
 
-from . import episodes, lora, runs
+from . import episodes, host, lora, runs
+from .balancers import Balancing
 from .calls import callable_module
 from .curves import draw
 from .errors import DataError, RecipeError
@@ -23,6 +24,7 @@ from .judged import JudgedSet
 from .losses import make_loss, means, needs_scores
 from .mining import check_rules
 from .models import like, load_model
+from .multitask import STATE, Mixture, MultiTaskTrainer, in_order, shares
 from .quiet import quietly
 from .recipe import FinetuneSettings, MiningRules
 from .runs import first_process_first, is_first_process, processes
@@ -38,9 +40,9 @@ MINING = {*MiningRules.model_fields, "keep_old", "first_negatives"} - {"teacher"
 ADAPTERS = {"lora_alpha", "lora_dropout", "lora_targets"}
 WORTH = (  # what of a failed run is kept
     "checkpoints/checkpoint-*",
-    "teacher/*.safetensors",
+    "teacher/**/*.safetensors",
     "episodes/*/embeddings",
-    "episodes/*/negatives*",
+    "episodes/*/*negatives*",
     "episodes/*/checkpoints/checkpoint-*",
 )
 
@@ -80,7 +82,8 @@ def finetune(
     with runs.start(output, wanted, resume=resume, overwrite=overwrite, worth=WORTH) as run:
         if run.facts["status"] == "finished":
             return run.folder
-        data = read_data(wanted)
+        each = wanted.each()
+        data = {task: read_data(one) for task, one in each.items()}
         set_seed(wanted.seed)
         student = load_model(
             wanted.model, pooling=wanted.pooling, pooling_options=wanted.pooling_options, device=wanted.device
@@ -98,34 +101,44 @@ def finetune(
         teacher = None
         if wanted.teacher:
             teacher = open_teacher(wanted.teacher, max_tokens=wanted.teacher_tokens, device=wanted.device)
-        _check(wanted, run.folder, student, data.train)  # before what it overwrites is gone
+        trains = {task: one.train for task, one in data.items()}
+        _check(wanted, run.folder, student, trains)  # before what it overwrites is gone
         local = Path(wanted.model).is_dir()
         run.record_inputs(
             base={"fingerprint": fingerprint(wanted.model)} if local else {"id": wanted.model},
-            data=_facts(data.train),
-            dev=_dev_facts(data),
+            data=_alone({task: _facts(train) for task, train in trains.items()}),
+            dev=_alone({task: _dev_facts(one) for task, one in data.items()}),
         )
-        if data.shared and is_first_process():
-            print(
-                f"stzoo: {data.shared} of the held-out queries share an answer with a training query; their "
-                "scores flatter.",
-                file=sys.stderr,
-            )
+        for task, one in data.items() if is_first_process() else ():
+            if one.shared:
+                print(
+                    f"stzoo: {one.shared} of the held-out queries{f' of {task}' * bool(task)} share an "
+                    "answer with a training query; their scores flatter.",
+                    file=sys.stderr,
+                )
+        dev = {task: one.dev for task, one in data.items() if one.dev is not None}
         if wanted.episodes:
-            assert data.judged is not None
-            facts = episodes.train(wanted, run, student, data.judged, teacher, partial(fit, dev=data.dev))
+            judged = {task: one.judged for task, one in data.items() if one.judged is not None}
+            facts = episodes.train(wanted, run, student, judged, teacher, partial(fit, dev=dev))
         else:
-            train = data.train
             if teacher:
                 with first_process_first(cpu=wanted.device == "cpu"):  # the others find its scores
-                    train = rescore(train, teacher, run.folder / "teacher")
-            facts = fit(wanted, run.folder, student, train, dev=data.dev, record=run.record)
+                    trains = {
+                        task: rescore(train, teacher, run.folder / "teacher" / task)
+                        for task, train in trains.items()
+                    }
+            facts = fit(wanted, run.folder, student, trains, dev=dev, record=run.record)
         if is_first_process():
             run.record(**facts)
             _finish(run, student)
             run.record(status="finished")
             draw(run.folder)
         return run.folder
+
+
+def _alone(by_task: dict[str, Any]) -> Any:
+    """What stands under '' where there is a single task."""
+    return by_task.get("", by_task)
 
 
 def _facts(train: TrainingSet) -> dict[str, Any]:
@@ -150,16 +163,19 @@ def _set_prompts(model: Any, wanted: FinetuneSettings) -> None:
     """Keeps the prompts in the model, so that its encode_query and encode_document use them."""
     given = {"query": wanted.query_prompt, "document": wanted.passage_prompt}
     model.prompts.update({name: prompt for name, prompt in given.items() if prompt is not None})
+    for task, one in wanted.each().items() if wanted.tasks else ():
+        model.prompts[task] = one.query_prompt or model.prompts.get("query") or ""
 
 
 def fit(
     wanted: FinetuneSettings,
     folder: Path,
     student: Any,
-    train: TrainingSet,
+    trains: Mapping[str, TrainingSet],
     *,
-    dev: JudgedSet | None,
+    dev: Mapping[str, JudgedSet],
     record: Callable[..., None],
+    before: Path | None = None,
 ) -> dict[str, Any]:
     """Trains a model in place, from the last checkpoint in `folder` if there is one.
 
@@ -167,9 +183,10 @@ def fit(
         wanted: the settings.
         folder: for checkpoints.
         student: a SentenceTransformer.
-        train: what it learns from.
-        dev: queries to stop early by.
+        trains: what it learns from, by task; a single task has the name ''.
+        dev: queries to stop early by, by task.
         record: keeps facts, by keyword.
+        before: the folder of an earlier training whose balancer's state is gone on with.
 
     Returns:
         log, steps and, with dev queries, the best score and its step.
@@ -178,24 +195,38 @@ def fit(
         DataError: if there are too few examples, or no scores for a loss that needs them.
         StzooError: for other mistakes in the settings.
     """
-    examples = _examples(wanted, student, train)
-    if needs_scores(wanted.losses):
-        _tell_of_scores(wanted, train, record)
-    if examples.left_out:
-        note = f"{examples.left_out} of {len(train.query_ids)} queries have no negative and are left out."
-        if is_first_process():
-            print(f"stzoo: {note}", file=sys.stderr)
-        record(left_out=examples.left_out)
-    trainer = _trainer(wanted, folder, student, examples, DevScore(dev) if dev else None, record)
+    each = wanted.each()
+    examples = {task: _examples(each[task], student, train) for task, train in trains.items()}
+    left_out = {}
+    for task, train in trains.items():
+        of = f" of {task}" * bool(task)
+        if needs_scores(wanted.losses):
+            _tell_of_scores(wanted, train, of, record)
+        if left := examples[task].left_out:
+            left_out[task] = left
+            if is_first_process():
+                print(
+                    f"stzoo: {left} of {len(train.query_ids)} queries{of} have no negative and are left out.",
+                    file=sys.stderr,
+                )
+    if left_out:
+        record(left_out=_alone(left_out))
+    prompts = {task: one.query_prompt for task, one in each.items() if one.query_prompt is not None}
+    evaluator = DevScore(dev, prompts) if dev else None
+    trainer = _trainer(wanted, folder, student, examples, evaluator, record, before)
     checkpoint = last_checkpoint(folder)
     with quietly():
         trainer.go_on(checkpoint)
+    if isinstance(trainer, MultiTaskTrainer) and is_first_process() and trainer.balancer is not None:
+        trainer.save_balancer(folder)
     history = [line for line in trainer.state.log_history if "train_runtime" not in line]
     best = {DEV_METRIC: trainer.state.best_metric, "best_step": trainer.state.best_global_step}
     return {"log": history, "steps": trainer.state.global_step, **(best if dev else {})}
 
 
-def _tell_of_scores(wanted: FinetuneSettings, train: TrainingSet, record: Callable[..., None]) -> None:
+def _tell_of_scores(
+    wanted: FinetuneSettings, train: TrainingSet, of: str, record: Callable[..., None]
+) -> None:
     """Says whose scores are learnt from, and if they hardly tell positives from negatives."""
     own, others = train.positives.scores, train.negatives.scores
     assert own is not None
@@ -207,23 +238,24 @@ def _tell_of_scores(wanted: FinetuneSettings, train: TrainingSet, record: Callab
     scorer = (train.made or {}).get("teacher") or (train.made or {}).get("model")
     if wanted.teacher is None and isinstance(scorer, dict):
         name = scorer.get("name")
-        print(f"stzoo: the scores to learn from are those of {name}, as mined.", file=sys.stderr)
+        print(f"stzoo: the scores{of} to learn from are those of {name}, as mined.", file=sys.stderr)
     if margin < CLEAR_MARGIN:
         print(
-            f"stzoo: the teacher scores positives {margin:.2f} above negatives on average. That says "
+            f"stzoo: the teacher scores positives{of} {margin:.2f} above negatives on average. That says "
             "little; are they probabilities? Learn from logits, or with kl set "
             "loss_options.kl.teacher_temperature well below 1.",
             file=sys.stderr,
         )
 
 
-def _check(wanted: FinetuneSettings, folder: Path, student: Any, train: TrainingSet) -> None:
+def _check(wanted: FinetuneSettings, folder: Path, student: Any, trains: Mapping[str, TrainingSet]) -> None:
     """Sees that the settings hold and, where no episode mines anew, that the data go with them.
 
     Raises:
         StzooError: if they do not.
     """
     _loss(wanted, student)
+    _check_balancer(wanted)
     of_nothing = {} if wanted.episodes else dict.fromkeys(MINING, "episodes (--episodes)")
     of_nothing |= {} if wanted.lora_rank else dict.fromkeys(ADAPTERS, "lora_rank (--lora-rank)")
     for name in sorted(of_nothing.keys() & wanted.model_fields_set):
@@ -236,7 +268,8 @@ def _check(wanted: FinetuneSettings, folder: Path, student: Any, train: Training
                 "Name a cross-encoder by teacher (--teacher)."
             )
     else:
-        _examples(wanted, student, train)
+        for task, one in wanted.each().items():
+            _examples(one, student, trains[task])
         if wanted.teacher and not needs_scores(wanted.losses):
             raise RecipeError(
                 f"nothing learns from the teacher {wanted.teacher}: losses has only "
@@ -244,6 +277,21 @@ def _check(wanted: FinetuneSettings, folder: Path, student: Any, train: Training
                 "losses, or leave the teacher out."
             )
     arguments(wanted, folder)
+
+
+def _check_balancer(wanted: FinetuneSettings) -> None:
+    """Builds the balancer for a single parameter, so that a mistake shows before anything is trained."""
+    if not wanted.tasks:
+        return
+    if wanted.precision == "fp16":
+        raise RecipeError("several tasks cannot be trained in fp16, whose scaling is for one loss; use bf16.")
+    names = tuple(task.name for task in wanted.tasks)
+    balancer = host.build("balancer", wanted.balancer, Balancing(names, 1, 1), **wanted.balancer_options)
+    if wanted.mixing == "round-robin" and not balancer.additive:
+        raise RecipeError(
+            f"the balancer {wanted.balancer} compares the tasks of a step, and with round-robin mixing a "
+            "step has one. Take the balancer sum, or another mixing."
+        )
 
 
 def _examples(wanted: FinetuneSettings, student: Any, train: TrainingSet) -> Examples:
@@ -269,6 +317,7 @@ def _examples(wanted: FinetuneSettings, student: Any, train: TrainingSet) -> Exa
         max_query_tokens=wanted.max_query_tokens,
         max_passage_tokens=wanted.max_passage_tokens,
         seed=wanted.seed,
+        query_prompt=wanted.query_prompt,
     )
     fewest = 2 if processes() == 1 else processes() * wanted.batch_size  # where the host drops what is left
     if len(examples.pairs) < fewest:
@@ -296,30 +345,57 @@ def _trainer(
     wanted: FinetuneSettings,
     folder: Path,
     model: Any,
-    examples: Examples,
+    examples: Mapping[str, Examples],
     evaluator: DevScore | None,
     record: Callable[..., None],
+    before: Path | None,
 ) -> ObjectiveTrainer:
     loss = _loss(wanted, model)
-    more: dict[str, Any] = {}
+    more: dict[str, Any] = {"batch_sampler": in_order} if wanted.tasks else {}
     callbacks = []
     if evaluator is not None:
         more |= dict(eval_strategy="steps", eval_steps=wanted.eval_steps, load_best_model_at_end=True)
         more |= dict(metric_for_best_model=f"eval_{DEV_METRIC}", greater_is_better=True)
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=wanted.patience))
         wanted = wanted.model_copy(update={"save_steps": wanted.eval_steps})
-    return ObjectiveTrainer(
+    given: dict[str, Any] = dict(
         model=model,
         args=arguments(wanted, folder, **more),
-        train_dataset=Dataset.from_dict({"example": np.arange(len(examples.pairs))}),
         loss=loss,
         evaluator=evaluator,
         settings=wanted,
-        collate=examples,
         callbacks=callbacks,
         record=lambda log: record(log=log),
-        figures=partial(means, loss),
     )
+    if not wanted.tasks:
+        (single,) = examples.values()
+        rows = Dataset.from_dict({"example": np.arange(len(single.pairs))})
+        return ObjectiveTrainer(train_dataset=rows, collate=single, figures=partial(means, loss), **given)
+    mixture = _mixture(wanted, examples)
+    return MultiTaskTrainer(
+        train_dataset=mixture.rows(),
+        mixture=mixture,
+        balancer=wanted.balancer,
+        options=wanted.balancer_options,
+        before=before and before / STATE,
+        **given,
+    )
+
+
+def _mixture(wanted: FinetuneSettings, examples: Mapping[str, Examples]) -> Mixture:
+    """How the tasks' examples are mixed; see `fit`."""
+    in_turn = wanted.mixing == "round-robin"
+    weights = [task.weight for task in wanted.tasks]
+    sizes = [w * len(one.pairs) for w, one in zip(weights, examples.values(), strict=True)]
+    temperature = wanted.mixing_temperature if wanted.mixing == "temperature" else 1.0
+    parts = [wanted.batch_size] * len(sizes) if in_turn else shares(sizes, wanted.batch_size, temperature)
+    for (task, one), part in zip(examples.items(), parts, strict=True):
+        if part == 1 and not one.negatives and not wanted.cross_device:
+            raise RecipeError(
+                f"of batch_size {wanted.batch_size}, {task} has a share of 1 query a step, which has no "
+                "passage but its own to be compared with. Give larger batches, or data with negatives."
+            )
+    return Mixture(examples, parts, in_turn, wanted.seed)
 
 
 def _finish(run: runs.Run, student: Any) -> None:

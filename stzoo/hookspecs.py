@@ -129,6 +129,18 @@ def stzoo_losses() -> Iterable[Component]:  # type: ignore[empty-body]
 
 
 @hookspec
+def stzoo_balancers() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Balancers of many tasks' gradients: `build(about, **options)`, of a `stzoo.balancers.Balancing`.
+
+    It is a `stzoo.balancers.Balancer`, whose `forward(gradients, losses, parameters)` is given float [K, P],
+    [K] and [P] once an optimiser step and returns the update, [P]. Its state is its state_dict.
+
+    Example:
+        yield Component(name="sum", build="stzoo.balancers:Sum", summary="…")
+    """
+
+
+@hookspec
 def stzoo_decoders() -> Iterable[Component]:  # type: ignore[empty-body]
     """Decoders: `build(config, **options)` with `forward(query, keys, visible)`.
 

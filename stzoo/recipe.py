@@ -61,10 +61,11 @@ class Settings(BaseModel):
         for problem in error.errors():
             key = ".".join(map(str, problem["loc"]))
             if problem["type"] == "extra_forbidden":
-                near = nearest(key, cls.model_fields)
+                known = TaskSettings.model_fields if "." in key else cls.model_fields
+                near = nearest(str(problem["loc"][-1]), known)
                 lines.append(
                     f"unknown setting {key!r}"
-                    + (f"; did you mean {near!r}?" if near else f". Settings: {', '.join(cls.model_fields)}.")
+                    + (f"; did you mean {near!r}?" if near else f". Settings: {', '.join(known)}.")
                 )
             elif problem["type"] == "missing":
                 lines.append(f"{key} is missing; give --{key.replace('_', '-')} or set it in the recipe.")
@@ -235,17 +236,52 @@ class MineSettings(MiningRules):
     threads: int | None = Field(None, ge=1, description="threads on the CPU")
 
 
+RESERVED = ("query", "document", "passage", "corpus")
+
+
+class TaskSettings(BaseModel):
+    """One of several tasks of `stzoo finetune`; what is left out is as for all of them."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    name: str = Field(description="its name, without dots, slashes and spaces")
+    data: str = Field(description="as `data` of a single task")
+    split: str | None = Field(None, description="qrels of a BEIR folder to train on")
+    corpus: str | None = Field(None, description="passages that the data names by id, and to mine from")
+    dev_data: str | None = Field(None, description="a BEIR folder to stop early by")
+    dev_split: str | None = Field(None, description="qrels to stop early by")
+    query_prompt: str | None = Field(
+        None, description="put before its queries, and kept in the model under the task's name"
+    )
+    max_query_tokens: int | None = Field(None, ge=4, description="queries are cut here in training")
+    max_passage_tokens: int | None = Field(None, ge=4, description="passages are cut here in training")
+    negatives: int | None = Field(None, ge=0, description="hard negatives beside each query")
+    weight: float = Field(1.0, gt=0, description="its size counts so many times when batches are shared out")
+    max_queries: int | None = Field(None, ge=1, description="at most so many of its queries, drawn at random")
+
+
 class FinetuneSettings(Training, MiningRules):
     """Settings of `stzoo finetune`."""
 
     command: ClassVar[str] = "finetune"
 
     model: str = Field(description="a sentence-transformers model: folder or Hub id")
-    data: str = Field(description="a BEIR folder, a mined file, or training data of another form")
+    data: str = Field("", description="a BEIR folder, a mined file, or training data of another form")
+    tasks: list[TaskSettings] = Field([], description="several tasks instead of data, each with its own")
+    mixing: Literal["temperature", "proportional", "round-robin"] = Field(
+        "temperature",
+        description="of a step, each task has a share by its size, flattened or not; or steps take turns",
+    )
+    mixing_temperature: float = Field(
+        4.0, gt=0, description="shares go with size ^ (1 / this); 1 is proportional"
+    )
+    balancer: str = Field("sum", description="makes one update of the tasks'; see `stzoo list balancers`")
+    balancer_options: dict[str, Any] = Field({}, description="of the balancer, e.g. tau")
     split: str = Field("train", description="qrels of a BEIR folder to train on")
     corpus: str | None = Field(
         None, description="passages that the data names by id, and to mine from; the data's own if left out"
     )
+    max_queries: int | None = Field(None, ge=1, description="train on at most so many, drawn at random")
     dev_data: str | None = Field(None, description="a BEIR folder to stop early by; data if left out")
     dev_split: str | None = Field(
         None, description="qrels to stop early by; part of the training queries if left out"
@@ -296,3 +332,39 @@ class FinetuneSettings(Training, MiningRules):
     keep_old: float = Field(
         0.0, ge=0, lt=1, description="share of an episode's negatives that are the last episode's"
     )
+
+    @classmethod
+    def read(cls, recipe: str | Path | None, changes: Mapping[str, Any]) -> Self:
+        """See `Settings.read`; either `data` or `tasks` must be there."""
+        made = super().read(recipe, changes)
+        if not made.data and not made.tasks:
+            raise RecipeError("data is missing; give --data, or tasks in the recipe.")
+        if made.data and made.tasks:
+            raise RecipeError(
+                "both data and tasks are given; give one of them. Each task has data of its own."
+            )
+        names = [task.name for task in made.tasks]
+        if wrong := [name for name in names if not re.fullmatch(r"[^./\\\s]+", name) or name in RESERVED]:
+            raise RecipeError(
+                f"a task is named {wrong[0]!r}; expected a name without dots, slashes and spaces, and none "
+                f"of {', '.join(RESERVED)}, which are prompts of every model."
+            )
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise RecipeError(f"two tasks are named {', '.join(twice)}; a name must be of one task.")
+        alone = sorted(
+            {"mixing", "mixing_temperature", "balancer", "balancer_options"} & made.model_fields_set
+        )
+        if not made.tasks and alone:
+            raise RecipeError(f"{alone[0]} says something of several tasks, and no tasks are given.")
+        return made
+
+    def each(self) -> "dict[str, FinetuneSettings]":
+        """The settings of each task by its name; of a single one under ''."""
+        if not self.tasks:
+            return {"": self}
+        own = TaskSettings.model_fields.keys() & FinetuneSettings.model_fields.keys()
+        found = {}
+        for task in self.tasks:
+            given = {name: value for name in own if (value := getattr(task, name)) is not None}
+            found[task.name] = self.model_copy(update={**given, "tasks": []})
+        return found

@@ -1,7 +1,7 @@
 """What a run learns from and what it stops by: training data, and dev queries of their own or held out."""
 
 import random
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from .callbacks import own_numbers
 from .errors import DataError, RecipeError
 from .judged import JudgedSet, names_beir, read_beir
 from .metrics import score
+from .models import asking
 from .recipe import FinetuneSettings
 from .search import retrieve
 from .training import TrainingSet, from_judged, read_judged, read_training
@@ -70,6 +71,10 @@ def read_data(wanted: FinetuneSettings) -> Data:
                 "to train without early stopping, or name a dev_split."
             )
         dev = _part(judged, frozenset(held.query_ids)) if judged else held.judged()
+        judged = judged and _part(judged, frozenset(train.query_ids))
+    if wanted.max_queries and wanted.max_queries < len(train.query_ids):
+        drawn = random.Random(wanted.seed).sample(range(len(train.query_ids)), wanted.max_queries)  # noqa: S311
+        train = train.part(np.array(sorted(drawn)))
         judged = judged and _part(judged, frozenset(train.query_ids))
     dev = dev and cut_corpus(dev, wanted.dev_passages, wanted.seed)
     return Data(train, dev, judged if wanted.episodes else None, shared)
@@ -136,11 +141,16 @@ def cut_corpus(judged: JudgedSet, passages: int, seed: int) -> JudgedSet:
 
 
 class DevScore(BaseEvaluator):
-    """nDCG@10 on the dev queries, by the very code that the benchmark scores with."""
+    """nDCG@10 on dev queries, by the very code that the benchmark scores with.
 
-    def __init__(self, judged: JudgedSet):
+    Args:
+        judged: dev queries of each task, by name.
+        prompts: put before a task's queries; those without one get the model's own.
+    """
+
+    def __init__(self, judged: Mapping[str, JudgedSet], prompts: Mapping[str, str] | None = None):
         super().__init__()
-        self.judged = judged
+        self.judged, self.prompts = dict(judged), dict(prompts or {})
         self.primary_metric: str = DEV_METRIC
 
     def __call__(
@@ -150,7 +160,11 @@ class DevScore(BaseEvaluator):
         epoch: float = -1,  # noqa: ARG002
         steps: int = -1,  # noqa: ARG002
     ) -> dict[str, float]:
-        """The score, 0..1, under the name of `primary_metric`."""
-        with own_numbers():
-            run = retrieve(model, self.judged, k=10, progress=False)
-        return {DEV_METRIC: score(self.judged.qrels, run).mean[METRIC]}
+        """The mean over tasks, 0..1, under the name of `primary_metric`; of several tasks, each as well."""
+        found = {}
+        for task, judged in self.judged.items():
+            with own_numbers(), asking(model, self.prompts.get(task)):
+                run = retrieve(model, judged, k=10, progress=False)
+            found[task] = score(judged.qrels, run).mean[METRIC]
+        mean = {DEV_METRIC: sum(found.values()) / len(found)}
+        return mean | ({f"{DEV_METRIC}_{task}": one for task, one in found.items()} if len(found) > 1 else {})

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..recipe import FinetuneSettings, PretrainSettings, Settings, parse_changes
+from ..recipe import FinetuneSettings, PretrainSettings, Settings, TaskSettings, parse_changes
 from .shared import Json, Overwrite, Threads, app, done, print_json, show, show_answers
 
 Output = Annotated[Path, typer.Option(help="Folder for checkpoints, run.json and, at the end, the model.")]
@@ -32,8 +32,8 @@ def settings_as_flags(
         flags = []
         for name, field in settings.model_fields.items():
             kind: Any = field.annotation
-            if kind in (dict[str, Any], dict[str, float]):
-                continue  # nested: by --set
+            if kind in (dict[str, Any], dict[str, float], list[TaskSettings]):
+                continue  # nested: by --set, or in a recipe
             if name == hidden:  # the command itself says it
                 continue
             if getattr(kind, "__origin__", None) is not list and not isinstance(kind, type):

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..corpus import cache_folder
 from ..encode import copies_on, encode
+from ..encode.inputs import prompt_of
 from ..judged import JudgedSet
 from ..opened import NO_REVISION, Opened
 from ..store import SHARD_ROWS, Store, fill, place
@@ -73,6 +74,7 @@ class Retriever:
 
     def _store(self, judged: JudgedSet, texts: Sequence[str], fingerprint: str, role: str) -> Store:
         facts = {"revision": self.opened.revision, **self.opened.settings, "role": role, "texts": fingerprint}
+        facts["prompts"] = {role: prompt_of(self.opened.model, role) or ""}  # no other prompt matters
         if self.opened.revision == NO_REVISION:
             facts["model"] = self.opened.given
         # not the name that results are filed under: another name for the same model has the same vectors

@@ -4,6 +4,7 @@ The models have random weights and two layers. They show that the wiring is righ
 """
 
 from .checks import (
+    check_balancer,
     check_checkpoint,
     check_decoder,
     check_loss,
@@ -25,6 +26,7 @@ from .tiny import (
 __all__ = [
     "FAMILIES",
     "TEXTS",
+    "check_balancer",
     "check_checkpoint",
     "check_decoder",
     "check_loss",

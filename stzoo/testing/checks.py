@@ -154,6 +154,48 @@ def check_loss(component: Component) -> None:
     assert right < found, f"{float(right)} where positives are found, {float(found)} where they are not"
 
 
+def check_balancer(component: Component) -> None:
+    """Sees that a balancer makes one finite update of several gradients, and that its state is all it has.
+
+    Raises:
+        AssertionError: with what does not hold.
+    """
+    import torch
+
+    from ..balancers import Balancing
+
+    _check_texts(component)
+    K, P = 3, 50
+    about = Balancing(("one", "two", "three"), P, steps=10, seed=1)
+    draw = torch.Generator().manual_seed(0)
+    steps = [torch.randn(K, P, generator=draw) for _ in range(6)]
+    losses, parameters = torch.tensor([1.0, 2.0, 0.5]), torch.randn(P, generator=draw)
+    kept = parameters.clone()
+
+    def update(balancer: Any, gradients: Any) -> Any:
+        given = gradients.sum(0, keepdim=True) if balancer.additive else gradients.clone()
+        with torch.no_grad():
+            return balancer(given, losses.clone(), parameters).clone()
+
+    whole = host.build("balancer", component.name, about)
+    updates = [update(whole, gradients) for gradients in steps]
+    assert all(one.shape == (P,) for one in updates), f"shape {list(updates[0].shape)}; expected [P]"
+    assert all(torch.isfinite(one).all() for one in updates)
+    assert torch.equal(parameters, kept), "the balancer changes parameters"
+    first, second = (host.build("balancer", component.name, about) for _ in range(2))
+    for gradients in steps[:3]:
+        update(first, gradients)
+    second.load_state_dict({name: tensor.clone() for name, tensor in first.state_dict().items()})
+    for gradients, expected in zip(steps[3:], updates[3:], strict=True):
+        assert torch.equal(update(second, gradients), expected), "its state_dict is not all of its state"
+    alike = update(host.build("balancer", component.name, about), steps[0][:1].repeat(K, 1))
+    factors = alike / steps[0][0]
+    assert 0.5 < factors.min() <= factors.max() < 2, "of equal gradients the update is not about their mean"
+    broken = steps[0].clone()
+    broken[1, 3] = float("inf")
+    update(host.build("balancer", component.name, about), broken)
+
+
 def check_decoder(component: Component) -> None:
     """Sees that a decoder keeps shapes and to its mask, and gives no NaN for a row that sees nothing.
 

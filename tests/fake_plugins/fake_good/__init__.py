@@ -33,6 +33,11 @@ def stzoo_losses():
 
 
 @hookimpl
+def stzoo_balancers():
+    return ()
+
+
+@hookimpl
 def stzoo_decoders():
     return ()
 
