@@ -1,16 +1,19 @@
-"""Compares an objective, or the scores of KILT, with the numbers of their authors' own code.
+"""Compares an objective, TACO's updates, or the scores of KILT, with the numbers of their authors' own code.
 
     python tests/parity/check.py FILE [--tolerance X]
 
 FILE.safetensors holds random weights, inputs, losses and gradients (see README.md beside this file). Prints
 "max relative error: X", the largest over the total loss, each named loss, the bottleneck and the gradient of
-every parameter, each relative to the tensor's largest entry; exit code 1 above the tolerance (1e-5).
+every parameter, each relative to the tensor's largest entry; exit code 1 above the tolerance (1e-5). Of TACO,
+a file has the batches of a small model's steps instead, the gradient that each step leaves, and the last
+sensitivities.
 
 FILE.json holds KILT's gold and guess and how they score. Prints "max absolute error: X", the largest over all
 means and scores of questions that the file has; exit code 1 above the tolerance (1e-9).
 """
 
 import argparse
+import ast
 import json
 import sys
 import tempfile
@@ -23,6 +26,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from stzoo import Objective, host
+from stzoo.balancers import Balancing, Gradients
 from stzoo.bench import kilt
 from stzoo.pretrain import load_base
 
@@ -142,6 +146,8 @@ def gradients(objective: Objective) -> dict[str, torch.Tensor | None]:
 def errors(path: Path) -> dict[str, float]:
     """The relative error of each figure in the file."""
     tensors, about = read(path)
+    if "tau" in about:
+        return taco_errors(tensors, about)
     kind = kind_of(tensors)
     inputs = part(tensors, "input.")
     with tempfile.TemporaryDirectory() as folder:
@@ -174,6 +180,56 @@ def errors(path: Path) -> dict[str, float]:
             found[f"gradient {name}"] = relative(gradient, theirs[name], scale)
         else:  # theirs has none
             assert gradient is None or not gradient.any(), f"{name} has a gradient here and none there"
+    return found
+
+
+def layers(description: str) -> torch.nn.Sequential:
+    """The model of "Sequential(Embedding(11,6), Tanh, …)"."""
+    made = []
+    for layer in ast.parse(description, mode="eval").body.args:
+        name, sizes = (layer.func.id, layer.args) if isinstance(layer, ast.Call) else (layer.id, [])
+        made.append(getattr(torch.nn, name)(*map(ast.literal_eval, sizes)))
+    return torch.nn.Sequential(*made)
+
+
+def taco_errors(tensors: dict[str, torch.Tensor], about: dict[str, str]) -> dict[str, float]:
+    """The relative error of each step's gradient, the last weights and sensitivities; both variants."""
+    steps, rate = int(about["steps"]), float(about["lr"])
+    found = {}
+    for variant, when in (("normalised", "before"), ("raw", "after")):
+        theirs = part(tensors, f"{variant}.")
+        model = layers(about["model"])
+        model.load_state_dict(part(theirs, "init."))
+        names, parameters = zip(*model.named_parameters(), strict=True)
+        tasks = tuple(str(task) for task in range(int(about["tasks"])))
+        gradients = Gradients(parameters, len(tasks))
+        balancer = host.build(
+            "balancer",
+            "taco",
+            Balancing(tasks, gradients.rows.shape[1], steps),
+            beta=float(about["beta"]),
+            tau=float(about["tau"]),
+            warmup_ratio=float(about["warmup_ratio"]),
+            normalise=when,
+        )
+        for step in range(steps):
+            gradients.rows.zero_()
+            losses = torch.zeros(len(tasks))
+            for number, task in enumerate(tasks):
+                batch = part(theirs, f"step{step}.task{task}.")
+                with gradients.row(number):
+                    loss = torch.nn.functional.cross_entropy(model(batch["x"]), batch["y"])
+                    loss.backward()
+                losses[number] = loss.detach()
+            with torch.no_grad():
+                gradients.give(balancer(gradients.rows, losses, gradients.values()))
+                for name, parameter in zip(names, parameters, strict=True):
+                    place = f"step{step}.grad.{name}"
+                    found[f"{variant} {place}"] = relative(parameter.grad, theirs[place])
+                    parameter -= rate * parameter.grad
+        for name, parameter in zip(names, parameters, strict=True):
+            found[f"{variant} final.{name}"] = relative(parameter, theirs[f"final.{name}"])
+        found[f"{variant} sensitivity"] = relative(balancer.sensitivity, theirs["sensitivity"])
     return found
 
 

@@ -1,0 +1,122 @@
+"""TACO: each parameter takes more of the gradient of the tasks that it matters to.
+
+1. A parameter's sensitivity to a task is |theta * g|: about how much the task's loss would change without it.
+2. Divided by the median over all parameters, it is comparable between tasks; a moving average steadies it.
+3. The parameter's update is the sum of its gradients, weighted by a softmax over tasks of these averages.
+
+    s_ti = |theta_i * g_ti|
+    I_ti = beta * I_ti + (1 - beta) * s_ti / median_i(s_ti)
+    w_ti = softmax_t(I_ti / tau)
+    g_i  = sum_t(w_ti * g_ti) / T
+
+Source: Zhang et al., TACL 2023, https://arxiv.org/abs/2307.00342, and their code,
+https://github.com/WenzhengZhang/TACO @b4ea13e, src/taco/trainer/mt_trainer.py, `taco_backward`.
+
+Unlike it:
+- nothing of the size of all gradients is made beside the sensitivities: all is computed chunk by chunk;
+- of many parameters, the median is that of a sample;
+- batches may be accumulated, and sensitivities go on in the next episode of mined negatives;
+- with torch 2 it trains (there, `zero_grad` drops the gradients that the update was to be written to).
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from stzoo import RecipeError
+from stzoo.balancers import Balancer, Balancing, finite
+
+TINY = 1e-12  # added to medians, as in the authors' code
+CHUNK = {"cpu": 2**15}  # entries at a time, few enough to stay in a core's cache; elsewhere 2**20
+
+
+class TACO(Balancer):
+    """Task-adaptive weights of gradients, for each parameter its own.
+
+    Args:
+        about: the tasks, P and the number of steps.
+        beta: 0..1, of the moving average.
+        tau: temperature of the softmax.
+        warmup_ratio: share of the steps, the first ones, whose update is the plain sum divided by the number
+            of tasks; sensitivities are averaged all the same.
+        normalise: divide by the median `before` the average, or the average by its own `after`.
+        median_sample: the median is that of so many entries, drawn once; of all where there are no more, or
+            if it is 0.
+        discourage: True to give each parameter less of the tasks that it matters to; the paper's control.
+
+    Attributes:
+        sensitivity: float32 [K, P], I; a buffer.
+        step: int64 scalar, updates so far; a buffer.
+    """
+
+    sensitivity: Tensor
+    step: Tensor
+    sample: Tensor | None
+
+    def __init__(
+        self,
+        about: Balancing,
+        beta: float = 0.999,
+        tau: float = 2.0,
+        warmup_ratio: float = 0.1,
+        normalise: Literal["before", "after"] = "before",
+        median_sample: int = 2**20,
+        discourage: bool = False,
+    ):
+        super().__init__(about)
+        for name, value, holds, expected in (
+            ("beta", beta, 0 <= beta < 1, "0 to below 1"),
+            ("tau", tau, tau > 0, "above 0"),
+            ("warmup_ratio", warmup_ratio, 0 <= warmup_ratio <= 1, "0 to 1"),
+            ("normalise", normalise, normalise in ("before", "after"), "before or after"),
+            (
+                "median_sample",
+                median_sample,
+                median_sample == 0 or median_sample >= 10**6,
+                "0 or at least 1e6",
+            ),
+        ):
+            if not holds:
+                raise RecipeError(f"balancer_options.{name} is {value}; expected {expected}.")
+        self.beta, self.tau, self.before = beta, tau, normalise == "before"
+        self.warmup_steps = int(about.steps * warmup_ratio)
+        self.sign = -1 if discourage else 1
+        self.chunk = CHUNK.get(torch.device(about.device).type, 2**20)
+        self.register_buffer("sensitivity", torch.zeros(len(about.tasks), about.entries, device=about.device))
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        sample = None
+        if 0 < median_sample < about.entries:
+            draw = torch.Generator().manual_seed(about.seed)
+            sample = torch.randint(about.entries, (median_sample,), generator=draw)
+        self.register_buffer("sample", sample, persistent=False)
+
+    def forward(self, gradients: Tensor, losses: Tensor, parameters: Tensor) -> Tensor:  # noqa: ARG002
+        """See `Balancer`; overwrites the first row with the update."""
+        warm = self.step < self.warmup_steps
+        self.step += 1
+        update = gradients[0]
+        if not finite(gradients):
+            return torch.div(gradients.sum(0), len(gradients), out=update)
+        parts = [slice(start, start + self.chunk) for start in range(0, len(update), self.chunk)]
+        scale = self._medians(gradients, parameters) if self.before else 1.0
+        for part in parts:
+            found = (gradients[:, part] * parameters[part]).abs_().div_(scale)
+            self.sensitivity[:, part].lerp_(found, 1 - self.beta)
+        slope = self.sign / self.tau / (1.0 if self.before else self._medians(self.sensitivity))
+        for part in parts:
+            own = gradients[:, part]
+            if not warm:
+                own = own * (self.sensitivity[:, part] * slope).softmax(0)
+            update[part] = own.sum(0).div_(len(gradients))
+        return update
+
+    def _medians(self, values: Tensor, factors: Tensor | None = None) -> Tensor:
+        """[K, 1], the (lower) median of each row, times the factors and without signs; TINY is added."""
+        chosen = [
+            values[task] if self.sample is None else values[task, self.sample] for task in range(len(values))
+        ]
+        if factors is not None:
+            factors = factors if self.sample is None else factors[self.sample]
+            chosen = [(row * factors).abs_() for row in chosen]
+        return torch.stack([row.median() for row in chosen])[:, None] + TINY

@@ -1,0 +1,50 @@
+"""What stzoo-taco brings: TACO's balancer, those that its paper compares it with, and recipes.
+
+The entry point names this file. It imports no torch; balancers are named as text.
+"""
+
+from collections.abc import Iterable
+
+import stzoo
+from stzoo import Component, Recipe
+
+TACO = "https://arxiv.org/abs/2307.00342"
+CODE = "https://github.com/WenzhengZhang/TACO"
+
+
+@stzoo.hookimpl
+def stzoo_balancers() -> Iterable[Component]:
+    """TACO, and the two of its baselines that TorchJD lacks."""
+    yield Component(
+        name="taco",
+        build="stzoo_taco:TACO",
+        summary="each parameter leans to the tasks that it matters to",
+        source=TACO,
+    )
+    yield Component(
+        name="gradnorm",
+        build="stzoo_taco_peers:GradNorm",
+        summary="learnt weights under which all tasks learn at one pace",
+        source="https://arxiv.org/abs/1711.02257",
+    )
+    yield Component(
+        name="cgd",
+        build="stzoo_taco_peers:CGD",
+        summary="weights of tasks whose gradients help the others grow",
+        source="https://openreview.net/forum?id=irARV_2VFs4",
+    )
+
+
+@stzoo.hookimpl
+def stzoo_recipes() -> Iterable[Recipe]:
+    """The settings that the authors published."""
+    for name, summary in (
+        ("warmup-kilt", "KILT's tasks together, before TACO"),
+        ("kilt", "TACO on KILT's tasks, with refreshed negatives"),
+    ):
+        yield Recipe(
+            name=f"taco-{name}",
+            resource=f"stzoo_taco_recipes:{name}.yaml",
+            summary=summary,
+            source=f"{CODE}/tree/main/scripts/kilt",
+        )

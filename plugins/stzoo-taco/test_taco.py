@@ -1,0 +1,149 @@
+"""TACO does what its paper says, its peers what theirs say; tests/parity holds it to the authors' numbers."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stzoo import RecipeError, host
+from stzoo.balancers import Balancing
+
+
+def build(name, tasks=3, entries=40, steps=10, **options):
+    about = Balancing(tuple(f"t{number}" for number in range(tasks)), entries, steps, seed=2)
+    return host.build("balancer", name, about, **options)
+
+
+def drawn(seed, tasks=3, entries=40):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(tasks, entries, generator=draw), torch.randn(entries, generator=draw)
+
+
+def reference(gradients, parameters, average, *, beta, tau, before, sign=1):
+    """One step, written down as the formulas stand, in float64; the update and the new average."""
+    found = (gradients * parameters).abs()
+    if before:
+        found = found / (found.median(dim=1, keepdim=True).values + 1e-12)
+    average = beta * average + (1 - beta) * found
+    level = average if before else average / (average.median(dim=1, keepdim=True).values + 1e-12)
+    return ((sign * level / tau).softmax(0) * gradients).sum(0) / len(gradients), average
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    seed=st.integers(0, 10**6),
+    tasks=st.integers(1, 5),
+    entries=st.integers(2, 70_000),
+    beta=st.floats(0, 0.999),
+    tau=st.floats(0.05, 50),
+    normalise=st.sampled_from(["before", "after"]),
+    discourage=st.booleans(),
+)
+def test_updates_are_those_of_the_formulas(seed, tasks, entries, beta, tau, normalise, discourage):
+    options = dict(beta=beta, tau=tau, normalise=normalise, discourage=discourage, warmup_ratio=0.0)
+    balancer = build("taco", tasks, entries, **options)
+    average = torch.zeros(tasks, entries, dtype=torch.float64)
+    for step in range(3):
+        gradients, parameters = drawn(seed + step, tasks, entries)
+        expected, average = reference(
+            gradients.double(), parameters.double(), average, beta=beta, tau=tau,
+            before=normalise == "before", sign=-1 if discourage else 1,
+        )  # fmt: skip
+        update = balancer(gradients, torch.ones(tasks), parameters)
+        torch.testing.assert_close(update.double(), expected, rtol=2e-3, atol=1e-5)
+    torch.testing.assert_close(balancer.sensitivity.double(), average, rtol=1e-4, atol=1e-6)
+
+
+def test_a_parameter_that_matters_to_one_task_follows_it():
+    gradients = torch.tensor([[5.0, 0.1, 1.0, 1.0], [0.1, 5.0, 1.0, 1.0]])
+    balancer = build("taco", 2, 4, beta=0.0, warmup_ratio=0.0, tau=0.5)
+    update = balancer(gradients.clone(), torch.ones(2), torch.ones(4))
+    mean = gradients.mean(0)
+    assert update[0] / update[2] > mean[0] / mean[2]
+    torch.testing.assert_close(update[0], update[1])
+    other = build("taco", 2, 4, beta=0.0, warmup_ratio=0.0, tau=0.5, discourage=True)
+    assert other(gradients.clone(), torch.ones(2), torch.ones(4))[0] < 0.2 * update[0]
+
+
+def test_warm_up_takes_the_mean_and_watches_sensitivities():
+    balancer = build("taco", steps=40, warmup_ratio=0.05)
+    for step in range(4):
+        gradients, parameters = drawn(step)
+        mean, before = gradients.mean(0), balancer.sensitivity.clone()
+        update = balancer(gradients, torch.ones(3), parameters)
+        assert torch.allclose(update, mean) == (step < 2)
+        assert not torch.equal(balancer.sensitivity, before)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_with_an_infinite_gradient_takes_the_mean_and_learns_nothing(bad):
+    balancer = build("taco", warmup_ratio=0.0)
+    gradients, parameters = drawn(1)
+    gradients[1, 7] = bad
+    expected = gradients.mean(0)
+    before = balancer.sensitivity.clone()
+    update = balancer(gradients, torch.ones(3), parameters)
+    torch.testing.assert_close(update, expected, equal_nan=True)
+    assert torch.equal(balancer.sensitivity, before)
+
+
+def test_a_sampled_median_is_near_the_exact_one():
+    entries = 1_200_000
+    gradients, parameters = drawn(3, 2, entries)
+    found = {}
+    for sample in (10**6, 0):
+        balancer = build("taco", 2, entries, warmup_ratio=0.0, beta=0.0, median_sample=sample)
+        assert (balancer.sample is None) == (sample == 0)
+        found[sample] = balancer(gradients.clone(), torch.ones(2), parameters).clone()
+    assert not torch.equal(found[10**6], found[0])
+    away = torch.linalg.vector_norm(found[10**6] - found[0]) / torch.linalg.vector_norm(found[0])
+    assert away < 2e-3
+    again = build("taco", 2, entries, warmup_ratio=0.0, beta=0.0, median_sample=10**6)
+    assert torch.equal(again(gradients.clone(), torch.ones(2), parameters), found[10**6])
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (dict(beta=1.0), "beta is 1.0"),
+        (dict(tau=0.0), "tau is 0.0"),
+        (dict(warmup_ratio=1.5), "warmup_ratio"),
+        (dict(normalise="never"), "normalise"),
+        (dict(median_sample=100), "at least 1e6"),
+        (dict(bta=0.9), "did you mean 'beta'|beta"),
+    ],
+)
+def test_wrong_options_are_errors(options, told):
+    with pytest.raises(RecipeError, match=told):
+        build("taco", **options)
+
+
+def test_gradnorm_pulls_the_task_that_lags_behind():
+    balancer = build("gradnorm", 2)
+    gradients, parameters = drawn(1, 2)
+    gradients /= torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
+    for step in range(20):
+        losses = torch.tensor([1.0, 1.0 - 0.03 * step])  # the second is learnt, the first is not
+        balancer(gradients.clone(), losses, parameters)
+    assert balancer.weights[0] > 1.1 > 0.9 > balancer.weights[1]
+    torch.testing.assert_close(balancer.weights.sum(), torch.tensor(2.0))
+
+
+def test_gradnorm_shortens_the_longer_gradient():
+    balancer = build("gradnorm", 2)
+    gradients, parameters = drawn(1, 2)
+    gradients[0] *= 10
+    for _ in range(20):
+        balancer(gradients.clone(), torch.ones(2), parameters)
+    assert balancer.weights[0] < 0.8 < 1.2 < balancer.weights[1]
+
+
+def test_cgd_favours_the_task_whose_gradient_the_others_share():
+    shared = torch.tensor([1.0, 0.0, 0.0])
+    gradients = torch.stack([shared, shared + 0.1, torch.tensor([0.0, 1.0, 0.0])])
+    balancer = build("cgd", 3, 3, tau=1.0)
+    for _ in range(3):
+        update = balancer(gradients.clone(), torch.ones(3), torch.ones(3))
+    assert balancer.weights[2] < balancer.weights[:2].min()
+    torch.testing.assert_close(balancer.weights.sum(), torch.tensor(1.0))
+    torch.testing.assert_close(update, balancer.weights @ gradients)
