@@ -173,6 +173,9 @@ def finetune() -> str:
         "inbatch": "in-batch negatives",
         "mined": "and mined negatives",
         "distilled": "and a teacher's scores",
+        "inbatch-new": "in-batch negatives, chosen on new answers",
+        "mined-new": "and mined negatives, likewise",
+        "distilled-new": "and a teacher's scores, likewise",
     }
     for name, what in about.items():
         row = made["rows"][name]
@@ -189,10 +192,12 @@ def finetune() -> str:
         lines.append(f"| {what} | {' | '.join(cells)} |")
     teacher = made["rows"]["teacher"]
     chosen = [
-        f"{what} {max(one['nDCG@10'] for one in made['grid'][name]):.4f}" for name, what in about.items()
+        f"{what} {' and '.join(f'{max(one[part] for one in tried):.4f}' for part in ('nDCG@10', 'new'))}"
+        for name, what in about.items()
+        if (tried := made["grid"].get(name))
     ]
     ranked = [
-        f"{scores['teacher']:.4f} on {split}, where the base has {scores['base']:.4f}"
+        f"{scores['teacher']:.4f} on {split} (the base has {scores['base']:.4f})"
         for split, scores in teacher["nDCG@10"].items()
     ]
     return "\n".join(
@@ -200,7 +205,8 @@ def finetune() -> str:
             *lines,
             "",
             f"The teacher re-ranks the base's best {teacher['reranked']} to nDCG@10 {' and '.join(ranked)}. "
-            f"On the held-out training queries the best setting of each had: {', '.join(chosen)}.",
+            "On the held-out training queries, and on those of them with new answers, the best setting had: "
+            f"{'; '.join(chosen)}.",
         ]
     )
 

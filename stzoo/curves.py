@@ -93,7 +93,8 @@ class History:
     @property
     def best(self) -> tuple[float, int, str] | None:
         """The best score, the first step that had it, and what score it is; None where nothing was scored."""
-        every = [(value, -step, line.name) for line in self.scores for step, value in line.points]
+        means = [line for line in self.scores if line.name in SCORES.values()]  # not those of single tasks
+        every = [(value, -step, line.name) for line in means for step, value in line.points]
         value, step, name = max(every, default=(0.0, 0, ""))
         return (value, -step, name) if every else None
 

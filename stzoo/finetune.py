@@ -11,8 +11,7 @@ import torch
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, set_seed
 
-from . import episodes, host, lora, runs
-from .balancers import Balancing
+from . import episodes, lora, runs
 from .calls import callable_module
 from .curves import draw
 from .errors import DataError, RecipeError
@@ -24,7 +23,7 @@ from .judged import JudgedSet
 from .losses import make_loss, means, needs_scores
 from .mining import check_rules
 from .models import like, load_model
-from .multitask import STATE, Mixture, MultiTaskTrainer, in_order, shares
+from .multitask import STATE, MultiTaskTrainer, check_balancer, in_order, mixed
 from .quiet import quietly
 from .recipe import FinetuneSettings, MiningRules
 from .runs import first_process_first, is_first_process, processes
@@ -196,7 +195,7 @@ def fit(
         StzooError: for other mistakes in the settings.
     """
     each = wanted.each()
-    examples = {task: _examples(each[task], student, train) for task, train in trains.items()}
+    examples = {task: examples_of(each[task], student, train) for task, train in trains.items()}
     left_out = {}
     for task, train in trains.items():
         of = f" of {task}" * bool(task)
@@ -254,8 +253,8 @@ def _check(wanted: FinetuneSettings, folder: Path, student: Any, trains: Mapping
     Raises:
         StzooError: if they do not.
     """
-    _loss(wanted, student)
-    _check_balancer(wanted)
+    loss_of(wanted, student)
+    check_balancer(wanted)
     of_nothing = {} if wanted.episodes else dict.fromkeys(MINING, "episodes (--episodes)")
     of_nothing |= {} if wanted.lora_rank else dict.fromkeys(ADAPTERS, "lora_rank (--lora-rank)")
     for name in sorted(of_nothing.keys() & wanted.model_fields_set):
@@ -269,7 +268,7 @@ def _check(wanted: FinetuneSettings, folder: Path, student: Any, trains: Mapping
             )
     else:
         for task, one in wanted.each().items():
-            _examples(one, student, trains[task])
+            examples_of(one, student, trains[task])
         if wanted.teacher and not needs_scores(wanted.losses):
             raise RecipeError(
                 f"nothing learns from the teacher {wanted.teacher}: losses has only "
@@ -279,22 +278,7 @@ def _check(wanted: FinetuneSettings, folder: Path, student: Any, trains: Mapping
     arguments(wanted, folder)
 
 
-def _check_balancer(wanted: FinetuneSettings) -> None:
-    """Builds the balancer for a single parameter, so that a mistake shows before anything is trained."""
-    if not wanted.tasks:
-        return
-    if wanted.precision == "fp16":
-        raise RecipeError("several tasks cannot be trained in fp16, whose scaling is for one loss; use bf16.")
-    names = tuple(task.name for task in wanted.tasks)
-    balancer = host.build("balancer", wanted.balancer, Balancing(names, 1, 1), **wanted.balancer_options)
-    if wanted.mixing == "round-robin" and not balancer.additive:
-        raise RecipeError(
-            f"the balancer {wanted.balancer} compares the tasks of a step, and with round-robin mixing a "
-            "step has one. Take the balancer sum, or another mixing."
-        )
-
-
-def _examples(wanted: FinetuneSettings, student: Any, train: TrainingSet) -> Examples:
+def examples_of(wanted: FinetuneSettings, student: Any, train: TrainingSet) -> Examples:
     """The examples of a training set, which has to go with the losses; see `fit`."""
     scores = needs_scores(wanted.losses)
     negatives = wanted.negatives
@@ -329,7 +313,8 @@ def _examples(wanted: FinetuneSettings, student: Any, train: TrainingSet) -> Exa
     return examples
 
 
-def _loss(wanted: FinetuneSettings, model: Any) -> Any:
+def loss_of(wanted: FinetuneSettings, model: Any) -> Any:
+    """The loss that the settings ask for; see `stzoo.losses.make_loss`."""
     return make_loss(
         model,
         wanted.losses,
@@ -350,7 +335,7 @@ def _trainer(
     record: Callable[..., None],
     before: Path | None,
 ) -> ObjectiveTrainer:
-    loss = _loss(wanted, model)
+    loss = loss_of(wanted, model)
     more: dict[str, Any] = {"batch_sampler": in_order} if wanted.tasks else {}
     callbacks = []
     if evaluator is not None:
@@ -371,7 +356,7 @@ def _trainer(
         (single,) = examples.values()
         rows = Dataset.from_dict({"example": np.arange(len(single.pairs))})
         return ObjectiveTrainer(train_dataset=rows, collate=single, figures=partial(means, loss), **given)
-    mixture = _mixture(wanted, examples)
+    mixture = mixed(wanted, examples)
     return MultiTaskTrainer(
         train_dataset=mixture.rows(),
         mixture=mixture,
@@ -380,22 +365,6 @@ def _trainer(
         before=before and before / STATE,
         **given,
     )
-
-
-def _mixture(wanted: FinetuneSettings, examples: Mapping[str, Examples]) -> Mixture:
-    """How the tasks' examples are mixed; see `fit`."""
-    in_turn = wanted.mixing == "round-robin"
-    weights = [task.weight for task in wanted.tasks]
-    sizes = [w * len(one.pairs) for w, one in zip(weights, examples.values(), strict=True)]
-    temperature = wanted.mixing_temperature if wanted.mixing == "temperature" else 1.0
-    parts = [wanted.batch_size] * len(sizes) if in_turn else shares(sizes, wanted.batch_size, temperature)
-    for (task, one), part in zip(examples.items(), parts, strict=True):
-        if part == 1 and not one.negatives and not wanted.cross_device:
-            raise RecipeError(
-                f"of batch_size {wanted.batch_size}, {task} has a share of 1 query a step, which has no "
-                "passage but its own to be compared with. Give larger batches, or data with negatives."
-            )
-    return Mixture(examples, parts, in_turn, wanted.seed)
 
 
 def _finish(run: runs.Run, student: Any) -> None:

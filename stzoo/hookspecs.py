@@ -153,6 +153,17 @@ def stzoo_decoders() -> Iterable[Component]:  # type: ignore[empty-body]
 
 
 @hookspec
+def stzoo_commands() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Commands: `stzoo NAME …`; `build` names a `typer.Typer`.
+
+    It is imported only when the command is called; the summary stands in `stzoo --help`.
+
+    Example:
+        yield Component(name="taco", build="stzoo_taco_cli:app", summary="…")
+    """
+
+
+@hookspec
 def stzoo_checkpoints() -> Iterable[Checkpoint]:  # type: ignore[empty-body]
     """Checkpoints that the authors published.
 

@@ -21,6 +21,7 @@ from .balancers import Balancing, Gradients
 from .errors import ModelError, RecipeError
 from .examples import Examples
 from .files import whole_file
+from .recipe import FinetuneSettings
 from .runs import processes
 from .trainer import ObjectiveTrainer
 
@@ -113,9 +114,49 @@ class Mixture:
         return np.random.default_rng([self.seed, task, around]).permutation(len(examples.pairs))
 
 
+def mixed(wanted: FinetuneSettings, examples: Mapping[str, Examples]) -> Mixture:
+    """The mixture of tasks that the settings ask for.
+
+    Raises:
+        RecipeError: if a batch is too small for the tasks.
+    """
+    in_turn = wanted.mixing == "round-robin"
+    weights = [task.weight for task in wanted.tasks]
+    sizes = [w * len(one.pairs) for w, one in zip(weights, examples.values(), strict=True)]
+    temperature = wanted.mixing_temperature if wanted.mixing == "temperature" else 1.0
+    parts = [wanted.batch_size] * len(sizes) if in_turn else shares(sizes, wanted.batch_size, temperature)
+    for (task, one), part in zip(examples.items(), parts, strict=True):
+        if part == 1 and not one.negatives and not wanted.cross_device:
+            raise RecipeError(
+                f"of batch_size {wanted.batch_size}, {task} has a share of 1 query a step, which has no "
+                "passage but its own to be compared with. Give larger batches, or data with negatives."
+            )
+    return Mixture(examples, parts, in_turn, wanted.seed)
+
+
 def in_order(dataset: Any, batch_size: int, drop_last: bool, **given: Any) -> DefaultBatchSampler:  # noqa: ARG001
     """A batch sampler for `Mixture.rows`: each row is a batch."""
     return DefaultBatchSampler(SequentialSampler(dataset), batch_size=1, drop_last=False, **given)
+
+
+def check_balancer(wanted: FinetuneSettings) -> None:
+    """Builds the balancer for a single parameter, so that a mistake shows before anything is trained.
+
+    Raises:
+        RecipeError: if its options do not hold, or it does not go with the precision or the mixing.
+        UnknownNameError: if there is none of that name.
+    """
+    if not wanted.tasks:
+        return
+    if wanted.precision == "fp16":
+        raise RecipeError("several tasks cannot be trained in fp16, whose scaling is for one loss; use bf16.")
+    names = tuple(task.name for task in wanted.tasks)
+    balancer = host.build("balancer", wanted.balancer, Balancing(names, 1, 1), **wanted.balancer_options)
+    if wanted.mixing == "round-robin" and not balancer.additive:
+        raise RecipeError(
+            f"the balancer {wanted.balancer} compares the tasks of a step, and with round-robin mixing a "
+            "step has one. Take the balancer sum, or another mixing."
+        )
 
 
 class MultiTaskTrainer(ObjectiveTrainer):

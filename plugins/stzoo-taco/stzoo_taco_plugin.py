@@ -36,6 +36,17 @@ def stzoo_balancers() -> Iterable[Component]:
 
 
 @stzoo.hookimpl
+def stzoo_commands() -> Iterable[Component]:
+    """What the sensitivities of a model say."""
+    yield Component(
+        name="taco",
+        build="stzoo_taco_cli:app",
+        summary="look into models of several tasks: which parameters serve which",
+        source=TACO,
+    )
+
+
+@stzoo.hookimpl
 def stzoo_recipes() -> Iterable[Recipe]:
     """The settings that the authors published."""
     for name, summary in (

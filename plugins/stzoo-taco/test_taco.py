@@ -1,12 +1,20 @@
 """TACO does what its paper says, its peers what theirs say; tests/parity holds it to the authors' numbers."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stzoo_taco_inspect import inspect, summary
 
+import stzoo
 from stzoo import RecipeError, host
 from stzoo.balancers import Balancing
+from stzoo.testing import sentences, tiny_masked_lm
 
 
 def build(name, tasks=3, entries=40, steps=10, **options):
@@ -147,3 +155,75 @@ def test_cgd_favours_the_task_whose_gradient_the_others_share():
     assert balancer.weights[2] < balancer.weights[:2].min()
     torch.testing.assert_close(balancer.weights.sum(), torch.tensor(1.0))
     torch.testing.assert_close(update, balancer.weights @ gradients)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of two tasks with a tiny model."""
+    root = tmp_path_factory.mktemp("inspected")
+    base = tiny_masked_lm("bert", root / "base")
+    tasks = []
+    for number, name in enumerate(("one", "two")):
+        rows = [
+            {"anchor": " ".join(text.split()[:4]), "positive": text} for text in sentences(16, seed=number)
+        ]
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        tasks.append({"name": name, "data": str(root / f"{name}.jsonl")})
+    return stzoo.finetune(
+        str(base), tasks=tasks, balancer="taco", dev_queries=0, batch_size=8, max_steps=2, device="cpu",
+        output=root / "run",
+    )  # fmt: skip
+
+
+def test_inspect_measures_a_run_before_and_after(run):
+    (found,) = inspect([run], batches=2)
+    assert found["tasks"] == ["one", "two"]
+    for when in ("before", "after"):
+        assert 0 < found[when]["entropy"] < 1
+        assert set(found[when]["layers"]) == {"embeddings", "layer 0", "layer 1"}
+        assert "attention.self.query" in found[when]["modules"]
+        for one in (*found[when]["layers"].values(), *found[when]["modules"].values()):
+            assert sum(one["shares"]) == pytest.approx(1, abs=2e-3)
+    assert found["before"] != found["after"]
+    assert inspect([run], batches=2) == [found]
+    assert (run / "figures/specialisation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_entropy_is_of_shares_and_leaves_out_what_nobody_needs():
+    shares = torch.tensor([[1.0, 0.0, 1.0, 0.0], [0.0, 3.0, 1.0, 0.0]])
+
+    class Four(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(4))
+
+    found = summary(shares, Four())
+    # two serve one task, one serves both, and one nobody
+    assert found["entropy"] == pytest.approx(1 / 3, abs=1e-4)
+    assert found["layers"]["others"]["parameters"] == 3
+    assert found["layers"]["others"]["shares"] == [0.5, 0.5]
+
+
+def test_inspect_is_a_command_of_stzoo(run):
+    done = subprocess.run(
+        [sys.executable, "-m", "stzoo", "taco", "inspect", str(run), "--batches", "1"],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "entropy before" in done.stdout
+    wrong = subprocess.run(
+        [sys.executable, "-m", "stzoo", "taco", "inspect", str(run.parent)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert wrong.returncode == 2
+    assert "holds no run" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+def test_the_picture_stands_in_the_report(run, tmp_path):
+    pytest.importorskip("plotly")
+    inspect([run], batches=1)
+    path = tmp_path / "report.html"
+    results = Path(__file__).parents[2] / "benchmarks/results"
+    stzoo.report(results, runs=[run], output=path, formats=["html"])
+    assert "specialisation of run" in path.read_text().lower()

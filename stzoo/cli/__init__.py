@@ -14,7 +14,8 @@ import sys
 
 import typer
 
-from ..errors import StzooError
+from .. import host
+from ..errors import PluginError, StzooError
 from . import about, making, merging, mining, preparing, scoring
 from .shared import app
 
@@ -29,6 +30,7 @@ STOPPED = (
 def main() -> None:
     """Runs the command line: exit code 2 for a user's mistake, 130 for Ctrl-C."""
     try:
+        add_plugins(sys.argv[1:2])
         code = app(standalone_mode=False)  # typer's own way to end is to return the exit code
         sys.exit(_say(STOPPED, code) if code == INTERRUPTED else code)
     except StzooError as error:
@@ -42,6 +44,25 @@ def main() -> None:
         if hasattr(error, "format_message"):  # click's own errors of usage
             sys.exit(_say(error.format_message(), getattr(error, "exit_code", 2)))
         raise
+
+
+def add_plugins(asked: list[str]) -> None:
+    """Adds the commands that plugins bring; the code of one is imported only if it is asked for.
+
+    Raises:
+        PluginError: if one has the name of a command of ours, or is no `typer.Typer`.
+    """
+    own = {one.name for one in app.registered_commands} | {one.name for one in app.registered_groups}
+    for name, component in host.all("command").items():
+        if name in own:
+            raise PluginError(f"a plugin brings the command {name!r}, which stzoo has itself.")
+        if [name] != asked:
+            app.command(name, help=component.summary)(lambda: None)
+            continue
+        made = host.resolve(component)
+        if not isinstance(made, typer.Typer):
+            raise PluginError(f"the command {name!r} is a {type(made).__name__}; expected a typer.Typer.")
+        app.add_typer(made, name=name, help=component.summary)
 
 
 def _say(text: str, code: int) -> int:

@@ -6,6 +6,7 @@ The models have random weights and two layers. They show that the wiring is righ
 from .checks import (
     check_balancer,
     check_checkpoint,
+    check_command,
     check_decoder,
     check_loss,
     check_objective,
@@ -28,6 +29,7 @@ __all__ = [
     "TEXTS",
     "check_balancer",
     "check_checkpoint",
+    "check_command",
     "check_decoder",
     "check_loss",
     "check_objective",

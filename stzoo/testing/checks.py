@@ -196,6 +196,23 @@ def check_balancer(component: Component) -> None:
     update(host.build("balancer", component.name, about), broken)
 
 
+def check_command(component: Component) -> None:
+    """Sees that a command can be called for its help, which names what it does.
+
+    Raises:
+        AssertionError: with what does not hold.
+    """
+    import typer
+    from typer.testing import CliRunner
+
+    _check_texts(component)
+    app = host.resolve(component)
+    assert isinstance(app, typer.Typer), f"{type(app).__name__}; expected a typer.Typer"
+    shown = CliRunner().invoke(app, ["--help"])
+    assert shown.exit_code == 0, shown.output
+    assert "Usage" in shown.output
+
+
 def check_decoder(component: Component) -> None:
     """Sees that a decoder keeps shapes and to its mask, and gives no NaN for a row that sees nothing.
 

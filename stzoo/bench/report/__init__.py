@@ -7,6 +7,7 @@ report.html.j2 with report.css, report.js and plotly's script in it; its tables 
 import csv
 import io
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def _html(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"amount": _amount, "pairs": _pairs, "shortened": shortened}
+    environment.filters |= {"amount": _amount, "pairs": _pairs, "shortened": shortened, "pictures": _pictures}
     own = {name: (here / f"report.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
     return environment.get_template("report.html.j2").render(
         page=page,
@@ -100,6 +101,12 @@ def _html(page: Page) -> str:
         curves=[_curve(history) for history in page.runs.values()],
         inline={name: Markup(text) for name, text in (own | {"plotly": _plotly()}).items()},  # noqa: S704 - our own
     )
+
+
+def _pictures(history: History) -> list[tuple[str, str]]:
+    """What plugins drew of a run into its `figures/`: the names in words, and the files in base64."""
+    drawn = sorted((history.folder / "figures").glob("*.png"))
+    return [(file.stem.replace("-", " "), b64encode(file.read_bytes()).decode()) for file in drawn]
 
 
 def _plotly() -> str:

@@ -38,6 +38,11 @@ def stzoo_balancers():
 
 
 @hookimpl
+def stzoo_commands():
+    return ()
+
+
+@hookimpl
 def stzoo_decoders():
     return ()
 
