@@ -149,7 +149,6 @@ def _mine(
         revision = fingerprint(weights)[:12] if weights.exists() else "base"
         own = like(student, list(student))  # without the autocast that training put around it
         own.to(wanted.device or get_device_name()).eval()
-        own.prompts |= {} if wanted.query_prompt is None else {"query": wanted.query_prompt}
         opened = Opened(parse_name(wanted.model)[0], f"episode-{number}", revision, own)
         retriever = Retriever(opened, folder / "embeddings", progress=bars)
         finder = Dense(retriever, judged)

@@ -22,7 +22,7 @@ class Examples:
         max_query_tokens: queries are cut there.
         max_passage_tokens: passages are cut there.
         seed: of the negatives drawn.
-        query_prompt: put before queries; the model's own if None.
+        task: queries get the model's prompt of this name, if it has one.
 
     Attributes:
         pairs: int64 [E, 2], the examples: query, and place of the positive among the passages.
@@ -38,11 +38,11 @@ class Examples:
         max_query_tokens: int,
         max_passage_tokens: int,
         seed: int,
-        query_prompt: str | None = None,
+        task: str = "",
     ):
         self.data, self.model, self.negatives, self.seed, self.epoch = data, model, negatives, seed, 0
         self.longest = {"query": max_query_tokens, "document": max_passage_tokens}
-        self.prompts = {"query": query_prompt}
+        self.task = task
         counts = np.diff(data.positives.starts)
         queries = np.repeat(np.arange(len(counts)), counts)
         usable = np.diff(data.negatives.starts)[queries] > 0 if negatives else np.full(len(queries), True)
@@ -102,7 +102,8 @@ class Examples:
 
     def _features(self, name: str, texts: list[str], task: str) -> dict[str, Any]:
         longest = min(self.longest[task], self.model.max_seq_length or self.longest[task])
-        prompt = self.prompts.get(task)
-        prompt = self.model.prompts.get(task) if prompt is None else prompt
+        prompt = self.model.prompts.get(task)
+        if task == "query":
+            prompt = self.model.prompts.get(self.task, prompt)
         read = self.model.preprocess(texts, prompt=prompt, task=task, max_length=longest)
         return {f"{name}_{key}": value for key, value in read.items()} | {f"{name}_task": task}

@@ -82,13 +82,13 @@ def finetune(
         if run.facts["status"] == "finished":
             return run.folder
         each = wanted.each()
-        data = {task: read_data(one) for task, one in each.items()}
+        data = {task: read_data(one, task) for task, one in each.items()}
         set_seed(wanted.seed)
         student = load_model(
             wanted.model, pooling=wanted.pooling, pooling_options=wanted.pooling_options, device=wanted.device
         )
         layout.built_in(student)  # what has no built-in form is refused before it is trained
-        _set_prompts(student, wanted)
+        set_prompts(student, wanted)
         if wanted.lora_rank:
             lora.add(
                 student,
@@ -158,7 +158,7 @@ def _dev_facts(data: Data) -> dict[str, Any] | None:
     return facts | ({"sharing_answers": data.shared} if data.shared else {})
 
 
-def _set_prompts(model: Any, wanted: FinetuneSettings) -> None:
+def set_prompts(model: Any, wanted: FinetuneSettings) -> None:
     """Keeps the prompts in the model, so that its encode_query and encode_document use them."""
     given = {"query": wanted.query_prompt, "document": wanted.passage_prompt}
     model.prompts.update({name: prompt for name, prompt in given.items() if prompt is not None})
@@ -195,7 +195,7 @@ def fit(
         StzooError: for other mistakes in the settings.
     """
     each = wanted.each()
-    examples = {task: examples_of(each[task], student, train) for task, train in trains.items()}
+    examples = {task: examples_of(each[task], student, train, task) for task, train in trains.items()}
     left_out = {}
     for task, train in trains.items():
         of = f" of {task}" * bool(task)
@@ -210,8 +210,7 @@ def fit(
                 )
     if left_out:
         record(left_out=_alone(left_out))
-    prompts = {task: one.query_prompt for task, one in each.items() if one.query_prompt is not None}
-    evaluator = DevScore(dev, prompts) if dev else None
+    evaluator = DevScore(dev) if dev else None
     trainer = _trainer(wanted, folder, student, examples, evaluator, record, before)
     checkpoint = last_checkpoint(folder)
     with quietly():
@@ -268,7 +267,7 @@ def _check(wanted: FinetuneSettings, folder: Path, student: Any, trains: Mapping
             )
     else:
         for task, one in wanted.each().items():
-            examples_of(one, student, trains[task])
+            examples_of(one, student, trains[task], task)
         if wanted.teacher and not needs_scores(wanted.losses):
             raise RecipeError(
                 f"nothing learns from the teacher {wanted.teacher}: losses has only "
@@ -278,7 +277,7 @@ def _check(wanted: FinetuneSettings, folder: Path, student: Any, trains: Mapping
     arguments(wanted, folder)
 
 
-def examples_of(wanted: FinetuneSettings, student: Any, train: TrainingSet) -> Examples:
+def examples_of(wanted: FinetuneSettings, student: Any, train: TrainingSet, task: str = "") -> Examples:
     """The examples of a training set, which has to go with the losses; see `fit`."""
     scores = needs_scores(wanted.losses)
     negatives = wanted.negatives
@@ -301,7 +300,7 @@ def examples_of(wanted: FinetuneSettings, student: Any, train: TrainingSet) -> E
         max_query_tokens=wanted.max_query_tokens,
         max_passage_tokens=wanted.max_passage_tokens,
         seed=wanted.seed,
-        query_prompt=wanted.query_prompt,
+        task=task,
     )
     fewest = 2 if processes() == 1 else processes() * wanted.batch_size  # where the host drops what is left
     if len(examples.pairs) < fewest:

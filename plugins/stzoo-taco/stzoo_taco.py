@@ -19,7 +19,7 @@ Unlike it:
 - with torch 2 it trains (there, `zero_grad` drops the gradients that the update was to be written to).
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -88,28 +88,36 @@ class TACO(Balancer):
         sample = None
         if 0 < median_sample < about.entries:
             draw = torch.Generator().manual_seed(about.seed)
-            sample = torch.randint(about.entries, (median_sample,), generator=draw)
+            sample = torch.randint(about.entries, (median_sample,), generator=draw).sort().values
         self.register_buffer("sample", sample, persistent=False)
 
     def forward(self, gradients: Tensor, losses: Tensor, parameters: Tensor) -> Tensor:  # noqa: ARG002
         """See `Balancer`; overwrites the first row with the update."""
-        warm = self.step < self.warmup_steps
+        warm = bool(self.step < self.warmup_steps)
         self.step += 1
         update = gradients[0]
         if not finite(gradients):
             return torch.div(gradients.sum(0), len(gradients), out=update)
         parts = [slice(start, start + self.chunk) for start in range(0, len(update), self.chunk)]
         scale = self._medians(gradients, parameters) if self.before else 1.0
+        slope: Any = self.sign / self.tau
         for part in parts:
             found = (gradients[:, part] * parameters[part]).abs_().div_(scale)
             self.sensitivity[:, part].lerp_(found, 1 - self.beta)
-        slope = self.sign / self.tau / (1.0 if self.before else self._medians(self.sensitivity))
-        for part in parts:
-            own = gradients[:, part]
-            if not warm:
-                own = own * (self.sensitivity[:, part] * slope).softmax(0)
-            update[part] = own.sum(0).div_(len(gradients))
+            if self.before:  # at once, while the chunk is in the cache
+                self._weigh(gradients, part, slope, warm)
+        if not self.before:
+            slope = slope / self._medians(self.sensitivity)
+            for part in parts:
+                self._weigh(gradients, part, slope, warm)
         return update
+
+    def _weigh(self, gradients: Tensor, part: slice, slope: Any, warm: bool) -> None:
+        """Writes the update of some entries into the first row."""
+        own = gradients[:, part]
+        if not warm:
+            own = (self.sensitivity[:, part] * slope).softmax(0).mul_(own)
+        gradients[0, part] = own.sum(0).div_(len(gradients))
 
     def _medians(self, values: Tensor, factors: Tensor | None = None) -> Tensor:
         """[K, 1], the (lower) median of each row, times the factors and without signs; TINY is added."""

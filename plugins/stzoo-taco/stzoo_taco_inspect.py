@@ -25,7 +25,7 @@ from torch import Tensor
 from stzoo import DataError
 from stzoo.balancers import Gradients
 from stzoo.files import whole_file
-from stzoo.finetune import examples_of, loss_of
+from stzoo.finetune import examples_of, loss_of, set_prompts
 from stzoo.models import load_model
 from stzoo.multitask import mixed
 from stzoo.recipe import FinetuneSettings
@@ -70,12 +70,13 @@ def _inspect(run: Path, batches: int, device: str) -> dict[str, Any]:
         raise DataError(f"{run} holds no run of `stzoo finetune`: {error}.") from None
     if not wanted.tasks or not whole:
         raise DataError(f"{run}: expected a finished run of several tasks.")
-    trains = {task: read_data(one).train for task, one in wanted.each().items()}
+    trains = {task: read_data(one, task).train for task, one in wanted.each().items()}
     found: dict[str, Any] = {"run": str(run), "balancer": wanted.balancer, "tasks": list(trains)}
     for when, model in (("before", wanted.model), ("after", str(run))):
         pooling = wanted.pooling if when == "before" else None
         opened = load_model(model, pooling=pooling, pooling_options=wanted.pooling_options, device=device)
         opened.to(device)
+        set_prompts(opened, wanted)
         found[when] = summary(sensitivities(opened, wanted, trains, batches), opened)
     _draw(found, run / FIGURE)
     return found
@@ -92,7 +93,9 @@ def sensitivities(model: Any, wanted: FinetuneSettings, trains: dict[str, Any], 
     """
     model.eval()
     each = wanted.each()
-    mixture = mixed(wanted, {task: examples_of(each[task], model, train) for task, train in trains.items()})
+    mixture = mixed(
+        wanted, {task: examples_of(each[task], model, train, task) for task, train in trains.items()}
+    )
     loss = loss_of(wanted, model)
     gradients = Gradients(list(model.parameters()), len(trains))
     total = torch.zeros_like(gradients.rows)

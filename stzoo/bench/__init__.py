@@ -5,7 +5,8 @@ score.py          score(): runs that other systems made
 compare/          compare(): whether systems differ, and where
 report/           report(): one page about all results
 contamination/    contamination(): test data that training data holds
-sets.py           what is scored; datasets.py and fetch.py find it, kilt.py reads KILT's files
+sets.py           what is scored; datasets.py and fetch.py find it, kilt.py reads KILT's files,
+                  kilt_suite.py all of them
 dense.py          a model as a system: exact, smaller vectors, FAISS
 results.py        one JSON file a model and data set, in mteb's shape; tables.py shows them
 beir_model.py     a model with BEIR's interface, for BEIR's scripts

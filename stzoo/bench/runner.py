@@ -40,6 +40,7 @@ def bench(
     split: str | None = None,
     corpus: str | Path | None = None,
     pages: str | Path | None = None,
+    suite: str | None = None,
     measures: str | None = None,
     k: int = DEPTH,
     bm25: bool = True,
@@ -71,6 +72,8 @@ def bench(
         split: of the judgements; None for the one the registry names, or "test".
         corpus: the passages of a KILT file: a BEIR folder or a corpus.jsonl.
         pages: passage-id<TAB>page-id lines for a KILT file whose passages do not name their pages.
+        suite: "kilt" for all tasks of KILT in the folder `data` (see `kilt_suite.py`), split "dev" if it is
+            None; queries get a model's prompt of the task's name.
         measures: names of ir-measures with spaces between, scored beside the usual ones and shown.
         k: results kept a query; measures that look deeper are left out.
         bm25: True to score BM25 as well.
@@ -119,7 +122,7 @@ def bench(
     from tqdm import tqdm
 
     bars = sys.stderr.isatty() if progress is None else progress
-    sets = find_sets(data, datasets, split=split, corpus=corpus, pages=pages, progress=progress)
+    sets = find_sets(data, datasets, split=split, corpus=corpus, pages=pages, suite=suite, progress=progress)
     systems = [_bm25(k, progress)] if bm25 else []
     with contextlib.ExitStack() as held_things:
         root = Path(store) if store else default_root()

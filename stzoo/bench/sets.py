@@ -6,12 +6,15 @@ from functools import partial
 from pathlib import Path
 
 from .. import registry
-from ..errors import DataError, RecipeError
+from ..errors import DataError, RecipeError, check_known
 from ..judged import JudgedSet, find_split, is_beir, read_beir
 from ..measures import Measure
 from ..metrics import Scores, score
 from ..search import Run
-from . import datasets, kilt
+from . import datasets, kilt, kilt_suite
+
+SUITES = ("kilt",)  # whose tasks are read from a folder; those of the registry are names of --datasets
+KILT_CUTOFFS = (1, 5, 20, 100)
 
 
 def find_sets(
@@ -21,6 +24,7 @@ def find_sets(
     split: str | None,
     corpus: str | Path | None = None,
     pages: str | Path | None = None,
+    suite: str | None = None,
     progress: bool | None = None,
 ) -> list[Callable[[], JudgedSet]]:
     """Finds data sets, fetching what is not there; each is read when it is called.
@@ -31,6 +35,13 @@ def find_sets(
     """
     names = names.split(",") if isinstance(names, str) else names
     path = None if data is None else Path(data)
+    if suite is not None:
+        check_known("suite", suite, SUITES)
+        if path is None or names:
+            raise RecipeError(f"--suite {suite} needs --data FOLDER with its tasks, and no --datasets.")
+        if not path.is_dir():
+            raise DataError(f"{path} is not there; expected a folder with the tasks of {suite}.")
+        return [*kilt_suite.find_tasks(path, split, corpus, pages, progress)]
     if corpus is not None or (path and path.is_file()):
         if path is None or corpus is None or names:
             raise RecipeError(
@@ -79,7 +90,7 @@ def evaluate(judged: JudgedSet, run: Run, measures: Sequence[Measure], *, of_pag
         return score(judged.qrels, run, measures)
     if len(judged.corpus_ids) and not of_pages:
         run = judged.to_pages(run)
-    usual, own = score(judged.qrels, run, measures), kilt.score(judged.evidence, run)
+    usual, own = score(judged.qrels, run, measures), kilt.score(judged.evidence, run, KILT_CUTOFFS)
     return Scores(
         usual.mean | {f"KILT {name}": value for name, value in own.mean.items()},
         usual.per_query | {f"KILT {name}": values for name, values in own.per_query.items()},

@@ -44,6 +44,9 @@ def bench_command(
     ] = None,
     corpus: Corpus = None,
     pages: Pages = None,
+    suite: Annotated[
+        str | None, typer.Option(help="kilt: all its tasks in --data, each with the model's prompt for it.")
+    ] = None,
     measures: Measures = None,
     k: Annotated[int, typer.Option("--k", min=1, help="Results kept a query.")] = 1000,
     bm25: Annotated[bool, typer.Option(help="Score BM25 beside.")] = True,
@@ -84,6 +87,7 @@ def bench_command(
         split=split,
         corpus=corpus,
         pages=pages,
+        suite=suite,
         measures=measures,
         k=k,
         bm25=bm25,
@@ -102,7 +106,7 @@ def bench_command(
         run_files=run_files,
         overwrite=overwrite,
     )
-    _results(results, measures, as_json)
+    _results(results, measures, as_json, suite)
 
 
 @app.command("score")
@@ -135,15 +139,18 @@ def score_command(
     _results(results, measures, as_json)
 
 
-def _results(results: Any, measures: str | None, as_json: bool) -> None:
+def _results(results: Any, measures: str | None, as_json: bool, suite: str | None = None) -> None:
     from ..bench import as_json as to_json
-    from ..bench import costs, table
+    from ..bench import costs, kilt_suite, table
     from ..measures import parse_measures
 
     for note in dict.fromkeys(f"{r.dataset}: {note}" for r in results for note in r.facts.get("notes", ())):
         typer.echo(f"warning: {note}", err=True)
     if as_json:
-        print_json(to_json(results))
+        print_json(to_json(results) | (kilt_suite.as_json(results) if suite else {}))
+        return
+    if suite:
+        show(kilt_suite.table(results))
         return
     show(table(results, [measure.name for measure in parse_measures(measures)] if measures else ()))
     if variants := costs(results):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, RecipeError
 from ..models import check_device
-from .inputs import PROMPTS, WINDOW_TEXTS, Batch, batches_of, reader
+from .inputs import PROMPTS, WINDOW_TEXTS, Batch, batches_of, prompt_of, reader
 from .onednn import fast_linear
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def encode(
     texts: Sequence[str],
     *,
     role: str,
+    task: str = "",
     batch_tokens: int | None = None,
     progress: bool = False,
     desc: str = "Encoding",
@@ -53,6 +54,7 @@ def encode(
         model: a SentenceTransformer, or a list of copies of one (`copies_on`), which encode side by side.
         texts: N texts; only a window of them is ever copied.
         role: what the texts are to the model.
+        task: queries get the model's prompt of this name, if it has one.
         batch_tokens: tokens of a batch, padding included; a longer text goes alone. None takes 1,024 on the
             CPU, where each thread of torch has a batch of its own, and 32,768 on a GPU.
         progress: True for a progress bar on stderr.
@@ -74,7 +76,7 @@ def encode(
     batch_tokens = _batch_tokens(replicas[0], batch_tokens)
     vectors = np.empty((len(texts), replicas[0].get_embedding_dimension() or 0), np.float32)
     with tqdm(total=len(texts), desc=desc, unit=" texts", disable=not progress, leave=False) as bar:
-        for rows, found in _encoded(replicas, texts, role, batch_tokens):
+        for rows, found in _encoded(replicas, texts, role, batch_tokens, task):
             if found.shape[1] != vectors.shape[1]:
                 vectors = np.empty((len(texts), found.shape[1]), np.float32)
             vectors[rows] = found
@@ -129,7 +131,7 @@ def _batch_tokens(model: Any, given: int | None) -> int:
 
 
 def _encoded(
-    replicas: list[Any], texts: Sequence[Any], role: str | None, batch_tokens: int
+    replicas: list[Any], texts: Sequence[Any], role: str | None, batch_tokens: int, task: str = ""
 ) -> Iterator[tuple[Any, "np.ndarray"]]:
     """Rows and their vectors, batch by batch; without a role, pairs and their scores."""
     import torch
@@ -140,11 +142,11 @@ def _encoded(
         replica.eval()
     transformer = reader(model, role)
     if transformer is None:
-        work: Callable[[Any, Any], tuple[Any, np.ndarray]] = _own_encode(role)
+        work: Callable[[Any, Any], tuple[Any, np.ndarray]] = _own_encode(role, task)
         batches: Iterator[Any] = _windows(texts)
     else:
         work = _forward(role)
-        batches = batches_of(model, transformer, texts, role, batch_tokens)
+        batches = batches_of(model, transformer, texts, role, batch_tokens, task)
         if (
             on_cpu and len(replicas) == 1 and transformer.backend == "torch"
         ):  # others have threads of their own
@@ -205,7 +207,7 @@ def _windows(texts: Sequence[Any]) -> Iterator[tuple[range, list[Any]]]:
         yield range(start, start + len(found)), found
 
 
-def _own_encode(role: str | None) -> Callable[[Any, Any], tuple[range, "np.ndarray"]]:
+def _own_encode(role: str | None, task: str) -> Callable[[Any, Any], tuple[range, "np.ndarray"]]:
     import numpy as np
     import torch
 
@@ -215,6 +217,7 @@ def _own_encode(role: str | None) -> Callable[[Any, Any], tuple[range, "np.ndarr
             run = partial(model.predict, activation_fn=torch.nn.Identity())
         else:
             run = model.encode_query if role == "query" else model.encode_document
+            run = partial(run, prompt=prompt_of(model, role, task))
         return rows, np.asarray(run(texts, show_progress_bar=False), dtype=np.float32)
 
     return work

@@ -10,8 +10,13 @@ TOKENISED_AT_ONCE = 256
 PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}  # the first that a model has
 
 
-def prompt_of(model: Any, role: str | None) -> str | None:
-    """The prompt that the model puts before texts of that role, as sentence-transformers chooses it."""
+def prompt_of(model: Any, role: str | None, task: str = "") -> str | None:
+    """The prompt that the model puts before texts of that role, as sentence-transformers chooses it.
+
+    Of queries it is the prompt named `task`, if the model has one of that name.
+    """
+    if role == "query" and task in model.prompts:
+        return model.prompts[task]
     names = PROMPTS[role] if role else ()
     name = next((name for name in names if name in model.prompts), model.default_prompt_name)
     return model.prompts.get(name)
@@ -40,7 +45,7 @@ def reader(model: Any, role: str | None) -> Any:
 
 
 def batches_of(
-    model: Any, transformer: Any, texts: Sequence[Any], role: str | None, batch_tokens: int
+    model: Any, transformer: Any, texts: Sequence[Any], role: str | None, batch_tokens: int, task: str = ""
 ) -> Iterator[Batch]:
     """Padded inputs of the model and the rows they belong to, each window's longest first.
 
@@ -49,7 +54,7 @@ def batches_of(
     import numpy as np
 
     options = {"text": {"padding": False}, "common": {"return_tensors": None}}
-    prompt = prompt_of(model, role)
+    prompt = prompt_of(model, role, task)
     columns: dict[str, list[np.ndarray]] = {}
     first = tokens = 0
     for start in range(0, len(texts), TOKENISED_AT_ONCE):

@@ -75,7 +75,9 @@ def retrieve(
     """
     bars = sys.stderr.isatty() if progress is None else progress
     questions = list(judged.queries.values())
-    queries = encode(model, questions, role="query", batch_tokens=batch_tokens, progress=bars)
+    queries = encode(
+        model, questions, role="query", task=judged.task, batch_tokens=batch_tokens, progress=bars
+    )
     passages = encode(model, judged.passages, role="document", batch_tokens=batch_tokens, progress=bars)
     if queries.shape[1] != passages.shape[1]:
         raise ModelError(

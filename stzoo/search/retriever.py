@@ -55,7 +55,7 @@ class Retriever:
     def queries(self, judged: JudgedSet) -> Store:
         """The store of the judged queries, filled."""
         fingerprint = hashlib.sha256(json.dumps(list(judged.queries.items())).encode()).hexdigest()
-        return self._store(judged, list(judged.queries.values()), fingerprint, "query")
+        return self._store(judged, list(judged.queries.values()), fingerprint, "query", judged.task)
 
     def top_k(
         self, judged: JudgedSet, query_vectors: Any, query_ids: Sequence[str], documents: Store, k: int
@@ -72,18 +72,29 @@ class Retriever:
         device = "cuda" if self.opened.model.device.type == "cuda" else "cpu"
         return top_k(query_vectors, documents, query_ids, judged.corpus_ids, k, device=device, **about)
 
-    def _store(self, judged: JudgedSet, texts: Sequence[str], fingerprint: str, role: str) -> Store:
+    def _store(
+        self, judged: JudgedSet, texts: Sequence[str], fingerprint: str, role: str, task: str = ""
+    ) -> Store:
         facts = {"revision": self.opened.revision, **self.opened.settings, "role": role, "texts": fingerprint}
-        facts["prompts"] = {role: prompt_of(self.opened.model, role) or ""}  # no other prompt matters
+        facts["prompts"] = {role: prompt_of(self.opened.model, role, task) or ""}  # no other prompt matters
         if self.opened.revision == NO_REVISION:
             facts["model"] = self.opened.given
+        # several sets may have one corpus, and so one folder
+        name = judged.folder.resolve().name if role == "document" else judged.name
         # not the name that results are filed under: another name for the same model has the same vectors
         given = Path(self.opened.given).name if Path(self.opened.given).is_dir() else self.opened.given
         return fill(
-            place(self.root, given, f"{judged.name}-{role}", facts),
+            place(self.root, given, f"{name}-{role}", facts),
             texts,
             facts,
-            partial(encode, self.model, role=role, batch_tokens=self.batch_tokens, progress=self.progress),
+            partial(
+                encode,
+                self.model,
+                role=role,
+                task=task,
+                batch_tokens=self.batch_tokens,
+                progress=self.progress,
+            ),
             shard_rows=self.shard_rows,
             data={"model": self.opened.given, "folder": str(judged.folder.resolve())},
             progress=self.progress,
