@@ -89,6 +89,8 @@ def finetune(
         )
         layout.built_in(student)  # what has no built-in form is refused before it is trained
         set_prompts(student, wanted)
+        if wanted.similarity:
+            student.similarity_fn_name = wanted.similarity
         if wanted.lora_rank:
             lora.add(
                 student,

@@ -294,6 +294,9 @@ class FinetuneSettings(Training, MiningRules):
     )
     pooling: str | None = Field(None, description="the model's own if left out, cls for a bare transformer")
     pooling_options: dict[str, Any] = Field({}, description="of the pooling")
+    similarity: Literal["cosine", "dot"] | None = Field(
+        None, description="how vectors are compared, in training and ever after; the model's own if left out"
+    )
     query_prompt: str | None = Field(None, description="put before queries; the model's own if left out")
     passage_prompt: str | None = Field(None, description="put before passages; the model's own if left out")
     max_query_tokens: int = Field(64, ge=4, description="queries are cut here in training")

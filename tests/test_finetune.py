@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from helpers import cli, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 import stzoo
+from stzoo import host
 from stzoo.judged import read_beir
 from stzoo.metrics import score
 from stzoo.models import load_model
@@ -300,6 +302,26 @@ def test_adapters_alone_learn_and_are_folded_into_the_export(base, judged, tmp_p
     moved = {name for name in base_weights if not torch.allclose(base_weights[name], tuned[name], atol=1e-7)}
     assert moved
     assert not any("embeddings" in name or "bias" in name or "LayerNorm" in name for name in moved)
+
+
+@pytest.mark.usefixtures("unverified")
+def test_vectors_are_compared_as_asked_for_in_training_and_after(base, judged, tmp_path):
+    given = dict(data=str(judged), dev_queries=0, max_steps=1, log_steps=1, temperature=1.0, device="cpu")
+    losses = {}
+    for similarity in (None, "cosine", "dot"):
+        out = stzoo.finetune(str(base), similarity=similarity, output=tmp_path / str(similarity), **given)
+        model = SentenceTransformer(str(out), device="cpu")
+        assert model.similarity_fn_name == (similarity or "cosine")
+        losses[similarity] = json.loads((out / "run.json").read_text())["log"][0]["loss"]
+    assert losses[None] == losses["cosine"] != losses["dot"]
+
+
+@pytest.mark.parametrize("name", host.all("recipe"))
+def test_recipes_without_scaling_compare_by_dot_product(name):
+    """Cosines, which differ by 2 at most, teach hardly anything at a temperature of 1."""
+    recipe = yaml.safe_load(host.recipe_text(name))
+    if recipe["command"] == "finetune" and recipe.get("temperature") == 1.0:
+        assert recipe["similarity"] == "dot"
 
 
 @pytest.mark.usefixtures("unverified")
