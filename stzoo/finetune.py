@@ -87,7 +87,8 @@ def finetune(
         student = load_model(
             wanted.model, pooling=wanted.pooling, pooling_options=wanted.pooling_options, device=wanted.device
         )
-        layout.built_in(student)  # what has no built-in form is refused before it is trained
+        if wanted.portable:
+            layout.built_in(student)  # what has no built-in form is refused before it is trained
         set_prompts(student, wanted)
         if wanted.similarity:
             student.similarity_fn_name = wanted.similarity
@@ -131,7 +132,7 @@ def finetune(
             facts = fit(wanted, run.folder, student, trains, dev=dev, record=run.record)
         if is_first_process():
             run.record(**facts)
-            _finish(run, student)
+            _finish(run, student, wanted.portable)
             run.record(status="finished")
             draw(run.folder)
         return run.folder
@@ -368,15 +369,15 @@ def _trainer(
     )
 
 
-def _finish(run: runs.Run, student: Any) -> None:
+def _finish(run: runs.Run, student: Any, portable: bool) -> None:
     """Exports the model in its built-in form, and in its own beside it where that is another."""
     student.to("cpu").eval()
     lora.fold(student)
     own = like(student, list(student))  # without the autocast that training put around it
     lossy = [module.lossy for module in own if hasattr(module, "lossy")]
     draft = run.folder / ".model.part"
-    export(like(student, layout.built_in(own)) if lossy else own, draft)
-    if lossy:
+    export(like(student, layout.built_in(own)) if lossy and portable else own, draft, portable=portable)
+    if lossy and portable:
         export(own, draft / "exact", portable=False)
         run.record(lossy=lossy)
         for note in lossy:

@@ -294,6 +294,9 @@ class FinetuneSettings(Training, MiningRules):
     )
     pooling: str | None = Field(None, description="the model's own if left out, cls for a bare transformer")
     pooling_options: dict[str, Any] = Field({}, description="of the pooling")
+    portable: bool = Field(
+        True, description="export built-in modules only; without, the model's own code beside it"
+    )
     similarity: Literal["cosine", "dot"] | None = Field(
         None, description="how vectors are compared, in training and ever after; the model's own if left out"
     )

@@ -2,12 +2,16 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
 
 import pytest
 from helpers import cli
 
 import stzoo
-from stzoo import host
+from stzoo import Component, PluginError, host
+from stzoo.cli import add_plugins
 from stzoo.recipe import FinetuneSettings, MineSettings, PretrainSettings
 
 
@@ -29,6 +33,7 @@ def test_help_names_every_command():
 def test_every_setting_is_a_flag(command, settings):
     shown = cli(command, "--help", env={**os.environ, "COLUMNS": "200"}).stdout
     nested = ("options", "weights", "pooling_options", "losses", "loss_options")  # by --set
+    nested += ("balancer_options", "tasks")
     for name in settings.model_fields:
         if name not in (*nested, "model"):
             assert f"--{name.replace('_', '-')}" in shown, name
@@ -84,3 +89,30 @@ def test_a_mistake_is_one_message_and_exit_code_2(what, tmp_path):
     assert "Traceback" not in done.stderr
     assert not done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_commands_of_plugins_stand_beside_our_own():
+    """By the hook stzoo_commands, as stzoo-taco has it."""
+    assert re.search(r"^ +taco +look into models", cli("--help").stdout, re.M)
+    assert re.search(r"^ +inspect ", cli("taco", "--help").stdout, re.M)
+    light = (
+        "import sys; from stzoo.cli import add_plugins as a; a([]); print('stzoo_taco_cli' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("name", "build", "told"),
+    [
+        ("mine", "stzoo_taco_cli:app", "'mine', which stzoo has itself"),
+        ("recipe", "stzoo_taco_cli:app", "'recipe', which stzoo has itself"),
+        ("other", "stzoo.files:write_json", "is a function; expected a typer.Typer"),
+        ("other", "stzoo.nowhere:app", "import of 'stzoo.nowhere' failed"),
+    ],
+)
+def test_a_command_that_cannot_be_added_is_told(name, build, told, monkeypatch):
+    part = Component(name=name, build=build, summary="a command")
+    monkeypatch.setattr(host, "all", lambda _: {name: part})
+    with pytest.raises(PluginError, match=re.escape(told)):
+        add_plugins([name])

@@ -36,6 +36,17 @@ def stzoo_balancers() -> Iterable[Component]:
 
 
 @stzoo.hookimpl
+def stzoo_poolings() -> Iterable[Component]:
+    """TACO's own vector."""
+    yield Component(
+        name="t5-decoder",
+        build="stzoo_taco_t5:t5_decoder",
+        summary="what T5's decoder says after one token; not portable",
+        source=CODE,
+    )
+
+
+@stzoo.hookimpl
 def stzoo_commands() -> Iterable[Component]:
     """What the sensitivities of a model say."""
     yield Component(

@@ -21,6 +21,7 @@ from .tiny import (
     tiny_backbone,
     tiny_cross_encoder,
     tiny_masked_lm,
+    tiny_t5,
     tiny_tokenizer,
 )
 
@@ -40,5 +41,6 @@ __all__ = [
     "tiny_backbone",
     "tiny_cross_encoder",
     "tiny_masked_lm",
+    "tiny_t5",
     "tiny_tokenizer",
 ]

@@ -151,6 +151,31 @@ def tiny_masked_lm(family: str, folder: str | Path, *, seed: int = 0, width: int
     return Path(folder)
 
 
+def tiny_t5(folder: str | Path, *, seed: int = 0, width: int = 32) -> Path:
+    """Writes a T5 of two layers a side with random weights, its tokenizer, and returns the folder.
+
+    Args:
+        folder: where to write; made if it is not there.
+        seed: of the weights.
+        width: hidden size, a multiple of 4.
+    """
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    tokenizer = tiny_tokenizer("xlm-roberta")
+    config = T5Config(  # type: ignore[call-arg]
+        vocab_size=len(tokenizer), d_model=width, d_kv=width // 4, d_ff=2 * width, num_layers=2, num_heads=4,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.sep_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = T5ForConditionalGeneration(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Path(folder)
+
+
 def tiny_cross_encoder(folder: str | Path, *, seed: int = 0, width: int = 32, labels: int = 1) -> Path:
     """Writes a two-layer BERT with random weights that scores pairs, its tokenizer, and returns the folder.
 

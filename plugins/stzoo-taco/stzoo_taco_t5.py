@@ -1,0 +1,148 @@
+"""TACO's vector: what T5's decoder says after one pad token, having read the text.
+
+1. T5's encoder reads the text.
+2. Its decoder is given one token, with which generation begins (the pad token), and looks at what the encoder
+   says of the text.
+3. The vector is the decoder's hidden state there, as it is: no projection, no normalisation.
+
+Source: WenzhengZhang/TACO @b4ea13e, src/taco/modeling/dense_retrieval_model.py. They compare vectors by dot
+product, and have one model for queries and passages.
+Unlike it: the decoder has a copy of that one word embedding, which is trained by itself.
+
+sentence-transformers has no such module. So there is no portable form of it, and this file, which imports
+nothing of stzoo, is stored beside the model.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from sentence_transformers.base.modules import Module
+from torch import Tensor, nn
+from transformers import AutoConfig, T5Config, T5Model
+from transformers.models.t5.modeling_t5 import T5Stack
+
+
+def t5_decoder(dim: int) -> "T5Decoder":
+    """The pooling as it is before it takes a decoder."""
+    return T5Decoder(dim)
+
+
+class T5Decoder(Module):
+    """Writes "sentence_embedding", float [B, D]: the decoder's state after one token.
+
+    Args:
+        dim: D, the width of the hidden states.
+        t5: configuration of the T5 that the decoder is of; `take` finds it.
+    """
+
+    config_keys = ["dim", "t5"]
+
+    def __init__(self, dim: int, *, t5: dict[str, Any] | None = None):
+        super().__init__()
+        self.dim, self.t5 = dim, t5
+        self.decoder: Any = None
+        if t5 is not None:
+            self._build(T5Config(**t5))
+
+    def _build(self, config: Any) -> None:
+        config.is_decoder, config.use_cache = True, False
+        config.num_layers = config.num_decoder_layers
+        self.decoder = T5Stack(config)
+        self.decoder.embed_tokens = nn.Embedding(1, config.d_model)  # of the token that it begins with
+
+    def take(self, base: str, transformer: Any) -> None:  # noqa: ARG002 - the encoder stays as it is
+        """Takes over a T5's decoder.
+
+        Args:
+            base: folder or Hub id of a T5.
+            transformer: the Transformer, its encoder, that goes before this pooling.
+
+        Raises:
+            ValueError: if the base is no T5, or brings no decoder.
+        """
+        try:
+            config = AutoConfig.from_pretrained(base)
+            if not isinstance(config, T5Config):
+                raise ValueError(
+                    f"it is a {config.model_type}; expected a t5, whose decoder gives the vector"
+                )
+            whole, report = T5Model.from_pretrained(base, dtype=torch.float32, output_loading_info=True)
+        except (OSError, KeyError, RuntimeError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"it cannot be read as a T5 ({reason})") from error
+        if new := sorted(name for name in report["missing_keys"] if name.startswith("decoder.block")):
+            raise ValueError(f"it has no decoder, which gives the vector (it lacks {', '.join(new[:3])}, …)")
+        first = whole.shared.weight[whole.config.decoder_start_token_id]
+        self.t5 = json.loads(whole.config.to_json_string(use_diff=False))
+        self.t5.pop("_name_or_path", None)  # where it lay on this machine
+        self._build(T5Config(**self.t5))
+        weights = {
+            name: part for name, part in whole.decoder.state_dict().items() if "embed_tokens" not in name
+        }
+        self.decoder.load_state_dict(weights | {"embed_tokens.weight": first.detach()[None].clone()})
+
+    def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
+        """Adds "sentence_embedding" to the features.
+
+        Args:
+            features: "token_embeddings" float [B, T, D] and "attention_mask" int64 [B, T].
+
+        Raises:
+            ValueError: if there is no decoder yet.
+        """
+        if self.decoder is None:
+            raise ValueError("this pooling has no decoder yet; `take` gives it one")
+        hidden: Tensor = features["token_embeddings"]
+        said = self.decoder(
+            input_ids=torch.zeros(len(hidden), 1, dtype=torch.int64, device=hidden.device),
+            encoder_hidden_states=hidden,
+            encoder_attention_mask=features["attention_mask"],
+        )
+        features["sentence_embedding"] = said.last_hidden_state[:, 0]
+        return features
+
+    def to_builtin_modules(self) -> None:
+        """None: there is no module of sentence-transformers for it."""
+        return
+
+    def get_embedding_dimension(self) -> int:
+        """D."""
+        return self.dim
+
+    def __repr__(self) -> str:
+        return f"T5Decoder(dim={self.dim})"
+
+    def save(self, output_path: str, *_: Any, **__: Any) -> None:
+        """Writes configuration and weights, and this file into the model's folder, where a load looks."""
+        self.save_config(output_path)
+        tensors = {name: part.detach().clone().contiguous() for name, part in self.state_dict().items()}
+        save_file(tensors, Path(output_path) / "model.safetensors")
+        shutil.copyfile(__file__, Path(output_path).parent / Path(__file__).name)
+
+    @classmethod
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        init_defaults: dict[str, Any] | None = None,  # noqa: ARG003 - the host passes it
+        **_: Any,
+    ) -> "T5Decoder":
+        """Reads what `save` wrote, from a folder or the Hub."""
+        where: dict[str, Any] = dict(
+            subfolder=subfolder,
+            token=token,
+            cache_folder=cache_folder,
+            revision=revision,
+            local_files_only=local_files_only,
+        )
+        pooling = cls(**cls.load_config(model_name_or_path, **where))
+        pooling.load_state_dict(cls.load_torch_weights(model_name_or_path, **where))
+        return pooling
