@@ -166,7 +166,8 @@ def set_prompts(model: Any, wanted: FinetuneSettings) -> None:
     given = {"query": wanted.query_prompt, "document": wanted.passage_prompt}
     model.prompts.update({name: prompt for name, prompt in given.items() if prompt is not None})
     for task, one in wanted.each().items() if wanted.tasks else ():
-        model.prompts[task] = one.query_prompt or model.prompts.get("query") or ""
+        own = one.query_prompt
+        model.prompts[task] = model.prompts.get("query", "") if own is None else own
 
 
 def fit(
@@ -199,11 +200,11 @@ def fit(
     """
     each = wanted.each()
     examples = {task: examples_of(each[task], student, train, task) for task, train in trains.items()}
-    left_out = {}
+    left_out, margins = {}, {}
     for task, train in trains.items():
         of = f" of {task}" * bool(task)
         if needs_scores(wanted.losses):
-            _tell_of_scores(wanted, train, of, record)
+            margins[task] = _tell_of_scores(wanted, train, of)
         if left := examples[task].left_out:
             left_out[task] = left
             if is_first_process():
@@ -211,31 +212,29 @@ def fit(
                     f"stzoo: {left} of {len(train.query_ids)} queries{of} have no negative and are left out.",
                     file=sys.stderr,
                 )
-    if left_out:
-        record(left_out=_alone(left_out))
+    for name, found in (("left_out", left_out), ("teacher_margin", margins)):
+        if found:
+            record(**{name: _alone(found)})
     evaluator = DevScore(dev) if dev else None
     trainer = _trainer(wanted, folder, student, examples, evaluator, record, before)
     checkpoint = last_checkpoint(folder)
     with quietly():
         trainer.go_on(checkpoint)
-    if isinstance(trainer, MultiTaskTrainer) and is_first_process() and trainer.balancer is not None:
-        trainer.save_balancer(folder)
+    if isinstance(trainer, MultiTaskTrainer) and is_first_process():
+        trainer.leave_balancer(folder, checkpoint)
     history = [line for line in trainer.state.log_history if "train_runtime" not in line]
     best = {DEV_METRIC: trainer.state.best_metric, "best_step": trainer.state.best_global_step}
     return {"log": history, "steps": trainer.state.global_step, **(best if dev else {})}
 
 
-def _tell_of_scores(
-    wanted: FinetuneSettings, train: TrainingSet, of: str, record: Callable[..., None]
-) -> None:
-    """Says whose scores are learnt from, and if they hardly tell positives from negatives."""
+def _tell_of_scores(wanted: FinetuneSettings, train: TrainingSet, of: str) -> float:
+    """Says whose scores are learnt from, and if they hardly tell positives from negatives; the margin."""
     own, others = train.positives.scores, train.negatives.scores
     assert own is not None
     assert others is not None
     margin = float(own.mean() - others.mean())
-    record(teacher_margin=margin)
     if not is_first_process():
-        return
+        return margin
     scorer = (train.made or {}).get("teacher") or (train.made or {}).get("model")
     if wanted.teacher is None and isinstance(scorer, dict):
         name = scorer.get("name")
@@ -247,6 +246,7 @@ def _tell_of_scores(
             "loss_options.kl.teacher_temperature well below 1.",
             file=sys.stderr,
         )
+    return margin
 
 
 def _check(wanted: FinetuneSettings, folder: Path, student: Any, trains: Mapping[str, TrainingSet]) -> None:
@@ -305,7 +305,8 @@ def examples_of(wanted: FinetuneSettings, student: Any, train: TrainingSet, task
         seed=wanted.seed,
         task=task,
     )
-    fewest = 2 if processes() == 1 else processes() * wanted.batch_size  # where the host drops what is left
+    # On several processes the host drops what is left of a batch; of several tasks, small ones begin anew.
+    fewest = 2 if processes() == 1 or task else processes() * wanted.batch_size
     if len(examples.pairs) < fewest:
         without = f", {examples.left_out} queries without a negative left out" if examples.left_out else ""
         raise DataError(

@@ -1,6 +1,7 @@
 """Many tasks in one training: how much of each a step has, and how their gradients become one update."""
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -268,6 +269,14 @@ class MultiTaskTrainer(ObjectiveTrainer):
         about = {"tasks": json.dumps(self.tasks), "columns": json.dumps(columns), "balancer": self.kind}
         with whole_file(folder / STATE) as draft:
             save_file(state, draft, about)
+
+    def leave_balancer(self, folder: Path, checkpoint: Path | None) -> None:
+        """Writes its last state, or copies that of a checkpoint behind which nothing was left to do."""
+        if self.balancer is not None:
+            self.save_balancer(folder)
+        elif checkpoint is not None:
+            with whole_file(folder / STATE) as draft:
+                shutil.copyfile(checkpoint / STATE, draft)
 
     def _load_balancer(self, path: Path) -> None:
         with safe_open(path, "pt") as opened:

@@ -22,7 +22,7 @@ from sentence_transformers import SentenceTransformer
 import stzoo
 from stzoo import ModelError
 from stzoo.judged import write_beir
-from stzoo.multitask import Mixture, shares
+from stzoo.multitask import Mixture, MultiTaskTrainer, shares
 from stzoo.testing import sentences
 
 SHORT = dict(mini_batch_size=64, log_steps=1, learning_rate=1e-3, device="cpu", save_steps=3)
@@ -197,8 +197,6 @@ def test_accumulated_batches_are_balanced_once(still, tasks, tmp_path):
 @pytest.mark.usefixtures("unverified")
 @pytest.mark.parametrize("balancer", ["taco", "gradnorm", "pcgrad"])
 def test_a_run_that_goes_on_ends_bitwise_where_it_would_have(balancer, base, tasks, tmp_path, monkeypatch):
-    from stzoo.multitask import MultiTaskTrainer
-
     given = dict(tasks=tasks, balancer=balancer, dev_queries=0, batch_size=6, max_steps=9, **SHORT)
     whole = stzoo.finetune(str(base), output=tmp_path / "whole", **given)
     step, calls = MultiTaskTrainer.training_step, []
@@ -233,6 +231,26 @@ def test_sensitivities_go_on_in_the_next_episode(base, tasks, tmp_path):
     assert mined == {"words.negatives.parquet", "last.negatives.parquet"}
     facts = json.loads((out / "run.json").read_text())["episodes"][0]
     assert set(facts["mined"]) == {"words", "last"}
+
+
+@pytest.mark.usefixtures("unverified")
+def test_a_kill_behind_an_episodes_last_step_loses_no_sensitivity(base, tasks, tmp_path, monkeypatch):
+    given = dict(
+        tasks=tasks, balancer="taco", episodes=2, negatives=2, mined=4, depth=10, dev_queries=0, max_steps=3,
+        batch_size=6, **SHORT,
+    )  # fmt: skip
+    whole = stzoo.finetune(str(base), output=tmp_path / "whole", **given)
+
+    def dies(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(MultiTaskTrainer, "leave_balancer", dies)
+        stzoo.finetune(str(base), output=tmp_path / "killed", **given)
+    again = stzoo.finetune(str(base), output=tmp_path / "killed", resume=True, **given)
+    for name in ("model.safetensors", "episodes/1/balancer.safetensors", "episodes/2/balancer.safetensors"):
+        one, other = load_file(whole / name), load_file(again / name)
+        assert all(torch.equal(one[key], other[key]) for key in one), name
 
 
 @pytest.mark.usefixtures("unverified")
@@ -338,8 +356,6 @@ def test_a_state_of_other_tasks_is_refused(base, tasks, tmp_path):
         about = opened.metadata()
     about["tasks"] = json.dumps(["words", "first"])
     save_file(load_file(path), path, about)
-    from stzoo.multitask import MultiTaskTrainer
-
     trainer = MultiTaskTrainer.__new__(MultiTaskTrainer)
     trainer.tasks = ["words", "last"]
     with pytest.raises(ModelError, match=r"words, first.*this run has words, last"):
