@@ -216,8 +216,13 @@ def finetune() -> str:
 def finetune_speed() -> str:
     """Fine-tuning and mining against sentence-transformers."""
     lines = ["| | stzoo | sentence-transformers | ratio |", "|---|---|---|---|"]
-    found = json.loads((RESULTS / "finetune_speed.json").read_text())
-    for loss, measured in found["losses"].items():
+    made = json.loads((RESULTS / "finetune_speed.json").read_text())
+    for loss, measured in made["losses"].items():
+        if mining := measured["stzoo_times_as_fast"].get("mining"):
+            seconds = [f"{one['mining']:.0f} s" for one in measured["median_seconds"].values()]
+            spread = f"{mining['median']:.2f} ({mining['least']:.2f} to {mining['most']:.2f})"
+            about = f"mining {made['queries']} queries, {made['passages']} passages"
+            lines.append(f"| {about} | {' | '.join(seconds)} | {spread} |")
         for part, what in (("training", "training"), ("end_to_end", "mining, training, saving")):
             if loss == "kl" and part == "end_to_end":
                 continue
@@ -226,7 +231,7 @@ def finetune_speed() -> str:
             )
             ratio = measured["stzoo_times_as_fast"][part]
             spread = f"{ratio['median']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})"
-            lines.append(f"| {loss}: {what} | {mine:.1f} queries/s | {peer:.1f} queries/s | {spread} |")
+            lines.append(f"| {loss}: {what} | {mine:.2f} queries/s | {peer:.2f} queries/s | {spread} |")
     memory = json.loads((RESULTS / "mining_memory.json").read_text())
     sides, peer = memory["sides"], memory["better_peer"]
     about = f"mining over {memory['passages']:,} passages"
