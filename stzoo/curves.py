@@ -298,7 +298,7 @@ def _panel(axes: "Axes", lines: list[Line], history: History) -> None:
     if lines is history.losses and history.spread:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.set_ylabel(lines[0].name if len(lines) == 1 else "loss")
+    axes.set_ylabel(lines[0].name if len(lines) == 1 or lines is history.scores else "loss")
     axes.set_xlim(0, history.steps * 1.01)
     axes.xaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10], integer=True))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

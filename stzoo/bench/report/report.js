@@ -226,7 +226,7 @@ function curve(box) {
       marker: { color: red, size: 14, symbol: "star" }, hoverinfo: "skip",
     });
   }
-  const names = panels.map((lines) => lines.length > 1 || lines === run.losses ? "loss" : lines[0].name);
+  const names = panels.map((lines) => lines === run.losses ? "loss" : lines[0].name);
   const scale = panels[0] === run.losses && run.logarithmic ? { type: "log", dtick: 1 } : {};
   const height = 140 + 210 * panels.length;
   show(box, traces, {
