@@ -193,7 +193,7 @@ class MultiTaskTrainer(ObjectiveTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The host's; and the balancer, which needs the number of steps, too."""
-        trained = [t for t in self.tensors.values() if isinstance(t, torch.nn.Parameter) and t.requires_grad]
+        trained = list(self._trained().values())
         about = Balancing(
             tuple(self.tasks[:1] if self.in_turn else self.tasks),
             sum(parameter.numel() for parameter in trained),
@@ -207,6 +207,11 @@ class MultiTaskTrainer(ObjectiveTrainer):
         self.gradients = Gradients(trained, 1 if self.balancer.additive else len(self.tasks))
         self.losses = torch.zeros(len(about.tasks), device=self.args.device)
         return super().create_scheduler(num_training_steps, optimizer)
+
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        """What the columns of the gradients are of, by name."""
+        every = self.tensors.items()
+        return {name: t for name, t in every if isinstance(t, torch.nn.Parameter) and t.requires_grad}
 
     def training_step(self, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> Tensor:
         """Adds each task's gradient to its own; the mean of their losses."""
@@ -261,11 +266,7 @@ class MultiTaskTrainer(ObjectiveTrainer):
     def save_balancer(self, folder: Path) -> None:
         """Writes its state to FOLDER/balancer.safetensors."""
         state = {name: tensor.cpu().contiguous() for name, tensor in self.balancer.state_dict().items()}
-        columns = {
-            name: list(tensor.shape)
-            for name, tensor in self.tensors.items()
-            if isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad
-        }
+        columns = {name: list(tensor.shape) for name, tensor in self._trained().items()}
         about = {"tasks": json.dumps(self.tasks), "columns": json.dumps(columns), "balancer": self.kind}
         with whole_file(folder / STATE) as draft:
             save_file(state, draft, about)
