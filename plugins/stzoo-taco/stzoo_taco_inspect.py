@@ -72,9 +72,9 @@ def _inspect(run: Path, batches: int, device: str) -> dict[str, Any]:
         raise DataError(f"{run}: expected a finished run of several tasks.")
     trains = {task: read_data(one, task).train for task, one in wanted.each().items()}
     found: dict[str, Any] = {"run": str(run), "balancer": wanted.balancer, "tasks": list(trains)}
-    for when, model in (("before", wanted.model), ("after", str(run))):
-        pooling = wanted.pooling if when == "before" else None
-        opened = load_model(model, pooling=pooling, pooling_options=wanted.pooling_options, device=device)
+    pooling: dict[str, Any] = dict(pooling=wanted.pooling, pooling_options=wanted.pooling_options)
+    for when, model, how in (("before", wanted.model, pooling), ("after", str(run), {})):
+        opened = load_model(model, device=device, **how)
         opened.to(device)
         set_prompts(opened, wanted)
         found[when] = summary(sensitivities(opened, wanted, trains, batches), opened)
