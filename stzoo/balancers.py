@@ -97,6 +97,8 @@ class Gradients:
 class Balancer(nn.Module):
     """What makes one update of several gradients; its state is its state_dict.
 
+    Where a gradient or a loss is not finite, the update is the mean, as in TACO's code, and the state stays.
+
     Attributes:
         additive: True if only the sum of the gradients matters. They are then given as one row, [1, P], their
             sum.
@@ -110,7 +112,13 @@ class Balancer(nn.Module):
         self.about = about
 
     def forward(self, gradients: Tensor, losses: Tensor, parameters: Tensor) -> Tensor:
-        """The update of a step.
+        """The update of a step; arguments and result are those of `balance`, finite or not."""
+        if self.additive or not (finite(gradients) and finite(losses)):
+            return torch.div(gradients.sum(0), len(self.about.tasks), out=gradients[0])
+        return self.balance(gradients, losses, parameters)
+
+    def balance(self, gradients: Tensor, losses: Tensor, parameters: Tensor) -> Tensor:
+        """The update of a step whose gradients and losses are finite; what a balancer has to write.
 
         Args:
             gradients: float [K, P], one row a task; may be written to.
@@ -128,10 +136,6 @@ class Sum(Balancer):
 
     additive = True
 
-    def forward(self, gradients: Tensor, losses: Tensor, parameters: Tensor) -> Tensor:  # noqa: ARG002
-        """See `Balancer`."""
-        return gradients.sum(0).div_(len(self.about.tasks))
-
 
 class Aggregated(Balancer):
     """One of TorchJD's aggregators (https://torchjd.org).
@@ -142,8 +146,7 @@ class Aggregated(Balancer):
         scale: what it returns is multiplied by this.
         options: of the class.
 
-    Unlike it: where a gradient is not finite, the update is `Sum`'s, as in TACO's code. What is drawn depends
-        on the seed and the step alone, so that all processes draw alike.
+    Unlike it: what is drawn depends on the seed and the step alone, so that all processes draw alike.
     """
 
     step: Tensor
@@ -161,20 +164,18 @@ class Aggregated(Balancer):
         self.scale = scale
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, gradients: Tensor, losses: Tensor, parameters: Tensor) -> Tensor:  # noqa: ARG002
+    def balance(self, gradients: Tensor, losses: Tensor, parameters: Tensor) -> Tensor:  # noqa: ARG002
         """See `Balancer`."""
         self.step += 1
-        if not finite(gradients):
-            return gradients.sum(0).div_(len(gradients))
         devices = [gradients.device] if gradients.is_cuda else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(self.about.seed + int(self.step))
             return self.aggregator(gradients).mul_(self.scale)
 
 
-def finite(gradients: Tensor) -> bool:
+def finite(values: Tensor) -> bool:
     """True if all are. It makes no tensor of their size."""
-    return bool(gradients.sum(1).isfinite().all())  # what is not stays so in the sum
+    return bool(values.sum(-1).isfinite().all())  # what is not stays so in the sum
 
 
 def pcgrad(about: Balancing) -> Aggregated:

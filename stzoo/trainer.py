@@ -120,7 +120,7 @@ def _given(settings: Training, output: Path) -> dict[str, Any]:
         max_grad_norm=settings.max_grad_norm,
         bf16=settings.precision == "bf16",
         fp16=settings.precision == "fp16",
-        use_cpu=settings.device == "cpu",
+        use_cpu=settings.device == "cpu" or not torch.accelerator.is_available(),  # or bf16 is refused there
         seed=settings.seed,
         data_seed=settings.seed,
         save_steps=settings.save_steps,

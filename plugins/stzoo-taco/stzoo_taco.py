@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from stzoo import RecipeError
-from stzoo.balancers import Balancer, Balancing, finite
+from stzoo.balancers import Balancer, Balancing
 
 TINY = 1e-12  # added to medians, as in the authors' code
 CHUNK = {"cpu": 2**15}  # entries at a time, few enough to stay in a core's cache; elsewhere 2**20
@@ -47,7 +47,7 @@ class TACO(Balancer):
 
     Attributes:
         sensitivity: float32 [K, P], I; a buffer.
-        step: int64 scalar, updates so far; a buffer.
+        step: int64 scalar, updates so far of finite gradients; a buffer.
     """
 
     sensitivity: Tensor
@@ -91,13 +91,11 @@ class TACO(Balancer):
             sample = torch.randint(about.entries, (median_sample,), generator=draw).sort().values
         self.register_buffer("sample", sample, persistent=False)
 
-    def forward(self, gradients: Tensor, losses: Tensor, parameters: Tensor) -> Tensor:  # noqa: ARG002
+    def balance(self, gradients: Tensor, losses: Tensor, parameters: Tensor) -> Tensor:  # noqa: ARG002
         """See `Balancer`; overwrites the first row with the update."""
         warm = bool(self.step < self.warmup_steps)
         self.step += 1
         update = gradients[0]
-        if not finite(gradients):
-            return torch.div(gradients.sum(0), len(gradients), out=update)
         parts = [slice(start, start + self.chunk) for start in range(0, len(update), self.chunk)]
         scale = self._medians(gradients, parameters) if self.before else 1.0
         slope: Any = self.sign / self.tau

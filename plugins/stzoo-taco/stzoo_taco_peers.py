@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from stzoo import RecipeError
-from stzoo.balancers import Balancer, Balancing, finite
+from stzoo.balancers import Balancer, Balancing
 
 
 def norms(gradients: Tensor) -> Tensor:
@@ -51,11 +51,9 @@ class GradNorm(Balancer):
         self.register_buffer("moment", torch.zeros(K))
         self.register_buffer("square", torch.zeros(K))
 
-    def forward(self, gradients: Tensor, losses: Tensor, parameters: Tensor) -> Tensor:  # noqa: ARG002
+    def balance(self, gradients: Tensor, losses: Tensor, parameters: Tensor) -> Tensor:  # noqa: ARG002
         """See `Balancer`."""
         K = len(gradients)
-        if not (finite(gradients) and losses.isfinite().all()):
-            return gradients.sum(0).div_(K)
         if self.step == 0:
             self.first.copy_(losses)
         update = self.weights @ gradients / K
@@ -100,10 +98,8 @@ class CGD(Balancer):
         K = len(about.tasks)
         self.register_buffer("weights", torch.full((K,), 1 / K))
 
-    def forward(self, gradients: Tensor, losses: Tensor, parameters: Tensor) -> Tensor:  # noqa: ARG002
+    def balance(self, gradients: Tensor, losses: Tensor, parameters: Tensor) -> Tensor:  # noqa: ARG002
         """See `Balancer`."""
-        if not (finite(gradients) and losses.isfinite().all()):
-            return gradients.sum(0).div_(len(gradients))
         likeness = gradients @ gradients.T
         if self.normalised:
             lengths = norms(gradients).clamp(min=1e-12)

@@ -200,7 +200,10 @@ def check_balancer(component: Component) -> None:
     assert 0.5 < factors.min() <= factors.max() < 2, "of equal gradients the update is not about their mean"
     broken = steps[0].clone()
     broken[1, 3] = float("inf")
-    update(host.build("balancer", component.name, about), broken)
+    found = update(host.build("balancer", component.name, about), broken)
+    torch.testing.assert_close(
+        found, broken.mean(0), msg="where a gradient is infinite, the update is no mean"
+    )
 
 
 def check_command(component: Component) -> None:
