@@ -81,8 +81,7 @@ def finetune(
     with runs.start(output, wanted, resume=resume, overwrite=overwrite, worth=WORTH) as run:
         if run.facts["status"] == "finished":
             return run.folder
-        each = wanted.each()
-        data = {task: read_data(one, task) for task, one in each.items()}
+        data = read_data(wanted)
         set_seed(wanted.seed)
         student = load_model(
             wanted.model, pooling=wanted.pooling, pooling_options=wanted.pooling_options, device=wanted.device

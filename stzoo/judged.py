@@ -25,7 +25,7 @@ from . import registry
 from .errors import DataError, OutputError, nearest
 from .files import whole_folder
 from .qrels import Qrels, read_judgements
-from .texts import Texts, TextsWriter, numbered_lines, numbered_objects
+from .texts import Texts, TextsWriter, numbered_lines, numbered_objects, once
 
 
 @dataclass(frozen=True)
@@ -218,9 +218,15 @@ def names_beir(data: str | Path) -> bool:
 def read_corpus(path: Path, progress: bool | None) -> tuple[Texts, Texts, tuple[str, ...]]:
     """Reads a corpus.jsonl(.gz): ids, passages (title and text) and notes for the readers of scores.
 
+    Inside `stzoo.texts.each_file_once` it is read once.
+
     Raises:
         DataError: if a line does not hold, an id stands twice, or there is no document.
     """
+    return once(path, lambda: _read_corpus(path, progress))
+
+
+def _read_corpus(path: Path, progress: bool | None) -> tuple[Texts, Texts, tuple[str, ...]]:
     ids, passages = TextsWriter(), TextsWriter()
     titled, untitled, first = False, 0, 0
     for line, row in numbered_objects(path, progress):

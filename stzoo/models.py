@@ -1,5 +1,7 @@
 """Loading a model: a sentence-transformers folder or Hub id, or a bare transformer."""
 
+import inspect
+import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +29,8 @@ def load_plain(
     revision: str | None = None,
 ) -> Any:
     """Loads a SentenceTransformer as it is; code from the folder or repository is never run.
+
+    Modules that are no part of sentence-transformers are those of installed plugins, or it is not loaded.
 
     Args:
         name: folder or Hub id.
@@ -59,11 +63,32 @@ def load_plain(
         )
     try:
         with quietly():
-            return SentenceTransformer(name, device=device, trust_remote_code=False, **options)
+            options |= dict(device=device, trust_remote_code=False)
+            return SentenceTransformer._load_with_module_classes(name, _of_plugins(name, revision), **options)
     except Exception as error:  # whatever a broken folder makes the loaders raise
         what = "cannot be loaded" if folder.is_dir() else "is no folder, and no Hub id that can be loaded"
         reason = first_line(error)
         raise ModelError(f"the model {name} {what}: {reason}") from error
+
+
+def _of_plugins(name: str, revision: str | None) -> dict[str, type]:
+    """The classes in modules.json that the code of installed poolings has, by their names there.
+
+    An export with its own code names them FILE.CLASS; FILE is the last part of the plugin's module.
+    """
+    from sentence_transformers.util import load_file_path
+
+    listing = load_file_path(name, "modules.json", revision=revision)
+    types = [module["type"] for module in json.loads(Path(listing).read_text())] if listing else []
+    found = {}
+    if foreign := [kind for kind in types if not kind.startswith("sentence_transformers.")]:
+        for component in host.all("pooling").values():
+            module = inspect.getmodule(host.resolve(component))
+            for kind in foreign:
+                file, _, cls = kind.rpartition(".")
+                if module and module.__name__.rpartition(".")[2] == file and hasattr(module, cls):
+                    found[kind] = getattr(module, cls)
+    return found
 
 
 def _check_backend(backend: str) -> None:
@@ -128,7 +153,8 @@ def load_model(
 
     Args:
         name: folder or Hub id.
-        pooling: name of the pooling; None is the model's own, or cls for a bare transformer.
+        pooling: name of the pooling; None is the model's own, or cls for a bare transformer. One that the
+            model has already is not made anew where it has weights of its own.
         pooling_options: of the pooling that is named.
         device: it will be trained on; only looked for here.
 
@@ -154,10 +180,14 @@ def load_model(
     chosen = pooling or (None if is_sentence_transformer_model(name) else "cls")
     if chosen is None:
         return model
-    rest = [module for module in rest if not isinstance(module, Pooling)]
+    poolings = (Pooling, *_of_plugins(name, None).values())
+    before = [module for module in rest if isinstance(module, poolings)]
+    rest = [module for module in rest if module not in before]
     try:
         made = host.build("pooling", chosen, first.get_embedding_dimension(), **(pooling_options or {}))
         if hasattr(made, "take"):
+            if any(type(module) is type(made) for module in before):
+                return model  # trained with that very pooling, which has taken all it needs
             with quietly():
                 made.take(name, first)
     except ValueError as error:  # all that a pooling's code can raise, which must also run without stzoo

@@ -14,6 +14,7 @@ from .judged import JudgedSet, names_beir, read_beir
 from .metrics import score
 from .recipe import FinetuneSettings
 from .search import retrieve
+from .texts import each_file_once
 from .training import TrainingSet, from_judged, read_judged, read_training
 
 METRIC, DEV_METRIC = "nDCG@10", "dev_ndcg_at_10"
@@ -35,17 +36,24 @@ class Data(NamedTuple):
     shared: int
 
 
-def read_data(wanted: FinetuneSettings, task: str = "") -> Data:
-    """Reads training data and dev queries.
+def read_data(wanted: FinetuneSettings) -> dict[str, Data]:
+    """Reads the training data and dev queries of each task; a corpus of several is read and held once.
 
     Args:
         wanted: the settings.
-        task: the name of one of several; its queries get the model's prompt of that name.
+
+    Returns:
+        by the tasks' names; a single task has the name ''.
 
     Raises:
         DataError: if they do not hold.
         RecipeError: if a dev split is asked for where there is none.
     """
+    with each_file_once():
+        return {task: _read(one, task) for task, one in wanted.each().items()}
+
+
+def _read(wanted: FinetuneSettings, task: str) -> Data:
     beir = names_beir(wanted.data)
     judged = None
     if beir or wanted.episodes:

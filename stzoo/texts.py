@@ -8,10 +8,12 @@ import gzip
 import json
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from operator import eq
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from .errors import DataError
 
@@ -19,6 +21,30 @@ if TYPE_CHECKING:
     import numpy as np
 
 CHUNK_BYTES = 1 << 20
+R = TypeVar("R")
+_kept: ContextVar[dict[Path, Any] | None] = ContextVar("what was read, by file", default=None)
+
+
+@contextmanager
+def each_file_once() -> Iterator[None]:
+    """Inside, what is read by `once` is kept, and neither read nor held a second time."""
+    token = _kept.set({})
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def once(file: Path, read: Callable[[], R]) -> R:
+    """What `read` makes of the file: inside `each_file_once` that of the first call."""
+    kept = _kept.get()
+    if kept is None:
+        return read()
+    name = file.resolve()
+    if name not in kept:
+        kept[name] = read()
+    found: R = kept[name]
+    return found
 
 
 class Texts(Sequence[str]):

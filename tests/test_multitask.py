@@ -21,8 +21,11 @@ from sentence_transformers import SentenceTransformer
 
 import stzoo
 from stzoo import ModelError
+from stzoo.balancers import Gradients
 from stzoo.judged import write_beir
 from stzoo.multitask import Mixture, MultiTaskTrainer, shares
+from stzoo.recipe import FinetuneSettings
+from stzoo.splits import read_data
 from stzoo.testing import sentences
 
 SHORT = dict(mini_batch_size=64, log_steps=1, learning_rate=1e-3, device="cpu", save_steps=3)
@@ -174,7 +177,8 @@ def test_rows_of_their_own_add_up_to_the_sum(still, tasks, tmp_path):
     given = dict(tasks=tasks, dev_queries=0, max_steps=1, batch_size=8, **SHORT)
     rows = dict(balancer="taco", balancer_options={"warmup_ratio": 1.0})
     logs, ends = {}, {}
-    for name, more in {"plain": {}, "rows": rows, "in parts": dict(mini_batch_size=3)}.items():
+    bf16 = rows | dict(precision="bf16", mini_batch_size=3)
+    for name, more in {"plain": {}, "rows": rows, "in parts": dict(mini_batch_size=3), "bf16": bf16}.items():
         out = stzoo.finetune(str(still), output=tmp_path / name, **(given | more))
         logs[name] = json.loads((out / "run.json").read_text())["log"][0]
         ends[name] = weights(out)
@@ -183,8 +187,46 @@ def test_rows_of_their_own_add_up_to_the_sum(still, tasks, tmp_path):
         assert logs["plain"]["loss"] == pytest.approx(logs[name]["loss"], rel=1e-5)
     for key, tensor in ends["plain"].items():
         assert torch.allclose(ends["rows"][key], tensor, atol=1e-6)
+    for figure in ("loss", "grad_norm"):
+        assert logs["bf16"][figure] != logs["plain"][figure]
+        assert logs["bf16"][figure] == pytest.approx(logs["plain"][figure], rel=0.05)
     of_tasks = [logs["plain"][f"loss_{task['name']}"] for task in tasks]
     assert logs["plain"]["loss"] == pytest.approx(sum(of_tasks) / 2, abs=1e-3)
+
+
+@pytest.mark.usefixtures("unverified")
+def test_the_gradient_that_is_logged_and_clipped_is_the_balanced_one(still, tasks, tmp_path, monkeypatch):
+    given, give = [], Gradients.give
+
+    def keep(self, update):
+        given.append(float(torch.linalg.vector_norm(update)))
+        give(self, update)
+
+    monkeypatch.setattr(Gradients, "give", keep)
+    out = stzoo.finetune(
+        str(still), tasks=tasks, balancer="taco", balancer_options={"warmup_ratio": 0.0, "beta": 0.0},
+        dev_queries=0, max_steps=3, batch_size=8, output=tmp_path / "out", **SHORT,
+    )  # fmt: skip
+    log = json.loads((out / "run.json").read_text())["log"]
+    assert [line["grad_norm"] for line in log if "loss" in line] == pytest.approx(given, rel=1e-4)
+    assert len(given) == 3
+
+
+def test_a_corpus_of_several_tasks_is_read_and_held_once(tmp_path):
+    passages = [{"_id": f"d{number}", "title": "", "text": text} for number, text in enumerate(sentences(9))]
+    queries = {f"q{number}": row["text"] for number, row in enumerate(passages)}
+    qrels = {f"{task}.{split}": {f"q{place}": {f"d{place}": 1} for place in range(first, 9, 2)}
+             for first, task in enumerate(("even", "odd")) for split in ("train", "dev")}  # fmt: skip
+    write_beir(tmp_path / "one", passages, queries, qrels)
+    rows = [
+        {"name": task, "data": str(tmp_path / "one" / task), "dev_split": "dev"} for task in ("even", "odd")
+    ]
+    mined = read_data(FinetuneSettings(model="x", tasks=rows, episodes=1))
+    held = [one for data in mined.values() for one in (data.judged, data.dev)]
+    assert all(one.passages is held[0].passages and one.corpus_ids is held[0].corpus_ids for one in held)
+    assert [len(one.queries) for one in held] == [5, 5, 4, 4]
+    again = read_data(FinetuneSettings(model="x", tasks=rows, episodes=1))
+    assert again["odd"].judged.passages is not held[0].passages  # kept no longer than needed
 
 
 @pytest.mark.usefixtures("unverified")

@@ -70,7 +70,7 @@ def _inspect(run: Path, batches: int, device: str) -> dict[str, Any]:
         raise DataError(f"{run} holds no run of `stzoo finetune`: {error}.") from None
     if not wanted.tasks or not whole:
         raise DataError(f"{run}: expected a finished run of several tasks.")
-    trains = {task: read_data(one, task).train for task, one in wanted.each().items()}
+    trains = {task: data.train for task, data in read_data(wanted).items()}
     found: dict[str, Any] = {"run": str(run), "balancer": wanted.balancer, "tasks": list(trains)}
     pooling: dict[str, Any] = dict(pooling=wanted.pooling, pooling_options=wanted.pooling_options)
     for when, model, how in (("before", wanted.model, pooling), ("after", str(run), {})):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from stzoo_taco_inspect import inspect
 from transformers import AutoTokenizer, T5Model
 
 import stzoo
@@ -41,6 +42,24 @@ def test_the_vector_is_the_decoders_state_after_one_token(base):
             input_ids=read["input_ids"], attention_mask=read["attention_mask"], decoder_input_ids=start
         ).last_hidden_state[:, 0]
     np.testing.assert_allclose(model.encode(TEXTS), expected.numpy(), atol=1e-6)
+
+
+def test_a_second_stage_goes_on_from_the_first_ones_model(base, data, tmp_path):
+    given = dict(pooling="t5-decoder", portable=False, similarity="dot", dev_queries=0, batch_size=8)
+    given |= dict(device="cpu", max_steps=2, learning_rate=1e-2)
+    first = stzoo.finetune(str(base), data=str(data), output=tmp_path / "first", **given)
+    start = load_model(str(first), pooling="t5-decoder")
+    trusting = SentenceTransformer(str(first), device="cpu", trust_remote_code=True)
+    np.testing.assert_allclose(start.eval().encode(TEXTS), trusting.encode(TEXTS), atol=1e-6)
+    tasks = [{"name": name, "data": str(data), "query_prompt": f"{name}: "} for name in ("NQ", "WOW")]
+    second = stzoo.finetune(str(first), tasks=tasks, balancer="taco", output=tmp_path / "second", **given)
+    moved = load_model(str(second))[1].state_dict()
+    assert not torch.equal(
+        moved["decoder.embed_tokens.weight"], start[1].state_dict()["decoder.embed_tokens.weight"]
+    )
+    (found,) = inspect([second], batches=2)
+    assert 0 < found["after"]["entropy"] <= 1
+    assert not any(isinstance(module, type(start[1])) for module in load_model(str(second), pooling="cls"))
 
 
 def test_a_trained_model_is_loaded_saved_and_loaded_again(base, data, tmp_path):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ..errors import DataError
 from ..judged import as_text, find_jsonl, read_corpus
 from ..provenance import id_of, pages_in_rows
-from ..texts import Texts, TextsWriter, numbered_lines, numbered_objects
+from ..texts import Texts, TextsWriter, numbered_lines, numbered_objects, once
 from .forms import Example
 from .sets import Candidate
 from .values import At
@@ -57,7 +57,7 @@ class Corpus:
         """
         if self._collection is None:
             return Passages(*read_corpus(self.file, self._progress))
-        return Passages(*_pairs(self.file, self._progress), ())
+        return Passages(*once(self.file, lambda: _pairs(self.file, self._progress)), ())
 
     def places(self, wanted: set[str]) -> dict[str, int]:
         """The places of passages by id, of those that are there."""
