@@ -1,7 +1,7 @@
 """One retriever for five tasks: task-specific models, naive multi-task training, prompts, TACO, PCGrad, CGD.
 
     STZOO_DATA=… python benchmarks/minikilt_tasks.py [--seeds 1,2,3] [--only naive,taco,…] [--steps 100]
-        [--work FOLDER] [--output minikilt_tasks.json]
+        [--work FOLDER] [--time] [--output minikilt_tasks.json]
 
 The data is minikilt: question answering, slot filling, entity linking, fact checking and dialogue over one
 corpus of 23,563 passages; scores are those of its dev queries, by page (`stzoo bench --suite kilt`). The base
@@ -15,7 +15,8 @@ prompted    the same, with the task's name before its queries, as have those bel
 taco, pcgrad, cgd    the same with that balancer
 
 Everything lies in FOLDER. What is finished there is not made again, and what was killed goes on; with --only
-some rows are made now and the others later, or side by side (each with a --results of its own).
+some rows are made now and the others later, or side by side (each with a --results of its own). Time and memory
+of a step are measured with --time, when all rows are there: some steps of each, in turn, with nothing beside.
 """
 
 import argparse
@@ -42,6 +43,7 @@ TASKS = {
 ROWS = ("specific", "naive", "prompted", "taco", "pcgrad", "cgd")
 MEASURES = ("KILT Rprec", "KILT recall@20", "KILT recall@100")
 PACKAGES = ("stzoo", "stzoo-taco", "torch", "torchjd", "transformers", "sentence-transformers")
+TIMED_STEPS = 12
 COMMON: dict[str, Any] = dict(
     batch_size=40, mini_batch_size=128, learning_rate=1e-4, max_query_tokens=96, max_passage_tokens=96,
     negatives=1, dev_queries=0, save_steps=1000, log_steps=10, precision="bf16", device="cpu",
@@ -92,7 +94,7 @@ def recipe(work: Path, row: str, task: str | None) -> dict[str, Any]:
 
 
 def train(work: Path, name: str, given: dict[str, Any], base: Path, seed: int, steps: int) -> Path:
-    """Trains in a process of its own, whose seconds and peak memory are kept beside the model."""
+    """Trains in a process of its own, whose seconds a step and peak memory are kept beside the model."""
     folder = work / "models" / name
     if not (folder / "cost.json").exists():
         settings = {**COMMON, **given, "model": str(base), "seed": seed, "max_steps": steps}
@@ -142,6 +144,14 @@ def made(work: Path, wanted: list[str], seeds: list[int], steps: int, base: Path
                 score(name, train(work, name, recipe(work, row, task), base, seed, steps))
 
 
+def timed(work: Path, base: Path) -> None:
+    """Trains some steps of each row that is there, in turn."""
+    for row in ROWS:
+        for task in TASKS if row == "specific" else (None,):
+            if list((work / "models").glob(f"{row}-*/cost.json")):
+                train(work, f"time-{row}-{task}", recipe(work, row, task), base, 1, TIMED_STEPS)
+
+
 def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
     """All rows that are there, task by task, and how they compare with naive training."""
     from stzoo.bench.results import read
@@ -186,7 +196,7 @@ def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
             rows[row][measure] = {"mean": round(fmean(means), 4), "seeds": [round(m, 4) for m in means]}
             if len(means) > 1:
                 rows[row][measure]["deviation"] = round(stdev(means), 4)
-        costs = [json.loads(f.read_text()) for f in sorted((work / "models").glob(f"{row}-*/cost.json"))]
+        costs = [json.loads(f.read_text()) for f in sorted((work / "models").glob(f"time-{row}-*/cost.json"))]
         if costs:
             rows[row]["cost"] = {name: round(fmean(one[name] for one in costs), 3) for name in costs[0]}
     return {
@@ -211,6 +221,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--work", type=Path, default=Path("minikilt_tasks"))
     parser.add_argument("--results", type=Path, help="FOLDER/results if left out")
+    parser.add_argument("--time", action="store_true", help="time and memory of a step, too")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--recipe", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -225,6 +236,8 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     results = given.results or given.work / "results"
     made(given.work, wanted, seeds, given.steps, quick_base(given.work), results)
+    if given.time:
+        timed(given.work, quick_base(given.work))
     found = summary(given.work, seeds, results) | {"steps": given.steps}
     print(json.dumps(found, indent=2))
     if given.output:

@@ -12,7 +12,10 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-READMES = (HERE.parent / "README.md", HERE.parent / "plugins/stzoo-master/README.md")
+READMES = tuple(
+    HERE.parent / page
+    for page in ("README.md", "plugins/stzoo-master/README.md", "plugins/stzoo-taco/README.md")
+)
 RESULTS = HERE / "results"
 
 
@@ -241,6 +244,91 @@ def finetune_speed() -> str:
             f"| {about}: {what} | {sides['stzoo'][name]} MiB | {sides[peer][name]} MiB | {ratio:.1f} |"
         )
     return "\n".join(lines)
+
+
+def minikilt() -> str:
+    """One retriever for five tasks: methods by tasks."""
+    from stzoo.bench.compare import holm
+
+    made = json.loads((RESULTS / "minikilt_tasks.json").read_text())
+    rows, queries, measures = (
+        made["rows"],
+        made["queries"],
+        ("KILT Rprec", "KILT recall@20", "KILT recall@100"),
+    )
+    tests = [
+        (name, task)
+        for name, row in rows.items()
+        for task in queries
+        if "against_naive" in row["tasks"][task]
+    ]
+    found = holm([rows[name]["tasks"][task]["against_naive"]["p_value"] for name, task in tests])
+    sure = {test for test, p_value in zip(tests, found, strict=True) if p_value < 0.05}
+    about = {
+        "base": "no training",
+        "specific": "a model for each task",
+        "naive": "all tasks, `sum`",
+        "prompted": "and prompts",
+        "taco": "and `taco`",
+        "pcgrad": "or `pcgrad`",
+        "cgd": "or `cgd`",
+    }
+    heads = [f"{task} ({count:,})" for task, count in queries.items()]
+    lines = [
+        f"| | {' | '.join(heads)} | mean | recall@20 | recall@100 | s a step | MiB |",
+        "|---|" + "---|" * (len(heads) + 5),
+    ]
+    for name, what in about.items():
+        row = rows[name]
+        cells = [
+            f"{row['tasks'][task]['KILT Rprec']['mean']:.4f}{'*' if (name, task) in sure else ''}"
+            for task in queries
+        ]
+        for measure in measures:
+            spread = row[measure].get("deviation")
+            cells.append(f"{row[measure]['mean']:.4f}" + (f" ± {spread:.4f}" if spread is not None else ""))
+        cost = row.get("cost")
+        cells += [f"{cost['step_s']:.2f}", f"{cost['peak_mib']:,.0f}"] if cost else ["", ""]
+        lines.append(f"| {what} | {' | '.join(cells)} |")
+    seeds = len(made["seeds"])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "R-precision by page on the dev queries (their number in brackets), the mean of "
+            f"{seeds} seeds; ± is the deviation over seeds. {made['steps']} steps of "
+            f"{made['settings']['batch_size']} queries. *: another than with `sum` (paired randomisation "
+            f"test, Holm's correction over all {len(tests)}, p < 0.05).",
+        ]
+    )
+
+
+def taco_speed() -> str:
+    """What TACO costs."""
+    made = json.loads((RESULTS / "taco_speed.json").read_text())
+    lines = ["| | s a step | s of it for gradients | MiB |", "|---|---|---|---|"]
+    about = {"sum": "`sum`", "taco": "`taco`", "released": "TACO as its authors' code goes about it"}
+    for side, what in about.items():
+        row = made["sides"][side]
+        lines.append(
+            f"| {what} | {row['step_s']:.2f} | {row['gradients_s']:.2f} | {row['memory_mib']:,.0f} |"
+        )
+
+    def spread(name: str) -> str:
+        return f"{made[name]['median']:.2f} ({made[name]['least']:.2f} to {made[name]['most']:.2f})"
+
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{made['tasks']} tasks of {made['queries_a_task']} queries, "
+            f"{made['parameters'] / 1e6:.1f} M parameters, one thread. A step with `taco` takes "
+            f"{spread('taco_to_sum')} times as long as with `sum`, and {made['taco_over_sum_mib']:,.0f} MiB "
+            f"more (gradients and sensitivities of all tasks are {made['two_rows_a_task_mib']:,.0f}). The "
+            f"authors' procedure takes {spread('released_to_taco')} times as long as `taco`, and its part "
+            f"that handles gradients {spread('released_to_taco_gradients')} times.",
+        ]
+    )
 
 
 def filled(text: str) -> str:
