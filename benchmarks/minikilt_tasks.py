@@ -15,8 +15,8 @@ prompted    the same, with the task's name before its queries, as have those bel
 taco, pcgrad, cgd    the same with that balancer
 
 Everything lies in FOLDER. What is finished there is not made again, and what was killed goes on; with --only
-some rows are made now and the others later, or side by side (each with a --results of its own). Time and memory
-of a step are measured with --time, when all rows are there: some steps of each, in turn, with nothing beside.
+some rows are made now and the others later, or side by side (each with a --results of its own). Time and
+memory of a step are measured with --time, when all rows are there: some steps of each, in turn.
 """
 
 import argparse
