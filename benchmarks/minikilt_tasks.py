@@ -14,6 +14,12 @@ naive       all tasks together, the plain sum of their gradients
 prompted    the same, with the task's name before its queries, as have those below
 taco, pcgrad, cgd    the same with that balancer
 
+Tried beside them, when --only names them:
+
+prompted-again, taco-again    as prompted and taco, but from the naive model of the same seed, as TACO's
+            authors begin from a model of plain multi-task training
+taco-flat   with the defaults of their code's arguments, which their scripts do not take: beta 0.5, tau 20
+
 Everything lies in FOLDER. What is finished there is not made again, and what was killed goes on; with --only
 some rows are made now and the others later, or side by side (each with a --results of its own). Time and
 memory of a step are measured with --time, when all rows are there: some steps of each, in turn.
@@ -41,6 +47,13 @@ TASKS = {
     "dialog-cmudog": "dialogue",
 }  # fmt: skip
 ROWS = ("specific", "naive", "prompted", "taco", "pcgrad", "cgd")
+TRIED = ("prompted-again", "taco-again", "taco-flat")
+AGAINST = {"specific": "naive", "prompted": "naive", "taco-again": "prompted-again"}  # the others: prompted
+BALANCERS: dict[str, dict[str, Any]] = {
+    **{row: {"balancer": row} for row in ("taco", "pcgrad", "cgd")},
+    "taco-again": {"balancer": "taco"},
+    "taco-flat": {"balancer": "taco", "balancer_options": {"beta": 0.5, "tau": 20.0}},
+}
 MEASURES = ("KILT Rprec", "KILT recall@20", "KILT recall@100")
 PACKAGES = ("stzoo", "stzoo-taco", "torch", "torchjd", "transformers", "sentence-transformers")
 TIMED_STEPS = 12
@@ -90,7 +103,7 @@ def recipe(work: Path, row: str, task: str | None) -> dict[str, Any]:
         {"name": name, "data": mined(work, name)} | ({} if row == "naive" else {"query_prompt": f"{word}: "})
         for name, word in TASKS.items()
     ]
-    return dict(tasks=tasks, corpus=str(data()), balancer=row if row in ("taco", "pcgrad", "cgd") else "sum")
+    return dict(tasks=tasks, corpus=str(data()), **BALANCERS.get(row, {}))
 
 
 def train(work: Path, name: str, given: dict[str, Any], base: Path, seed: int, steps: int) -> Path:
@@ -136,12 +149,13 @@ def made(work: Path, wanted: list[str], seeds: list[int], steps: int, base: Path
     if "base" in wanted:
         score("base", base)
     for seed in seeds:
-        for row in ROWS:
+        for row in (*ROWS, *TRIED):
             if row not in wanted:
                 continue
+            start = work / "models" / f"naive-{seed}" if row.endswith("-again") else base
             for task in TASKS if row == "specific" else (None,):
                 name = f"{row}-{task}-{seed}" if task else f"{row}-{seed}"
-                score(name, train(work, name, recipe(work, row, task), base, seed, steps))
+                score(name, train(work, name, recipe(work, row, task), start, seed, steps))
 
 
 def timed(work: Path, base: Path) -> None:
@@ -153,7 +167,7 @@ def timed(work: Path, base: Path) -> None:
 
 
 def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
-    """All rows that are there, task by task, and how they compare with naive training."""
+    """All rows that are there, task by task, and how they compare with what they build on."""
     from stzoo.bench.results import read
     from stzoo.metrics import paired_test
 
@@ -173,7 +187,7 @@ def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
         return {query: fmean(one[query] for one in scores) for query in scores[0]}
 
     rows: dict[str, Any] = {}
-    for row in ("base", *ROWS):
+    for row in ("base", *ROWS, *TRIED):
         tasks: dict[str, Any] = {}
         for task in TASKS:
             scored = {measure: runs(row, task, measure) for measure in MEASURES}
@@ -183,10 +197,11 @@ def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
             for measure, each in scored.items():
                 means = [fmean(one.values()) for one in each]
                 tasks[task][measure] = {"mean": round(fmean(means), 4), "seeds": [round(m, 4) for m in means]}
-            naive = runs("naive", task, MEASURES[0])
-            if row != "naive" and naive:
-                test = asdict(paired_test(mean_of(naive), mean_of(scored[MEASURES[0]])))
-                tasks[task]["against_naive"] = {name: round(value, 4) for name, value in test.items()}
+            peer = AGAINST.get(row, "prompted")
+            if row not in ("base", "naive", "prompted-again") and (others := runs(peer, task, MEASURES[0])):
+                test = asdict(paired_test(mean_of(others), mean_of(scored[MEASURES[0]])))
+                values = {name: round(value, 4) for name, value in test.items()}
+                tasks[task]["against"] = {"row": peer} | values
         if len(tasks) < len(TASKS):
             continue
         rows[row] = {"tasks": tasks}
@@ -196,7 +211,8 @@ def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
             rows[row][measure] = {"mean": round(fmean(means), 4), "seeds": [round(m, 4) for m in means]}
             if len(means) > 1:
                 rows[row][measure]["deviation"] = round(stdev(means), 4)
-        costs = [json.loads(f.read_text()) for f in sorted((work / "models").glob(f"time-{row}-*/cost.json"))]
+        timed = f"time-{row}-*" if row == "specific" else f"time-{row}-None"
+        costs = [json.loads(f.read_text()) for f in sorted((work / "models").glob(f"{timed}/cost.json"))]
         if costs:
             rows[row]["cost"] = {name: round(fmean(one[name] for one in costs), 3) for name in costs[0]}
     return {
@@ -231,8 +247,8 @@ def main() -> None:
     if "STZOO_DATA" not in os.environ:
         sys.exit("STZOO_DATA does not name the folder of the real data (minikilt in it).")
     wanted, seeds = given.only.split(","), [int(seed) for seed in given.seeds.split(",")]
-    if unknown := set(wanted) - {"base", *ROWS}:
-        sys.exit(f"--only knows base, {', '.join(ROWS)}; not {', '.join(sorted(unknown))}.")
+    if unknown := set(wanted) - {"base", *ROWS, *TRIED}:
+        sys.exit(f"--only knows base, {', '.join((*ROWS, *TRIED))}; not {', '.join(sorted(unknown))}.")
     given.work.mkdir(parents=True, exist_ok=True)
     results = given.results or given.work / "results"
     made(given.work, wanted, seeds, given.steps, quick_base(given.work), results)
