@@ -295,8 +295,8 @@ def minikilt() -> str:
             "",
             "R-precision by page on the dev queries (their number in brackets), the mean of "
             f"{len(made['seeds'])} seeds; ± is the deviation over seeds. {made['steps']} steps of "
-            f"{made['settings']['batch_size']} queries. *: another than the row it builds on (that of `sum` for "
-            "a model for each task and for prompts, that of prompts for the balancers) by a paired "
+            f"{made['settings']['batch_size']} queries. *: another than the row it builds on (that of `sum` "
+            "for a model for each task and for prompts, that of prompts for the balancers) by a paired "
             f"randomisation test, Holm's correction over all {len(tests)}, p < 0.05.",
         ]
     )
