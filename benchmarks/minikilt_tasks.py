@@ -13,6 +13,8 @@ specific    a model for each task, trained on it alone, with as many steps and a
 naive       all tasks together, the plain sum of their gradients
 prompted    the same, with the task's name before its queries, as have those below
 taco, pcgrad, cgd    the same with that balancer
+taco-all    with TACO as its authors have it: the median is over all parameters, not only over those that a
+            step's gradient reaches
 
 Tried beside them, when --only names them:
 
@@ -46,11 +48,12 @@ TASKS = {
     "qa-squad": "question", "slot-googlere": "slot", "el-wiki": "entity", "fact-climatefever": "claim",
     "dialog-cmudog": "dialogue",
 }  # fmt: skip
-ROWS = ("specific", "naive", "prompted", "taco", "pcgrad", "cgd")
+ROWS = ("specific", "naive", "prompted", "taco", "taco-all", "pcgrad", "cgd")
 TRIED = ("prompted-again", "taco-again", "taco-flat")
 AGAINST = {"specific": "naive", "prompted": "naive", "taco-again": "prompted-again"}  # the others: prompted
 BALANCERS: dict[str, dict[str, Any]] = {
     **{row: {"balancer": row} for row in ("taco", "pcgrad", "cgd")},
+    "taco-all": {"balancer": "taco", "balancer_options": {"median_over": "all"}},
     "taco-again": {"balancer": "taco"},
     "taco-flat": {"balancer": "taco", "balancer_options": {"beta": 0.5, "tau": 20.0}},
 }

@@ -265,6 +265,7 @@ def minikilt() -> str:
         "naive": "all tasks, `sum`",
         "prompted": "and prompts",
         "taco": "and `taco`",
+        "taco-all": "or `taco`, median over all",
         "pcgrad": "or `pcgrad`",
         "cgd": "or `cgd`",
         "taco-flat": "or `taco`, beta 0.5, tau 20",

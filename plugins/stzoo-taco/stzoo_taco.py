@@ -13,12 +13,15 @@ Source: Zhang et al., TACL 2023, https://arxiv.org/abs/2307.00342, and their cod
 https://github.com/WenzhengZhang/TACO @b4ea13e, src/taco/trainer/mt_trainer.py, `taco_backward`.
 
 Unlike it:
+- the median is over the parameters that a step's gradient reaches. Of a small BERT more than half are words
+  that no text of a batch has; over all parameters the median is then 0, and one task takes each parameter;
 - nothing of the size of all gradients is made beside the sensitivities: all is computed chunk by chunk;
 - of many parameters, the median is that of a sample;
 - batches may be accumulated, and sensitivities go on in the next episode of mined negatives;
 - with torch 2 it trains (there, `zero_grad` drops the gradients that the update was to be written to).
 """
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -41,6 +44,7 @@ class TACO(Balancer):
         warmup_ratio: share of the steps, the first ones, whose update is the plain sum divided by the number
             of tasks; sensitivities are averaged all the same.
         normalise: divide by the median `before` the average, or the average by its own `after`.
+        median_over: "used" leaves out the entries that are 0; "all" counts them, as the authors' code does.
         median_sample: the median is that of so many entries, drawn once; of all where there are no more, or
             if it is 0.
         discourage: True to give each parameter less of the tasks that it matters to; the paper's control.
@@ -61,6 +65,7 @@ class TACO(Balancer):
         tau: float = 2.0,
         warmup_ratio: float = 0.1,
         normalise: Literal["before", "after"] = "before",
+        median_over: Literal["used", "all"] = "used",
         median_sample: int = 2**20,
         discourage: bool = False,
     ):
@@ -70,6 +75,7 @@ class TACO(Balancer):
             ("tau", tau, tau > 0, "above 0"),
             ("warmup_ratio", warmup_ratio, 0 <= warmup_ratio <= 1, "0 to 1"),
             ("normalise", normalise, normalise in ("before", "after"), "before or after"),
+            ("median_over", median_over, median_over in ("used", "all"), "used or all"),
             (
                 "median_sample",
                 median_sample,
@@ -80,6 +86,7 @@ class TACO(Balancer):
             if not holds:
                 raise RecipeError(f"balancer_options.{name} is {value}; expected {expected}.")
         self.beta, self.tau, self.before = beta, tau, normalise == "before"
+        self.used_only = median_over == "used"
         self.warmup_steps = int(about.steps * warmup_ratio)
         self.sign = -1 if discourage else 1
         self.chunk = CHUNK.get(torch.device(about.device).type, 2**20)
@@ -118,11 +125,18 @@ class TACO(Balancer):
         gradients[0, part] = own.sum(0).div_(len(gradients))
 
     def _medians(self, values: Tensor, factors: Tensor | None = None) -> Tensor:
-        """[K, 1], the (lower) median of each row, times the factors and without signs; TINY is added."""
+        """[K, 1], the medians of the rows, times the factors and without signs."""
         chosen = [
             values[task] if self.sample is None else values[task, self.sample] for task in range(len(values))
         ]
         if factors is not None:
             factors = factors if self.sample is None else factors[self.sample]
             chosen = [(row * factors).abs_() for row in chosen]
-        return torch.stack([row.median() for row in chosen])[:, None] + TINY
+        return medians(chosen, self.used_only)
+
+
+def medians(rows: Iterable[Tensor], used_only: bool) -> Tensor:
+    """[K, 1], the (lower) median of each row, TINY added; with `used_only` of what is above 0 in it."""
+    if used_only:
+        rows = [used if len(used := row[row > 0]) else row for row in rows]
+    return torch.stack([row.median() for row in rows])[:, None] + TINY

@@ -1,7 +1,7 @@
 """How specialised a model's parameters are: the entropy of their sensitivities over tasks, layer by layer.
 
-1. Sensitivities are measured as TACO has them, |theta * g| over its median in the task, as the mean of some
-   batches of the run's own training data, without dropout and without training.
+1. Sensitivities are measured as TACO has them, |theta * g| over its median in the task (of what is not 0), as
+   the mean of some batches of the run's own training data, without dropout and without training.
 2. A parameter's shares of tasks are its sensitivities divided by their sum. Their entropy, divided by log(T),
    is 1 where all tasks need the parameter alike, and 0 where one alone does.
 3. Of a layer or a module it is the mean over its parameters; so are the tasks' shares, which are drawn.
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from stzoo_taco import medians
 from torch import Tensor
 
 from stzoo import DataError
@@ -114,7 +115,7 @@ def sensitivities(model: Any, wanted: FinetuneSettings, trains: dict[str, Any], 
                 loss(features, labels).backward()
         with torch.no_grad():
             found = gradients.rows.mul_(gradients.values()).abs_()
-            total += found / (torch.stack([row.median() for row in found])[:, None] + TINY)
+            total += found / medians(found, used_only=True)
     return total / batches
 
 

@@ -27,13 +27,17 @@ def drawn(seed, tasks=3, entries=40):
     return torch.randn(tasks, entries, generator=draw), torch.randn(entries, generator=draw)
 
 
-def reference(gradients, parameters, average, *, beta, tau, before, sign=1):
+def reference(gradients, parameters, average, *, beta, tau, before, used, sign=1):
     """One step, written down as the formulas stand, in float64; the update and the new average."""
+
+    def medians(rows):
+        return torch.stack([row[row > 0].median() if used else row.median() for row in rows])[:, None] + 1e-12
+
     found = (gradients * parameters).abs()
     if before:
-        found = found / (found.median(dim=1, keepdim=True).values + 1e-12)
+        found = found / medians(found)
     average = beta * average + (1 - beta) * found
-    level = average if before else average / (average.median(dim=1, keepdim=True).values + 1e-12)
+    level = average if before else average / medians(average)
     return ((sign * level / tau).softmax(0) * gradients).sum(0) / len(gradients), average
 
 
@@ -45,21 +49,45 @@ def reference(gradients, parameters, average, *, beta, tau, before, sign=1):
     beta=st.floats(0, 0.999),
     tau=st.floats(0.05, 50),
     normalise=st.sampled_from(["before", "after"]),
+    median_over=st.sampled_from(["used", "all"]),
+    idle=st.floats(0, 0.45),
     discourage=st.booleans(),
 )
-def test_updates_are_those_of_the_formulas(seed, tasks, entries, beta, tau, normalise, discourage):
-    options = dict(beta=beta, tau=tau, normalise=normalise, discourage=discourage, warmup_ratio=0.0)
+def test_updates_are_those_of_the_formulas(
+    seed, tasks, entries, beta, tau, normalise, median_over, idle, discourage
+):
+    options = dict(beta=beta, tau=tau, normalise=normalise, median_over=median_over, discourage=discourage)
+    options["warmup_ratio"] = 0.0
     balancer = build("taco", tasks, entries, **options)
     average = torch.zeros(tasks, entries, dtype=torch.float64)
     for step in range(3):
         gradients, parameters = drawn(seed + step, tasks, entries)
+        gradients[:, : int(idle * entries)] = 0.0
         expected, average = reference(
             gradients.double(), parameters.double(), average, beta=beta, tau=tau,
-            before=normalise == "before", sign=-1 if discourage else 1,
+            before=normalise == "before", used=median_over == "used", sign=-1 if discourage else 1,
         )  # fmt: skip
         update = balancer(gradients, torch.ones(tasks), parameters)
         torch.testing.assert_close(update.double(), expected, rtol=2e-3, atol=1e-5)
     torch.testing.assert_close(balancer.sensitivity.double(), average, rtol=1e-4, atol=1e-6)
+
+
+def test_words_that_no_text_has_do_not_make_every_parameter_one_tasks():
+    """Of all entries the median is 0 then, and what is divided by nearly nothing is infinitely far apart."""
+    gradients, parameters = drawn(4, 3, 1000)
+    gradients[:, :600] = 0.0
+    mean, follows = gradients.mean(0)[600:], {}
+    for over in ("used", "all"):
+        balancer = build("taco", 3, 1000, beta=0.999, warmup_ratio=0.0, median_over=over)
+        update = balancer(gradients.clone(), torch.ones(3), parameters)[600:]
+        alone = ((update[None] - gradients[:, 600:] / 3).abs() < 1e-6).any(0)
+        follows[over] = float(alone.float().mean())
+        if over == "used":  # one step of a slow average weighs nearly alike
+            torch.testing.assert_close(update, mean / 3, atol=0.05, rtol=0)
+    assert follows["used"] < 0.05
+    assert follows["all"] > 0.95
+    nothing = build("taco", 3, 1000, warmup_ratio=0.0)(torch.zeros(3, 1000), torch.ones(3), parameters)
+    assert not nothing.any()
 
 
 def test_a_parameter_that_matters_to_one_task_follows_it():
@@ -117,6 +145,7 @@ def test_a_sampled_median_is_near_the_exact_one():
         (dict(tau=0.0), "tau is 0.0"),
         (dict(warmup_ratio=1.5), "warmup_ratio"),
         (dict(normalise="never"), "normalise"),
+        (dict(median_over="none"), "median_over"),
         (dict(median_sample=100), "at least 1e6"),
         (dict(bta=0.9), "did you mean 'beta'|beta"),
     ],

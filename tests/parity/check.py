@@ -211,6 +211,7 @@ def taco_errors(tensors: dict[str, torch.Tensor], about: dict[str, str]) -> dict
             tau=float(about["tau"]),
             warmup_ratio=float(about["warmup_ratio"]),
             normalise=when,
+            median_over="all",
         )
         for step in range(steps):
             gradients.rows.zero_()
