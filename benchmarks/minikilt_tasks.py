@@ -13,11 +13,11 @@ specific    a model for each task, trained on it alone, with as many steps and a
 naive       all tasks together, the plain sum of their gradients
 prompted    the same, with the task's name before its queries, as have those below
 taco, pcgrad, cgd    the same with that balancer
+
+Tried beside them, when --only names them, with as many seeds as there are:
+
 taco-all    with TACO as its authors have it: the median is over all parameters, not only over those that a
             step's gradient reaches
-
-Tried beside them, when --only names them:
-
 prompted-again, taco-again    as prompted and taco, but from the naive model of the same seed, as TACO's
             authors begin from a model of plain multi-task training
 taco-flat   with the defaults of their code's arguments, which their scripts do not take: beta 0.5, tau 20
@@ -48,8 +48,8 @@ TASKS = {
     "qa-squad": "question", "slot-googlere": "slot", "el-wiki": "entity", "fact-climatefever": "claim",
     "dialog-cmudog": "dialogue",
 }  # fmt: skip
-ROWS = ("specific", "naive", "prompted", "taco", "taco-all", "pcgrad", "cgd")
-TRIED = ("prompted-again", "taco-again", "taco-flat")
+ROWS = ("specific", "naive", "prompted", "taco", "pcgrad", "cgd")
+TRIED = ("taco-all", "prompted-again", "taco-again", "taco-flat")
 AGAINST = {"specific": "naive", "prompted": "naive", "taco-again": "prompted-again"}  # the others: prompted
 BALANCERS: dict[str, dict[str, Any]] = {
     **{row: {"balancer": row} for row in ("taco", "pcgrad", "cgd")},
@@ -179,12 +179,11 @@ def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
         for result in read(results)
     }
 
-    def runs(row: str, task: str, measure: str) -> list[dict[str, float]]:
+    def runs(row: str, task: str, measure: str) -> dict[int, dict[str, float]]:
         if row == "base":
-            names = ["base"]
-        else:
-            names = [f"{row}-{task}-{seed}" if row == "specific" else f"{row}-{seed}" for seed in seeds]
-        return [found[name, task][measure] for name in names if (name, task) in found]
+            return {0: found["base", task][measure]} if ("base", task) in found else {}
+        names = {seed: f"{row}-{task}-{seed}" if row == "specific" else f"{row}-{seed}" for seed in seeds}
+        return {seed: found[name, task][measure] for seed, name in names.items() if (name, task) in found}
 
     def mean_of(scores: list[dict[str, float]]) -> dict[str, float]:
         return {query: fmean(one[query] for one in scores) for query in scores[0]}
@@ -198,11 +197,14 @@ def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
                 continue
             tasks[task] = {}
             for measure, each in scored.items():
-                means = [fmean(one.values()) for one in each]
+                means = [fmean(one.values()) for one in each.values()]
                 tasks[task][measure] = {"mean": round(fmean(means), 4), "seeds": [round(m, 4) for m in means]}
             peer = AGAINST.get(row, "prompted")
-            if row not in ("base", "naive", "prompted-again") and (others := runs(peer, task, MEASURES[0])):
-                test = asdict(paired_test(mean_of(others), mean_of(scored[MEASURES[0]])))
+            others = runs(peer, task, MEASURES[0])
+            both = [seed for seed in scored[MEASURES[0]] if seed in others]
+            if both and row not in ("naive", "prompted-again"):
+                sides = [mean_of([one[seed] for seed in both]) for one in (others, scored[MEASURES[0]])]
+                test = asdict(paired_test(*sides))
                 values = {name: round(value, 4) for name, value in test.items()}
                 tasks[task]["against"] = {"row": peer} | values
         if len(tasks) < len(TASKS):
@@ -220,7 +222,7 @@ def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
             rows[row]["cost"] = {name: round(fmean(one[name] for one in costs), 3) for name in costs[0]}
     return {
         "rows": rows,
-        "queries": {task: len(runs("naive", task, MEASURES[0])[0]) for task in TASKS if "naive" in rows},
+        "queries": {task: len(runs("base", task, MEASURES[0])[0]) for task in TASKS},
         "settings": COMMON,
         "seeds": seeds,
         "machine": {

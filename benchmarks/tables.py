@@ -265,9 +265,9 @@ def minikilt() -> str:
         "naive": "all tasks, `sum`",
         "prompted": "and prompts",
         "taco": "and `taco`",
-        "taco-all": "or `taco`, median over all",
         "pcgrad": "or `pcgrad`",
         "cgd": "or `cgd`",
+        "taco-all": "or `taco`, median over all",
         "taco-flat": "or `taco`, beta 0.5, tau 20",
         "prompted-again": "prompts, from the model of `sum`",
         "taco-again": "and `taco`",
@@ -287,9 +287,11 @@ def minikilt() -> str:
         for measure in ("KILT Rprec", "KILT recall@20", "KILT recall@100"):
             spread = row[measure].get("deviation")
             cells.append(f"{row[measure]['mean']:.4f}" + (f" ± {spread:.4f}" if spread is not None else ""))
+        of = len(row["KILT Rprec"]["seeds"])
+        fewer = f" (seeds: {of})" if name != "base" and of < len(made["seeds"]) else ""
         cost = row.get("cost")
         cells += [f"{cost['step_s']:.2f}", f"{cost['peak_mib']:,.0f}"] if cost else ["", ""]
-        lines.append(f"| {what} | {' | '.join(cells)} |")
+        lines.append(f"| {what}{fewer} | {' | '.join(cells)} |")
     return "\n".join(
         [
             *lines,
