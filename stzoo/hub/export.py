@@ -243,18 +243,31 @@ def check(
     import torch
 
     paths = [str(path) for pair in pairs for path in pair]
+    threads = str(torch.get_num_threads())  # sums in the same order
+    words = [*["--trust"] * trust, *paths]
+    return run_alone(words, len(paths) // 2, python=python, OMP_NUM_THREADS=threads)
+
+
+def run_alone(
+    words: list[str], expected: int, *, python: str = sys.executable, **environment: str
+) -> list[dict[str, Any]]:
+    """Runs alone.py with these words, and returns the lines of JSON that it prints.
+
+    Raises:
+        ExportError: if they are not as many as expected.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         env = {
             **os.environ,
             "HF_HUB_OFFLINE": "1",
             "HF_MODULES_CACHE": scratch,  # where trusted code would be left behind
             "CUDA_VISIBLE_DEVICES": "",
-            "OMP_NUM_THREADS": str(torch.get_num_threads()),  # sums in the same order
+            **environment,
         }
-        command = [python, "-P", alone.__file__, *["--trust"] * trust, *paths]
+        command = [python, "-P", alone.__file__, *words]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    if len(lines) != len(paths) // 2:
+    if len(lines) != expected:
         raise ExportError(
             f"the check with plain sentence-transformers broke off: {done.stderr[-2000:].strip()}"
         )
