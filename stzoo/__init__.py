@@ -15,6 +15,7 @@ from .errors import (
     ModelError,
     OutputError,
     PluginError,
+    PublishError,
     RecipeError,
     ShapeError,
     StzooError,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from .demo import demo as demo
     from .finetune import finetune as finetune
     from .hub.export import export as export
+    from .hub.publish import publish as publish
     from .merge import merge as merge
     from .mining import mine as mine
     from .objective import Objective as Objective
@@ -58,6 +60,7 @@ _LAZY = {
     "mine": "mining",
     "prepare": "prepare",
     "pretrain": "pretrain",
+    "publish": "hub.publish",
     "report": "bench",
     "score": "bench",
     "search": "search",
@@ -74,6 +77,7 @@ __all__ = [
     "ModelError",
     "OutputError",
     "PluginError",
+    "PublishError",
     "Recipe",
     "RecipeError",
     "ShapeError",

@@ -106,6 +106,10 @@ class HubServer:
                 pass
 
             def answer(self):
+                with contextlib.suppress(ConnectionError):  # the client may have been killed
+                    self.answer_to_the_end()
+
+            def answer_to_the_end(self):
                 path = unquote(urlsplit(self.path).path)
                 hub.log.append((self.command, path))
                 fault = hub.fault(f"{self.command} {path}")
@@ -455,5 +459,4 @@ def send(request, content, status=200, headers=None, stop=GO):
         request.close_connection = True
         return
     stop.wait(60)
-    with contextlib.suppress(OSError):  # the client may have been killed meanwhile
-        request.wfile.write(content[half:])
+    request.wfile.write(content[half:])

@@ -50,12 +50,12 @@ def against(own: str, licence: str) -> str:
 
 
 def _licences(ask: Any, name: str) -> list[str]:
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
     with asking(f"for the licence of {name}"):
         try:
             card = ask(name).card_data
-        except RepositoryNotFoundError:
+        except (RepositoryNotFoundError, HFValidationError):
             return []
         licences = card.get("license") if card else None
         return [licences] if isinstance(licences, str) else licences or []

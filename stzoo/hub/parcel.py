@@ -20,6 +20,7 @@ SENT = {".json", ".safetensors", ".txt", ".model", ".jinja"}
 LICENCES = ("LICENSE", "LICENCE", "NOTICE")
 MAX_BYTES = 50 * 10**9  # what huggingface_hub says of one file (HfApi.upload_file)
 SETTINGS, DIMENSION = "config_sentence_transformers.json", "word_embedding_dimension"
+MAX_HEADER = 100_000_000  # of safetensors
 SHOWN = 10  # findings in an error
 SECRETS = {
     "a Hugging Face token": r"\bhf_[A-Za-z0-9]{20,}",
@@ -80,7 +81,7 @@ def _select(folder: Path) -> tuple[dict[str, Path], list[str]]:
     except (TypeError, KeyError):
         raise PublishError(f"{listing} lists no modules; export the model again.") from None
     for place in places:
-        if place.is_absolute() or ".." in place.parts or not (folder / place).is_dir():
+        if place.is_absolute() or ".." in place.parts:
             raise PublishError(f"{listing} names {str(place)!r}, which is no folder inside {folder}.")
     found = [path for path in folder.iterdir() if path.is_file()]
     found += [path for place in places for path in (folder / place).rglob("*") if path.is_file()]
@@ -118,8 +119,8 @@ def _check_layout(files: Files) -> None:
     for kind in map(str, kinds):
         if not kind.startswith("sentence_transformers."):
             raise PublishError(
-                f"the module {kind} is not of sentence-transformers, so that users had to trust code of yours; "
-                "only portable exports are published."
+                f"the module {kind} is not of sentence-transformers, so that users had to trust code of "
+                "yours; only portable exports are published."
             )
         if not kind.startswith("sentence_transformers.models."):
             raise PublishError(f"the module {kind} is unknown before sentence-transformers 6. {again}")
@@ -159,10 +160,10 @@ def findings(name: str, content: Path | bytes) -> list[str]:
 def _metadata(content: Path | bytes) -> bytes:
     """What a safetensors file says beside its tensors; its header is 8 bytes of length, then JSON."""
     if isinstance(content, bytes):
-        head = content[8 : 8 + int.from_bytes(content[:8], "little")]
+        head = content[8:][: int.from_bytes(content[:8], "little")]
     else:
         with content.open("rb") as opened:
-            head = opened.read(int.from_bytes(opened.read(8), "little"))
+            head = opened.read(min(int.from_bytes(opened.read(8), "little"), MAX_HEADER))
     return json.dumps(_object(head, "the header of the weights").get("__metadata__"), indent=1).encode()
 
 
