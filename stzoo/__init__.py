@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .bench.score import score as score
     from .demo import demo as demo
     from .finetune import finetune as finetune
+    from .hub.card import card as card
     from .hub.export import export as export
     from .merge import merge as merge
     from .mining import mine as mine
@@ -49,6 +50,7 @@ _LAZY = {
     "Objective": "objective",
     "Preparation": "prepare",
     "bench": "bench",
+    "card": "hub.card",
     "compare": "bench",
     "contamination": "bench",
     "demo": "demo",
