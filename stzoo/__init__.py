@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .bench.score import score as score
     from .demo import demo as demo
     from .finetune import finetune as finetune
+    from .hub.card import card as card
     from .hub.export import export as export
     from .hub.publish import publish as publish
     from .merge import merge as merge
@@ -51,6 +52,7 @@ _LAZY = {
     "Objective": "objective",
     "Preparation": "prepare",
     "bench": "bench",
+    "card": "hub.card",
     "compare": "bench",
     "contamination": "bench",
     "demo": "demo",
