@@ -11,13 +11,14 @@ import threading
 from pathlib import Path
 
 import pytest
-from helpers import cli, wait_for
+from helpers import cli, record_run, wait_for
 from hub_server import Fault, HubServer, Repo
 from huggingface_hub import constants
 
-from stzoo.errors import PublishError
+from stzoo.errors import DataError, PublishError
 from stzoo.hub import alone, licences, parcel
 from stzoo.hub.publish import publish
+from stzoo.recipe import FinetuneSettings
 
 TOKEN = "hf_" + "x" * 34
 REPO = "lab/tiny"
@@ -43,8 +44,10 @@ def folder(exported, tmp_path):
     shutil.copytree(exported, tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "checkpoint-1").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "checkpoint-1" / "optimizer.pt").write_bytes(b"pickled")
-    (tmp_path / "run" / "train.log").write_text("/somewhere/else/ entirely")
-    (tmp_path / "run" / "run.json").write_text('{"recipe": {"base": "some/base"}}')
+    (tmp_path / "run" / "logs").mkdir()
+    (tmp_path / "run" / "logs" / "train.txt").write_text("/somewhere/else/ entirely")
+    record_run(tmp_path / "record", FinetuneSettings(model="some/base", data="scifact"), [])
+    (tmp_path / "record" / "run.json").rename(tmp_path / "run" / "run.json")
     return tmp_path / "run"
 
 
@@ -101,14 +104,14 @@ def test_the_model_is_sent_in_one_commit_and_what_a_run_keeps_beside_it_stays(hu
     made = send(folder)
     there = held(hub)
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    names -= {"checkpoints/checkpoint-1/optimizer.pt", "train.log"}
+    names -= {"checkpoints/checkpoint-1/optimizer.pt", "logs/train.txt"}
     assert there.keys() == names | {"README.md", ".gitattributes", ".stzoo.json"}
     for name in names - {"README.md"}:
         assert there[name] == (folder / name).read_bytes()
     assert (made.commit, made.changed) == (hub.repos[REPO].heads["main"], True)
     assert made.url == f"{hub.url}/{REPO}/commit/{made.commit}"
     assert len(hub.repos[REPO]) == 2, "the first commit is the hub's own"
-    assert made.stays == ["checkpoints/", "train.log"]
+    assert made.stays == ["checkpoints/", "logs/"]
 
 
 def test_the_whole_card_and_every_file_is_shown(hub, folder):
@@ -117,7 +120,7 @@ def test_the_whole_card_and_every_file_is_shown(hub, folder):
     for name in held(hub).keys() - {".gitattributes"}:
         assert f"new      {name}" in made.said
     assert f"{(folder / 'model.safetensors').stat().st_size:,}  new      model.safetensors" in made.said
-    assert "Not published: checkpoints/, train.log." in made.said
+    assert "Not published: checkpoints/, logs/." in made.said
 
 
 def test_publishing_twice_changes_nothing(hub, folder):
@@ -138,7 +141,7 @@ def test_only_what_differs_is_sent_again_and_what_is_gone_goes(hub, folder):
     (folder / "run.json").write_text("{}")
     made = send(folder)
     changes = {name: facts["change"] for name, facts in made.files.items() if facts["change"] != "same"}
-    assert changes == {"run.json": "changed", ".stzoo.json": "changed"}
+    assert changes == dict.fromkeys(["run.json", "README.md", ".stzoo.json"], "changed")
     assert made.deleted == ["old.txt"]
     assert "deleted  old.txt" in made.said
     assert "old.txt" not in held(hub)
@@ -147,7 +150,8 @@ def test_only_what_differs_is_sent_again_and_what_is_gone_goes(hub, folder):
 
 
 def test_a_run_record_that_names_places_of_this_machine_stays(hub, folder):
-    (folder / "run.json").write_text('{"base":\n "/data/models/base"}')
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"notes": ["from /data/models/base"]}))
     made = send(folder)
     assert "run.json" not in held(hub)
     assert "run.json (it holds an absolute path)" in made.stays
@@ -176,6 +180,44 @@ def test_a_dry_run_needs_neither_token_nor_network(hub, folder, monkeypatch, tmp
     made = send(folder, dry_run=True)
     assert "Note: HF_HUB_OFFLINE forbids the network." in made.said
     assert hub.log == []
+
+
+# The card
+
+
+@pytest.fixture(scope="module")
+def results(exported, judged, tmp_path_factory):
+    """Scores of the model, and of another one."""
+    from stzoo.bench import bench
+
+    other = tmp_path_factory.mktemp("other") / "other"
+    shutil.copytree(exported, other)
+    weights(other, lambda t: {name: tensor * 0.5 for name, tensor in t.items()})
+    folder = tmp_path_factory.mktemp("results")
+    for model in (exported, other):
+        bench([str(model)], data=judged, output=folder / model.name, bm25=False, keep_store=False)
+    return folder
+
+
+def test_new_scores_appear_on_the_card_that_is_there(hub, folder, results):
+    send(folder)
+    assert "## Results" not in held(hub)["README.md"].decode()
+    made = send(folder, results=results / "tiny")
+    assert "## Results" in held(hub)["README.md"].decode()
+    assert {name for name, facts in made.files.items() if facts["change"] != "same"} == {"README.md"}
+
+
+def test_results_of_another_model_are_refused(hub, folder, results):
+    with pytest.raises(DataError, match=r"has no results of .*run as it is now"):
+        send(folder, results=results / "other")
+    assert writes(hub) == []
+
+
+def test_a_picture_of_the_card_is_sent_though_it_is_none_of_the_models_files(hub, folder):
+    (folder / "learning_curve.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0picture")
+    made = send(folder)
+    assert held(hub)["learning_curve.png"].startswith(b"\x89PNG")
+    assert made.stays == ["checkpoints/", "logs/"]
 
 
 # Branches, owners, collections
@@ -278,7 +320,7 @@ def test_a_connection_that_breaks_is_tried_again(hub, folder):
 
 
 def test_a_slow_hub_is_waited_for(hub, folder):
-    hub.faults.append(Fault("POST .*/commit/", wait=2.0))
+    hub.faults.append(Fault("POST .*/commit/", wait=1.0))
     assert send(folder).changed
 
 
@@ -574,12 +616,12 @@ def in_process(monkeypatch):
 def test_weights_that_are_not_whole_are_noticed(folder, edit, match):
     weights(folder, edit)
     with pytest.raises(PublishError, match=match):
-        parcel.check_load(parcel.pack(folder, {"README.md": b"x"})[0])
+        parcel.check_load(parcel.pack(folder)[0])
 
 
 @pytest.mark.usefixtures("in_process")
 def test_the_files_that_are_sent_are_enough(folder):
-    assert parcel.check_load(parcel.pack(folder, {"README.md": b"x"})[0]) == 32
+    assert parcel.check_load(parcel.pack(folder)[0]) == 32
 
 
 # Licences
@@ -665,6 +707,7 @@ def test_the_command_publishes_and_plain_sentence_transformers_loads(hub, folder
     model = SentenceTransformer(str(folder), device="cpu")
     here = model.encode(["lift of a wing", "tax"], prompt_name="query").tolist()
     assert json.loads(plain.stdout) == {"cold": here, "pinned": here, "cached": here}
+    assert len([path for path in hub.asked("GET") if path.endswith("model.safetensors")]) == 1
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or TOKEN.encode() not in path.read_bytes(), path
 

@@ -1,7 +1,7 @@
 """What of a folder is published, and what is seen to before: it loads everywhere, and tells no secrets.
 
-Sent are the files that a plain load reads, a run's record where it names no place of this machine, and what
-the card brings. Everything else that a run keeps (checkpoints, decoders, negatives, logs) stays.
+Sent are the files that a plain load reads, and a run's record where it names no place of this machine.
+Everything else that a run keeps (checkpoints, decoders, negatives, logs) stays.
 """
 
 import json
@@ -37,40 +37,44 @@ VOCABULARIES = {"tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"}  # to
 Files = dict[str, Path | bytes]
 
 
-def pack(folder: Path, card: Mapping[str, bytes]) -> tuple[Files, list[str]]:
-    """The files to send, by their path in the repository, and what of the folder stays.
+def pack(folder: Path) -> tuple[Files, list[str]]:
+    """A model's files to send, by their path in the repository, and what of the folder stays.
 
     Args:
         folder: an exported model, or a run that ended in one.
-        card: what comes beside the model: README.md, results, pictures.
 
     Raises:
         PublishError: if the folder is no export, or is not fit to be sent.
     """
     files, stays = _select(folder)
-    for name in set(files) & set(card) - {"README.md"}:
-        raise PublishError(f"the card brings a file {name}, which is one of the model's own.")
-    found: Files = {**files, **card}
-    for name in found:
-        if (size := size_of(found[name])) > MAX_BYTES:
+    for name in files:
+        if (size := size_of(files[name])) > MAX_BYTES:
             raise PublishError(
                 f"{name} has {size:,} bytes, and the Hub takes {MAX_BYTES:,} in a file; store it in parts."
             )
-    stays = [name for name in stays if name not in card]
     for record in RECORDS:
-        if record in found and (told := findings(record, found[record])):
-            del found[record]
+        if record in files and (told := findings(record, files[record])):
+            del files[record]
             stays.append(f"{record} (it holds {told[0].rpartition(': ')[2]})")
-    _check_layout(found)
-    if told := [one for name in found for one in findings(name, found[name])]:
+    _check_layout(files)
+    check_secrets(files)
+    return files, sorted(stays)
+
+
+def check_secrets(files: Mapping[str, Path | bytes]) -> None:
+    """Sees that files may be shown to everybody.
+
+    Raises:
+        PublishError: if one holds a secret or a place of this machine; it names the lines.
+    """
+    if told := [one for name in files for one in findings(name, files[name])]:
         more = f" and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
         raise PublishError(
             f"the files hold what is yours alone: {'; '.join(told[:SHOWN])}{more}. Take it out of them."
         )
-    return dict(sorted(found.items())), sorted(stays)
 
 
-def _select(folder: Path) -> tuple[dict[str, Path], list[str]]:
+def _select(folder: Path) -> tuple[Files, list[str]]:
     listing = folder / "modules.json"
     if not listing.is_file():
         what = "holds no finished model" if (folder / "run.json").is_file() else "is no exported model"
@@ -90,7 +94,7 @@ def _select(folder: Path) -> tuple[dict[str, Path], list[str]]:
             f"{', '.join(pickled)} may run code when opened; only safetensors are published. "
             "`stzoo export` stores the model in them."
         )
-    sent = {path.relative_to(folder).as_posix(): path for path in found if _is_sent(path)}
+    sent: Files = {path.relative_to(folder).as_posix(): path for path in sorted(found) if _is_sent(path)}
     inside = {PurePosixPath(name).parts[0] for name in sent}
     stays = [
         path.name + "/" * path.is_dir()

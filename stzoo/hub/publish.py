@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import PublishError
 from . import card, licences
 from .asking import asking, status
-from .parcel import Files, check_load, pack, size_of
+from .parcel import Files, check_load, check_secrets, pack, size_of
 from .repository import LIST, MAIN, SHARED, Repository, listing, look, same
 
 MESSAGE = "Publish with stzoo"
@@ -104,9 +104,11 @@ def publish(
     if not dry_run:
         _check_token(api)
     with tqdm(total=3, desc="checks", disable=None) as bar:
+        files, stays = pack(folder)
         about = card.make(folder, repo_id=repo, results=results, license=license, language=language)
-        files, stays = pack(folder, about)
-        text = about["README.md"].decode()
+        check_secrets(about)
+        files |= about
+        text = about[card.README].decode()
         front = _front_matter(text)
         bar.update()
         notes, there = [], Repository()
@@ -122,7 +124,8 @@ def publish(
                 raise
             notes.append(str(error))
         made = _compare(api, repo, revision or MAIN, private, files, there)
-        made.stays, made.notes = stays, [*notes, *made.notes]
+        made.stays = [name for name in stays if name not in files]
+        made.notes = [*notes, *made.notes]
         _check_taken(made, there, private, overwrite)
         bar.update()
         dimension = check_load(files)
@@ -135,6 +138,7 @@ def publish(
         _send(api, made, files, there)
     if collection:
         _collect(api, made, collection)
+        say(f"In the collection {made.collection}")
     say(f"{'Published' if made.changed else 'It is there already'}: {made.url}")
     return made
 
@@ -169,15 +173,9 @@ def _check_token(api: Any) -> None:
 
 
 def _front_matter(text: str) -> dict[str, Any]:
-    import yaml
+    from huggingface_hub import ModelCard
 
-    found = re.match(r"---\n(.*?\n)---\n", text, re.DOTALL)
-    try:
-        front = yaml.safe_load(found[1]) if found else None
-    except yaml.YAMLError as error:
-        raise PublishError(f"the front matter of README.md is no YAML: {error}") from None
-    if not isinstance(front, dict):
-        raise PublishError("README.md has no front matter.")
+    front: dict[str, Any] = ModelCard(text).data.to_dict()
     if not front.get("license"):
         raise PublishError("the card names no licence. Give one, by the Hub's names: --license apache-2.0.")
     return front
