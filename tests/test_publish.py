@@ -135,13 +135,14 @@ def test_publishing_twice_changes_nothing(hub, folder):
 
 def test_only_what_differs_is_sent_again_and_what_is_gone_goes(hub, folder):
     (folder / "old.txt").write_text("of the first one")
+    (folder / "notes.txt").write_text("first")
     send(folder)
     hub.repos[REPO].commit(held(hub) | {"theirs.txt": b"somebody's", ".gitattributes": b"changed"})
     (folder / "old.txt").unlink()
-    (folder / "run.json").write_text("{}")
+    (folder / "notes.txt").write_text("later")
     made = send(folder)
     changes = {name: facts["change"] for name, facts in made.files.items() if facts["change"] != "same"}
-    assert changes == dict.fromkeys(["run.json", "README.md", ".stzoo.json"], "changed")
+    assert changes == dict.fromkeys(["notes.txt", ".stzoo.json"], "changed")
     assert made.deleted == ["old.txt"]
     assert "deleted  old.txt" in made.said
     assert "old.txt" not in held(hub)
@@ -214,8 +215,9 @@ def test_results_of_another_model_are_refused(hub, folder, results):
 
 
 def test_a_picture_of_the_card_is_sent_though_it_is_none_of_the_models_files(hub, folder):
-    (folder / "learning_curve.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0picture")
+    (folder / "learning_curve.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0 /no/path")
     made = send(folder)
+    assert not send(folder).changed
     assert held(hub)["learning_curve.png"].startswith(b"\x89PNG")
     assert made.stays == ["checkpoints/", "logs/"]
 
@@ -303,7 +305,7 @@ def test_a_refusal_leaves_a_new_repository_empty(hub, folder, where, status, mat
 @pytest.mark.parametrize(("where", "status", "match"), [one for one in REFUSALS if "create" not in one[0]])
 def test_a_refusal_leaves_a_repository_as_it_was(hub, folder, where, status, match):
     send(folder)
-    weights(folder, dict, other="now")
+    weights(folder, lambda t: {name: tensor * 0.5 for name, tensor in t.items()})
     before = dict(hub.repos[REPO].heads)
     hub.faults.append(Fault(where, status=status, headers={"Retry-After": "77"}))
     told = refused(match, folder)
@@ -337,6 +339,12 @@ def test_a_commit_whose_answer_and_all_that_follows_is_lost_is_not_called_undone
     hub.faults.append(Fault("POST .*/commit/", cut="done", first=lambda: hub.faults.append(gone)))
     refused("Whether it has the commit is not known; publish again to see", folder)
     assert not send(folder).changed
+
+
+def test_a_refused_commit_is_not_looked_for(hub, folder):
+    gone = Fault(f"GET /api/models/{REPO}$", status=503)
+    hub.faults.append(Fault("POST .*/commit/", status=429, first=lambda: hub.faults.append(gone)))
+    refused("Too many requests", folder)
 
 
 def test_a_commit_that_comes_in_between_is_not_overwritten(hub, folder):

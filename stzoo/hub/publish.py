@@ -91,6 +91,7 @@ def publish(
     Raises:
         PublishError: if the model is not fit to be published, or the Hub does not take it. The repository is
             then as it was; a new one is empty.
+        StzooError: if its card cannot be made, as of results of another model; see `card.make`.
 
     Unlike `SentenceTransformer.push_to_hub`: the card is replaced, so that new scores appear; files that the
     model no longer has go; and nothing is sent that was not seen to, or that is there already.
