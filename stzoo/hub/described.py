@@ -164,10 +164,10 @@ def _step(run: Mapping[str, Any], known: Mapping[str, str]) -> Step:
     return Step(
         command=history.command,
         base=public.shown(history.base, known),
-        base_id=run.get("base", {}).get("id"),
+        base_id=public.shown(run.get("base", {}).get("id"), known),
         methods=list(_methods(recipe)),
         data=public.shown(list(_data(run, shown)), known),
-        datasets=list(run.get("datasets", ())),
+        datasets=public.shown(list(run.get("datasets", ())), known),
         outcome=history.outcome,
         made_with=public.shown(f"{versions}; {machine}", known),
         recipe={key: value for key, value in shown.items() if key != "schema_version"},
