@@ -366,6 +366,45 @@ def test_ids_of_the_hub_are_told_and_paths_are_names(export_of):
     assert "alice" not in text
 
 
+def test_several_tasks_episodes_and_a_teacher_are_told(export_of):
+    tasks = [{"name": "qa", "data": "/data/nq"}, {"name": "facts", "data": "mined.parquet"}]
+    chosen = {"model": "a", "tasks": tasks, "balancer": "taco", "episodes": 3, "first_negatives": "bm25s"}
+    chosen |= {"teacher": "org/teacher", "losses": {"kl": 1.0}, "pooling": "nobody-has-it"}
+    counts = {"queries": 1200, "pairs": 2, "negatives": 3, "fingerprint": "f" * 64, "notes": ["a note"]}
+    mined = {"mined": {"model": {"name": "bm25s"}, "teacher": {"name": "/models/judge"}}}
+    model = record(
+        export_of(prompts={"qa": "q: ", "facts": "f: "}),
+        FinetuneSettings.read(None, chosen),
+        base={"id": "org/base"},
+        data={"qa": counts, "facts": counts | mined},
+        dev={"qa": {"queries": 7, "fingerprint": "0", "sharing_answers": 2}, "facts": None},
+        lossy=["The words are left out."],
+    )
+    text = text_of(model)
+    for line in (
+        "- Balancer: **taco**, each parameter leans to the tasks that it matters to ([source](",
+        "- Pooling: **nobody-has-it**\n",
+        "- Data: qa: nq: 1,200 queries, 2 relevant pairs, 3 negatives, fingerprint ffffffffffff; stopped by 7",
+        "fingerprint ffffffffffff; negatives mined by bm25s and judge\n",
+        "- Data: negatives mined by the model itself (first by bm25s) in 3 episodes, as in ANCE",
+        "- Data: scores of the teacher org/teacher\n",
+        "- Note: a note\n",
+        "- Note: 2 of the 7 held-out queries share an answer with a training query, so their scores flatter.",
+        "- The words are left out. The model as it was trained, with code of its own, is in `exact/`.",
+        "@article{zhang-etal-2023-improving,",
+    ):
+        assert line in text
+    assert {"taco", "kl"} & set(front_matter(model)["tags"]) == {"taco"}
+
+
+def test_a_mean_of_models_names_them(export_of):
+    model = export_of()
+    assert "Nothing in the folder says how the model was trained." in text_of(model)
+    merged = [{"source": "/runs/a", "weight": 0.25}, {"source": "b", "weight": 0.75}]
+    write_json(model / "merge.json", {"merged": merged})
+    assert "the weighted mean of 2 models:\na (0.25), b (0.75)." in text_of(model)
+
+
 @pytest.mark.parametrize(
     ("text", "seen"),
     [
