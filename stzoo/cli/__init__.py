@@ -2,7 +2,7 @@
 
 shared.py   the app, common flags, printing
 about.py    plugins, list, recipe
-making.py   pretrain, finetune, export, demo
+making.py   pretrain, finetune, export, card, demo
 preparing.py  prepare
 mining.py   mine
 merging.py  merge

@@ -9,13 +9,14 @@ Unlike sentence-transformers' own card: nothing is asked of the Hub, of an earli
 stays, and a card that cannot be made is an error.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import registry
-from ..bench.report.intervals import RESAMPLES
+from ..bench.report.intervals import RESAMPLES, Interval
 from ..curves import PICTURE, PRETRAINING
 from ..errors import DataError, OutputError, RecipeError, first_line
 from ..files import whole_file
@@ -120,8 +121,7 @@ def make(
         tasks=[prompt for prompt in model.prompts if prompt not in USUAL],
         steps=steps,
         scored=scored,
-        suites=_suites_of,
-        shown=[one for one in SHOWN if scored and any(one in row.intervals for row in scored.rows)],
+        table=_table(scored) if scored else [],
         measure=MEASURE,
         resamples=RESAMPLES,
         pictures=pictures,
@@ -137,6 +137,13 @@ def write(folder: Path) -> None:
     """Writes the card of a model that was trained into its folder."""
     with whole_file(folder / README) as draft:
         draft.write_bytes(make(folder)[README])
+
+
+def metadata(text: str) -> dict[str, Any]:
+    """The front matter of a card as plain values."""
+    from huggingface_hub import ModelCard
+
+    return dict(json.loads(json.dumps(ModelCard(text).data.to_dict(), default=str)))
 
 
 def check_repo_id(repo_id: str) -> None:
@@ -261,13 +268,14 @@ def _render(**given: Any) -> str:
         "fenced": _fenced,
         "yaml": _yaml,
         "settings": _settings,
+        "span": _span,
     }
     return environment.get_template("card.md.j2").render(**given)
 
 
 def _plain(text: Any) -> str:
     """A text of one line that Markdown shows as it is, in a cell of a table, too."""
-    return re.sub(r"([\\`*\[\]<>|$])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([\\`*\[\]<>|$])", r"\\\1", " ".join(str(public.shown(text, {})).split()))
 
 
 def _code(text: str) -> str:
@@ -293,9 +301,27 @@ def _settings(found: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in found.items() if key != "prompts")
 
 
-def _suites_of(dataset: str) -> str:
-    entry = registry.find(dataset)
-    return ", ".join(name for name in registry.suites() if entry and entry.name in registry.expand([name]))
+def _table(scored: Scored) -> list[list[str]]:
+    """The scores by data set, a list of cells a row, the head first."""
+    measures = [name for name in SHOWN if any(name in row.intervals for row in scored.rows)]
+    rows = [["Data set", "Split", "Suites", "Queries", *measures]]
+    for row in scored.rows:
+        result, means = row.result, row.result.scores.mean
+        entry = registry.find(result.dataset)
+        suites = [name for name in registry.suites() if entry and entry.name in registry.expand([name])]
+        numbers = [f"{means[name]:.4f}" if name in means else "-" for name in measures]
+        rows.append([result.dataset, result.split, ", ".join(suites), f"{result.queries:,}", *numbers])
+    intervals = ["95 % interval", *(_span(row.intervals[MEASURE]) for row in scored.rows)]
+    bm25 = [scored.bm25.get((row.result.dataset, row.result.split)) for row in scored.rows]
+    lexical = [f"BM25 {MEASURE}", *("-" if score is None else f"{score:.4f}" for score in bm25)]
+    for cells, interval, score in zip(rows, intervals, lexical, strict=True):
+        cells.insert(5, interval)
+        cells += [score] if scored.bm25 else []
+    return rows
+
+
+def _span(interval: Interval) -> str:
+    return "{:.4f} to {:.4f}".format(*interval) if interval else "-"
 
 
 def _citations(steps: list[Step]) -> list[str]:

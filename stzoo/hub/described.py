@@ -164,10 +164,10 @@ def _step(run: Mapping[str, Any], known: Mapping[str, str]) -> Step:
     return Step(
         command=history.command,
         base=public.shown(history.base, known),
-        base_id=run.get("base", {}).get("id"),
+        base_id=public.shown(run.get("base", {}).get("id"), known),
         methods=list(_methods(recipe)),
         data=public.shown(list(_data(run, shown)), known),
-        datasets=list(run.get("datasets", ())),
+        datasets=public.shown(list(run.get("datasets", ())), known),
         outcome=history.outcome,
         made_with=public.shown(f"{versions}; {machine}", known),
         recipe={key: value for key, value in shown.items() if key != "schema_version"},
@@ -194,6 +194,8 @@ def _data(run: Mapping[str, Any], shown: Mapping[str, Any]) -> Iterator[str]:
             f"{', '.join(shown['corpus'])}: {corpus['passages']:,} passages, {corpus['dropped']:,} too short "
             f"and {corpus['bad_lines']:,} bad lines left out, fingerprint {corpus['fingerprint'][:12]}"
         )
+        for one in corpus.get("prepared", ()):
+            yield f"its columns were made by {json.dumps(one['made_by'], ensure_ascii=False)}"
         return
     tasks = {task["name"]: task["data"] for task in shown.get("tasks") or ()}
     facts, dev = run.get("data") or {}, run.get("dev")
@@ -211,6 +213,13 @@ def _data(run: Mapping[str, Any], shown: Mapping[str, Any]) -> Iterator[str]:
         if held:
             line += f"; stopped by {held['queries']:,} held-out queries"
         yield line
+    if rounds := shown.get("episodes"):
+        first = " (first by bm25s)" if shown.get("first_negatives") == "bm25s" else ""
+        yield (
+            f"negatives mined by the model itself{first} in {rounds} episodes, as in ANCE (arXiv 2007.00808)"
+        )
+    if shown.get("teacher"):
+        yield f"scores of the teacher {shown['teacher']}"
 
 
 def _mined(made: Mapping[str, Any]) -> str:
@@ -220,6 +229,8 @@ def _mined(made: Mapping[str, Any]) -> str:
 
 def _notes(run: Mapping[str, Any]) -> Iterator[str]:
     yield from run.get("notes", ())
+    for one in (run.get("corpus") or {}).get("prepared", ()):
+        yield from one["notes"]
     data, dev = run.get("data") or {}, run.get("dev") or {}
     for own in (data, *data.values()):
         if isinstance(own, dict):

@@ -4,10 +4,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
+from unicodedata import category
 
 from ..sources import is_hub_id
 
 NAMING = {"base", "model", "corpus", "data", "dev_data", "probe", "store", "teacher", "tokenizer"}
+BROKEN = {"Cc", "Cs", "Zl", "Zp"}  # control characters, halves of pairs, line ends that YAML or Markdown see
 _WORD = r"[^\s'\"`,;|()\[\]{}<>]"
 _PATH = re.compile(
     rf"file://{_WORD}*|(?<!\w)[A-Za-z]:[\\/]{_WORD}+|\\\\{_WORD}+|(?<![\w:/.~])(?:~\w*|\.\.?)?/{_WORD}+"
@@ -61,7 +63,7 @@ def shown(value: Any, known: Mapping[str, str]) -> Any:
 def _text(text: str, known: Mapping[str, str]) -> str:
     if text in known:
         text = known[text]
-    text = text.encode("utf-8", "replace").decode()
+    text = "".join("\ufffd" if category(sign) in BROKEN and sign not in "\n\t" else sign for sign in text)
     for secret, instead in _SECRETS:
         text = secret.sub(instead, text)
     if _BEGINS.match(text) and "\n" not in text:

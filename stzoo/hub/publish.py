@@ -110,7 +110,11 @@ def publish(
         check_secrets(about)
         files |= about
         text = about[card.README].decode()
-        front = _front_matter(text)
+        front = card.metadata(text)
+        if not front.get("license"):
+            raise PublishError(
+                "the card names no licence. Give one, by the Hub's names: --license apache-2.0."
+            )
         bar.update()
         notes, there = [], Repository()
         try:
@@ -171,15 +175,6 @@ def _check_token(api: Any) -> None:
         raise PublishError(
             f"{known['name']}'s token is for reading only. Make one with the right to write at {where}."
         )
-
-
-def _front_matter(text: str) -> dict[str, Any]:
-    from huggingface_hub import ModelCard
-
-    front: dict[str, Any] = ModelCard(text).data.to_dict()
-    if not front.get("license"):
-        raise PublishError("the card names no licence. Give one, by the Hub's names: --license apache-2.0.")
-    return front
 
 
 def _check_card(api: Any, text: str) -> None:

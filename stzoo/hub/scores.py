@@ -18,7 +18,7 @@ from ..bench.report.data import Page, Row, gather
 from ..bench.report.intervals import Interval
 from ..errors import DataError
 from ..opened import folder_revision
-from .public import base_name
+from .public import base_name, shown
 
 MEASURE = "nDCG@10"
 SHOWN = (MEASURE, "MRR@10", "Recall@100", "KILT Rprec", "KILT recall@5")
@@ -149,15 +149,16 @@ def model_index(scored: Scored) -> list[Any]:
     for row in scored.rows:
         result = row.result
         entry = registry.find(result.dataset)
+        dataset, split = shown([result.dataset, result.split], {})
         for name, key in result.facts["measures"].items():
             found.append(
                 EvalResult(
                     task_type="text-retrieval",
                     task_name="Retrieval",
-                    dataset_type=entry.mteb if entry and entry.mteb else result.dataset,
-                    dataset_name=f"{entry.task if entry and entry.task else result.dataset} (default)",
+                    dataset_type=entry.mteb if entry and entry.mteb else dataset,
+                    dataset_name=f"{entry.task if entry and entry.task else dataset} (default)",
                     dataset_config="default",
-                    dataset_split=result.split,
+                    dataset_split=split,
                     metric_type=key,
                     metric_name=name,
                     metric_value=round(result.scores.mean[name], 5),
