@@ -15,6 +15,7 @@ from .errors import (
     ModelError,
     OutputError,
     PluginError,
+    PublishError,
     RecipeError,
     ShapeError,
     StzooError,
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from .bench.score import score as score
     from .demo import demo as demo
     from .finetune import finetune as finetune
+    from .hub.card import card as card
     from .hub.export import export as export
+    from .hub.publish import publish as publish
     from .merge import merge as merge
     from .mining import mine as mine
     from .objective import Objective as Objective
@@ -49,6 +52,7 @@ _LAZY = {
     "Objective": "objective",
     "Preparation": "prepare",
     "bench": "bench",
+    "card": "hub.card",
     "compare": "bench",
     "contamination": "bench",
     "demo": "demo",
@@ -58,6 +62,7 @@ _LAZY = {
     "mine": "mining",
     "prepare": "prepare",
     "pretrain": "pretrain",
+    "publish": "hub.publish",
     "report": "bench",
     "score": "bench",
     "search": "search",
@@ -74,6 +79,7 @@ __all__ = [
     "ModelError",
     "OutputError",
     "PluginError",
+    "PublishError",
     "Recipe",
     "RecipeError",
     "ShapeError",

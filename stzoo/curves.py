@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PICTURE = "learning_curve.png"
+PRETRAINING = "pretraining_curve.png"  # in a fine-tuned model's folder, that of the pre-training before
 TOTAL = "loss"  # the weighted sum of the others
 SCORES = {"eval_dev_ndcg_at_10": "dev nDCG@10", "probe_ndcg_at_10": "probe nDCG@10"}  # shown as, by key
 BESIDE = {"step", "epoch", "learning_rate", "grad_norm", "tokens_per_s", "total_flos"}
@@ -137,39 +138,48 @@ def read_history(folder: str | Path) -> History:
     """
     folder = Path(folder)
     try:
-        facts = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        recipe = facts["recipe"]
-        kind = KINDS[recipe["command"]]
-        lines, begins, steps = _lines(facts)
-        changed = {
-            name: value
-            for name, value in recipe.items()
-            if name not in ("schema_version", "command")
-            and (name not in kind.model_fields or value != kind.model_fields[name].get_default())
-        }
-        losses = [
-            lines[key]
-            for key in sorted((k for k in lines if not _score_name(k)), key=lambda key: (key != TOTAL, key))
-        ]
-        return History(
-            folder=folder,
-            command=kind.command,
-            method=recipe.get("objective") or _method(recipe),
-            base=recipe.get("base") or recipe["model"],
-            data=_data(recipe),
-            status=facts["status"],
-            steps=steps,
-            seconds=facts["seconds"],
-            settings=changed,
-            losses=losses[1:] if len(losses) == 2 else losses,
-            scores=[lines[key] for key in sorted(lines) if _score_name(key)],
-            begins=begins,
-        )
+        return as_history(json.loads((folder / RECORD).read_text(encoding="utf-8")), folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(
             f"{folder} holds no training run: expected a {RECORD} of stzoo pretrain or finetune in it. Give "
             "the --output of one."
         ) from None
+
+
+def as_history(facts: dict[str, Any], folder: Path) -> History:
+    """What a run's record says of it; LookupError and the like if it is none.
+
+    Args:
+        facts: the record; without its log there are no losses and no scores.
+        folder: of the run.
+    """
+    recipe = facts["recipe"]
+    kind = KINDS[recipe["command"]]
+    lines, begins, steps = _lines(facts)
+    changed = {
+        name: value
+        for name, value in recipe.items()
+        if name not in ("schema_version", "command")
+        and (name not in kind.model_fields or value != kind.model_fields[name].get_default())
+    }
+    losses = [
+        lines[key]
+        for key in sorted((k for k in lines if not _score_name(k)), key=lambda key: (key != TOTAL, key))
+    ]
+    return History(
+        folder=folder,
+        command=kind.command,
+        method=recipe.get("objective") or _method(recipe),
+        base=recipe.get("base") or recipe["model"],
+        data=_data(recipe),
+        status=facts["status"],
+        steps=steps,
+        seconds=facts["seconds"],
+        settings=changed,
+        losses=losses[1:] if len(losses) == 2 else losses,
+        scores=[lines[key] for key in sorted(lines) if _score_name(key)],
+        begins=begins,
+    )
 
 
 def _lines(facts: dict[str, Any]) -> tuple[dict[str, Line], list[int], int]:

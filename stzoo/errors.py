@@ -11,6 +11,7 @@ StzooError                      exit code 2, printed without a traceback
 │   └── ExportError             a model that has no portable form
 ├── ShapeError                  tensors whose shapes do not agree
 ├── OutputError                 an output folder that must not be written
+├── PublishError                a model that must not go to the Hub, or that the Hub does not take
 └── MissingExtraError           an optional dependency that is not installed
 
 Anything else that escapes is a bug of ours and keeps its traceback.
@@ -83,6 +84,10 @@ class ShapeError(StzooError):
 
 class OutputError(StzooError):
     """An output folder that must not be written."""
+
+
+class PublishError(StzooError):
+    """A model that must not go to the Hub, or that the Hub does not take."""
 
 
 class MissingExtraError(StzooError):

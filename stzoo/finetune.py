@@ -1,5 +1,6 @@
 """Fine-tuning: queries with known answers, in-batch, mined and refreshed negatives, a teacher's scores."""
 
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -13,11 +14,11 @@ from transformers import EarlyStoppingCallback, set_seed
 
 from . import episodes, lora, runs
 from .calls import callable_module
-from .curves import draw
+from .curves import PICTURE, PRETRAINING, draw
 from .errors import DataError, RecipeError
 from .examples import Examples
-from .files import fingerprint
-from .hub import layout
+from .files import fingerprint, whole_file
+from .hub import card, layout
 from .hub.export import export
 from .judged import JudgedSet
 from .losses import make_loss, means, needs_scores
@@ -27,6 +28,7 @@ from .multitask import STATE, MultiTaskTrainer, check_balancer, in_order, mixed
 from .quiet import quietly
 from .recipe import FinetuneSettings, MiningRules
 from .runs import first_process_first, is_first_process, processes
+from .sources import hub_ids
 from .splits import DEV_METRIC, Data, DevScore, read_data
 from .teacher import open_teacher, rescore
 from .trainer import ObjectiveTrainer, arguments, last_checkpoint
@@ -110,6 +112,8 @@ def finetune(
             data=_alone({task: _facts(train) for task, train in trains.items()}),
             dev=_alone({task: _dev_facts(one) for task, one in data.items()}),
         )
+        named = [name for one in wanted.each().values() for name in (one.data, one.corpus) if name]
+        run.record(before=runs.earlier(wanted.model), datasets=hub_ids(named))
         for task, one in data.items() if is_first_process() else ():
             if one.shared:
                 print(
@@ -134,6 +138,8 @@ def finetune(
             _finish(run, student, wanted.portable)
             run.record(status="finished")
             draw(run.folder)
+            _keep_curve(run)
+            card.write(run.folder)
         return run.folder
 
 
@@ -383,6 +389,16 @@ def _finish(run: runs.Run, student: Any, portable: bool) -> None:
         for note in lossy:
             print(f"stzoo: {note} The model with its own code is in {run.folder / 'exact'}.", file=sys.stderr)
     run.install(draft)
+
+
+def _keep_curve(run: runs.Run) -> None:
+    """Keeps the picture of the pre-training that the model began from, where there is one."""
+    before = run.facts["before"]
+    pretrained = before and before[-1]["recipe"]["command"] == "pretrain"
+    picture = Path(run.facts["recipe"]["model"]) / (PICTURE if pretrained else PRETRAINING)
+    if before and picture.is_file():
+        with whole_file(run.folder / PRETRAINING) as draft:
+            shutil.copyfile(picture, draft)
 
 
 callable_module(__name__)

@@ -24,12 +24,14 @@ class Component:
         build: a callable, or "module:attribute" of one.
         summary: one line for `stzoo list`.
         source: URL of the paper or code it comes from.
+        citation: of the paper, in BibTeX; models made with the component ask for it in their cards.
     """
 
     name: str
     build: Callable[..., Any] | str
     summary: str
     source: str = ""
+    citation: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from .corpus import Corpus, load_corpus
 from .curves import draw
 from .errors import ModelError
 from .files import fingerprint, write_json
+from .hub import card
 from .hub.export import export
 from .judged import read_beir
 from .metrics import score
@@ -33,6 +34,7 @@ from .objective import Objective
 from .quiet import quietly
 from .recipe import PretrainSettings
 from .search import retrieve
+from .sources import hub_ids
 from .trainer import ObjectiveTrainer, arguments, last_checkpoint
 
 PARTS = "pretraining"  # the folder of an export that keeps decoders and recipe
@@ -187,6 +189,7 @@ def pretrain(
             new_parameters=sorted(new),
             processes=runs.processes(),
         )
+        run.record(before=runs.earlier(wanted.base), datasets=hub_ids(wanted.corpus))
         if runs.is_first_process():
             for note in notes:
                 print(note, file=sys.stderr)
@@ -261,6 +264,7 @@ def _finish(run: runs.Run, base: Base, objective: Objective, trainer: ObjectiveT
     run.install(draft)
     run.record(status="finished")
     draw(run.folder)
+    card.write(run.folder)
 
 
 callable_module(__name__)

@@ -233,6 +233,24 @@ def _may_go_on(folder: Path, old: dict[str, Any], settings: Settings, resume: bo
         )
 
 
+def earlier(base: str | Path) -> list[dict[str, Any]]:
+    """The records of the runs that made a base, the first one first, without their logs; [] of others."""
+    facts: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):  # no record, or none of ours
+        facts = json.loads((Path(base) / RECORD).read_text(encoding="utf-8"))
+    if not isinstance(facts, dict) or facts.get("status") != "finished" or "recipe" not in facts:
+        return []
+    before = facts.pop("before", [])
+    return [*before, _without_logs(facts)]
+
+
+def _without_logs(facts: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in facts.items() if key != "log"}
+    if "episodes" in kept:
+        kept["episodes"] = [_without_logs(episode) for episode in kept["episodes"]]
+    return kept
+
+
 def finite(value: Any) -> Any:
     """The value with None where a number is no number, which JSON cannot hold."""
     if isinstance(value, dict):

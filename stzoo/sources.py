@@ -8,7 +8,7 @@ import codecs
 import gzip
 import json
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,12 @@ def is_hub_id(source: str) -> bool:
     owner, slash, short = name.partition("/")
     is_id = owner.strip(".~") and slash and short and "/" not in short and len(rest) in (0, 2)
     return bool(is_id) and not name.lower().endswith(SUFFIXES)
+
+
+def hub_ids(sources: Iterable[str]) -> list[str]:
+    """Of sources that were read, the data sets that came from the Hub, each once."""
+    there = (one for one in sources if is_hub_id(one) and not Path(one).expanduser().exists())
+    return list(dict.fromkeys(one.partition(":")[0] for one in there))
 
 
 def load_hub(source: str, split: str = "train") -> Any:

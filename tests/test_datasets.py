@@ -14,7 +14,7 @@ from statistics import fmean
 
 import pytest
 from helpers import wait_for
-from hub_server import HubServer
+from hub_server import HubServer, Repo
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -499,7 +499,7 @@ def fetched(tmp_path_factory):
     }
     for name, files in layouts.items():
         entry = registry.entries()[name]
-        hub.repos[entry.mteb] = {entry.revision: files}
+        hub.repos[entry.mteb] = Repo({entry.revision: files})
     out = run(hub, tmp_path, CHILD.format(md5=hashlib.md5(zipped).hexdigest()))
     hub.close()
     names = ["scifact", "again", "nano", "nfcorpus", "fiqa", "arguana", "nq"]

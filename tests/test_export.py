@@ -392,6 +392,8 @@ def test_a_path_is_a_model_if_it_is_one(tiny, tmp_path):
     folder = export(model_of(transformer(tiny), Pooling(32, "cls")), tmp_path / "1", verify=False)
     again = export(str(folder), tmp_path / "2", verify=False)
     for path in (path.relative_to(folder) for path in folder.rglob("*") if path.is_file()):
+        if path.name == "README.md":
+            continue  # which names the folder
         assert (again / path).read_bytes() == (folder / path).read_bytes(), path
     for wrong in (tiny["bert"], tmp_path, tmp_path / "nowhere", 7):
         with pytest.raises(ModelError):

@@ -11,6 +11,16 @@ from stzoo import Component, Recipe
 
 PAPER = "https://arxiv.org/abs/2212.07841"
 CODE = "https://github.com/microsoft/SimXNS/tree/main/MASTER"
+CITE = """\
+@misc{zhou-etal-2022-master,
+  title = {{MASTER}: Multi-task Pre-trained Bottlenecked Masked Autoencoders are Better Dense Retrievers},
+  author = {Zhou, Kun and Liu, Xiao and Gong, Yeyun and Zhao, Wayne Xin and Jiang, Daxin and Duan, Nan
+            and Wen, Ji-Rong},
+  year = {2022},
+  eprint = {2212.07841},
+  archivePrefix = {arXiv},
+  url = {https://arxiv.org/abs/2212.07841}
+}"""
 
 
 @stzoo.hookimpl
@@ -21,6 +31,7 @@ def stzoo_objectives() -> Iterable[Component]:
         build="stzoo_master:MASTER",
         summary="five decoders find keywords, queries, continuations and neighbours from the bottleneck",
         source=PAPER,
+        citation=CITE,
     )
 
 

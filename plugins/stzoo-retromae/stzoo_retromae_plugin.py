@@ -12,32 +12,55 @@ from stzoo import Checkpoint, Component, Recipe
 RETROMAE = "https://arxiv.org/abs/2205.12035"
 DUPMAE = "https://arxiv.org/abs/2305.02564"
 CODE = "https://github.com/staoxiao/RetroMAE"
+CITE_RETROMAE = """\
+@inproceedings{xiao-etal-2022-retromae,
+  title = {{R}etro{MAE}: Pre-Training Retrieval-oriented Language Models Via Masked Auto-Encoder},
+  author = {Xiao, Shitao and Liu, Zheng and Shao, Yingxia and Cao, Zhao},
+  booktitle = {Proceedings of the 2022 Conference on Empirical Methods in Natural Language Processing},
+  year = {2022},
+  pages = {538--548},
+  doi = {10.18653/v1/2022.emnlp-main.35},
+  url = {https://arxiv.org/abs/2205.12035}
+}"""
+CITE_DUPMAE = """\
+@inproceedings{liu-etal-2023-retromae,
+  title = {{R}etro{MAE}-2: Duplex Masked Auto-Encoder For Pre-Training Retrieval-Oriented Language Models},
+  author = {Liu, Zheng and Xiao, Shitao and Shao, Yingxia and Cao, Zhao},
+  booktitle = {Proceedings of the 61st Annual Meeting of the Association for Computational Linguistics},
+  year = {2023},
+  pages = {2635--2648},
+  doi = {10.18653/v1/2023.acl-long.148},
+  url = {https://arxiv.org/abs/2305.02564}
+}"""
 
 
 @stzoo.hookimpl
 def stzoo_objectives() -> Iterable[Component]:
     """RetroMAE with each of its two decodings, and DupMAE."""
-    for name, build, summary, source in (
+    for name, build, summary, source, citation in (
         (
             "retromae",
             "stzoo_retromae:RetroMAE",
             "rebuild every token from the bottleneck and a context of its own",
             RETROMAE,
+            CITE_RETROMAE,
         ),
         (
             "retromae-basic",
             "stzoo_retromae:RetroMAEBasic",
             "find hidden tokens from the bottleneck and the rest",
             RETROMAE,
+            CITE_RETROMAE,
         ),
         (
             "dupmae",
             "stzoo_dupmae:DupMAE",
             "RetroMAE, and name the passage's words from its tokens' scores",
             DUPMAE,
+            CITE_DUPMAE,
         ),
     ):
-        yield Component(name=name, build=build, summary=summary, source=source)
+        yield Component(name=name, build=build, summary=summary, source=source, citation=citation)
 
 
 @stzoo.hookimpl
@@ -48,6 +71,7 @@ def stzoo_poolings() -> Iterable[Component]:
         build="stzoo_dupmae_pooling:dupmae",
         summary="the projected [CLS] beside the vocabulary scores of the tokens",
         source=DUPMAE,
+        citation=CITE_DUPMAE,
     )
 
 

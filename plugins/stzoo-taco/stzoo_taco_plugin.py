@@ -10,6 +10,17 @@ from stzoo import Component, Recipe
 
 TACO = "https://arxiv.org/abs/2307.00342"
 CODE = "https://github.com/WenzhengZhang/TACO"
+CITE = """\
+@article{zhang-etal-2023-improving,
+  title = {Improving Multitask Retrieval by Promoting Task Specialization},
+  author = {Zhang, Wenzheng and Xiong, Chenyan and Stratos, Karl and Overwijk, Arnold},
+  journal = {Transactions of the Association for Computational Linguistics},
+  volume = {11},
+  year = {2023},
+  pages = {1201--1212},
+  doi = {10.1162/tacl_a_00597},
+  url = {https://arxiv.org/abs/2307.00342}
+}"""
 
 
 @stzoo.hookimpl
@@ -20,6 +31,7 @@ def stzoo_balancers() -> Iterable[Component]:
         build="stzoo_taco:TACO",
         summary="each parameter leans to the tasks that it matters to",
         source=TACO,
+        citation=CITE,
     )
     yield Component(
         name="gradnorm",
@@ -43,6 +55,7 @@ def stzoo_poolings() -> Iterable[Component]:
         build="stzoo_taco_t5:t5_decoder",
         summary="what T5's decoder says after one token; not portable",
         source=CODE,
+        citation=CITE,
     )
 
 

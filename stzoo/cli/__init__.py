@@ -2,10 +2,11 @@
 
 shared.py   the app, common flags, printing
 about.py    plugins, list, recipe
-making.py   pretrain, finetune, export, demo
+making.py   pretrain, finetune, export, card, demo
 preparing.py  prepare
 mining.py   mine
 merging.py  merge
+publishing.py  publish
 scoring.py  bench, search, score, compare, report, contamination
 """
 
@@ -16,14 +17,15 @@ import typer
 
 from .. import host
 from ..errors import PluginError, StzooError
-from . import about, making, merging, mining, preparing, scoring
+from . import about, making, merging, mining, preparing, publishing, scoring
 from .shared import app
 
-__all__ = ["about", "app", "main", "making", "merging", "mining", "preparing", "scoring"]
+__all__ = ["about", "app", "main", "making", "merging", "mining", "preparing", "publishing", "scoring"]
 
 INTERRUPTED = 130
 STOPPED = (
-    "stopped. pretrain, finetune, prepare and mine go on with --resume; demo and bench when called again."
+    "stopped. pretrain, finetune, prepare and mine go on with --resume; demo, bench and publish when called"
+    " again."
 )
 
 

@@ -1,4 +1,4 @@
-"""stzoo pretrain, finetune, export, demo: what makes models."""
+"""stzoo pretrain, finetune, export, card, demo: what makes models, and tells of them."""
 
 import inspect
 from collections.abc import Callable
@@ -119,6 +119,34 @@ def export_command(
     from ..hub.export import export
 
     done(export(model, output, portable=portable, overwrite=overwrite))
+
+
+@app.command("card")
+def card_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A trained or exported model.")],
+    results: Annotated[
+        Path | None, typer.Option(help="An --output of bench, for the scores of this very model.")
+    ] = None,
+    repo_id: Annotated[str, typer.Option(help="ORG/NAME on the Hub, for the usage code.")] = "",
+    license_: Annotated[
+        str | None, typer.Option("--license", help="As the Hub spells it: apache-2.0, mit, other.")
+    ] = None,
+    language: Annotated[str | None, typer.Option(help="Codes, with commas between: en,de.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The file to write; printed if left out.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file that is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the metadata alone, as JSON.")] = False,
+) -> None:
+    """Show the model card that the Hub would get: use, method, data, recipe, scores, limits, citation."""
+    from ..hub.card import card, metadata
+
+    given: dict[str, Any] = dict(results=results, repo_id=repo_id, license=license_, language=language)
+    text = card(folder, output=output, overwrite=overwrite, **given)
+    if as_json:
+        print_json(metadata(text))
+    elif output is None:
+        typer.echo(text, nl=False)
+    else:
+        typer.echo(output)
 
 
 @app.command("demo")

@@ -4,7 +4,11 @@
 
 prints one line of JSON a folder: {"difference": float, "edges": float} or {"error": str}. `export` runs this
 file in a process where stzoo cannot be imported, and `make compat` uses it under older versions of
-sentence-transformers. So it imports nothing of stzoo.
+sentence-transformers. So it imports nothing of stzoo. `publish`, which has no model to compare with, runs
+
+    python -P alone.py --twice FOLDER
+
+that prints {"dimension": int, "finite": bool, "same": bool} or {"error": str}.
 
 ANSWERS is a safetensors file that `ask` and `store` made: for each call of `encode` its embeddings, and in
 the metadata what was asked and the settings that a user reads off the loaded model.
@@ -100,13 +104,40 @@ def compare(folder: str | Path, path: str | Path, *, trust: bool = False) -> dic
     return largest
 
 
+def twice(folder: str | Path) -> dict[str, Any]:
+    """What two loads of a folder say: a weight that is missing is made at random, anew each time.
+
+    Returns:
+        "dimension" of the embeddings; "finite", True if all their numbers are; "same", True if both loads
+        gave the same bits.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    found = []
+    for _ in range(2):
+        model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+        found.append(answers(model, ask(model)))
+    return {
+        "dimension": found[0][0].shape[1],
+        "finite": all(bool(one.isfinite().all()) for one in found[0]),
+        "same": all(one.equal(other) for one, other in zip(*found, strict=True)),
+    }
+
+
 def main(arguments: list[str]) -> None:
     """Answers on standard output, a line a pair."""
+    if arguments[:1] == ["--twice"]:
+        try:
+            line = twice(arguments[1])
+        except Exception as error:  # whatever stops the load is the finding that is reported
+            line = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(line), flush=True)
+        return
     trust = arguments[:1] == ["--trust"]
     pairs = arguments[trust:]
     for folder, path in zip(pairs[::2], pairs[1::2], strict=True):
         try:
-            line: dict[str, Any] = dict(compare(folder, path, trust=trust))
+            line = dict(compare(folder, path, trust=trust))
         except Exception as error:  # whatever stops the load is the finding that is reported
             line = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(line), flush=True)

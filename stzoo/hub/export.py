@@ -28,7 +28,7 @@ from typing import Any
 from ..errors import ExportError, ModelError, OutputError
 from ..files import whole_folder
 from ..quiet import quietly
-from . import alone, layout
+from . import alone, card, layout
 
 TOLERANCE = 1e-6
 PICKLED = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
@@ -65,7 +65,7 @@ def export(
             own layout with the code of the other modules beside it, which users must trust to load it.
         verify: True loads the draft in a process without stzoo and compares embeddings to 1e-6 on the CPU.
         overwrite: True replaces a model folder at `output`; never a folder that holds anything else.
-        readme: text of README.md; a front matter and a line of code if None.
+        readme: text of README.md; the model's card if None, see `card.py`.
 
     Raises:
         ModelError: if `model` is no sentence-transformers model.
@@ -91,7 +91,8 @@ def export(
         else:
             _write_with_code(model, draft, masked_lm)
         _write_extra(extra, draft)
-        (draft / "README.md").write_text(readme or _readme(portable), encoding="utf-8")
+        text = card.make(draft, name=output.name)[card.README] if readme is None else readme.encode()
+        (draft / card.README).write_bytes(text)
         if pickled := sorted(str(p.relative_to(draft)) for p in draft.rglob("*") if p.suffix in PICKLED):
             raise ExportError(f"{', '.join(pickled)}: an export holds no pickled files; use safetensors.")
         bar.update()
@@ -173,26 +174,6 @@ def _write_with_code(model: Any, draft: Path, masked_lm: Any) -> None:
             listing.write_text(text.replace(full, short), encoding="utf-8")
 
 
-def _readme(portable: bool) -> str:
-    trust = "" if portable else ", trust_remote_code=True"
-    note = "" if portable else "\nIt brings code of its own: read the `.py` files here before you trust it.\n"
-    return f"""---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags:
-- sentence-transformers
-- sentence-similarity
-- feature-extraction
----
-{note}
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("path/of/this/folder"{trust})
-```
-"""
-
-
 @contextlib.contextmanager
 def _as_reloaded(model: Any) -> Iterator[None]:
     """The model as a plain load on the CPU would run it; on leaving, as it was."""
@@ -243,18 +224,31 @@ def check(
     import torch
 
     paths = [str(path) for pair in pairs for path in pair]
+    threads = str(torch.get_num_threads())  # sums in the same order
+    words = [*["--trust"] * trust, *paths]
+    return run_alone(words, len(paths) // 2, python=python, OMP_NUM_THREADS=threads)
+
+
+def run_alone(
+    words: list[str], expected: int, *, python: str = sys.executable, **environment: str
+) -> list[dict[str, Any]]:
+    """Runs alone.py with these words, and returns the lines of JSON that it prints.
+
+    Raises:
+        ExportError: if they are not as many as expected.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         env = {
             **os.environ,
             "HF_HUB_OFFLINE": "1",
             "HF_MODULES_CACHE": scratch,  # where trusted code would be left behind
             "CUDA_VISIBLE_DEVICES": "",
-            "OMP_NUM_THREADS": str(torch.get_num_threads()),  # sums in the same order
+            **environment,
         }
-        command = [python, "-P", alone.__file__, *["--trust"] * trust, *paths]
+        command = [python, "-P", alone.__file__, *words]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    if len(lines) != len(paths) // 2:
+    if len(lines) != expected:
         raise ExportError(
             f"the check with plain sentence-transformers broke off: {done.stderr[-2000:].strip()}"
         )

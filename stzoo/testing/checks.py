@@ -317,3 +317,5 @@ def _check_texts(part: Checkpoint | Component | Recipe) -> None:
     assert part.summary.strip(), "summary is empty"
     assert "\n" not in part.summary, "summary is more than one line"
     assert re.fullmatch(r"(https?://\S+)?", part.source), f"source {part.source!r} is no URL"
+    citation = getattr(part, "citation", "")
+    assert re.fullmatch(r"(@\w+\{[^`]+\}\s*)?", citation), f"citation {citation!r} is no BibTeX"

@@ -1,0 +1,61 @@
+"""What a hub, and the way to it, answers to its client: errors for people in place of the client's own."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import PublishError, first_line
+
+
+@contextlib.contextmanager
+def asking(what: str, left: str = "") -> Iterator[None]:
+    """Turns whatever the Hub, or the way to it, says in the block into a PublishError.
+
+    Args:
+        what: the Hub is asked, as the end of a sentence.
+        left: what is there now, if something was begun: a sentence without its full stop.
+    """
+    try:
+        yield
+    except PublishError:
+        raise
+    except Exception as error:  # the client lets through what every layer below it raises
+        raise PublishError(f"{_told(error)} The Hub was asked {what}.{left and f' {left}.'}") from error
+
+
+def status(error: BaseException | None) -> int | None:
+    """Of the Hub's answer that led to an error; None if there was no answer."""
+    answer = _answer(error)
+    return None if answer is None else int(answer.response.status_code)
+
+
+def _answer(error: Any) -> Any:
+    """The error that carries the Hub's answer: this one, or one that it comes from."""
+    while error is not None and getattr(error, "response", None) is None:
+        error = error.__cause__
+    return error
+
+
+def _told(error: Exception) -> str:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE forbids the network."
+    answer = _answer(error)
+    if answer is None:
+        return f"{constants.ENDPOINT} cannot be reached or broke off: {first_line(error.__cause__ or error)}."
+    response = answer.response
+    wait = response.headers.get("Retry-After")
+    advice = {
+        401: "The token is not valid; run `hf auth login`, or set HF_TOKEN to another",
+        403: "The token has no right to do this",
+        404: "There is no such thing, or the token has no right to see it",
+        409: "The name is taken",
+        412: "Somebody has changed it meanwhile; see what is new, and publish again",
+        429: f"Too many requests; try again in {f'{wait} seconds' if wait else 'some minutes'}",
+    }
+    code = response.status_code
+    usual = "The Hub is out of order; try again later" if code >= 500 else "The Hub refuses"
+    said = str(getattr(answer, "server_message", None) or response.reason_phrase).strip().rstrip(".")
+    return f"{advice.get(code, usual)} ({code}: {said})."

@@ -1,0 +1,243 @@
+"""What a model's folder says of the model, and of the training runs that made it, in words for a card."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import host
+from ..curves import as_history
+from ..errors import ModelError
+from ..hookspecs import Component
+from ..runs import RECORD
+from . import public
+
+MERGE = "merge.json"
+DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model, as its files tell.
+
+    Attributes:
+        portable: False if it brings code of its own, which users must trust.
+        prompts: texts by name, without empty ones.
+        similarity: cosine, dot, euclidean or manhattan.
+        dimensions: numbers in a vector; None if only code of another package knows.
+        max_tokens: longer texts are cut there; None for no limit.
+        modules: names of their classes.
+        merged: name and weight of each model that it is the mean of.
+    """
+
+    portable: bool
+    prompts: dict[str, str]
+    similarity: str
+    dimensions: int | None
+    max_tokens: int | None
+    modules: list[str]
+    merged: list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training run, as it may be shown.
+
+    Attributes:
+        command: pretrain or finetune.
+        base: the model it began from.
+        base_id: its id on the Hub, or None.
+        methods: kind, name, and the component if the plugin that has it is installed.
+        data: what it learnt from, a line each.
+        datasets: ids on the Hub of those that came from there.
+        outcome: steps, time, best score.
+        made_with: versions and hardware.
+        recipe: all settings.
+        notes: what a reader should know of the data.
+        lossy: what the portable form leaves out of what was trained.
+    """
+
+    command: str
+    base: str
+    base_id: str | None
+    methods: list[tuple[str, str, Component | None]]
+    data: list[str]
+    datasets: list[str]
+    outcome: str
+    made_with: str
+    recipe: dict[str, Any]
+    notes: list[str]
+    lossy: list[str]
+
+
+def read_model(folder: Path) -> Model:
+    """Reads what the files of an exported model say.
+
+    Raises:
+        ModelError: if the folder is none.
+    """
+    if not (folder / "modules.json").is_file():
+        raise ModelError(
+            f"{folder} is no exported model: it has no modules.json. Give the --output of a finished "
+            "`stzoo pretrain`, `finetune`, `merge` or `export`."
+        )
+    try:
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        types = [module["type"] for module in modules]
+        about = _object(folder / "config_sentence_transformers.json")
+        merged = _object(folder / MERGE).get("merged", [])
+        return Model(
+            portable=all(kind.startswith("sentence_transformers.") for kind in types),
+            prompts={name: text for name, text in (about.get("prompts") or {}).items() if text},
+            similarity=about.get("similarity_fn_name") or "cosine",
+            dimensions=_dimensions(folder, modules),
+            max_tokens=_max_tokens(folder / modules[0]["path"]),
+            modules=[kind.rpartition(".")[2] for kind in types],
+            merged=[(public.shown(one["source"], {}), one["weight"]) for one in merged],
+        )
+    except DAMAGED as error:
+        raise ModelError(f"{folder} is no exported model that can be read: {error!r}.") from error
+
+
+def read_steps(folder: Path) -> tuple[list[Step], dict[str, str]]:
+    """The runs that made a model, the first one first, and what to show of the names in them.
+
+    Raises:
+        ModelError: if the record does not hold.
+    """
+    try:
+        facts = _object(folder / RECORD)
+        runs = [*facts.get("before", []), facts] if facts else []
+        known = public.names(runs)
+        return [_step(run, known) for run in runs], known
+    except DAMAGED as error:
+        raise ModelError(f"{folder / RECORD} is no record of a training run: {error!r}.") from error
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON object; an empty one where there is no file."""
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{path.name} holds no JSON object")
+    return found
+
+
+def _dimensions(folder: Path, modules: list[dict[str, Any]]) -> int | None:
+    """What the last module that changes it makes of a vector's length."""
+    found = None
+    for module in modules:
+        kind = module["type"].rpartition(".")[2]
+        config = _object(folder / module["path"] / "config.json") if module["path"] else {}
+        if kind == "Pooling":
+            modes = config.get("pooling_mode") or [
+                key for key, on in config.items() if on is True and key.startswith("pooling_mode_")
+            ]
+            width = config.get("embedding_dimension") or config["word_embedding_dimension"]
+            found = width * (1 if isinstance(modes, str) else len(modes))
+        elif kind == "Dense":
+            found = config["out_features"]
+        elif not module["type"].startswith("sentence_transformers."):
+            found = None
+    return found
+
+
+def _max_tokens(first: Path) -> int | None:
+    limits = (
+        _object(first / "sentence_bert_config.json").get("max_seq_length"),
+        _object(first / "tokenizer_config.json").get("model_max_length"),
+    )
+    return next((int(limit) for limit in limits if limit and limit < 10**9), None)
+
+
+def _step(run: Mapping[str, Any], known: Mapping[str, str]) -> Step:
+    recipe = run["recipe"]
+    history = as_history(dict(run), Path())
+    shown = public.shown(recipe, known)
+    hardware = run.get("hardware", {})
+    machine = (
+        f"{hardware['gpus']} x {hardware['gpu']}"
+        if "gpu" in hardware
+        else f"{hardware.get('cpus', '?')} CPU cores, {hardware.get('machine', '?')}"
+    )
+    versions = ", ".join(f"{name} {number}" for name, number in run.get("versions", {}).items())
+    return Step(
+        command=history.command,
+        base=public.shown(history.base, known),
+        base_id=public.shown(run.get("base", {}).get("id"), known),
+        methods=list(_methods(recipe)),
+        data=public.shown(list(_data(run, shown)), known),
+        datasets=public.shown(list(run.get("datasets", ())), known),
+        outcome=history.outcome,
+        made_with=public.shown(f"{versions}; {machine}", known),
+        recipe={key: value for key, value in shown.items() if key != "schema_version"},
+        notes=public.shown(list(_notes(run)), known),
+        lossy=public.shown(list(run.get("lossy", ())), known),
+    )
+
+
+def _methods(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str, Component | None]]:
+    wanted = [("objective", recipe.get("objective"))]
+    wanted += [("loss", name) for name in recipe.get("losses", ())]
+    wanted += [("balancer", recipe["balancer"])] if recipe.get("tasks") else []
+    wanted += [("pooling", recipe.get("pooling"))]
+    for kind, name in wanted:
+        if name:
+            yield kind, public.shown(name, {}), host.all(kind).get(name)
+
+
+def _data(run: Mapping[str, Any], shown: Mapping[str, Any]) -> Iterator[str]:
+    """A line a source or task; `shown` is the recipe with names for paths."""
+    if "corpus" in run and run["recipe"]["command"] == "pretrain":
+        corpus = run["corpus"]
+        yield (
+            f"{', '.join(shown['corpus'])}: {corpus['passages']:,} passages, {corpus['dropped']:,} too short "
+            f"and {corpus['bad_lines']:,} bad lines left out, fingerprint {corpus['fingerprint'][:12]}"
+        )
+        for one in corpus.get("prepared", ()):
+            yield f"its columns were made by {json.dumps(one['made_by'], ensure_ascii=False)}"
+        return
+    tasks = {task["name"]: task["data"] for task in shown.get("tasks") or ()}
+    facts, dev = run.get("data") or {}, run.get("dev")
+    for task, name in (tasks or {"": shown.get("data", "")}).items():
+        own = facts.get(task, {}) if tasks else facts
+        line = f"{task}: {name}" if task else name
+        if own:
+            line += (
+                f": {own['queries']:,} queries, {own['pairs']:,} relevant pairs, {own['negatives']:,} "
+                f"negatives, fingerprint {own['fingerprint'][:12]}"
+            )
+        if own.get("mined"):
+            line += f"; negatives mined by {_mined(own['mined'])}"
+        held = (dev or {}).get(task) if tasks else dev
+        if held:
+            line += f"; stopped by {held['queries']:,} held-out queries"
+        yield line
+    if rounds := shown.get("episodes"):
+        first = " (first by bm25s)" if shown.get("first_negatives") == "bm25s" else ""
+        yield (
+            f"negatives mined by the model itself{first} in {rounds} episodes, as in ANCE (arXiv 2007.00808)"
+        )
+    if shown.get("teacher"):
+        yield f"scores of the teacher {shown['teacher']}"
+
+
+def _mined(made: Mapping[str, Any]) -> str:
+    by = [(made.get(part) or {}).get("name") for part in ("model", "teacher")]
+    return " and ".join(name for name in by if name) or "a model that is not named"
+
+
+def _notes(run: Mapping[str, Any]) -> Iterator[str]:
+    yield from run.get("notes", ())
+    for one in (run.get("corpus") or {}).get("prepared", ()):
+        yield from one["notes"]
+    data, dev = run.get("data") or {}, run.get("dev") or {}
+    for own in (data, *data.values()):
+        if isinstance(own, dict):
+            yield from own.get("notes", ())
+    for held in (dev, *dev.values()):
+        if isinstance(held, dict) and held.get("sharing_answers"):
+            yield (
+                f"{held['sharing_answers']} of the {held['queries']} held-out queries share an answer with a "
+                "training query, so their scores flatter."
+            )

@@ -1,0 +1,74 @@
+"""What of a run's record everybody may see: names, but no place on a machine and no secret."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+from unicodedata import category
+
+from ..sources import is_hub_id
+
+NAMING = {"base", "model", "corpus", "data", "dev_data", "probe", "store", "teacher", "tokenizer"}
+BROKEN = {"Cc", "Cs", "Zl", "Zp"}  # control characters, halves of pairs, line ends that YAML or Markdown see
+_WORD = r"[^\s'\"`,;|()\[\]{}<>]"
+_PATH = re.compile(
+    rf"file://{_WORD}*|(?<!\w)[A-Za-z]:[\\/]{_WORD}+|\\\\{_WORD}+|(?<![\w:/.~])(?:~\w*|\.\.?)?/{_WORD}+"
+)
+_BEGINS = re.compile(r"file://|~\w*/|\.{0,2}/|[A-Za-z]:[\\/]|\\\\")
+_SECRETS = ((re.compile(r"\bhf_[A-Za-z0-9]{8,}"), "hf_…"), (re.compile(r"(\w+://)[^/\s@]+@"), r"\1"))
+
+
+def base_name(path: str) -> str:
+    """The last part of a path of any system."""
+    kind = PureWindowsPath if "\\" in path else PurePosixPath
+    return kind(path).name or "a local folder"
+
+
+def names(runs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """What to show of each file, folder and Hub id in the recipes of runs: the id, or the last part."""
+    shown = {}
+    for run in runs:
+        ids = {run.get("base", {}).get("id"), *run.get("datasets", ())}
+        for key, text in _named(run.get("recipe", {})):
+            on_hub = text.partition(":")[0] in ids
+            if key == "teacher":  # of which no record says where it is from
+                on_hub = is_hub_id(text) and not Path(text).exists()
+            shown[text] = text if on_hub else base_name(text)
+    return shown
+
+
+def _named(recipe: Any) -> Iterator[tuple[str, str]]:
+    for key, value in recipe.items():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, dict):
+                yield from _named(one)
+            elif key in NAMING and isinstance(one, str) and one:
+                yield key, one
+
+
+def shown(value: Any, known: Mapping[str, str]) -> Any:
+    """The value as it may be shown, whatever is nested in it.
+
+    Args:
+        value: texts, lists, dicts; anything else stays as it is.
+        known: what to show of a text, from `names`.
+    """
+    if isinstance(value, dict):
+        return {shown(key, known): shown(one, known) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [shown(one, known) for one in value]
+    return _text(value, known) if isinstance(value, str) else value
+
+
+def _text(text: str, known: Mapping[str, str]) -> str:
+    if text in known:
+        text = known[text]
+    text = "".join("\ufffd" if category(sign) in BROKEN and sign not in "\n\t" else sign for sign in text)
+    for secret, instead in _SECRETS:
+        text = secret.sub(instead, text)
+    if _BEGINS.match(text) and "\n" not in text:
+        return base_name(text)  # blanks in it included
+    for path in sorted(known, key=len, reverse=True):
+        if known[path] != path:
+            text = text.replace(path, known[path])
+    return _PATH.sub(lambda found: base_name(found[0]), text)
