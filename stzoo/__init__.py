@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .demo import demo as demo
     from .finetune import finetune as finetune
     from .hub.export import export as export
+    from .hub.importing import import_checkpoint as import_checkpoint
     from .merge import merge as merge
     from .mining import mine as mine
     from .objective import Objective as Objective
@@ -54,6 +55,7 @@ _LAZY = {
     "demo": "demo",
     "export": "hub.export",
     "finetune": "finetune",
+    "import_checkpoint": "hub.importing",
     "merge": "merge",
     "mine": "mining",
     "prepare": "prepare",
