@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .finetune import finetune as finetune
     from .hub.card import card as card
     from .hub.export import export as export
+    from .hub.importing import import_checkpoint as import_checkpoint
     from .hub.publish import publish as publish
     from .merge import merge as merge
     from .mining import mine as mine
@@ -58,6 +59,7 @@ _LAZY = {
     "demo": "demo",
     "export": "hub.export",
     "finetune": "finetune",
+    "import_checkpoint": "hub.importing",
     "merge": "merge",
     "mine": "mining",
     "prepare": "prepare",

@@ -2,9 +2,14 @@
 
 from collections.abc import Iterator
 
-from .hookspecs import Component, hookimpl
+from .hookspecs import Checkpoint, Component, hookimpl
 
 RETROMAE = "https://arxiv.org/abs/2205.12035"
+BGE = "https://github.com/FlagOpen/FlagEmbedding/blob/master/README.md"
+CONDENSER = "https://github.com/luyug/Condenser"
+SIMLM = "https://github.com/microsoft/unilm/tree/master/simlm"
+COTMAE = "https://github.com/caskcsg/ir/tree/main/cotmae"
+BERT = "google-bert/bert-base-uncased"
 
 
 @hookimpl
@@ -62,3 +67,136 @@ def stzoo_decoders() -> Iterator[Component]:
         summary="Transformer layers over the bottleneck and a corrupted passage",
         source=RETROMAE,
     )
+
+
+@hookimpl
+def stzoo_checkpoints() -> Iterator[Checkpoint]:
+    """Retrievers of other authors for whose methods there is no plugin here."""
+    yield from _bge()
+    yield from _condenser()
+    yield from _simlm()
+    yield from _cotmae()
+
+
+def _bge() -> Iterator[Checkpoint]:
+    """Pre-trained with RetroMAE, trained on pairs; the prompt is for queries of retrieval only.
+
+    Revisions and licence are those of mteb's registry, 2.26 (bge_models.py).
+    """
+    for size, revision, value in (
+        ("small", "5c38ec7c405ec4b44b94cc5a9bb96e735b38267a", 0.5168),
+        ("base", "a5beb1e3e68b9ab74eb54cfd186867f64f240e1a", 0.5325),
+        ("large", "d4aa6901d3a41ba39fb536a557fa166f842b0e09", 0.5429),
+    ):
+        yield Checkpoint(
+            name=f"bge-{size}.en-v1-5",
+            hub_id=f"BAAI/bge-{size}-en-v1.5",
+            revision=revision,
+            license="mit",
+            source=BGE,
+            recipe="",
+            summary="BGE for English, v1.5",
+            normalize=True,
+            similarity="cosine",
+            prompts={"query": "Represent this sentence for searching relevant passages: ", "document": ""},
+            max_tokens=512,
+            expected=(("MTEB's 15 English retrieval sets", "nDCG@10", value, BGE),),
+        )
+
+
+def _condenser() -> Iterator[Checkpoint]:
+    """Lengths of the fine-tuned one: defaults of texttron/tevatron, with whose example it was trained."""
+    for name, hub_id, summary in (
+        ("condenser-base.wikibook", "Luyu/condenser", "Condenser, pre-trained on BookCorpus and Wikipedia"),
+        ("co-condenser-base.wiki", "Luyu/co-condenser-wiki", "coCondenser, pre-trained on Wikipedia"),
+        ("co-condenser-base.msmarco", "Luyu/co-condenser-marco", "coCondenser, pre-trained on MS MARCO"),
+        (
+            "co-condenser-base.msmarco-finetune",
+            "Luyu/co-condenser-marco-retriever",
+            "coCondenser, fine-tuned on MS MARCO; passages are TITLE[SEP]TEXT",
+        ),
+    ):
+        tuned = name.endswith("finetune")
+        yield Checkpoint(
+            name=name,
+            hub_id=hub_id,
+            revision="main",
+            license="",
+            source=CONDENSER,
+            recipe="",
+            summary=summary,
+            base=BERT,
+            max_tokens=128 if tuned else None,
+            max_query_tokens=32 if tuned else None,
+        )
+
+
+def _simlm() -> Iterator[Checkpoint]:
+    """Vectors are made one long (src/config.py, l2_normalize); passages stand behind their titles."""
+    card = "https://huggingface.co/intfloat/simlm-base-msmarco-finetuned"
+    for name, hub_id, licence, summary in (
+        ("msmarco", "intfloat/simlm-base-msmarco", "mit", "SimLM, pre-trained on MS MARCO passages"),
+        ("wiki", "intfloat/simlm-base-wiki100w", "", "SimLM, pre-trained on Wikipedia passages"),
+    ):
+        yield Checkpoint(
+            name=f"simlm-base.{name}",
+            hub_id=hub_id,
+            revision="main",
+            license=licence,
+            source=SIMLM,
+            recipe="",
+            summary=summary,
+            base=BERT,
+            normalize=True,
+            similarity="cosine",
+            max_tokens=144,
+        )
+    yield Checkpoint(
+        name="simlm-base.msmarco-finetune",
+        hub_id="intfloat/simlm-base-msmarco-finetuned",
+        revision="329aac830098d9a5a027e53e932e0eec6a736cb2",
+        license="mit",
+        source=SIMLM,
+        recipe="",
+        summary="SimLM, fine-tuned by distillation on MS MARCO; a tower each for queries and passages",
+        importer="stzoo.hub.importers:behind_title",
+        base=BERT,
+        normalize=True,
+        similarity="cosine",
+        max_tokens=144,
+        max_query_tokens=32,
+        expected=(
+            ("msmarco", "MRR@10", 0.411, card),
+            ("msmarco", "Recall@1000", 0.987, card),
+            ("TREC DL 2019", "nDCG@10", 0.714, card),
+            ("TREC DL 2020", "nDCG@10", 0.697, card),
+        ),
+    )
+
+
+def _cotmae() -> Iterator[Checkpoint]:
+    """Pre-trained at 128 tokens; fine-tuned at tevatron's defaults."""
+    card = "https://huggingface.co/caskcsg/cotmae_base_msmarco_retriever"
+    for name, hub_id, queries, summary, expected in (
+        ("msmarco", "cotmae_base_uncased", None, "CoT-MAE, pre-trained on MS MARCO documents", ()),
+        (
+            "msmarco-finetune",
+            "cotmae_base_msmarco_retriever",
+            32,
+            "CoT-MAE, fine-tuned on MS MARCO; passages are TITLE[SEP]TEXT",
+            (("msmarco", "MRR@10", 0.394431, card), ("msmarco", "Recall@1000", 0.986676, card)),
+        ),
+    ):
+        yield Checkpoint(
+            name=f"cot-mae-base.{name}",
+            hub_id=f"caskcsg/{hub_id}",
+            revision="main",
+            license="",
+            source=COTMAE,
+            recipe="",
+            summary=summary,
+            base=BERT,
+            max_tokens=128,
+            max_query_tokens=queries,
+            expected=expected,
+        )

@@ -5,8 +5,8 @@ with `@stzoo.hookimpl`. Nothing here imports torch, and a plugin's module should
 parts as "module:attribute", and they are imported when first used.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pluggy
@@ -36,17 +36,29 @@ class Component:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Published weights as a row of data, named `method-size.data`.
+    """Published weights as a row of data, named `method-size.data`, and how `stzoo import` reads them.
 
     Attributes:
         name: e.g. "retromae-base.msmarco".
-        hub_id: e.g. "Shitao/RetroMAE_MSMARCO".
-        revision: commit of the Hub repository, or "main" where none was recorded.
-        license: SPDX identifier in lower case, or "" where the authors name none.
+        hub_id: e.g. "Shitao/RetroMAE_MSMARCO"; "" for a form that only folders have.
+        revision: commit of the Hub repository, or "main" where none was recorded; "" without a `hub_id`.
+        license: SPDX identifier in lower case, or "" where none is known.
         source: URL of the paper or repository that published it.
         recipe: name of the recipe that makes the like of it, or "".
         summary: one line for `stzoo list checkpoints`.
         remote_code: True if loading it runs code from the repository.
+        importer: `build(published, **options)`, of a `stzoo.hub.published.Published`, that returns a
+            `stzoo.hub.importers.Imported`; a callable, or "module:attribute" of one.
+        files: patterns of what it reads in the repository beside configuration, tokenizer and weights.
+        base: Hub id whose configuration and tokenizer it has, where its own files lack them.
+        pooling: name of the pooling that it was trained with.
+        normalize: True if its vectors are made one long.
+        similarity: "dot" or "cosine".
+        prompts: what is put before a text, by name; those of "query" and "document" go by themselves.
+        max_tokens: of a passage, special tokens counted; None is all that the weights can read.
+        max_query_tokens: of a query, where its authors cut queries apart from passages. Only a model with a
+            tower for queries can keep to it.
+        expected: published scores: data set, measure, value and the URL where it stands.
     """
 
     name: str
@@ -57,6 +69,16 @@ class Checkpoint:
     recipe: str
     summary: str
     remote_code: bool = False
+    importer: Callable[..., Any] | str = "stzoo.hub.importers:encoder"
+    files: tuple[str, ...] = ()
+    base: str = ""
+    pooling: str = "cls"
+    normalize: bool = False
+    similarity: str = "dot"
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    max_tokens: int | None = None
+    max_query_tokens: int | None = None
+    expected: tuple[tuple[str, str, float, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +200,9 @@ def stzoo_checkpoints() -> Iterable[Checkpoint]:  # type: ignore[empty-body]
             source="https://github.com/staoxiao/RetroMAE",
             recipe="retromae-pretrain-msmarco",
             summary="…",
+            pooling="cls",
+            similarity="dot",
+            max_tokens=150,
         )
     """
 

@@ -164,9 +164,7 @@ class Host:
         component = self.find(kind, name)
         if not isinstance(component, Component):
             raise PluginError(f"the {kind} {name!r} is data; only a component can be built.")
-        builder = resolve(component)
-        check_options(f"{kind} {name!r}", builder, options, given=len(args))
-        return builder(*args, **_typed(f"{kind} {name!r}", builder, options))
+        return call(f"{kind} {name!r}", resolve(component), *args, **options)
 
     def recipe_text(self, name: str) -> str:
         """The YAML text of the recipe of that name.
@@ -182,13 +180,13 @@ class Host:
         return _owners(self._plugins, kind)
 
 
-def resolve(component: Component) -> Callable[..., Any]:
-    """What a component's `build` names, imported now if it is a string.
+def resolve(component: Component | Checkpoint) -> Callable[..., Any]:
+    """What a component's `build`, or a checkpoint's `importer`, names, imported now if it is a string.
 
     Raises:
         PluginError: if the module cannot be imported, or has no such attribute, or that cannot be called.
     """
-    build = component.build
+    build = named = component.importer if isinstance(component, Checkpoint) else component.build
     if isinstance(build, str):
         module_name, _, attribute = build.partition(":")
         try:
@@ -203,11 +201,28 @@ def resolve(component: Component) -> Callable[..., Any]:
             build = attrgetter(attribute)(module)
         except AttributeError as error:
             raise PluginError(
-                f"{component.name!r} cannot be used: {component.build!r} names nothing: {error}."
+                f"{component.name!r} cannot be used: {named!r} names nothing: {error}."
             ) from error
     if not callable(build):
-        raise PluginError(f"{component.name!r} cannot be used: {component.build!r} cannot be called.")
+        raise PluginError(f"{component.name!r} cannot be used: {named!r} cannot be called.")
     return build
+
+
+def call(what: str, builder: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
+    """Calls `builder(*args, **options)` after a look at its options.
+
+    Args:
+        what: how an error calls the builder, e.g. "objective 'retromae'".
+        builder: what `resolve` returns.
+        args: come first, and are no options.
+        options: that the user gave.
+
+    Raises:
+        RecipeError: if it has no option of a name given, needs one that is not given, or one is of another
+            type than the builder is annotated with.
+    """
+    check_options(what, builder, options, given=len(args))
+    return builder(*args, **_typed(what, builder, options))
 
 
 def check_options(what: str, builder: Callable[..., Any], options: Iterable[str], *, given: int) -> None:

@@ -87,11 +87,20 @@ ROW = hookspecs.Checkpoint(
         {"summary": " "},
         {"summary": "two\nlines"},
         {"recipe": "nobody-has-it"},
+        {"hub_id": ""},  # with a revision
+        {"base": "no-owner"},
+        {"pooling": "nobody-has-it"},
+        {"importer": "stzoo.hub.importers:nothing"},
+        {"similarity": "euclid"},
+        {"prompts": {"query": None}},
+        {"max_tokens": 0},
+        {"expected": (("msmarco", "MRR@10", 39.3, "https://x.org"),)},
+        {"expected": (("msmarco", "MRR@10", 0.393, "a paper"),)},
     ],
 )
 def test_a_checkpoint_that_does_not_hold_is_refused(change):
     stzoo.testing.check_checkpoint(ROW)
-    with pytest.raises((AssertionError, stzoo.UnknownNameError)):
+    with pytest.raises((AssertionError, stzoo.PluginError)):
         stzoo.testing.check_checkpoint(replace(ROW, **change))
 
 

@@ -1,4 +1,4 @@
-"""What stzoo-master brings: the objective, the preparation of its data, and recipes.
+"""What stzoo-master brings: the objective, the preparation of its data, checkpoints, and recipes.
 
 The entry point names this file. It imports no torch, so that `stzoo list` is quick; heavy parts are named as
 text and imported when one is used.
@@ -7,7 +7,7 @@ text and imported when one is used.
 from collections.abc import Iterable
 
 import stzoo
-from stzoo import Component, Recipe
+from stzoo import Checkpoint, Component, Recipe
 
 PAPER = "https://arxiv.org/abs/2212.07841"
 CODE = "https://github.com/microsoft/SimXNS/tree/main/MASTER"
@@ -43,6 +43,43 @@ def stzoo_preparations() -> Iterable[Component]:
         build="stzoo_master_prepare:MASTERData",
         summary="queries, continuations, neighbours and word frequencies of a corpus",
         source=PAPER,
+    )
+
+
+@stzoo.hookimpl
+def stzoo_checkpoints() -> Iterable[Checkpoint]:
+    """What the authors published, with the lengths of their scripts."""
+    for name, corpus in (("msmarco", "MS MARCO"), ("wiki", "Wikipedia")):
+        yield Checkpoint(
+            name=f"master-base.{name}",
+            hub_id=f"lx865712528/master-base-pretrained-{name}",
+            revision="main",
+            license="",
+            source=CODE,
+            recipe=f"master-pretrain-{'msmarco' if name == 'msmarco' else 'wikipedia'}",
+            summary=f"MASTER, pre-trained on {corpus} passages, with its decoders",
+            importer="stzoo_master_import:pretrained",
+            files=("model.pt",),
+            base="google-bert/bert-base-uncased",
+            pooling="cls",
+            similarity="dot",
+            max_tokens=128,
+        )
+    yield Checkpoint(
+        name="master-base.msmarco-finetune",
+        hub_id="",
+        revision="",
+        license="",
+        source=CODE,
+        recipe="master-finetune-msmarco-distill",
+        summary="MASTER, fine-tuned on MS MARCO, as its code leaves it; towers for queries and passages",
+        importer="stzoo_master_import:towers",
+        base="google-bert/bert-base-uncased",
+        pooling="cls",
+        similarity="dot",
+        prompts={"query": "", "document": "- [SEP] "},  # a passage without a title has "-" in its place
+        max_tokens=128,
+        max_query_tokens=32,
     )
 
 

@@ -77,32 +77,54 @@ def stzoo_poolings() -> Iterable[Component]:
 
 @stzoo.hookimpl
 def stzoo_checkpoints() -> Iterable[Checkpoint]:
-    """What the authors published; they name no licence for the weights."""
-    for name, hub_id, recipe, summary in (
-        ("wikibook", "Shitao/RetroMAE", "retromae-pretrain", "pre-trained on Wikipedia and BookCorpus"),
-        ("msmarco", "Shitao/RetroMAE_MSMARCO", "retromae-pretrain-msmarco", "then on MS MARCO passages"),
+    """What the authors published; they name no licence for the weights.
+
+    Lengths are those of examples/ in their repository, scores those of its README. Passages of MS MARCO were
+    read as TITLE[SEP]TEXT, except by the one for BEIR.
+    """
+    readme = f"{CODE}/blob/master/README.md"
+    for name, hub_id, recipe, lengths, summary, expected in (
+        ("wikibook", "", "pretrain", (512, None), "pre-trained on Wikipedia and BookCorpus", ()),
+        ("msmarco", "_MSMARCO", "pretrain-msmarco", (150, None), "pre-trained on MS MARCO passages, too", ()),
         (
             "msmarco-finetune",
-            "Shitao/RetroMAE_MSMARCO_finetune",
-            "retromae-finetune-msmarco-mined",
-            "fine-tuned",
+            "_MSMARCO_finetune",
+            "finetune-msmarco-mined",
+            (140, 32),
+            "fine-tuned on MS MARCO",
+            (("msmarco", "MRR@10", 0.393, readme), ("msmarco", "Recall@1000", 0.985, readme)),
         ),
         (
             "msmarco-distill",
-            "Shitao/RetroMAE_MSMARCO_distill",
-            "retromae-finetune-msmarco-distill",
-            "fine-tuned by distillation",
+            "_MSMARCO_distill",
+            "finetune-msmarco-distill",
+            (140, 32),
+            "fine-tuned on MS MARCO by distillation",
+            (("msmarco", "MRR@10", 0.416, readme), ("msmarco", "Recall@1000", 0.988, readme)),
         ),
-        ("beir", "Shitao/RetroMAE_BEIR", "retromae-finetune-beir", "fine-tuned for BEIR, zero-shot"),
+        (
+            "beir",
+            "_BEIR",
+            "finetune-beir",
+            (144, 32),
+            "fine-tuned for BEIR, zero-shot",
+            (("beir-18", "nDCG@10", 0.452, readme),),
+        ),
     ):
         yield Checkpoint(
             name=f"retromae-base.{name}",
-            hub_id=hub_id,
+            hub_id=f"Shitao/RetroMAE{hub_id}",
             revision="main",
             license="",
             source=CODE,
-            recipe=recipe,
-            summary=summary,
+            recipe=f"retromae-{recipe}",
+            summary=f"RetroMAE, {summary}",
+            base="google-bert/bert-base-uncased",
+            pooling="cls",
+            similarity="dot",
+            max_tokens=lengths[0],
+            max_query_tokens=lengths[1],
+            expected=expected,
         )
 
 

@@ -1,4 +1,4 @@
-"""What stzoo-taco brings: TACO's balancer, those that its paper compares it with, and recipes.
+"""What stzoo-taco brings: TACO's balancer, those that its paper compares it with, checkpoints, and recipes.
 
 The entry point names this file. It imports no torch; balancers are named as text.
 """
@@ -6,7 +6,7 @@ The entry point names this file. It imports no torch; balancers are named as tex
 from collections.abc import Iterable
 
 import stzoo
-from stzoo import Component, Recipe
+from stzoo import Checkpoint, Component, Recipe
 
 TACO = "https://arxiv.org/abs/2307.00342"
 CODE = "https://github.com/WenzhengZhang/TACO"
@@ -67,6 +67,49 @@ def stzoo_commands() -> Iterable[Component]:
         build="stzoo_taco_cli:app",
         summary="look into models of several tasks: which parameters serve which",
         source=TACO,
+    )
+
+
+@stzoo.hookimpl
+def stzoo_checkpoints() -> Iterable[Checkpoint]:
+    """The form in which TACO's code leaves a model, which no repository has, and what it starts from.
+
+    Prompts and lengths are those of scripts/kilt/shells; the prompts have our recipe's names of the tasks.
+    """
+    tasks = dict(nq="NQ", triviaqa="TQA", hotpot="HOPO", wow="WOW", trex="TREX", fever="FEVER")
+    tasks |= dict(zsre="ZSRE", aida="AIDA")
+    yield Checkpoint(
+        name="taco-base.kilt",
+        hub_id="",
+        revision="",
+        license="",
+        source=CODE,
+        recipe="taco-kilt",
+        summary="TACO on KILT's tasks, as its code leaves it; passages are Title: TITLE Text: TEXT",
+        importer="stzoo_taco_import:t5",
+        base="google-t5/t5-base",
+        pooling="t5-decoder",
+        similarity="dot",
+        prompts={
+            "query": "",
+            "document": "",
+            **{name: f"{task} <extra_id_1> " for name, task in tasks.items()},
+        },
+        max_tokens=160,
+        max_query_tokens=260,  # 36 in most tasks; fever 68, AIDA 132
+    )
+    yield Checkpoint(
+        name="t5-base.c4",
+        hub_id="google-t5/t5-base",
+        revision="main",
+        license="apache-2.0",
+        source="https://arxiv.org/abs/1910.10683",
+        recipe="",
+        summary="T5 v1.0, which TACO starts from; no retriever yet",
+        importer="stzoo_taco_import:t5",
+        pooling="t5-decoder",
+        similarity="dot",
+        max_tokens=512,
     )
 
 

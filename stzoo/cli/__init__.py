@@ -3,6 +3,7 @@
 shared.py   the app, common flags, printing
 about.py    plugins, list, recipe
 making.py   pretrain, finetune, export, card, demo
+importing.py  import
 preparing.py  prepare
 mining.py   mine
 merging.py  merge
@@ -17,10 +18,21 @@ import typer
 
 from .. import host
 from ..errors import PluginError, StzooError
-from . import about, making, merging, mining, preparing, publishing, scoring
+from . import about, importing, making, merging, mining, preparing, publishing, scoring
 from .shared import app
 
-__all__ = ["about", "app", "main", "making", "merging", "mining", "preparing", "publishing", "scoring"]
+__all__ = [
+    "about",
+    "app",
+    "importing",
+    "main",
+    "making",
+    "merging",
+    "mining",
+    "preparing",
+    "publishing",
+    "scoring",
+]
 
 INTERRUPTED = 130
 STOPPED = (

@@ -7,6 +7,12 @@ import typer
 from .. import __version__
 from .shared import Json, app, new_table, print_json, show
 
+# what JSON tells of a checkpoint beside what every part has
+CHECKPOINT = (
+    *("hub_id", "revision", "license", "recipe", "pooling", "normalize", "similarity", "prompts"),
+    *("max_tokens", "max_query_tokens", "expected"),
+)
+
 recipes = typer.Typer(help="Show the recipes that plugins bring.", no_args_is_help=True)
 app.add_typer(recipes, name="recipe")
 
@@ -63,16 +69,23 @@ def list_command(
     rows = []
     for one in kinds:
         for name, part in host.all(one).items():
-            hub_id = {"hub_id": part.hub_id} if hasattr(part, "hub_id") else {}
-            rows.append({"kind": one, "name": name, "summary": part.summary, **hub_id, "source": part.source})
+            more = {key: getattr(part, key) for key in CHECKPOINT if hasattr(part, key)}
+            rows.append({"kind": one, "name": name, "summary": part.summary, **more, "source": part.source})
     if as_json:
         print_json(rows)
         return
     table = new_table("kind", "name", "summary", "source")
     for row in rows:
-        more = f"{row['hub_id']}: " if "hub_id" in row else ""
-        table.add_row(row["kind"], row["name"], more + row["summary"], row["source"])
+        table.add_row(row["kind"], row["name"], _about_checkpoint(row) + row["summary"], row["source"])
     show(table)
+
+
+def _about_checkpoint(row: dict[str, Any]) -> str:
+    """Where a checkpoint is, how it pools and compares, and its licence; nothing for other kinds."""
+    if "pooling" not in row:
+        return ""
+    facts = [row["pooling"], row["similarity"], row["license"] or "licence unknown"]
+    return f"{row['hub_id'] or 'a folder'} ({', '.join(facts)}): "
 
 
 def _list_datasets(as_json: bool) -> None:

@@ -1,1 +1,1 @@
-"""Models on their way out and in: the portable export, and what checks it."""
+"""Models on their way out and in: the portable export, and the import of published checkpoints."""

@@ -258,13 +258,14 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
 
     Raises:
         AssertionError: with what does not hold.
-        UnknownNameError: if it names a recipe that no plugin provides.
+        PluginError: if its importer cannot be imported.
+        UnknownNameError: if it names a recipe or a pooling that no plugin provides.
     """
-    assert re.fullmatch(r"[\w.-]+/[\w.-]+", checkpoint.hub_id), (
-        f"hub_id {checkpoint.hub_id!r} is no owner/name"
-    )
-    assert re.fullmatch("main|[0-9a-f]{40}", checkpoint.revision), (
-        f"revision {checkpoint.revision!r} is no commit"
+    for field in ("hub_id", "base"):
+        value = getattr(checkpoint, field)
+        assert re.fullmatch(r"([\w.-]+/[\w.-]+)?", value), f"{field} {value!r} is no owner/name"
+    assert re.fullmatch("main|[0-9a-f]{40}" if checkpoint.hub_id else "", checkpoint.revision), (
+        f"revision {checkpoint.revision!r} is no commit of {checkpoint.hub_id!r}"
     )
     assert re.fullmatch(r"[a-z0-9.+-]*", checkpoint.license), (
         f"license {checkpoint.license!r} is no lower-case SPDX"
@@ -273,6 +274,17 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
     _check_texts(checkpoint)
     if checkpoint.recipe:
         host.find("recipe", checkpoint.recipe)
+    host.find("pooling", checkpoint.pooling)
+    host.resolve(checkpoint)
+    assert checkpoint.similarity in ("dot", "cosine"), f"similarity {checkpoint.similarity!r}"
+    assert all(isinstance(text, str) for pair in checkpoint.prompts.items() for text in pair)
+    for length in (checkpoint.max_tokens, checkpoint.max_query_tokens):
+        assert length is None or length > 0, f"a length of {length}"
+    for data, measure, value, url in checkpoint.expected:
+        assert data, "a score of no data set"
+        assert measure, "a score of no measure"
+        assert 0 < value <= 1, f"{measure} {value} on {data} is no share"
+        assert re.fullmatch(r"https?://\S+", url), f"{url!r}, where {measure} on {data} stands, is no URL"
 
 
 def check_recipe(recipe: Recipe) -> None:

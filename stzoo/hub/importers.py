@@ -1,0 +1,140 @@
+"""How a checkpoint's files become a SentenceTransformer: importers of bare encoders, and parts for others."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import host
+from ..errors import ModelError
+from ..files import writing
+from ..hookspecs import Checkpoint
+from .published import Published
+from .weights import ALL, encoder_of, renamed
+
+
+@dataclass
+class Imported:
+    """What an importer returns.
+
+    Attributes:
+        model: the SentenceTransformer.
+        masked_lm: as in `export`, of weights that came with their MLM head.
+        portable: as in `export`.
+        write: given the model's folder, writes further files into it.
+    """
+
+    model: Any
+    masked_lm: Any = None
+    portable: bool = True
+    write: Callable[[Path], None] | None = None
+
+
+def encoder(published: Published) -> Imported:
+    """Imports an encoder of transformers, with its MLM head if it has one."""
+    where, row = str(published.folder), published.checkpoint
+    model = encoder_of(published.config(), renamed(published.tensors(), ALL, where), where)
+    modules = tower(model, published.tokenizer(), row, row.max_tokens)
+    head = None if model.base_model is model else model
+    return Imported(finished(modules, row), head)
+
+
+def behind_title(published: Published, *, title: str = "-") -> Imported:
+    """Imports an encoder that reads a passage as the second segment, behind its title.
+
+    Passages have a tower of their own, with the same weights, whose tokenizer puts the title there. (A prompt
+    would do as well but for the segments, which texts cannot say.)
+
+    Args:
+        published: the checkpoint.
+        title: of all passages.
+
+    Source: microsoft/unilm @63435c6, simlm/src/inference/encode_main.py: titles are "-" where there are none.
+    """
+    where, row = str(published.folder), published.checkpoint
+    tensors = renamed(published.tensors(), ALL, where)
+    towers = [
+        tower(encoder_of(published.config(), tensors, where), published.tokenizer(), row, length)
+        for length in (row.max_query_tokens, row.max_tokens)
+    ]
+    _put_title(towers[1][0].tokenizer, title)
+    return Imported(finished([routed(*towers)], row))
+
+
+def tower(
+    model: Any, tokenizer: Any, checkpoint: Checkpoint, max_tokens: int | None, head: Any = None
+) -> list[Any]:
+    """The modules that make a vector of a text: Transformer, pooling, and what the checkpoint has behind it.
+
+    Args:
+        model: a transformers model with all its weights. The Transformer is its encoder.
+        tokenizer: that goes with it.
+        checkpoint: says pooling and normalisation.
+        max_tokens: longer texts are cut there; None leaves it to the model.
+        head: a module between pooling and normalisation.
+
+    Raises:
+        ModelError: if the pooling or the tokenizer cannot go on the model, or it cannot read so many tokens.
+    """
+    from sentence_transformers.base.modules import Normalize, Transformer
+
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if max_tokens and positions and max_tokens > positions:
+        raise ModelError(
+            f"a checkpoint like {checkpoint.name} reads {max_tokens} tokens; these weights have positions "
+            f"for {positions}."
+        )
+    if len(tokenizer) > model.config.vocab_size:
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} entries, the weights have {model.config.vocab_size}: it is "
+            "another model's."
+        )
+    # the Transformer and some poolings are made from a folder
+    with tempfile.TemporaryDirectory() as scratch, writing(scratch):
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        transformer = Transformer(scratch, max_seq_length=max_tokens)
+        if isinstance(model.base_model, type(transformer.model)):
+            transformer.model = model.base_model  # whose head, if any, then shares its weights
+        pooling = host.build("pooling", checkpoint.pooling, transformer.get_embedding_dimension())
+        if hasattr(pooling, "take"):
+            try:
+                pooling.take(scratch, transformer)
+            except ValueError as error:  # all that a pooling's code can raise
+                raise ModelError(f"the pooling {checkpoint.pooling!r} cannot go on it: {error}.") from error
+    behind = [head] if head is not None else []
+    return [transformer, pooling, *behind, *([Normalize()] if checkpoint.normalize else [])]
+
+
+def routed(query: list[Any], document: list[Any]) -> Any:
+    """A Router with a tower for queries and one for passages; a text that is neither is refused."""
+    from sentence_transformers.base.modules import Router
+
+    routes = {"query": query, "document": document}
+    return Router(routes, default_route=None, allow_empty_key=False)
+
+
+def finished(modules: list[Any], checkpoint: Checkpoint) -> Any:
+    """The SentenceTransformer of these modules with the checkpoint's prompts and similarity."""
+    from sentence_transformers import SentenceTransformer, SimilarityFunction
+
+    return SentenceTransformer(
+        modules=modules,
+        prompts=dict(checkpoint.prompts),
+        similarity_fn_name=SimilarityFunction(checkpoint.similarity),
+        device="cpu",
+    ).eval()
+
+
+def _put_title(tokenizer: Any, title: str) -> None:
+    """Makes a tokenizer put a first segment, the title, before every text."""
+    from tokenizers.processors import TemplateProcessing
+
+    words = tokenizer.tokenize(title)
+    cls, sep = tokenizer.cls_token, tokenizer.sep_token
+    first = " ".join(f"{word}:0" for word in (cls, *words, sep))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{first} $A:1 {sep}:1",
+        special_tokens=[(word, tokenizer.convert_tokens_to_ids(word)) for word in {cls, *words, sep}],
+    )

@@ -1,0 +1,190 @@
+"""import_checkpoint(): published weights as a sentence-transformers folder, pooled as they were trained.
+
+A checkpoint is a row of data (`stzoo.Checkpoint`) in the plugin that owns the method. Its importer reads the
+files as they were published (`published.py`) and makes a SentenceTransformer of them; `export` writes and
+checks it. What is not in a row is not guessed: a Hub id that no row knows is refused, as nothing in its files
+tells how its authors pooled.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import host
+from ..errors import ModelError, RecipeError, UnknownNameError
+from ..files import write_json
+from ..hookspecs import Checkpoint
+from ..quiet import quietly
+from ..recipe import SCHEMA_VERSION
+from ..runs import versions
+from .export import check_output, export
+from .published import Published, fetch
+
+RECORD = "import.json"
+
+
+def import_checkpoint(
+    checkpoint: str | Path,
+    *,
+    output: str | Path,
+    like: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Turns a published checkpoint into a folder that plain sentence-transformers loads.
+
+    Pooling, similarity, prompts and lengths are those that the authors trained with. Weights become
+    safetensors of float32. Beside the model lies import.json, which says what was read.
+
+    Args:
+        checkpoint: name or Hub id of a checkpoint (`stzoo list checkpoints`), or a folder of the same form.
+        output: the folder to write.
+        like: name of the checkpoint whose form a folder has.
+        options: of the importer, e.g. {"rescale_t5": True}.
+        overwrite: True replaces a model folder at `output`.
+
+    Returns:
+        `output`.
+
+    Raises:
+        ExportError: if the draft does not answer as the model does.
+        ModelError: if the checkpoint cannot be fetched, or is not of its form: weights missing, unexpected
+            or more than plain tensors.
+        OutputError: if `output` is there, or cannot be written.
+        RecipeError: if `like` is missing or given without a folder, or the importer has no such option.
+        UnknownNameError: if there is no such checkpoint.
+    """
+    from tqdm import tqdm
+
+    output = Path(output)
+    row = find(checkpoint, like)
+    check_output(output, overwrite)
+    local = Path(checkpoint).is_dir()
+    folder = Path(checkpoint) if local else fetch(row.hub_id, row.revision, row.files)
+    published = Published(folder, row)
+    with quietly(), tqdm(total=2, desc="import", disable=None) as bar:
+        made = host.call(f"checkpoint {row.name!r}", host.resolve(row), published, **(options or {}))
+        bar.update()
+        facts = _facts(published, local, dict(options or {}))
+        bar.update()
+
+    def more(draft: Path) -> None:
+        write_json(draft / RECORD, facts)
+        if made.write is not None:
+            made.write(draft)
+
+    return export(
+        made.model,
+        output,
+        masked_lm=made.masked_lm,
+        extra=more,
+        portable=made.portable,
+        overwrite=overwrite,
+        readme=_readme(row, facts["imported"], made.portable),
+    )
+
+
+def find(checkpoint: str | Path, like: str | None = None) -> Checkpoint:
+    """The row that says what a checkpoint is; see `import_checkpoint`.
+
+    Raises:
+        ModelError: if it is a file, or one that only folders have.
+        RecipeError: if `like` is missing or given without a folder.
+        UnknownNameError: if there is no such checkpoint.
+    """
+    rows = host.all("checkpoint")
+    given = str(checkpoint)
+    if Path(given).is_dir():
+        if like is None:
+            raise RecipeError(
+                f"{given} is a folder, whose files do not tell how it was trained. Say which published "
+                f"checkpoint it is like: --like NAME. Known: {', '.join(rows)}."
+            )
+        found: Checkpoint = host.find("checkpoint", like)
+        return found
+    if like is not None:
+        raise RecipeError(f"--like goes with a folder, and {given} is none.")
+    if Path(given).is_file():
+        raise ModelError(f"{given} is a file; expected a folder, or a checkpoint's name or Hub id.")
+    by_id = {row.hub_id: row for row in rows.values() if row.hub_id}
+    if "/" in given:
+        if given not in by_id:
+            hint = (
+                "What no checkpoint says of a model is not guessed. A folder like a known one goes by --like."
+            )
+            raise UnknownNameError("checkpoint of the Hub id", given, by_id, hint)
+        return by_id[given]
+    found = host.find("checkpoint", given)
+    if not found.hub_id:
+        raise ModelError(
+            f"{given} is in no repository. Fetch it ({found.source}), then: FOLDER --like {given}."
+        )
+    return found
+
+
+def _facts(published: Published, local: bool, options: dict[str, Any]) -> dict[str, Any]:
+    """For import.json; paths on this machine stay out of it."""
+    row = published.checkpoint
+    based = "base" in vars(published)  # which is fetched only where it is needed
+    imported = {
+        "checkpoint": row.name,
+        "hub_id": None if local else row.hub_id,
+        "commit": None if local else _commit(published.folder),
+        "license": row.license,
+        "source": row.source,
+        "options": options,
+        "files": {
+            str(path.relative_to(published.folder)): _sha256(path) for path in dict.fromkeys(published.read)
+        },
+        "base": {"hub_id": row.base, "commit": _commit(published.base)} if based else None,
+        "max_query_tokens": row.max_query_tokens,
+        "expected": [
+            dict(zip(("dataset", "measure", "value", "source"), one, strict=True)) for one in row.expected
+        ],
+    }
+    return {"schema_version": SCHEMA_VERSION, "imported": imported, "versions": versions()}
+
+
+def _commit(folder: Path) -> str | None:
+    """By which the cache of the Hub names its folders."""
+    return folder.name if re.fullmatch("[0-9a-f]{40}", folder.name) else None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _readme(row: Checkpoint, imported: Mapping[str, Any], portable: bool) -> str:
+    base = f"base_model: {imported['hub_id']}\n" if imported["hub_id"] else ""
+    licence = f"license: {row.license}\n" if row.license else ""
+    at = f" at commit {imported['commit']}" if imported["commit"] else ""
+    whence = (
+        f"[{imported['hub_id']}](https://huggingface.co/{imported['hub_id']}){at}" if base else "a folder"
+    )
+    trust = "" if portable else ", trust_remote_code=True"
+    scores = "".join(
+        f"\nPublished: {measure} {value} on {data} ([source]({url}))."
+        for data, measure, value, url in row.expected
+    )
+    note = "" if portable else "\nIt brings code of its own: read the `.py` files here before you trust it."
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+{base}{licence}tags:
+- sentence-transformers
+- sentence-similarity
+- feature-extraction
+---
+
+{row.name}: {row.summary}. Imported by stzoo from {whence}, as [its authors]({row.source}) trained it.
+{"" if row.license else "No licence of the weights is known here; ask them."}{scores}{note}
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/of/this/folder"{trust})
+```
+"""

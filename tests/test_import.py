@@ -1,0 +1,367 @@
+"""Checkpoints in their published form, made with tiny random weights, give their authors' vectors."""
+
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import cli
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    PreTrainedTokenizerFast,
+)
+
+import stzoo
+from stzoo import ModelError, OutputError, RecipeError, UnknownNameError, host
+from stzoo.hub.importers import encoder
+from stzoo.hub.published import Published
+from stzoo.testing import sentences, tiny_tokenizer
+
+BGE = "Represent this sentence for searching relevant passages: "
+TEXTS = ["wing lift", "", *sentences(4), " ".join(sentences(40))]  # the last is cut everywhere
+OURS = ("stzoo.hub.importers:encoder", "stzoo.hub.importers:behind_title")
+ROWS = {name: row for name, row in host.all("checkpoint").items() if row.importer in OURS}
+# What the authors do, by their code and cards: is a vector's length 1, query prompt, most tokens of a passage
+DOT, UNIT = (False, ""), (True, "")
+AUTHORS = {
+    "Shitao/RetroMAE": (*DOT, 512),
+    "Shitao/RetroMAE_MSMARCO": (*DOT, 150),
+    "Shitao/RetroMAE_MSMARCO_finetune": (*DOT, 140),
+    "Shitao/RetroMAE_MSMARCO_distill": (*DOT, 140),
+    "Shitao/RetroMAE_BEIR": (*DOT, 144),
+    "BAAI/bge-small-en-v1.5": (True, BGE, 512),
+    "BAAI/bge-base-en-v1.5": (True, BGE, 512),
+    "BAAI/bge-large-en-v1.5": (True, BGE, 512),
+    "Luyu/condenser": (*DOT, 512),
+    "Luyu/co-condenser-wiki": (*DOT, 512),
+    "Luyu/co-condenser-marco": (*DOT, 512),
+    "Luyu/co-condenser-marco-retriever": (*DOT, 128),
+    "intfloat/simlm-base-msmarco": (*UNIT, 144),
+    "intfloat/simlm-base-wiki100w": (*UNIT, 144),
+    "intfloat/simlm-base-msmarco-finetuned": (*UNIT, 144),
+    "caskcsg/cotmae_base_uncased": (*DOT, 128),
+    "caskcsg/cotmae_base_msmarco_retriever": (*DOT, 128),
+}
+TUNED = ("finetune", "distill", "BEIR", "bge", "retriever")  # kept without an MLM head
+
+
+def bert_tokenizer():
+    """A tiny one that tells segments apart, as BERT's does."""
+    tokenizer = tiny_tokenizer("bert")
+    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("[CLS]", "[SEP]")]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=special
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        model_max_length=512,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **tokenizer.special_tokens_map,
+    )
+
+
+def published(folder, *, head=True, safe=False, seed=0, **changes):
+    """A BERT with 512 positions as the authors' transformers wrote it, and its tokenizer."""
+    tokenizer = bert_tokenizer()
+    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+    config = BertConfig(vocab_size=len(tokenizer), initializer_range=0.2, **sizes)
+    torch.manual_seed(seed)
+    model = (BertForMaskedLM if head else BertModel)(config)
+    tokenizer.save_pretrained(folder)
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    if safe:
+        tensors.pop("cls.predictions.decoder.weight", None)  # tied ones stand there once
+    else:
+        tensors["bert.embeddings.position_ids" if head else "embeddings.position_ids"] = torch.arange(512)[
+            None
+        ]
+    store(
+        folder,
+        {name: tensor for name, tensor in (tensors | changes).items() if tensor is not None},
+        safe=safe,
+    )
+    return Path(folder)
+
+
+def store(folder, tensors, *, safe=False):
+    if safe:
+        save_file(tensors, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+    else:
+        torch.save(tensors, Path(folder) / "pytorch_model.bin")
+
+
+@pytest.fixture(scope="module")
+def retromae(tmp_path_factory):
+    return published(tmp_path_factory.mktemp("published") / "retromae")
+
+
+def original(folder, texts, most, *, pairs=False, unit=False):
+    """The authors' forward pass, in transformers alone: [CLS] of the last layer."""
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    given = dict(padding=True, truncation=True, max_length=most, return_tensors="pt")
+    read = tokenizer(["-"] * len(texts), text_pair=texts, **given) if pairs else tokenizer(texts, **given)
+    with torch.no_grad():
+        vectors = model(**read).last_hidden_state[:, 0]
+    return (torch.nn.functional.normalize(vectors, dim=-1) if unit else vectors).numpy()
+
+
+def left(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_authors_use_of_every_checkpoint_is_known():
+    assert {row.hub_id for row in ROWS.values()} == set(AUTHORS)
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.usefixtures("unverified")
+def test_a_published_checkpoint_gives_its_authors_vectors(name, tmp_path):
+    row = ROWS[name]
+    unit, prompt, most = AUTHORS[row.hub_id]
+    segments = row.hub_id == "intfloat/simlm-base-msmarco-finetuned"
+    tuned = any(word in row.hub_id for word in TUNED)
+    source = published(tmp_path / "source", head=not tuned, safe="bge" in name or segments)
+    model = SentenceTransformer(str(stzoo.import_checkpoint(source, output=tmp_path / "out", like=name)))
+    queries = original(source, [prompt + text for text in TEXTS], 32 if segments else most, unit=unit)
+    passages = original(source, TEXTS, most, pairs=segments, unit=unit)
+    np.testing.assert_allclose(model.encode_query(TEXTS), queries, atol=1e-6, rtol=0)
+    np.testing.assert_allclose(model.encode_document(TEXTS), passages, atol=1e-6, rtol=0)
+    assert model.similarity_fn_name == ("cosine" if unit else "dot")
+    assert model.prompts["query"] == prompt
+    longer = original(source, TEXTS[-1:], most + 1 if most < 512 else 400, pairs=segments, unit=unit)
+    assert np.abs(longer - passages[-1:]).max() > 1e-3  # the length is one that can be told
+    if segments:
+        with pytest.raises(ValueError, match=r"query.*document"):  # neither is guessed
+            model.encode("wing lift")
+
+
+@pytest.mark.usefixtures("unverified")
+def test_the_mlm_head_stays_and_pre_training_goes_on_from_it(retromae, tmp_path):
+    out = stzoo.import_checkpoint(retromae, output=tmp_path / "out", like="retromae-base.msmarco")
+    read = AutoTokenizer.from_pretrained(retromae)(TEXTS[2:4], return_tensors="pt", padding=True)
+    with torch.no_grad():
+        ours, theirs = (
+            AutoModelForMaskedLM.from_pretrained(f).eval()(**read).logits for f in (out, retromae)
+        )
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+    assert left(out).count("pytorch_model.bin") == 0
+
+
+@pytest.mark.parametrize("safe", [True, False])
+@pytest.mark.usefixtures("unverified")
+def test_weights_in_several_files_are_one_model(retromae, tmp_path, safe):
+    source = published(tmp_path / "source", safe=safe)
+    whole = "model.safetensors" if safe else "pytorch_model.bin"
+    tensors = load_file(source / whole) if safe else torch.load(source / whole, weights_only=True)
+    (source / whole).unlink()
+    stem, end = ("model", "safetensors") if safe else ("pytorch_model", "bin")
+    names, places = sorted(tensors), {}
+    for number, some in enumerate((names[::2], names[1::2]), 1):
+        file = f"{stem}-{number:05}-of-00002.{end}"
+        store(source, {name: tensors[name] for name in some}, safe=safe)
+        (source / whole).rename(source / file)
+        places |= dict.fromkeys(some, file)
+    (source / f"{whole}.index.json").write_text(json.dumps({"weight_map": places}))
+    out = stzoo.import_checkpoint(source, output=tmp_path / "out", like="retromae-base.wikibook")
+    model = SentenceTransformer(str(out))
+    np.testing.assert_allclose(model.encode(TEXTS), original(retromae, TEXTS, 512), atol=1e-6, rtol=0)
+    assert {f"{whole}.index.json", *places.values()} <= set(record(out)["files"])
+
+
+def record(folder):
+    return json.loads((folder / "import.json").read_text())["imported"]
+
+
+def test_a_cached_repository_is_imported_by_its_id_and_says_so(tmp_path):
+    commit, repo = "0123456789" * 4, tmp_path / "hub/models--Shitao--RetroMAE_MSMARCO_finetune"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs/main").write_text(commit)
+    source = published(repo / "snapshots" / commit, head=False)
+    given = "Shitao/RetroMAE_MSMARCO_finetune"
+    env = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    done = cli("import", given, "--output", tmp_path / "out", env=env)  # exported with its check
+    assert done.returncode == 0, done.stderr
+    found = record(tmp_path / "out")
+    assert (found["checkpoint"], found["hub_id"]) == ("retromae-base.msmarco-finetune", given)
+    assert (found["commit"], found["license"]) == (commit, "")
+    sums = {
+        name: hashlib.sha256((source / name).read_bytes()).hexdigest()
+        for name in ("config.json", "pytorch_model.bin")
+    }
+    assert sums.items() <= found["files"].items()
+    assert {"measure": "MRR@10", "value": 0.393}.items() <= found["expected"][0].items()
+    front = (tmp_path / "out/README.md").read_text().split("---")[1]
+    assert f"base_model: {given}\n" in front
+    assert "license" not in front
+    assert str(tmp_path) not in (tmp_path / "out/import.json").read_text()
+    model = SentenceTransformer(str(tmp_path / "out"))
+    np.testing.assert_allclose(model.encode(TEXTS), original(source, TEXTS, 140), atol=1e-6, rtol=0)
+
+
+def test_a_tokenizer_that_is_not_there_is_the_bases(tmp_path):
+    base, source = published(tmp_path / "base"), published(tmp_path / "source", seed=1)
+    for file in source.glob("tokenizer*"):
+        file.unlink()
+    row = replace(ROWS["retromae-base.wikibook"], base=str(base))
+    model = encoder(Published(source, row)).model
+    AutoTokenizer.from_pretrained(base).save_pretrained(source)
+    np.testing.assert_allclose(model.encode(TEXTS), original(source, TEXTS, 512), atol=1e-6, rtol=0)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens(["apoptosiswing"])
+    tokenizer.save_pretrained(source)
+    with pytest.raises(ModelError, match="it is another model's"):
+        encoder(Published(source, row))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="no configuration or no fast tokenizer"):
+        encoder(Published(tmp_path / "empty", replace(row, base="")))
+
+
+@pytest.mark.usefixtures("unverified")
+def test_poolers_may_be_there_or_not_as_no_vector_is_made_of_them(tmp_path):
+    for name, given in {
+        "head and pooler": {"bert.pooler.dense.weight": torch.ones(32, 32)},
+        "neither": {"head": False, "pooler.dense.weight": None, "pooler.dense.bias": None},
+    }.items():
+        source = published(tmp_path / name, **given)
+        out = stzoo.import_checkpoint(
+            source, output=tmp_path / f"{name}, imported", like="retromae-base.msmarco"
+        )
+        assert not any("pooler" in tensor for tensor in load_file(out / "model.safetensors"))
+        ours = SentenceTransformer(str(out)).encode(TEXTS)
+        np.testing.assert_allclose(ours, original(source, TEXTS, 150), atol=1e-6, rtol=0)
+
+
+QKV = "bert.encoder.layer.0.attention.self.query.weight"
+FAULTS = {
+    "a weight is missing": (dict.fromkeys([QKV]), f"Missing: {QKV}\\.$"),
+    "a weight too many": (
+        {"c_head.0.dense.weight": torch.ones(2)},
+        r"Unexpected: c_head\.0\.dense\.weight\.$",
+    ),
+    "another shape": (
+        {QKV: torch.ones(3, 32)},
+        r"Of another shape: .*query\.weight \[3, 32\], not \[32, 32\]",
+    ),
+    "untied": (
+        {"cls.predictions.decoder.weight": torch.zeros(len(tiny_tokenizer("bert")), 32)},
+        "two versions",
+    ),
+    "not a number": ({QKV: torch.full((32, 32), torch.nan)}, "or NaN"),
+    "no tensor": ({"epoch": 3}, "expected tensors by their names"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_weights_that_do_not_fit_are_refused_and_named(fault, tmp_path):
+    changes, told = FAULTS[fault]
+    source = published(tmp_path / "source", **changes)
+    with pytest.raises(ModelError, match=told):
+        stzoo.import_checkpoint(source, output=tmp_path / "out", like="retromae-base.msmarco")
+    assert left(tmp_path) == ["source"]
+
+
+class Touch:
+    """What a pickle runs when it is opened in full."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_does_not(tmp_path):
+    source = published(tmp_path / "source")
+    torch.save({"weight": torch.ones(2), "more": Touch(tmp_path / "touched")}, source / "pytorch_model.bin")
+    done = cli("import", source, "--like", "retromae-base.msmarco", "--output", tmp_path / "out")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("stzoo:"))
+    assert "pytorch_model.bin is refused" in line
+    assert "system" in line
+    assert left(tmp_path) == ["source"]
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    source = published(tmp_path / "source", safe=True)
+    content = (source / "model.safetensors").read_bytes()
+    (source / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read"):
+        stzoo.import_checkpoint(source, output=tmp_path / "out", like="retromae-base.msmarco")
+    (source / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"holds no weights; expected model\.safetensors or pytorch"):
+        stzoo.import_checkpoint(source, output=tmp_path / "out", like="retromae-base.msmarco")
+    (source / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"config\.json cannot be read"):
+        stzoo.import_checkpoint(source, output=tmp_path / "out", like="retromae-base.msmarco")
+    assert left(tmp_path) == ["source"]
+
+
+def test_weights_with_too_few_positions_are_refused(base, tmp_path):
+    with pytest.raises(ModelError, match="reads 150 tokens; these weights have positions for 64"):
+        stzoo.import_checkpoint(base, output=tmp_path / "out", like="retromae-base.msmarco")
+
+
+@pytest.mark.parametrize(
+    ("given", "like", "kind", "told"),
+    [
+        ("retromae-base.msmarc", None, UnknownNameError, "did you mean 'retromae-base.msmarco'"),
+        (
+            "Shitao/RetroMAE_MSMARC",
+            None,
+            UnknownNameError,
+            "did you mean 'Shitao/RetroMAE_MSMARCO'.*not guessed",
+        ),
+        ("FOLDER", None, RecipeError, "do not tell how it was trained.*--like NAME"),
+        ("FOLDER", "retromae", UnknownNameError, "no checkpoint 'retromae'"),
+        ("Shitao/RetroMAE", "retromae-base.msmarco", RecipeError, "--like goes with a folder"),
+        ("FOLDER/config.json", None, ModelError, "is a file"),
+        ("master-base.msmarco-finetune", None, ModelError, "FOLDER --like master-base.msmarco-finetune"),
+        ("caskcsg/cotmae_base_uncased", None, ModelError, "at main could not be fetched from the Hub"),
+    ],
+)
+def test_what_is_no_checkpoint_is_told(given, like, kind, told, retromae, tmp_path):
+    with pytest.raises(kind, match=told):
+        stzoo.import_checkpoint(given.replace("FOLDER", str(retromae)), output=tmp_path / "out", like=like)
+    assert left(tmp_path) == []
+
+
+def test_an_option_that_the_importer_lacks_is_told(retromae, tmp_path):
+    with pytest.raises(RecipeError, match=r"checkpoint 'retromae-base\.msmarco' has no option 'rescale_t5'"):
+        stzoo.import_checkpoint(
+            retromae, output=tmp_path / "out", like="retromae-base.msmarco", options={"rescale_t5": True}
+        )
+
+
+@pytest.mark.usefixtures("unverified")
+def test_what_is_there_is_replaced_only_if_asked(retromae, tmp_path):
+    given = dict(output=tmp_path / "out", like="retromae-base.msmarco")
+    first = stzoo.import_checkpoint(retromae, **given)
+    with pytest.raises(OutputError, match="is there already"):
+        stzoo.import_checkpoint(retromae, **given)
+    (first / "old").touch()
+    stzoo.import_checkpoint(retromae, overwrite=True, **given)
+    assert not (first / "old").exists()
+
+
+def test_the_list_of_checkpoints_tells_how_each_was_trained():
+    rows = {row["name"]: row for row in json.loads(cli("list", "checkpoints", "--json").stdout)}
+    assert set(rows) == set(host.all("checkpoint"))
+    row = rows["bge-base.en-v1-5"]
+    assert (row["hub_id"], row["license"], row["pooling"]) == ("BAAI/bge-base-en-v1.5", "mit", "cls")
+    assert row["prompts"]["query"] == BGE
+    assert row["expected"][0][1:3] == ["nDCG@10", 0.5325]
