@@ -384,7 +384,7 @@ def test_several_tasks_episodes_and_a_teacher_are_told(export_of):
     for line in (
         "- Balancer: **taco**, each parameter leans to the tasks that it matters to ([source](",
         "- Pooling: **nobody-has-it**\n",
-        "- Data: qa: nq: 1,200 queries, 2 relevant pairs, 3 negatives, fingerprint ffffffffffff; stopped by 7",
+        "- Data: qa: nq: 1,200 queries, 2 relevant pairs, 3 negatives, fingerprint ffffffffffff; stopped by",
         "fingerprint ffffffffffff; negatives mined by bm25s and judge\n",
         "- Data: negatives mined by the model itself (first by bm25s) in 3 episodes, as in ANCE",
         "- Data: scores of the teacher org/teacher\n",

@@ -21,8 +21,8 @@ def test_version():
 
 def test_help_names_every_command():
     shown = cli("--help").stdout
-    for command in ("plugins", "list", "pretrain", "finetune", "bench", "export", "publish", "import", "demo", "recipe",
-                    "search", "score", "compare", "report", "contamination"):  # fmt: skip
+    for command in ("plugins", "list", "pretrain", "finetune", "bench", "export", "publish", "import", "demo",
+                    "recipe", "search", "score", "compare", "report", "contamination"):  # fmt: skip
         assert command in shown
 
 

@@ -1,14 +1,14 @@
 """The command line: a thin skin over the functions of the same names; help imports nothing heavy.
 
-shared.py   the app, common flags, printing
-about.py    plugins, list, recipe
-making.py   pretrain, finetune, export, card, demo
-importing.py  import
-preparing.py  prepare
-mining.py   mine
-merging.py  merge
+shared.py      the app, common flags, printing
+about.py       plugins, list, recipe
+making.py      pretrain, finetune, export, card, demo
+importing.py   import
+preparing.py   prepare
+mining.py      mine
+merging.py     merge
 publishing.py  publish
-scoring.py  bench, search, score, compare, report, contamination
+scoring.py     bench, search, score, compare, report, contamination
 """
 
 import os
