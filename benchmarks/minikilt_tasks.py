@@ -1,7 +1,7 @@
 """One retriever for five tasks: task-specific models, naive multi-task training, prompts, TACO, PCGrad, CGD.
 
     STZOO_DATA=… python benchmarks/minikilt_tasks.py [--seeds 1,2,3] [--only naive,taco,…] [--steps 100]
-        [--work FOLDER] [--time] [--output minikilt_tasks.json]
+        [--work FOLDER] [--output minikilt_tasks.json]
 
 The data is minikilt: question answering, slot filling, entity linking, fact checking and dialogue over one
 corpus of 23,563 passages; scores are those of its dev queries, by page (`stzoo bench --suite kilt`). The base
@@ -18,13 +18,11 @@ Tried beside them, when --only names them, with as many seeds as there are:
 
 taco-all    with TACO as its authors have it: the median is over all parameters, not only over those that a
             step's gradient reaches
-prompted-again, taco-again    as prompted and taco, but from the naive model of the same seed, as TACO's
-            authors begin from a model of plain multi-task training
-taco-flat   with the defaults of their code's arguments, which their scripts do not take: beta 0.5, tau 20
+taco-quick  with sensitivities that are an average over some ten steps (beta 0.9), not a thousand
 
 Everything lies in FOLDER. What is finished there is not made again, and what was killed goes on; with --only
-some rows are made now and the others later, or side by side (each with a --results of its own). Time and
-memory of a step are measured with --time, when all rows are there: some steps of each, in turn.
+some rows are made now and the others later, or side by side (each with a --results of its own). Seconds are
+those of a middling step in the fastest run of a row, as others may have had something beside them.
 """
 
 import argparse
@@ -49,17 +47,14 @@ TASKS = {
     "dialog-cmudog": "dialogue",
 }  # fmt: skip
 ROWS = ("specific", "naive", "prompted", "taco", "pcgrad", "cgd")
-TRIED = ("taco-all", "prompted-again", "taco-again", "taco-flat")
-AGAINST = {"specific": "naive", "prompted": "naive", "taco-again": "prompted-again"}  # the others: prompted
+TRIED = ("taco-all", "taco-quick")
 BALANCERS: dict[str, dict[str, Any]] = {
     **{row: {"balancer": row} for row in ("taco", "pcgrad", "cgd")},
     "taco-all": {"balancer": "taco", "balancer_options": {"median_over": "all"}},
-    "taco-again": {"balancer": "taco"},
-    "taco-flat": {"balancer": "taco", "balancer_options": {"beta": 0.5, "tau": 20.0}},
+    "taco-quick": {"balancer": "taco", "balancer_options": {"beta": 0.9}},
 }
 MEASURES = ("KILT Rprec", "KILT recall@20", "KILT recall@100")
 PACKAGES = ("stzoo", "stzoo-taco", "torch", "torchjd", "transformers", "sentence-transformers")
-TIMED_STEPS = 12
 COMMON: dict[str, Any] = dict(
     batch_size=40, mini_batch_size=128, learning_rate=1e-4, max_query_tokens=96, max_passage_tokens=96,
     negatives=1, dev_queries=0, save_steps=1000, log_steps=10, precision="bf16", device="cpu",
@@ -155,18 +150,14 @@ def made(work: Path, wanted: list[str], seeds: list[int], steps: int, base: Path
         for row in (*ROWS, *TRIED):
             if row not in wanted:
                 continue
-            start = work / "models" / f"naive-{seed}" if row.endswith("-again") else base
             for task in TASKS if row == "specific" else (None,):
-                name = f"{row}-{task}-{seed}" if task else f"{row}-{seed}"
-                score(name, train(work, name, recipe(work, row, task), start, seed, steps))
+                name = name_of(row, task, seed)
+                score(name, train(work, name, recipe(work, row, task), base, seed, steps))
 
 
-def timed(work: Path, base: Path) -> None:
-    """Trains some steps of each row that is there, in turn."""
-    for row in ROWS:
-        for task in TASKS if row == "specific" else (None,):
-            if list((work / "models").glob(f"{row}-*/cost.json")):
-                train(work, f"time-{row}-{task}", recipe(work, row, task), base, 1, TIMED_STEPS)
+def name_of(row: str, task: str | None, seed: int) -> str:
+    """Of the model of a row; of those that are specific to a task, that task's."""
+    return f"{row}-{task}-{seed}" if row == "specific" else f"{row}-{seed}"
 
 
 def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
@@ -182,7 +173,7 @@ def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
     def runs(row: str, task: str, measure: str) -> dict[int, dict[str, float]]:
         if row == "base":
             return {0: found["base", task][measure]} if ("base", task) in found else {}
-        names = {seed: f"{row}-{task}-{seed}" if row == "specific" else f"{row}-{seed}" for seed in seeds}
+        names = {seed: name_of(row, task, seed) for seed in seeds}
         return {seed: found[name, task][measure] for seed, name in names.items() if (name, task) in found}
 
     def mean_of(scores: list[dict[str, float]]) -> dict[str, float]:
@@ -199,10 +190,10 @@ def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
             for measure, each in scored.items():
                 means = [fmean(one.values()) for one in each.values()]
                 tasks[task][measure] = {"mean": round(fmean(means), 4), "seeds": [round(m, 4) for m in means]}
-            peer = AGAINST.get(row, "prompted")
+            peer = "naive" if row in ("base", "specific", "prompted") else "prompted"
             others = runs(peer, task, MEASURES[0])
             both = [seed for seed in scored[MEASURES[0]] if seed in others]
-            if both and row not in ("naive", "prompted-again"):
+            if both and row != "naive":
                 sides = [mean_of([one[seed] for seed in both]) for one in (others, scored[MEASURES[0]])]
                 test = asdict(paired_test(*sides))
                 values = {name: round(value, 4) for name, value in test.items()}
@@ -216,10 +207,16 @@ def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
             rows[row][measure] = {"mean": round(fmean(means), 4), "seeds": [round(m, 4) for m in means]}
             if len(means) > 1:
                 rows[row][measure]["deviation"] = round(stdev(means), 4)
-        timed = f"time-{row}-*" if row == "specific" else f"time-{row}-None"
-        costs = [json.loads(f.read_text()) for f in sorted((work / "models").glob(f"{timed}/cost.json"))]
-        if costs:
-            rows[row]["cost"] = {name: round(fmean(one[name] for one in costs), 3) for name in costs[0]}
+        files = [
+            [work / "models" / name_of(row, task, seed) / "cost.json" for seed in seeds]
+            for task in (TASKS if row == "specific" else (None,))
+        ]
+        costs = [[json.loads(file.read_text()) for file in one if file.exists()] for one in files]
+        if all(costs):
+            rows[row]["cost"] = {
+                "step_s": round(fmean(min(cost["step_s"] for cost in one) for one in costs), 3),
+                "peak_mib": round(fmean(cost["peak_mib"] for one in costs for cost in one)),
+            }
     return {
         "rows": rows,
         "queries": {task: len(runs("base", task, MEASURES[0])[0]) for task in TASKS},
@@ -242,7 +239,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--work", type=Path, default=Path("minikilt_tasks"))
     parser.add_argument("--results", type=Path, help="FOLDER/results if left out")
-    parser.add_argument("--time", action="store_true", help="time and memory of a step, too")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--recipe", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -257,8 +253,6 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     results = given.results or given.work / "results"
     made(given.work, wanted, seeds, given.steps, quick_base(given.work), results)
-    if given.time:
-        timed(given.work, quick_base(given.work))
     found = summary(given.work, seeds, results) | {"steps": given.steps}
     print(json.dumps(found, indent=2))
     if given.output:

@@ -268,9 +268,7 @@ def minikilt() -> str:
         "pcgrad": "or `pcgrad`",
         "cgd": "or `cgd`",
         "taco-all": "or `taco`, median over all",
-        "taco-flat": "or `taco`, beta 0.5, tau 20",
-        "prompted-again": "prompts, from the model of `sum`",
-        "taco-again": "and `taco`",
+        "taco-quick": "or `taco`, beta 0.9",
     }
     heads = [f"{task} ({count:,})" for task, count in queries.items()]
     lines = [
