@@ -333,7 +333,10 @@ def test_ids_of_the_hub_are_told_and_paths_are_names(export_of):
             "corpus": "/home/alice/My Data/corpus.jsonl",
             "dev_data": "../beir/scifact",
             "teacher": "cross-encoder/ms-marco-MiniLM-L-6-v2",
-            "pooling_options": {"file": "C:\\Users\\alice\\x.json", "url": "https://alice:pw@x.org/a/b"},
+            "pooling_options": {
+                "files": ["C:\\Users\\alice\\x.json", "/home/alice s/y"],
+                "url": "https://alice:pw@x.org/a/b",
+            },
         },
     )
     before = {
@@ -360,7 +363,7 @@ def test_ids_of_the_hub_are_told_and_paths_are_names(export_of):
     assert recipe["corpus"] == "corpus.jsonl"
     assert recipe["dev_data"] == "scifact"
     assert recipe["teacher"] == "cross-encoder/ms-marco-MiniLM-L-6-v2"
-    assert recipe["pooling_options"] == {"file": "x.json", "url": "https://x.org/a/b"}
+    assert recipe["pooling_options"] == {"files": ["x.json", "y"], "url": "https://x.org/a/b"}
     assert "12 rows of corpus.jsonl are empty" in text
     assert "see a.txt or b.txt." in text
     assert "alice" not in text
@@ -384,7 +387,8 @@ def test_several_tasks_episodes_and_a_teacher_are_told(export_of):
     for line in (
         "- Balancer: **taco**, each parameter leans to the tasks that it matters to ([source](",
         "- Pooling: **nobody-has-it**\n",
-        "- Data: qa: nq: 1,200 queries, 2 relevant pairs, 3 negatives, fingerprint ffffffffffff; stopped by",
+        "- Data: qa: nq: 1,200 queries, 2 relevant pairs, 3 negatives, fingerprint ",
+        "; stopped by 7 held-out queries",
         "fingerprint ffffffffffff; negatives mined by bm25s and judge\n",
         "- Data: negatives mined by the model itself (first by bm25s) in 3 episodes, as in ANCE",
         "- Data: scores of the teacher org/teacher\n",
@@ -408,7 +412,6 @@ def test_a_mean_of_models_names_them(export_of):
 @pytest.mark.parametrize(
     ("text", "seen"),
     [
-        ("/home/a b/c.txt", "c.txt"),
         ("~/x/y", "y"),
         ("./y", "y"),
         ("file:///home/x/y", "y"),
@@ -418,7 +421,8 @@ def test_a_mean_of_models_names_them(export_of):
         ("read (/data/x) and '/data/y'", "read (x) and 'y'"),
         ("and/or, 1/2, https://x.org/a/b, org/name", "and/or, 1/2, https://x.org/a/b, org/name"),
         ("hf_abcdefghijkl", "hf_…"),
-        ("/", "a local folder"),
+        ("~5/10, / and ~al/x", "~5/10, / and x"),
+        ("/a/b has 3 rows and/or /c/d has 4", "b has 3 rows and/or d has 4"),
     ],
 )
 def test_paths_and_secrets_are_taken_out_of_texts(text, seen):

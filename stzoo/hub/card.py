@@ -242,10 +242,19 @@ def _languages(given: list[str]) -> list[str]:
 
 
 def _check(text: str, data: Any) -> None:
-    """Sees that the Hub's own classes read the front matter back as it was meant."""
+    """Sees that the Hub's own classes read the front matter back as it was meant.
+
+    Raises:
+        DataError: if they do not.
+    """
     from huggingface_hub import ModelCard
 
-    assert ModelCard(text).data.to_dict() == data.to_dict(), "the front matter does not come back"
+    try:
+        same = ModelCard(text).data.to_dict() == data.to_dict()
+    except ValueError as error:
+        raise DataError(f"huggingface_hub refuses the card's metadata: {first_line(error)}") from error
+    if not same:
+        raise DataError("the metadata of README.md has values that YAML does not give back; mend them there.")
 
 
 # -- text

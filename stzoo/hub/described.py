@@ -23,6 +23,7 @@ class Model:
 
     Attributes:
         portable: False if it brings code of its own, which users must trust.
+        needs: the first version of sentence-transformers that reads its layout.
         prompts: texts by name, without empty ones.
         similarity: cosine, dot, euclidean or manhattan.
         dimensions: numbers in a vector; None if only code of another package knows.
@@ -32,6 +33,7 @@ class Model:
     """
 
     portable: bool
+    needs: int
     prompts: dict[str, str]
     similarity: str
     dimensions: int | None
@@ -89,6 +91,7 @@ def read_model(folder: Path) -> Model:
         merged = _object(folder / MERGE).get("merged", [])
         return Model(
             portable=all(kind.startswith("sentence_transformers.") for kind in types),
+            needs=5 if all(kind.startswith("sentence_transformers.models.") for kind in types) else 6,
             prompts={name: text for name, text in (about.get("prompts") or {}).items() if text},
             similarity=about.get("similarity_fn_name") or "cosine",
             dimensions=_dimensions(folder, modules),

@@ -12,9 +12,9 @@ NAMING = {"base", "model", "corpus", "data", "dev_data", "probe", "store", "teac
 BROKEN = {"Cc", "Cs", "Zl", "Zp"}  # control characters, halves of pairs, line ends that YAML or Markdown see
 _WORD = r"[^\s'\"`,;|()\[\]{}<>]"
 _PATH = re.compile(
-    rf"file://{_WORD}*|(?<!\w)[A-Za-z]:[\\/]{_WORD}+|\\\\{_WORD}+|(?<![\w:/.~])(?:~\w*|\.\.?)?/{_WORD}+"
+    rf"file://{_WORD}*|(?<!\w)[A-Za-z]:[\\/]{_WORD}+|\\\\{_WORD}+|(?<![\w:/.~])(?:~(?:[a-z_]\w*)?|\.\.?)?/{_WORD}+"
 )
-_BEGINS = re.compile(r"file://|~\w*/|\.{0,2}/|[A-Za-z]:[\\/]|\\\\")
+_BEGINS = re.compile(r"file://|~(?:[a-z_]\w*)?/|\.{0,2}/|[A-Za-z]:[\\/]|\\\\")
 _SECRETS = ((re.compile(r"\bhf_[A-Za-z0-9]{8,}"), "hf_…"), (re.compile(r"(\w+://)[^/\s@]+@"), r"\1"))
 
 
@@ -37,13 +37,16 @@ def names(runs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return shown
 
 
-def _named(recipe: Any) -> Iterator[tuple[str, str]]:
-    for key, value in recipe.items():
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, dict):
-                yield from _named(one)
-            elif key in NAMING and isinstance(one, str) and one:
-                yield key, one
+def _named(recipe: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Key and text of all that names a file, a folder or an id, or is a path."""
+    if isinstance(recipe, dict):
+        for name, value in recipe.items():
+            yield from _named(value, name)
+    elif isinstance(recipe, list):
+        for value in recipe:
+            yield from _named(value, key)
+    elif isinstance(recipe, str) and recipe and (key in NAMING or _BEGINS.match(recipe)):
+        yield key, recipe
 
 
 def shown(value: Any, known: Mapping[str, str]) -> Any:
@@ -66,9 +69,7 @@ def _text(text: str, known: Mapping[str, str]) -> str:
     text = "".join("\ufffd" if category(sign) in BROKEN and sign not in "\n\t" else sign for sign in text)
     for secret, instead in _SECRETS:
         text = secret.sub(instead, text)
-    if _BEGINS.match(text) and "\n" not in text:
-        return base_name(text)  # blanks in it included
     for path in sorted(known, key=len, reverse=True):
-        if known[path] != path:
+        if known[path] != path and len(path) > 3:  # "." and the like stand everywhere
             text = text.replace(path, known[path])
     return _PATH.sub(lambda found: base_name(found[0]), text)
