@@ -298,7 +298,8 @@ def minikilt() -> str:
             f"{len(made['seeds'])} seeds; ± is the deviation over seeds. {made['steps']} steps of "
             f"{made['settings']['batch_size']} queries. *: another than the row it builds on (that of `sum` "
             "for a model for each task and for prompts, that of prompts for the balancers) by a paired "
-            f"randomisation test, Holm's correction over all {len(tests)}, p < 0.05.",
+            f"randomisation test, Holm's correction over all {len(tests)}, p < 0.05. Seconds are those of a "
+            "row's fastest run, as others had something beside them.",
         ]
     )
 
