@@ -226,8 +226,9 @@ def _data(run: Mapping[str, Any], shown: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _mined(made: Mapping[str, Any]) -> str:
-    by = [(made.get(part) or {}).get("name") for part in ("model", "teacher")]
-    return " and ".join(name for name in by if name) or "a model that is not named"
+    parts = (made.get(part) for part in ("model", "teacher"))  # of another's file they may be anything
+    by = [part["name"] for part in parts if isinstance(part, dict) and isinstance(part.get("name"), str)]
+    return " and ".join(by) or "a model that is not named"
 
 
 def _notes(run: Mapping[str, Any]) -> Iterator[str]:
