@@ -180,8 +180,12 @@ def load_model(
     chosen = pooling or (None if is_sentence_transformer_model(name) else "cls")
     if chosen is None:
         return model
-    poolings = (Pooling, *_of_plugins(name, None).values())
-    before = [module for module in rest if isinstance(module, poolings)]
+    # a module that is no part of sentence-transformers was loaded as an installed pooling's
+    before = [
+        module
+        for module in rest
+        if isinstance(module, Pooling) or not type(module).__module__.startswith("sentence_transformers.")
+    ]
     rest = [module for module in rest if module not in before]
     try:
         made = host.build("pooling", chosen, first.get_embedding_dimension(), **(pooling_options or {}))
