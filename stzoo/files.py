@@ -123,6 +123,12 @@ def held(folder: str | Path) -> Iterator[Path]:
         Path(lock.lock_file).unlink(missing_ok=True)
 
 
+def sha256(path: Path) -> str:
+    """Of a file's bytes, 64 hex digits; it is not held in memory."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
 def fingerprint(*paths: str | Path) -> str:
     """SHA-256 (64 hex digits) over the names and bytes of files, folders walked in name order."""
     digest = hashlib.sha256()

@@ -6,7 +6,6 @@ checks it. What is not in a row is not guessed: a Hub id that no row knows is re
 tells how its authors pooled.
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from .. import host
 from ..errors import ModelError, RecipeError, UnknownNameError
-from ..files import write_json
+from ..files import sha256, write_json
 from ..hookspecs import Checkpoint
 from ..quiet import quietly
 from ..recipe import SCHEMA_VERSION
@@ -136,7 +135,7 @@ def _facts(published: Published, local: bool, options: dict[str, Any]) -> dict[s
         "source": row.source,
         "options": options,
         "files": {
-            str(path.relative_to(published.folder)): _sha256(path) for path in dict.fromkeys(published.read)
+            str(path.relative_to(published.folder)): sha256(path) for path in dict.fromkeys(published.read)
         },
         "base": {"hub_id": row.base, "commit": _commit(published.base)} if based else None,
         "max_query_tokens": row.max_query_tokens,
@@ -150,11 +149,6 @@ def _facts(published: Published, local: bool, options: dict[str, Any]) -> dict[s
 def _commit(folder: Path) -> str | None:
     """By which the cache of the Hub names its folders."""
     return folder.name if re.fullmatch("[0-9a-f]{40}", folder.name) else None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _readme(row: Checkpoint, imported: Mapping[str, Any], portable: bool) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PublishError
+from ..files import sha256
 from .asking import asking
 from .parcel import read, size_of
 
@@ -92,7 +93,5 @@ def same(content: Path | bytes, entry: Any) -> bool:
     if entry.lfs is None:
         raw = read(content)
         return hashlib.sha1(b"blob %d\0" % len(raw) + raw).hexdigest() == entry.blob_id  # noqa: S324 - git's
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest() == str(entry.lfs.sha256)
-    with content.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest() == str(entry.lfs.sha256)
+    found = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else sha256(content)
+    return found == str(entry.lfs.sha256)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RecipeError, ShapeError
-from ..files import whole_file, write_json
+from ..files import sha256, whole_file, write_json
 from .building import built, faiss_errors, lengthened
 from .exact import Vectors
 from .passes import checked
@@ -206,7 +206,7 @@ def open_index(
         faiss.write_index(index, str(draft))
     del index
     made = {
-        "sha256": _checksum(path),
+        "sha256": sha256(path),
         "faiss": faiss.__version__,
         "seconds": round(time.monotonic() - begun, 2),
     }
@@ -237,14 +237,9 @@ def _noted(noted: Path, path: Path) -> dict[str, Any] | None:
     """What is noted of an index, or None if it is not there whole."""
     try:
         facts = json.loads(noted.read_text(encoding="utf-8"))
-        return dict(facts) if facts["sha256"] == _checksum(path) else None
+        return dict(facts) if facts["sha256"] == sha256(path) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(vectors: Vectors) -> str:
