@@ -19,6 +19,8 @@ Tried beside them, when --only names them, with as many seeds as there are:
 taco-all    with TACO as its authors have it: the median is over all parameters, not only over those that a
             step's gradient reaches
 taco-quick  with sensitivities that are an average over some ten steps (beta 0.9), not a thousand
+prompted-on, taco-on    a second stage: as many steps again from the model of "prompted" and of its seed,
+            with the plain sum, and as taco-quick
 
 Everything lies in FOLDER. What is finished there is not made again, and what was killed goes on; with --only
 some rows are made now and the others later, or side by side (each with a --results of its own). Seconds are
@@ -47,11 +49,12 @@ TASKS = {
     "dialog-cmudog": "dialogue",
 }  # fmt: skip
 ROWS = ("specific", "naive", "prompted", "taco", "pcgrad", "cgd")
-TRIED = ("taco-all", "taco-quick")
+TRIED = ("taco-all", "taco-quick", "prompted-on", "taco-on")
+SECOND = ("prompted-on", "taco-on")
 BALANCERS: dict[str, dict[str, Any]] = {
     **{row: {"balancer": row} for row in ("taco", "pcgrad", "cgd")},
     "taco-all": {"balancer": "taco", "balancer_options": {"median_over": "all"}},
-    "taco-quick": {"balancer": "taco", "balancer_options": {"beta": 0.9}},
+    **{row: {"balancer": "taco", "balancer_options": {"beta": 0.9}} for row in ("taco-quick", "taco-on")},
 }
 MEASURES = ("KILT Rprec", "KILT recall@20", "KILT recall@100")
 PACKAGES = ("stzoo", "stzoo-taco", "torch", "torchjd", "transformers", "sentence-transformers")
@@ -152,7 +155,8 @@ def made(work: Path, wanted: list[str], seeds: list[int], steps: int, base: Path
                 continue
             for task in TASKS if row == "specific" else (None,):
                 name = name_of(row, task, seed)
-                score(name, train(work, name, recipe(work, row, task), base, seed, steps))
+                first = work / "models" / name_of("prompted", None, seed) if row in SECOND else base
+                score(name, train(work, name, recipe(work, row, task), first, seed, steps))
 
 
 def name_of(row: str, task: str | None, seed: int) -> str:
@@ -190,7 +194,8 @@ def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
             for measure, each in scored.items():
                 means = [fmean(one.values()) for one in each.values()]
                 tasks[task][measure] = {"mean": round(fmean(means), 4), "seeds": [round(m, 4) for m in means]}
-            peer = "naive" if row in ("base", "specific", "prompted") else "prompted"
+            builds_on = {"base": "naive", "specific": "naive", "prompted": "naive", "taco-on": "prompted-on"}
+            peer = builds_on.get(row, "prompted")
             others = runs(peer, task, MEASURES[0])
             both = [seed for seed in scored[MEASURES[0]] if seed in others]
             if both and row != "naive":
