@@ -19,8 +19,8 @@ Tried beside them, when --only names them, with as many seeds as there are:
 taco-all    with TACO as its authors have it: the median is over all parameters, not only over those that a
             step's gradient reaches
 taco-quick  with sensitivities that are an average over some ten steps (beta 0.9), not a thousand
-prompted-on, taco-on    a second stage: as many steps again from the model of "prompted" and of its seed,
-            with the plain sum, and as taco-quick
+prompted-on, taco-on    a second stage: as many steps again, on other batches, from the model of
+            "prompted" of its seed, with the plain sum, and as taco-quick
 
 Everything lies in FOLDER. What is finished there is not made again, and what was killed goes on; with --only
 some rows are made now and the others later, or side by side (each with a --results of its own). Seconds are
@@ -155,8 +155,10 @@ def made(work: Path, wanted: list[str], seeds: list[int], steps: int, base: Path
                 continue
             for task in TASKS if row == "specific" else (None,):
                 name = name_of(row, task, seed)
-                first = work / "models" / name_of("prompted", None, seed) if row in SECOND else base
-                score(name, train(work, name, recipe(work, row, task), first, seed, steps))
+                first, own_seed = base, seed
+                if row in SECOND:  # of the same seed it would see the first stage's batches again
+                    first, own_seed = work / "models" / name_of("prompted", None, seed), seed + 100
+                score(name, train(work, name, recipe(work, row, task), first, own_seed, steps))
 
 
 def name_of(row: str, task: str | None, seed: int) -> str:
