@@ -186,10 +186,8 @@ def test_cgd_favours_the_task_whose_gradient_the_others_share():
     torch.testing.assert_close(update, balancer.weights @ gradients)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def trained(root, **given):
     """A finished run of two tasks with a tiny model."""
-    root = tmp_path_factory.mktemp("inspected")
     base = tiny_masked_lm("bert", root / "base")
     tasks = []
     for number, name in enumerate(("one", "two")):
@@ -200,8 +198,13 @@ def run(tmp_path_factory):
         tasks.append({"name": name, "data": str(root / f"{name}.jsonl")})
     return stzoo.finetune(
         str(base), tasks=tasks, balancer="taco", dev_queries=0, batch_size=8, max_steps=2, device="cpu",
-        output=root / "run",
+        output=root / "run", **given,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("inspected"))
 
 
 def test_inspect_measures_a_run_before_and_after(run):
@@ -216,6 +219,15 @@ def test_inspect_measures_a_run_before_and_after(run):
     assert found["before"] != found["after"]
     assert inspect([run], batches=2) == [found]
     assert (run / "figures/specialisation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_pooling_is_inspected_with_the_options_it_was_trained_with(tmp_path):
+    pytest.importorskip("stzoo_retromae")
+    options = {"projection": 8, "top_k": 5}
+    run = trained(tmp_path, pooling="dupmae", pooling_options=options, portable=False)
+    (found,) = inspect([run], batches=1)
+    for when in ("before", "after"):  # 32 numbers of [CLS] to 8, not to the 384 that it has by itself
+        assert found[when]["modules"]["1.project"]["parameters"] == 32 * 8
 
 
 def test_entropy_is_of_shares_and_leaves_out_what_nobody_needs():
