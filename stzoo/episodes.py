@@ -60,7 +60,7 @@ def train(
         student: a SentenceTransformer.
         judged: the training queries and the corpus to mine from, by task; a single task has the name ''.
         teacher: a cross-encoder that scores what is mined, or None.
-        fit: `stzoo.finetune.fit` with its dev queries.
+        fit: `stzoo.fitting.fit` with its dev queries.
 
     Returns:
         `episodes`, the facts of each; `steps` of all; with dev queries the best score, its step and episode.

@@ -2,40 +2,34 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from datasets import Dataset
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import set_seed
 
 from . import episodes, lora, runs
 from .calls import callable_module
 from .curves import PICTURE, PRETRAINING, draw
-from .errors import DataError, RecipeError
-from .examples import Examples
+from .errors import RecipeError
 from .files import fingerprint, whole_file
+from .fitting import alone, examples_of, fit, loss_of
 from .hub import card, layout
 from .hub.export import export
-from .judged import JudgedSet
-from .losses import make_loss, means, needs_scores
+from .losses import needs_scores
 from .mining import check_rules
 from .models import like, load_model
-from .multitask import STATE, MultiTaskTrainer, check_balancer, in_order, mixed
-from .quiet import quietly
+from .multitask import check_balancer
 from .recipe import FinetuneSettings, MiningRules
-from .runs import first_process_first, is_first_process, processes
+from .runs import first_process_first, is_first_process
 from .sources import hub_ids
-from .splits import DEV_METRIC, Data, DevScore, read_data
+from .splits import Data, read_data
 from .teacher import open_teacher, rescore
-from .trainer import ObjectiveTrainer, arguments, last_checkpoint
+from .trainer import arguments
 from .training import TrainingSet
 
-DEFAULT_NEGATIVES = 7
-CLEAR_MARGIN = 1.0  # between a teacher's scores; probabilities are never further apart
 # settings of mining and of adapters, which mean nothing without them
 MINING = {*MiningRules.model_fields, "keep_old", "first_negatives"} - {"teacher", "teacher_tokens"}
 ADAPTERS = {"lora_alpha", "lora_dropout", "lora_targets"}
@@ -109,8 +103,8 @@ def finetune(
         local = Path(wanted.model).is_dir()
         run.record_inputs(
             base={"fingerprint": fingerprint(wanted.model)} if local else {"id": wanted.model},
-            data=_alone({task: _facts(train) for task, train in trains.items()}),
-            dev=_alone({task: _dev_facts(one) for task, one in data.items()}),
+            data=alone({task: _facts(train) for task, train in trains.items()}),
+            dev=alone({task: _dev_facts(one) for task, one in data.items()}),
         )
         named = [name for one in wanted.each().values() for name in (one.data, one.corpus) if name]
         run.record(before=runs.earlier(wanted.model), datasets=hub_ids(named))
@@ -143,11 +137,6 @@ def finetune(
         return run.folder
 
 
-def _alone(by_task: dict[str, Any]) -> Any:
-    """What stands under '' where there is a single task."""
-    return by_task.get("", by_task)
-
-
 def _facts(train: TrainingSet) -> dict[str, Any]:
     facts = {
         "fingerprint": train.fingerprint,
@@ -173,85 +162,6 @@ def set_prompts(model: Any, wanted: FinetuneSettings) -> None:
     for task, one in wanted.each().items() if wanted.tasks else ():
         own = one.query_prompt
         model.prompts[task] = model.prompts.get("query", "") if own is None else own
-
-
-def fit(
-    wanted: FinetuneSettings,
-    folder: Path,
-    student: Any,
-    trains: Mapping[str, TrainingSet],
-    *,
-    dev: Mapping[str, JudgedSet],
-    record: Callable[..., None],
-    before: Path | None = None,
-) -> dict[str, Any]:
-    """Trains a model in place, from the last checkpoint in `folder` if there is one.
-
-    Args:
-        wanted: the settings.
-        folder: for checkpoints.
-        student: a SentenceTransformer.
-        trains: what it learns from, by task; a single task has the name ''.
-        dev: queries to stop early by, by task.
-        record: keeps facts, by keyword.
-        before: the folder of an earlier training whose balancer's state is gone on with.
-
-    Returns:
-        log, steps and, with dev queries, the best score and its step.
-
-    Raises:
-        DataError: if there are too few examples, or no scores for a loss that needs them.
-        StzooError: for other mistakes in the settings.
-    """
-    each = wanted.each()
-    examples = {task: examples_of(each[task], student, train, task) for task, train in trains.items()}
-    left_out, margins = {}, {}
-    for task, train in trains.items():
-        of = f" of {task}" * bool(task)
-        if needs_scores(wanted.losses):
-            margins[task] = _tell_of_scores(wanted, train, of)
-        if left := examples[task].left_out:
-            left_out[task] = left
-            if is_first_process():
-                print(
-                    f"stzoo: {left} of {len(train.query_ids)} queries{of} have no negative and are left out.",
-                    file=sys.stderr,
-                )
-    for name, found in (("left_out", left_out), ("teacher_margin", margins)):
-        if found:
-            record(**{name: _alone(found)})
-    evaluator = DevScore(dev) if dev else None
-    trainer = _trainer(wanted, folder, student, examples, evaluator, record, before)
-    checkpoint = last_checkpoint(folder)
-    with quietly():
-        trainer.go_on(checkpoint)
-    if isinstance(trainer, MultiTaskTrainer) and is_first_process():
-        trainer.leave_balancer(folder, checkpoint)
-    history = [line for line in trainer.state.log_history if "train_runtime" not in line]
-    best = {DEV_METRIC: trainer.state.best_metric, "best_step": trainer.state.best_global_step}
-    return {"log": history, "steps": trainer.state.global_step, **(best if dev else {})}
-
-
-def _tell_of_scores(wanted: FinetuneSettings, train: TrainingSet, of: str) -> float:
-    """Says whose scores are learnt from, and if they hardly tell positives from negatives; the margin."""
-    own, others = train.positives.scores, train.negatives.scores
-    assert own is not None
-    assert others is not None
-    margin = float(own.mean() - others.mean())
-    if not is_first_process():
-        return margin
-    scorer = (train.made or {}).get("teacher") or (train.made or {}).get("model")
-    if wanted.teacher is None and isinstance(scorer, dict):
-        name = scorer.get("name")
-        print(f"stzoo: the scores{of} to learn from are those of {name}, as mined.", file=sys.stderr)
-    if margin < CLEAR_MARGIN:
-        print(
-            f"stzoo: the teacher scores positives{of} {margin:.2f} above negatives on average. That says "
-            "little; are they probabilities? Learn from logits, or with kl set "
-            "loss_options.kl.teacher_temperature well below 1.",
-            file=sys.stderr,
-        )
-    return margin
 
 
 def _check(wanted: FinetuneSettings, folder: Path, student: Any, trains: Mapping[str, TrainingSet]) -> None:
@@ -283,96 +193,6 @@ def _check(wanted: FinetuneSettings, folder: Path, student: Any, trains: Mapping
                 "losses, or leave the teacher out."
             )
     arguments(wanted, folder)
-
-
-def examples_of(wanted: FinetuneSettings, student: Any, train: TrainingSet, task: str = "") -> Examples:
-    """The examples of a training set, which has to go with the losses; see `fit`."""
-    scores = needs_scores(wanted.losses)
-    negatives = wanted.negatives
-    if negatives is None:
-        negatives = min(DEFAULT_NEGATIVES, int(np.diff(train.negatives.starts).max(initial=0)))
-    if scores and not negatives:
-        raise RecipeError(
-            f"{', '.join(wanted.losses)} compares several passages of a query: set negatives (--negatives) "
-            "to 1 or more, and give data that has them, as `stzoo mine` writes."
-        )
-    if scores and not (wanted.teacher or train.scored):
-        raise DataError(
-            f"{wanted.data} has no teacher's scores, which {', '.join(wanted.losses)} learns from. Name a "
-            "cross-encoder by teacher (--teacher), or give data with scores."
-        )
-    examples = Examples(
-        train,
-        student,
-        negatives=negatives,
-        max_query_tokens=wanted.max_query_tokens,
-        max_passage_tokens=wanted.max_passage_tokens,
-        seed=wanted.seed,
-        task=task,
-    )
-    # On several processes the host drops what is left of a batch; of several tasks, small ones begin anew.
-    fewest = 2 if processes() == 1 or task else processes() * wanted.batch_size
-    if len(examples.pairs) < fewest:
-        without = f", {examples.left_out} queries without a negative left out" if examples.left_out else ""
-        raise DataError(
-            f"{wanted.data}: {len(examples.pairs)} pairs to train on{without}; expected {fewest} at least, a "
-            "batch."
-        )
-    return examples
-
-
-def loss_of(wanted: FinetuneSettings, model: Any) -> Any:
-    """The loss that the settings ask for; see `stzoo.losses.make_loss`."""
-    return make_loss(
-        model,
-        wanted.losses,
-        wanted.loss_options,
-        temperature=wanted.temperature,
-        mini_batch_size=wanted.mini_batch_size,
-        cross_device=wanted.cross_device,
-        matryoshka=wanted.matryoshka,
-    )
-
-
-def _trainer(
-    wanted: FinetuneSettings,
-    folder: Path,
-    model: Any,
-    examples: Mapping[str, Examples],
-    evaluator: DevScore | None,
-    record: Callable[..., None],
-    before: Path | None,
-) -> ObjectiveTrainer:
-    loss = loss_of(wanted, model)
-    more: dict[str, Any] = {"batch_sampler": in_order} if wanted.tasks else {}
-    callbacks = []
-    if evaluator is not None:
-        more |= dict(eval_strategy="steps", eval_steps=wanted.eval_steps, load_best_model_at_end=True)
-        more |= dict(metric_for_best_model=f"eval_{DEV_METRIC}", greater_is_better=True)
-        callbacks.append(EarlyStoppingCallback(early_stopping_patience=wanted.patience))
-        wanted = wanted.model_copy(update={"save_steps": wanted.eval_steps})
-    given: dict[str, Any] = dict(
-        model=model,
-        args=arguments(wanted, folder, **more),
-        loss=loss,
-        evaluator=evaluator,
-        settings=wanted,
-        callbacks=callbacks,
-        record=lambda log: record(log=log),
-    )
-    if not wanted.tasks:
-        (single,) = examples.values()
-        rows = Dataset.from_dict({"example": np.arange(len(single.pairs))})
-        return ObjectiveTrainer(train_dataset=rows, collate=single, figures=partial(means, loss), **given)
-    mixture = mixed(wanted, examples)
-    return MultiTaskTrainer(
-        train_dataset=mixture.rows(),
-        mixture=mixture,
-        balancer=wanted.balancer,
-        options=wanted.balancer_options,
-        before=before and before / STATE,
-        **given,
-    )
 
 
 def _finish(run: runs.Run, student: Any, portable: bool) -> None:

@@ -26,7 +26,8 @@ from torch import Tensor
 from stzoo import DataError
 from stzoo.balancers import Gradients
 from stzoo.files import whole_file
-from stzoo.finetune import examples_of, loss_of, set_prompts
+from stzoo.finetune import set_prompts
+from stzoo.fitting import examples_of, loss_of
 from stzoo.models import load_model
 from stzoo.multitask import mixed
 from stzoo.recipe import FinetuneSettings
