@@ -241,6 +241,14 @@ def test_a_new_repository_gets_the_branch_beside_an_empty_main(hub, folder):
     assert made.revision == "v1"
 
 
+def test_a_branch_of_what_main_holds_is_made_as_well(hub, folder):
+    first = send(folder)
+    made = send(folder, revision="release/1.0")
+    assert hub.repos[REPO].heads == {"main": first.commit, "release/1.0": first.commit}
+    assert (made.commit, made.changed) == (first.commit, True)
+    assert not send(folder, revision="release/1.0").changed
+
+
 def test_a_private_model_is_private(hub, folder):
     assert send(folder, private=True).private
     assert hub.repos[REPO].private
@@ -362,6 +370,25 @@ def test_a_branch_that_its_commit_failed_for_is_taken_back(hub, folder):
     hub.faults.append(Fault("POST .*/commit/", status=400))
     refused("refuses", folder, revision="v2")
     assert hub.repos[REPO].heads.keys() == {"main"}
+
+
+@pytest.mark.parametrize("fault", [{"cut": "done"}, {"status": 503}, {"status": 409}])
+def test_a_branch_that_is_not_known_to_be_made_is_taken_back(hub, folder, fault):
+    send(folder)
+    (folder / "run.json").write_text("{}")
+    hub.faults.append(Fault("POST .*/branch/", **fault))
+    refused("asked to make the branch v2. lab/tiny is as it was", folder, revision="v2")
+    assert hub.repos[REPO].heads.keys() == {"main"}
+
+
+def test_a_branch_that_somebody_else_makes_meanwhile_is_left_alone(hub, folder):
+    first = send(folder)
+    (folder / "run.json").write_text("{}")
+    theirs = hub.repos[REPO].heads
+    meanwhile = Fault("POST .*/branch/", first=lambda: theirs.update(v2=first.commit))
+    hub.faults.append(meanwhile)
+    refused(r"409: Reference already exists", folder, revision="v2")
+    assert held(hub, branch="v2") == held(hub)
 
 
 def test_a_branch_that_somebody_else_has_used_meanwhile_is_not_taken_back(hub, folder):
