@@ -421,12 +421,18 @@ def test_a_mean_of_models_names_them(export_of):
         ("read (/data/x) and '/data/y'", "read (x) and 'y'"),
         ("and/or, 1/2, https://x.org/a/b, org/name", "and/or, 1/2, https://x.org/a/b, org/name"),
         ("hf_abcdefghijkl", "hf_…"),
+        ("by AKIA" + "Z" * 16, "by …"),
         ("~5/10, / and ~al/x", "~5/10, / and x"),
         ("/a/b has 3 rows and/or /c/d has 4", "b has 3 rows and/or d has 4"),
     ],
 )
 def test_paths_and_secrets_are_taken_out_of_texts(text, seen):
     assert public.shown({"key": [text]}, {}) == {"key": [seen]}
+
+
+def test_what_stands_under_a_secrets_name_is_not_shown():
+    options = {"api_key": "of few letters", "secret_share": 0.5, "query": "x"}
+    assert public.shown({"options": options}, {})["options"] == options | {"api_key": "…"}
 
 
 def test_what_the_readme_that_is_there_says_counts_and_flags_win(export_of):

@@ -329,6 +329,12 @@ def test_a_connection_that_breaks_is_tried_again(hub, folder):
     assert len(hub.asked("PUT")) == 2
 
 
+def test_a_date_to_wait_for_is_not_told_as_seconds(hub, folder):
+    date = {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}
+    hub.faults.append(Fault("POST .*/commit/", status=429, headers=date))
+    refused(r"try again in some minutes \(429", folder)
+
+
 def test_a_slow_hub_is_waited_for(hub, folder):
     hub.faults.append(Fault("POST .*/commit/", wait=1.0))
     assert send(folder).changed
@@ -578,13 +584,25 @@ def test_a_model_that_does_not_fit_is_refused(hub, folder, what):
 SECRETS = {
     "hf_" + "a1" * 17: "a Hugging Face token",
     "sk-" + "proj-" + "Ab3_" * 8: "an API key",
+    "AIza" + "a" * 35: "an API key",
+    "xoxb-" + "123456789012": "an API key",
+    "api_org_" + "a" * 34: "a Hugging Face token",
     "AKIA" + "Z" * 16: "an AWS key",
+    "ASIA" + "Z" * 16: "an AWS key",
+    "aws_secret_access_key = " + "wJalrXUtnFEMI/K7": "a password or key",
+    "api_key=" + "abcd1234efgh": "a password or key",
     "ghp_" + "b" * 36: "a GitHub token",
     "-----BEGIN OPENSSH " + "PRIVATE KEY-----": "a private key",
     "https://me:" + "secret@example.org": "a password",
     "/home/me/models/base": "an absolute path",
     "/Users/me/base": "an absolute path",
     "C:\\Users\\me\\base": "an absolute path",
+    "C:/models/base": "an absolute path",
+    "file:///mnt/base": "an absolute path",
+    "~/models/base": "an absolute path",
+    "~me/models/base": "an absolute path",
+    "path:/mnt/disk/base": "an absolute path",
+    "/données/modèle": "an absolute path",
     "/mnt/disk/base": "an absolute path",
     str(Path.home() / "base"): "your home folder",
 }
@@ -596,13 +614,32 @@ def test_a_secret_is_found(secret):
         assert f"a.txt:2: {SECRETS[secret]}" in parcel.findings("a.txt", f"one\n{content}\n".encode())
 
 
+def test_the_token_itself_is_found_whatever_its_form(hub, folder, monkeypatch):
+    own = "of-our-own-hub-42"
+    monkeypatch.setenv("HF_TOKEN", own)
+    hub.add_user(own, "tester", orgs=["lab"])
+    (folder / "notes.txt").write_text(f"take {own}")
+    assert own not in refused(r"notes.txt:1: your own token", folder)
+    assert writes(hub) == []
+
+
+def test_a_path_on_a_server_is_found():
+    content = json.dumps({"model": r"\\server\share\model"})
+    assert parcel.findings("a.json", content.encode()) == ["a.json:1: an absolute path"]
+
+
+def test_an_answer_that_repeats_the_token_does_not_tell_it(hub, folder):
+    hub.faults.append(Fault("POST .*/commit/", status=403, error=f"{TOKEN} has no right"))
+    refused(r"no right to do this \(403: … has no right\)", folder)
+
+
 @pytest.mark.parametrize("place", ["notes.txt", "1_Pooling/extra.json", "model.safetensors"])
 def test_a_secret_is_told_by_its_place_alone(hub, folder, place):
     if place == "model.safetensors":
         weights(folder, dict, source=TOKEN)
     else:
         (folder / place).write_text(json.dumps({"source": TOKEN}))
-    refused(rf"{place}:\d: a Hugging Face token. Take it out", folder)
+    refused(rf"{place}:\d: a Hugging Face token.*Take it out", folder)
     assert writes(hub) == []
 
 
@@ -610,10 +647,11 @@ def test_a_secret_is_told_by_its_place_alone(hub, folder, place):
     "text",
     [
         "https://huggingface.co/lab/tiny/resolve/main/a.json",
-        "see [it](benchmarks/results) and ../a/b, ~/models/x, and/or/not, 1/2/3",
+        "see [it](benchmarks/results) and ../a/b, and/or/not, 1/2/3, ~5/10, a~/b",
         "<b>x</b></p>",
         "task-specific sk-learn hf_transfer risk-free-and-very-long-words-here",
         "it costs $1:\\alpha",
+        '{"secret": 2, "template": "\\\\n\\\\nsecret: one"}',
     ],
 )
 def test_what_is_no_secret_is_let_through(text):

@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import PublishError
 from .export import PICKLED, run_alone
 from .layout import POOLING_SWITCHES
+from .public import SECRET_NAMES, SECRETS
 
 RECORDS = ("run.json", "merge.json")
 SENT = {".json", ".safetensors", ".txt", ".model", ".jinja"}
@@ -22,17 +23,15 @@ MAX_BYTES = 50 * 10**9  # what huggingface_hub says of one file (HfApi.upload_fi
 SETTINGS, DIMENSION = "config_sentence_transformers.json", "word_embedding_dimension"
 MAX_HEADER = 100_000_000  # of safetensors
 SHOWN = 10  # findings in an error
-SECRETS = {
-    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{20,}",
-    "an API key": r"\bsk-(?=[\w-]*\d)[\w-]{20,}",
-    "an AWS key": r"\bAKIA[0-9A-Z]{16}\b",
-    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{22,})",
-    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
-    "a password": r"://[^\s/:@\"']+:[^\s/:@\"']+@",
-}
+NAMED = {"a password or key": SECRET_NAMES + r"[\"']?\s*[:=]\s*[\"']?(?=[^\s\"',}]*\d)[^\s\"',}]{8,}"}
 HOMES = {"an absolute path": r"(?:/home|/Users)/[\w.-]+/|\b[A-Za-z]:\\{1,2}[\w .-]+\\"}
-# two parts or more, and not the end of an address, of a tag or of a relative path
-PATHS = {"an absolute path": HOMES["an absolute path"] + r"|(?<![\w/.:<>~)\]}*+-])(?:/[\w.@+-]+){2,}"}
+PLACES = (
+    r"(?<![\w/.<>~)\]}*+-])(?:/[\w.@+-]+){2,}",  # two parts; no end of an address, tag or relative path
+    r"\bfile:/+[\w.]",
+    r"(?<![\w~/])~(?:[a-z_]\w*)?/[\w.]",
+    r"\\{4}[\w.-]+\\{2}[\w$]",  # \\server\share, as JSON spells it
+)
+PATHS = {"an absolute path": "|".join([*HOMES.values(), *PLACES])}
 VOCABULARIES = {"tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"}  # tokens look like anything
 Files = dict[str, Path | bytes]
 
@@ -147,12 +146,16 @@ def findings(name: str, content: Path | bytes) -> list[str]:
 
     Of a safetensors file its metadata is read.
     """
+    from huggingface_hub import get_token
+
     raw = _metadata(content) if name.endswith(".safetensors") else read(content)
-    text = raw.decode("utf-8", "replace")
+    # as JSON may spell it: \u00e9 is one letter of a path
+    text = re.sub(r"\\u([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), raw.decode("utf-8", "replace"))
     loose = b"\0" in raw or PurePosixPath(name).name in VOCABULARIES
-    kinds = (
-        SECRETS | (HOMES if loose else PATHS) | {"your home folder": re.escape(str(Path.home())) + r"/[\w.]"}
-    )
+    kinds = SECRETS | (HOMES if loose else NAMED | PATHS)
+    kinds["your home folder"] = re.escape(str(Path.home())) + r"/[\w.]"
+    if len(token := get_token() or "") >= 8:  # a shorter one is none of a hub's, and stands in any text
+        kinds["your own token"] = re.escape(token)
     found = {
         (text.count("\n", 0, match.start()) + 1, kind)
         for kind, pattern in kinds.items()
