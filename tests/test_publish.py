@@ -150,6 +150,14 @@ def test_only_what_differs_is_sent_again_and_what_is_gone_goes(hub, folder):
     assert made.notes == [f"{REPO} has files that are not ours, and keeps them: theirs.txt."]
 
 
+def test_hidden_folders_stay(hub, folder):
+    for name in (".ipynb_checkpoints", ".git"):
+        (folder / "1_Pooling" / name).mkdir()
+        (folder / "1_Pooling" / name / "config.json").write_text("{}")
+    send(folder)
+    assert [name for name in held(hub) if name.startswith("1_Pooling/")] == ["1_Pooling/config.json"]
+
+
 def test_a_run_record_that_names_places_of_this_machine_stays(hub, folder):
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(record | {"notes": ["from /data/models/base"]}))
@@ -547,6 +555,11 @@ MISFITS = {
         lambda f: listed(f, path="../1_Pooling"),
         "'../1_Pooling', which is no folder inside",
     ),
+    "a module that is the folder": (lambda f: listed(f, path="."), "'.', which is no folder inside"),
+    "routes without types": (
+        lambda f: (f / "router_config.json").write_text('{"types": ["a"]}'),
+        "router_config.json names no types",
+    ),
     "a pooling of 6 alone": (
         lambda f: (f / "1_Pooling" / "config.json").write_text(
             '{"embedding_dimension": 32, "pooling_mode": "mean"}'
@@ -564,6 +577,23 @@ MISFITS = {
     "a default prompt that is none": (
         lambda f: change(f / "config_sentence_transformers.json", default_prompt_name="qury"),
         "the default prompt 'qury' is none of the prompts: query, document",
+    ),
+    "a default prompt that is no text": (
+        lambda f: change(f / "config_sentence_transformers.json", default_prompt_name=["query"]),
+        r"the default prompt \['query'\] is none",
+    ),
+    "an empty file of weights": (
+        lambda f: os.truncate(f / "model.safetensors", 0),
+        "the header of model.safetensors cannot be read",
+    ),
+    "a link to elsewhere": (
+        lambda f: (f / "notes.txt").symlink_to(__file__),
+        "notes.txt is a link to a file outside",
+    ),
+    "a name of a file in lines": (lambda f: (f / "a\nb.txt").write_text(""), r"the name 'a\\nb.txt'"),
+    "a name of a file that is no text": (
+        lambda f: (f / os.fsdecode(b"a\xff.txt")).write_text(""),
+        r"the name 'a\\udcff.txt'",
     ),
     "a damaged file": (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
     "a huge file": (

@@ -84,16 +84,26 @@ def _select(folder: Path) -> tuple[Files, list[str]]:
     except (TypeError, KeyError):
         raise PublishError(f"{listing} lists no modules; export the model again.") from None
     for place in places:
-        if place.is_absolute() or ".." in place.parts:
+        if not place.parts or place.is_absolute() or ".." in place.parts:
             raise PublishError(f"{listing} names {str(place)!r}, which is no folder inside {folder}.")
     found = [path for path in folder.iterdir() if path.is_file()]
     found += [path for place in places for path in (folder / place).rglob("*") if path.is_file()]
+    for path in found:
+        name, target = path.relative_to(folder).as_posix(), path.resolve()
+        if not target.is_relative_to(folder.resolve()):
+            raise PublishError(f"{name} is a link to a file outside of {folder}; put the file itself there.")
+        if not name.isprintable():
+            raise PublishError(f"a file has the name {name!r}; expected one that can be printed.")
     if pickled := sorted(path.relative_to(folder).as_posix() for path in found if path.suffix in PICKLED):
         raise PublishError(
             f"{', '.join(pickled)} may run code when opened; only safetensors are published. "
             "`stzoo export` stores the model in them."
         )
-    sent: Files = {path.relative_to(folder).as_posix(): path for path in sorted(found) if _is_sent(path)}
+    sent: Files = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(found)
+        if _is_sent(path.relative_to(folder))
+    }
     inside = {PurePosixPath(name).parts[0] for name in sent}
     stays = [
         path.name + "/" * path.is_dir()
@@ -104,7 +114,7 @@ def _select(folder: Path) -> tuple[Files, list[str]]:
 
 
 def _is_sent(path: Path) -> bool:
-    hidden = path.name.startswith(".")
+    hidden = any(part.startswith(".") for part in path.parts)
     return not hidden and (path.suffix in SENT or path.name.split(".")[0] in LICENCES)
 
 
@@ -118,7 +128,10 @@ def _check_layout(files: Files) -> None:
     kinds = [module.get("type") for module in _json(read(files["modules.json"]), "modules.json")]
     for name in files:
         if PurePosixPath(name).name == "router_config.json":
-            kinds += _object(read(files[name]), name).get("types", {}).values()
+            types = _object(read(files[name]), name).get("types")
+            if not isinstance(types, dict):
+                raise PublishError(f"{name} names no types of modules; export the model again.")
+            kinds += types.values()
     for kind in map(str, kinds):
         if not kind.startswith("sentence_transformers."):
             raise PublishError(
@@ -137,7 +150,7 @@ def _check_layout(files: Files) -> None:
     prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
         raise PublishError(f"{SETTINGS}: the prompts are {prompts!r}, not texts by name.")
-    if default is not None and default not in prompts:
+    if default is not None and default not in list(prompts):
         raise PublishError(f"the default prompt {default!r} is none of the prompts: {', '.join(prompts)}.")
 
 
@@ -148,7 +161,7 @@ def findings(name: str, content: Path | bytes) -> list[str]:
     """
     from huggingface_hub import get_token
 
-    raw = _metadata(content) if name.endswith(".safetensors") else read(content)
+    raw = _metadata(name, content) if name.endswith(".safetensors") else read(content)
     # as JSON may spell it: \u00e9 is one letter of a path
     text = re.sub(r"\\u([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), raw.decode("utf-8", "replace"))
     loose = b"\0" in raw or PurePosixPath(name).name in VOCABULARIES
@@ -164,14 +177,14 @@ def findings(name: str, content: Path | bytes) -> list[str]:
     return [f"{name}:{line}: {kind}" for line, kind in sorted(found)]
 
 
-def _metadata(content: Path | bytes) -> bytes:
+def _metadata(name: str, content: Path | bytes) -> bytes:
     """What a safetensors file says beside its tensors; its header is 8 bytes of length, then JSON."""
     if isinstance(content, bytes):
         head = content[8:][: int.from_bytes(content[:8], "little")]
     else:
         with content.open("rb") as opened:
             head = opened.read(min(int.from_bytes(opened.read(8), "little"), MAX_HEADER))
-    return json.dumps(_object(head, "the header of the weights").get("__metadata__"), indent=1).encode()
+    return json.dumps(_object(head, f"the header of {name}").get("__metadata__"), indent=1).encode()
 
 
 def check_load(files: Files) -> int:
