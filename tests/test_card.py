@@ -241,7 +241,7 @@ def test_official_sets_have_both_forms_of_the_hub(export_of, tmp_path):
     assert {one.dataset_type for one in data.eval_results} == {
         "mteb/scifact",
         "mteb/arguana",
-        "mteb/fiqa",
+        "fiqa",
         "ours",
     }
     assert {one.metric_value for one in data.eval_results} == {0.625}

@@ -148,7 +148,7 @@ def model_index(scored: Scored) -> list[Any]:
     found = []
     for row in scored.rows:
         result = row.result
-        entry = registry.find(result.dataset)
+        entry = None if result.facts.get("notes") else registry.find(result.dataset)  # other data
         dataset, split = shown([result.dataset, result.split], {})
         for name, key in result.facts["measures"].items():
             found.append(
