@@ -281,6 +281,27 @@ def test_results_of_another_model_are_refused(trained, export_of, tmp_path):
     assert ModelCard(text_of(model, results=output / "again")).data.eval_results
 
 
+@pytest.mark.parametrize(
+    ("damage", "error", "told"),
+    [
+        ({"ndcg_at_10": 17}, DataError, "states a nDCG@10 of 17, which its queries do not give"),
+        ({"ndcg_at_10": None}, OutputError, "is no result of this version"),
+        ({"ndcg_at_10": float("nan")}, OutputError, "is no result of this version"),
+        ({"date": None}, OutputError, "is no result of this version"),
+    ],
+)
+def test_results_that_do_not_hold_are_refused(export_of, tmp_path, damage, error, told):
+    model = export_of()
+    output = file_results(tmp_path / "results", model, ["ours"])
+    (file,) = output.rglob("ours.json")
+    stored = json.loads(file.read_text())
+    place = stored["splits"]["test"] if "date" in damage else stored["scores"]["test"][0]
+    place |= damage
+    file.write_text(json.dumps(stored))
+    with pytest.raises(error, match=told):
+        make(model, results=output)
+
+
 def test_contamination_is_told_with_the_scores_without_it(trained, judged, tmp_path):
     _, tuned, folder, found = trained
     output = shutil.copytree(folder, tmp_path / "results")

@@ -432,6 +432,28 @@ def test_a_killed_upload_leaves_the_repository_as_it_was(hub, folder, tmp_path):
     assert held(hub).keys() == {".gitattributes"}
 
 
+def test_ctrl_c_before_the_commit_leaves_the_repository_as_it_was(hub, folder, tmp_path):
+    stop = threading.Event()
+    hub.faults.append(Fault("POST .*/commit/", first=lambda: stop.wait(60), status=503))
+    words = ["stzoo", "publish", str(folder), REPO, "--license", "mit", "--revision", "v2"]
+    code = f"""
+        import sys
+        import stzoo.cli, stzoo.hub.publish
+        stzoo.hub.publish.check_load = lambda _: 32
+        sys.argv = {words!r}
+        stzoo.cli.main()
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], env=outside(hub, tmp_path), stdout=subprocess.DEVNULL
+    )
+    wait_for(lambda: any("/commit/" in path for path in hub.asked("POST")), process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    stop.set()
+    assert hub.repos[REPO].heads.keys() == {"main"}
+    assert held(hub).keys() == {".gitattributes"}
+
+
 def test_without_a_network_the_hub_is_named(hub, folder, monkeypatch):
     hub.close()
     told = refused("cannot be reached or broke off", folder)
@@ -716,10 +738,11 @@ def in_process(monkeypatch):
     ],
     ids=["not finite", "missing"],
 )
-def test_weights_that_are_not_whole_are_noticed(folder, edit, match):
+def test_weights_that_are_not_whole_are_not_sent(hub, folder, monkeypatch, edit, match):
+    monkeypatch.setattr("stzoo.hub.publish.check_load", parcel.check_load)
     weights(folder, edit)
-    with pytest.raises(PublishError, match=match):
-        parcel.check_load(parcel.pack(folder)[0])
+    refused(match, folder)
+    assert writes(hub) == []
 
 
 @pytest.mark.usefixtures("in_process")

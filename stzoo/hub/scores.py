@@ -69,7 +69,8 @@ def read_scores(results: Path, folder: Path) -> Scored:
         folder: of the model.
 
     Raises:
-        DataError: if there are no results of it, or two that a card cannot tell apart.
+        DataError: if there are no results of it, two that a card cannot tell apart, or means that the scores
+            of their queries do not give.
         OutputError: if a file there is no result of this version.
     """
     page = gather(results, MEASURE, seed=0, progress=sys.stderr.isatty())
@@ -83,6 +84,7 @@ def read_scores(results: Path, folder: Path) -> Scored:
         )
     rows = [row for row in own if not any(key in row.result.facts["settings"] for key in SMALLER)]
     _check_distinct(rows, results)
+    _check_means(rows)
     systems = {row.system for row in rows}
     return Scored(
         rows=rows,
@@ -110,6 +112,16 @@ def _check_distinct(rows: list[Row], results: Path) -> None:
             f"{results} holds results on other data under one name: {', '.join(twice)}. Name the folder of "
             "those that belong on the card."
         )
+
+
+def _check_means(rows: list[Row]) -> None:
+    for row in rows:
+        for name, mean in row.result.scores.mean.items():
+            if abs(fmean(row.result.scores.per_query[name].values()) - mean) > 1e-6:
+                raise DataError(
+                    f"{row.result.path} states a {name} of {mean}, which its queries do not give. Score the "
+                    "model anew by `stzoo bench --overwrite`."
+                )
 
 
 def _bm25(page: Page, rows: list[Row]) -> dict[tuple[str, str], float]:
