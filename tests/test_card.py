@@ -434,6 +434,7 @@ def test_a_mean_of_models_names_them(export_of):
     ("text", "seen"),
     [
         ("~/x/y", "y"),
+        ("at:/data/y and //server/y, file:/data/y", "at:y and y, file:y"),
         ("./y", "y"),
         ("file:///home/x/y", "y"),
         ("file://host/x", "x"),

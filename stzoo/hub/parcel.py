@@ -24,12 +24,12 @@ SETTINGS, DIMENSION = "config_sentence_transformers.json", "word_embedding_dimen
 MAX_HEADER = 100_000_000  # of safetensors
 SHOWN = 10  # findings in an error
 NAMED = {"a password or key": SECRET_NAMES + r"[\"']?\s*[:=]\s*[\"']?(?=[^\s\"',}]*\d)[^\s\"',}]{8,}"}
-HOMES = {"an absolute path": r"(?:/home|/Users)/[\w.-]+/|\b[A-Za-z]:\\{1,2}[\w .-]+\\"}
+HOMES = {"an absolute path": r"(?<!\w)(?:/home|/Users)/[\w.-]+/|\b[A-Za-z]:\\{1,2}[\w .-]+\\"}
 PLACES = (
     r"(?<![\w/.<>~)\]}*+-])(?:/[\w.@+-]+){2,}",  # two parts; no end of an address, tag or relative path
     r"\bfile:/+[\w.]",
     r"(?<![\w~/])~(?:[a-z_]\w*)?/[\w.]",
-    r"\\{4}[\w.-]+\\{2}[\w$]",  # \\server\share, as JSON spells it
+    r"(?<!\\)\\\\[\w.-]{2,}\\[\w$]{2,}",  # \\server\share
 )
 PATHS = {"an absolute path": "|".join([*HOMES.values(), *PLACES])}
 VOCABULARIES = {"tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"}  # tokens look like anything
@@ -162,8 +162,9 @@ def findings(name: str, content: Path | bytes) -> list[str]:
     from huggingface_hub import get_token
 
     raw = _metadata(name, content) if name.endswith(".safetensors") else read(content)
-    # as JSON may spell it: \u00e9 is one letter of a path
-    text = re.sub(r"\\u([0-9a-f]{4})", lambda found: chr(int(found[1], 16)), raw.decode("utf-8", "replace"))
+    text = raw.decode("utf-8", "replace")
+    if name.endswith((".json", ".safetensors")):
+        text = re.sub(r"\\(?:u([0-9a-fA-F]{4})|(.))", _meant, text)
     loose = b"\0" in raw or PurePosixPath(name).name in VOCABULARIES
     kinds = SECRETS | (HOMES if loose else NAMED | PATHS)
     kinds["your home folder"] = re.escape(str(Path.home())) + r"/[\w.]"
@@ -175,6 +176,11 @@ def findings(name: str, content: Path | bytes) -> list[str]:
         for match in re.finditer(pattern, text)
     }
     return [f"{name}:{line}: {kind}" for line, kind in sorted(found)]
+
+
+def _meant(escape: re.Match[str]) -> str:
+    """What an escape of JSON stands for; white space for all that ends a word, so that the lines stay."""
+    return chr(int(escape[1], 16)) if escape[1] else " " if escape[2] in "bfnrt" else escape[2]
 
 
 def _metadata(name: str, content: Path | bytes) -> bytes:

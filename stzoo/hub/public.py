@@ -12,7 +12,7 @@ NAMING = {"base", "model", "corpus", "data", "dev_data", "probe", "store", "teac
 BROKEN = {"Cc", "Cs", "Zl", "Zp"}  # control characters, halves of pairs, line ends that YAML or Markdown see
 _WORD = r"[^\s'\"`,;|()\[\]{}<>]"
 _PATH = re.compile(
-    rf"file://{_WORD}*|(?<!\w)[A-Za-z]:[\\/]{_WORD}+|\\\\{_WORD}+|(?<![\w:/.~])(?:~(?:[a-z_]\w*)?|\.\.?)?/{_WORD}+"
+    rf"file://{_WORD}*|(?<!\w)[A-Za-z]:[\\/]{_WORD}+|\\\\{_WORD}+|(?<![\w/.~])(?<!:(?=//))(?:~(?:[a-z_]\w*)?|\.\.?)?/{_WORD}+"
 )
 SECRETS = {
     "a Hugging Face token": r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z]{30,})",
