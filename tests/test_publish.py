@@ -150,6 +150,11 @@ def test_only_what_differs_is_sent_again_and_what_is_gone_goes(hub, folder):
     assert made.notes == [f"{REPO} has files that are not ours, and keeps them: theirs.txt."]
 
 
+def test_what_else_is_called_a_config_may_hold_anything(hub, folder):
+    (folder / "data_config.json").write_text('[{"name": "of all-MiniLM-L6-v2"}]')
+    assert send(folder).files["data_config.json"]["change"] == "new"
+
+
 def test_hidden_folders_stay(hub, folder):
     for name in (".ipynb_checkpoints", ".git"):
         (folder / "1_Pooling" / name).mkdir()

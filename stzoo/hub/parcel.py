@@ -141,7 +141,9 @@ def _check_layout(files: Files) -> None:
         if not kind.startswith("sentence_transformers.models."):
             raise PublishError(f"the module {kind} is unknown before sentence-transformers 6. {again}")
     for name in files:
-        config = _object(read(files[name]), name) if name.endswith("config.json") else {}
+        if PurePosixPath(name).name != "config.json":
+            continue
+        config = _object(read(files[name]), name)
         modes = [mode for mode, switch in POOLING_SWITCHES.items() if config.get(switch)]
         new = config.get("pooling_mode", modes)
         if modes != ([new] if isinstance(new, str) else new) or (modes and DIMENSION not in config):
