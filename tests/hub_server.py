@@ -110,7 +110,8 @@ class HubServer:
                     self.answer_to_the_end()
 
             def answer_to_the_end(self):
-                path = unquote(urlsplit(self.path).path)
+                raw = urlsplit(self.path).path
+                path = unquote(raw)
                 hub.log.append((self.command, path))
                 fault = hub.fault(f"{self.command} {path}")
                 if fault.cut == "asked":
@@ -127,7 +128,7 @@ class HubServer:
                     if fault.cut == "done":
                         self.wfile = io.BytesIO()
                         self.close_connection = True
-                    hub.respond(self, path)
+                    hub.respond(self, raw)
                 except RefusedError as refused:
                     headers = {"Content-Type": "application/json"} | refused.headers | (fault.headers or {})
                     send(self, json.dumps(refused.content).encode(), refused.status, headers)
@@ -167,7 +168,8 @@ class HubServer:
         for method, pattern, answer in ROUTES:
             match = re.fullmatch(pattern, path)
             if match and re.fullmatch(method, request.command):
-                answer(self, request, **{name: part for name, part in match.groupdict().items() if part})
+                parts = {name: unquote(part) for name, part in match.groupdict().items() if part}
+                answer(self, request, **parts)
                 return
         raise RefusedError(404, "RepoNotFound")
 

@@ -241,7 +241,7 @@ def test_official_sets_have_both_forms_of_the_hub(export_of, tmp_path):
     assert {one.dataset_type for one in data.eval_results} == {
         "mteb/scifact",
         "mteb/arguana",
-        "mteb/fiqa",
+        "fiqa",
         "ours",
     }
     assert {one.metric_value for one in data.eval_results} == {0.625}
@@ -281,6 +281,27 @@ def test_results_of_another_model_are_refused(trained, export_of, tmp_path):
     assert ModelCard(text_of(model, results=output / "again")).data.eval_results
 
 
+@pytest.mark.parametrize(
+    ("damage", "error", "told"),
+    [
+        ({"ndcg_at_10": 17}, DataError, "states a nDCG@10 of 17, which its queries do not give"),
+        ({"ndcg_at_10": None}, OutputError, "is no result of this version"),
+        ({"ndcg_at_10": float("nan")}, OutputError, "is no result of this version"),
+        ({"date": None}, OutputError, "is no result of this version"),
+    ],
+)
+def test_results_that_do_not_hold_are_refused(export_of, tmp_path, damage, error, told):
+    model = export_of()
+    output = file_results(tmp_path / "results", model, ["ours"])
+    (file,) = output.rglob("ours.json")
+    stored = json.loads(file.read_text())
+    place = stored["splits"]["test"] if "date" in damage else stored["scores"]["test"][0]
+    place |= damage
+    file.write_text(json.dumps(stored))
+    with pytest.raises(error, match=told):
+        make(model, results=output)
+
+
 def test_contamination_is_told_with_the_scores_without_it(trained, judged, tmp_path):
     _, tuned, folder, found = trained
     output = shutil.copytree(folder, tmp_path / "results")
@@ -300,9 +321,12 @@ def test_contamination_is_told_with_the_scores_without_it(trained, judged, tmp_p
     kept = [value for query, value in scores.items() if query not in report.contaminated]
     assert "of 10 test queries 3 stand in the training data (train.jsonl)" in text
     assert f"{sum(kept) / 7:.4f} without them" in text
-    (output / "leaks" / "contamination.json").write_text("{}")
-    with pytest.raises(DataError, match="no report of this version"):
-        make(tuned, results=output)
+    path = output / "leaks" / "contamination.json"
+    facts = json.loads(path.read_text())
+    for key in ("dataset", "ngram"):
+        path.write_text(json.dumps({name: value for name, value in facts.items() if name != key}))
+        with pytest.raises(DataError, match="no report of this version"):
+            make(tuned, results=output)
 
 
 def json_lines(path, places):
@@ -407,12 +431,15 @@ def test_a_mean_of_models_names_them(export_of):
     merged = [{"source": "/runs/a", "weight": 0.25}, {"source": "b", "weight": 0.75}]
     write_json(model / "merge.json", {"merged": merged})
     assert "the weighted mean of 2 models:\na (0.25), b (0.75)." in text_of(model)
+    write_json(model / "merge.json", {"merged": [{"source": "~~~", "weight": 1.0}]})
+    assert "\n~~~" not in text_of(model), "a block of code would begin there"
 
 
 @pytest.mark.parametrize(
     ("text", "seen"),
     [
         ("~/x/y", "y"),
+        ("at:/data/y and //server/y, file:/data/y", "at:y and y, file:y"),
         ("./y", "y"),
         ("file:///home/x/y", "y"),
         ("file://host/x", "x"),
@@ -421,12 +448,18 @@ def test_a_mean_of_models_names_them(export_of):
         ("read (/data/x) and '/data/y'", "read (x) and 'y'"),
         ("and/or, 1/2, https://x.org/a/b, org/name", "and/or, 1/2, https://x.org/a/b, org/name"),
         ("hf_abcdefghijkl", "hf_…"),
+        ("by AKIA" + "Z" * 16, "by …"),
         ("~5/10, / and ~al/x", "~5/10, / and x"),
         ("/a/b has 3 rows and/or /c/d has 4", "b has 3 rows and/or d has 4"),
     ],
 )
 def test_paths_and_secrets_are_taken_out_of_texts(text, seen):
     assert public.shown({"key": [text]}, {}) == {"key": [seen]}
+
+
+def test_what_stands_under_a_secrets_name_is_not_shown():
+    options = {"api_key": "of few letters", "secret_share": 0.5, "query": "x"}
+    assert public.shown({"options": options}, {})["options"] == options | {"api_key": "…"}
 
 
 def test_what_the_readme_that_is_there_says_counts_and_flags_win(export_of):

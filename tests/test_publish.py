@@ -150,6 +150,20 @@ def test_only_what_differs_is_sent_again_and_what_is_gone_goes(hub, folder):
     assert made.notes == [f"{REPO} has files that are not ours, and keeps them: theirs.txt."]
 
 
+def test_what_else_is_called_a_config_may_hold_anything(hub, folder):
+    (folder / "data_config.json").write_text('[{"name": "of all-MiniLM-L6-v2"}]')
+    send(folder)
+    assert "data_config.json" in held(hub)
+
+
+def test_hidden_folders_stay(hub, folder):
+    for name in (".ipynb_checkpoints", ".git"):
+        (folder / "1_Pooling" / name).mkdir()
+        (folder / "1_Pooling" / name / "config.json").write_text("{}")
+    send(folder)
+    assert [name for name in held(hub) if name.startswith("1_Pooling/")] == ["1_Pooling/config.json"]
+
+
 def test_a_run_record_that_names_places_of_this_machine_stays(hub, folder):
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(record | {"notes": ["from /data/models/base"]}))
@@ -241,6 +255,14 @@ def test_a_new_repository_gets_the_branch_beside_an_empty_main(hub, folder):
     assert made.revision == "v1"
 
 
+def test_a_branch_of_what_main_holds_is_made_as_well(hub, folder):
+    first = send(folder)
+    made = send(folder, revision="release/1.0")
+    assert hub.repos[REPO].heads == {"main": first.commit, "release/1.0": first.commit}
+    assert (made.commit, made.changed) == (first.commit, True)
+    assert not send(folder, revision="release/1.0").changed
+
+
 def test_a_private_model_is_private(hub, folder):
     assert send(folder, private=True).private
     assert hub.repos[REPO].private
@@ -321,6 +343,12 @@ def test_a_connection_that_breaks_is_tried_again(hub, folder):
     assert len(hub.asked("PUT")) == 2
 
 
+def test_a_date_to_wait_for_is_not_told_as_seconds(hub, folder):
+    date = {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}
+    hub.faults.append(Fault("POST .*/commit/", status=429, headers=date))
+    refused(r"try again in some minutes \(429", folder)
+
+
 def test_a_slow_hub_is_waited_for(hub, folder):
     hub.faults.append(Fault("POST .*/commit/", wait=1.0))
     assert send(folder).changed
@@ -364,6 +392,25 @@ def test_a_branch_that_its_commit_failed_for_is_taken_back(hub, folder):
     assert hub.repos[REPO].heads.keys() == {"main"}
 
 
+@pytest.mark.parametrize("fault", [{"cut": "done"}, {"status": 503}, {"status": 409}])
+def test_a_branch_that_is_not_known_to_be_made_is_taken_back(hub, folder, fault):
+    send(folder)
+    (folder / "run.json").write_text("{}")
+    hub.faults.append(Fault("POST .*/branch/", **fault))
+    refused("asked to make the branch v2. lab/tiny is as it was", folder, revision="v2")
+    assert hub.repos[REPO].heads.keys() == {"main"}
+
+
+def test_a_branch_that_somebody_else_makes_meanwhile_is_left_alone(hub, folder):
+    first = send(folder)
+    (folder / "run.json").write_text("{}")
+    theirs = hub.repos[REPO].heads
+    meanwhile = Fault("POST .*/branch/", first=lambda: theirs.update(v2=first.commit))
+    hub.faults.append(meanwhile)
+    refused(r"409: Reference already exists", folder, revision="v2")
+    assert held(hub, branch="v2") == held(hub)
+
+
 def test_a_branch_that_somebody_else_has_used_meanwhile_is_not_taken_back(hub, folder):
     send(folder)
     (folder / "run.json").write_text("{}")
@@ -388,6 +435,28 @@ def test_a_killed_upload_leaves_the_repository_as_it_was(hub, folder, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     stop.set()
+    assert held(hub).keys() == {".gitattributes"}
+
+
+def test_ctrl_c_before_the_commit_leaves_the_repository_as_it_was(hub, folder, tmp_path):
+    stop = threading.Event()
+    hub.faults.append(Fault("POST .*/commit/", first=lambda: stop.wait(60), status=503))
+    words = ["stzoo", "publish", str(folder), REPO, "--license", "mit", "--revision", "v2"]
+    code = f"""
+        import sys
+        import stzoo.cli, stzoo.hub.publish
+        stzoo.hub.publish.check_load = lambda _: 32
+        sys.argv = {words!r}
+        stzoo.cli.main()
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], env=outside(hub, tmp_path), stdout=subprocess.DEVNULL
+    )
+    wait_for(lambda: any("/commit/" in path for path in hub.asked("POST")), process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    stop.set()
+    assert hub.repos[REPO].heads.keys() == {"main"}
     assert held(hub).keys() == {".gitattributes"}
 
 
@@ -514,6 +583,11 @@ MISFITS = {
         lambda f: listed(f, path="../1_Pooling"),
         "'../1_Pooling', which is no folder inside",
     ),
+    "a module that is the folder": (lambda f: listed(f, path="."), "'.', which is no folder inside"),
+    "routes without types": (
+        lambda f: (f / "router_config.json").write_text('{"types": ["a"]}'),
+        "router_config.json names no types",
+    ),
     "a pooling of 6 alone": (
         lambda f: (f / "1_Pooling" / "config.json").write_text(
             '{"embedding_dimension": 32, "pooling_mode": "mean"}'
@@ -531,6 +605,27 @@ MISFITS = {
     "a default prompt that is none": (
         lambda f: change(f / "config_sentence_transformers.json", default_prompt_name="qury"),
         "the default prompt 'qury' is none of the prompts: query, document",
+    ),
+    "a default prompt that is no text": (
+        lambda f: change(f / "config_sentence_transformers.json", default_prompt_name=["query"]),
+        r"the default prompt \['query'\] is none",
+    ),
+    "an empty file of weights": (
+        lambda f: os.truncate(f / "model.safetensors", 0),
+        "the header of model.safetensors cannot be read",
+    ),
+    "a link to elsewhere": (
+        lambda f: (f / "notes.txt").symlink_to(__file__),
+        "notes.txt is a link to a file outside",
+    ),
+    "a picture linked from elsewhere": (
+        lambda f: (f / "learning_curve.png").symlink_to(__file__),
+        "learning_curve.png is a link to a file outside",
+    ),
+    "a name of a file in lines": (lambda f: (f / "a\nb.txt").write_text(""), r"the name 'a\\nb.txt'"),
+    "a name of a file that is no text": (
+        lambda f: (f / os.fsdecode(b"a\xff.txt")).write_text(""),
+        r"the name 'a\\udcff.txt'",
     ),
     "a damaged file": (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
     "a huge file": (
@@ -551,13 +646,26 @@ def test_a_model_that_does_not_fit_is_refused(hub, folder, what):
 SECRETS = {
     "hf_" + "a1" * 17: "a Hugging Face token",
     "sk-" + "proj-" + "Ab3_" * 8: "an API key",
+    "AIza" + "a" * 35: "an API key",
+    "xoxb-" + "123456789012": "an API key",
+    "api_org_" + "a" * 34: "a Hugging Face token",
     "AKIA" + "Z" * 16: "an AWS key",
+    "ASIA" + "Z" * 16: "an AWS key",
+    "aws_secret_access_key = " + "wJalrXUtnFEMI/K7": "a password or key",
+    "api_key=" + "abcd1234efgh": "a password or key",
     "ghp_" + "b" * 36: "a GitHub token",
     "-----BEGIN OPENSSH " + "PRIVATE KEY-----": "a private key",
     "https://me:" + "secret@example.org": "a password",
     "/home/me/models/base": "an absolute path",
     "/Users/me/base": "an absolute path",
     "C:\\Users\\me\\base": "an absolute path",
+    "C:/models/base": "an absolute path",
+    r"\\server\share\model": "an absolute path",
+    "file:///mnt/base": "an absolute path",
+    "~/models/base": "an absolute path",
+    "~me/models/base": "an absolute path",
+    "path:/mnt/disk/base": "an absolute path",
+    "/données/modèle": "an absolute path",
     "/mnt/disk/base": "an absolute path",
     str(Path.home() / "base"): "your home folder",
 }
@@ -565,8 +673,27 @@ SECRETS = {
 
 @pytest.mark.parametrize("secret", SECRETS, ids=SECRETS.get)
 def test_a_secret_is_found(secret):
-    for content in (secret, json.dumps({"x": secret}), f"at {secret} there"):
-        assert f"a.txt:2: {SECRETS[secret]}" in parcel.findings("a.txt", f"one\n{content}\n".encode())
+    for name, content in (
+        ("a.txt", secret),
+        ("a.txt", f"at {secret} there"),
+        ("a.json", json.dumps({"x": f"one\n{secret}"})),
+        ("a.json", json.dumps([secret]).replace("/", "\\/")),
+    ):
+        assert f"{name}:2: {SECRETS[secret]}" in parcel.findings(name, f"\n{content}\n".encode())
+
+
+def test_the_token_itself_is_found_whatever_its_form(hub, folder, monkeypatch):
+    own = "of-our-own-hub-42"
+    monkeypatch.setenv("HF_TOKEN", own)
+    hub.add_user(own, "tester", orgs=["lab"])
+    (folder / "notes.txt").write_text(f"take {own}")
+    assert own not in refused(r"notes.txt:1: your own token", folder)
+    assert writes(hub) == []
+
+
+def test_an_answer_that_repeats_the_token_does_not_tell_it(hub, folder):
+    hub.faults.append(Fault("POST .*/commit/", status=403, error=f"{TOKEN} has no right"))
+    refused(r"no right to do this \(403: … has no right\)", folder)
 
 
 @pytest.mark.parametrize("place", ["notes.txt", "1_Pooling/extra.json", "model.safetensors"])
@@ -575,18 +702,19 @@ def test_a_secret_is_told_by_its_place_alone(hub, folder, place):
         weights(folder, dict, source=TOKEN)
     else:
         (folder / place).write_text(json.dumps({"source": TOKEN}))
-    refused(rf"{place}:\d: a Hugging Face token. Take it out", folder)
+    refused(rf"{place}:\d: a Hugging Face token.*Take it out", folder)
     assert writes(hub) == []
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "https://huggingface.co/lab/tiny/resolve/main/a.json",
-        "see [it](benchmarks/results) and ../a/b, ~/models/x, and/or/not, 1/2/3",
+        "https://huggingface.co/lab/tiny/resolve/main/a.json, https://example.org/home/of/stzoo",
+        "see [it](benchmarks/results) and ../a/b, and/or/not, 1/2/3, ~5/10, a~/b",
         "<b>x</b></p>",
         "task-specific sk-learn hf_transfer risk-free-and-very-long-words-here",
         "it costs $1:\\alpha",
+        '{"secret": 2, "template": "\\\\n\\\\nsecret: one"}',
     ],
 )
 def test_what_is_no_secret_is_let_through(text):
@@ -621,10 +749,11 @@ def in_process(monkeypatch):
     ],
     ids=["not finite", "missing"],
 )
-def test_weights_that_are_not_whole_are_noticed(folder, edit, match):
+def test_weights_that_are_not_whole_are_not_sent(hub, folder, monkeypatch, edit, match):
+    monkeypatch.setattr("stzoo.hub.publish.check_load", parcel.check_load)
     weights(folder, edit)
-    with pytest.raises(PublishError, match=match):
-        parcel.check_load(parcel.pack(folder)[0])
+    refused(match, folder)
+    assert writes(hub) == []
 
 
 @pytest.mark.usefixtures("in_process")
@@ -644,6 +773,11 @@ def test_the_files_that_are_sent_are_enough(folder):
         ("apache-2.0", "cc-by-nc-4.0", "allows no commercial use"),
         ("cc-by-nd-4.0", "cc-by-nd-4.0", "allows no derivatives"),
         ("apache-2.0", "gpl-3.0", "asks for the same licence"),
+        ("apache-2.0", "llama3", "which has terms of its own"),
+        ("apache-2.0", "openrail", "which has terms of its own"),
+        ("llama3", "llama3", ""),
+        ("mit", "apache-2.0", ""),
+        ("cc-by-nc-sa-4.0", "cc-by-nc-4.0", ""),
         ("apache-2.0", "", "names no licence that the Hub knows"),
         ("other", "other", "names no licence that the Hub knows"),
     ],

@@ -16,7 +16,9 @@ import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ..errors import DataError, OutputError
@@ -204,7 +206,12 @@ def _read(path: Path) -> dict[str, Any] | None:
         for part in ("task_name", "dataset_revision", "scores", "splits", "per_query"):
             stored[part]
         for split, facts in stored["splits"].items():
-            facts["settings"], _result(path, ("", ""), "", split, stored, True)
+            facts["settings"], stored["versions"], facts.get("date", stored["date"])[:10]
+            scores = _result(path, ("", ""), "", split, stored, True).scores
+            if not all(
+                isfinite(mean + fmean(scores.per_query[name].values())) for name, mean in scores.mean.items()
+            ):
+                raise ValueError("a score is no number")
     return dict(stored)
 
 

@@ -15,12 +15,17 @@ def asking(what: str, left: str = "") -> Iterator[None]:
         what: the Hub is asked, as the end of a sentence.
         left: what is there now, if something was begun: a sentence without its full stop.
     """
+    from huggingface_hub import get_token
+
     try:
         yield
     except PublishError:
         raise
     except Exception as error:  # the client lets through what every layer below it raises
-        raise PublishError(f"{_told(error)} The Hub was asked {what}.{left and f' {left}.'}") from error
+        told = _told(error)
+        if token := get_token():  # an answer may repeat it
+            told = told.replace(token, "…")
+        raise PublishError(f"{told} The Hub was asked {what}.{left and f' {left}.'}") from error
 
 
 def status(error: BaseException | None) -> int | None:
@@ -46,14 +51,14 @@ def _told(error: Exception) -> str:
     if answer is None:
         return f"{constants.ENDPOINT} cannot be reached or broke off: {first_line(error.__cause__ or error)}."
     response = answer.response
-    wait = response.headers.get("Retry-After")
+    wait = response.headers.get("Retry-After", "")  # seconds, or a date
     advice = {
         401: "The token is not valid; run `hf auth login`, or set HF_TOKEN to another",
         403: "The token has no right to do this",
         404: "There is no such thing, or the token has no right to see it",
         409: "The name is taken",
         412: "Somebody has changed it meanwhile; see what is new, and publish again",
-        429: f"Too many requests; try again in {f'{wait} seconds' if wait else 'some minutes'}",
+        429: f"Too many requests; try again in {f'{wait} seconds' if wait.isdigit() else 'some minutes'}",
     }
     code = response.status_code
     usual = "The Hub is out of order; try again later" if code >= 500 else "The Hub refuses"

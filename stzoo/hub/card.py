@@ -284,7 +284,7 @@ def _render(**given: Any) -> str:
 
 def _plain(text: Any) -> str:
     """A text of one line that Markdown shows as it is, in a cell of a table, too."""
-    return re.sub(r"([\\`*\[\]<>|$])", r"\\\1", " ".join(str(public.shown(text, {})).split()))
+    return re.sub(r"([\\`*\[\]<>|$~#])", r"\\\1", " ".join(str(public.shown(text, {})).split()))
 
 
 def _code(text: str) -> str:

@@ -93,7 +93,7 @@ def read_model(folder: Path) -> Model:
             portable=all(kind.startswith("sentence_transformers.") for kind in types),
             needs=5 if all(kind.startswith("sentence_transformers.models.") for kind in types) else 6,
             prompts={name: text for name, text in (about.get("prompts") or {}).items() if text},
-            similarity=about.get("similarity_fn_name") or "cosine",
+            similarity=str(about.get("similarity_fn_name") or "cosine"),
             dimensions=_dimensions(folder, modules),
             max_tokens=_max_tokens(folder / modules[0]["path"]),
             modules=[kind.rpartition(".")[2] for kind in types],

@@ -4,6 +4,13 @@ from typing import Any
 
 from .asking import asking
 
+# they ask for no more than to be named, whatever is made of the work
+FREE = {
+    *("apache-2.0", "mit", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "isc", "zlib"),
+    *("bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "unlicense", "wtfpl", "pddl", "odc-by"),
+    *("bsl-1.0", "ncsa", "postgresql", "cdla-permissive-1.0", "cdla-permissive-2.0"),
+}
+
 
 def notes(api: Any, front: dict[str, Any]) -> list[str]:
     """A sentence for each base and data set of a card whose licence asks more than the model's own.
@@ -44,9 +51,11 @@ def against(own: str, licence: str) -> str:
         return f"is under {licence}, which allows no derivatives"
     if "nc" in parts and "nc" not in own.split("-"):
         return f"is under {licence}, which allows no commercial use"
-    if parts & {"sa", "gpl", "agpl"} and own != licence:
+    if own == licence or licence in FREE:
+        return ""
+    if parts & {"sa", "gpl", "agpl"}:
         return f"is under {licence}, which asks for the same licence"
-    return ""
+    return "" if parts >= {"cc", "by", "nc"} else f"is under {licence}, which has terms of its own"
 
 
 def _licences(ask: Any, name: str) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import PublishError
 from .export import PICKLED, run_alone
 from .layout import POOLING_SWITCHES
+from .public import SECRET_NAMES, SECRETS
 
 RECORDS = ("run.json", "merge.json")
 SENT = {".json", ".safetensors", ".txt", ".model", ".jinja"}
@@ -22,17 +23,15 @@ MAX_BYTES = 50 * 10**9  # what huggingface_hub says of one file (HfApi.upload_fi
 SETTINGS, DIMENSION = "config_sentence_transformers.json", "word_embedding_dimension"
 MAX_HEADER = 100_000_000  # of safetensors
 SHOWN = 10  # findings in an error
-SECRETS = {
-    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{20,}",
-    "an API key": r"\bsk-(?=[\w-]*\d)[\w-]{20,}",
-    "an AWS key": r"\bAKIA[0-9A-Z]{16}\b",
-    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{22,})",
-    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
-    "a password": r"://[^\s/:@\"']+:[^\s/:@\"']+@",
-}
-HOMES = {"an absolute path": r"(?:/home|/Users)/[\w.-]+/|\b[A-Za-z]:\\{1,2}[\w .-]+\\"}
-# two parts or more, and not the end of an address, of a tag or of a relative path
-PATHS = {"an absolute path": HOMES["an absolute path"] + r"|(?<![\w/.:<>~)\]}*+-])(?:/[\w.@+-]+){2,}"}
+NAMED = {"a password or key": SECRET_NAMES + r"[\"']?\s*[:=]\s*[\"']?(?=[^\s\"',}]*\d)[^\s\"',}]{8,}"}
+HOMES = {"an absolute path": r"(?<!\w)(?:/home|/Users)/[\w.-]+/|\b[A-Za-z]:\\{1,2}[\w .-]+\\"}
+PLACES = (
+    r"(?<![\w/.<>~)\]}*+-])(?:/[\w.@+-]+){2,}",  # two parts; no end of an address, tag or relative path
+    r"\bfile:/+[\w.]",
+    r"(?<![\w~/])~(?:[a-z_]\w*)?/[\w.]",
+    r"(?<!\\)\\\\[\w.-]{2,}\\[\w$]{2,}",  # \\server\share
+)
+PATHS = {"an absolute path": "|".join([*HOMES.values(), *PLACES])}
 VOCABULARIES = {"tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"}  # tokens look like anything
 Files = dict[str, Path | bytes]
 
@@ -85,16 +84,26 @@ def _select(folder: Path) -> tuple[Files, list[str]]:
     except (TypeError, KeyError):
         raise PublishError(f"{listing} lists no modules; export the model again.") from None
     for place in places:
-        if place.is_absolute() or ".." in place.parts:
+        if not place.parts or place.is_absolute() or ".." in place.parts:
             raise PublishError(f"{listing} names {str(place)!r}, which is no folder inside {folder}.")
     found = [path for path in folder.iterdir() if path.is_file()]
     found += [path for place in places for path in (folder / place).rglob("*") if path.is_file()]
+    for path in found:
+        name, target = path.relative_to(folder).as_posix(), path.resolve()
+        if not target.is_relative_to(folder.resolve()):
+            raise PublishError(f"{name} is a link to a file outside of {folder}; put the file itself there.")
+        if not name.isprintable():
+            raise PublishError(f"a file has the name {name!r}; expected one that can be printed.")
     if pickled := sorted(path.relative_to(folder).as_posix() for path in found if path.suffix in PICKLED):
         raise PublishError(
             f"{', '.join(pickled)} may run code when opened; only safetensors are published. "
             "`stzoo export` stores the model in them."
         )
-    sent: Files = {path.relative_to(folder).as_posix(): path for path in sorted(found) if _is_sent(path)}
+    sent: Files = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(found)
+        if _is_sent(path.relative_to(folder))
+    }
     inside = {PurePosixPath(name).parts[0] for name in sent}
     stays = [
         path.name + "/" * path.is_dir()
@@ -105,7 +114,7 @@ def _select(folder: Path) -> tuple[Files, list[str]]:
 
 
 def _is_sent(path: Path) -> bool:
-    hidden = path.name.startswith(".")
+    hidden = any(part.startswith(".") for part in path.parts)
     return not hidden and (path.suffix in SENT or path.name.split(".")[0] in LICENCES)
 
 
@@ -119,7 +128,10 @@ def _check_layout(files: Files) -> None:
     kinds = [module.get("type") for module in _json(read(files["modules.json"]), "modules.json")]
     for name in files:
         if PurePosixPath(name).name == "router_config.json":
-            kinds += _object(read(files[name]), name).get("types", {}).values()
+            types = _object(read(files[name]), name).get("types")
+            if not isinstance(types, dict):
+                raise PublishError(f"{name} names no types of modules; export the model again.")
+            kinds += types.values()
     for kind in map(str, kinds):
         if not kind.startswith("sentence_transformers."):
             raise PublishError(
@@ -129,7 +141,9 @@ def _check_layout(files: Files) -> None:
         if not kind.startswith("sentence_transformers.models."):
             raise PublishError(f"the module {kind} is unknown before sentence-transformers 6. {again}")
     for name in files:
-        config = _object(read(files[name]), name) if name.endswith("config.json") else {}
+        if PurePosixPath(name).name != "config.json":
+            continue
+        config = _object(read(files[name]), name)
         modes = [mode for mode, switch in POOLING_SWITCHES.items() if config.get(switch)]
         new = config.get("pooling_mode", modes)
         if modes != ([new] if isinstance(new, str) else new) or (modes and DIMENSION not in config):
@@ -138,7 +152,7 @@ def _check_layout(files: Files) -> None:
     prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
         raise PublishError(f"{SETTINGS}: the prompts are {prompts!r}, not texts by name.")
-    if default is not None and default not in prompts:
+    if default is not None and default not in list(prompts):
         raise PublishError(f"the default prompt {default!r} is none of the prompts: {', '.join(prompts)}.")
 
 
@@ -147,12 +161,17 @@ def findings(name: str, content: Path | bytes) -> list[str]:
 
     Of a safetensors file its metadata is read.
     """
-    raw = _metadata(content) if name.endswith(".safetensors") else read(content)
+    from huggingface_hub import get_token
+
+    raw = _metadata(name, content) if name.endswith(".safetensors") else read(content)
     text = raw.decode("utf-8", "replace")
+    if name.endswith((".json", ".safetensors")):
+        text = re.sub(r"\\(?:u([0-9a-fA-F]{4})|(.))", _meant, text)
     loose = b"\0" in raw or PurePosixPath(name).name in VOCABULARIES
-    kinds = (
-        SECRETS | (HOMES if loose else PATHS) | {"your home folder": re.escape(str(Path.home())) + r"/[\w.]"}
-    )
+    kinds = SECRETS | (HOMES if loose else NAMED | PATHS)
+    kinds["your home folder"] = re.escape(str(Path.home())) + r"/[\w.]"
+    if len(token := get_token() or "") >= 8:  # a shorter one is none of a hub's, and stands in any text
+        kinds["your own token"] = re.escape(token)
     found = {
         (text.count("\n", 0, match.start()) + 1, kind)
         for kind, pattern in kinds.items()
@@ -161,14 +180,19 @@ def findings(name: str, content: Path | bytes) -> list[str]:
     return [f"{name}:{line}: {kind}" for line, kind in sorted(found)]
 
 
-def _metadata(content: Path | bytes) -> bytes:
+def _meant(escape: re.Match[str]) -> str:
+    """What an escape of JSON stands for; white space for all that ends a word, so that the lines stay."""
+    return chr(int(escape[1], 16)) if escape[1] else " " if escape[2] in "bfnrt" else escape[2]
+
+
+def _metadata(name: str, content: Path | bytes) -> bytes:
     """What a safetensors file says beside its tensors; its header is 8 bytes of length, then JSON."""
     if isinstance(content, bytes):
         head = content[8:][: int.from_bytes(content[:8], "little")]
     else:
         with content.open("rb") as opened:
             head = opened.read(min(int.from_bytes(opened.read(8), "little"), MAX_HEADER))
-    return json.dumps(_object(head, "the header of the weights").get("__metadata__"), indent=1).encode()
+    return json.dumps(_object(head, f"the header of {name}").get("__metadata__"), indent=1).encode()
 
 
 def check_load(files: Files) -> int:

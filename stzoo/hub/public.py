@@ -12,10 +12,23 @@ NAMING = {"base", "model", "corpus", "data", "dev_data", "probe", "store", "teac
 BROKEN = {"Cc", "Cs", "Zl", "Zp"}  # control characters, halves of pairs, line ends that YAML or Markdown see
 _WORD = r"[^\s'\"`,;|()\[\]{}<>]"
 _PATH = re.compile(
-    rf"file://{_WORD}*|(?<!\w)[A-Za-z]:[\\/]{_WORD}+|\\\\{_WORD}+|(?<![\w:/.~])(?:~(?:[a-z_]\w*)?|\.\.?)?/{_WORD}+"
+    rf"file://{_WORD}*|(?<!\w)[A-Za-z]:[\\/]{_WORD}+|\\\\{_WORD}+|(?<![\w/.~])(?<!:(?=//))(?:~(?:[a-z_]\w*)?|\.\.?)?/{_WORD}+"
 )
+SECRETS = {
+    "a Hugging Face token": r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z]{30,})",
+    "an API key": r"\bsk-(?=[\w-]*\d)[\w-]{20,}|\bAIza[\w-]{35}|\bglpat-[\w-]{20}|\bxox[abprs]-[\w-]{10,}",
+    "an AWS key": r"\bA[KS]IA[0-9A-Z]{16}\b",
+    "a GitHub token": r"\b(?:gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{22,})",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
+    "a password": r"://[^\s/:@\"']+:[^\s/:@\"']+@",
+}
+SECRET_NAMES = r"(?i:api_?key|access_?key|secret|passw(?:or)?d)"  # what stands under such a name is one
 _BEGINS = re.compile(r"file://|~(?:[a-z_]\w*)?/|\.{0,2}/|[A-Za-z]:[\\/]|\\\\")
-_SECRETS = ((re.compile(r"\bhf_[A-Za-z0-9]{8,}"), "hf_…"), (re.compile(r"(\w+://)[^/\s@]+@"), r"\1"))
+_SECRETS = (
+    (re.compile(r"\bhf_[A-Za-z0-9]{8,}"), "hf_…"),
+    (re.compile(r"(\w+://)[^/\s@]+@"), r"\1"),
+    (re.compile("|".join(SECRETS.values())), "…"),
+)
 
 
 def base_name(path: str) -> str:
@@ -57,7 +70,12 @@ def shown(value: Any, known: Mapping[str, str]) -> Any:
         known: what to show of a text, from `names`.
     """
     if isinstance(value, dict):
-        return {shown(key, known): shown(one, known) for key, one in value.items()}
+        return {
+            shown(key, known): "…"
+            if isinstance(one, str) and re.search(SECRET_NAMES, str(key))
+            else shown(one, known)
+            for key, one in value.items()
+        }
     if isinstance(value, list | tuple):
         return [shown(one, known) for one in value]
     return _text(value, known) if isinstance(value, str) else value

@@ -55,7 +55,7 @@ class Publication:
 
     @property
     def differs(self) -> bool:
-        """True if the repository does not hold just this."""
+        """True if the repository's files are not just these."""
         return bool(self.deleted) or any(facts["change"] != "same" for facts in self.files.values())
 
 
@@ -139,7 +139,7 @@ def publish(
     if dry_run:
         say("Dry run: nothing was changed.")
         return made
-    if made.differs:
+    if made.differs or not there.branch:
         _send(api, made, files, there)
     if collection:
         _collect(api, made, collection)
@@ -255,8 +255,17 @@ def _send(api: Any, made: Publication, files: Files, there: Repository) -> None:
         head, made.private = there.head or now.sha, bool(now.private)
         start = MAIN if new_branch else made.revision
         api.preupload_lfs_files(repo, adds, revision=start, gitignore_content=ALL)
-        if new_branch:
-            api.create_branch(repo, branch=made.revision, revision=head)
+    if new_branch:
+        try:
+            with asking(f"to make the branch {made.revision}", left):
+                api.create_branch(repo, branch=made.revision, revision=head)
+        except BaseException as error:
+            if (status(error) or 500) >= 500:  # it may be there all the same
+                _take_back(api, made, head)
+            raise
+    made.commit, made.changed = head, True
+    if not made.differs:
+        return  # the new branch is all that there is to do
     try:
         with asking(f"to commit to {repo}", left):
             options = dict(commit_message=MESSAGE, revision=made.revision, parent_commit=head)
@@ -264,12 +273,22 @@ def _send(api: Any, made: Publication, files: Files, there: Repository) -> None:
             made.commit, made.url = commit.oid, str(commit.commit_url)
     except BaseException as error:
         if not isinstance(error, PublishError) or not _landed(api, made, files, error):
-            if new_branch:  # else it would show what main has under another name
-                with asking(f"to delete the branch {made.revision} again", "It holds what main holds"):
-                    if api.model_info(repo, revision=made.revision).sha == head:
-                        api.delete_branch(repo, branch=made.revision)
+            if new_branch:
+                _take_back(api, made, head)
             raise
-    made.changed = True
+
+
+def _take_back(api: Any, made: Publication, head: str) -> None:
+    """Deletes a branch that was made for a commit that failed: it shows what main has under another name."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    with asking(f"to delete the branch {made.revision} again", "It holds what main holds"):
+        try:
+            now = api.model_info(made.repo, revision=made.revision).sha
+        except RevisionNotFoundError:
+            return
+        if now == head:
+            api.delete_branch(made.repo, branch=made.revision)
 
 
 def _landed(api: Any, made: Publication, files: Files, error: PublishError) -> bool:

@@ -69,7 +69,8 @@ def read_scores(results: Path, folder: Path) -> Scored:
         folder: of the model.
 
     Raises:
-        DataError: if there are no results of it, or two that a card cannot tell apart.
+        DataError: if there are no results of it, two that a card cannot tell apart, or means that the scores
+            of their queries do not give.
         OutputError: if a file there is no result of this version.
     """
     page = gather(results, MEASURE, seed=0, progress=sys.stderr.isatty())
@@ -83,6 +84,7 @@ def read_scores(results: Path, folder: Path) -> Scored:
         )
     rows = [row for row in own if not any(key in row.result.facts["settings"] for key in SMALLER)]
     _check_distinct(rows, results)
+    _check_means(rows)
     systems = {row.system for row in rows}
     return Scored(
         rows=rows,
@@ -112,6 +114,16 @@ def _check_distinct(rows: list[Row], results: Path) -> None:
         )
 
 
+def _check_means(rows: list[Row]) -> None:
+    for row in rows:
+        for name, mean in row.result.scores.mean.items():
+            if abs(fmean(row.result.scores.per_query[name].values()) - mean) > 1e-6:
+                raise DataError(
+                    f"{row.result.path} states a {name} of {mean}, which its queries do not give. Score the "
+                    "model anew by `stzoo bench --overwrite`."
+                )
+
+
 def _bm25(page: Page, rows: list[Row]) -> dict[tuple[str, str], float]:
     data = {row.result.data for row in rows}
     return {
@@ -129,6 +141,8 @@ def _leaks(results: Path, rows: list[Row]) -> list[Leak]:
             same = (facts["dataset"], facts["split"], facts["queries"])
             ids = set(facts["contaminated"])
             trained = [base_name(path) for path in facts["train"]]
+            for key in ("passages", "found_queries", "found_passages", "ngram", "jaccard"):
+                facts[key]
         except (ValueError, LookupError, TypeError) as error:
             raise DataError(
                 f"{path} is no report of this version of `stzoo contamination`; make it anew."
@@ -148,7 +162,7 @@ def model_index(scored: Scored) -> list[Any]:
     found = []
     for row in scored.rows:
         result = row.result
-        entry = registry.find(result.dataset)
+        entry = None if result.facts.get("notes") else registry.find(result.dataset)  # other data
         dataset, split = shown([result.dataset, result.split], {})
         for name, key in result.facts["measures"].items():
             found.append(
