@@ -269,6 +269,8 @@ def minikilt() -> str:
         "cgd": "or `cgd`",
         "taco-all": "or `taco`, median over all",
         "taco-quick": "or `taco`, beta 0.9",
+        "prompted-on": "prompts, 100 steps more",
+        "taco-on": "of these with `taco`, beta 0.9",
     }
     heads = [f"{task} ({count:,})" for task, count in queries.items()]
     lines = [
