@@ -14,7 +14,7 @@ help:
 	@echo 'make demo         pre-train, fine-tune, export and search on real text, in some minutes'
 	@echo 'make test         make lint, then every test'
 	@echo 'make lint         ruff (format and rules) and mypy'
-	@echo 'make compat       load exported models in older sentence-transformers, without stzoo'
+	@echo 'make compat       load exported models in older sentence-transformers, ONNX and LangChain, without stzoo'
 	@echo 'make venv         only set up .venv; the others do so by themselves'
 	@echo 'make constraints  write constraints.txt anew, from the newest versions that the projects allow'
 	@echo 'make clean        remove .venv and whatever else make made, but no models'

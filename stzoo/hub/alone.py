@@ -65,13 +65,16 @@ def store(path: str | Path, asked: dict[str, Any], embeddings: list[Any]) -> Non
     save_file(tensors, str(path), metadata={"asked": json.dumps(asked)})
 
 
-def compare(folder: str | Path, path: str | Path, *, trust: bool = False) -> dict[str, float]:
+def compare(
+    folder: str | Path, path: str | Path, *, trust: bool = False, backend: str = "torch"
+) -> dict[str, float]:
     """Largest absolute differences to the stored answers; relative where those are larger than 1.
 
     Args:
         folder: the model.
         path: its ANSWERS file.
         trust: True lets the folder bring code of its own.
+        backend: what sentence-transformers runs it with.
 
     Returns:
         "difference", and apart from it "edges": of texts with white space at their ends once the prompt is
@@ -87,7 +90,8 @@ def compare(folder: str | Path, path: str | Path, *, trust: bool = False) -> dic
     with safe_open(str(path), framework="pt") as opened:
         asked = json.loads(opened.metadata()["asked"])
         stored = [opened.get_tensor(str(number)) for number in range(len(asked["calls"]))]
-    model = SentenceTransformer(str(folder), device="cpu", trust_remote_code=trust, local_files_only=True)
+    how: dict[str, Any] = dict(trust_remote_code=trust, backend=backend)
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, **how)
     if (found := settings(model)) != asked["settings"]:
         raise ValueError(f"the settings are {found}, not {asked['settings']}")
     largest = {"difference": 0.0, "edges": 0.0}

@@ -1,6 +1,6 @@
 """Loads the exported models of a folder where stzoo is not installed; one line of JSON a model.
 
-    python -P tests/compat/check.py FOLDER
+    python -P tests/compat/check.py FOLDER [BACKEND]
 
 `run.py` runs this with the interpreter of each environment. Where the root holds a masked LM, that must load
 with every weight found too.
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, backend: str = "torch") -> None:
     """Compares each model with the answers stored beside it."""
     assert importlib.util.find_spec("stzoo") is None, "stzoo can be imported here, so nothing would be shown"
     source = Path(__file__).parents[2] / "stzoo" / "hub" / "alone.py"
@@ -24,7 +24,7 @@ def main(folder: Path) -> None:
     for answers in sorted(folder.glob("*.safetensors")):
         model = answers.with_suffix("")
         try:
-            line = alone.compare(model, answers)
+            line = alone.compare(model, answers, backend=backend)
             if any("MaskedLM" in line for line in _architectures(model)):
                 _, found = AutoModelForMaskedLM.from_pretrained(model, output_loading_info=True)
                 if lost := [*found["missing_keys"], *found["mismatched_keys"]]:
@@ -40,4 +40,4 @@ def _architectures(model: Path) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

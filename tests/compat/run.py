@@ -5,6 +5,9 @@
 makes an environment for each version in .compat/ (once, some minutes each), exports the models of
 make_models.py, compares the embeddings that each has in each environment with those of the exporting process,
 prints a table, and ends with 1 if any differ by more than 1e-6 or a model does not load.
+
+The version "onnx" is sentence-transformers with its ONNX backend, and LangChain beside it. Neither goes with
+what stzoo itself needs, so README's code for them is run there as well, see serve.py.
 """
 
 import json
@@ -16,19 +19,36 @@ import tempfile
 from pathlib import Path
 
 import make_models
+import serve
+
+from stzoo.testing import tiny_masked_lm
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = HERE.parents[1] / ".compat"
 TOLERANCE = 1e-6
-# the newest transformers that each of them takes
-VERSIONS = {"5.1.2": "4.57.6", "5.7.0": "5.23.0", "6.2.0": "5.23.0"}
+# each with the newest transformers that it takes
+VERSIONS = {
+    "5.1.2": ["sentence-transformers==5.1.2", "transformers==4.57.6"],
+    "5.7.0": ["sentence-transformers==5.7.0", "transformers==5.23.0"],
+    "6.2.0": ["sentence-transformers==6.2.0", "transformers==5.23.0"],
+    "onnx": [
+        *("sentence-transformers==5.7.0", "transformers==4.57.6"),
+        *("optimum-onnx[onnxruntime]==0.1.0", "langchain-huggingface==1.2.3"),
+    ],
+}
 STRIPS = {"5.1.2"}  # before 5.4, white space at the ends of a text is cut off, whatever a model folder says
+NOT_ONNX = {  # limits of optimum-onnx 0.1.0
+    "bert-bfloat16": "it knows no torch_dtype, which folders in half precision ask for",
+    "bert-layers-cnn": "it gives the last layer only, and the pooling over layers is skipped without a word",
+    "llama-lasttoken": "it leaves out the positions that its own export asks for",
+    "t5-slow-tokenizer": "it asks an encoder for the decoder's input",
+}
 
 
 def environment(version: str) -> Path:
-    """The interpreter of an environment with this sentence-transformers; made if it is not there."""
+    """The interpreter of the environment of a version; made if it is not there."""
     folder = ENVIRONMENTS / f"st-{version}"
-    wanted = ["torch==2.13.0", f"sentence-transformers=={version}", f"transformers=={VERSIONS[version]}"]
+    wanted = ["torch==2.13.0", *VERSIONS[version]]
     marker = folder / "made.json"  # written last
     if not marker.exists() or json.loads(marker.read_text()) != wanted:
         print(f"making {folder.name} …", file=sys.stderr)
@@ -39,16 +59,14 @@ def environment(version: str) -> Path:
     return folder / "bin" / "python"
 
 
-def check(python: Path, models: Path) -> dict[str, dict]:
-    """What check.py says of each model under this interpreter."""
+def lines(python: Path, script: str, *words: str | Path) -> list[dict]:
+    """The lines of JSON that a script of this folder prints under this interpreter."""
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
-    done = subprocess.run(
-        [python, "-P", HERE / "check.py", models], env=env, capture_output=True, text=True, check=False
-    )
+    command = [python, "-P", HERE / script, *words]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{python} broke off:\n{done.stderr[-3000:]}")
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return {line.pop("model"): line for line in lines}
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def main(versions: list[str]) -> int:
@@ -57,7 +75,15 @@ def main(versions: list[str]) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         models = Path(scratch)
         make_models.main(models)
-        found = {version: check(python, models) for version, python in pythons.items()}
+        found = {}
+        for version, python in pythons.items():
+            backend = ["onnx"] * (version == "onnx")
+            said = lines(python, "check.py", models, *backend)
+            found[version] = {line.pop("model"): line for line in said}
+        served = []
+        if "onnx" in pythons:
+            serve.make(models / "served", tiny_masked_lm("bert", models / "base"))
+            served = lines(pythons["onnx"], "serve.py", models / "served", *serve.ELSEWHERE)
         names = sorted(path.stem for path in models.glob("*.safetensors"))
     print(f"{'largest difference of embeddings':34}", *(f"{version:>10}" for version in versions))
     failures = []
@@ -65,6 +91,9 @@ def main(versions: list[str]) -> int:
         cells = []
         for version in versions:
             line = found[version][name]
+            if version == "onnx" and name in NOT_ONNX:
+                cells.append("-")
+                continue
             counted = ("difference",) if version in STRIPS else ("difference", "edges")
             largest = (
                 max((line[key] for key in counted), default=0.0) if "error" not in line else float("inf")
@@ -78,6 +107,14 @@ def main(versions: list[str]) -> int:
         print(
             f"not counted: {version} strips texts; those with white space at an end differ by {largest:.1e}"
         )
+    for name, reason in NOT_ONNX.items() if "onnx" in versions else ():
+        print(f"not counted: optimum-onnx cannot run {name}: {reason}")
+    for line in served:
+        print(
+            f"README's code, {line['code']} with {line['model']}: {line.get('error', line.get('difference'))}"
+        )
+        if not line.get("difference", float("inf")) <= TOLERANCE:
+            failures.append(f"README's code for {line['code']} fails with {line['model']}")
     print(*failures, sep="\n", end="\n" if failures else "")
     return len(failures)
 
