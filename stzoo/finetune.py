@@ -113,7 +113,8 @@ def finetune(
             dev=_alone({task: _dev_facts(one) for task, one in data.items()}),
         )
         named = [name for one in wanted.each().values() for name in (one.data, one.corpus) if name]
-        run.record(before=runs.earlier(wanted.model), datasets=hub_ids(named))
+        before, imported = runs.earlier(wanted.model), runs.imported(wanted.model)
+        run.record(before=before, imported=imported, datasets=hub_ids(named))
         for task, one in data.items() if is_first_process() else ():
             if one.shared:
                 print(

@@ -189,7 +189,8 @@ def pretrain(
             new_parameters=sorted(new),
             processes=runs.processes(),
         )
-        run.record(before=runs.earlier(wanted.base), datasets=hub_ids(wanted.corpus))
+        before, imported = runs.earlier(wanted.base), runs.imported(wanted.base)
+        run.record(before=before, imported=imported, datasets=hub_ids(wanted.corpus))
         if runs.is_first_process():
             for note in notes:
                 print(note, file=sys.stderr)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import cli
 from hub_server import Fault, HubServer, Repo
-from huggingface_hub import constants
+from huggingface_hub import ModelCard, constants
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from tokenizers.processors import TemplateProcessing
@@ -27,7 +27,10 @@ from transformers import (
 
 import stzoo
 from stzoo import ModelError, OutputError, RecipeError, UnknownNameError, host
+from stzoo.errors import PublishError
+from stzoo.files import write_json
 from stzoo.hub.importers import encoder
+from stzoo.hub.publish import publish
 from stzoo.hub.published import Published
 from stzoo.testing import sentences, tiny_tokenizer
 
@@ -268,6 +271,98 @@ def test_what_the_base_stands_in_with_comes_from_the_hub_with_its_commit(hub, tm
     out = stzoo.import_checkpoint("retromae-base.msmarco", output=tmp_path / "out")
     assert record(out)["base"] == {"hub_id": "google-bert/bert-base-uncased", "commit": commit}
     assert not any("bert-base-uncased" in path and "pytorch_model" in path for _, path in hub.log)
+
+
+def card_of(folder):
+    card = ModelCard((folder / "README.md").read_text())
+    return card.data.to_dict(), card.text
+
+
+@pytest.mark.usefixtures("unverified")
+def test_the_card_of_an_imported_model_says_which_checkpoint_it_is(hub, tmp_path):
+    row = ROWS["bge-small.en-v1-5"]
+    put(hub, row.hub_id, published(tmp_path / "source", head=False, safe=True), row.revision)
+    out = stzoo.import_checkpoint(row.name, output=tmp_path / "out")
+    data, text = card_of(out)
+    assert (data["base_model"], data["license"]) == ([row.hub_id], "mit")
+    assert "model-index" not in data
+    assert "eval_results" not in data
+    at = f"https://huggingface.co/{row.hub_id}"
+    for line in (
+        f"It is the published checkpoint [{row.hub_id}]({at}).",
+        "Its modules: Transformer, Pooling (cls), Normalize.",
+        "A text is read up to 512 tokens.",
+        f"` 'query' `: ` {BGE!r} `",
+        f"- Checkpoint: **{row.name}**, {row.summary} ([source]({row.source}))",
+        f"- From: [{row.hub_id}]({at}) at commit [{row.revision[:12]}]({at}/tree/{row.revision})",
+        "- Licence: mit\n",
+        "published, and that were not measured here:\n  nDCG@10 0.5168 on MTEB's 15 English retrieval sets (",
+        "eprint = {2309.07597}",
+        "## Licence\n\nmit.\n",
+    ):
+        assert line in text
+    assert "Nothing in the folder says" not in text
+    assert stzoo.card(out) == (out / "README.md").read_text()
+
+
+@pytest.mark.usefixtures("unverified")
+def test_a_model_trained_from_a_checkpoint_names_it_and_claims_neither_its_licence_nor_its_scores(
+    hub, judged, tmp_path
+):
+    row = ROWS["bge-small.en-v1-5"]
+    put(hub, row.hub_id, published(tmp_path / "source", head=False, safe=True), row.revision)
+    base = stzoo.import_checkpoint(row.name, output=tmp_path / "base")
+    for step in (1, 2):  # the second one knows of the checkpoint by the first one's record
+        given = dict(data=str(judged), batch_size=8, max_steps=1, dev_split=None)
+        base = stzoo.finetune(str(base), output=tmp_path / f"tuned {step}", **given)
+        data, text = card_of(base)
+        assert data["base_model"] == [row.hub_id]
+        assert not {"license", "model-index", "eval_results"} & data.keys()
+        for line in (
+            f"It began from the published checkpoint [{row.hub_id}](https://huggingface.co/{row.hub_id}).",
+            "- Licence: mit\n",
+            "before the training below, and that were not measured here:\n  nDCG@10 0.5168 on MTEB's 15",
+            "- From: base, the checkpoint above\n",
+            "No licence is stated. That of its base and of its data may bind you.",
+            "xiao-etal-2023-c-pack",
+        ):
+            assert line in text
+        assert text.count("the checkpoint above") == 1
+
+
+@pytest.mark.usefixtures("unverified")
+def test_a_checkpoint_without_a_known_licence_is_published_only_with_one(hub, tmp_path):
+    put(hub, TUNED_ID, published(tmp_path / "source", head=False))
+    out = stzoo.import_checkpoint(TUNED_ID, output=tmp_path / "out")
+    data, text = card_of(out)
+    assert "license" not in data
+    assert "- Licence: none of its weights is known here; ask its authors\n" in text
+    assert "No licence is stated. Ask the checkpoint's authors." in text
+    assert "its authors cut them at 32 tokens; here they are read as far as passages" in text
+    with pytest.raises(PublishError, match=r"names no licence.*--license"):
+        publish(out, "lab/tiny", dry_run=True)
+    said = []
+    publish(out, "lab/tiny", license="mit", dry_run=True, say=said.append)
+    assert "license: mit" in said[0]
+
+
+@pytest.mark.usefixtures("unverified")
+def test_of_a_folder_neither_licence_nor_scores_are_claimed(retromae, tmp_path):
+    out = stzoo.import_checkpoint(retromae, output=tmp_path / "out", like="bge-small.en-v1-5")
+    data, text = card_of(out)
+    assert not {"license", "base_model"} & data.keys()
+    assert "whose weights may be others than the published ones" in text
+    assert "0.5168" not in text
+    like = "simlm-base.msmarco-finetune"
+    _, routed = card_of(stzoo.import_checkpoint(retromae, output=tmp_path / "routed", like=like))
+    assert "A query is read up to 32 tokens.\nA document is read up to 144 tokens." in routed
+    assert "Its modules: Router (query: Transformer, Pooling (cls), Normalize; document: Tra" in routed
+    assert "vectors of 32 numbers" in routed
+    assert "its authors cut them" not in routed
+    for damage in ({"source": "x) [y](z"}, {"expected": [{}]}, {"license": None, "options": 3}):
+        write_json(out / "import.json", {"imported": record(out) | damage})
+        with pytest.raises(ModelError, match=r"import\.json is no record of an import"):
+            stzoo.card(out)
 
 
 def gated(status):

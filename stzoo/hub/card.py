@@ -1,6 +1,7 @@
 """The model card: README.md with the Hub's metadata, the scores in both forms of the Hub, and pictures.
 
 described.py   what the model's folder says of it and of the runs that made it
+origin.py      which published checkpoint it is, or began from
 public.py      keeps places and secrets of the machine out of that
 scores.py      results of the benchmark, and the two forms that the Hub reads
 card.md.j2     the text
@@ -22,6 +23,7 @@ from ..errors import DataError, OutputError, RecipeError, first_line
 from ..files import whole_file
 from . import public
 from .described import Step, read_model, read_steps
+from .origin import Origin, read_origin
 from .scores import MEASURE, SHOWN, Scored, eval_results, model_index, read_scores
 
 README = "README.md"
@@ -102,6 +104,7 @@ def make(
     """
     model = read_model(folder)
     steps, known = read_steps(folder)
+    origin = read_origin(folder)
     check_repo_id(repo_id)
     name = public.shown(repo_id.rpartition("/")[2] or name or folder.resolve().name or "model", {})
     scored = None if results is None else read_scores(Path(results), folder)
@@ -109,9 +112,11 @@ def make(
     if license is not None:
         earlier = {key: value for key, value in earlier.items() if not key.startswith("license")}
         earlier["license"] = license
+    elif origin and origin.license and not origin.trained:
+        earlier.setdefault("license", origin.license)
     if language is not None:
         earlier["language"] = language.split(",") if isinstance(language, str) else list(language)
-    data = _metadata(name, steps, scored, earlier)
+    data = _metadata(name, steps, origin, scored, earlier)
     pictures = [picture for picture in (PRETRAINING, PICTURE) if (folder / picture).is_file()]
     text = _render(
         metadata=data.to_yaml(line_break="\n", original_order=ORDER),
@@ -120,13 +125,14 @@ def make(
         model=model,
         tasks=[prompt for prompt in model.prompts if prompt not in USUAL],
         steps=steps,
+        origin=origin,
         scored=scored,
         table=_table(scored) if scored else [],
         measure=MEASURE,
         resamples=RESAMPLES,
         pictures=pictures,
         card=data,
-        citations=_citations(steps),
+        citations=_citations(steps, origin),
     )
     _check(text, data)
     files = {README: text.encode(), **{picture: (folder / picture).read_bytes() for picture in pictures}}
@@ -183,7 +189,9 @@ def _earlier(readme: Path, known: Mapping[str, str]) -> dict[str, Any]:
     )
 
 
-def _metadata(name: str, steps: list[Step], scored: Scored | None, earlier: dict[str, Any]) -> Any:
+def _metadata(
+    name: str, steps: list[Step], origin: Origin | None, scored: Scored | None, earlier: dict[str, Any]
+) -> Any:
     """The front matter, a `huggingface_hub.ModelCardData`.
 
     Raises:
@@ -192,7 +200,7 @@ def _metadata(name: str, steps: list[Step], scored: Scored | None, earlier: dict
     from huggingface_hub import ModelCardData
 
     methods = [name for step in steps for kind, name, _ in step.methods if kind in ("objective", "balancer")]
-    bases = [step.base_id for step in steps if step.base_id][:1]
+    bases = [base for base in (origin and origin.hub_id, *(step.base_id for step in steps)) if base][:1]
     datasets = [one for step in steps for one in step.datasets]
     results = model_index(scored) if scored else []
     given: dict[str, Any] = {
@@ -333,6 +341,8 @@ def _span(interval: Interval) -> str:
     return "{:.4f} to {:.4f}".format(*interval) if interval else "-"
 
 
-def _citations(steps: list[Step]) -> list[str]:
-    parts = [part for step in steps for _, _, part in step.methods if part and part.citation]
-    return list(dict.fromkeys([*(part.citation.strip() for part in parts), SERVED_BY]))
+def _citations(steps: list[Step], origin: Origin | None) -> list[str]:
+    parts = [origin and origin.row, *(part for step in steps for _, _, part in step.methods)]
+    return list(
+        dict.fromkeys([*(part.citation.strip() for part in parts if part and part.citation), SERVED_BY])
+    )
