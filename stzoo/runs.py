@@ -19,6 +19,7 @@ from .recipe import SCHEMA_VERSION, Settings
 
 RECORD = "run.json"
 IMPORTED = "import.json"  # beside a model that `stzoo import` made
+MERGED = "merge.json"  # beside one that is a mean of others
 OLD = ".stzoo-old"  # where an overwritten run waits until the new one has read its inputs
 # settings that may change between a kill and a resume, because they change no weight by more than rounding
 FREE = {"log_steps", "save_steps", "keep_checkpoints", "report_to", "workers", "threads"}

@@ -10,11 +10,10 @@ from .. import host
 from ..curves import as_history
 from ..errors import ModelError
 from ..hookspecs import Component
-from ..runs import RECORD
+from ..runs import MERGED, RECORD
 from . import public
 from .layout import POOLING_SWITCHES
 
-MERGE = "merge.json"
 DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
@@ -91,7 +90,7 @@ def read_model(folder: Path) -> Model:
         types = [module["type"] for module in modules]
         towers = _towers(folder, modules)
         about = _object(folder / "config_sentence_transformers.json")
-        merged = _object(folder / MERGE).get("merged", [])
+        merged = _object(folder / MERGED).get("merged", [])
         return Model(
             portable=all(kind.startswith("sentence_transformers.") for kind in types),
             needs=5 if all(kind.startswith("sentence_transformers.models.") for kind in types) else 6,

@@ -27,11 +27,11 @@ from typing import Any
 
 from ..errors import ExportError, ModelError, OutputError
 from ..files import whole_folder
+from ..opened import PICKLED
 from ..quiet import quietly
 from . import alone, card, layout
 
 TOLERANCE = 1e-6
-PICKLED = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
 # what a clone or a training run keeps beside a model
 BESIDES = {".git", ".stzoo.lock", "checkpoints", "run.json"}
 Extra = Mapping[str, str | Path] | Callable[[Path], None]

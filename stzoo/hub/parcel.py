@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import PublishError
-from .export import PICKLED, run_alone
+from ..opened import PICKLED, PLAIN, RECORDS, VOCABULARIES
+from .export import run_alone
 from .layout import POOLING_SWITCHES
 
-RECORDS = ("run.json", "merge.json")
-SENT = {".json", ".safetensors", ".txt", ".model", ".jinja"}
+SENT = PLAIN | {".txt"}
 LICENCES = ("LICENSE", "LICENCE", "NOTICE")
 MAX_BYTES = 50 * 10**9  # what huggingface_hub says of one file (HfApi.upload_file)
 SETTINGS, DIMENSION = "config_sentence_transformers.json", "word_embedding_dimension"
@@ -33,7 +33,6 @@ SECRETS = {
 HOMES = {"an absolute path": r"(?:/home|/Users)/[\w.-]+/|\b[A-Za-z]:\\{1,2}[\w .-]+\\"}
 # two parts or more, and not the end of an address, of a tag or of a relative path
 PATHS = {"an absolute path": HOMES["an absolute path"] + r"|(?<![\w/.:<>~)\]}*+-])(?:/[\w.@+-]+){2,}"}
-VOCABULARIES = {"tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"}  # tokens look like anything
 Files = dict[str, Path | bytes]
 
 
@@ -149,7 +148,7 @@ def findings(name: str, content: Path | bytes) -> list[str]:
     """
     raw = _metadata(content) if name.endswith(".safetensors") else read(content)
     text = raw.decode("utf-8", "replace")
-    loose = b"\0" in raw or PurePosixPath(name).name in VOCABULARIES
+    loose = b"\0" in raw or PurePosixPath(name).name in VOCABULARIES  # tokens look like anything
     kinds = (
         SECRETS | (HOMES if loose else PATHS) | {"your home folder": re.escape(str(Path.home())) + r"/[\w.]"}
     )
