@@ -383,7 +383,8 @@ def _finish(run: runs.Run, student: Any, portable: bool) -> None:
     own = like(student, list(student))  # without the autocast that training put around it
     lossy = [module.lossy for module in own if hasattr(module, "lossy")]
     draft = run.folder / ".model.part"
-    export(like(student, layout.built_in(own)) if lossy and portable else own, draft, portable=portable)
+    finished = like(student, layout.built_in(own)) if lossy and portable else own
+    export(finished, draft, portable=portable, describe=False)
     if lossy and portable:
         export(own, draft / "exact", portable=False)
         run.record(lossy=lossy)
@@ -395,7 +396,7 @@ def _finish(run: runs.Run, student: Any, portable: bool) -> None:
 def _keep_curve(run: runs.Run) -> None:
     """Keeps the picture of the pre-training that the model began from, where there is one."""
     before = run.facts["before"]
-    pretrained = before and before[-1]["recipe"]["command"] == "pretrain"
+    pretrained = before and before[-1]["recipe"].get("command") == "pretrain"
     picture = Path(run.facts["recipe"]["model"]) / (PICTURE if pretrained else PRETRAINING)
     if before and picture.is_file():
         with whole_file(run.folder / PRETRAINING) as draft:

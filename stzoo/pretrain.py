@@ -261,7 +261,7 @@ def _finish(run: runs.Run, base: Base, objective: Objective, trainer: ObjectiveT
         write_json(folder / PARTS / runs.RECORD, run.facts)
 
     draft = run.folder / ".model.part"
-    export(base.finished, draft, masked_lm=base.backbone.masked_lm, extra=keep_parts)
+    export(base.finished, draft, masked_lm=base.backbone.masked_lm, extra=keep_parts, describe=False)
     run.install(draft)
     run.record(status="finished")
     draw(run.folder)

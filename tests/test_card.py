@@ -203,6 +203,28 @@ def test_a_finished_run_has_its_card(trained):
         assert (folder / "README.md").read_text() == text_of(folder)
 
 
+@pytest.mark.usefixtures("unverified")
+def test_a_card_that_cannot_be_made_does_not_stop_a_training(trained, judged, tmp_path, capfd):
+    base = shutil.copytree(trained[0], tmp_path / "base")
+    facts = json.loads((base / "run.json").read_text())
+    (base / "run.json").write_text(json.dumps(facts | {"hardware": "a laptop"}))  # as another's tool may
+    given = dict(data=str(judged), batch_size=8, max_steps=1)
+    folder = stzoo.finetune(str(base), output=tmp_path / "tuned", **given)
+    assert json.loads((folder / "run.json").read_text())["status"] == "finished"
+    assert SentenceTransformer(str(folder)).encode(["x"]).shape == (1, 32)
+    assert not (folder / "README.md").exists()
+    (told,) = (line for line in capfd.readouterr().err.splitlines() if "has no card" in line)
+    assert told.startswith(
+        f"stzoo: the model in {folder} is finished, but has no card: {folder / 'run.json'} is no"
+    )
+    words = told.rpartition("Once that is mended: stzoo ")[2].split()
+    record = json.loads((folder / "run.json").read_text())
+    record["before"][0]["hardware"] = {}
+    (folder / "run.json").write_text(json.dumps(record))
+    assert cli(*words).returncode == 0
+    assert (folder / "README.md").read_text() == text_of(folder)
+
+
 def test_scores_come_back_as_they_were_filed(trained):
     _, tuned, folder, found = trained
     assert [result.model for result in found] == ["bm25s", "tuned"]

@@ -7,11 +7,12 @@ scores.py      results of the benchmark, and the two forms that the Hub reads
 card.md.j2     the text
 
 Unlike sentence-transformers' own card: nothing is asked of the Hub, of an earlier README only the metadata
-stays, and a card that cannot be made is an error.
+stays, and a card that cannot be made is an error (after a training, a warning).
 """
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from .. import registry
 from ..bench.report.intervals import RESAMPLES, Interval
 from ..curves import PICTURE, PRETRAINING
-from ..errors import DataError, OutputError, RecipeError, first_line
+from ..errors import DataError, OutputError, RecipeError, StzooError, first_line
 from ..files import whole_file
 from . import public
 from .described import Step, read_model, read_steps
@@ -140,9 +141,16 @@ def make(
 
 
 def write(folder: Path) -> None:
-    """Writes the card of a model that was trained into its folder."""
-    with whole_file(folder / README) as draft:
-        draft.write_bytes(make(folder)[README])
+    """Writes the card of a model that was trained into its folder, or says why it cannot be made."""
+    try:
+        with whole_file(folder / README) as draft:
+            draft.write_bytes(make(folder)[README])
+    except (StzooError, OSError) as error:  # no reason to call hours of training a failure
+        print(
+            f"stzoo: the model in {folder} is finished, but has no card: {error} Once that is mended: "
+            f"stzoo card {folder} --output {folder / README}",
+            file=sys.stderr,
+        )
 
 
 def metadata(text: str) -> dict[str, Any]:

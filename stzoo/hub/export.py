@@ -46,6 +46,7 @@ def export(
     portable: bool = True,
     verify: bool = True,
     overwrite: bool = False,
+    describe: bool = True,
 ) -> Path:
     """Writes a model folder that sentence-transformers loads without stzoo, and returns its path.
 
@@ -64,6 +65,7 @@ def export(
             own layout with the code of the other modules beside it, which users must trust to load it.
         verify: True loads the draft in a process without stzoo and compares embeddings to 1e-6 on the CPU.
         overwrite: True replaces a model folder at `output`; never a folder that holds anything else.
+        describe: True writes the model's card, README.md; see `card.py`.
 
     Raises:
         ModelError: if `model` is no sentence-transformers model.
@@ -89,7 +91,8 @@ def export(
         else:
             _write_with_code(model, draft, masked_lm)
         _write_extra(extra, draft)
-        (draft / card.README).write_bytes(card.make(draft, name=output.name)[card.README])
+        if describe:
+            (draft / card.README).write_bytes(card.make(draft, name=output.name)[card.README])
         if pickled := sorted(str(p.relative_to(draft)) for p in draft.rglob("*") if p.suffix in PICKLED):
             raise ExportError(f"{', '.join(pickled)}: an export holds no pickled files; use safetensors.")
         bar.update()
