@@ -189,6 +189,26 @@ def test_a_card_says_how_the_model_was_made_from_the_first_step_on(trained):
     assert front_matter(tuned)["tags"].count("retromae") == 1
 
 
+@pytest.mark.usefixtures("unverified")
+def test_an_export_of_a_run_tells_how_its_model_was_made(trained, tmp_path):
+    _, tuned, results, _ = trained
+    out = stzoo.export(tuned, tmp_path / "tuned")
+    assert make(out) == make(tuned)
+    assert (out / "README.md").read_text() == text_of(tuned)
+    assert "40 queries, 40 relevant pairs" in text_of(
+        out, results=results
+    )  # the scores are of this model, too
+    assert json.loads((out / "run.json").read_text())["before"]
+    assert stzoo.export(tuned, out, overwrite=True) == out  # it is no run, which would not be replaced
+    with pytest.raises(OutputError, match=r"holds more than a model \(checkpoints, run\.json\)"):
+        stzoo.export(out, tuned, overwrite=True)
+    assert make(stzoo.export(out, tmp_path / "again"), name="tuned") == make(tuned)
+    (out / "run.json").write_text("[1]")
+    with pytest.raises(ModelError, match=r"run\.json is no record of a training run"):
+        stzoo.export(out, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_the_pictures_of_training_come_along(trained):
     pre, tuned, *_ = trained
     files = make(tuned)
@@ -416,7 +436,7 @@ def test_several_tasks_episodes_and_a_teacher_are_told(export_of):
         "- Data: scores of the teacher org/teacher\n",
         "- Note: a note\n",
         "- Note: 2 of the 7 held-out queries share an answer with a training query, so their scores flatter.",
-        "- The words are left out. The model as it was trained, with code of its own, is in `exact/`.",
+        "- The words are left out. The model as it was trained, with code of its own, is in `exact/` of ",
         "@article{zhang-etal-2023-improving,",
     ):
         assert line in text

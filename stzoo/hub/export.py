@@ -25,15 +25,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..curves import PICTURE, PRETRAINING
 from ..errors import ExportError, ModelError, OutputError
-from ..files import whole_folder
+from ..files import whole_folder, write_json
 from ..opened import PICKLED
 from ..quiet import quietly
+from ..runs import IMPORTED, MERGED, RECORD
 from . import alone, card, layout
 
 TOLERANCE = 1e-6
 # what a clone or a training run keeps beside a model
-BESIDES = {".git", ".stzoo.lock", "checkpoints", "run.json"}
+BESIDES = {".git", ".stzoo.lock", "checkpoints", RECORD}
+TOLD = (RECORD, IMPORTED, MERGED, PICTURE, PRETRAINING)  # how a model was made
+EXPORTED = "exported"  # is true in the record of a run that lies beside a copy of its model
 Extra = Mapping[str, str | Path] | Callable[[Path], None]
 
 
@@ -52,6 +56,8 @@ def export(
 
     Args:
         model: a SentenceTransformer, or the path or Hub id of one. It keeps its device, mode and weights.
+            What a folder holds of how its model was made comes along: records of runs, imports and merges,
+            and learning curves.
         output: the folder to write.
         masked_lm: a transformers `…ForMaskedLM` whose `base_model` is the model inside the first module. Its
             weights are stored in place of the base model's, so that the folder also loads as
@@ -79,6 +85,7 @@ def export(
 
     output = Path(output)
     check_output(output, overwrite)
+    source = Path(model) if isinstance(model, str | Path) else None
     model = _loaded(model)
     if masked_lm is not None and masked_lm.base_model is not getattr(model[0], "model", None):
         raise ExportError(
@@ -91,6 +98,8 @@ def export(
         else:
             _write_with_code(model, draft, masked_lm)
         _write_extra(extra, draft)
+        if source is not None:
+            _copy_told(source, draft)
         if describe:
             (draft / card.README).write_bytes(card.make(draft, name=output.name)[card.README])
         if pickled := sorted(str(p.relative_to(draft)) for p in draft.rglob("*") if p.suffix in PICKLED):
@@ -120,8 +129,29 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise OutputError(f"{output} is there already. Choose another folder, or pass --overwrite.")
     if "modules.json" not in names:
         raise OutputError(f"{output} is no model folder (it has no modules.json) and is not replaced.")
-    if more := sorted(name for name in names if name in BESIDES or name.startswith("checkpoint-")):
+    beside = BESIDES - {RECORD} if _is_copy(output) else BESIDES
+    if more := sorted(name for name in names if name in beside or name.startswith("checkpoint-")):
         raise OutputError(f"{output} holds more than a model ({', '.join(more)}) and is not replaced.")
+
+
+def _is_copy(folder: Path) -> bool:
+    """True if a run's record lies there because an export put it there."""
+    with contextlib.suppress(OSError, ValueError):  # no record, or none of ours
+        facts = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return isinstance(facts, dict) and facts.get(EXPORTED) is True
+    return False
+
+
+def _copy_told(source: Path, draft: Path) -> None:
+    for name in TOLD:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, draft / name)
+    if (draft / RECORD).is_file():
+        try:
+            facts = json.loads((draft / RECORD).read_text(encoding="utf-8"))
+            write_json(draft / RECORD, facts | {EXPORTED: True})
+        except (ValueError, TypeError) as error:
+            raise ModelError(f"{source / RECORD} is no record of a training run: {error}.") from error
 
 
 def _loaded(model: Any) -> Any:
