@@ -209,6 +209,21 @@ def test_an_export_of_a_run_tells_how_its_model_was_made(trained, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_an_export_keeps_the_metadata_of_the_readme_that_was_there_if_it_holds(export_of, tmp_path, capfd):
+    model = export_of()
+    (model / "README.md").write_text("---\nlicense: mit\nlanguage: en\ndatasets: [a/b]\n---\nText.\n")
+    data = ModelCard((stzoo.export(model, tmp_path / "one", verify=False) / "README.md").read_text()).data
+    assert (data.license, data.language, data.datasets) == ("mit", ["en"], ["a/b"])
+    assert "nothing of" not in capfd.readouterr().err
+    (model / "README.md").write_text("---\nlicense: mit\nlanguage: [en, pt-br]\n---\n")
+    text = (stzoo.export(model, tmp_path / "two", verify=False) / "README.md").read_text()
+    assert "No licence is stated." in text
+    assert "compared by cosine similarity." in text
+    assert text.endswith("Exported with [stzoo](https://github.com/stzoo/stzoo).\n")
+    told = f"stzoo: the card has nothing of {model / 'README.md'}: the language is 'pt-br'; expected"
+    assert told in capfd.readouterr().err
+
+
 def test_the_pictures_of_training_come_along(trained):
     pre, tuned, *_ = trained
     files = make(tuned)

@@ -177,6 +177,7 @@ def test_a_dry_run_needs_neither_token_nor_network(hub, folder, monkeypatch, tmp
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     made = send(folder, dry_run=True)
     assert "Note: HF_HUB_OFFLINE forbids the network." in made.said
+    assert "What it holds, and whether it takes this, is not known." in made.said
     assert hub.log == []
 
 

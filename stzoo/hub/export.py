@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ..curves import PICTURE, PRETRAINING
-from ..errors import ExportError, ModelError, OutputError
+from ..errors import DataError, ExportError, ModelError, OutputError, RecipeError
 from ..files import whole_folder, write_json
 from ..opened import PICKLED
 from ..quiet import quietly
@@ -101,7 +101,7 @@ def export(
         if source is not None:
             _copy_told(source, draft)
         if describe:
-            (draft / card.README).write_bytes(card.make(draft, name=output.name)[card.README])
+            (draft / card.README).write_bytes(_described(source, draft, output.name))
         if pickled := sorted(str(p.relative_to(draft)) for p in draft.rglob("*") if p.suffix in PICKLED):
             raise ExportError(f"{', '.join(pickled)}: an export holds no pickled files; use safetensors.")
         bar.update()
@@ -152,6 +152,18 @@ def _copy_told(source: Path, draft: Path) -> None:
             write_json(draft / RECORD, facts | {EXPORTED: True})
         except (ValueError, TypeError) as error:
             raise ModelError(f"{source / RECORD} is no record of a training run: {error}.") from error
+
+
+def _described(source: Path | None, draft: Path, name: str) -> bytes:
+    """The model's card, with the metadata of the README that lies beside its source, where that holds."""
+    if source is not None and (source / card.README).is_file():
+        shutil.copyfile(source / card.README, draft / card.README)
+        try:
+            return card.make(draft, name=name)[card.README]
+        except (DataError, RecipeError) as error:  # which no model's README has to satisfy
+            print(f"stzoo: the card has nothing of {source / card.README}: {error}", file=sys.stderr)
+            (draft / card.README).unlink()
+    return card.make(draft, name=name)[card.README]
 
 
 def _loaded(model: Any) -> Any:
