@@ -12,6 +12,56 @@ COTMAE = "https://github.com/caskcsg/ir/tree/main/cotmae"
 BERT = "google-bert/bert-base-uncased"
 
 
+def _cite(key: str, title: str, authors: str, year: int, arxiv: str) -> str:
+    return f"""\
+@misc{{{key},
+  title = {{{title}}},
+  author = {{{authors}}},
+  year = {{{year}}},
+  eprint = {{{arxiv}}},
+  archivePrefix = {{arXiv}},
+  url = {{https://arxiv.org/abs/{arxiv}}}
+}}"""
+
+
+CITE_BGE = _cite(
+    "xiao-etal-2023-c-pack",
+    "{C}-{P}ack: Packaged Resources To Advance General {C}hinese Embedding",
+    "Xiao, Shitao and Liu, Zheng and Zhang, Peitian and Muennighoff, Niklas",
+    2023,
+    "2309.07597",
+)
+CITE_CONDENSER = _cite(
+    "gao-callan-2021-condenser",
+    "{C}ondenser: a Pre-training Architecture for Dense Retrieval",
+    "Gao, Luyu and Callan, Jamie",
+    2021,
+    "2104.08253",
+)
+CITE_COCONDENSER = _cite(
+    "gao-callan-2022-unsupervised",
+    "Unsupervised Corpus Aware Language Model Pre-training for Dense Passage Retrieval",
+    "Gao, Luyu and Callan, Jamie",
+    2021,
+    "2108.05540",
+)
+CITE_SIMLM = _cite(
+    "wang-etal-2022-simlm",
+    "{S}im{LM}: Pre-training with Representation Bottleneck for Dense Passage Retrieval",
+    "Wang, Liang and Yang, Nan and Huang, Xiaolong and Jiao, Binxing and Yang, Linjun and Jiang, Daxin and "
+    "Majumder, Rangan and Wei, Furu",
+    2022,
+    "2207.02578",
+)
+CITE_COTMAE = _cite(
+    "wu-etal-2022-contextual",
+    "{C}on{T}extual Masked Auto-Encoder for Dense Passage Retrieval",
+    "Wu, Xing and Ma, Guangyuan and Lin, Meng and Lin, Zijia and Wang, Zhongyuan and Hu, Songlin",
+    2022,
+    "2208.07670",
+)
+
+
 @hookimpl
 def stzoo_poolings() -> Iterator[Component]:
     """Poolings of sentence-transformers, so an export of any of them is portable."""
@@ -101,6 +151,7 @@ def _bge() -> Iterator[Checkpoint]:
             prompts={"query": "Represent this sentence for searching relevant passages: ", "document": ""},
             max_tokens=512,
             expected=(("MTEB's 15 English retrieval sets", "nDCG@10", value, BGE),),
+            citation=CITE_BGE,
         )
 
 
@@ -128,6 +179,7 @@ def _condenser() -> Iterator[Checkpoint]:
             base=BERT,
             max_tokens=128 if tuned else None,
             max_query_tokens=32 if tuned else None,
+            citation=CITE_CONDENSER if name.startswith("condenser") else CITE_COCONDENSER,
         )
 
 
@@ -150,6 +202,7 @@ def _simlm() -> Iterator[Checkpoint]:
             normalize=True,
             similarity="cosine",
             max_tokens=144,
+            citation=CITE_SIMLM,
         )
     yield Checkpoint(
         name="simlm-base.msmarco-finetune",
@@ -171,6 +224,7 @@ def _simlm() -> Iterator[Checkpoint]:
             ("TREC DL 2019", "nDCG@10", 0.714, card),
             ("TREC DL 2020", "nDCG@10", 0.697, card),
         ),
+        citation=CITE_SIMLM,
     )
 
 
@@ -199,4 +253,5 @@ def _cotmae() -> Iterator[Checkpoint]:
             max_tokens=128,
             max_query_tokens=queries,
             expected=expected,
+            citation=CITE_COTMAE,
         )

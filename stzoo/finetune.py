@@ -107,7 +107,8 @@ def finetune(
             dev=alone({task: _dev_facts(one) for task, one in data.items()}),
         )
         named = [name for one in wanted.each().values() for name in (one.data, one.corpus) if name]
-        run.record(before=runs.earlier(wanted.model), datasets=hub_ids(named))
+        before, imported = runs.earlier(wanted.model), runs.imported(wanted.model)
+        run.record(before=before, imported=imported, datasets=hub_ids(named))
         for task, one in data.items() if is_first_process() else ():
             if one.shared:
                 print(
@@ -202,7 +203,8 @@ def _finish(run: runs.Run, student: Any, portable: bool) -> None:
     own = like(student, list(student))  # without the autocast that training put around it
     lossy = [module.lossy for module in own if hasattr(module, "lossy")]
     draft = run.folder / ".model.part"
-    export(like(student, layout.built_in(own)) if lossy and portable else own, draft, portable=portable)
+    finished = like(student, layout.built_in(own)) if lossy and portable else own
+    export(finished, draft, portable=portable, describe=False)
     if lossy and portable:
         export(own, draft / "exact", portable=False)
         run.record(lossy=lossy)
@@ -214,7 +216,7 @@ def _finish(run: runs.Run, student: Any, portable: bool) -> None:
 def _keep_curve(run: runs.Run) -> None:
     """Keeps the picture of the pre-training that the model began from, where there is one."""
     before = run.facts["before"]
-    pretrained = before and before[-1]["recipe"]["command"] == "pretrain"
+    pretrained = before and before[-1]["recipe"].get("command") == "pretrain"
     picture = Path(run.facts["recipe"]["model"]) / (PICTURE if pretrained else PRETRAINING)
     if before and picture.is_file():
         with whole_file(run.folder / PRETRAINING) as draft:

@@ -59,6 +59,7 @@ class Checkpoint:
         max_query_tokens: of a query, where its authors cut queries apart from passages. Only a model with a
             tower for queries can keep to it.
         expected: published scores: data set, measure, value and the URL where it stands.
+        citation: of the paper, in BibTeX, as of a Component.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Checkpoint:
     max_tokens: int | None = None
     max_query_tokens: int | None = None
     expected: tuple[tuple[str, str, float, str], ...] = ()
+    citation: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,13 @@ from typing import Any
 from .errors import ModelError, RecipeError
 from .files import fingerprint
 from .models import load_plain
+from .runs import IMPORTED, MERGED, RECORD
 
+# what at the top of a folder a plain load may read
+PLAIN = {".json", ".safetensors", ".model", ".jinja"}
+PICKLED = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
+VOCABULARIES = {"tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"}
+RECORDS = (RECORD, MERGED, IMPORTED)  # of which it reads nothing
 NO_REVISION = "no_revision_available"  # as mteb files such models
 
 
@@ -149,10 +155,11 @@ def limit(model: Any, max_tokens: int, given: str) -> None:
 def folder_revision(folder: Path, backend: str = "torch") -> str:
     """12 hex digits over the files that make the model: those at the top and those of its modules.
 
-    With another backend than torch its own folder (onnx, openvino), whose weights are used, counts as well.
+    At the top count weights, settings, tokenizer and code. With another backend than torch its own folder
+    (onnx, openvino), whose weights are used, counts as well.
 
-    Left out: README, run.json, hidden files, and folders that modules.json does not name (checkpoints,
-    decoders).
+    Left out: hidden files, records, texts and pictures beside the model, and folders that modules.json does
+    not name (checkpoints, decoders).
     """
     names = [""]
     if (folder / "modules.json").is_file():
@@ -162,11 +169,16 @@ def folder_revision(folder: Path, backend: str = "torch") -> str:
         names.append(backend)
     files = []
     for name in names:
-        found = (folder / name).rglob("*") if name else folder.iterdir()
+        found = (folder / name).rglob("*") if name else filter(_may_be_read, folder.iterdir())
         files += sorted(
-            file for file in found if file.is_file() and not file.name.startswith((".", "README", "run.json"))
+            file for file in found if file.is_file() and not file.name.startswith((".", "README"))
         )
     return fingerprint(*files)[:12]
+
+
+def _may_be_read(path: Path) -> bool:
+    model = path.suffix in PLAIN | PICKLED | {".py"} or path.name in VOCABULARIES
+    return model and path.name not in RECORDS
 
 
 def commit_of(model: Any, given: str) -> str:

@@ -189,7 +189,8 @@ def pretrain(
             new_parameters=sorted(new),
             processes=runs.processes(),
         )
-        run.record(before=runs.earlier(wanted.base), datasets=hub_ids(wanted.corpus))
+        before, imported = runs.earlier(wanted.base), runs.imported(wanted.base)
+        run.record(before=before, imported=imported, datasets=hub_ids(wanted.corpus))
         if runs.is_first_process():
             for note in notes:
                 print(note, file=sys.stderr)
@@ -260,7 +261,7 @@ def _finish(run: runs.Run, base: Base, objective: Objective, trainer: ObjectiveT
         write_json(folder / PARTS / runs.RECORD, run.facts)
 
     draft = run.folder / ".model.part"
-    export(base.finished, draft, masked_lm=base.backbone.masked_lm, extra=keep_parts)
+    export(base.finished, draft, masked_lm=base.backbone.masked_lm, extra=keep_parts, describe=False)
     run.install(draft)
     run.record(status="finished")
     draw(run.folder)

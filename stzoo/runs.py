@@ -18,6 +18,8 @@ from .files import held, write_json
 from .recipe import SCHEMA_VERSION, Settings
 
 RECORD = "run.json"
+IMPORTED = "import.json"  # beside a model that `stzoo import` made
+MERGED = "merge.json"  # beside one that is a mean of others
 OLD = ".stzoo-old"  # where an overwritten run waits until the new one has read its inputs
 # settings that may change between a kill and a resume, because they change no weight by more than rounding
 FREE = {"log_steps", "save_steps", "keep_checkpoints", "report_to", "workers", "threads"}
@@ -242,6 +244,14 @@ def earlier(base: str | Path) -> list[dict[str, Any]]:
         return []
     before = facts.pop("before", [])
     return [*before, _without_logs(facts)]
+
+
+def imported(base: str | Path) -> dict[str, Any] | None:
+    """Which published checkpoint a base is, as `stzoo import` recorded it; None of others."""
+    facts: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):  # no record, or none of ours
+        facts = json.loads((Path(base) / IMPORTED).read_text(encoding="utf-8"))
+    return facts.get("imported") if isinstance(facts, dict) else None
 
 
 def _without_logs(facts: dict[str, Any]) -> dict[str, Any]:

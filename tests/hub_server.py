@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 import yaml
+from huggingface_hub import constants
 
 GO = threading.Event()
 GO.set()
@@ -142,6 +143,13 @@ class HubServer:
     def close(self):
         self.server.shutdown()
         self.server.server_close()
+
+    def stand_in(self, patch, **more):
+        """Makes this process take it for the Hub; `more` of huggingface_hub's constants are set as well."""
+        at = {"ENDPOINT": self.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
+        at["HUGGINGFACE_CO_URL_TEMPLATE"] = self.url + "/{repo_id}/resolve/{revision}/{filename}"
+        for name, value in (at | more).items():
+            patch.setattr(constants, name, value)
 
     def add_user(self, token, name, orgs=(), role="write"):
         """Lets a token in; `role` is its own: read or write."""

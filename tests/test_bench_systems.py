@@ -15,6 +15,7 @@ import stzoo
 from stzoo import registry
 from stzoo.bench import bench, costs, score, table
 from stzoo.errors import DataError, ModelError, OutputError, RecipeError
+from stzoo.files import fingerprint
 from stzoo.judged import read_beir, write_beir
 from stzoo.opened import folder_revision
 from stzoo.search import answers
@@ -339,6 +340,49 @@ def test_other_weights_of_another_backend_are_another_revision(model, tmp_path):
     (torch_before, onnx_before), (torch_after, onnx_after) = found
     assert torch_before == torch_after == folder_revision(Path(model))
     assert len({torch_before, onnx_before, onnx_after}) == 3
+
+
+def test_only_what_a_plain_load_reads_makes_a_revision(model, tmp_path):
+    copy = shutil.copytree(model, tmp_path / "copy")
+    whole = [path for path in copy.rglob("*") if path.is_file() and path.name != "README.md"]
+    before = folder_revision(copy)
+    top = sorted(path for path in whole if path.parent == copy)
+    inside = [
+        path for folder in sorted({p.parent for p in whole} - {copy}) for path in sorted(folder.iterdir())
+    ]
+    assert before == fingerprint(*top, *inside)[:12]  # as revisions have always been of such folders
+    for name in (
+        "notes.txt",
+        ".stzoo.json",
+        "README",
+        "curve.png",
+        "LICENSE",
+        "a.log",
+        "run.json",
+        "merge.json",
+    ):
+        (copy / name).write_text(name)
+    (copy / "import.json").write_text("{}")
+    (copy / "checkpoints").mkdir()
+    (copy / "checkpoints" / "model.safetensors").write_text("another")
+    assert folder_revision(copy) == before
+    for path in whole:
+        content = path.read_bytes()
+        path.write_bytes(content + b" ")
+        assert folder_revision(copy) != before, path.name
+        path.write_bytes(content)
+    for name in (
+        "vocab.txt",
+        "merges.txt",
+        "spiece.model",
+        "pytorch_model.bin",
+        "pooling.py",
+        "1_Pooling/more",
+    ):
+        (copy / name).write_text("what a load may read")
+        assert folder_revision(copy) != before, name
+        (copy / name).unlink()
+    assert folder_revision(copy) == before
 
 
 def test_static_embeddings_of_the_hub_have_the_commit_as_their_revision(data, tmp_path):

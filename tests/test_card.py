@@ -189,6 +189,41 @@ def test_a_card_says_how_the_model_was_made_from_the_first_step_on(trained):
     assert front_matter(tuned)["tags"].count("retromae") == 1
 
 
+@pytest.mark.usefixtures("unverified")
+def test_an_export_of_a_run_tells_how_its_model_was_made(trained, tmp_path):
+    _, tuned, results, _ = trained
+    out = stzoo.export(tuned, tmp_path / "tuned")
+    assert make(out) == make(tuned)
+    assert (out / "README.md").read_text() == text_of(tuned)
+    assert "40 queries, 40 relevant pairs" in text_of(
+        out, results=results
+    )  # the scores are of this model, too
+    assert json.loads((out / "run.json").read_text())["before"]
+    assert stzoo.export(tuned, out, overwrite=True) == out  # it is no run, which would not be replaced
+    with pytest.raises(OutputError, match=r"holds more than a model \(checkpoints, run\.json\)"):
+        stzoo.export(out, tuned, overwrite=True)
+    assert make(stzoo.export(out, tmp_path / "again"), name="tuned") == make(tuned)
+    (out / "run.json").write_text("[1]")
+    with pytest.raises(ModelError, match=r"run\.json is no record of a training run"):
+        stzoo.export(out, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_an_export_keeps_the_metadata_of_the_readme_that_was_there_if_it_holds(export_of, tmp_path, capfd):
+    model = export_of()
+    (model / "README.md").write_text("---\nlicense: mit\nlanguage: en\ndatasets: [a/b]\n---\nText.\n")
+    data = ModelCard((stzoo.export(model, tmp_path / "one", verify=False) / "README.md").read_text()).data
+    assert (data.license, data.language, data.datasets) == ("mit", ["en"], ["a/b"])
+    assert "nothing of" not in capfd.readouterr().err
+    (model / "README.md").write_text("---\nlicense: mit\nlanguage: [en, pt-br]\n---\n")
+    text = (stzoo.export(model, tmp_path / "two", verify=False) / "README.md").read_text()
+    assert "No licence is stated." in text
+    assert "compared by cosine similarity." in text
+    assert text.endswith("Exported with [stzoo](https://github.com/stzoo/stzoo).\n")
+    told = f"stzoo: the card has nothing of {model / 'README.md'}: the language is 'pt-br'; expected"
+    assert told in capfd.readouterr().err
+
+
 def test_the_pictures_of_training_come_along(trained):
     pre, tuned, *_ = trained
     files = make(tuned)
@@ -201,6 +236,28 @@ def test_the_pictures_of_training_come_along(trained):
 def test_a_finished_run_has_its_card(trained):
     for folder in trained[:2]:
         assert (folder / "README.md").read_text() == text_of(folder)
+
+
+@pytest.mark.usefixtures("unverified")
+def test_a_card_that_cannot_be_made_does_not_stop_a_training(trained, judged, tmp_path, capfd):
+    base = shutil.copytree(trained[0], tmp_path / "base")
+    facts = json.loads((base / "run.json").read_text())
+    (base / "run.json").write_text(json.dumps(facts | {"hardware": "a laptop"}))  # as another's tool may
+    given = dict(data=str(judged), batch_size=8, max_steps=1)
+    folder = stzoo.finetune(str(base), output=tmp_path / "tuned", **given)
+    assert json.loads((folder / "run.json").read_text())["status"] == "finished"
+    assert SentenceTransformer(str(folder)).encode(["x"]).shape == (1, 32)
+    assert not (folder / "README.md").exists()
+    (told,) = (line for line in capfd.readouterr().err.splitlines() if "has no card" in line)
+    assert told.startswith(
+        f"stzoo: the model in {folder} is finished, but has no card: {folder / 'run.json'} is no"
+    )
+    words = told.rpartition("Once that is mended: stzoo ")[2].split()
+    record = json.loads((folder / "run.json").read_text())
+    record["before"][0]["hardware"] = {}
+    (folder / "run.json").write_text(json.dumps(record))
+    assert cli(*words).returncode == 0
+    assert (folder / "README.md").read_text() == text_of(folder)
 
 
 def test_scores_come_back_as_they_were_filed(trained):
@@ -418,7 +475,7 @@ def test_several_tasks_episodes_and_a_teacher_are_told(export_of):
         "- Data: scores of the teacher org/teacher\n",
         "- Note: a note\n",
         "- Note: 2 of the 7 held-out queries share an answer with a training query, so their scores flatter.",
-        "- The words are left out. The model as it was trained, with code of its own, is in `exact/`.",
+        "- The words are left out. The model as it was trained, with code of its own, is in `exact/` of ",
         "@article{zhang-etal-2023-improving,",
     ):
         assert line in text

@@ -96,6 +96,7 @@ ROW = hookspecs.Checkpoint(
         {"max_tokens": 0},
         {"expected": (("msmarco", "MRR@10", 39.3, "https://x.org"),)},
         {"expected": (("msmarco", "MRR@10", 0.393, "a paper"),)},
+        {"citation": "a paper"},
     ],
 )
 def test_a_checkpoint_that_does_not_hold_is_refused(change):

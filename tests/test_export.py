@@ -304,7 +304,8 @@ def test_a_masked_lm_of_other_weights_is_refused(tiny, tmp_path):
 
 def test_an_export_that_answers_otherwise_is_not_kept(tiny, tmp_path):
     model = model_of(transformer(tiny), Pooling(32), Halved(form=0.51))  # says it is what it is not
-    old = export(model, tmp_path / "out", verify=False, readme="the old one")
+    old = export(model, tmp_path / "out", verify=False)
+    (old / "README.md").write_text("the old one")
     model.train()
     model[0].eval()
     model[0].config._attn_implementation = "flash_attention_2"  # as after training on a GPU

@@ -57,10 +57,7 @@ def hub(monkeypatch):
     server = HubServer()
     server.add_user(TOKEN, "tester", orgs=["lab"])
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    at = {"ENDPOINT": server.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
-    at["HUGGINGFACE_CO_URL_TEMPLATE"] = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    for name, value in at.items():
-        monkeypatch.setattr(constants, name, value)
+    server.stand_in(monkeypatch)
     yield server
     server.close()
 
@@ -194,6 +191,7 @@ def test_a_dry_run_needs_neither_token_nor_network(hub, folder, monkeypatch, tmp
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     made = send(folder, dry_run=True)
     assert "Note: HF_HUB_OFFLINE forbids the network." in made.said
+    assert "What it holds, and whether it takes this, is not known." in made.said
     assert hub.log == []
 
 
@@ -298,7 +296,7 @@ def test_a_collection_that_fails_says_where_the_model_is(hub, folder):
 
 
 REFUSALS = [
-    ("GET /api/whoami", 401, "The token is not valid; run `hf auth login`.*asked who you are"),
+    ("GET /api/whoami", 401, "There is no token, or it is not valid; run `hf auth login`.*asked who you are"),
     ("GET /api/whoami", 503, "The Hub is out of order; try again later"),
     ("POST /api/validate", 500, "out of order.*asked what it says to the card"),
     ("GET /api/models", 403, "no right.*asked what lab/tiny holds"),

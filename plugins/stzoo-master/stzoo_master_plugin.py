@@ -64,6 +64,7 @@ def stzoo_checkpoints() -> Iterable[Checkpoint]:
             pooling="cls",
             similarity="dot",
             max_tokens=128,
+            citation=CITE,
         )
     yield Checkpoint(
         name="master-base.msmarco-finetune",
@@ -80,6 +81,7 @@ def stzoo_checkpoints() -> Iterable[Checkpoint]:
         prompts={"query": "", "document": "- [SEP] "},  # a passage without a title has "-" in its place
         max_tokens=128,
         max_query_tokens=32,
+        citation=CITE,
     )
 
 

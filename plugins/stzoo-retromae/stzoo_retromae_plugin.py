@@ -125,6 +125,7 @@ def stzoo_checkpoints() -> Iterable[Checkpoint]:
             max_tokens=lengths[0],
             max_query_tokens=lengths[1],
             expected=expected,
+            citation=CITE_RETROMAE,
         )
 
 

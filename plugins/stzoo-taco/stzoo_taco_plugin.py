@@ -97,6 +97,7 @@ def stzoo_checkpoints() -> Iterable[Checkpoint]:
         },
         max_tokens=160,
         max_query_tokens=260,  # 36 in most tasks; fever 68, AIDA 132
+        citation=CITE,
     )
     yield Checkpoint(
         name="t5-base.c4",

@@ -26,11 +26,12 @@ def merge_command(
 ) -> None:
     """Average the weights of models of one architecture (a model soup), and export the result."""
     numbers = _numbers(weights)
-    from ..merge import RECORD, merge
+    from ..merge import merge
+    from ..runs import MERGED
 
     folder = merge(sources, output=output, weights=numbers, overwrite=overwrite)
     table = new_table("source", "weight", "revision")
-    for one in json.loads((folder / RECORD).read_text(encoding="utf-8"))["merged"]:
+    for one in json.loads((folder / MERGED).read_text(encoding="utf-8"))["merged"]:
         table.add_row(one["source"], f"{one['weight']:.4g}", one["revision"])
     show(table)
     done(folder)

@@ -4,28 +4,29 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import PublishError, first_line
+from ..errors import PublishError, StzooError, first_line
 
 
 @contextlib.contextmanager
-def asking(what: str, left: str = "") -> Iterator[None]:
-    """Turns whatever the Hub, or the way to it, says in the block into a PublishError.
+def asking(what: str, left: str = "", kind: type[StzooError] = PublishError) -> Iterator[None]:
+    """Turns whatever the Hub, or the way to it, says in the block into an error of ours.
 
     Args:
         what: the Hub is asked, as the end of a sentence.
         left: what is there now, if something was begun: a sentence without its full stop.
+        kind: of the error.
     """
     from huggingface_hub import get_token
 
     try:
         yield
-    except PublishError:
+    except StzooError:
         raise
     except Exception as error:  # the client lets through what every layer below it raises
         told = _told(error)
         if token := get_token():  # an answer may repeat it
             told = told.replace(token, "…")
-        raise PublishError(f"{told} The Hub was asked {what}.{left and f' {left}.'}") from error
+        raise kind(f"{told} The Hub was asked {what}.{left and f' {left}.'}") from error
 
 
 def status(error: BaseException | None) -> int | None:
@@ -43,17 +44,18 @@ def _answer(error: Any) -> Any:
 
 def _told(error: Exception) -> str:
     from huggingface_hub import constants
-    from huggingface_hub.errors import OfflineModeIsEnabled
+    from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 
-    if isinstance(error, OfflineModeIsEnabled):
+    if isinstance(error, OfflineModeIsEnabled) or isinstance(error.__cause__, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE forbids the network."
     answer = _answer(error)
     if answer is None:
-        return f"{constants.ENDPOINT} cannot be reached or broke off: {first_line(error.__cause__ or error)}."
+        said = first_line(error.__cause__ or error).rstrip(".")
+        return f"{constants.ENDPOINT} cannot be reached or broke off: {said}."
     response = answer.response
     wait = response.headers.get("Retry-After", "")  # seconds, or a date
     advice = {
-        401: "The token is not valid; run `hf auth login`, or set HF_TOKEN to another",
+        401: "There is no token, or it is not valid; run `hf auth login`, or set HF_TOKEN to another",
         403: "The token has no right to do this",
         404: "There is no such thing, or the token has no right to see it",
         409: "The name is taken",
@@ -61,6 +63,8 @@ def _told(error: Exception) -> str:
         429: f"Too many requests; try again in {f'{wait} seconds' if wait.isdigit() else 'some minutes'}",
     }
     code = response.status_code
+    if isinstance(answer, RepositoryNotFoundError) and not isinstance(answer, GatedRepoError):
+        advice[401] = advice[404]  # which strangers are not told apart
     usual = "The Hub is out of order; try again later" if code >= 500 else "The Hub refuses"
     said = str(getattr(answer, "server_message", None) or response.reason_phrase).strip().rstrip(".")
     return f"{advice.get(code, usual)} ({code}: {said})."

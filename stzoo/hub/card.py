@@ -1,16 +1,18 @@
 """The model card: README.md with the Hub's metadata, the scores in both forms of the Hub, and pictures.
 
 described.py   what the model's folder says of it and of the runs that made it
+origin.py      which published checkpoint it is, or began from
 public.py      keeps places and secrets of the machine out of that
 scores.py      results of the benchmark, and the two forms that the Hub reads
 card.md.j2     the text
 
 Unlike sentence-transformers' own card: nothing is asked of the Hub, of an earlier README only the metadata
-stays, and a card that cannot be made is an error.
+stays, and a card that cannot be made is an error (after a training, a warning).
 """
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,11 @@ from typing import Any
 from .. import registry
 from ..bench.report.intervals import RESAMPLES, Interval
 from ..curves import PICTURE, PRETRAINING
-from ..errors import DataError, OutputError, RecipeError, first_line
+from ..errors import DataError, OutputError, RecipeError, StzooError, first_line
 from ..files import whole_file
 from . import public
 from .described import Step, read_model, read_steps
+from .origin import Origin, read_origin
 from .scores import MEASURE, SHOWN, Scored, eval_results, model_index, read_scores
 
 README = "README.md"
@@ -102,6 +105,7 @@ def make(
     """
     model = read_model(folder)
     steps, known = read_steps(folder)
+    origin = read_origin(folder)
     check_repo_id(repo_id)
     name = public.shown(repo_id.rpartition("/")[2] or name or folder.resolve().name or "model", {})
     scored = None if results is None else read_scores(Path(results), folder)
@@ -109,9 +113,11 @@ def make(
     if license is not None:
         earlier = {key: value for key, value in earlier.items() if not key.startswith("license")}
         earlier["license"] = license
+    elif origin and origin.license and not origin.trained:
+        earlier.setdefault("license", origin.license)
     if language is not None:
         earlier["language"] = language.split(",") if isinstance(language, str) else list(language)
-    data = _metadata(name, steps, scored, earlier)
+    data = _metadata(name, steps, origin, scored, earlier)
     pictures = [picture for picture in (PRETRAINING, PICTURE) if (folder / picture).is_file()]
     text = _render(
         metadata=data.to_yaml(line_break="\n", original_order=ORDER),
@@ -120,13 +126,14 @@ def make(
         model=model,
         tasks=[prompt for prompt in model.prompts if prompt not in USUAL],
         steps=steps,
+        origin=origin,
         scored=scored,
         table=_table(scored) if scored else [],
         measure=MEASURE,
         resamples=RESAMPLES,
         pictures=pictures,
         card=data,
-        citations=_citations(steps),
+        citations=_citations(steps, origin),
     )
     _check(text, data)
     files = {README: text.encode(), **{picture: (folder / picture).read_bytes() for picture in pictures}}
@@ -134,9 +141,16 @@ def make(
 
 
 def write(folder: Path) -> None:
-    """Writes the card of a model that was trained into its folder."""
-    with whole_file(folder / README) as draft:
-        draft.write_bytes(make(folder)[README])
+    """Writes the card of a model that was trained into its folder, or says why it cannot be made."""
+    try:
+        with whole_file(folder / README) as draft:
+            draft.write_bytes(make(folder)[README])
+    except (StzooError, OSError) as error:  # no reason to call hours of training a failure
+        print(
+            f"stzoo: the model in {folder} is finished, but has no card: {error} Once that is mended: "
+            f"stzoo card {folder} --output {folder / README}",
+            file=sys.stderr,
+        )
 
 
 def metadata(text: str) -> dict[str, Any]:
@@ -183,7 +197,9 @@ def _earlier(readme: Path, known: Mapping[str, str]) -> dict[str, Any]:
     )
 
 
-def _metadata(name: str, steps: list[Step], scored: Scored | None, earlier: dict[str, Any]) -> Any:
+def _metadata(
+    name: str, steps: list[Step], origin: Origin | None, scored: Scored | None, earlier: dict[str, Any]
+) -> Any:
     """The front matter, a `huggingface_hub.ModelCardData`.
 
     Raises:
@@ -192,7 +208,7 @@ def _metadata(name: str, steps: list[Step], scored: Scored | None, earlier: dict
     from huggingface_hub import ModelCardData
 
     methods = [name for step in steps for kind, name, _ in step.methods if kind in ("objective", "balancer")]
-    bases = [step.base_id for step in steps if step.base_id][:1]
+    bases = [base for base in (origin and origin.hub_id, *(step.base_id for step in steps)) if base][:1]
     datasets = [one for step in steps for one in step.datasets]
     results = model_index(scored) if scored else []
     given: dict[str, Any] = {
@@ -333,6 +349,8 @@ def _span(interval: Interval) -> str:
     return "{:.4f} to {:.4f}".format(*interval) if interval else "-"
 
 
-def _citations(steps: list[Step]) -> list[str]:
-    parts = [part for step in steps for _, _, part in step.methods if part and part.citation]
-    return list(dict.fromkeys([*(part.citation.strip() for part in parts), SERVED_BY]))
+def _citations(steps: list[Step], origin: Origin | None) -> list[str]:
+    parts = [origin and origin.row, *(part for step in steps for _, _, part in step.methods)]
+    return list(
+        dict.fromkeys([*(part.citation.strip() for part in parts if part and part.citation), SERVED_BY])
+    )

@@ -10,10 +10,10 @@ from .. import host
 from ..curves import as_history
 from ..errors import ModelError
 from ..hookspecs import Component
-from ..runs import RECORD
+from ..runs import MERGED, RECORD
 from . import public
+from .layout import POOLING_SWITCHES
 
-MERGE = "merge.json"
 DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
@@ -27,8 +27,9 @@ class Model:
         prompts: texts by name, without empty ones.
         similarity: cosine, dot, euclidean or manhattan.
         dimensions: numbers in a vector; None if only code of another package knows.
-        max_tokens: longer texts are cut there; None for no limit.
-        modules: names of their classes.
+        lengths: tokens at which texts are cut, by kind of text ("" where all are cut alike); without those
+            that have no limit.
+        modules: names of their classes, with what a pooling takes.
         merged: name and weight of each model that it is the mean of.
     """
 
@@ -37,7 +38,7 @@ class Model:
     prompts: dict[str, str]
     similarity: str
     dimensions: int | None
-    max_tokens: int | None
+    lengths: dict[str, int]
     modules: list[str]
     merged: list[tuple[str, float]]
 
@@ -87,16 +88,17 @@ def read_model(folder: Path) -> Model:
     try:
         modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
         types = [module["type"] for module in modules]
+        towers = _towers(folder, modules)
         about = _object(folder / "config_sentence_transformers.json")
-        merged = _object(folder / MERGE).get("merged", [])
+        merged = _object(folder / MERGED).get("merged", [])
         return Model(
             portable=all(kind.startswith("sentence_transformers.") for kind in types),
             needs=5 if all(kind.startswith("sentence_transformers.models.") for kind in types) else 6,
             prompts={name: text for name, text in (about.get("prompts") or {}).items() if text},
             similarity=str(about.get("similarity_fn_name") or "cosine"),
-            dimensions=_dimensions(folder, modules),
-            max_tokens=_max_tokens(folder / modules[0]["path"]),
-            modules=[kind.rpartition(".")[2] for kind in types],
+            dimensions=_dimensions(towers),
+            lengths=_lengths(towers),
+            modules=[_named(folder / module["path"], module["type"]) for module in modules],
             merged=[(public.shown(one["source"], {}), one["weight"]) for one in merged],
         )
     except DAMAGED as error:
@@ -126,23 +128,67 @@ def _object(path: Path) -> dict[str, Any]:
     return found
 
 
-def _dimensions(folder: Path, modules: list[dict[str, Any]]) -> int | None:
+Tower = list[tuple[Path, str]]  # folder and class of each module that a text goes through
+
+
+def _routes(router: Path) -> dict[str, Tower]:
+    config = _object(router / "router_config.json")
+    return {
+        route: [(router / place, config["types"][place]) for place in places]
+        for route, places in config["structure"].items()
+    }
+
+
+def _towers(folder: Path, modules: list[dict[str, Any]]) -> dict[str, Tower]:
+    """The modules by kind of text, "" where all go the same way."""
+    found: dict[str, Tower] = {"": []}
+    for module in modules:
+        place, kind = folder / module["path"], module["type"]
+        routes = _routes(place) if kind.endswith(".Router") else {"": [(place, kind)]}
+        if "" not in routes:
+            found = {route: [*found[""], *tower] for route, tower in routes.items()}
+        else:
+            found = {route: [*tower, *routes[""]] for route, tower in found.items()}
+    return found
+
+
+def _named(place: Path, kind: str) -> str:
+    name = kind.rpartition(".")[2]
+    if name == "Router":
+        routes = _routes(place).items()
+        inside = [f"{route}: {', '.join(_named(*one) for one in tower)}" for route, tower in routes]
+        return f"{name} ({'; '.join(inside)})"
+    if name == "Pooling":
+        return f"{name} ({', '.join(_modes(_object(place / 'config.json')))})"
+    return name
+
+
+def _modes(pooling: Mapping[str, Any]) -> list[str]:
+    found = pooling.get("pooling_mode") or [
+        name for name, key in POOLING_SWITCHES.items() if pooling.get(key)
+    ]
+    return [found] if isinstance(found, str) else found
+
+
+def _dimensions(towers: Mapping[str, Tower]) -> int | None:
     """What the last module that changes it makes of a vector's length."""
     found = None
-    for module in modules:
-        kind = module["type"].rpartition(".")[2]
-        config = _object(folder / module["path"] / "config.json") if module["path"] else {}
-        if kind == "Pooling":
-            modes = config.get("pooling_mode") or [
-                key for key, on in config.items() if on is True and key.startswith("pooling_mode_")
-            ]
+    for place, kind in next(iter(towers.values())):
+        config = _object(place / "config.json")
+        if kind.endswith(".Pooling"):
             width = config.get("embedding_dimension") or config["word_embedding_dimension"]
-            found = width * (1 if isinstance(modes, str) else len(modes))
-        elif kind == "Dense":
+            found = width * len(_modes(config))
+        elif kind.endswith(".Dense"):
             found = config["out_features"]
-        elif not module["type"].startswith("sentence_transformers."):
+        elif not kind.startswith("sentence_transformers."):
             found = None
     return found
+
+
+def _lengths(towers: Mapping[str, Tower]) -> dict[str, int]:
+    found = {route: _max_tokens(tower[0][0]) for route, tower in towers.items()}
+    same = len(set(found.values())) == 1
+    return {"" if same else route: limit for route, limit in found.items() if limit}
 
 
 def _max_tokens(first: Path) -> int | None:

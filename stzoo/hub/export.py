@@ -25,15 +25,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import ExportError, ModelError, OutputError
-from ..files import whole_folder
+from ..curves import PICTURE, PRETRAINING
+from ..errors import DataError, ExportError, ModelError, OutputError, RecipeError
+from ..files import whole_folder, write_json
+from ..opened import PICKLED
 from ..quiet import quietly
+from ..runs import IMPORTED, MERGED, RECORD
 from . import alone, card, layout
 
 TOLERANCE = 1e-6
-PICKLED = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
 # what a clone or a training run keeps beside a model
-BESIDES = {".git", ".stzoo.lock", "checkpoints", "run.json"}
+BESIDES = {".git", ".stzoo.lock", "checkpoints", RECORD}
+TOLD = (RECORD, IMPORTED, MERGED, PICTURE, PRETRAINING)  # how a model was made
+EXPORTED = "exported"  # is true in the record of a run that lies beside a copy of its model
 Extra = Mapping[str, str | Path] | Callable[[Path], None]
 
 
@@ -46,12 +50,14 @@ def export(
     portable: bool = True,
     verify: bool = True,
     overwrite: bool = False,
-    readme: str | None = None,
+    describe: bool = True,
 ) -> Path:
     """Writes a model folder that sentence-transformers loads without stzoo, and returns its path.
 
     Args:
         model: a SentenceTransformer, or the path or Hub id of one. It keeps its device, mode and weights.
+            What a folder holds of how its model was made comes along: records of runs, imports and merges,
+            and learning curves.
         output: the folder to write.
         masked_lm: a transformers `…ForMaskedLM` whose `base_model` is the model inside the first module. Its
             weights are stored in place of the base model's, so that the folder also loads as
@@ -65,7 +71,7 @@ def export(
             own layout with the code of the other modules beside it, which users must trust to load it.
         verify: True loads the draft in a process without stzoo and compares embeddings to 1e-6 on the CPU.
         overwrite: True replaces a model folder at `output`; never a folder that holds anything else.
-        readme: text of README.md; the model's card if None, see `card.py`.
+        describe: True writes the model's card, README.md; see `card.py`.
 
     Raises:
         ModelError: if `model` is no sentence-transformers model.
@@ -79,6 +85,7 @@ def export(
 
     output = Path(output)
     check_output(output, overwrite)
+    source = Path(model) if isinstance(model, str | Path) else None
     model = _loaded(model)
     if masked_lm is not None and masked_lm.base_model is not getattr(model[0], "model", None):
         raise ExportError(
@@ -91,8 +98,10 @@ def export(
         else:
             _write_with_code(model, draft, masked_lm)
         _write_extra(extra, draft)
-        text = card.make(draft, name=output.name)[card.README] if readme is None else readme.encode()
-        (draft / card.README).write_bytes(text)
+        if source is not None:
+            _copy_told(source, draft)
+        if describe:
+            (draft / card.README).write_bytes(_described(source, draft, output.name))
         if pickled := sorted(str(p.relative_to(draft)) for p in draft.rglob("*") if p.suffix in PICKLED):
             raise ExportError(f"{', '.join(pickled)}: an export holds no pickled files; use safetensors.")
         bar.update()
@@ -120,8 +129,41 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise OutputError(f"{output} is there already. Choose another folder, or pass --overwrite.")
     if "modules.json" not in names:
         raise OutputError(f"{output} is no model folder (it has no modules.json) and is not replaced.")
-    if more := sorted(name for name in names if name in BESIDES or name.startswith("checkpoint-")):
+    beside = BESIDES - {RECORD} if _is_copy(output) else BESIDES
+    if more := sorted(name for name in names if name in beside or name.startswith("checkpoint-")):
         raise OutputError(f"{output} holds more than a model ({', '.join(more)}) and is not replaced.")
+
+
+def _is_copy(folder: Path) -> bool:
+    """True if a run's record lies there because an export put it there."""
+    with contextlib.suppress(OSError, ValueError):  # no record, or none of ours
+        facts = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return isinstance(facts, dict) and facts.get(EXPORTED) is True
+    return False
+
+
+def _copy_told(source: Path, draft: Path) -> None:
+    for name in TOLD:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, draft / name)
+    if (draft / RECORD).is_file():
+        try:
+            facts = json.loads((draft / RECORD).read_text(encoding="utf-8"))
+            write_json(draft / RECORD, facts | {EXPORTED: True})
+        except (ValueError, TypeError) as error:
+            raise ModelError(f"{source / RECORD} is no record of a training run: {error}.") from error
+
+
+def _described(source: Path | None, draft: Path, name: str) -> bytes:
+    """The model's card, with the metadata of the README that lies beside its source, where that holds."""
+    if source is not None and (source / card.README).is_file():
+        shutil.copyfile(source / card.README, draft / card.README)
+        try:
+            return card.make(draft, name=name)[card.README]
+        except (DataError, RecipeError) as error:  # which no model's README has to satisfy
+            print(f"stzoo: the card has nothing of {source / card.README}: {error}", file=sys.stderr)
+            (draft / card.README).unlink()
+    return card.make(draft, name=name)[card.README]
 
 
 def _loaded(model: Any) -> Any:

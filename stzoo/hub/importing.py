@@ -17,11 +17,9 @@ from ..files import sha256, write_json
 from ..hookspecs import Checkpoint
 from ..quiet import quietly
 from ..recipe import SCHEMA_VERSION
-from ..runs import versions
+from ..runs import IMPORTED, versions
 from .export import check_output, export
 from .published import Published, fetch
-
-RECORD = "import.json"
 
 
 def import_checkpoint(
@@ -35,7 +33,7 @@ def import_checkpoint(
     """Turns a published checkpoint into a folder that plain sentence-transformers loads.
 
     Pooling, similarity, prompts and lengths are those that the authors trained with. Weights become
-    safetensors of float32. Beside the model lies import.json, which says what was read.
+    safetensors of float32. Beside the model lie import.json, which says what was read, and a card.
 
     Args:
         checkpoint: name or Hub id of a checkpoint (`stzoo list checkpoints`), or a folder of the same form.
@@ -70,7 +68,7 @@ def import_checkpoint(
         bar.update()
 
     def more(draft: Path) -> None:
-        write_json(draft / RECORD, facts)
+        write_json(draft / IMPORTED, facts)
         if made.write is not None:
             made.write(draft)
 
@@ -81,7 +79,6 @@ def import_checkpoint(
         extra=more,
         portable=made.portable,
         overwrite=overwrite,
-        readme=_readme(row, facts["imported"], made.portable),
     )
 
 
@@ -131,7 +128,7 @@ def _facts(published: Published, local: bool, options: dict[str, Any]) -> dict[s
         "checkpoint": row.name,
         "hub_id": None if local else row.hub_id,
         "commit": None if local else _commit(published.folder),
-        "license": row.license,
+        "license": "" if local else row.license,  # a folder's weights may be anybody's
         "source": row.source,
         "options": options,
         "files": {
@@ -140,7 +137,8 @@ def _facts(published: Published, local: bool, options: dict[str, Any]) -> dict[s
         "base": {"hub_id": row.base, "commit": _commit(published.base)} if based else None,
         "max_query_tokens": row.max_query_tokens,
         "expected": [
-            dict(zip(("dataset", "measure", "value", "source"), one, strict=True)) for one in row.expected
+            dict(zip(("dataset", "measure", "value", "source"), one, strict=True))
+            for one in row.expected * (not local)
         ],
     }
     return {"schema_version": SCHEMA_VERSION, "imported": imported, "versions": versions()}
@@ -149,36 +147,3 @@ def _facts(published: Published, local: bool, options: dict[str, Any]) -> dict[s
 def _commit(folder: Path) -> str | None:
     """By which the cache of the Hub names its folders."""
     return folder.name if re.fullmatch("[0-9a-f]{40}", folder.name) else None
-
-
-def _readme(row: Checkpoint, imported: Mapping[str, Any], portable: bool) -> str:
-    base = f"base_model: {imported['hub_id']}\n" if imported["hub_id"] else ""
-    licence = f"license: {row.license}\n" if row.license else ""
-    at = f" at commit {imported['commit']}" if imported["commit"] else ""
-    whence = (
-        f"[{imported['hub_id']}](https://huggingface.co/{imported['hub_id']}){at}" if base else "a folder"
-    )
-    trust = "" if portable else ", trust_remote_code=True"
-    scores = "".join(
-        f"\nPublished: {measure} {value} on {data} ([source]({url}))."
-        for data, measure, value, url in row.expected
-    )
-    note = "" if portable else "\nIt brings code of its own: read the `.py` files here before you trust it."
-    return f"""---
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-{base}{licence}tags:
-- sentence-transformers
-- sentence-similarity
-- feature-extraction
----
-
-{row.name}: {row.summary}. Imported by stzoo from {whence}, as [its authors]({row.source}) trained it.
-{"" if row.license else "No licence of the weights is known here; ask them."}{scores}{note}
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("path/of/this/folder"{trust})
-```
-"""

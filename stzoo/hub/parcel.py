@@ -12,12 +12,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import PublishError
-from .export import PICKLED, run_alone
+from ..opened import PICKLED, PLAIN, RECORDS, VOCABULARIES
+from .export import run_alone
 from .layout import POOLING_SWITCHES
 from .public import SECRET_NAMES, SECRETS
 
-RECORDS = ("run.json", "merge.json")
-SENT = {".json", ".safetensors", ".txt", ".model", ".jinja"}
+SENT = PLAIN | {".txt"}
 LICENCES = ("LICENSE", "LICENCE", "NOTICE")
 MAX_BYTES = 50 * 10**9  # what huggingface_hub says of one file (HfApi.upload_file)
 SETTINGS, DIMENSION = "config_sentence_transformers.json", "word_embedding_dimension"
@@ -32,7 +32,6 @@ PLACES = (
     r"(?<!\\)\\\\[\w.-]{2,}\\[\w$]{2,}",  # \\server\share
 )
 PATHS = {"an absolute path": "|".join([*HOMES.values(), *PLACES])}
-VOCABULARIES = {"tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"}  # tokens look like anything
 Files = dict[str, Path | bytes]
 
 
@@ -167,7 +166,7 @@ def findings(name: str, content: Path | bytes) -> list[str]:
     text = raw.decode("utf-8", "replace")
     if name.endswith((".json", ".safetensors")):
         text = re.sub(r"\\(?:u([0-9a-fA-F]{4})|(.))", _meant, text)
-    loose = b"\0" in raw or PurePosixPath(name).name in VOCABULARIES
+    loose = b"\0" in raw or PurePosixPath(name).name in VOCABULARIES  # tokens look like anything
     kinds = SECRETS | (HOMES if loose else NAMED | PATHS)
     kinds["your home folder"] = re.escape(str(Path.home())) + r"/[\w.]"
     if len(token := get_token() or "") >= 8:  # a shorter one is none of a hub's, and stands in any text

@@ -127,7 +127,7 @@ def publish(
         except PublishError as error:
             if not dry_run or error.__cause__ is None or status(error) is not None:
                 raise
-            notes.append(str(error))
+            notes.append(f"{error} What it holds, and whether it takes this, is not known.")
         made = _compare(api, repo, revision or MAIN, private, files, there)
         made.stays = [name for name in stays if name not in files]
         made.notes = [*notes, *made.notes]

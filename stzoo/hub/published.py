@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import ModelError, first_line
 from ..hookspecs import Checkpoint
 from ..models import load_tokenizer
+from .asking import asking
 from .weights import plain
 
 # of a fast tokenizer; a sentencepiece model alone is none, and the base's tokenizer.json stands in for it
@@ -189,12 +190,8 @@ def fetch(hub_id: str, revision: str, more: Sequence[str] = (), *, weights: bool
     if Path(hub_id).is_dir():
         return Path(hub_id)
     get = partial(snapshot_download, hub_id)
-    try:
+    with asking(f"for the files of {hub_id} at {revision}", kind=ModelError):
         folder = Path(get(revision=revision, allow_patterns=[*TEXTS, *more, *(SAFE if weights else ())]))
         if weights and not any((folder / name).is_file() for name in SAFE[:2]):
             folder = Path(get(revision=folder.name, allow_patterns=list(PICKLED)))
-    except Exception as error:  # the client's own, the network's, or the disk's
-        raise ModelError(
-            f"{hub_id} at {revision} could not be fetched from the Hub: {first_line(error)}"
-        ) from error
     return folder

@@ -28,12 +28,10 @@ from ..files import write_json
 from ..hub.export import check_output, export
 from ..quiet import quietly
 from ..recipe import SCHEMA_VERSION
-from ..runs import versions
+from ..runs import MERGED, versions
 from .kinds import check_same, kind_of, load, tensors
 from .sources import Source, find
 from .stored import Stored
-
-RECORD = "merge.json"
 
 
 def merge(
@@ -86,7 +84,7 @@ def merge(
         model,
         output,
         masked_lm=masked_lm,
-        extra=lambda draft: write_json(draft / RECORD, facts),
+        extra=lambda draft: write_json(draft / MERGED, facts),
         overwrite=overwrite,
     )
 
