@@ -185,9 +185,25 @@ def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
     def mean_of(scores: list[dict[str, float]]) -> dict[str, float]:
         return {query: fmean(one[query] for one in scores) for query in scores[0]}
 
+    def tested(a: dict[str, float], b: dict[str, float]) -> dict[str, float]:
+        return {name: round(value, 4) for name, value in asdict(paired_test(a, b)).items()}
+
+    def together(sides: dict[str, dict[str, float]]) -> dict[str, float]:
+        """All tasks' queries, weighted so that their mean is the mean of the tasks' means."""
+        count = sum(map(len, sides.values()))
+        return {
+            f"{task} {query}": score * count / (len(sides) * len(side))
+            for task, side in sides.items()
+            for query, score in side.items()
+        }
+
     rows: dict[str, Any] = {}
     for row in ("base", *ROWS, *TRIED):
+        builds_on = {"base": "naive", "specific": "naive", "prompted": "naive", "taco-on": "prompted-on"}
+        peer = builds_on.get(row, "prompted")
         tasks: dict[str, Any] = {}
+        peers: dict[str, dict[str, float]] = {}
+        own: dict[str, dict[str, float]] = {}
         for task in TASKS:
             scored = {measure: runs(row, task, measure) for measure in MEASURES}
             if not scored[MEASURES[0]]:
@@ -196,18 +212,17 @@ def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
             for measure, each in scored.items():
                 means = [fmean(one.values()) for one in each.values()]
                 tasks[task][measure] = {"mean": round(fmean(means), 4), "seeds": [round(m, 4) for m in means]}
-            builds_on = {"base": "naive", "specific": "naive", "prompted": "naive", "taco-on": "prompted-on"}
-            peer = builds_on.get(row, "prompted")
             others = runs(peer, task, MEASURES[0])
             both = [seed for seed in scored[MEASURES[0]] if seed in others]
             if both and row != "naive":
-                sides = [mean_of([one[seed] for seed in both]) for one in (others, scored[MEASURES[0]])]
-                test = asdict(paired_test(*sides))
-                values = {name: round(value, 4) for name, value in test.items()}
-                tasks[task]["against"] = {"row": peer} | values
+                peers[task] = mean_of([others[seed] for seed in both])
+                own[task] = mean_of([scored[MEASURES[0]][seed] for seed in both])
+                tasks[task]["against"] = {"row": peer} | tested(peers[task], own[task])
         if len(tasks) < len(TASKS):
             continue
         rows[row] = {"tasks": tasks}
+        if own:
+            rows[row]["against"] = {"row": peer} | tested(together(peers), together(own))
         for measure in MEASURES:
             by_seed = list(zip(*(tasks[task][measure]["seeds"] for task in TASKS), strict=True))
             means = [fmean(one) for one in by_seed]
