@@ -36,6 +36,8 @@ def write(output, model, scores, *, dataset="set", revision="r1", corpus="c", da
         "scores": {"test": [{"ndcg_at_10": statistics.fmean(scores.values())}]},
         "splits": {"test": entry | counts | facts},
         "per_query": {"test": {"ndcg_at_10": scores}},
+        "date": "2026-01-01T00:00:00",
+        "versions": {},
     }
     (folder / f"{dataset}.json").write_text(json.dumps(stored))
     return folder
