@@ -51,6 +51,7 @@ def test_the_export_loads_everywhere_and_goes_on(base, corpus, tmp_path):
     assert {name for name in trained if name.startswith("head.")} <= kept.keys()
 
 
+@pytest.mark.usefixtures("unverified")
 @pytest.mark.parametrize("objective", sorted(host.all("objective")))
 def test_every_objective_trains_and_its_losses_are_logged(objective, base, corpus, tmp_path):
     out = stzoo.pretrain(
@@ -85,6 +86,7 @@ def test_every_family_trains(family, corpus, tmp_path):
     assert len(moved) > 0.8 * len(list(before.parameters()))
 
 
+@pytest.mark.usefixtures("unverified")
 def test_an_embedding_model_keeps_its_pooling_and_gets_a_new_head(tmp_path, corpus):
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
@@ -149,6 +151,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_weights_to_the_bit(base, 
         assert all(torch.equal(one[key], other[key]) for key in one), name
 
 
+@pytest.mark.usefixtures("unverified")
 def test_a_probe_scores_as_training_goes_and_changes_nothing(base, corpus, tmp_path):
     texts = sentences(20, seed=3)
     rows = [{"_id": f"d{i}", "title": "", "text": text} for i, text in enumerate(texts)]
@@ -213,6 +216,7 @@ def test_an_output_folder_with_something_else_is_left_alone(base, corpus, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.usefixtures("unverified")
 def test_another_runs_results_are_not_overwritten_unasked(base, corpus, tmp_path):
     given = good(base, corpus, tmp_path / "out")
     out = stzoo.pretrain(**given)
@@ -249,6 +253,7 @@ def test_two_processes_share_a_run_and_its_folder(base, corpus, tmp_path):
     assert SentenceTransformer(str(tmp_path / "out"), device="cpu").encode("a wing").shape == (32,)
 
 
+@pytest.mark.usefixtures("unverified")
 def test_a_run_killed_while_its_model_was_being_put_in_place_is_finished(base, corpus, tmp_path):
     given = good(base, corpus, tmp_path / "out")
     out = stzoo.pretrain(**given)
@@ -265,6 +270,7 @@ def test_a_run_killed_while_its_model_was_being_put_in_place_is_finished(base, c
     assert not (out / ".model.part").exists()
 
 
+@pytest.mark.usefixtures("unverified")
 @pytest.mark.parametrize("change", [dict(resume=True), dict(overwrite=True)])
 def test_a_failed_second_call_leaves_the_first_runs_results(change, base, corpus, tmp_path):
     given = good(base, corpus, tmp_path / "out")
@@ -275,6 +281,7 @@ def test_a_failed_second_call_leaves_the_first_runs_results(change, base, corpus
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.usefixtures("unverified")
 def test_a_resume_with_another_corpus_under_the_same_name_is_refused(base, corpus, tmp_path):
     mine = tmp_path / "mine.jsonl"
     mine.write_bytes(corpus.read_bytes())
@@ -322,6 +329,7 @@ def test_a_number_that_is_none_in_the_log_does_not_cost_the_model(tmp_path):
     assert json.loads((tmp_path / "out/run.json").read_text())["log"] == [{"grad_norm": None}, {"loss": None}]
 
 
+@pytest.mark.usefixtures("unverified")
 def test_a_base_in_half_precision_is_trained_in_full(base, corpus, tmp_path):
     half = AutoModelForMaskedLM.from_pretrained(base, dtype=torch.float16)
     half.save_pretrained(tmp_path / "half")
