@@ -71,6 +71,7 @@ def test_the_best_step_on_the_dev_queries_is_kept_and_scored_as_the_benchmark_sc
     assert quality(model, judged, "dev") == pytest.approx(facts["dev_ndcg_at_10"], abs=1e-6)
 
 
+@pytest.mark.usefixtures("unverified")
 def test_prompts_are_trained_with_and_kept_in_the_model(base, judged, tmp_path):
     common = dict(data=str(judged), dev_queries=0, max_steps=2, **SHORT)
     plain = stzoo.finetune(str(base), output=tmp_path / "plain", **common)
@@ -187,6 +188,7 @@ def test_queries_with_a_common_answer_stay_together_while_they_can(answers, quer
         assert not shared
 
 
+@pytest.mark.usefixtures("unverified")
 def test_queries_that_hang_together_are_split_and_counted(base, tmp_path, capsys):
     rows = [{"anchor": f"lift of the wing {n}", "positive": "slipstream"} for n in range(20)]
     (tmp_path / "one.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
