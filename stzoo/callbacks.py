@@ -10,7 +10,14 @@ import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-LEFT_OUT = {"epoch", "grad_norm", "learning_rate", "total_flos"}
+LEFT_OUT = {
+    *("epoch", "grad_norm", "learning_rate", "total_flos"),
+    *(
+        "eval_runtime",
+        "eval_samples_per_second",
+        "eval_steps_per_second",
+    ),  # the host counts no samples of ours
+}
 
 
 @contextlib.contextmanager

@@ -395,7 +395,7 @@ def test_no_place_of_the_machine_stands_in_a_card(trained):
     _, tuned, folder, _ = trained
     for text in (text_of(tuned), text_of(tuned, results=folder)):
         assert str(tuned.parent) not in text
-        assert not re.search(r"(?<![\w:/.\\])[/~]\w", text)
+        assert not re.search(r"(?<![\w:/.\\<])[/~]\w", text)
 
 
 def record(folder, settings, **facts):
