@@ -359,7 +359,7 @@ def test_the_suite_has_every_task_of_a_folder(layout, tmp_path):
     assert scores["mean"]["KILT recall@20"] == sum(tasks) / len(tasks)
 
 
-def test_queries_of_a_task_get_its_prompt(tmp_path):
+def test_queries_of_a_task_get_its_prompt_and_one_without_is_told(tmp_path, capsys):
     folder = kilt_folder(tmp_path / "data")
     model = tmp_path / "model"
     with quietly():
@@ -376,6 +376,11 @@ def test_queries_of_a_task_get_its_prompt(tmp_path):
         documents = retriever.documents(judged)
     assert len(list((tmp_path / "store").rglob("*-document*/manifest.json"))) == 1  # one corpus, encoded once
     assert documents.shape[0] == 3
+
+    stzoo.bench(f"mine={model}", data=folder, suite="kilt", output=tmp_path / "results", bm25=False)
+    told = capsys.readouterr().err
+    assert "mine has prompts for zsre; the queries of nq get none of them" in told
+    assert "queries of zsre" not in told
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from .. import lexical
+from ..encode.inputs import PROMPTS
 from ..errors import RecipeError
 from ..files import held, write_json
 from ..judged import JudgedSet
 from ..measures import Measure, wanted_measures
-from ..opened import open_model, slug
+from ..opened import Opened, open_model, slug
 from ..search import Retriever, default_root
 from ..store import SHARD_ROWS
 from ..store.precision import check_precision
@@ -124,12 +125,14 @@ def bench(
     bars = sys.stderr.isatty() if progress is None else progress
     sets = find_sets(data, datasets, split=split, corpus=corpus, pages=pages, suite=suite, progress=progress)
     systems = [_bm25(k, progress)] if bm25 else []
+    models_opened = []
     with contextlib.ExitStack() as held_things:
         root = Path(store) if store else default_root()
         if not keep_store:
             root = Path(held_things.enter_context(tempfile.TemporaryDirectory(prefix="stzoo-embeddings-")))
         for text in models:
             opened = open_model(text, max_tokens=max_tokens, device=device, dtype=dtype, backend=backend)
+            models_opened.append(opened)
             retriever = Retriever(opened, root, batch_tokens, shard_rows or SHARD_ROWS, memory_gib, bars)
             how = {"device": opened.model.device.type}
             systems += Dense(retriever, k).systems(precisions, indexes, how)
@@ -138,6 +141,8 @@ def bench(
         bar = held_things.enter_context(tqdm(total=len(sets) * len(systems), disable=not bars))
         for one_set in sets:
             judged = one_set()
+            for opened in models_opened:
+                _tell_of_prompt(opened, judged.task)
             if run_files:
                 check_ids(judged)
             for system in systems:
@@ -145,6 +150,18 @@ def bench(
                 found.append(_score(system, judged, place, wanted, run_files, overwrite))
                 bar.update()
     return found
+
+
+def _tell_of_prompt(opened: Opened, task: str) -> None:
+    """Says if a model that has prompts for tasks has none for this one, which may just have another name."""
+    usual = {name for names in PROMPTS.values() for name in names}
+    own = [name for name, prompt in opened.model.prompts.items() if prompt and name not in usual]
+    if task and own and task not in opened.model.prompts:
+        print(
+            f"stzoo: {opened.name} has prompts for {', '.join(own)}; the queries of {task} get none of them. "
+            "A task's prompt is found by the task's name.",
+            file=sys.stderr,
+        )
 
 
 def _score(
