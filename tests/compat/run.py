@@ -110,9 +110,8 @@ def main(versions: list[str]) -> int:
     for name, reason in NOT_ONNX.items() if "onnx" in versions else ():
         print(f"not counted: optimum-onnx cannot run {name}: {reason}")
     for line in served:
-        print(
-            f"README's code, {line['code']} with {line['model']}: {line.get('error', line.get('difference'))}"
-        )
+        told = f"{line['difference']:.1e}" if "difference" in line else line["error"]
+        print(f"README's code, {line['code']} with {line['model']}: {told}")
         if not line.get("difference", float("inf")) <= TOLERANCE:
             failures.append(f"README's code for {line['code']} fails with {line['model']}")
     print(*failures, sep="\n", end="\n" if failures else "")
