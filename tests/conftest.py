@@ -6,12 +6,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import json
 import random
+import signal
 from pathlib import Path
 
 import pytest
 
 from stzoo.judged import write_beir
 from stzoo.testing import sentences, tiny_masked_lm
+
+# a shell that starts the tests in the background has Ctrl-C ignored, by them and by all that they start
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")
