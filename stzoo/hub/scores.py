@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from .. import lexical, registry
+from ..bench import kilt_suite
 from ..bench.contamination import REPORT
 from ..bench.report.data import Page, Row, gather
 from ..bench.report.intervals import Interval
@@ -21,7 +22,7 @@ from ..opened import folder_revision
 from .public import base_name, shown
 
 MEASURE = "nDCG@10"
-SHOWN = (MEASURE, "MRR@10", "Recall@100", "KILT Rprec", "KILT recall@5")
+SHOWN = (MEASURE, "MRR@10", "Recall@100", *kilt_suite.MEASURES)
 SMALLER = ("precision", "index")  # settings of results that are not of exact search in full vectors
 
 
