@@ -381,6 +381,8 @@ def test_queries_of_a_task_get_its_prompt_and_one_without_is_told(tmp_path, caps
     told = capsys.readouterr().err
     assert "mine has prompts for zsre; the queries of nq get none of them" in told
     assert "queries of zsre" not in told
+    card = stzoo.card(model, results=tmp_path / "results")
+    assert "| KILT Rprec | KILT recall@20 | KILT recall@100 |" in card
 
 
 @pytest.mark.parametrize(
