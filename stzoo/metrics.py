@@ -9,8 +9,9 @@ Unlike ir-measures left alone: it takes RR@10 from a provider that breaks ties b
 """
 
 import math
+import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .errors import DataError
@@ -67,14 +68,23 @@ def score(qrels: Qrels, run: Run, measures: Sequence[Measure] = MEASURES) -> Sco
                     f"{group[0]} is computed by gdeval, which takes grades up to 4 only."
                 ) from error
     mean = {}
-    for measure, name in named.items():
-        total = measure.aggregator()
-        for query, value in per_query[name].items():
+    for name, values in per_query.items():
+        for query, value in values.items():
             if not math.isfinite(value):
                 raise DataError(f"{name} of query {query!r} is {value}: its parameters do not hold.")
-            total.add(value)
-        mean[name] = float(total.result())
+        mean[name] = overall(name, values.values())
     return Scores(mean, per_query)
+
+
+def overall(name: str, values: Iterable[float]) -> float:
+    """What a measure's scores by query come to: their mean, or of NumRet and its like their sum."""
+    import ir_measures
+
+    known = ir_measures.measures.registry.get(re.split(r"\W", name)[0], ir_measures.nDCG)
+    total = known.aggregator()
+    for value in values:
+        total.add(value)
+    return float(total.result())
 
 
 def _plain(

@@ -359,6 +359,12 @@ def test_results_that_do_not_hold_are_refused(export_of, tmp_path, damage, error
         make(model, results=output)
 
 
+def test_results_may_hold_a_measure_that_is_a_sum_over_queries(export_of, judged, tmp_path):
+    model = export_of()
+    stzoo.bench(f"mine={model}", data=judged, output=tmp_path / "results", bm25=False, measures="NumRet")
+    assert "| 95 % interval |" in text_of(model, results=tmp_path / "results")
+
+
 def test_contamination_is_told_with_the_scores_without_it(trained, judged, tmp_path):
     _, tuned, folder, found = trained
     output = shutil.copytree(folder, tmp_path / "results")

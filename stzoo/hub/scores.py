@@ -18,6 +18,7 @@ from ..bench.contamination import REPORT
 from ..bench.report.data import Page, Row, gather
 from ..bench.report.intervals import Interval
 from ..errors import DataError
+from ..metrics import overall
 from ..opened import folder_revision
 from .public import base_name, shown
 
@@ -118,7 +119,7 @@ def _check_distinct(rows: list[Row], results: Path) -> None:
 def _check_means(rows: list[Row]) -> None:
     for row in rows:
         for name, mean in row.result.scores.mean.items():
-            if abs(fmean(row.result.scores.per_query[name].values()) - mean) > 1e-6:
+            if abs(overall(name, row.result.scores.per_query[name].values()) - mean) > 1e-6:
                 raise DataError(
                     f"{row.result.path} states a {name} of {mean}, which its queries do not give. Score the "
                     "model anew by `stzoo bench --overwrite`."
