@@ -237,10 +237,8 @@ def _may_go_on(folder: Path, old: dict[str, Any], settings: Settings, resume: bo
 
 def earlier(base: str | Path) -> list[dict[str, Any]]:
     """The records of the runs that made a base, the first one first, without their logs; [] of others."""
-    facts: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError):  # no record, or none of ours
-        facts = json.loads((Path(base) / RECORD).read_text(encoding="utf-8"))
-    if not isinstance(facts, dict) or facts.get("status") != "finished" or "recipe" not in facts:
+    facts = told(Path(base) / RECORD)
+    if facts.get("status") != "finished" or "recipe" not in facts:
         return []
     before = facts.pop("before", [])
     return [*before, _without_logs(facts)]
@@ -248,10 +246,15 @@ def earlier(base: str | Path) -> list[dict[str, Any]]:
 
 def imported(base: str | Path) -> dict[str, Any] | None:
     """Which published checkpoint a base is, as `stzoo import` recorded it; None of others."""
-    facts: dict[str, Any] = {}
-    with contextlib.suppress(OSError, ValueError):  # no record, or none of ours
-        facts = json.loads((Path(base) / IMPORTED).read_text(encoding="utf-8"))
-    return facts.get("imported") if isinstance(facts, dict) else None
+    return told(Path(base) / IMPORTED).get("imported")
+
+
+def told(record: Path) -> dict[str, Any]:
+    """What a record beside a model says; {} where there is none, or none of ours."""
+    found = None
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads(record.read_text(encoding="utf-8"))
+    return found if isinstance(found, dict) else {}
 
 
 def _without_logs(facts: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from .. import lexical
-from ..encode.inputs import PROMPTS
+from ..encode.inputs import USUAL
 from ..errors import RecipeError
 from ..files import held, write_json
 from ..judged import JudgedSet
@@ -154,8 +154,7 @@ def bench(
 
 def _tell_of_prompt(opened: Opened, task: str) -> None:
     """Says if a model that has prompts for tasks has none for this one, which may just have another name."""
-    usual = {name for names in PROMPTS.values() for name in names}
-    own = [name for name, prompt in opened.model.prompts.items() if prompt and name not in usual]
+    own = [name for name, prompt in opened.model.prompts.items() if prompt and name not in USUAL]
     if task and own and task not in opened.model.prompts:
         print(
             f"stzoo: {opened.name} has prompts for {', '.join(own)}; the queries of {task} get none of them. "

@@ -8,6 +8,7 @@ Batch = tuple[list[int], dict[str, Any]]  # rows, and what the model takes
 WINDOW_TEXTS, WINDOW_TOKENS = 16384, 2**22  # whichever is reached first; 50 MB of int32 in three columns
 TOKENISED_AT_ONCE = 256
 PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}  # the first that a model has
+USUAL = {name for names in PROMPTS.values() for name in names}  # names of prompts that are no task's
 
 
 def prompt_of(model: Any, role: str | None, task: str = "") -> str | None:

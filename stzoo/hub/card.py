@@ -20,6 +20,7 @@ from typing import Any
 from .. import registry
 from ..bench.report.intervals import RESAMPLES, Interval
 from ..curves import PICTURE, PRETRAINING
+from ..encode.inputs import USUAL
 from ..errors import DataError, OutputError, RecipeError, StzooError, first_line
 from ..files import whole_file
 from . import public
@@ -31,7 +32,6 @@ README = "README.md"
 TAGS = ["sentence-transformers", "sentence-similarity", "feature-extraction", "dense-retrieval", "stzoo"]
 ORDER = ["language", "license", "license_name", "license_link", "library_name", "pipeline_tag", "tags"]
 ANEW = {"library_name", "pipeline_tag", "metrics", "model-index", "model_name", "eval_results"}
-USUAL = ("query", "document", "passage", "corpus")  # names of prompts that are no task's
 SERVED_BY = """\
 @inproceedings{reimers-gurevych-2019-sentence-bert,
   title = {Sentence-{BERT}: Sentence Embeddings using {S}iamese {BERT}-Networks},

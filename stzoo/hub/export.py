@@ -30,7 +30,7 @@ from ..errors import DataError, ExportError, ModelError, OutputError, RecipeErro
 from ..files import whole_folder, write_json
 from ..opened import PICKLED
 from ..quiet import quietly
-from ..runs import IMPORTED, MERGED, RECORD
+from ..runs import IMPORTED, MERGED, RECORD, told
 from . import alone, card, layout
 
 TOLERANCE = 1e-6
@@ -129,17 +129,10 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise OutputError(f"{output} is there already. Choose another folder, or pass --overwrite.")
     if "modules.json" not in names:
         raise OutputError(f"{output} is no model folder (it has no modules.json) and is not replaced.")
-    beside = BESIDES - {RECORD} if _is_copy(output) else BESIDES
+    copied = told(output / RECORD).get(EXPORTED) is True
+    beside = BESIDES - {RECORD} if copied else BESIDES
     if more := sorted(name for name in names if name in beside or name.startswith("checkpoint-")):
         raise OutputError(f"{output} holds more than a model ({', '.join(more)}) and is not replaced.")
-
-
-def _is_copy(folder: Path) -> bool:
-    """True if a run's record lies there because an export put it there."""
-    with contextlib.suppress(OSError, ValueError):  # no record, or none of ours
-        facts = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return isinstance(facts, dict) and facts.get(EXPORTED) is True
-    return False
 
 
 def _copy_told(source: Path, draft: Path) -> None:
