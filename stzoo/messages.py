@@ -1,0 +1,25 @@
+"""The one channel for what stzoo says on the way: notes and warnings, a line each on stderr."""
+
+import logging
+import os
+import sys
+
+logger = logging.getLogger("stzoo")
+
+
+class _Stderr(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"stzoo: {record.getMessage()}", file=sys.stderr, flush=True)
+
+
+logger.addHandler(_Stderr())
+
+
+def notify(text: str) -> None:
+    """Shows a note to the user, by the logger "stzoo".
+
+    Of the processes that torchrun started together, only the first shows it. `logging.getLogger("stzoo")` takes
+    other handlers and levels as usual.
+    """
+    if os.environ.get("RANK", "0") == "0":
+        logger.warning(text)
