@@ -18,8 +18,8 @@ logger.addHandler(_Stderr())
 def notify(text: str) -> None:
     """Shows a note to the user, by the logger "stzoo".
 
-    Of the processes that torchrun started together, only the first shows it. `logging.getLogger("stzoo")` takes
-    other handlers and levels as usual.
+    Of the processes that torchrun started together, only the first shows it. The logger takes other
+    handlers and levels as usual.
     """
     if os.environ.get("RANK", "0") == "0":
         logger.warning(text)
