@@ -92,14 +92,12 @@ def _refuse_blind_rows(visible: Tensor) -> None:
     effect. Rows of padding, which no other row sees, are left: nothing is rebuilt from them.
 
     Raises:
-        ShapeError: on the CPU. Other devices stop with an assertion of their own, which costs no wait for them.
+        ShapeError: on the CPU. Other devices stop by an assertion of their own, so that nothing waits for them.
     """
     blind = ~visible.any(-1)  # [B, 1] or [B, T]
     padding = ~visible.any(-2) if visible.shape[-2] == visible.shape[-1] > 1 else torch.zeros_like(blind)
     fine = ~(blind & ~padding).any() & visible.flatten(1).any(1).all()
-    text = (
-        "a row of `visible` sees nothing: it must see at least one column, or be padding that no row sees."
-    )
+    text = "a row of `visible` sees nothing: it must see at least one column, or be padding that no row sees."
     if visible.device.type != "cpu":
         torch._assert_async(fine, text)
     elif not fine:

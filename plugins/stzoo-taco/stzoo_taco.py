@@ -14,8 +14,8 @@ https://github.com/WenzhengZhang/TACO @b4ea13e, src/taco/trainer/mt_trainer.py, 
 
 Unlike it:
 - the update keeps its size when the warm-up ends (`scale`). The authors divide it by T, although the weights
-  already sum to 1: it falls to 1/T of the mean gradient that the warm-up takes, and AdamW, which remembers the
-  larger gradients of the warm-up, takes smaller steps for about 1 / (1 - beta2) = 1000 steps;
+  already sum to 1: it falls to 1/T of the mean gradient that the warm-up takes. AdamW, which remembers the
+  larger gradients of the warm-up, then takes smaller steps for about 1 / (1 - beta2) = 1000 steps;
 - the median is over the parameters that a step's gradient reaches. Of a small BERT more than half are words
   that no text of a batch has; over all parameters the median is then 0, and one task takes each parameter;
 - nothing of the size of all gradients is made beside the sensitivities: all is computed chunk by chunk;
@@ -46,8 +46,8 @@ class TACO(Balancer):
         tau: temperature of the softmax.
         warmup_ratio: share of the steps, the first ones, whose update is the mean of the gradients;
             sensitivities are averaged all the same.
-        scale: "sum" keeps the size of that mean afterwards, which is what the balancer `sum` gives; "released"
-            divides it by the number of tasks, as the authors' code does.
+        scale: "sum" keeps the size of that mean afterwards, which is also that of the balancer `sum`;
+            "released" divides the update by the number of tasks, as the authors' code does.
         normalise: divide by the median `before` the average, or the average by its own `after`.
         median_over: "used" leaves out the entries that are 0; "all" counts them, as the authors' code does.
         median_sample: the median is that of so many entries, drawn once; of all where there are no more, or
