@@ -92,7 +92,7 @@ def _refuse_blind_rows(visible: Tensor) -> None:
     effect. Rows of padding, which no other row sees, are left: nothing is rebuilt from them.
 
     Raises:
-        ShapeError: on the CPU. Other devices stop by an assertion of their own, so that nothing waits for them.
+        ShapeError: on the CPU. Other devices stop by an assertion, so nothing waits for them.
     """
     blind = ~visible.any(-1)  # [B, 1] or [B, T]
     padding = ~visible.any(-2) if visible.shape[-2] == visible.shape[-1] > 1 else torch.zeros_like(blind)
