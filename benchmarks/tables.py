@@ -267,16 +267,18 @@ def minikilt() -> str:
     }
     about = {
         "base": "no training",
-        "specific": "a model for each task",
+        "specific": "a model for each task, five times as many examples of it",
+        "specific-equal": "a model for each task, as many examples of it",
         "naive": "all tasks, `sum`",
         "prompted": "and prompts",
         "taco": "and `taco`",
+        "taco-released": "or `taco`, scale released",
         "pcgrad": "or `pcgrad`",
         "cgd": "or `cgd`",
-        "taco-all": "or `taco`, median over all",
-        "taco-quick": "or `taco`, beta 0.9",
+        "taco-all": "or `taco`, scale released, median over all",
+        "taco-quick": "or `taco`, scale released, beta 0.9",
         "prompted-on": "prompts, 100 steps more",
-        "taco-on": "of these with `taco`, beta 0.9",
+        "taco-on": "of these with `taco`, scale released, beta 0.9",
     }
     heads = [f"{task} ({count:,})" for task, count in queries.items()]
     lines = [
@@ -300,9 +302,12 @@ def minikilt() -> str:
         cost = row.get("cost") if name not in ("taco-all", "taco-quick", "prompted-on", "taco-on") else None
         cells += [f"{cost['step_s']:.2f}", f"{cost['peak_mib']:,.0f}"] if cost else ["", ""]
         lines.append(f"| {what}{fewer} | {' | '.join(cells)} |")
+    seen = ", ".join(f"{task} {made['seen'][task]:,} of {count:,}" for task, count in queries.items())
     return "\n".join(
         [
             *lines,
+            "",
+            f"Dev queries with a relevant passage that answers some training query of their task: {seen}.",
             "",
             "R-precision by page on the dev queries (their number in brackets), the mean of "
             f"{len(made['seeds'])} seeds; ± is the deviation over seeds. {made['steps']} steps of "

@@ -75,13 +75,33 @@ class _Decoder(nn.Module):
                 f"visible is {list(visible.shape)}; expected [B, 1, {columns}] or [B, {rows}, {columns}], "
                 f"from query {list(query.shape)} and keys {list(keys.shape)}."
             )
+        _refuse_blind_rows(visible)
         # A float mask is the only form that eager attention and SDPA both read rightly; the finite minimum,
-        # not -inf, so that a row that sees nothing (padding) gives no NaN. Autocast will narrow the mask, so
-        # it is the minimum of the narrower type.
+        # not -inf, so that a row of padding, which sees nothing, gives no NaN. Autocast will narrow the mask,
+        # so it is the minimum of the narrower type.
         kind = query.device.type
         narrow = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
         blocked = torch.zeros(visible.shape, dtype=query.dtype, device=query.device)
         return blocked.masked_fill(~visible, torch.finfo(narrow).min).unsqueeze(1)
+
+
+def _refuse_blind_rows(visible: Tensor) -> None:
+    """Refuses a row that sees nothing, because the gradient of its attention would be wrong.
+
+    With all its keys blocked, a row attends to all of them alike, and SDPA differentiates scores that had no
+    effect. Rows of padding, which no other row sees, are left: nothing is rebuilt from them.
+
+    Raises:
+        ShapeError: on the CPU. Other devices stop by an assertion, so nothing waits for them.
+    """
+    blind = ~visible.any(-1)  # [B, 1] or [B, T]
+    padding = ~visible.any(-2) if visible.shape[-2] == visible.shape[-1] > 1 else torch.zeros_like(blind)
+    fine = ~(blind & ~padding).any() & visible.flatten(1).any(1).all()
+    text = "a row of `visible` sees nothing: it must see at least one column, or be padding that no row sees."
+    if visible.device.type != "cpu":
+        torch._assert_async(fine, text)
+    elif not fine:
+        raise ShapeError(text)
 
 
 class EnhancedDecoder(_Decoder):
@@ -108,7 +128,7 @@ class EnhancedDecoder(_Decoder):
             float [B, T, H].
 
         Raises:
-            ShapeError: if the lengths do not agree.
+            ShapeError: if the lengths do not agree, or a row that is no padding sees nothing.
         """
         blocked = self._blocked(query, keys, visible)
         for layer in self.layers:
@@ -139,7 +159,7 @@ class StackedDecoder(_Decoder):
             float [B, T, H].
 
         Raises:
-            ShapeError: if the lengths do not agree.
+            ShapeError: if the lengths do not agree, or a row that is no padding sees nothing.
         """
         blocked = self._blocked(query, keys, visible)
         for layer in self.layers:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args, get_origin, get_type_hints
 
 import pytest
+import yaml
 
 import stzoo
 import stzoo.testing
@@ -138,6 +139,14 @@ def test_a_recipe_that_does_not_hold_is_refused(tmp_path, monkeypatch, text, tol
     else:
         with pytest.raises((AssertionError, stzoo.StzooError), match=told):
             stzoo.testing.check_recipe(recipe)
+
+
+@pytest.mark.parametrize("name", sorted(host.all("recipe")))
+def test_a_recipe_of_the_authors_settings_leaves_no_setting_of_the_optimiser_to_our_defaults(name):
+    recipe = yaml.safe_load(host.recipe_text(name))
+    if recipe["command"] in ("pretrain", "finetune"):
+        stated = {"learning_rate", "warmup_ratio", "weight_decay"}
+        assert stated | ({"max_grad_norm"} if recipe["command"] == "finetune" else set()) <= recipe.keys()
 
 
 def test_help_imports_nothing_heavy():

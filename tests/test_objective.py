@@ -124,25 +124,37 @@ def test_an_enhanced_decoder_of_any_depth_never_sees_the_tokens_hidden_from_a_ro
     decoder = kind(SIZES, layers=layers).eval()
     query, keys = torch.randn(1, 6, 16), torch.randn(1, 6, 16)
     visible = torch.rand(1, 6, 6) < 0.5
+    visible |= ~visible.any(2, keepdim=True)  # a row that would see nothing sees everything
     before = decoder(query, keys, visible)[0, row]
     keys[0, ~visible[0, row]] += 3.0
-    if visible[0, row].any():  # a row that sees nothing attends to everything alike; its output is not used
-        assert torch.allclose(decoder(query, keys, visible)[0, row], before, atol=1e-5)
+    assert torch.allclose(decoder(query, keys, visible)[0, row], before, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", [EnhancedDecoder, StackedDecoder])
-def test_a_row_that_sees_nothing_gives_no_nan_in_any_precision(kind, precision):
+def test_a_row_of_padding_gives_no_nan_in_any_precision(kind, precision):
     decoder = kind(SIZES)
     query = torch.randn(1, 4, 16, requires_grad=True)
     visible = torch.ones(1, 4, 4, dtype=torch.bool)
-    visible[0, 3] = False
+    visible[0, 3] = visible[0, :, 3] = False
     with torch.autocast("cpu", precision):
         out = decoder(query, torch.randn(1, 4, 16), visible)
     out[:, :3].float().sum().backward()
     assert torch.isfinite(out).all()
     assert torch.isfinite(query.grad).all()
     assert all(torch.isfinite(p.grad).all() for p in decoder.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("kind", [EnhancedDecoder, StackedDecoder])
+@pytest.mark.parametrize("blind", [(0, 2), (0, 0), (0,)])
+def test_a_row_that_sees_nothing_is_refused(kind, blind):
+    decoder, tokens = kind(SIZES), torch.randn(2, 4, 16)
+    visible = torch.ones(2, 4, 4, dtype=torch.bool)
+    visible[blind] = False
+    with pytest.raises(stzoo.ShapeError, match="sees nothing"):
+        decoder(tokens, tokens, visible)
+    with pytest.raises(stzoo.ShapeError, match="sees nothing"):
+        decoder(tokens, tokens, torch.tensor([[True] * 4, [False] * 4]).unsqueeze(1))
 
 
 def test_shapes_that_do_not_agree_are_named():

@@ -20,6 +20,8 @@ with its own by tests/parity of stzoo.
 
 Unlike:
     - Masks and windows are drawn on the device from torch's generator, not in the collator.
+    - The joined queries of a passage end in one [SEP]. There each query brings one and the tokenizer adds
+      another, so that the last two tokens are [SEP], one of which counts into the budget of hidden tokens.
     - Every view is as long as its longest row; there everything is padded to 128 tokens, halves too.
     - Passages and continuations too long for `max_tokens` lose their ends; there, as here for the queries, a
       window is drawn at random.

@@ -7,12 +7,15 @@
     s_ti = |theta_i * g_ti|
     I_ti = beta * I_ti + (1 - beta) * s_ti / median_i(s_ti)
     w_ti = softmax_t(I_ti / tau)
-    g_i  = sum_t(w_ti * g_ti) / T
+    g_i  = sum_t(w_ti * g_ti)
 
 Source: Zhang et al., TACL 2023, https://arxiv.org/abs/2307.00342, and their code,
 https://github.com/WenzhengZhang/TACO @b4ea13e, src/taco/trainer/mt_trainer.py, `taco_backward`.
 
 Unlike it:
+- the update keeps its size when the warm-up ends (`scale`). The authors divide it by T, although the weights
+  already sum to 1: it falls to 1/T of the mean gradient that the warm-up takes. AdamW, which remembers the
+  larger gradients of the warm-up, then takes smaller steps for about 1 / (1 - beta2) = 1000 steps;
 - the median is over the parameters that a step's gradient reaches. Of a small BERT more than half are words
   that no text of a batch has; over all parameters the median is then 0, and one task takes each parameter;
 - nothing of the size of all gradients is made beside the sensitivities: all is computed chunk by chunk;
@@ -41,8 +44,10 @@ class TACO(Balancer):
         about: the tasks, P and the number of steps.
         beta: 0..1, of the moving average.
         tau: temperature of the softmax.
-        warmup_ratio: share of the steps, the first ones, whose update is the plain sum divided by the number
-            of tasks; sensitivities are averaged all the same.
+        warmup_ratio: share of the steps, the first ones, whose update is the mean of the gradients;
+            sensitivities are averaged all the same.
+        scale: "sum" keeps the size of that mean afterwards, which is also that of the balancer `sum`;
+            "released" divides the update by the number of tasks, as the authors' code does.
         normalise: divide by the median `before` the average, or the average by its own `after`.
         median_over: "used" leaves out the entries that are 0; "all" counts them, as the authors' code does.
         median_sample: the median is that of so many entries, drawn once; of all where there are no more, or
@@ -64,6 +69,7 @@ class TACO(Balancer):
         beta: float = 0.999,
         tau: float = 2.0,
         warmup_ratio: float = 0.1,
+        scale: Literal["released", "sum"] = "sum",
         normalise: Literal["before", "after"] = "before",
         median_over: Literal["used", "all"] = "used",
         median_sample: int = 2**20,
@@ -74,6 +80,7 @@ class TACO(Balancer):
             ("beta", beta, 0 <= beta < 1, "0 to below 1"),
             ("tau", tau, tau > 0, "above 0"),
             ("warmup_ratio", warmup_ratio, 0 <= warmup_ratio <= 1, "0 to 1"),
+            ("scale", scale, scale in ("released", "sum"), "released or sum"),
             ("normalise", normalise, normalise in ("before", "after"), "before or after"),
             ("median_over", median_over, median_over in ("used", "all"), "used or all"),
             (
@@ -87,6 +94,7 @@ class TACO(Balancer):
                 raise RecipeError(f"balancer_options.{name} is {value}; expected {expected}.")
         self.beta, self.tau, self.before = beta, tau, normalise == "before"
         self.used_only = median_over == "used"
+        self.divisor = len(about.tasks) if scale == "released" else 1
         self.warmup_steps = int(about.steps * warmup_ratio)
         self.sign = -1 if discourage else 1
         self.chunk = CHUNK.get(torch.device(about.device).type, 2**20)
@@ -120,9 +128,11 @@ class TACO(Balancer):
     def _weigh(self, gradients: Tensor, part: slice, slope: Any, warm: bool) -> None:
         """Writes the update of some entries into the first row."""
         own = gradients[:, part]
-        if not warm:
-            own = (self.sensitivity[:, part] * slope).softmax(0).mul_(own)
-        gradients[0, part] = own.sum(0).div_(len(gradients))
+        if warm:
+            gradients[0, part] = own.mean(0)
+        else:
+            weighted = (self.sensitivity[:, part] * slope).softmax(0).mul_(own)
+            gradients[0, part] = weighted.sum(0).div_(self.divisor)
 
     def _medians(self, values: Tensor, factors: Tensor | None = None) -> Tensor:
         """[K, 1], the medians of the rows, times the factors and without signs."""
