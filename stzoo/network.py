@@ -1,12 +1,11 @@
 """Time limits and retries for what is asked of a hub or a web server."""
 
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from .errors import RecipeError
 from .messages import notify
@@ -14,7 +13,8 @@ from .messages import notify
 T = TypeVar("T")
 TRIES = 3
 READS = ("GET", "HEAD")
-WRITES = 4  # requests that change something may take so many times as long
+WRITES = 3  # requests that change something may take so many times as long
+PAUSE = 60.0  # seconds in which a server that failed TRIES times in a row is not asked again
 
 
 def seconds() -> float:
@@ -51,10 +51,16 @@ def limit_waits() -> None:
 
 def _client() -> Any:
     import httpx2
+    from huggingface_hub.errors import OfflineModeIsEnabled
     from huggingface_hub.utils import _http
+
+    class Unreachable(OfflineModeIsEnabled):
+        """A server that does not answer; as in offline mode, the libraries do not ask again."""
 
     class Client(httpx2.Client):
         """huggingface_hub's own client, with a time limit for every request."""
+
+        failures: ClassVar[dict[str, tuple[int, float]]] = {}  # by host: how many in a row, when the last
 
         def send(self, request: Any, **options: Any) -> Any:
             reads = request.method in READS
@@ -63,26 +69,30 @@ def _client() -> Any:
             names = ("connect", "read", "write", "pool")
             limits = {name: limit if given.get(name) is None else given[name] for name in names}
             request.extensions = {**request.extensions, "timeout": limits}
-            tries = TRIES if reads and not _is_retried(_http._http_backoff_base.__code__) else 1
-            url = str(request.url).partition("?")[0]
-            return retry(
-                lambda: super(Client, self).send(request, **options),
-                f"{request.method} {url}",
-                (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError),
-                tries,
-            )
+            what = f"{request.method} {str(request.url).partition('?')[0]}"
+            return retry(lambda: self.once(request, options), what, FAILURES, TRIES if reads else 1)
 
+        def once(self, request: Any, options: dict[str, Any]) -> Any:
+            host = request.url.host
+            number, last = self.failures.get(host, (0, 0.0))
+            if number >= TRIES and time.monotonic() - last < PAUSE:
+                raise Unreachable(f"{host} did not answer {number} times in a row")
+            try:
+                answer = super().send(request, **options)
+            except FAILURES as error:
+                number = number % TRIES + 1
+                self.failures[host] = number, time.monotonic()
+                if number < TRIES:
+                    raise
+                reason = str(error) or type(error).__name__
+                raise Unreachable(f"{host} did not answer {number} times in a row: {reason}") from error
+            self.failures.pop(host, None)
+            return answer
+
+    FAILURES = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError)
     return Client(
         event_hooks={"request": [_http.hf_request_event_hook]}, follow_redirects=True, timeout=seconds()
     )
-
-
-def _is_retried(code: Any) -> bool:
-    """True if a caller of this function runs the code, which makes requests several times by itself."""
-    frame = sys._getframe()
-    while frame is not None and frame.f_code is not code:
-        frame = frame.f_back  # type: ignore[assignment]
-    return frame is not None
 
 
 def retry(call: Callable[[], T], what: str, errors: tuple[type[Exception], ...], tries: int = TRIES) -> T:

@@ -242,7 +242,7 @@ def _told(source: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _few_retries() -> Iterator[None]:
-    """Lets the datasets library ask a server that does not answer for 3 times a second apart, not 20 x 5 s."""
+    """Lets the datasets library ask a server again 3 times a second apart, not 20 times 5 s apart."""
     from datasets import config
 
     names = ("STREAMING_READ_MAX_RETRIES", "STREAMING_OPEN_MAX_RETRIES")

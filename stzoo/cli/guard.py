@@ -163,7 +163,7 @@ def _fault(error: BaseException, words: Sequence[str]) -> str:
         lines.append("An input that is nested very deeply (YAML, JSON) is a possible cause.")
     if plugin:
         lines.append(
-            f"The error arose in the plugin {plugin}. Please report it to the author of {plugin.distribution}."
+            f"The error arose in the plugin {plugin}. Please report it to {plugin.distribution}'s author."
         )
     else:
         lines.append(
@@ -220,15 +220,14 @@ def _file(error: BaseException) -> str:
 
 
 def _exists(path: str) -> bool:
-    return 0 < len(path) < 4096 and os.path.exists(path)
+    return 0 < len(path) < 4096 and os.path.exists(path)  # noqa: PTH110 - Path.exists raises for long names
 
 
 def _modules(plugin: Any) -> set[str]:
     """The top-level modules of a plugin's distribution."""
     named = [plugin.module]
     for parts in plugin.provides.values():
-        for part in parts.values():
-            named.append(getattr(part, "build", None) or getattr(part, "importer", None))
+        named += [getattr(part, "build", getattr(part, "importer", None)) for part in parts.values()]
     return {str(one).partition(":")[0].partition(".")[0] for one in named if isinstance(one, str)}
 
 

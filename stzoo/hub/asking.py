@@ -48,7 +48,9 @@ def _told(error: Exception) -> str:
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 
-    if isinstance(error, OfflineModeIsEnabled) or isinstance(error.__cause__, OfflineModeIsEnabled):
+    if constants.is_offline_mode() and any(
+        isinstance(one, OfflineModeIsEnabled) for one in (error, error.__cause__)
+    ):
         return "HF_HUB_OFFLINE forbids the network."
     answer = _answer(error)
     if answer is None:
