@@ -6,12 +6,41 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from . import host
 from .errors import RecipeError, nearest
 
 SCHEMA_VERSION = 1
+MAX_THREADS = 1024
+MAX_NUMBER = 10**12  # of whole numbers that have no bound of their own
+
+
+def shortened(text: str, most: int = 300) -> str:
+    """The text, or its first characters where it is longer than an error message should be."""
+    return text if len(text) <= most else f"{text[:most]} … ({len(text):,} characters)"
+
+
+def check_plausible(value: Any) -> Any:
+    """Returns the value if no text and no number in it is one that no file, model or machine can take.
+
+    Raises:
+        ValueError: for a NUL character, half of a surrogate pair, or a whole number beyond `MAX_NUMBER`.
+    """
+    if isinstance(value, str):
+        if "\0" in value:
+            raise ValueError("a text must not contain a NUL character")
+        if any("\ud800" <= sign <= "\udfff" for sign in value):
+            raise ValueError("a text must not contain half of a surrogate pair")
+    elif isinstance(value, dict):
+        for one in (*value.keys(), *value.values()):
+            check_plausible(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            check_plausible(one)
+    elif isinstance(value, int) and abs(value) > MAX_NUMBER:
+        raise ValueError(f"a whole number must be at most {MAX_NUMBER:,}")
+    return value
 
 
 class _Loader(yaml.SafeLoader):
@@ -28,6 +57,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     command: ClassVar[str]
+
+    _plausible = field_validator("*", mode="before")(check_plausible)
 
     @classmethod
     def read(cls, recipe: str | Path | None, changes: Mapping[str, Any]) -> Self:
@@ -70,7 +101,9 @@ class Settings(BaseModel):
             elif problem["type"] == "missing":
                 lines.append(f"{key} is missing; give --{key.replace('_', '-')} or set it in the recipe.")
             else:
-                lines.append(f"{key} is {problem['input']!r}: {problem['msg'].lower()}.")
+                said = problem["msg"].removeprefix("Value error, ")
+                shown = shortened(repr(problem["input"]))
+                lines.append(f"{key} is {shown}: {said[:1].lower()}{said[1:]}.")
         of = f"the recipe {recipe}" if recipe is not None else "the settings"
         return f"{of} of `stzoo {cls.command}` do not hold:\n  " + "\n  ".join(lines)
 
@@ -87,8 +120,8 @@ def _load(recipe: str | Path, command: str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8") if looks_like_path else host.recipe_text(str(recipe))
         values = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise RecipeError(f"the recipe {recipe} cannot be read as YAML: {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        raise RecipeError(f"the recipe {recipe} cannot be read as YAML: {_why(error)}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"the recipe {recipe} holds no settings; expected `key: value` lines.")
     version = values.pop("schema_version", SCHEMA_VERSION)
@@ -111,9 +144,14 @@ def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
             raise RecipeError(f"--set takes key=value, not {pair!r}.")
         try:
             changes[key] = yaml.load(value, _Loader)  # noqa: S506 - a SafeLoader
-        except yaml.YAMLError as error:
-            raise RecipeError(f"--set {key}: {value!r} is no YAML value: {error}") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            shown = shortened(repr(value))
+            raise RecipeError(f"--set {key}: {shown} is no YAML value: {_why(error)}") from None
     return changes
+
+
+def _why(error: Exception) -> str:
+    return "it is nested too deeply." if isinstance(error, RecursionError) else str(error)
 
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -123,10 +161,10 @@ Device = Literal["cpu", "cuda", "mps"]
 class Training(Settings):
     """What pre-training and fine-tuning share."""
 
-    batch_size: int = Field(32, ge=1, description="rows a step and device")
-    accumulation: int = Field(1, ge=1, description="batches a step")
-    epochs: float = Field(1.0, gt=0, description="passes over the data")
-    max_steps: int | None = Field(None, ge=1, description="optimiser steps; instead of epochs")
+    batch_size: int = Field(32, ge=1, le=2**20, description="rows a step and device")
+    accumulation: int = Field(1, ge=1, le=2**20, description="batches a step")
+    epochs: float = Field(1.0, gt=0, le=10**6, description="passes over the data")
+    max_steps: int | None = Field(None, ge=1, le=10**9, description="optimiser steps; instead of epochs")
     learning_rate: float = Field(1e-4, gt=0, description="peak, of AdamW")
     warmup_ratio: float = Field(
         0.1, ge=0, le=1, description="share of the steps in which the rate rises; then it falls to 0"
@@ -141,9 +179,9 @@ class Training(Settings):
     keep_checkpoints: int = Field(2, ge=2, description="how many checkpoints to keep")
     log_steps: int = Field(10, ge=1, description="steps between lines of the log")
     report_to: list[str] = Field([], description="where else to log, e.g. tensorboard")
-    workers: int = Field(0, ge=0, description="processes that tokenise")
+    workers: int = Field(0, ge=0, le=256, description="processes that tokenise")
     device: Device | None = Field(None, description="cpu, cuda or mps; the best there is if left out")
-    threads: int | None = Field(None, ge=1, description="threads on the CPU")
+    threads: int | None = Field(None, ge=1, le=MAX_THREADS, description="threads on the CPU")
 
 
 class PretrainSettings(Training):
@@ -189,7 +227,7 @@ class PrepareSettings(Settings):
     shard_rows: int = Field(500, ge=1, description="passages at a time; a kill loses no more than those")
     seed: int = Field(42, ge=0, le=2**32 - 1, description="of all that is drawn")
     device: Device | None = Field(None, description="cpu, cuda or mps; the best there is if left out")
-    threads: int | None = Field(None, ge=1, description="threads on the CPU")
+    threads: int | None = Field(None, ge=1, le=MAX_THREADS, description="threads on the CPU")
 
 
 class MiningRules(Settings):
@@ -229,11 +267,11 @@ class MineSettings(MiningRules):
     )
     max_tokens: int | None = Field(None, ge=4, description="texts are cut here; the model's own limit")
     batch_tokens: int | None = Field(None, ge=1, description="tokens encoded at once; suits the device")
-    memory_gib: float = Field(2.0, gt=0, description="bound on what the search holds")
+    memory_gib: float = Field(2.0, gt=0, le=2**20, description="bound on what the search holds")
     store: str | None = Field(None, description="where embeddings are kept; stzoo's cache if left out")
     seed: int = Field(42, ge=0, le=2**32 - 1, description="of random negatives")
     device: Device | None = Field(None, description="cpu, cuda or mps; the best there is if left out")
-    threads: int | None = Field(None, ge=1, description="threads on the CPU")
+    threads: int | None = Field(None, ge=1, le=MAX_THREADS, description="threads on the CPU")
 
 
 RESERVED = ("query", "document", "passage", "corpus")
@@ -305,7 +343,7 @@ class FinetuneSettings(Training, MiningRules):
     max_query_tokens: int = Field(64, ge=4, description="queries are cut here in training")
     max_passage_tokens: int = Field(256, ge=4, description="passages are cut here in training")
     batch_size: int = Field(
-        64, ge=2, description="queries a step and device; the others' passages are negatives"
+        64, ge=2, le=2**20, description="queries a step and device; the others' passages are negatives"
     )
     mini_batch_size: int = Field(
         32, ge=1, description="texts at a time in memory; changes no loss, but what dropout draws"
@@ -323,7 +361,9 @@ class FinetuneSettings(Training, MiningRules):
     learning_rate: float = Field(2e-5, gt=0, description="peak, of AdamW")
     eval_steps: int = Field(50, ge=1, description="steps between scores on the dev queries")
     patience: int = Field(3, ge=1, description="scores without a gain before training stops")
-    lora_rank: int = Field(0, ge=0, description="train low-rank adapters of this rank only; 0: all weights")
+    lora_rank: int = Field(
+        0, ge=0, le=2**14, description="train low-rank adapters of this rank only; 0: all weights"
+    )
     lora_alpha: float | None = Field(
         None, gt=0, description="adapters are scaled by alpha / rank; 2 x rank if left out"
     )

@@ -1,4 +1,4 @@
-"""What becomes of an exception that ends a command: one message, an exit code, and the traceback in a file."""
+"""What becomes of an exception that ends a command: a message, an exit code, the traceback in a file."""
 
 import json
 import os
@@ -173,8 +173,8 @@ ABSURD = [
     ["bench", "x", "--data", "y", "--memory-gib", "nan"],
     ["bench", "x", "--data", "y", "--memory-gib", "-1"],
     ["pretrain", "--base", "a\0b", "--corpus", "y"],
-    ["finetune", "x", "--data", "y", "--set", "query_prompt=\"a\\0b\""],
-    ["finetune", "x", "--data", "y", "--set", "query_prompt=\"\\ud800\""],
+    ["finetune", "x", "--data", "y", "--set", 'query_prompt="a\\0b"'],
+    ["finetune", "x", "--data", "y", "--set", 'query_prompt="\\ud800"'],
 ]
 
 
