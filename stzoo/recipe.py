@@ -16,11 +16,6 @@ MAX_THREADS = 1024
 MAX_NUMBER = 10**12  # of whole numbers that have no bound of their own
 
 
-def shortened(text: str, most: int = 300) -> str:
-    """The text, or its first characters where it is longer than an error message should be."""
-    return text if len(text) <= most else f"{text[:most]} … ({len(text):,} characters)"
-
-
 def check_plausible(value: Any) -> Any:
     """Returns the value if no text and no number in it is one that no file, model or machine can take.
 
@@ -101,9 +96,7 @@ class Settings(BaseModel):
             elif problem["type"] == "missing":
                 lines.append(f"{key} is missing; give --{key.replace('_', '-')} or set it in the recipe.")
             else:
-                said = problem["msg"].removeprefix("Value error, ")
-                shown = shortened(repr(problem["input"]))
-                lines.append(f"{key} is {shown}: {said[:1].lower()}{said[1:]}.")
+                lines.append(f"{key} is {problem['input']!r}: {problem['msg'].lower()}.")
         of = f"the recipe {recipe}" if recipe is not None else "the settings"
         return f"{of} of `stzoo {cls.command}` do not hold:\n  " + "\n  ".join(lines)
 
@@ -120,8 +113,8 @@ def _load(recipe: str | Path, command: str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8") if looks_like_path else host.recipe_text(str(recipe))
         values = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
-        raise RecipeError(f"the recipe {recipe} cannot be read as YAML: {_why(error)}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise RecipeError(f"the recipe {recipe} cannot be read as YAML: {error}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"the recipe {recipe} holds no settings; expected `key: value` lines.")
     version = values.pop("schema_version", SCHEMA_VERSION)
@@ -144,14 +137,9 @@ def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
             raise RecipeError(f"--set takes key=value, not {pair!r}.")
         try:
             changes[key] = yaml.load(value, _Loader)  # noqa: S506 - a SafeLoader
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            shown = shortened(repr(value))
-            raise RecipeError(f"--set {key}: {shown} is no YAML value: {_why(error)}") from None
+        except yaml.YAMLError as error:
+            raise RecipeError(f"--set {key}: {value!r} is no YAML value: {error}") from None
     return changes
-
-
-def _why(error: Exception) -> str:
-    return "it is nested too deeply." if isinstance(error, RecursionError) else str(error)
 
 
 Precision = Literal["fp32", "bf16", "fp16"]
