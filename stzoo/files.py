@@ -1,6 +1,7 @@
 """Files that are whole or absent, folders that one run holds, fingerprints of what is inside them."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -13,7 +14,17 @@ from typing import Any
 from .errors import OutputError
 
 # what the writers of torch, safetensors and tokenizers, which raise no OSError, say of a full disk
-_DISK = ("No space left", "os error 28", "file write failed", "failed writing file", "unexpected pos")
+_DISK = (
+    *("No space left", "os error 28", "file write failed", "failed writing file", "unexpected pos"),
+    *("basic_ios::clear", "PytorchStreamWriter failed"),
+)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """True if a writer failed because there is no space left, as far as its error tells."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return any(words in str(error) for words in _DISK)
 
 
 @contextlib.contextmanager
@@ -29,7 +40,7 @@ def writing(path: str | Path) -> Iterator[None]:
         of = f" ({error.filename})" if error.filename and str(error.filename) not in str(path) else ""
         raise OutputError(f"{path} could not be written: {error.strerror or error}{of}.") from error
     except Exception as error:
-        if any(words in str(error) for words in _DISK):
+        if is_disk_full(error):
             raise OutputError(f"{path} could not be written: No space left on device.") from error
         raise
 

@@ -6,12 +6,36 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from . import host
 from .errors import RecipeError, nearest
 
 SCHEMA_VERSION = 1
+MAX_THREADS = 1024
+MAX_NUMBER = 10**12  # of whole numbers that have no bound of their own
+
+
+def check_plausible(value: Any) -> Any:
+    """Returns the value if no text and no number in it is one that no file, model or machine can take.
+
+    Raises:
+        ValueError: for a NUL character, half of a surrogate pair, or a whole number beyond `MAX_NUMBER`.
+    """
+    if isinstance(value, str):
+        if "\0" in value:
+            raise ValueError("a text must not contain a NUL character")
+        if any("\ud800" <= sign <= "\udfff" for sign in value):
+            raise ValueError("a text must not contain half of a surrogate pair")
+    elif isinstance(value, dict):
+        for one in (*value.keys(), *value.values()):
+            check_plausible(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            check_plausible(one)
+    elif isinstance(value, int) and abs(value) > MAX_NUMBER:
+        raise ValueError(f"a whole number must be at most {MAX_NUMBER:,}")
+    return value
 
 
 class _Loader(yaml.SafeLoader):
@@ -28,6 +52,8 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     command: ClassVar[str]
+
+    _plausible = field_validator("*", mode="before")(check_plausible)
 
     @classmethod
     def read(cls, recipe: str | Path | None, changes: Mapping[str, Any]) -> Self:
@@ -123,10 +149,10 @@ Device = Literal["cpu", "cuda", "mps"]
 class Training(Settings):
     """What pre-training and fine-tuning share."""
 
-    batch_size: int = Field(32, ge=1, description="rows a step and device")
-    accumulation: int = Field(1, ge=1, description="batches a step")
-    epochs: float = Field(1.0, gt=0, description="passes over the data")
-    max_steps: int | None = Field(None, ge=1, description="optimiser steps; instead of epochs")
+    batch_size: int = Field(32, ge=1, le=2**20, description="rows a step and device")
+    accumulation: int = Field(1, ge=1, le=2**20, description="batches a step")
+    epochs: float = Field(1.0, gt=0, le=10**6, description="passes over the data")
+    max_steps: int | None = Field(None, ge=1, le=10**9, description="optimiser steps; instead of epochs")
     learning_rate: float = Field(1e-4, gt=0, description="peak, of AdamW")
     warmup_ratio: float = Field(
         0.1, ge=0, le=1, description="share of the steps in which the rate rises; then it falls to 0"
@@ -141,9 +167,9 @@ class Training(Settings):
     keep_checkpoints: int = Field(2, ge=2, description="how many checkpoints to keep")
     log_steps: int = Field(10, ge=1, description="steps between lines of the log")
     report_to: list[str] = Field([], description="where else to log, e.g. tensorboard")
-    workers: int = Field(0, ge=0, description="processes that tokenise")
+    workers: int = Field(0, ge=0, le=256, description="processes that tokenise")
     device: Device | None = Field(None, description="cpu, cuda or mps; the best there is if left out")
-    threads: int | None = Field(None, ge=1, description="threads on the CPU")
+    threads: int | None = Field(None, ge=1, le=MAX_THREADS, description="threads on the CPU")
 
 
 class PretrainSettings(Training):
@@ -189,7 +215,7 @@ class PrepareSettings(Settings):
     shard_rows: int = Field(500, ge=1, description="passages at a time; a kill loses no more than those")
     seed: int = Field(42, ge=0, le=2**32 - 1, description="of all that is drawn")
     device: Device | None = Field(None, description="cpu, cuda or mps; the best there is if left out")
-    threads: int | None = Field(None, ge=1, description="threads on the CPU")
+    threads: int | None = Field(None, ge=1, le=MAX_THREADS, description="threads on the CPU")
 
 
 class MiningRules(Settings):
@@ -229,11 +255,11 @@ class MineSettings(MiningRules):
     )
     max_tokens: int | None = Field(None, ge=4, description="texts are cut here; the model's own limit")
     batch_tokens: int | None = Field(None, ge=1, description="tokens encoded at once; suits the device")
-    memory_gib: float = Field(2.0, gt=0, description="bound on what the search holds")
+    memory_gib: float = Field(2.0, gt=0, le=2**20, description="bound on what the search holds")
     store: str | None = Field(None, description="where embeddings are kept; stzoo's cache if left out")
     seed: int = Field(42, ge=0, le=2**32 - 1, description="of random negatives")
     device: Device | None = Field(None, description="cpu, cuda or mps; the best there is if left out")
-    threads: int | None = Field(None, ge=1, description="threads on the CPU")
+    threads: int | None = Field(None, ge=1, le=MAX_THREADS, description="threads on the CPU")
 
 
 RESERVED = ("query", "document", "passage", "corpus")
@@ -305,7 +331,7 @@ class FinetuneSettings(Training, MiningRules):
     max_query_tokens: int = Field(64, ge=4, description="queries are cut here in training")
     max_passage_tokens: int = Field(256, ge=4, description="passages are cut here in training")
     batch_size: int = Field(
-        64, ge=2, description="queries a step and device; the others' passages are negatives"
+        64, ge=2, le=2**20, description="queries a step and device; the others' passages are negatives"
     )
     mini_batch_size: int = Field(
         32, ge=1, description="texts at a time in memory; changes no loss, but what dropout draws"
@@ -323,7 +349,9 @@ class FinetuneSettings(Training, MiningRules):
     learning_rate: float = Field(2e-5, gt=0, description="peak, of AdamW")
     eval_steps: int = Field(50, ge=1, description="steps between scores on the dev queries")
     patience: int = Field(3, ge=1, description="scores without a gain before training stops")
-    lora_rank: int = Field(0, ge=0, description="train low-rank adapters of this rank only; 0: all weights")
+    lora_rank: int = Field(
+        0, ge=0, le=2**14, description="train low-rank adapters of this rank only; 0: all weights"
+    )
     lora_alpha: float | None = Field(
         None, gt=0, description="adapters are scaled by alpha / rank; 2 x rank if left out"
     )

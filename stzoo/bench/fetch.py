@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import stat
+import urllib.error
 import urllib.request
 import zipfile
 import zlib
@@ -22,6 +23,7 @@ from typing import Any
 from ..errors import DataError, StzooError
 from ..files import whole_folder, writing
 from ..judged import is_beir, write_beir
+from ..network import TRIES, limit_waits, retry, seconds
 from ..qrels import as_grade
 from ..quiet import quietly
 from ..registry import Entry, entries
@@ -29,7 +31,6 @@ from ..registry import Entry, entries
 ARCHIVES = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
 MAX_RATIO = 100  # JSON lines shrink to a fifth, judgements to a tenth
 MAX_BYTES = 16 << 30  # FEVER, the largest set with an archive, takes some 3 GiB
-TIMEOUT = 60.0  # seconds without a byte
 _CHUNK = 1 << 20
 
 
@@ -92,7 +93,8 @@ def from_hub(entry: Entry, place: Path, progress: bool | None = None, *, split: 
         raise DataError(
             f"{where}: a folder {entry.mteb} lies here, which the datasets library would read instead"
         )
-    with quietly(), _told(where):
+    limit_waits()
+    with quietly(), _told(where), _few_retries():
         configs = datasets.get_dataset_config_names(entry.mteb, revision=entry.revision)
         judgements = "default" if "default" in configs else "qrels"
         corpora, queries, qrels = (
@@ -149,7 +151,7 @@ def _download(entry: Entry, path: Path, progress: bool | None) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with _told(url):  # apart from the disk, whose errors are OSErrors as well
-            answer = urllib.request.urlopen(request, timeout=TIMEOUT)  # noqa: S310 - checked above
+            answer = retry(lambda: _open(request), url, (ConnectionError, TimeoutError))
         bar = _bar(progress, str(entry.zip), entry.zip_bytes) | {"unit": "B", "unit_scale": True}
         with answer, path.open("wb") as file, tqdm(**bar) as shown:
             while True:
@@ -163,11 +165,25 @@ def _download(entry: Entry, path: Path, progress: bool | None) -> None:
                     raise DataError(f"{url} is larger than the {entry.zip_bytes} bytes it should have.")
                 file.write(chunk)
                 shown.update(len(chunk))
+    if entry.zip_bytes and size < entry.zip_bytes:
+        raise DataError(
+            f"{url} broke off after {size} of {entry.zip_bytes} bytes. Run the command again to fetch it."
+        )
     if digest.hexdigest() != entry.md5:
         raise DataError(
             f"{url} has the MD5 {digest.hexdigest()} ({size} bytes), not {entry.md5} as it should: it was "
             "damaged on the way, or is another file."
         )
+
+
+def _open(request: urllib.request.Request) -> Any:
+    """Opens a web address; what may go away by itself is a ConnectionError or a TimeoutError."""
+    try:
+        return urllib.request.urlopen(request, timeout=seconds())  # noqa: S310 - checked by the caller
+    except urllib.error.HTTPError:
+        raise
+    except urllib.error.URLError as error:
+        raise ConnectionError(error.reason) from error
 
 
 def _unpack(path: Path, entry: Entry, folder: Path) -> None:
@@ -222,6 +238,23 @@ def _told(source: str) -> Iterator[None]:
     except Exception as error:
         told = f"{type(error).__name__}: {error}".rstrip(". ")
         raise DataError(f"{source}: {told}") from error
+
+
+@contextlib.contextmanager
+def _few_retries() -> Iterator[None]:
+    """Lets the datasets library ask a server again 3 times a second apart, not 20 times 5 s apart."""
+    from datasets import config
+
+    names = ("STREAMING_READ_MAX_RETRIES", "STREAMING_OPEN_MAX_RETRIES")
+    names += ("STREAMING_READ_RETRY_INTERVAL", "STREAMING_OPEN_RETRY_INTERVAL")
+    before = {name: getattr(config, name) for name in names}
+    try:
+        for name in names:
+            setattr(config, name, TRIES if name.endswith("MAX_RETRIES") else min(1, seconds()))
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(config, name, value)
 
 
 def _of(splits: Mapping[str, Any], split: str) -> Any:

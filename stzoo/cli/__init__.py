@@ -1,5 +1,6 @@
 """The command line: a thin skin over the functions of the same names; help imports nothing heavy.
 
+guard.py       what becomes of an exception that ends a command
 shared.py      the app, common flags, printing
 about.py       plugins, list, recipe
 making.py      pretrain, finetune, export, card, demo
@@ -11,14 +12,14 @@ publishing.py  publish
 scoring.py     bench, search, score, compare, report, contamination
 """
 
-import os
 import sys
 
 import typer
 
 from .. import host
-from ..errors import PluginError, StzooError
+from ..errors import PluginError
 from . import about, importing, making, merging, mining, preparing, publishing, scoring
+from .guard import guarded, leave
 from .shared import app
 
 __all__ = [
@@ -34,30 +35,30 @@ __all__ = [
     "scoring",
 ]
 
-INTERRUPTED = 130
-STOPPED = (
-    "stopped. pretrain, finetune, prepare and mine go on with --resume; demo, bench and publish when called"
-    " again."
-)
+LIGHT = ("plugins", "list", "recipe", "--version", "--help")  # commands that ask nothing of a hub
+OWN = tuple(app.registered_commands), tuple(app.registered_groups)
 
 
-def main() -> None:
-    """Runs the command line: exit code 2 for a user's mistake, 130 for Ctrl-C."""
-    try:
-        add_plugins(sys.argv[1:2])
-        code = app(standalone_mode=False)  # typer's own way to end is to return the exit code
-        sys.exit(_say(STOPPED, code) if code == INTERRUPTED else code)
-    except StzooError as error:
-        sys.exit(_say(str(error), error.exit_code))
-    except (KeyboardInterrupt, typer.Abort):
-        sys.exit(_say(STOPPED, INTERRUPTED))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except Exception as error:
-        if hasattr(error, "format_message"):  # click's own errors of usage
-            sys.exit(_say(error.format_message(), getattr(error, "exit_code", 2)))
-        raise
+def main(words: list[str] | None = None) -> None:
+    """Runs the command line and exits; the exit codes are those of guard.py.
+
+    Args:
+        words: the command line without the program's name; that of this process if None.
+    """
+    given = sys.argv[1:] if words is None else words
+    leave(guarded(lambda: _run(given), given))
+
+
+def _run(words: list[str]) -> object:
+    add_plugins(words[:1])
+    if words and words[0] not in LIGHT and "--help" not in words:
+        from ..network import limit_waits
+
+        limit_waits()
+    # typer's own main() would take an EOFError for Ctrl-C
+    command = typer.main.get_command(app)
+    with command.make_context("stzoo", list(words)) as context:
+        return command.invoke(context)
 
 
 def add_plugins(asked: list[str]) -> None:
@@ -66,6 +67,7 @@ def add_plugins(asked: list[str]) -> None:
     Raises:
         PluginError: if one has the name of a command of ours, or is no `typer.Typer`.
     """
+    app.registered_commands[:], app.registered_groups[:] = OWN  # without those of an earlier call
     own = {one.name for one in app.registered_commands} | {one.name for one in app.registered_groups}
     for name, component in host.all("command").items():
         if name in own:
@@ -77,8 +79,3 @@ def add_plugins(asked: list[str]) -> None:
         if not isinstance(made, typer.Typer):
             raise PluginError(f"the command {name!r} is a {type(made).__name__}; expected a typer.Typer.")
         app.add_typer(made, name=name, help=component.summary)
-
-
-def _say(text: str, code: int) -> int:
-    typer.echo(f"stzoo: {text}", err=True)
-    return code

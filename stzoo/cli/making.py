@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..recipe import FinetuneSettings, PretrainSettings, Settings, TaskSettings, parse_changes
-from .shared import Json, Overwrite, Threads, app, done, print_json, show, show_answers
+from .shared import SEEDS, Json, Overwrite, Threads, app, done, print_json, show, show_answers
 
 Output = Annotated[Path, typer.Option(help="Folder for checkpoints, run.json and, at the end, the model.")]
 Recipe = Annotated[str | None, typer.Option(help="A YAML file, or the name of an installed recipe.")]
@@ -159,7 +159,7 @@ def demo_command(
         str | None,
         typer.Option(help="A BEIR folder with train and test qrels; Python's docstrings if left out."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 42,
+    seed: Annotated[int, typer.Option(**SEEDS, help="Of everything random.")] = 42,
     threads: Threads = None,
     overwrite: Overwrite = False,
     as_json: Json = False,

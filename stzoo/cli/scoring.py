@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .shared import Json, Threads, app, print_json, show, show_answers
+from .shared import SEEDS, Json, Threads, app, finite, print_json, show, show_answers
 
 Measures = Annotated[
     str | None, typer.Option(help='Beside the usual ones, by ir-measures\' names: "nDCG@20 RR(rel=2)@10".')
@@ -19,10 +19,19 @@ Pages = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, …; several with commas between encode together.")
 ]
-MaxTokens = Annotated[int | None, typer.Option(help="Cut texts here; the model's limit if left out.")]
-BatchTokens = Annotated[int | None, typer.Option(help="Tokens encoded at once, padding included.")]
+MaxTokens = Annotated[
+    int | None, typer.Option(min=1, max=10**9, help="Cut texts here; the model's limit if left out.")
+]
+BatchTokens = Annotated[
+    int | None, typer.Option(min=1, max=10**9, help="Tokens encoded at once, padding included.")
+]
 Store = Annotated[Path | None, typer.Option(help="Where embeddings are kept; stzoo's cache if left out.")]
-Memory = Annotated[float, typer.Option(help="GiB that search may hold beside queries and results.")]
+Memory = Annotated[
+    float,
+    typer.Option(
+        min=0, max=2**20, callback=finite, help="GiB that search may hold beside queries and results."
+    ),
+]
 
 
 @app.command("bench")
@@ -48,7 +57,7 @@ def bench_command(
         str | None, typer.Option(help="kilt: all its tasks in --data, each with the model's prompt for it.")
     ] = None,
     measures: Measures = None,
-    k: Annotated[int, typer.Option("--k", min=1, help="Results kept a query.")] = 1000,
+    k: Annotated[int, typer.Option("--k", min=1, max=10**7, help="Results kept a query.")] = 1000,
     bm25: Annotated[bool, typer.Option(help="Score BM25 beside.")] = True,
     precision: Annotated[
         str,
@@ -68,7 +77,8 @@ def bench_command(
     store: Store = None,
     keep_store: Annotated[bool, typer.Option(help="Keep the embeddings for later runs.")] = True,
     shard_rows: Annotated[
-        int | None, typer.Option(min=1, help="Vectors a file; a killed run loses the unfinished one.")
+        int | None,
+        typer.Option(min=1, max=10**9, help="Vectors a file; a killed run loses the unfinished one."),
     ] = None,
     run_files: Annotated[bool, typer.Option(help="Keep TREC run files.")] = True,
     overwrite: Annotated[
@@ -118,7 +128,7 @@ def score_command(
     corpus: Corpus = None,
     pages: Pages = None,
     measures: Measures = None,
-    k: Annotated[int, typer.Option("--k", min=1, help="Results of a query that count.")] = 1000,
+    k: Annotated[int, typer.Option("--k", min=1, max=10**7, help="Results of a query that count.")] = 1000,
     overwrite: Replace = False,
     as_json: Json = False,
 ) -> None:
@@ -167,8 +177,8 @@ def compare_command(
     measure: Measure = "nDCG@10",
     datasets: Annotated[str | None, typer.Option(help="Sets or suites, with commas between.")] = None,
     data: Annotated[Path | None, typer.Option(help="BEIR folders, for the texts of the queries.")] = None,
-    examples: Annotated[int, typer.Option(min=0, help="Largest gains and losses to show.")] = 5,
-    seed: Annotated[int, typer.Option(help="Of the random draws.")] = 0,
+    examples: Annotated[int, typer.Option(min=0, max=10**6, help="Largest gains and losses to show.")] = 5,
+    seed: Annotated[int, typer.Option(**SEEDS, help="Of the random draws.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Test whether systems differ, query by query, and show where."""
@@ -201,7 +211,7 @@ def report_command(
     ] = None,
     measure: Measure = "nDCG@10",
     formats: Annotated[str, typer.Option(help="Of html, txt, csv.")] = "html,txt,csv",
-    seed: Annotated[int, typer.Option(help="Of the intervals' draws.")] = 0,
+    seed: Annotated[int, typer.Option(**SEEDS, help="Of the intervals' draws.")] = 0,
     overwrite: Replace = False,
 ) -> None:
     """Write one page about all results, which needs no network: leaderboards, queries, costs, sources."""
@@ -231,8 +241,10 @@ def contamination_command(
         list[Path] | None, typer.Option(help="Result folders to score without what was found.")
     ] = None,
     measure: Measure = "nDCG@10",
-    ngram: Annotated[int, typer.Option(help="Words in a row that count as a copy.")] = 13,
-    jaccard: Annotated[float, typer.Option(help="Similarity that counts as a near-copy.")] = 0.8,
+    ngram: Annotated[int, typer.Option(min=1, max=10**6, help="Words in a row that count as a copy.")] = 13,
+    jaccard: Annotated[
+        float, typer.Option(min=0, max=1, callback=finite, help="Similarity that counts as a near-copy.")
+    ] = 0.8,
     minhash: Annotated[bool, typer.Option(help="Look for near-copies as well.")] = True,
     overwrite: Replace = False,
     as_json: Json = False,
@@ -264,7 +276,7 @@ def search_command(
     data: Annotated[
         str | None, typer.Option(help="A BEIR folder or a corpus.jsonl; a store knows its own.")
     ] = None,
-    k: Annotated[int, typer.Option("--k", min=1, help="Passages a question.")] = 5,
+    k: Annotated[int, typer.Option("--k", min=1, max=10**7, help="Passages a question.")] = 5,
     max_tokens: MaxTokens = None,
     batch_tokens: BatchTokens = None,
     device: Device = None,

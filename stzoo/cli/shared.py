@@ -1,11 +1,14 @@
 """What the commands share: the app itself, flags of the same meaning, printing."""
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from ..recipe import MAX_THREADS
 
 app = typer.Typer(
     name="stzoo",
@@ -18,7 +21,15 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove what an earlier run left in --output.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads.")]
+SEEDS = {"min": 0, "max": 2**32 - 1}
+
+
+def finite(value: float) -> float:
+    """Refuses NaN, which lies within any bounds for typer."""
+    if math.isnan(value):
+        raise typer.BadParameter("nan is not a number.")
+    return value
 
 
 def done(folder: Path) -> None:

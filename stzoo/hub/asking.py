@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import PublishError, StzooError, first_line
+from ..network import limit_waits
 
 
 @contextlib.contextmanager
@@ -18,6 +19,7 @@ def asking(what: str, left: str = "", kind: type[StzooError] = PublishError) -> 
     """
     from huggingface_hub import get_token
 
+    limit_waits()
     try:
         yield
     except StzooError:
@@ -46,10 +48,18 @@ def _told(error: Exception) -> str:
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 
-    if isinstance(error, OfflineModeIsEnabled) or isinstance(error.__cause__, OfflineModeIsEnabled):
+    if constants.is_offline_mode() and any(
+        isinstance(one, OfflineModeIsEnabled) for one in (error, error.__cause__)
+    ):
         return "HF_HUB_OFFLINE forbids the network."
     answer = _answer(error)
     if answer is None:
+        if not _is_of_the_way(error):
+            said = f"{type(error).__name__}: {first_line(error)}".rstrip(".")
+            return (
+                f"{constants.ENDPOINT} did not answer as the Hub does ({said}). See whether HF_ENDPOINT is "
+                "right, and whether a proxy or login page answers in its place."
+            )
         said = first_line(error.__cause__ or error).rstrip(".")
         return f"{constants.ENDPOINT} cannot be reached or broke off: {said}."
     response = answer.response
@@ -68,3 +78,14 @@ def _told(error: Exception) -> str:
     usual = "The Hub is out of order; try again later" if code >= 500 else "The Hub refuses"
     said = str(getattr(answer, "server_message", None) or response.reason_phrase).strip().rstrip(".")
     return f"{advice.get(code, usual)} ({code}: {said})."
+
+
+def _is_of_the_way(error: BaseException | None) -> bool:
+    """True if an error, or one that it comes from, is of the network or the disk, not of the answer."""
+    import httpx2
+
+    while error is not None:
+        if isinstance(error, OSError | httpx2.RequestError):
+            return True
+        error = error.__cause__
+    return False

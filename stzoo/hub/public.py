@@ -23,12 +23,23 @@ SECRETS = {
     "a password": r"://[^\s/:@\"']+:[^\s/:@\"']+@",
 }
 SECRET_NAMES = r"(?i:api_?key|access_?key|secret|passw(?:or)?d)"  # what stands under such a name is one
+_NAMED_SECRETS = ((re.compile(rf"([\w.-]*{SECRET_NAMES}[\"']?\s*[:=]\s*[\"']?)[^\s\"',}}]+"), r"\1…"),)
 _BEGINS = re.compile(r"file://|~(?:[a-z_]\w*)?/|\.{0,2}/|[A-Za-z]:[\\/]|\\\\")
 _SECRETS = (
     (re.compile(r"\bhf_[A-Za-z0-9]{8,}"), "hf_…"),
     (re.compile(r"(\w+://)[^/\s@]+@"), r"\1"),
     (re.compile("|".join(SECRETS.values())), "…"),
 )
+
+
+def redact(text: str) -> str:
+    """The text without tokens, passwords and keys; paths stay."""
+    from huggingface_hub import get_token
+
+    for secret, instead in (*_SECRETS, *_NAMED_SECRETS):
+        text = secret.sub(instead, text)
+    token = get_token()
+    return text.replace(token, "…") if token and len(token) >= 8 else text
 
 
 def base_name(path: str) -> str:

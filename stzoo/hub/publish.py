@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import PublishError
+from ..network import interruptible
 from . import card, licences
 from .asking import asking, status
 from .parcel import Files, check_load, check_secrets, pack, size_of
@@ -170,10 +171,11 @@ def _check_token(api: Any) -> None:
         if get_token() is None:
             raise PublishError("there is no token to publish with. Run `hf auth login`, or set HF_TOKEN.")
         known = api.whoami()
-    if known.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        name, role = known["name"], (known.get("auth") or {}).get("accessToken", {}).get("role")
+    if role == "read":
         where = f"{api.endpoint}/settings/tokens"
         raise PublishError(
-            f"{known['name']}'s token is for reading only. Make one with the right to write at {where}."
+            f"{name}'s token is for reading only. Make one with the right to write at {where}."
         )
 
 
@@ -254,7 +256,7 @@ def _send(api: Any, made: Publication, files: Files, there: Repository) -> None:
         now = api.model_info(repo)
         head, made.private = there.head or now.sha, bool(now.private)
         start = MAIN if new_branch else made.revision
-        api.preupload_lfs_files(repo, adds, revision=start, gitignore_content=ALL)
+        interruptible(lambda: api.preupload_lfs_files(repo, adds, revision=start, gitignore_content=ALL))
     if new_branch:
         try:
             with asking(f"to make the branch {made.revision}", left):

@@ -7,7 +7,7 @@ and plain containers of them and nothing else.
 import json
 import re
 from collections.abc import Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import ModelError, first_line
 from ..hookspecs import Checkpoint
 from ..models import load_tokenizer
+from ..network import interruptible
 from .asking import asking
 from .weights import plain
 
@@ -189,7 +190,10 @@ def fetch(hub_id: str, revision: str, more: Sequence[str] = (), *, weights: bool
 
     if Path(hub_id).is_dir():
         return Path(hub_id)
-    get = partial(snapshot_download, hub_id)
+
+    def get(**options: Any) -> str:
+        return interruptible(lambda: snapshot_download(hub_id, **options))
+
     with asking(f"for the files of {hub_id} at {revision}", kind=ModelError):
         folder = Path(get(revision=revision, allow_patterns=[*TEXTS, *more, *(SAFE if weights else ())]))
         if weights and not any((folder / name).is_file() for name in SAFE[:2]):

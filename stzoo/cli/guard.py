@@ -1,0 +1,292 @@
+"""The guard around a command: whatever exception ends it becomes one message and an exit code.
+
+0    success
+1    nobody reads the output any more (broken pipe)
+2    a mistake that the user can mend, a full disk, too little memory
+70   anything else: a fault of stzoo or of a plugin; the traceback is kept in a file
+130  Ctrl-C
+143  SIGTERM
+
+STZOO_DEBUG=1 shows the traceback as well.
+"""
+
+import datetime
+import errno
+import os
+import platform
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import typer
+
+from ..errors import StzooError
+
+BROKEN_PIPE, MISTAKE, FAULT, INTERRUPTED, TERMINATED = 1, 2, 70, 130, 143
+ISSUES = "https://github.com/stzoo/stzoo/issues"
+RESUMED = ("pretrain", "finetune", "prepare", "mine")  # commands with --resume
+REPEATED = ("demo", "bench", "publish")  # commands that continue when they are run again
+# errors of the operating system that say what the user can do about a path or the machine
+OF_THE_SYSTEM = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE),
+    *(errno.EDQUOT, errno.EIO, errno.ENXIO, errno.ETXTBSY, errno.ENOTSUP),
+}
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+PATHS = ("path", "file", "place", "source", "folder", "data")  # names of variables that hold a path
+LONGEST = 1000  # characters of an exception's text that are shown
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived."""
+
+
+def guarded(work: Callable[[], Any], words: Sequence[str]) -> int:
+    """Runs a command and returns its exit code; an exception is explained on stderr.
+
+    Args:
+        work: the command; the number it returns, if any, is the exit code.
+        words: the command line, without the program's name.
+    """
+    main_thread = threading.current_thread() is threading.main_thread()
+    replace = main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if replace:
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = work()
+        return code if isinstance(code, int) else 0
+    except BaseException as error:
+        text, code = explain(error, words)
+        if text:
+            typer.echo(f"stzoo: {text}", err=True)
+        return code
+    finally:
+        if replace:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - as signal calls it
+    raise Terminated
+
+
+def leave(code: int) -> None:
+    """Ends the process. After an interrupt it does not wait for threads, e.g. of a download."""
+    if code in (INTERRUPTED, TERMINATED) and any(
+        thread is not threading.current_thread() and not thread.daemon for thread in threading.enumerate()
+    ):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def explain(error: BaseException, words: Sequence[str]) -> tuple[str, int]:
+    """What to tell the user of the exception that ended a command, and the exit code.
+
+    Args:
+        error: the exception.
+        words: the command line, without the program's name.
+    """
+    if isinstance(error, SystemExit):
+        code = error.code
+        return ("", code if isinstance(code, int) else 0) if not isinstance(code, str) else (code, 1)
+    if isinstance(error, typer.Exit):
+        return "", error.exit_code
+    if isinstance(error, BrokenPipeError) and error.filename is None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return "", BROKEN_PIPE
+    if os.environ.get("STZOO_DEBUG", "0") not in ("", "0"):
+        traceback.print_exception(error)
+    if isinstance(error, StzooError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return _stopped(words), TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+    if hasattr(error, "format_message"):  # click's own errors of usage
+        return error.format_message(), getattr(error, "exit_code", MISTAKE)
+    if found := _of_the_machine(error, words):
+        return found, MISTAKE
+    return _fault(error, words), FAULT
+
+
+def _stopped(words: Sequence[str]) -> str:
+    command = _command(words)
+    if command in RESUMED:
+        return "stopped. To continue, run the same command with --resume."
+    return "stopped. To continue, run the same command again." if command in REPEATED else "stopped."
+
+
+def _command(words: Sequence[str]) -> str:
+    return next((word for word in words if not word.startswith("-")), "")
+
+
+def _of_the_machine(error: BaseException, words: Sequence[str]) -> str:
+    """A sentence for what the disk, the memory or the file system refuses; "" for other errors."""
+    from ..files import is_disk_full
+
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    file = f" ({_file(error)})" if _file(error) else ""
+    name = f"stzoo {_command(words)}".rstrip()
+    if is_disk_full(error):
+        return f"`{name}` stopped because a file could not be written{file}: the disk is full."
+    said = str(error).lower()
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(one in said for one in OUT_OF_MEMORY))
+    ):
+        return (
+            f"`{name}` stopped because there is too little memory ({_words(error)}). Use smaller batches "
+            f"(--batch-size, --batch-tokens), a smaller model, or a larger machine. {_kept(error, words)}"
+        )
+    if isinstance(error, OSError) and error.errno in OF_THE_SYSTEM:
+        return f"`{name}` stopped because of the file system{file}: {error.strerror or error}."
+    return ""
+
+
+def _fault(error: BaseException, words: Sequence[str]) -> str:
+    """The message on an exception that nobody foresaw."""
+    name = f"stzoo {_command(words)}".rstrip()
+    file, plugin = _file(error), _plugin(error)
+    place = next((frame for frame in _frames(error) if _is_ours(frame, plugin)), None)
+    where = f" in {place.f_globals['__name__']}.{place.f_code.co_name}" if place else ""
+    lines = [
+        f"`{name}` failed{where}{f', with {file}' if file else ''}:",
+        f"  {_words(error)}",
+    ]
+    if isinstance(error, RecursionError):
+        lines.append("An input that is nested very deeply (YAML, JSON) is a possible cause.")
+    if plugin:
+        lines.append(
+            f"The error arose in the plugin {plugin}. Please report it to {plugin.distribution}'s author."
+        )
+    else:
+        lines.append(
+            "stzoo should have handled this: it is a fault of stzoo, perhaps set off by an unusual input. "
+            f"Please report it at {ISSUES}."
+        )
+    return "\n".join([*lines, _kept(error, words)])
+
+
+def _words(error: BaseException) -> str:
+    """An exception's type and text in one line, without secrets."""
+    text = " ".join(_redacted(str(error)).split())
+    text = f"{text[:LONGEST]} …" if len(text) > LONGEST else text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _redacted(text: str) -> str:
+    from ..hub.public import redact
+
+    return redact(text)
+
+
+def _frames(error: BaseException) -> Iterator[FrameType]:
+    """The frames of an exception and of what it came from, the innermost first."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        frames, link = [], current.__traceback__
+        while isinstance(link, TracebackType):
+            frames.append(link.tb_frame)
+            link = link.tb_next
+        yield from reversed(frames)
+        current = current.__cause__ or current.__context__
+
+
+def _is_ours(frame: FrameType, plugin: Any) -> bool:
+    top = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    return top == "stzoo" or (plugin is not None and top in _modules(plugin))
+
+
+def _file(error: BaseException) -> str:
+    """The file that was read or written, if that is known."""
+    if isinstance(error, OSError) and error.filename:
+        return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
+    for frame in _frames(error):
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] != "stzoo":
+            continue
+        for name in PATHS:
+            value = frame.f_locals.get(name)
+            if isinstance(value, Path) or (isinstance(value, str) and "\0" not in value and _exists(value)):
+                return str(value)
+    return ""
+
+
+def _exists(path: str) -> bool:
+    return 0 < len(path) < 4096 and os.path.exists(path)  # noqa: PTH110 - Path.exists raises for long names
+
+
+def _modules(plugin: Any) -> set[str]:
+    """The top-level modules of a plugin's distribution."""
+    named = [plugin.module]
+    for parts in plugin.provides.values():
+        named += [getattr(part, "build", getattr(part, "importer", None)) for part in parts.values()]
+    return {str(one).partition(":")[0].partition(".")[0] for one in named if isinstance(one, str)}
+
+
+def _plugin(error: BaseException) -> Any:
+    """The plugin whose code an exception went through, the innermost one; None if there is none."""
+    from .. import host
+
+    found = [plugin for plugin in host.plugins() if plugin.name != host.HOUSE]
+    for frame in _frames(error):
+        top = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        for plugin in found if top != "stzoo" else ():
+            if top in _modules(plugin):
+                return plugin
+    return None
+
+
+def _kept(error: BaseException, words: Sequence[str]) -> str:
+    """Writes the traceback into a file and says where; it never fails."""
+    try:
+        return f"The full traceback is in {_write(_log(error, words))}."
+    except Exception as problem:
+        return (
+            f"The traceback could not be saved ({type(problem).__name__}: {problem}). Set STZOO_DEBUG=1 and "
+            "run the command again to see it."
+        )
+
+
+def _log(error: BaseException, words: Sequence[str]) -> str:
+    from .. import host
+    from ..runs import versions
+
+    found = [str(plugin) for plugin in host.plugins()]
+    lines = [
+        "command: stzoo " + " ".join(map(repr, words)),
+        f"versions: {', '.join(f'{name} {number}' for name, number in versions().items())}",
+        f"plugins: {', '.join(found)}",
+        f"system: {platform.platform()}",
+        "",
+        *traceback.format_exception(error),
+    ]
+    return _redacted("\n".join(lines))
+
+
+def _write(text: str) -> Path:
+    """Writes a log that only its owner can read into the cache folder, or into the temporary one."""
+    from ..corpus import cache_folder
+
+    now = datetime.datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+    content = text.encode("utf-8", "backslashreplace") + b"\n"
+    try:
+        folder = cache_folder() / "errors"
+        folder.mkdir(parents=True, exist_ok=True)
+        return _create(folder, now, content)
+    except (OSError, RuntimeError):  # RuntimeError: no home folder
+        return _create(Path(tempfile.gettempdir()), f"stzoo-{now}", content)
+
+
+def _create(folder: Path, prefix: str, content: bytes) -> Path:
+    handle, name = tempfile.mkstemp(prefix=f"{prefix}-", suffix=".log", dir=folder)
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+    return Path(name)
