@@ -6,7 +6,6 @@ also an `AutoModelForMaskedLM`) and the decoders in `pretraining/`. Given as `ba
 
 import contextlib
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from .callbacks import Every
 from .calls import callable_module
 from .corpus import Corpus, load_corpus
 from .curves import draw
+from .encode.inputs import reading_notes
 from .errors import ModelError, first_line
 from .files import fingerprint, write_json
 from .hub import card
@@ -188,7 +188,8 @@ def pretrain(
             skip_bad_lines=wanted.skip_bad_lines,
             columns=objective.columns,
         )
-        notes = objective.adapt(corpus)
+        notes = reading_notes(base.finished, corpus.rows["text"], "passages")
+        notes += objective.adapt(corpus)
         new = load_parts(objective, base, wanted)
         run.record_inputs(
             base={"fingerprint": fingerprint(base.folder)} if base.folder else {"id": wanted.base},
@@ -201,7 +202,7 @@ def pretrain(
         run.record(before=before, imported=imported, datasets=hub_ids(wanted.corpus))
         if runs.is_first_process():
             for note in notes:
-                print(note, file=sys.stderr)
+                notify(note)
         trainer = _trainer(wanted, run, base, objective, new, corpus)
         checkpoint = last_checkpoint(run.folder) if run.goes_on else None
         with quietly():
