@@ -13,12 +13,14 @@ from transformers import set_seed
 from . import episodes, lora, runs
 from .calls import callable_module
 from .curves import PICTURE, PRETRAINING, draw
+from .encode.inputs import prompt_of, reading_notes
 from .errors import RecipeError
 from .files import fingerprint, whole_file
 from .fitting import alone, examples_of, fit, loss_of
 from .hub import card, layout
 from .hub.export import export
 from .losses import needs_scores
+from .messages import notify
 from .mining import check_rules
 from .models import like, load_model
 from .multitask import check_balancer
@@ -109,6 +111,10 @@ def finetune(
         named = [name for one in wanted.each().values() for name in (one.data, one.corpus) if name]
         before, imported = runs.earlier(wanted.model), runs.imported(wanted.model)
         run.record(before=before, imported=imported, datasets=hub_ids(named))
+        if notes := _reading_notes(wanted, student, trains):
+            run.record(notes=notes)
+        for note in notes:
+            notify(note)
         for task, one in data.items() if is_first_process() else ():
             if one.shared:
                 print(
@@ -136,6 +142,25 @@ def finetune(
             _keep_curve(run)
             card.write(run.folder)
         return run.folder
+
+
+def _reading_notes(wanted: FinetuneSettings, student: Any, trains: Mapping[str, TrainingSet]) -> list[str]:
+    """What keeps the student from learning from the texts, in sentences for the user."""
+    notes = []
+    for task, one in wanted.each().items():
+        sides = (
+            ("query", "queries", trains[task].queries, one.max_query_tokens),
+            ("document", "passages", trains[task].passages, one.max_passage_tokens),
+        )
+        for role, what, texts, longest in sides:
+            notes += reading_notes(
+                student,
+                texts,
+                f"{what} of {task}" if task else what,
+                prompt=prompt_of(student, role, task),
+                max_tokens=min(longest, student.max_seq_length or longest),
+            )
+    return notes
 
 
 def _facts(train: TrainingSet) -> dict[str, Any]:

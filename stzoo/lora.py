@@ -8,6 +8,7 @@ Source: Hu et al. 2021, arXiv 2106.09685, section 4.1. Unlike it:
 - alpha grows with the rank (twice the rank unless told otherwise); there it is fixed while ranks are tried
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -39,7 +40,8 @@ def add(
     Raises:
         MissingExtraError: if peft is not installed.
         ModelError: if the model begins with no Transformer, has no linear layers, or adapters already.
-        RecipeError: if a target is the name of no linear layer.
+        RecipeError: if a target is the name of no linear layer, the rank is above the width of
+            all layers, or alpha is not a number above 0.
     """
     from sentence_transformers.base.modules import Transformer
 
@@ -60,6 +62,15 @@ def add(
     if not layers:
         raise ModelError(f"{type(first.model).__name__} has no linear layers that could have adapters.")
     names = _chosen(layers, targets)
+    widest = max(max(first.model.get_submodule(name).weight.shape) for name in names)
+    if not 1 <= rank <= widest:
+        shown = rank if rank < 10**9 else "over 10^9"
+        raise RecipeError(
+            f"the rank of the adapters (lora_rank) is {shown}; expected 1 to {widest}, the width of the widest "
+            "layer that has one."
+        )
+    if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
+        raise RecipeError(f"lora_alpha is {alpha}; expected a number above 0.")
     config = LoraConfig(
         r=rank,
         lora_alpha=rank * scale(rank, alpha),  # type: ignore[arg-type]  # any number will do

@@ -1,8 +1,10 @@
 """The one channel for what stzoo says on the way: notes and warnings, a line each on stderr."""
 
+import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 
 logger = logging.getLogger("stzoo")
 
@@ -23,3 +25,21 @@ def notify(text: str) -> None:
     """
     if os.environ.get("RANK", "0") == "0":
         logger.warning(text)
+
+
+@contextlib.contextmanager
+def collect_notes() -> Iterator[list[str]]:
+    """Collects the notes that are shown while the block runs, each once, for a record."""
+    notes: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if (text := record.getMessage()) not in notes:
+                notes.append(text)
+
+    handler = Collect()
+    logger.addHandler(handler)
+    try:
+        yield notes
+    finally:
+        logger.removeHandler(handler)

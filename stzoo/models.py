@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from . import host
+from . import host, limits, weights
 from .errors import ModelError, RecipeError, check_known, first_line
 from .quiet import quietly
 
@@ -28,9 +28,10 @@ def load_plain(
     backend: str = "torch",
     revision: str | None = None,
 ) -> Any:
-    """Loads a SentenceTransformer as it is; code from the folder or repository is never run.
+    """Loads a SentenceTransformer with all its weights; code from the folder or repository is never run.
 
     Modules that are no part of sentence-transformers are those of installed plugins, or it is not loaded.
+    Limits of what the model can read are applied, see `limits.prepare`.
 
     Args:
         name: folder or Hub id.
@@ -40,7 +41,8 @@ def load_plain(
         revision: branch, tag or commit of a Hub id; None takes main.
 
     Raises:
-        ModelError: if there is no such model, or the backend is not installed.
+        ModelError: if there is no such model, its files lack weights of its architecture, it cannot read what
+            its tokenizer makes of texts, or the backend is not installed.
         RecipeError: if there is no such device, dtype or backend, or a folder is given a revision.
     """
     from sentence_transformers import SentenceTransformer
@@ -62,13 +64,53 @@ def load_plain(
             f"{name} is no model; expected modules.json (of sentence-transformers) or a config.json."
         )
     try:
-        with quietly():
+        with quietly(), weights.loading_reports() as reports:
             options |= dict(device=device, trust_remote_code=False)
-            return SentenceTransformer._load_with_module_classes(name, _of_plugins(name, revision), **options)
+            classes = _of_plugins(name, revision)
+            model = SentenceTransformer._load_with_module_classes(name, classes, **options)
     except Exception as error:  # whatever a broken folder makes the loaders raise
         what = "cannot be loaded" if folder.is_dir() else "is no folder, and no Hub id that can be loaded"
-        reason = first_line(error)
-        raise ModelError(f"the model {name} {what}: {reason}") from error
+        raise ModelError(f"the model {name} {what}: {reason(error)}") from error
+    weights.check_model(name, model, reports, revision=revision)
+    limits.prepare(model, name)
+    return model
+
+
+def load_masked_lm(name: str, dtype: Any = None) -> tuple[Any, frozenset[str]]:
+    """Loads a masked LM of transformers whose encoder has all its weights.
+
+    Args:
+        name: folder or Hub id.
+        dtype: of torch; None as published.
+
+    Returns:
+        the `…ForMaskedLM`, and the names of the parameters of its MLM head if none of them is stored, as in
+        the folder of an encoder; they have random numbers.
+
+    Raises:
+        ModelError: if there is no masked LM of this architecture, or its files lack some of its weights.
+    """
+    from transformers import AutoModelForMaskedLM
+
+    how = {} if dtype is None else {"dtype": dtype}
+    try:
+        with quietly(), weights.loading_reports() as reports:
+            masked_lm = AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=False, **how)
+    except Exception as error:  # whatever a broken folder makes the loaders raise
+        raise ModelError(f"{name} cannot be loaded as a masked LM: {reason(error)}") from error
+    report = reports[-1][1]
+    inside = f"{masked_lm.base_model_prefix}."
+    head = {key for key, _ in masked_lm.named_parameters() if not key.startswith(inside)}
+    new = frozenset(key for key in report["missing_keys"] if not key.startswith(inside))
+    all_new = bool(new) and head <= new
+    weights.check_report(name, report, spare=tuple(new) if all_new else ())
+    return masked_lm, new
+
+
+def reason(error: BaseException) -> str:
+    """What a library says of its error: the first line, or all of it where it lists tensors."""
+    first = first_line(error)
+    return first if "state_dict" not in first else " ".join(str(error).split())[:600]
 
 
 def _of_plugins(name: str, revision: str | None) -> dict[str, type]:

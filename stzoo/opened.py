@@ -10,6 +10,8 @@ from typing import Any
 
 from .errors import ModelError, RecipeError
 from .files import fingerprint
+from .limits import longest, shortest
+from .messages import collect_notes
 from .models import load_plain
 from .runs import IMPORTED, MERGED, RECORD
 
@@ -31,6 +33,7 @@ class Opened:
         revision: first 12 hex digits of a folder's fingerprint, or a Hub model's commit.
         model: the SentenceTransformer.
         devices: that encode side by side; the model is on the first.
+        notes: what a reader of its scores should know, e.g. where its texts are cut.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Opened:
     revision: str
     model: Any
     devices: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def similarity(self) -> str:
@@ -104,7 +108,8 @@ def open_model(
     folder = Path(given)
     local = folder.is_dir()
     devices = tuple(device.split(",")) if device else ()
-    model = load_plain(given, device=devices[0] if devices else None, dtype=dtype, backend=backend)
+    with collect_notes() as notes:
+        model = load_plain(given, device=devices[0] if devices else None, dtype=dtype, backend=backend)
     if local and not (folder / "modules.json").is_file():
         logging.getLogger(__name__).warning(
             "%s has no modules.json, so nothing says how it pools; sentence-transformers takes the mean.",
@@ -113,7 +118,8 @@ def open_model(
     if max_tokens is not None:
         limit(model, max_tokens, given)
     revision = folder_revision(folder, backend) if local else commit_of(model, given)
-    return Opened(name, str(folder.resolve()) if local else given, revision, model, devices)
+    place = str(folder.resolve()) if local else given
+    return Opened(name, place, revision, model, devices, tuple(notes))
 
 
 def parse_name(text: str) -> tuple[str, str]:
@@ -143,9 +149,9 @@ def limit(model: Any, max_tokens: int, given: str) -> None:
     Raises:
         ModelError: if it cannot read so many.
     """
-    positions = getattr(getattr(model[0], "config", None), "max_position_embeddings", None)
-    if max_tokens < 1 or (positions and max_tokens > positions):
-        raise ModelError(f"max_tokens is {max_tokens}; {given} can read 1 to {positions or 'any number'}.")
+    most, least = longest(model[0]), shortest(model[0])
+    if max_tokens < least or (most and max_tokens > most):
+        raise ModelError(f"max_tokens is {max_tokens}; {given} can read {least} to {most or 'any number'}.")
     try:
         model.max_seq_length = max_tokens
     except AttributeError as error:  # static embeddings

@@ -6,15 +6,15 @@ also an `AutoModelForMaskedLM`) and the decoders in `pretraining/`. Given as `ba
 
 import contextlib
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sentence_transformers.sentence_transformer.modules import Pooling
-from transformers import AutoModelForMaskedLM, set_seed
+from transformers import set_seed
 
 from . import host, runs
 from .backbone import Backbone
@@ -23,19 +23,22 @@ from .callbacks import Every
 from .calls import callable_module
 from .corpus import Corpus, load_corpus
 from .curves import draw
-from .errors import ModelError
+from .encode.inputs import reading_notes
+from .errors import ModelError, first_line
 from .files import fingerprint, write_json
 from .hub import card
 from .hub.export import export
 from .judged import read_beir
+from .messages import notify
 from .metrics import score
-from .models import like, load_model
+from .models import like, load_masked_lm, load_model
 from .objective import Objective
 from .quiet import quietly
 from .recipe import PretrainSettings
 from .search import retrieve
 from .sources import hub_ids
 from .trainer import ObjectiveTrainer, arguments, last_checkpoint
+from .weights import first_not_finite, names
 
 PARTS = "pretraining"  # the folder of an export that keeps decoders and recipe
 PARTS_FILE = "objective.safetensors"
@@ -72,14 +75,9 @@ def load_base(
         BackboneError: if it cannot be taken apart, or its pooling is not as wide as its hidden states.
     """
     whole = load_model(base, pooling=pooling, device=device)
-    try:
-        with quietly():
-            masked_lm, report = AutoModelForMaskedLM.from_pretrained(
-                base, dtype=torch.float32, output_loading_info=True
-            )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise ModelError(f"{base} has no masked LM ({first}), so there is nothing to pre-train.") from error
+    masked_lm, new = load_masked_lm(base, torch.float32)
+    if new:
+        notify(f"{base} has no MLM head; pre-training begins with a new one ({names(new)}).")
     transformer, *rest = list(whole)
     transformer.model = masked_lm.base_model
     width = transformer.get_embedding_dimension()
@@ -91,7 +89,7 @@ def load_base(
         )
     trained = like(whole, [transformer, bottleneck])
     finished = like(whole, [transformer, bottleneck, *rest])
-    backbone = Backbone(trained, masked_lm, whole.tokenizer, max_tokens, frozenset(report["missing_keys"]))
+    backbone = Backbone(trained, masked_lm, whole.tokenizer, max_tokens, new)
     return Base(backbone, finished, Path(base) if Path(base).is_dir() else None)
 
 
@@ -114,8 +112,18 @@ def load_parts(objective: Objective, base: Base, settings: PretrainSettings) -> 
     parts = own_parts(objective)
     stored = base.folder / PARTS / PARTS_FILE if base.folder else None
     if stored is not None and stored.is_file():
-        tensors = load_file(stored)
-        made_by = json.loads((stored.parent / runs.RECORD).read_text())["recipe"]["objective"]
+        try:
+            tensors = load_file(stored)
+            made_by = json.loads((stored.parent / runs.RECORD).read_text("utf-8"))["recipe"]["objective"]
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise ModelError(
+                f"{stored.parent} is damaged ({type(error).__name__}: {first_line(error)}). Copy its "
+                f"{PARTS_FILE} and {runs.RECORD} again, or remove it to begin with new parts."
+            ) from error
+        if broken := first_not_finite(tensors.items()):
+            raise ModelError(
+                f"{broken} in {stored} has NaN or infinity; remove {stored.parent} to begin anew."
+            )
         wrong = [n for n, t in parts.items() if n not in tensors or tensors[n].shape != t.shape]
         if wrong or made_by != settings.objective:
             raise ModelError(
@@ -180,7 +188,8 @@ def pretrain(
             skip_bad_lines=wanted.skip_bad_lines,
             columns=objective.columns,
         )
-        notes = objective.adapt(corpus)
+        notes = reading_notes(base.finished, corpus.rows["text"], "passages")
+        notes += objective.adapt(corpus)
         new = load_parts(objective, base, wanted)
         run.record_inputs(
             base={"fingerprint": fingerprint(base.folder)} if base.folder else {"id": wanted.base},
@@ -193,7 +202,7 @@ def pretrain(
         run.record(before=before, imported=imported, datasets=hub_ids(wanted.corpus))
         if runs.is_first_process():
             for note in notes:
-                print(note, file=sys.stderr)
+                notify(note)
         trainer = _trainer(wanted, run, base, objective, new, corpus)
         checkpoint = last_checkpoint(run.folder) if run.goes_on else None
         with quietly():

@@ -16,14 +16,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import limits
 from .encode import score_pairs
-from .errors import ModelError, OutputError, first_line
+from .errors import ModelError, OutputError
 from .files import held, whole_file, write_json
-from .models import check_device
+from .models import check_device, reason
 from .opened import NO_REVISION, commit_of, folder_revision, limit, parse_name
 from .quiet import quietly
 from .runs import is_first_process
 from .training import TrainingSet
+from .weights import check_model, loading_reports
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,17 +127,18 @@ def open_teacher(name: str, *, max_tokens: int | None = None, device: str | None
     if local and not any((folder / file).is_file() for file in ("modules.json", "config.json")):
         raise ModelError(f"{given} is no model; expected a cross-encoder's folder, with a config.json.")
     try:
-        with quietly():
+        with quietly(), loading_reports() as reports:
             _check_kind(given)
-            # on the CPU first: weights that move lose the mark of where they come from
             model = CrossEncoder(given, device="cpu", trust_remote_code=False)
     except ModelError:
         raise
     except Exception as error:  # whatever a broken folder makes the loaders raise
         what = "cannot be loaded" if local else "is no folder, and no Hub id that can be loaded"
-        reason = first_line(error)
-        raise ModelError(f"the teacher {given} {what}: {reason}") from error
-    _check_weights(model, given)
+        raise ModelError(f"the teacher {given} {what}: {reason(error)}") from error
+    if model.num_labels != 1:
+        raise ModelError(f"{given} gives {model.num_labels} labels; expected one, how relevant a passage is.")
+    check_model(given, model, reports)
+    limits.prepare(model, given)
     if max_tokens is not None:
         limit(model, max_tokens, given)
     revision = folder_revision(folder) if local else commit_of(model, given)
@@ -161,19 +164,6 @@ def _check_kind(given: str) -> None:
         raise ModelError(
             f"{given} is a {kind}, without a trained head that scores pairs; one of random weights would be "
             "put on it. Expected a CrossEncoder of sentence-transformers, or a ForSequenceClassification."
-        )
-
-
-def _check_weights(model: Any, given: str) -> None:
-    if model.num_labels != 1:
-        raise ModelError(f"{given} gives {model.num_labels} labels; expected one, how relevant a passage is.")
-    # transformers marks what it has read from the files; the rest has random weights
-    weights = dict(model.transformers_model.named_parameters())
-    random = [part for part, weight in weights.items() if not getattr(weight, "_is_hf_initialized", False)]
-    if 0 < len(random) < len(weights):
-        raise ModelError(
-            f"the weights of {given} lack {', '.join(random[:3])}{' …' if random[3:] else ''}; random ones "
-            "would be put there. Expected a cross-encoder that was trained and saved whole."
         )
 
 

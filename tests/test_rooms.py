@@ -14,8 +14,8 @@ ROOT = Path(__file__).parent.parent
 ROOMS = """
     errors messages network calls quiet memory
     files hookspecs host recipe runs texts registry measures qrels judged provenance
-    pydocs rows sources corpus masking backbone decoders poolings models opened encode store search
-    lexical trec metrics curves bench training teacher objective hub callbacks batches losses examples
+    pydocs rows sources corpus masking backbone decoders poolings weights limits models opened encode store
+    search lexical trec metrics curves bench training teacher objective hub callbacks batches losses examples
     trainer pretrain prepare balancers multitask mining lora splits fitting episodes finetune merge
     builtin testing ask demo cli __main__
 """.split()  # noqa: SIM905 - one line for each would hide the order

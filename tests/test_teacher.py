@@ -157,7 +157,7 @@ def test_what_is_no_teacher_is_refused_with_the_reason(folder, tmp_path):
         "bi": "is a SentenceTransformer, without a trained head",
         "old": "is a SentenceTransformer, without a trained head",
         "three": "gives 3 labels; expected one",
-        "headless": "lack classifier.weight, classifier.bias; random ones would be put there",
+        "headless": "missing classifier.bias, classifier.weight. Random numbers would take their place",
         "broken": "cannot be loaded",
     }.items():
         with pytest.raises(ModelError, match=words):
@@ -166,7 +166,7 @@ def test_what_is_no_teacher_is_refused_with_the_reason(folder, tmp_path):
 
 def test_options_that_do_not_hold_are_refused(folder):
     for options, kind, words in (
-        ({"max_tokens": 65}, ModelError, "can read 1 to 64"),
+        ({"max_tokens": 65}, ModelError, "can read 3 to 64"),
         ({"device": "tpu"}, RecipeError, "is not there"),
     ):
         with pytest.raises(kind, match=words):

@@ -74,7 +74,7 @@ class T5Decoder(Module):
         except (OSError, KeyError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(f"it cannot be read as a T5 ({reason})") from error
-        if new := sorted(name for name in report["missing_keys"] if name.startswith("decoder.block")):
+        if new := sorted(name for name in report["missing_keys"] if name.startswith("decoder.")):
             raise ValueError(f"it has no decoder, which gives the vector (it lacks {', '.join(new[:3])}, …)")
         first = whole.shared.weight[whole.config.decoder_start_token_id]
         self.t5 = json.loads(whole.config.to_json_string(use_diff=False))

@@ -45,6 +45,7 @@ class System:
         settings: what the scores depend on beside model and data.
         how: what else to note, e.g. the device.
         retrieve: finds.
+        notes: what a reader of its scores on a set should know of the system.
     """
 
     name: str
@@ -53,6 +54,7 @@ class System:
     settings: dict[str, Any]
     how: dict[str, Any]
     retrieve: Callable[[JudgedSet], Found]
+    notes: Callable[[JudgedSet], list[str]] = lambda _: []
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ class Dense:
                 settings | about,
                 how,
                 retrieve,
+                self.retriever.notes,
             )
             for label, about, retrieve in ways
         ]

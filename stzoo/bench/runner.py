@@ -182,12 +182,15 @@ def _score(
                 write_json(path.with_name("model_meta.json"), system.meta)
             return there
     begun = time.monotonic()
+    of_system = system.notes(judged)
     found = system.retrieve(judged)
     scores = evaluate(judged, found.run, measures)
     seconds = time.monotonic() - begun
     write_json(path.with_name("model_meta.json"), system.meta)
     run_path.unlink(missing_ok=True)  # so that no kill leaves a run beside scores that are not its own
     how = {**system.how, "cost": found.cost, **found.facts}
+    if of_system:  # a second time, as notes of the data say that they are not the official ones
+        how |= {"notes": [*judged.notes, *of_system], "system_notes": of_system}
     result = results.store(path, *known, scores, measures, seconds, how)
     if run_files:
         write_run(run_path, found.run, slug(system.name))

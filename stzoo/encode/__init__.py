@@ -64,7 +64,7 @@ def encode(
         float32 [N, D], whatever the dtype of the model.
 
     Raises:
-        ModelError: if the model gives no sentence embedding.
+        ModelError: if the model gives no sentence embedding, or one that is not finite.
         RecipeError: if the role is unknown or batch_tokens below 1.
     """
     import numpy as np
@@ -79,6 +79,12 @@ def encode(
         for rows, found in _encoded(replicas, texts, role, batch_tokens, task):
             if found.shape[1] != vectors.shape[1]:
                 vectors = np.empty((len(texts), found.shape[1]), np.float32)
+            if not np.isfinite(found).all():
+                row = rows[int(np.flatnonzero(~np.isfinite(found).all(1))[0])]
+                raise ModelError(
+                    f"the model gives NaN or infinity for the text {texts[row][:60]!r}. Its weights are "
+                    f"broken, or its dtype ({replicas[0].dtype}) is too small for it; try float32."
+                )
             vectors[rows] = found
             bar.update(len(rows))
     return vectors

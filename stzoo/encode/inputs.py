@@ -8,13 +8,15 @@ Batch = tuple[list[int], dict[str, Any]]  # rows, and what the model takes
 WINDOW_TEXTS, WINDOW_TOKENS = 16384, 2**22  # whichever is reached first; 50 MB of int32 in three columns
 TOKENISED_AT_ONCE = 256
 PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}  # the first that a model has
+NOTED_TEXTS, NOTED_CHARACTERS = 256, 10_000  # of a sample, to see whether the tokenizer knows its words
 USUAL = {name for names in PROMPTS.values() for name in names}  # names of prompts that are no task's
 
 
 def prompt_of(model: Any, role: str | None, task: str = "") -> str | None:
     """The prompt that the model puts before texts of that role, as sentence-transformers chooses it.
 
-    Of queries it is the prompt named `task`, if the model has one of that name.
+    Of queries it is the prompt named `task`, if the model has one of that name. Loading a model puts a prompt
+    that it declares as "passage" or "corpus" under "document" (`limits.prepare`).
     """
     if role == "query" and task in model.prompts:
         return model.prompts[task]
@@ -43,6 +45,49 @@ def reader(model: Any, role: str | None) -> Any:
         and (role != "query" or first.query_expansion is None)
     )
     return first if plain else None
+
+
+def reading_notes(
+    model: Any,
+    texts: Sequence[str],
+    what: str,
+    *,
+    prompt: str | None = None,
+    max_tokens: float | None = None,
+) -> list[str]:
+    """What keeps a model from telling texts apart, in sentences for the user.
+
+    Args:
+        model: a SentenceTransformer; one without a tokenizer of transformers gives no notes.
+        texts: of which a sample is tokenized.
+        what: they are called, e.g. "queries".
+        prompt: put before each text.
+        max_tokens: texts are cut there, with their prompt and special tokens; None for no limit.
+    """
+    from transformers import PreTrainedTokenizerBase
+
+    tokenizer = getattr(model, "tokenizer", None)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return []
+    notes = []
+    taken = len(tokenizer(prompt, verbose=False)["input_ids"]) if prompt else 0
+    if max_tokens is not None and taken >= max_tokens:
+        shown = prompt if len(prompt or "") <= 60 else f"{prompt[:57]}..."
+        notes.append(
+            f"The prompt {shown!r} has {taken} tokens with the special ones, and the {what} are cut at "
+            f"{max_tokens}: nothing of their texts is read. Use a shorter prompt or a higher limit."
+        )
+    sample = [texts[place] for place in range(0, len(texts), max(1, len(texts) // NOTED_TEXTS))]
+    kept = [text[:NOTED_CHARACTERS] for text in sample]
+    rows = tokenizer(kept, add_special_tokens=False, verbose=False)["input_ids"] if kept else []
+    total = sum(map(len, rows))
+    unknown = sum(row.count(tokenizer.unk_token_id) for row in rows)
+    if 2 * unknown > total:
+        notes.append(
+            f"{unknown / total:.0%} of the tokens of the {what} are {tokenizer.unk_token}: their words or script "
+            "are not in the vocabulary, so the model cannot tell such texts apart. Use a model of their language."
+        )
+    return notes
 
 
 def batches_of(

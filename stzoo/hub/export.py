@@ -26,11 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from ..curves import PICTURE, PRETRAINING
-from ..errors import DataError, ExportError, ModelError, OutputError, RecipeError
+from ..errors import DataError, ExportError, ModelError, OutputError, RecipeError, first_line
 from ..files import whole_folder, write_json
+from ..models import load_plain
 from ..opened import PICKLED
 from ..quiet import quietly
 from ..runs import IMPORTED, MERGED, RECORD, told
+from ..weights import first_not_finite
 from . import alone, card, layout
 
 TOLERANCE = 1e-6
@@ -74,8 +76,9 @@ def export(
         describe: True writes the model's card, README.md; see `card.py`.
 
     Raises:
-        ModelError: if `model` is no sentence-transformers model.
-        ExportError: if it has no portable form, or the draft does not answer as the model does.
+        ModelError: if `model` is no sentence-transformers model, or its files lack some of its weights.
+        ExportError: if it has no portable form, its weights are not finite, or the draft does not answer as
+            the model does.
         OutputError: if `output` is there, or cannot be written.
 
     Unlike `SentenceTransformer.save_pretrained`: module paths, pooling keys, `sentence_bert_config.json`,
@@ -90,6 +93,11 @@ def export(
     if masked_lm is not None and masked_lm.base_model is not getattr(model[0], "model", None):
         raise ExportError(
             "masked_lm is another model's: its base_model is not the model in the first module."
+        )
+    tensors = [*model.named_parameters(), *(masked_lm.named_parameters() if masked_lm is not None else ())]
+    if broken := first_not_finite(tensors):
+        raise ExportError(
+            f"{broken} has NaN or infinity, as after a training that diverged; such weights are not exported."
         )
     bar = tqdm(total=2, desc="export", disable=None)
     with quietly(), bar, whole_folder(output) as draft:
@@ -169,9 +177,9 @@ def _loaded(model: Any) -> Any:
         raise ModelError(f"expected a SentenceTransformer, a path or a Hub id, not {type(model).__name__}.")
     try:
         if is_sentence_transformer_model(str(model)):
-            return SentenceTransformer(str(model), device="cpu")
-    except Exception as error:
-        raise ModelError(f"{model} cannot be loaded: {error}") from error
+            return load_plain(str(model), device="cpu")
+    except (OSError, ValueError) as error:  # of its settings or the Hub
+        raise ModelError(f"{model} cannot be loaded: {first_line(error)}") from error
     raise ModelError(f"{model} is no sentence-transformers model: it has no modules.json.")
 
 

@@ -164,7 +164,7 @@ def model_index(scored: Scored) -> list[Any]:
     found = []
     for row in scored.rows:
         result = row.result
-        entry = None if result.facts.get("notes") else registry.find(result.dataset)  # other data
+        entry = None if _of_other_data(result) else registry.find(result.dataset)
         dataset, split = shown([result.dataset, result.split], {})
         for name, key in result.facts["measures"].items():
             found.append(
@@ -183,6 +183,11 @@ def model_index(scored: Scored) -> list[Any]:
     return found
 
 
+def _of_other_data(result: Any) -> bool:
+    """True if a note says that the data are not the official ones; notes of the system do not."""
+    return bool(set(result.facts.get("notes") or ()) - set(result.facts.get("system_notes") or ()))
+
+
 def eval_results(scored: Scored) -> dict[str, bytes]:
     """`.eval_results/TASK.yaml`, of the sets of mteb whose official split and data were scored."""
     import yaml
@@ -192,11 +197,7 @@ def eval_results(scored: Scored) -> dict[str, bytes]:
     for row in scored.rows:
         result = row.result
         entry = registry.find(result.dataset)
-        if (
-            not (entry and entry.mteb and entry.task)
-            or result.split != entry.split
-            or result.facts.get("notes")
-        ):
+        if not (entry and entry.mteb and entry.task) or result.split != entry.split or _of_other_data(result):
             continue
         made = f"stzoo {row.made['stzoo']}: {MEASURE}, the mean over all judged queries, by exact search"
         entries = [

@@ -104,8 +104,14 @@ def normalised(weights: Sequence[float] | None, sources: Sequence[Source]) -> li
     for weight in weights:
         if not (math.isfinite(weight) and weight > 0):
             raise RecipeError(f"the weight {weight:g} is not above 0; leave out what shall not be merged.")
-    total = math.fsum(weights)
-    return [weight / total for weight in weights]
+    largest = max(weights)  # by which they are divided first, as their sum may be too large for a float
+    shares = [weight / largest for weight in weights]
+    if 0.0 in shares:
+        raise RecipeError(
+            f"the weight {weights[shares.index(0.0)]:g} is nothing next to {largest:g}; leave that model out."
+        )
+    total = math.fsum(shares)
+    return [share / total for share in shares]
 
 
 def average(sources: Sequence[Source], shares: Sequence[float]) -> tuple[Any, Any]:

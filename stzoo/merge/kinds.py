@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import lora
 from ..errors import ModelError
 from ..hub import alone
-from ..models import load_plain
+from ..models import load_masked_lm, load_plain
 
 HEAD = "masked_lm."  # before the names of what only the masked LM of a pre-trained model has
 WEIGHTS, PICKLED = "model*.safetensors", "pytorch_model*.bin"
@@ -37,8 +37,6 @@ def load(folder: Path) -> tuple[Any, Any]:
     Raises:
         ModelError: if it cannot be loaded, its weights are pickled, or it has several routes or adapters.
     """
-    from transformers import AutoModelForMaskedLM
-
     for place in places(folder):
         if any(place.glob(PICKLED)) and not any(place.glob(WEIGHTS)):
             raise ModelError(
@@ -53,10 +51,8 @@ def load(folder: Path) -> tuple[Any, Any]:
     config = getattr(model[0], "config", None)
     if not any(name.endswith("ForMaskedLM") for name in getattr(config, "architectures", None) or ()):
         return model, None
-    masked_lm, report = AutoModelForMaskedLM.from_pretrained(
-        folder, dtype=model.dtype, output_loading_info=True
-    )
-    if report["missing_keys"]:  # only the name of a head is left
+    masked_lm, new = load_masked_lm(str(folder), model.dtype)
+    if new:  # only the name of a head is left
         return model, None
     model[0].model = masked_lm.base_model  # as it was trained: without a pooler that nobody stored
     return model, masked_lm

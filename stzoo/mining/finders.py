@@ -65,6 +65,7 @@ class Dense:
 
     @cached_property
     def _stores(self) -> tuple[Store, Store]:
+        self._retriever.notes(self._judged)  # shown to the user
         queries, documents = self._retriever.queries(self._judged), self._retriever.documents(self._judged)
         if queries.shape[1] != documents.shape[1]:
             raise ModelError(

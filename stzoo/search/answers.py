@@ -80,6 +80,7 @@ def search(
         opened, Path(store) if store else default_root(), batch_tokens, memory_gib=memory_gib, progress=bars
     )
     judged = _corpus(Path(data), bars)
+    retriever.notes(judged)  # shown to the user
     if documents is None:
         documents = retriever.documents(judged)
     elif documents.facts["texts"] != judged.corpus_fingerprint:

@@ -3,15 +3,16 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from ..corpus import cache_folder
 from ..encode import copies_on, encode
-from ..encode.inputs import prompt_of
+from ..encode.inputs import prompt_of, reading_notes
 from ..judged import JudgedSet
+from ..messages import notify
 from ..opened import NO_REVISION, Opened
 from ..store import SHARD_ROWS, Store, fill, place
 from .binary import top_k_binary
@@ -41,6 +42,7 @@ class Retriever:
     shard_rows: int = SHARD_ROWS
     memory_gib: float = 2.0
     progress: bool = False
+    _notes: dict[Any, list[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def model(self) -> Any:
@@ -71,6 +73,24 @@ class Retriever:
             return top_k_binary(query_vectors, documents, query_ids, judged.corpus_ids, k, **about)
         device = "cuda" if self.opened.model.device.type == "cuda" else "cpu"
         return top_k(query_vectors, documents, query_ids, judged.corpus_ids, k, device=device, **about)
+
+    def notes(self, judged: JudgedSet) -> list[str]:
+        """What a reader of the model's scores on this set should know; shown to the user the first time."""
+        key = (judged.folder, judged.name, judged.split, judged.task)
+        if key not in self._notes:
+            model = self.opened.model
+            found = list(self.opened.notes)
+            for role, what, texts in (
+                ("query", "queries", list(judged.queries.values())),
+                ("document", "documents", judged.passages),
+            ):
+                prompt = prompt_of(model, role, judged.task)
+                limit = model.max_seq_length
+                found += reading_notes(model, texts, what, prompt=prompt, max_tokens=limit)
+            for note in found[len(self.opened.notes) :]:
+                notify(f"{self.opened.name} on {judged.name}: {note}")
+            self._notes[key] = found
+        return self._notes[key]
 
     def _store(
         self, judged: JudgedSet, texts: Sequence[str], fingerprint: str, role: str, task: str = ""

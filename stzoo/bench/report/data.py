@@ -36,7 +36,8 @@ OTHER_DATA = (
 # of a result's facts, those that the report shows in a place of their own; the others say how it was made
 _APART = {
     *("fingerprint", "settings", "documents", "queries", "judgements", "self_hits_dropped", "seconds"),
-    *("notes", "cost", "recall_against_exact", "recall_queries", "measures", "date", "versions"),
+    *("notes", "system_notes", "cost", "recall_against_exact", "recall_queries", "measures", "date"),
+    "versions",
 }
 
 
