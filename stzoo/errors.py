@@ -62,8 +62,8 @@ class DataError(StzooError):
 
     @classmethod
     def at(cls, path: object, line: int, found: str, expected: str) -> "DataError":
-        """An error that names the file and the line (counted from 1)."""
-        return cls(f"{path}:{line}: {found}; expected {expected}.")
+        """An error that names the file and the line (counted from 1); a long `found` is abbreviated."""
+        return cls(f"{path}:{line}: {abbreviated(found)}; expected {expected}.")
 
 
 class ModelError(StzooError):
@@ -100,6 +100,18 @@ class MissingExtraError(StzooError):
 
     def __init__(self, package: str, extra: str):
         super().__init__(f"{package} is not installed. Run: pip install 'stzoo[{extra}]'")
+
+
+def abbreviated(text: str, longest: int = 240) -> str:
+    """A text as a message shows it: without its middle if it is longer than that many characters."""
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest // 2]} … {text[-longest // 4 :]} ({len(text)} characters)"
+
+
+def quoted(value: object) -> str:
+    """A value as a message shows it: its repr, abbreviated."""
+    return abbreviated(repr(value), 80)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -4,7 +4,7 @@ FOLDER/corpus.jsonl        {"_id", "title", "text"} a line (title and text may b
 FOLDER/queries.jsonl       {"_id", "text"} a line
 FOLDER/qrels/SPLIT.tsv     query-id, corpus-id, score, tab-separated, under a header
 
-Both jsonl files may be gzipped (.jsonl.gz). Where several tasks share one corpus, their judgements are
+All files may be gzipped (.jsonl.gz, .tsv.gz). Where several tasks share one corpus, their judgements are
 qrels/TASK.SPLIT.tsv, and FOLDER/TASK names one of them.
 
 Source: https://github.com/beir-cellar/beir/wiki/Load-your-custom-dataset
@@ -14,18 +14,25 @@ line; number ids are read as their digits, and scores such as "1.0" as integers;
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import registry
-from .errors import DataError, OutputError, nearest
+from .errors import DataError, OutputError, RecipeError, nearest, quoted
 from .files import whole_folder
 from .qrels import Qrels, read_judgements
 from .texts import Texts, TextsWriter, numbered_lines, numbered_objects, once
+
+MISSING_JUDGED = ("error", "drop", "not-found")
+_GO_ON = (
+    "stzoo bench and score continue with --missing-judged drop (leave such judgements out) or not-found "
+    "(count such documents as not found)"
+)
+_QRELS_ENDS = (".tsv", ".tsv.gz")
 
 
 @dataclass(frozen=True)
@@ -54,14 +61,26 @@ class JudgedSet:
     notes: tuple[str, ...] = ()
     task: str = ""
 
-    @property
+    @cached_property
     def shares_ids(self) -> bool:
         """True if query and document ids share a namespace: a document under the query's own id is no answer.
 
-        Decided by the set's name alone: elsewhere equal ids mean nothing, as in Cranfield, where query 1 and
-        document 1 are strangers.
+        Known of some sets by name. Of others it is true if at least half of the queries are themselves in the
+        corpus (`queries_in_corpus`). Equal ids alone mean nothing: in Cranfield query 1 and document 1 are
+        strangers.
         """
-        return registry.shares_ids(self.name)
+        return registry.shares_ids(self.name) or 2 * self.queries_in_corpus >= max(len(self.queries), 1)
+
+    @cached_property
+    def queries_in_corpus(self) -> int:
+        """Number of queries whose own text is the end of the document under their id, not judged relevant."""
+        places = (place for place, document in enumerate(self.corpus_ids) if document in self.queries)
+        return sum(self._is_query(self.corpus_ids[place], self.passages[place]) for place in places)
+
+    def _is_query(self, document: str, passage: str) -> bool:
+        query = " ".join(self.queries[document].split())
+        relevant = self.qrels.get(document, {}).get(document, 0) > 0
+        return bool(query) and not relevant and " ".join(passage.split()).endswith(query)
 
     @property
     def judgements(self) -> int:
@@ -95,33 +114,48 @@ def find_split(folder: str | Path, split: str = "test") -> SplitFiles:
     Raises:
         DataError: if the folder or the split is not there; it names the splits that are.
     """
-    folder, name, prefix = Path(folder), Path(folder).name, ""
+    folder, prefix = Path(folder), ""
+    name = folder_name(folder)
     if not folder.is_dir() and is_beir(folder.parent):
         prefix = f"{name}."
-        folder, name = folder.parent, f"{folder.parent.name}-{name}"
+        folder, name = folder.parent, f"{folder_name(folder.parent)}-{name}"
     if not folder.is_dir():
         raise DataError(
             f"{folder} is not there; expected a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)."
         )
-    files = SplitFiles(
-        name,
-        find_jsonl(folder, "corpus"),
-        find_jsonl(folder, "queries"),
-        folder / "qrels" / f"{prefix}{split}.tsv",
+    corpus, queries = find_jsonl(folder, "corpus"), find_jsonl(folder, "queries")
+    for end in _QRELS_ENDS:
+        qrels = folder / "qrels" / f"{prefix}{split}{end}"
+        if qrels.is_file():
+            return SplitFiles(name, corpus, queries, qrels)
+    known = [each[len(prefix) :] for each in qrels_names(folder) if each.startswith(prefix)]
+    near = nearest(split, known)
+    raise DataError(
+        f"{folder} has no split {split!r} (qrels/{prefix}{split}.tsv)"
+        + (f"; did you mean {near!r}?" if near else ".")
+        + f" Splits there: {', '.join(known) if known else 'none'}."
     )
-    if not files.qrels.is_file():
-        known = sorted(file.name[len(prefix) : -4] for file in files.qrels.parent.glob(f"{prefix}*.tsv"))
-        near = nearest(split, known)
-        raise DataError(
-            f"{folder} has no split {split!r} (qrels/{files.qrels.name})"
-            + (f"; did you mean {near!r}?" if near else ".")
-            + f" Splits there: {', '.join(known) if known else 'none'}."
-        )
-    return files
+
+
+def qrels_names(folder: Path) -> list[str]:
+    """SPLIT or TASK.SPLIT of the files in the folder's qrels/, sorted."""
+    files = (folder / "qrels").glob("*.tsv*")
+    return sorted({file.name.partition(".tsv")[0] for file in files if file.name.endswith(_QRELS_ENDS)})
+
+
+def folder_name(folder: str | Path) -> str:
+    """A folder's name, also where the path ends in "." or ".."; "root" for the root itself."""
+    path = Path(folder)
+    return path.name if path.name not in ("", "..") else path.resolve().name or "root"
 
 
 def read_beir(
-    folder: str | Path, split: str = "test", *, name: str | None = None, progress: bool | None = None
+    folder: str | Path,
+    split: str = "test",
+    *,
+    name: str | None = None,
+    missing_judged: str = "error",
+    progress: bool | None = None,
 ) -> JudgedSet:
     """Reads one split of a BEIR folder, or of one task in it (FOLDER/TASK).
 
@@ -131,32 +165,111 @@ def read_beir(
         folder: as the head of this module describes it.
         split: e.g. "test".
         name: of the set; the folder's own if left out.
+        missing_judged: what to do about judged documents that the corpus lacks, and judged queries that
+            queries.jsonl lacks: "error"; "drop" leaves their judgements out; "not-found" keeps those of
+            documents, which no system can find (a missing query is an error). The last two are noted. Where
+            the registry knows that a set lacks some documents, they count as not found without being asked.
         progress: True for a progress bar on stderr after two seconds; None shows it on a terminal only.
 
     Raises:
         DataError: if the folder or the split is not there, or a line does not hold (named by file and line).
+        RecipeError: if missing_judged is none of these.
     """
+    check_missing_judged(missing_judged)
     files = find_split(folder, split)
     name = files.name if name is None else name
     judgements = read_judgements(files.qrels, numbered_lines(files.qrels, progress))
     queries = _read_queries(files.queries, judgements, progress)
-    if unknown := set(judgements).difference(queries):
-        raise _unknown(files.qrels, 0, unknown, "query", "the queries")
+    of_queries = _settle_queries(judgements, queries, files.qrels, missing_judged)
     corpus_ids, passages, notes = read_corpus(files.corpus, progress)
-    if unknown := {document for grades in judgements.values() for document in grades}.difference(corpus_ids):
-        if len(unknown) > registry.missing(name):
-            raise _unknown(files.qrels, 1, unknown, "document", "the corpus")
-        notes += (f"{len(unknown)} judged documents are not in the corpus (known of {name}): never found",)
-    return JudgedSet(
+    notes += of_queries
+    notes += _settle_documents(judgements, corpus_ids, files.qrels, missing_judged, name)
+    judged = JudgedSet(
         name=name,
         split=split,
         corpus_ids=corpus_ids,
         passages=passages,
-        queries=queries,
-        qrels={query: judgements[query] for query in queries},
+        queries={query: text for query, text in queries.items() if query in judgements},
+        qrels={query: judgements[query] for query in queries if query in judgements},
         folder=files.corpus.parent,
         notes=notes,
     )
+    return replace(judged, notes=(*judged.notes, *_odd_queries(judged)))
+
+
+def check_missing_judged(missing_judged: str) -> None:
+    """Sees that this is a way to treat judgements of what is missing.
+
+    Raises:
+        RecipeError: if it is none.
+    """
+    if missing_judged not in MISSING_JUDGED:
+        raise RecipeError(
+            f"missing_judged is {quoted(missing_judged)}; expected one of {', '.join(MISSING_JUDGED)}."
+        )
+
+
+def _settle_queries(judgements: Qrels, queries: Mapping[str, str], path: Path, way: str) -> tuple[str, ...]:
+    """Leaves out judged queries that are missing, or refuses them; returns notes about them."""
+    unknown = set(judgements).difference(queries)
+    if not unknown:
+        return ()
+    if way != "drop":
+        raise _unknown(path, 0, unknown, "query", "the queries")
+    for query in unknown:
+        del judgements[query]
+    if not judgements:
+        raise DataError(f"{path}: none of the judged queries is in queries.jsonl, so nothing can be scored.")
+    return (f"{len(unknown)} judged queries are not in queries.jsonl: left out (missing_judged: drop)",)
+
+
+def _settle_documents(
+    judgements: Qrels, corpus_ids: Texts, path: Path, way: str, name: str
+) -> tuple[str, ...]:
+    """Treats judgements of missing documents in the given way; returns notes about them."""
+    unknown = {document for grades in judgements.values() for document in grades}.difference(corpus_ids)
+    if not unknown:
+        return ()
+    text = f"{len(unknown)} judged documents are not in the corpus"
+    if way == "not-found":
+        return (f"{text}: they count as not found (missing_judged: not-found)",)
+    if way == "error":
+        if len(unknown) > registry.missing(name):
+            raise _unknown(path, 1, unknown, "document", "the corpus")
+        return (f"{text} (known of {name}): never found",)
+    before = len(judgements)
+    for query in list(judgements):
+        for document in unknown.intersection(judgements[query]):
+            del judgements[query][document]
+        if not judgements[query]:
+            del judgements[query]
+    if not judgements:
+        raise DataError(f"{path}: none of the judged documents is in the corpus, so nothing can be scored.")
+    lost = before - len(judgements)
+    return (
+        f"{text}: left out (missing_judged: drop)" + f", with {lost} queries that have no other" * bool(lost),
+    )
+
+
+def _odd_queries(judged: JudgedSet) -> Iterator[str]:
+    """Notes about queries that cannot be answered, and about those that are documents themselves."""
+    if empty := sum(not text.strip() for text in judged.queries.values()):
+        yield f"{empty} of {len(judged.queries)} judged queries have an empty text; they count like others"
+    if idle := sum(max(grades.values()) < 1 for grades in judged.qrels.values()):
+        yield (
+            f"{idle} of {len(judged.qrels)} judged queries have no relevant document (no grade above 0); "
+            "they count and score 0, as in trec_eval"
+        )
+    if judged.queries_in_corpus and not registry.shares_ids(judged.name):
+        yield (
+            f"{judged.queries_in_corpus} of {len(judged.queries)} queries are themselves in the corpus, "
+            "under the same id; "
+            + (
+                "a document under the query's own id is not counted, as in ArguAna and Quora"
+                if judged.shares_ids
+                else "these documents are counted as found"
+            )
+        )
 
 
 def write_beir(
@@ -195,7 +308,8 @@ def write_beir(
                 for document, grade in grades.items():
                     if any(mark in query + document for mark in "\t\r\n"):
                         raise DataError(
-                            f"the ids {query!r}, {document!r} hold a tab or line break, unfit for qrels."
+                            f"the ids {quoted(query)}, {quoted(document)} hold a tab or line break, unfit for "
+                            "qrels."
                         )
                     lines.append(f"{query}\t{document}\t{grade}")
             (draft / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -232,7 +346,7 @@ def _read_corpus(path: Path, progress: bool | None) -> tuple[Texts, Texts, tuple
     for line, row in numbered_objects(path, progress):
         document = _id(row, path, line)
         if "title" not in row and "text" not in row:
-            raise DataError.at(path, line, f"document {document!r} without a text", '"text" or "title"')
+            raise DataError.at(path, line, f"document {quoted(document)} without a text", '"text" or "title"')
         title, text = (as_text(row.get(key), key, path, line) for key in ("title", "text"))
         if row.get("title") is None:
             untitled, first = untitled + 1, first or line
@@ -253,7 +367,7 @@ def _read_queries(path: Path, judged: Qrels, progress: bool | None) -> dict[str,
     for line, row in numbered_objects(path, progress):
         query = _id(row, path, line)
         if row.get("text") is None:
-            raise DataError.at(path, line, f"query {query!r} without a text", 'a "text"')
+            raise DataError.at(path, line, f"query {quoted(query)} without a text", 'a "text"')
         ids.append(query)
         texts.append(as_text(row["text"], "text", path, line))
     held = ids.finish()
@@ -265,7 +379,7 @@ def _refuse_repeats(path: Path, kind: str, ids: Texts) -> None:
     place = ids.first_repeat()
     if place is not None:
         line, _ = next(islice(numbered_lines(path), place, None))
-        raise DataError.at(path, line, f"{kind} id {ids[place]!r} for the second time", "unique ids")
+        raise DataError.at(path, line, f"{kind} id {quoted(ids[place])} for the second time", "unique ids")
 
 
 def _unknown(path: Path, column: int, names: set[str], kind: str, where: str) -> DataError:
@@ -273,9 +387,8 @@ def _unknown(path: Path, column: int, names: set[str], kind: str, where: str) ->
     for line, row in numbered_lines(path):
         name = row.split("\t")[column]
         if line > 1 and name in names:
-            return DataError.at(
-                path, line, f"the unknown {kind} {name!r}", f"an id of {where} beside {path.parent}"
-            )
+            found = f"the unknown {kind} {quoted(name)} (one of {len(names)})"
+            return DataError.at(path, line, found, f"an id of {where} next to {path.parent} ({_GO_ON})")
     return DataError(f"{path} was changed while it was read. Start again.")
 
 
@@ -294,7 +407,7 @@ def find_jsonl(folder: Path, stem: str) -> Path:
 def _id(row: dict[str, Any], path: Path, line: int) -> str:
     value = row.get("_id")
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        found = f"the _id {value!r}" if "_id" in row else "no _id"
+        found = f"the _id {quoted(value)}" if "_id" in row else "no _id"
         raise DataError.at(path, line, found, 'an "_id" that is text or a whole number')
     return as_text(str(value), "_id", path, line)
 

@@ -13,10 +13,12 @@ import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
-from .errors import DataError
+from .errors import DataError, quoted
 from .measures import MEASURES, Measure
-from .qrels import Qrels
+from .qrels import GRADE, MAX_GRADE, Qrels
 from .search import Run, in_order
 
 QUERIES_AT_ONCE = 500  # bounds the memory: a result takes some 220 bytes
@@ -44,7 +46,8 @@ def score(qrels: Qrels, run: Run, measures: Sequence[Measure] = MEASURES) -> Sco
         measures: see `parse_measures`.
 
     Raises:
-        DataError: if there are no judgements, or a score or a measure's value is no number.
+        DataError: if there are no judgements, a grade is not a whole number up to MAX_GRADE, or a score or a
+            measure's value is no number.
     """
     import ir_measures
 
@@ -71,20 +74,30 @@ def score(qrels: Qrels, run: Run, measures: Sequence[Measure] = MEASURES) -> Sco
     for name, values in per_query.items():
         for query, value in values.items():
             if not math.isfinite(value):
-                raise DataError(f"{name} of query {query!r} is {value}: its parameters do not hold.")
+                raise DataError(f"{name} of query {quoted(query)} is {value}: its parameters do not hold.")
         mean[name] = overall(name, values.values())
     return Scores(mean, per_query)
 
 
 def overall(name: str, values: Iterable[float]) -> float:
     """What a measure's scores by query come to: their mean, or of NumRet and its like their sum."""
-    import ir_measures
-
-    known = ir_measures.measures.registry.get(re.split(r"\W", name)[0], ir_measures.nDCG)
-    total = known.aggregator()
+    total = _aggregator(name)
     for value in values:
         total.add(value)
     return float(total.result())
+
+
+def is_sum(name: str) -> bool:
+    """True of NumRet and its like, of which `Scores.mean` has the sum over queries."""
+    from ir_measures.measures.base import SumAgg
+
+    return isinstance(_aggregator(name), SumAgg)
+
+
+def _aggregator(name: str) -> Any:
+    import ir_measures
+
+    return ir_measures.measures.registry.get(re.split(r"\W", name)[0], ir_measures.nDCG).aggregator()
 
 
 def _plain(
@@ -98,7 +111,10 @@ def _plain(
     for i, query in enumerate(queries):
         found = run.get(query, {})
         if any(value != value for value in found.values()):
-            raise DataError(f"the run has NaN among the scores of query {query!r}.")
+            raise DataError(f"the run has NaN among the scores of query {quoted(query)}.")
+        for grade in qrels[query].values():
+            if not isinstance(grade, Integral) or abs(grade) > MAX_GRADE:
+                raise DataError(f"query {quoted(query)} has the grade {quoted(grade)}; expected {GRADE}.")
         places = {document: str(place) for place, document in enumerate(in_order(found))}
         judged = enumerate(qrels[query].items(), len(places))
         grades[str(i)] = {places.get(document, str(place)): grade for place, (document, grade) in judged}

@@ -1,27 +1,32 @@
 """Runs and judgements in the files of TREC, which trec_eval and its kin read.
 
-run     qid Q0 docid rank score tag     white space between the fields, a line for each document found
+run     qid Q0 docid rank score tag     ASCII white space between the fields, a line for each document found
 qrels   qid iter docid grade            likewise, a line for each judged pair
 
 Files whose names end in .gz are unpacked.
 
 Source: https://github.com/usnistgov/trec_eval (formats; what orders a run)
+As in trec_eval, which is written in C, white space is that of ASCII: an id may hold a no-break space.
 Unlike trec_eval: a score that is no number or NaN, and words after the tag (there is a space in an id), are
 errors with file and line; a judgement may stand twice if it says the same.
 """
 
+import re
 from itertools import chain
 from pathlib import Path
 
-from .errors import DataError
+from .errors import DataError, quoted
 from .files import whole_file
 from .judged import JudgedSet
-from .qrels import Qrels, add_judgement, as_grade, read_judgements
+from .qrels import Qrels, add_judgement, is_header, read_judgements
 from .search import Run
 from .texts import numbered_lines
 
 RUN_LAYOUT = "qid Q0 docid rank score tag"
 QRELS_LAYOUT = "qid iter docid grade"
+_SPACE = " \t\n\v\f\r"  # what isspace() of C takes for white space
+_SPACES = re.compile(rf"[{_SPACE}]+")
+_SCORE = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?inf(inity)?", re.IGNORECASE)
 
 
 def read_run(path: str | Path, progress: bool | None = None) -> Run:
@@ -45,22 +50,23 @@ def read_run(path: str | Path, progress: bool | None = None) -> Run:
     path = Path(path)
     run: dict[str, dict[str, float]] = {}
     for line, row in numbered_lines(path, progress):
-        fields = row.split()
+        fields = _fields(row)
         if len(fields) != 6:
             raise DataError.at(path, line, f"{len(fields)} fields", RUN_LAYOUT)
         query, _, document, _, score, _ = fields
-        try:
-            value = float(score)
-        except ValueError:
-            raise DataError.at(path, line, f"the score {score!r}", f"a number ({RUN_LAYOUT})") from None
-        if value != value:
+        if score.lower().lstrip("+-") == "nan":
             raise DataError.at(path, line, "NaN as score", "a number, which has a place in the order")
+        if not _SCORE.fullmatch(score):
+            raise DataError.at(path, line, f"the score {quoted(score)}", f"a number ({RUN_LAYOUT})")
         found = run.setdefault(query, {})
         if document in found:
             raise DataError.at(
-                path, line, f"document {document!r} for the second time for query {query!r}", "it once"
+                path,
+                line,
+                f"document {quoted(document)} for the second time for query {quoted(query)}",
+                "it once",
             )
-        found[document] = value
+        found[document] = float(score)
     if not run:
         raise DataError(f"{path} holds no results; expected lines of {RUN_LAYOUT}.")
     with np.errstate(over="ignore"):  # beyond float32 is infinite, for trec_eval too
@@ -103,10 +109,9 @@ def read_qrels(path: str | Path, progress: bool | None = None) -> Qrels:
     qrels: Qrels = {}
     lines = numbered_lines(path, progress)
     for line, row in lines:
-        header = row.split("\t")
-        if line == 1 and len(header) == 3 and as_grade(header[2]) is None:
+        if line == 1 and is_header(row.split("\t")):
             return read_judgements(path, lines)
-        fields = row.split()
+        fields = _fields(row)
         if len(fields) != 4:
             expected = f"{QRELS_LAYOUT}, or BEIR's tab-separated query-id, corpus-id, score under a header"
             raise DataError.at(path, line, f"{len(fields)} fields", expected)
@@ -117,15 +122,19 @@ def read_qrels(path: str | Path, progress: bool | None = None) -> Qrels:
     return qrels
 
 
+def _fields(line: str) -> list[str]:
+    return _SPACES.split(line.strip(_SPACE))
+
+
 def check_ids(judged: JudgedSet) -> None:
     """Refuses ids that a TREC run file cannot hold.
 
     Raises:
-        DataError: if an id holds white space, which separates the fields of a run.
+        DataError: if an id holds ASCII white space, which separates the fields of a run.
     """
     for name in chain(judged.queries, judged.corpus_ids):
-        if name.split() != [name]:
+        if _SPACES.search(name):
             raise DataError(
-                f"{judged.name}: the id {name!r} holds white space, which a TREC run file cannot carry. "
-                "Rename it, or leave run files out (run_files=False, --no-run-files)."
+                f"{judged.name}: the id {quoted(name)} holds white space, which a TREC run file cannot "
+                "carry. Rename it, or leave run files out (run_files=False, --no-run-files)."
             )

@@ -1,6 +1,5 @@
 """Judged sets by name: found on the disk, the Hub or in BEIR's archives, checked, and averaged by suite."""
 
-import glob
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +9,7 @@ from statistics import fmean
 from .. import registry
 from ..corpus import cache_folder
 from ..errors import DataError, nearest
-from ..judged import JudgedSet, is_beir
+from ..judged import JudgedSet, is_beir, qrels_names
 from ..registry import Entry
 from . import fetch
 from .results import Result
@@ -176,7 +175,9 @@ def _local(name: str, entry: Entry | None, data: Path | None) -> Path | None:
 
 
 def _has_task(folder: Path) -> bool:
-    return not folder.is_dir() and any(folder.parent.glob(f"qrels/{glob.escape(folder.name)}.*.tsv"))
+    return not folder.is_dir() and any(
+        name.startswith(f"{folder.name}.") for name in qrels_names(folder.parent)
+    )
 
 
 def _fetch(entry: Entry, data: Path | None, place: Path, split: str, progress: bool | None) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from ..judged import JudgedSet
-from ..search import Retriever, Run, empty, open_index, recall
+from ..search import Retriever, Run, empty, open_index, recall, set_parameters
 from ..store import PRECISIONS, Store, quantise
 
 RECALL_SAMPLE = 1000  # queries, the first
@@ -81,7 +81,9 @@ class Dense:
                 ways.append((f" ({precision})", {"precision": precision}, partial(self.smaller, precision)))
         for index in indexes:
             factory, _, params = index.strip().partition(" ")
-            empty(factory, opened.model.get_embedding_dimension(), opened.similarity)  # said before encoding
+            made = empty(factory, opened.model.get_embedding_dimension(), opened.similarity)
+            if params:
+                set_parameters(made, factory, params)  # what is wrong is said before anything is encoded
             ways.append(
                 (
                     f" ({index.strip()})",

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError
-from ..judged import find_jsonl, find_split, is_beir, read_beir
+from ..errors import DataError, RecipeError
+from ..judged import find_jsonl, find_split, is_beir, qrels_names, read_beir
 from ..texts import Texts, numbered_objects
 from .kilt import KiltSet, page_qrels, read_kilt
 from .results import Result
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MEASURES = ("KILT Rprec", "KILT recall@20", "KILT recall@100")
+NO_MISSING = (
+    "--missing-judged is for BEIR folders; in KILT files, evidence pages without a passage always count as "
+    "not found."
+)
 # what TACO's recipes and its paper call a task, where KILT's file has another name
 TASKS = {"structured_zeroshot": "zsre", "aidayago2": "aida", "hotpotqa": "hotpot"}
 
@@ -31,6 +35,7 @@ def find_tasks(
     split: str | None,
     corpus: str | Path | None,
     pages: str | Path | None,
+    missing_judged: str,
     progress: bool | None,
 ) -> list[Callable[[], KiltSet]]:
     """The tasks in a folder, each read when it is called; queries get a model's prompt of the task's name.
@@ -40,24 +45,31 @@ def find_tasks(
         split: "dev" if None.
         corpus: the passages for KILT's files; those in the folder if None.
         pages: passage-id<TAB>page-id lines for KILT's files.
+        missing_judged: as in `read_beir`, for a BEIR folder.
         progress: True for progress bars on stderr; None shows them on a terminal only.
 
     Raises:
         DataError: if the folder or its tasks are not there.
+        RecipeError: if an option does not go with the layout of the folder.
     """
     split = split or "dev"
     files = sorted(folder.glob(f"*-{split}*-kilt.jsonl*"))
     if files:
+        if missing_judged != "error":
+            raise RecipeError(NO_MISSING)
         return [partial(_of_file, file, corpus or folder, pages, progress) for file in files]
-    tasks = sorted(file.name.removesuffix(f".{split}.tsv") for file in folder.glob(f"qrels/*.{split}.tsv"))
+    end = f".{split}"
+    tasks = [name.removesuffix(end) for name in qrels_names(folder) if name.endswith(end)]
     if not tasks or not is_beir(folder):
         raise DataError(
             f"{folder} holds no task of KILT: expected TASK-{split}-kilt.jsonl, or corpus.jsonl, "
             f"queries.jsonl and qrels/TASK.{split}.tsv."
         )
+    if corpus is not None or pages is not None:
+        raise RecipeError(f"--corpus and --pages are for KILT files; {folder} is a BEIR folder.")
     for task in tasks:
         find_split(folder / task, split)
-    return [partial(_of_passages, folder, task, split, progress) for task in tasks]
+    return [partial(_of_passages, folder, task, split, missing_judged, progress) for task in tasks]
 
 
 def _of_file(file: Path, corpus: str | Path, pages: str | Path | None, progress: bool | None) -> KiltSet:
@@ -66,8 +78,8 @@ def _of_file(file: Path, corpus: str | Path, pages: str | Path | None, progress:
     return replace(judged, task=TASKS.get(stem, stem))
 
 
-def _of_passages(folder: Path, task: str, split: str, progress: bool | None) -> KiltSet:
-    judged = read_beir(folder / task, split, progress=progress)
+def _of_passages(folder: Path, task: str, split: str, missing_judged: str, progress: bool | None) -> KiltSet:
+    judged = read_beir(folder / task, split, missing_judged=missing_judged, progress=progress)
     rows = numbered_objects(find_jsonl(folder, "corpus"), progress)
     pages = Texts(str(row.get("wikipedia_id") or row.get("title") or row["_id"]) for _, row in rows)
     wanted = {document for grades in judged.qrels.values() for document in grades}
@@ -75,7 +87,13 @@ def _of_passages(folder: Path, task: str, split: str, progress: bool | None) -> 
         passage: page for passage, page in zip(judged.corpus_ids, pages, strict=True) if passage in wanted
     }
     evidence = {
-        query: tuple(dict.fromkeys(frozenset([page_of[one]]) for one, grade in grades.items() if grade > 0))
+        query: tuple(
+            dict.fromkeys(
+                frozenset([page_of.get(one, f"the page of {one}, which is not in the corpus")])
+                for one, grade in grades.items()
+                if grade > 0
+            )
+        )
         for query, grades in judged.qrels.items()
     }
     return KiltSet(

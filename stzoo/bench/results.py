@@ -6,32 +6,88 @@ It has the shape of mteb's result files, so that mteb's own tools read it, and b
 - versions of what computed it.
 A TREC run (<Dataset>.<split>.run: qid Q0 docid rank score tag, ranks from 1) lies beside it.
 
+Whoever reads a result gets it from here: its fields have the right types, and its means are those of its
+queries' scores.
+
 Source: https://github.com/embeddings-benchmark/mteb, mteb/results/task_result.py
 """
 
 import contextlib
 import datetime
 import json
+import math
+import os
 import platform
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from math import isfinite
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
-from ..errors import DataError, OutputError
-from ..files import write_json
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+
+from ..errors import DataError, OutputError, RecipeError, abbreviated, quoted
+from ..files import held, write_json
 from ..judged import JudgedSet
 from ..measures import MEASURES, Measure
-from ..metrics import Scores
+from ..metrics import Scores, overall
 from ..opened import slug
 
 SCHEMA_VERSION = 1
 MTEB_LAYOUT = "2.20.0"  # the release of mteb whose layout this is; mteb had no part in the scores
+META = "model_meta.json"
+MAKE_AGAIN = "Score the system again by `stzoo bench --overwrite`."
 WAY_OUT = "Use --overwrite, or another --output."
+MOST_FOLDERS = 20_000  # looked into for results; more are no --output of bench
+MOST_NESTED = 40  # objects and lists inside each other
+LONGEST_NAME = 180  # bytes of a file's name before its ending; file systems allow 255
 PACKAGES = ("stzoo", "sentence-transformers", "transformers", "torch", "ir-measures", "bm25s")
+
+
+_HALF = re.compile(r"\\ud[89a-f]", re.IGNORECASE)  # of a surrogate pair
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Meta(_Checked):
+    """What is read of model_meta.json."""
+
+    name: str
+    revision: str
+
+
+class _Split(_Checked):
+    """What is read of a split in a result's file."""
+
+    fingerprint: str
+    settings: dict[str, Any]
+    documents: NonNegativeInt
+    queries: PositiveInt
+    judgements: NonNegativeInt
+    seconds: float
+    self_hits_dropped: bool = False
+    measures: dict[str, str] = {}
+    notes: list[str] = []
+    cost: dict[str, float | None] = {}
+    recall_against_exact: dict[str, float] = {}
+    date: str = ""
+    versions: dict[str, Any] = {}
+
+
+class _Stored(_Checked):
+    """What is read of a result's file."""
+
+    schema_version: Literal[1]
+    task_name: str
+    dataset_revision: str
+    date: str
+    versions: dict[str, Any]
+    scores: dict[str, list[dict[str, Any]]]
+    splits: dict[str, _Split]
+    per_query: dict[str, dict[str, dict[str, float]]]
 
 
 @dataclass(frozen=True)
@@ -82,15 +138,11 @@ def read(folder: str | Path) -> list[Result]:
         OutputError: if a file there is no result of this version.
     """
     folder, found = Path(folder), []
-    for path in sorted(folder.rglob("*.json")):
-        meta = path.with_name("model_meta.json")
-        if path == meta or not meta.is_file():
-            continue
-        with _whole(meta):
-            named = json.loads(meta.read_text(encoding="utf-8"))
-            system = (named["name"], named["revision"])
+    for path in _files(folder):
+        system = _system(path.with_name(META))
         stored = _read(path)
-        assert stored is not None, "it was listed"
+        if stored is None:
+            raise OutputError(f"{path} was removed while it was read. Start again.")
         found += [
             _result(path, system, stored["task_name"], split, stored, True) for split in stored["splits"]
         ]
@@ -99,9 +151,103 @@ def read(folder: str | Path) -> list[Result]:
     return sorted(found, key=lambda result: (result.dataset, result.split, result.model, result.revision))
 
 
+def _files(folder: Path) -> Iterator[Path]:
+    """The files of results under a folder, in order; hidden folders are left out."""
+    for number, (place, inside, names) in enumerate(os.walk(folder)):
+        if number == MOST_FOLDERS:
+            raise DataError(
+                f"{folder} holds more than {MOST_FOLDERS} folders; expected an --output of `stzoo bench`."
+            )
+        inside[:] = sorted(name for name in inside if not name.startswith(".") and name != META)
+        if META in names:
+            yield from (
+                Path(place, name)
+                for name in sorted(names + inside)
+                if name.endswith(".json") and name != META
+            )
+
+
+@contextlib.contextmanager
+def output_folder(output: str | Path) -> Iterator[Path]:
+    """Holds the folder of results for this process; what it has to make is removed if it stays empty.
+
+    Raises:
+        OutputError: if another process holds it, or it cannot be written.
+    """
+    output = Path(output)
+    made = [folder for folder in (output, *output.parents) if not folder.exists()]
+    try:
+        with held(output):
+            yield output
+    finally:
+        for folder in made:
+            with contextlib.suppress(OSError):  # it holds something
+                folder.rmdir()
+
+
+def check_places(output: Path, systems: Iterable[tuple[str, str]], names: Iterable[str]) -> None:
+    """Sees that each system and data set has a file of its own, also where capitals make no difference.
+
+    Args:
+        output: where results go.
+        systems: name and revision of each model.
+        names: of the data sets.
+
+    Raises:
+        OutputError: if a folder lies where a file belongs.
+        RecipeError: if two names lead to one file, or a name cannot be a file's.
+    """
+    names, owners = list(names), dict[str, tuple[str, str, str]]()
+    for first, second in zip(sorted(names), sorted(names)[1:], strict=False):
+        if first == second:
+            raise RecipeError(
+                f"two data sets are named {first!r}, and their results would be one file. Score them by "
+                "separate calls, each with its own --output."
+            )
+    for model, revision in systems:
+        for name in names:
+            path = _place(output, model, revision, name)
+            owner = owners.setdefault(str(path).casefold(), (model, revision, name))
+            if owner != (model, revision, name):
+                kind, one, other = "data sets", owner[2], name
+                if one == other:
+                    kind, one, other = "models", owner[0], model
+                raise RecipeError(
+                    f"the {kind} {one!r} and {other!r} would have their results in one file, {path}: their "
+                    "names differ only in capitals or in characters that file names lack. Rename one, or score "
+                    "them by separate calls, each with its own --output."
+                )
+            for file in (path, path.with_name(META)):
+                if file.exists() and not file.is_file():
+                    raise OutputError(
+                        f"{file} is a folder; a result's file belongs there. Choose another --output."
+                    )
+
+
 def result_file(output: Path, model: str, revision: str, judged: JudgedSet) -> Path:
-    """Where a result lies."""
-    return output / slug(model) / slug(revision) / f"{slug(judged.name)}.json"
+    """Where a result lies.
+
+    Raises:
+        RecipeError: if a name cannot be a file's.
+    """
+    return _place(output, model, revision, judged.name)
+
+
+def _place(output: Path, model: str, revision: str, dataset: str) -> Path:
+    parts = slug(model), slug(revision), slug(dataset)
+    for name, part in zip((model, revision, dataset), parts, strict=True):
+        if not part or len(part.encode()) > LONGEST_NAME:
+            raise RecipeError(
+                f"the name {quoted(name)} cannot be a file's: it "
+                + ("is too long" if part else "has neither letters nor digits")
+                + ". Rename the folder, or give a model a name by NAME=MODEL."
+            )
+    if f"{parts[2].casefold()}.json" == META:
+        raise RecipeError(
+            f"a data set cannot be named {dataset!r}: results keep the model's record in {META}. Rename its "
+            "folder."
+        )
+    return output / parts[0] / parts[1] / f"{parts[2]}.json"
 
 
 def run_file(path: Path, split: str) -> Path:
@@ -119,15 +265,24 @@ def find(path: Path, system: tuple[str, str], judged: JudgedSet, settings: dict[
         settings: what the scores depend on beside the model and the data.
 
     Raises:
-        OutputError: if what lies there came from other data or settings, or is no result.
+        DataError: if its means are not those of its queries.
+        OutputError: if what lies there came from another system, other data or settings, or is no result.
     """
+    meta = path.with_name(META)
+    if meta.is_file() and (of := _system(meta)) != system:
+        raise OutputError(f"{path.parent} holds results of {' '.join(of)}, not {' '.join(system)}. {WAY_OUT}")
     stored = _read(path)
     if stored is None:
         return None
+    if stored["task_name"] != judged.name:
+        raise OutputError(f"{path} holds the result of the data set {quoted(stored['task_name'])}. {WAY_OUT}")
     facts = stored["splits"].get(judged.split, {})
     fingerprint = facts.get("fingerprint", judged.fingerprint)
     if (stored["dataset_revision"], fingerprint) != (judged.corpus_fingerprint, judged.fingerprint):
         raise OutputError(f"{path} holds the result of other data under the same name. {WAY_OUT}")
+    if facts.get("self_hits_dropped", judged.shares_ids) != judged.shares_ids:
+        way = "counts" if judged.shares_ids else "leaves out"
+        raise OutputError(f"{path} {way} documents under the query's own id, unlike this run. {WAY_OUT}")
     if facts and facts["settings"] != settings:
         raise OutputError(f"{path} was made with {facts['settings']}, not {settings}. {WAY_OUT}")
     return _result(path, system, judged.name, judged.split, stored, True) if facts else None
@@ -167,10 +322,11 @@ def store(
     }
     try:
         old = _read(path) if path else None
-    except OutputError:
+    except (DataError, OutputError):
         old = None  # only reached to overwrite it
-    same_corpus = old is not None and old["dataset_revision"] == judged.corpus_fingerprint
-    stored |= {part: old[part] if old and same_corpus else {} for part in ("scores", "splits", "per_query")}
+    same = ("task_name", "dataset_revision")
+    keep = old is not None and all(old[part] == stored[part] for part in same)
+    stored |= {part: old[part] if old and keep else {} for part in ("scores", "splits", "per_query")}
     keys = {name: name for name in scores.mean} | {measure.name: measure.mteb for measure in measures}
     stored["scores"][judged.split] = [
         {key: scores.mean[name] for name, key in keys.items()}
@@ -197,22 +353,76 @@ def store(
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
+    if not path.exists():
         return None
+    stored = _load(path, _Stored)
     with _whole(path):
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["schema_version"] != SCHEMA_VERSION:
-            raise ValueError("of another version")
-        for part in ("task_name", "dataset_revision", "scores", "splits", "per_query"):
-            stored[part]
-        for split, facts in stored["splits"].items():
-            facts["settings"], stored["versions"], facts.get("date", stored["date"])[:10]
-            scores = _result(path, ("", ""), "", split, stored, True).scores
-            if not all(
-                isfinite(mean + fmean(scores.per_query[name].values())) for name, mean in scores.mean.items()
-            ):
-                raise ValueError("a score is no number")
-    return dict(stored)
+        for split in stored["splits"]:
+            _check_means(path, _result(path, ("", ""), "", split, stored, True))
+    return stored
+
+
+def _check_means(path: Path, result: Result) -> None:
+    """Sees that all measures are of the same queries and that their means are those of these.
+
+    Raises:
+        DataError: if they are not.
+    """
+    queries = next(iter(result.scores.per_query.values()), {}).keys()
+    for name, mean in result.scores.mean.items():
+        scores = result.scores.per_query[name]
+        if scores.keys() != queries or len(scores) != result.queries:
+            raise DataError(
+                f"{path} ({result.split}) has scores of {len(scores)} queries by {name}; expected those of the "
+                f"same {result.queries} queries by every measure. {MAKE_AGAIN}"
+            )
+        if isinstance(mean, bool) or not isinstance(mean, int | float):
+            raise ValueError(f"its {name} is {quoted(mean)}")
+        value = overall(name, scores.values())
+        if not math.isclose(value, mean, rel_tol=1e-6, abs_tol=1e-6):
+            raise DataError(
+                f"{path} ({result.split}) states a {name} of {mean}, which its queries do not give: their "
+                f"scores come to {value:.6f}. {MAKE_AGAIN}"
+            )
+
+
+def _system(meta: Path) -> tuple[str, str]:
+    named = _load(meta, _Meta)
+    return named["name"], named["revision"]
+
+
+def _load(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
+    """A JSON file, after its types are checked; no number in it is infinite or NaN.
+
+    Raises:
+        OutputError: if it is not of this kind.
+    """
+    with _whole(path):
+        if not path.is_file():
+            raise ValueError("it is not a file")
+        text = path.read_text(encoding="utf-8")
+        stored = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        kind.model_validate(stored)
+        _check_depth(stored, MOST_NESTED)
+        if _HALF.search(text):
+            json.dumps(stored, ensure_ascii=False).encode()  # fails at half of a surrogate pair
+    found: dict[str, Any] = stored
+    return found
+
+
+def _check_depth(value: dict[str, Any] | list[Any], most: int) -> None:
+    if not most:
+        raise RecursionError
+    for part in value.values() if isinstance(value, dict) else value:
+        if isinstance(part, dict | list):
+            _check_depth(part, most - 1)
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"it holds the number {abbreviated(number)}")
+    return value
 
 
 @contextlib.contextmanager
@@ -220,15 +430,28 @@ def _whole(path: Path) -> Iterator[None]:
     """Makes what a file lacks that a program or a person has damaged an OutputError."""
     try:
         yield
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise OutputError(f"{path} is no result of this version of stzoo. {WAY_OUT}") from error
+    except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, OSError) as error:
+        raise OutputError(
+            f"{path} is no result of this version of stzoo: {_reason(error)}. {WAY_OUT}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        return abbreviated(f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}")
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return abbreviated(f"it has no {error}" if isinstance(error, KeyError) else str(error).rstrip("."))
 
 
 def _result(
     path: Path, system: tuple[str, str], dataset: str, split: str, stored: dict[str, Any], reused: bool
 ) -> Result:
     mean, per_query = stored["scores"][split][0], stored["per_query"][split]
-    facts = {"measures": {measure.name: measure.mteb for measure in MEASURES}} | stored["splits"][split]
+    general = {part: stored[part] for part in ("date", "versions")}
+    general["measures"] = {measure.name: measure.mteb for measure in MEASURES}
+    facts = general | stored["splits"][split]
     keys = facts["measures"]
     return Result(
         model=system[0],

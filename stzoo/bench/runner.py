@@ -1,6 +1,6 @@
 """bench(): every model on every data set, with BM25 beside.
 
-1. Each data set is found, each model loaded: what is missing is said before anything is encoded.
+1. Each data set is found and read, each model loaded: what is wrong is said before anything is encoded.
 2. A result that is there for the same model, data and settings is reused.
 3. Otherwise: encode, search, score over all judged queries, write the result and its run.
 """
@@ -9,25 +9,28 @@ import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from .. import lexical
 from ..encode.inputs import USUAL
 from ..errors import RecipeError
-from ..files import held, write_json
+from ..files import write_json
 from ..judged import JudgedSet
 from ..measures import Measure, wanted_measures
+from ..messages import notify
 from ..opened import Opened, open_model, slug
 from ..search import Retriever, default_root
 from ..store import SHARD_ROWS
 from ..store.precision import check_precision
+from ..texts import each_file_once
 from ..trec import check_ids, write_run
 from . import results
 from .dense import Dense, Found, System
 from .results import Result
-from .sets import evaluate, find_sets
+from .sets import check_sets, evaluate, find_sets
 
 DEPTH = 1000  # results kept a query: what Recall@1000 needs
 
@@ -58,7 +61,9 @@ def bench(
     keep_store: bool = True,
     shard_rows: int | None = None,
     run_files: bool = True,
+    missing_judged: str = "error",
     overwrite: bool = False,
+    on_result: Callable[[Result], None] | None = None,
     progress: bool | None = None,
 ) -> list[Result]:
     """Scores models on judged sets and files the results under `output` (see `results.py`).
@@ -93,7 +98,11 @@ def bench(
         keep_store: False to remove the embeddings at the end.
         shard_rows: vectors a file of a store; a killed run loses the unfinished one; None for the usual.
         run_files: True to write TREC run files (some 60 kB a query).
+        missing_judged: what to do about judged documents that the corpus lacks and judged queries without a
+            text: "error"; "drop" leaves their judgements out; "not-found" counts such documents as not found.
+            What was done is among the notes of the result.
         overwrite: True to score anew what was scored on other data or with other settings.
+        on_result: called with each result as soon as it is there.
         progress: True for progress bars on stderr; None shows them on a terminal only.
 
     Returns:
@@ -111,6 +120,10 @@ def bench(
     indexes = [index] if isinstance(index, str) else index
     if not models and not bm25:
         raise RecipeError("there is nothing to score; give a model, or let BM25 be scored.")
+    if not models:
+        _check_no_model(
+            dtype=dtype, backend=backend, index=indexes, precision=precisions, max_tokens=max_tokens
+        )
     for one in precisions:
         check_precision(one)
     if shard_rows is not None and shard_rows < 1:
@@ -123,7 +136,16 @@ def bench(
     from tqdm import tqdm
 
     bars = sys.stderr.isatty() if progress is None else progress
-    sets = find_sets(data, datasets, split=split, corpus=corpus, pages=pages, suite=suite, progress=progress)
+    sets = find_sets(
+        data,
+        datasets,
+        split=split,
+        corpus=corpus,
+        pages=pages,
+        suite=suite,
+        missing_judged=missing_judged,
+        progress=progress,
+    )
     systems = [_bm25(k, progress)] if bm25 else []
     models_opened = []
     with contextlib.ExitStack() as held_things:
@@ -136,30 +158,58 @@ def bench(
             retriever = Retriever(opened, root, batch_tokens, shard_rows or SHARD_ROWS, memory_gib, bars)
             how = {"device": opened.model.device.type}
             systems += Dense(retriever, k).systems(precisions, indexes, how)
-        found = []
-        place = held_things.enter_context(held(output))
-        bar = held_things.enter_context(tqdm(total=len(sets) * len(systems), disable=not bars))
-        for one_set in sets:
-            judged = one_set()
-            for opened in models_opened:
-                _tell_of_prompt(opened, judged.task)
+
+        def check(judged: JudgedSet) -> None:
             if run_files:
                 check_ids(judged)
+            for system in systems if not overwrite else ():
+                path = results.result_file(Path(output), system.name, system.revision, judged)
+                if path.exists():
+                    results.find(path, (system.name, system.revision), judged, system.settings)
+
+        if suite:
+            held_things.enter_context(each_file_once())  # the tasks share a corpus
+        names, first = check_sets(sets, check)
+        results.check_places(Path(output), [(system.name, system.revision) for system in systems], names)
+        kept, found = [first], []
+        del first
+        place = held_things.enter_context(results.output_folder(output))
+        bar = held_things.enter_context(tqdm(total=len(sets) * len(systems), disable=not bars))
+        for one_set in sets:
+            judged = kept.pop() if kept else one_set()
+            for opened in models_opened:
+                _tell_of_prompt(opened, judged.task)
             for system in systems:
                 bar.set_description(f"{system.name} on {judged.name}")
                 found.append(_score(system, judged, place, wanted, run_files, overwrite))
+                if on_result:
+                    on_result(found[-1])
                 bar.update()
     return found
+
+
+def _check_no_model(**given: Any) -> None:
+    """Refuses settings of models where there is none.
+
+    Raises:
+        RecipeError: if one is given.
+    """
+    usual = {"dtype": None, "backend": "torch", "index": [], "precision": ["float32"], "max_tokens": None}
+    for name, value in given.items():
+        if (list(value) if isinstance(value, tuple) else value) != usual[name]:
+            raise RecipeError(
+                f"--{name.replace('_', '-')} has no effect without a model: BM25 alone is scored. Name a "
+                "model, or leave the option out."
+            )
 
 
 def _tell_of_prompt(opened: Opened, task: str) -> None:
     """Says if a model that has prompts for tasks has none for this one, which may just have another name."""
     own = [name for name, prompt in opened.model.prompts.items() if prompt and name not in USUAL]
     if task and own and task not in opened.model.prompts:
-        print(
-            f"stzoo: {opened.name} has prompts for {', '.join(own)}; the queries of {task} get none of them. "
-            "A task's prompt is found by the task's name.",
-            file=sys.stderr,
+        notify(
+            f"{opened.name} has prompts for {', '.join(own)}; the queries of {task} get none of them. "
+            "A task's prompt is found by the task's name."
         )
 
 

@@ -2,12 +2,12 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import DataError
-from ..files import fingerprint, held, write_json
+from ..errors import DataError, RecipeError
+from ..files import fingerprint, write_json
 from ..judged import JudgedSet
 from ..measures import wanted_measures
 from ..opened import parse_name
@@ -28,7 +28,9 @@ def score(
     pages: str | Path | None = None,
     measures: str | None = None,
     k: int = 1000,
+    missing_judged: str = "error",
     overwrite: bool = False,
+    on_result: Callable[[Result], None] | None = None,
     progress: bool | None = None,
 ) -> list[Result]:
     """Scores run files: of TREC against judgements, or answers in KILT's format against a KILT file.
@@ -42,7 +44,9 @@ def score(
         pages: passage-id<TAB>page-id lines for passages that do not name their pages.
         measures: names of ir-measures with spaces between, scored beside the usual ones.
         k: results of a query that count; deeper ones are cut off.
+        missing_judged: of a BEIR folder, as in bench().
         overwrite: True to replace results of other data or of another run of the name.
+        on_result: called with each result as soon as it is there.
         progress: True for progress bars on stderr; None shows them on a terminal only.
 
     Returns:
@@ -55,21 +59,20 @@ def score(
     """
     runs = [runs] if isinstance(runs, str) else runs
     wanted = wanted_measures(measures, k)
-    judged = _judgements(Path(data), split, corpus, pages, progress)
+    systems = [_system(text) for text in runs]
+    judged = _judgements(Path(data), split, corpus, pages, missing_judged, progress)
+    if output is not None:
+        results.check_places(Path(output), [(name, revision) for name, revision, _ in systems], [judged.name])
     found = []
     with contextlib.ExitStack() as held_things:
-        place = held_things.enter_context(held(output)) if output else None
-        for text in runs:
+        place = None if output is None else held_things.enter_context(results.output_folder(output))
+        for name, revision, path in systems:
             begun = time.monotonic()
-            name, given = parse_name(text)
-            path = Path(given)
             run = _read(path, progress)
             if not run.keys() & judged.qrels.keys():
                 raise DataError(f"{path} holds none of the {len(judged.qrels)} judged queries of {data}.")
             scores = evaluate(judged, _kept(run, judged, k), wanted, of_pages=_is_guess(path))
-            if name == given:
-                name = path.name.lstrip(".").partition(".")[0]
-            system = (name, fingerprint(path)[:12])
+            system = (name, revision)
             target = results.result_file(place, *system, judged) if place else None
             if target:
                 if not overwrite:
@@ -78,17 +81,44 @@ def score(
             seconds = time.monotonic() - begun
             result = results.store(target, system, judged, {"k": k}, scores, wanted, seconds, {})
             found.append(replace(result, path=target or path))
+            if on_result:
+                on_result(found[-1])
     return found
 
 
+def _system(text: str) -> tuple[str, str, Path]:
+    """Name and revision of the system that FILE or NAME=FILE is of, and the file."""
+    name, given = parse_name(text)
+    path = Path(given)
+    if not path.is_file():
+        raise DataError(f"{path} is not there; expected a TREC run, or a KILT guess (jsonl).")
+    return path.name.lstrip(".").partition(".")[0] if name == given else name, fingerprint(path)[:12], path
+
+
 def _judgements(
-    data: Path, split: str | None, corpus: str | Path | None, pages: str | Path | None, progress: bool | None
+    data: Path,
+    split: str | None,
+    corpus: str | Path | None,
+    pages: str | Path | None,
+    missing_judged: str,
+    progress: bool | None,
 ) -> JudgedSet:
     """What runs are scored against; of bare judgements the corpus and the queries' texts are unknown."""
     if corpus is not None or not data.is_file():
-        (one,) = find_sets(data, None, split=split, corpus=corpus, pages=pages, progress=progress)
+        (one,) = find_sets(
+            data,
+            None,
+            split=split,
+            corpus=corpus,
+            pages=pages,
+            missing_judged=missing_judged,
+            progress=progress,
+        )
         return one()
-    stem = data.name.partition(".")[0]
+    if pages is not None or missing_judged != "error":
+        option = "--missing-judged" if pages is None else "--pages"
+        raise RecipeError(f"{option} has no effect on judgements alone, without a corpus ({data}).")
+    stem = data.name.lstrip(".").partition(".")[0]
     unknown = JudgedSet(
         stem,
         split or "test",
@@ -111,8 +141,6 @@ def _judgements(
 
 
 def _read(path: Path, progress: bool | None) -> Run:
-    if not path.is_file():
-        raise DataError(f"{path} is not there; expected a TREC run, or a KILT guess (jsonl).")
     if not _is_guess(path):
         return read_run(path, progress)
     return {

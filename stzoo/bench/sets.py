@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .. import registry
 from ..errors import DataError, RecipeError, check_known
-from ..judged import JudgedSet, find_split, is_beir, read_beir
+from ..judged import JudgedSet, check_missing_judged, find_split, is_beir, read_beir
 from ..measures import Measure
 from ..metrics import Scores, score
 from ..search import Run
@@ -25,6 +25,7 @@ def find_sets(
     corpus: str | Path | None = None,
     pages: str | Path | None = None,
     suite: str | None = None,
+    missing_judged: str = "error",
     progress: bool | None = None,
 ) -> list[Callable[[], JudgedSet]]:
     """Finds data sets, fetching what is not there; each is read when it is called.
@@ -33,7 +34,11 @@ def find_sets(
         DataError: if one is not there or has no such split.
         RecipeError: if none is named, or options do not go together.
     """
-    names = names.split(",") if isinstance(names, str) else names
+    check_missing_judged(missing_judged)
+    if names is not None:
+        names = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
+        if "" in names:
+            raise RecipeError(f"the list of data sets ({','.join(names)!r}) holds an empty name.")
     path = None if data is None else Path(data)
     if suite is not None:
         check_known("suite", suite, SUITES)
@@ -41,13 +46,17 @@ def find_sets(
             raise RecipeError(f"--suite {suite} needs --data FOLDER with its tasks, and no --datasets.")
         if not path.is_dir():
             raise DataError(f"{path} is not there; expected a folder with the tasks of {suite}.")
-        return [*kilt_suite.find_tasks(path, split, corpus, pages, progress)]
+        return [*kilt_suite.find_tasks(path, split, corpus, pages, missing_judged, progress)]
     if corpus is not None or (path and path.is_file()):
         if path is None or corpus is None or names:
             raise RecipeError(
                 "a KILT file needs --data FILE.jsonl and --corpus with its passages, no --datasets."
             )
+        if missing_judged != "error":
+            raise RecipeError(kilt_suite.NO_MISSING)
         return [partial(kilt.read_kilt, path, corpus, pages, progress=progress)]
+    if pages is not None:
+        raise RecipeError("--pages is for KILT files; a BEIR folder judges its passages themselves.")
     if names is None:
         if path is None:
             raise RecipeError(
@@ -59,7 +68,7 @@ def find_sets(
                 raise DataError(
                     f"{path} holds several data sets; name some by --datasets: {', '.join(inside)}."
                 )
-        entry = registry.find(path.resolve().name)
+        entry = registry.find(path.resolve().name) if path.is_dir() else None  # a task has its own name
         found = [datasets.Found(path, split or (entry.split if entry else "test"), entry)]
     elif not names:
         raise RecipeError("the list of data sets is empty.")
@@ -67,11 +76,37 @@ def find_sets(
         found = [datasets.find(name, path, split=split, progress=progress) for name in registry.expand(names)]
     for one in found:
         find_split(one.folder, one.split)
-    return [partial(_read, one, progress) for one in found]
+    return [partial(_read, one, missing_judged, progress) for one in found]
 
 
-def _read(found: datasets.Found, progress: bool | None) -> JudgedSet:
-    judged = read_beir(found.folder, found.split, name=found.name, progress=progress)
+def check_sets(
+    sets: Sequence[Callable[[], JudgedSet]], check: Callable[[JudgedSet], None]
+) -> tuple[list[str], JudgedSet]:
+    """Reads all sets, so that what is wrong with one of them is said before another is scored.
+
+    Only one is held in memory at a time.
+
+    Args:
+        sets: at least one, as `find_sets` gives them.
+        check: raises a StzooError for a set that cannot be scored.
+
+    Returns:
+        the names of all sets, and the first set, which need not be read again.
+    """
+    names, judged = [], None
+    for read in reversed(sets):
+        judged = None
+        judged = read()
+        check(judged)
+        names.append(judged.name)
+    assert judged is not None, "there is a set"
+    return names[::-1], judged
+
+
+def _read(found: datasets.Found, missing_judged: str, progress: bool | None) -> JudgedSet:
+    judged = read_beir(
+        found.folder, found.split, name=found.name, missing_judged=missing_judged, progress=progress
+    )
     if not found.entry:
         return judged
     return replace(judged, notes=(*judged.notes, *datasets.check(found.entry, judged)))

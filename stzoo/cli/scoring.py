@@ -1,5 +1,6 @@
 """stzoo bench, score, compare, report, contamination, search: what models are worth, and what they find."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,13 @@ Replace = Annotated[bool, typer.Option("--overwrite", help="Replace what is ther
 Corpus = Annotated[Path | None, typer.Option(help="Passages of a KILT file: a BEIR folder or corpus.jsonl.")]
 Pages = Annotated[
     Path | None, typer.Option(help="passage-id<TAB>page-id lines, where passages do not name their pages.")
+]
+MissingJudged = Annotated[
+    str,
+    typer.Option(
+        help="Judged documents that the corpus lacks: error, drop (leave them out), not-found (count them as "
+        "not found)."
+    ),
 ]
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda, …; several with commas between encode together.")
@@ -81,6 +89,7 @@ def bench_command(
         typer.Option(min=1, max=10**9, help="Vectors a file; a killed run loses the unfinished one."),
     ] = None,
     run_files: Annotated[bool, typer.Option(help="Keep TREC run files.")] = True,
+    missing_judged: MissingJudged = "error",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Score anew what was scored on other data or settings.")
     ] = False,
@@ -89,16 +98,18 @@ def bench_command(
     """Score models on BEIR and KILT data, with BM25 beside."""
     from ..bench import bench
 
-    results = bench(
+    _score(
+        bench,
         models or (),
+        measures=measures,
+        suite=suite,
+        as_json=as_json,
         output=output,
         data=data,
         datasets=datasets,
         split=split,
         corpus=corpus,
         pages=pages,
-        suite=suite,
-        measures=measures,
         k=k,
         bm25=bm25,
         precision=precision,
@@ -114,9 +125,9 @@ def bench_command(
         keep_store=keep_store,
         shard_rows=shard_rows,
         run_files=run_files,
+        missing_judged=missing_judged,
         overwrite=overwrite,
     )
-    _results(results, measures, as_json, suite)
 
 
 @app.command("score")
@@ -129,24 +140,49 @@ def score_command(
     pages: Pages = None,
     measures: Measures = None,
     k: Annotated[int, typer.Option("--k", min=1, max=10**7, help="Results of a query that count.")] = 1000,
+    missing_judged: MissingJudged = "error",
     overwrite: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Score run files that other systems made, by the same rules."""
     from ..bench import score
 
-    results = score(
+    _score(
+        score,
         runs,
+        measures=measures,
+        as_json=as_json,
         data=data,
         output=output,
         split=split,
         corpus=corpus,
         pages=pages,
-        measures=measures,
         k=k,
+        missing_judged=missing_judged,
         overwrite=overwrite,
     )
-    _results(results, measures, as_json)
+
+
+def _score(
+    command: Callable[..., Any],
+    systems: Sequence[str],
+    *,
+    measures: str | None,
+    as_json: bool,
+    suite: str | None = None,
+    **options: Any,
+) -> None:
+    """Calls bench or score and prints the results, also those before a failure or Ctrl-C."""
+    results: list[Any] = []
+    if suite is not None:
+        options["suite"] = suite
+    whole = False
+    try:
+        command(systems, measures=measures, on_result=results.append, **options)
+        whole = True
+    finally:
+        if results:  # of a suite that is not whole there is no mean
+            _results(results, measures, as_json, suite if whole else None)
 
 
 def _results(results: Any, measures: str | None, as_json: bool, suite: str | None = None) -> None:

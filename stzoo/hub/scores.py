@@ -18,7 +18,6 @@ from ..bench.contamination import REPORT
 from ..bench.report.data import Page, Row, gather
 from ..bench.report.intervals import Interval
 from ..errors import DataError
-from ..metrics import overall
 from ..opened import folder_revision
 from .public import base_name, shown
 
@@ -86,7 +85,6 @@ def read_scores(results: Path, folder: Path) -> Scored:
         )
     rows = [row for row in own if not any(key in row.result.facts["settings"] for key in SMALLER)]
     _check_distinct(rows, results)
-    _check_means(rows)
     systems = {row.system for row in rows}
     return Scored(
         rows=rows,
@@ -114,16 +112,6 @@ def _check_distinct(rows: list[Row], results: Path) -> None:
             f"{results} holds results on other data under one name: {', '.join(twice)}. Name the folder of "
             "those that belong on the card."
         )
-
-
-def _check_means(rows: list[Row]) -> None:
-    for row in rows:
-        for name, mean in row.result.scores.mean.items():
-            if abs(overall(name, row.result.scores.per_query[name].values()) - mean) > 1e-6:
-                raise DataError(
-                    f"{row.result.path} states a {name} of {mean}, which its queries do not give. Score the "
-                    "model anew by `stzoo bench --overwrite`."
-                )
 
 
 def _bm25(page: Page, rows: list[Row]) -> dict[tuple[str, str], float]:

@@ -12,7 +12,7 @@ from ..calls import callable_module
 from .ann import Index, open_index, recall
 from .answers import search
 from .binary import top_k_binary
-from .building import empty
+from .building import empty, set_parameters
 from .exact import Vectors, retrieve, top_k
 from .passes import SIMILARITIES
 from .ranking import Ranking, Run, in_order
@@ -32,6 +32,7 @@ __all__ = [
     "recall",
     "retrieve",
     "search",
+    "set_parameters",
     "top_k",
     "top_k_binary",
 ]

@@ -21,9 +21,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RecipeError, ShapeError
+from ..errors import ShapeError
 from ..files import sha256, whole_file, write_json
-from .building import built, faiss_errors, lengthened
+from .building import built, faiss_errors, lengthened, set_parameters
 from .exact import Vectors
 from .passes import checked
 from .ranking import Ranking, Run
@@ -119,26 +119,13 @@ class Index:
 
     def _apply(self, search_params: str | None) -> None:
         """Sets parameters as if no other search had been before."""
-        import faiss
-
         if search_params == self._applied:
             return
-        if search_params is not None and not re.fullmatch(
-            r"\w+=[1-9]\d{0,8}(,\w+=[1-9]\d{0,8})*", search_params
-        ):
-            raise RecipeError(
-                f"the search parameters {search_params!r} cannot be read; expected name=whole number from 1, "
-                'with commas between, e.g. "nprobe=16" or "efSearch=64".'
-            )
         if self._applied is not None:
             self._index, self._applied = _read(self.path), None
         if search_params is not None:
-            with faiss_errors(
-                f"an index {self.facts['factory']!r} does not have the parameters {search_params!r}"
-            ):
-                self._applied = search_params  # some may be set before one fails
-                space: Any = faiss.ParameterSpace()
-                space.set_index_parameters(self._index, search_params)
+            self._applied = search_params  # some may be set before one fails
+            set_parameters(self._index, self.facts["factory"], search_params)
 
 
 def open_index(

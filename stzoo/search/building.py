@@ -38,6 +38,24 @@ def empty(factory: str, width: int, similarity: str) -> Any:
     return index
 
 
+def set_parameters(index: Any, factory: str, search_params: str) -> None:
+    """Sets the search parameters of a FAISS index, which need not hold vectors.
+
+    Raises:
+        RecipeError: if they cannot be read, or the index does not have them.
+    """
+    import faiss
+
+    if not re.fullmatch(r"\w+=[1-9][0-9]{0,8}(,\w+=[1-9][0-9]{0,8})*", search_params):
+        raise RecipeError(
+            f"the search parameters {search_params!r} cannot be read; expected name=whole number from 1, "
+            'with commas between, e.g. "nprobe=16" or "efSearch=64".'
+        )
+    with faiss_errors(f"an index {factory!r} does not have the parameters {search_params!r}"):
+        space: Any = faiss.ParameterSpace()
+        space.set_index_parameters(index, search_params)
+
+
 def built(
     vectors: Vectors, factory: str, similarity: str, seed: int, memory_gib: float, progress: bool
 ) -> Any:

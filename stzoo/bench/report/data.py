@@ -4,17 +4,16 @@ A group holds what was scored on the same corpus, queries and judgements. Result
 name stand apart, with a warning. Training runs may be shown beside them.
 """
 
-import json
 import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from ...curves import History, read_history
 from ...errors import DataError, RecipeError
+from ...metrics import is_sum
 from ..results import Result, read
 from .intervals import Interval, interval, resampled
 from .suites import Suite, suites
@@ -183,7 +182,7 @@ def gather(folder: Path, measure: str, *, seed: int, progress: bool, runs: Seque
             if len(by_data) > 1:
                 name += f", data {number} of {len(by_data)}"
                 warnings.append(OTHER_DATA)
-            rows = _rows(list(members.values()), folder, measure, seed, ambiguous, warnings)
+            rows = _rows(list(members.values()), folder, measure, seed, ambiguous)
             groups.append(Group(name, rows, warnings + _notes(rows)))
     every = [row for group in groups for row in group.rows]
     return Page(folder, measure, groups, suites(every, measure), left_out, histories)
@@ -215,34 +214,20 @@ def _spelt(measure: str, found: Sequence[Result]) -> str:
     return known[0]
 
 
-def _rows(
-    found: Sequence[Result],
-    folder: Path,
-    measure: str,
-    seed: int,
-    ambiguous: set[str],
-    warnings: list[str],
-) -> list[Row]:
-    """One group's results with their intervals, the best first; adds to the warnings what is odd in them."""
+def _rows(found: Sequence[Result], folder: Path, measure: str, seed: int, ambiguous: set[str]) -> list[Row]:
+    """One group's results with their intervals, the best first."""
     drawn = _drawn(found, [seed, zlib.crc32("".join(found[0].data).encode())])
     rows = []
     for place, result in enumerate(found):
-        means, per_query = result.scores.mean, result.scores.per_query
-        odd = [name for name in means if abs(fmean(per_query[name].values()) - means[name]) > 1e-6]
-        if odd:
-            warnings.append(
-                f"the queries of {result.model} give another {', '.join(odd)} than its file states, so there "
-                "is no interval."
-            )
-        own = {name: None if name in odd else drawn.get((place, name)) for name in means}
-        stored = json.loads(result.path.read_text(encoding="utf-8")) | result.facts
+        own = {name: drawn.get((place, name)) for name in result.scores.mean}
         rows.append(
             Row(
                 result,
                 f"{result.model} ({result.revision[:12]})" if result.model in ambiguous else result.model,
                 result.path.relative_to(folder).as_posix(),
-                stored["date"],
-                {key: value for key, value in result.facts.items() if key not in _APART} | stored["versions"],
+                result.facts["date"],
+                {key: value for key, value in result.facts.items() if key not in _APART}
+                | result.facts["versions"],
                 {name: None if draws is None else interval(draws) for name, draws in own.items()},
                 own[measure],
             )
@@ -270,7 +255,8 @@ def _drawn(found: Sequence[Result], seed: Any) -> dict[tuple[int, str], "NDArray
             rows = [
                 [found[place].scores.per_query[name][query] for query in queries] for place, name in places
             ]
-            drawn |= zip(places, resampled(np.array(rows), seed), strict=True)
+            sums = [[len(queries) if is_sum(name) else 1] for _, name in places]
+            drawn |= zip(places, resampled(np.array(rows), seed) * np.array(sums), strict=True)
     return drawn
 
 
