@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from . import registry
 from .errors import DataError, OutputError, nearest
 from .files import whole_folder
+from .inputs import user_path
 from .qrels import Qrels, read_judgements
 from .texts import Texts, TextsWriter, numbered_lines, numbered_objects, once
 
@@ -211,7 +212,7 @@ def is_beir(folder: Path) -> bool:
 
 def names_beir(data: str | Path) -> bool:
     """True if this is a BEIR folder or names a task of one (FOLDER/TASK); a file inside one is none."""
-    path = Path(data).expanduser()
+    path = user_path(data)
     return is_beir(path) or (not path.exists() and is_beir(path.parent))
 
 

@@ -5,28 +5,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from . import host
 from .errors import RecipeError, nearest
+from .inputs import check_is_file, check_number, parse_yaml, shorten, user_path
 
 SCHEMA_VERSION = 1
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-4 as a number, which YAML 1.1 does not."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-class Settings(BaseModel):
-    """What all commands' settings share."""
+class _Checked(BaseModel):
+    """Settings whose numbers are numbers."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_number(cls, value: Any, info: ValidationInfo) -> Any:
+        try:
+            check_number(cls.model_fields[info.field_name or ""].annotation, value)
+        except ValueError as error:
+            raise PydanticCustomError("number", "{reason}", {"reason": str(error)}) from None
+        return value
+
+
+class Settings(_Checked):
+    """What all commands' settings share."""
+
     command: ClassVar[str]
 
     @classmethod
@@ -70,7 +76,7 @@ class Settings(BaseModel):
             elif problem["type"] == "missing":
                 lines.append(f"{key} is missing; give --{key.replace('_', '-')} or set it in the recipe.")
             else:
-                lines.append(f"{key} is {problem['input']!r}: {problem['msg'].lower()}.")
+                lines.append(f"{key} is {shorten(repr(problem['input']))}: {problem['msg'].lower()}.")
         of = f"the recipe {recipe}" if recipe is not None else "the settings"
         return f"{of} of `stzoo {cls.command}` do not hold:\n  " + "\n  ".join(lines)
 
@@ -80,14 +86,18 @@ class Settings(BaseModel):
 
 
 def _load(recipe: str | Path, command: str) -> dict[str, Any]:
-    path = Path(recipe)
+    path = user_path(recipe, RecipeError)
     looks_like_path = path.suffix in (".yaml", ".yml") or path.exists()
-    if looks_like_path and not path.is_file():
+    if looks_like_path and not path.exists():
         raise RecipeError(f"there is no recipe file {recipe}.")
     try:
-        text = path.read_text(encoding="utf-8") if looks_like_path else host.recipe_text(str(recipe))
-        values = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        if looks_like_path:
+            check_is_file(path, RecipeError)
+            text = path.read_text(encoding="utf-8")
+        else:
+            text = host.recipe_text(str(recipe))
+        values = parse_yaml(text)
+    except (ValueError, OSError) as error:
         raise RecipeError(f"the recipe {recipe} cannot be read as YAML: {error}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"the recipe {recipe} holds no settings; expected `key: value` lines.")
@@ -108,11 +118,13 @@ def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise RecipeError(f"--set takes key=value, not {pair!r}.")
+            raise RecipeError(f"--set takes key=value, not {shorten(pair)!r}.")
+        if key in changes:
+            raise RecipeError(f"--set {key} is given twice; keep one of the two.")
         try:
-            changes[key] = yaml.load(value, _Loader)  # noqa: S506 - a SafeLoader
-        except yaml.YAMLError as error:
-            raise RecipeError(f"--set {key}: {value!r} is no YAML value: {error}") from None
+            changes[key] = parse_yaml(value)
+        except ValueError as error:
+            raise RecipeError(f"--set {key}: {shorten(value)!r} cannot be read as YAML: {error}") from None
     return changes
 
 
@@ -239,10 +251,8 @@ class MineSettings(MiningRules):
 RESERVED = ("query", "document", "passage", "corpus")
 
 
-class TaskSettings(BaseModel):
+class TaskSettings(_Checked):
     """One of several tasks of `stzoo finetune`; what is left out is as for all of them."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     name: str = Field(description="its name, without dots, slashes and spaces")
     data: str = Field(description="as `data` of a single task")
