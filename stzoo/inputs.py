@@ -1,8 +1,8 @@
 """What users give (paths, files, JSON, YAML, Arrow tables), checked in one place.
 
-Whatever is wrong with it becomes a StzooError here, or a ValueError whose text the caller puts behind the
-file and line: RuntimeErrors of `~nouser`, endless nesting, repeated keys, halves of surrogate pairs, pipes that
-nobody writes to, and dates that Python has no value for never reach the code behind.
+Whatever is wrong with it becomes a StzooError here, or a ValueError whose text the caller puts behind file
+and line. So ~nouser, endless nesting, repeated keys, halves of surrogate pairs, pipes that nobody writes to
+and dates that Python has no value for never reach the code behind.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import stat
 import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, get_args, get_origin
+from typing import Any, BinaryIO, Union, get_args, get_origin
 
 import yaml
 
@@ -230,7 +230,7 @@ def check_number(kind: Any, value: Any) -> None:
     elif origin in (list, tuple) and isinstance(value, list | tuple):
         for one in value:
             check_number(parts[0], one)
-    elif kind in (int, float) or (isinstance(kind, types.UnionType) and {int, float} & {*parts}):
+    elif kind in (int, float) or (origin in (types.UnionType, Union) and {int, float} & {*parts}):
         others = {*parts} - {int, float}
         wrong_bool = isinstance(value, bool) and bool not in others
         if wrong_bool or (isinstance(value, str) and str not in others and not _NUMBER.fullmatch(value)):

@@ -43,6 +43,7 @@ class JudgedSet:
         folder: where it was read from.
         notes: what a reader of the scores should know of the data, e.g. counts that are not official.
         task: its queries get a model's prompt of this name, if it has one.
+        columns: `TrainingSet.columns`, where it was made of training rows.
     """
 
     name: str
@@ -54,6 +55,7 @@ class JudgedSet:
     folder: Path
     notes: tuple[str, ...] = ()
     task: str = ""
+    columns: tuple[dict[str, Any], ...] = ()
 
     @property
     def shares_ids(self) -> bool:

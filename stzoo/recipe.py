@@ -3,16 +3,74 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from . import host
-from .errors import RecipeError, nearest
+from .errors import RecipeError, check_known, nearest
 from .inputs import check_is_file, check_number, parse_yaml, shorten, user_path
 
 SCHEMA_VERSION = 1
+# what a column of training data can be; `label` and `grade` say which passages are positive
+COLUMN_ROLES = (
+    *("query", "positive", "negative", "label", "grade", "score"),
+    *("query_id", "positive_id", "negative_id", "positive_score", "negative_score"),
+)
+IGNORE = "ignore"  # what a column is called that is not used
+
+
+def parse_columns(given: str | Mapping[str, Any] | None) -> dict[str, list[str]]:
+    """What columns of training data are, by role, from "query=question,positive=passage" or a mapping.
+
+    A role may have several columns ("negative=a,negative=b"; in a mapping, a list). Columns of the role
+    "ignore" are not used.
+
+    Raises:
+        RecipeError: if there is no such role, or a column has two.
+    """
+    pairs: list[tuple[str, Any]] = []
+    if isinstance(given, str):
+        for pair in given.split(",") if given else ():
+            role, equals, name = pair.partition("=")
+            if not equals or not name.strip():
+                raise RecipeError(
+                    f"columns has {shorten(pair)!r}; expected ROLE=COLUMN, e.g. query=question,positive=text."
+                )
+            pairs.append((role.strip(), name.strip()))
+    elif isinstance(given, Mapping):
+        for role, names in given.items():
+            pairs += [(role, name) for name in (names if isinstance(names, list | tuple) else [names])]
+    elif given is not None:
+        raise RecipeError(f"columns is {shorten(repr(given))}; expected columns by role.")
+    found: dict[str, list[str]] = {}
+    for role, name in pairs:
+        check_known("role in columns", str(role), (*COLUMN_ROLES, IGNORE))
+        if not isinstance(name, str):
+            raise RecipeError(f"columns.{role} is {shorten(repr(name))}; expected the name of a column.")
+        if name in (one for names in found.values() for one in names):
+            raise RecipeError(f"columns names {shorten(name)!r} twice; a column is one thing.")
+        found.setdefault(role, []).append(name)
+    for role, names in found.items():
+        if len(names) > 1 and role not in ("positive", "negative", IGNORE):
+            raise RecipeError(f"columns names {', '.join(map(shorten, names))} as {role}; expected one.")
+    return found
+
+
+Columns = Annotated[dict[str, list[str]] | None, BeforeValidator(lambda given: parse_columns(given) or None)]
+COLUMNS_HELP = (
+    "what columns of training files are, where their names do not say it: query=question,positive=passage; "
+    f"roles: {', '.join(COLUMN_ROLES)}, {IGNORE}"
+)
 
 
 class _Checked(BaseModel):
@@ -239,6 +297,7 @@ class MineSettings(MiningRules):
     corpus: str | None = Field(
         None, description="passages to search, a BEIR folder or corpus.jsonl; the data's own if left out"
     )
+    columns: Columns = Field(None, description=COLUMNS_HELP)
     max_tokens: int | None = Field(None, ge=4, description="texts are cut here; the model's own limit")
     batch_tokens: int | None = Field(None, ge=1, description="tokens encoded at once; suits the device")
     memory_gib: float = Field(2.0, gt=0, description="bound on what the search holds")
@@ -258,6 +317,7 @@ class TaskSettings(_Checked):
     data: str = Field(description="as `data` of a single task")
     split: str | None = Field(None, description="qrels of a BEIR folder to train on")
     corpus: str | None = Field(None, description="passages that the data names by id, and to mine from")
+    columns: Columns = Field(None, description="as `columns` of a single task")
     dev_data: str | None = Field(None, description="a BEIR folder to stop early by")
     dev_split: str | None = Field(None, description="qrels to stop early by")
     query_prompt: str | None = Field(
@@ -291,6 +351,7 @@ class FinetuneSettings(Training, MiningRules):
     corpus: str | None = Field(
         None, description="passages that the data names by id, and to mine from; the data's own if left out"
     )
+    columns: Columns = Field(None, description=COLUMNS_HELP)
     max_queries: int | None = Field(None, ge=1, description="train on at most so many, drawn at random")
     dev_data: str | None = Field(None, description="a BEIR folder to stop early by; data if left out")
     dev_split: str | None = Field(
