@@ -19,7 +19,7 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import pydocs, rows
+from . import inputs, pydocs, rows
 from . import sources as readers
 from .errors import DataError, ModelError, OutputError, RecipeError
 from .files import fingerprint, whole_folder, write_json
@@ -123,7 +123,7 @@ def load_corpus(
     parts = [part for source in given for part in readers.find(source, columns)]
     settings: dict[str, Any] = {"min_words": min_words, "skip_bad_lines": skip_bad_lines}
     key = _key(parts, settings, columns, tokenizer)
-    folder = (Path(cache) if cache else cache_folder()).expanduser() / "corpora" / key
+    folder = (inputs.user_path(cache, OutputError) if cache else cache_folder()) / "corpora" / key
     if not _is_whole(folder):
         with _alone(folder):
             if not _is_whole(folder):  # another process may have made it meanwhile
@@ -162,14 +162,18 @@ def _fingerprint_parts(tokenizer: Any, *parts: str) -> str:
 def cache_folder() -> Path:
     """Where stzoo keeps what it can make again: $STZOO_CACHE, or stzoo in $XDG_CACHE_HOME or ~/.cache."""
     given = os.environ.get("STZOO_CACHE")
-    return Path(given or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "stzoo")).expanduser()
+    path = Path(given or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "stzoo"))
+    return inputs.user_path(path, OutputError)
 
 
 def _key(
     parts: Sequence[readers.Source], settings: dict[str, Any], columns: Mapping[str, type], tokenizer: Any
 ) -> str:
     """Names the folder of the rows after all that decides what is in them."""
-    known: list[Any] = [settings, fingerprint(__file__, rows.__file__, readers.__file__, pydocs.__file__)]
+    known: list[Any] = [
+        settings,
+        fingerprint(*(one.__file__ for one in (rows, readers, inputs, pydocs)), __file__),
+    ]
     known.append([[name, str(kind)] for name, kind in columns.items()])
     if tokenizer is not None:
         decides = ("normalizer", "pre_tokenizer", "model", "added_tokens", "decoder")

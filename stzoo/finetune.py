@@ -171,6 +171,8 @@ def _facts(train: TrainingSet) -> dict[str, Any]:
         "negatives": len(train.negatives.places),
         "notes": list(train.notes),
     }
+    if train.columns:
+        facts["columns"] = list(train.columns)
     return facts | ({"mined": train.made} if train.made else {})
 
 

@@ -29,6 +29,7 @@ import pluggy
 from . import hookspecs
 from .errors import ConflictError, PluginError, RecipeError, StzooError, UnknownNameError, nearest
 from .hookspecs import Checkpoint, Component, Recipe
+from .inputs import check_number
 
 
 def singular(plural: str) -> str:
@@ -262,10 +263,11 @@ def _typed(what: str, builder: Callable[..., Any], options: dict[str, Any]) -> d
     typed = dict(options)
     for name, value in options.items():
         try:
+            check_number(hints.get(name, Any), value)
             kind = TypeAdapter(hints.get(name, Any), config=ConfigDict(arbitrary_types_allowed=True))
             typed[name] = kind.validate_python(value)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"].lower()
+        except ValueError as error:
+            reason = error.errors()[0]["msg"].lower() if isinstance(error, ValidationError) else error
             raise RecipeError(f"{what}: the option {name} is {value!r}: {reason}.") from None
     return typed
 

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from . import registry
 from .errors import DataError, OutputError, RecipeError, nearest, quoted
 from .files import whole_folder
+from .inputs import user_path
 from .qrels import Qrels, read_judgements
 from .texts import Texts, TextsWriter, numbered_lines, numbered_objects, once
 
@@ -49,6 +50,7 @@ class JudgedSet:
         folder: where it was read from.
         notes: what a reader of the scores should know of the data, e.g. counts that are not official.
         task: its queries get a model's prompt of this name, if it has one.
+        columns: `TrainingSet.columns`, where it was made of training rows.
     """
 
     name: str
@@ -60,6 +62,7 @@ class JudgedSet:
     folder: Path
     notes: tuple[str, ...] = ()
     task: str = ""
+    columns: tuple[dict[str, Any], ...] = ()
 
     @cached_property
     def shares_ids(self) -> bool:
@@ -325,7 +328,7 @@ def is_beir(folder: Path) -> bool:
 
 def names_beir(data: str | Path) -> bool:
     """True if this is a BEIR folder or names a task of one (FOLDER/TASK); a file inside one is none."""
-    path = Path(data).expanduser()
+    path = user_path(data)
     return is_beir(path) or (not path.exists() and is_beir(path.parent))
 
 

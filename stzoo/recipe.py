@@ -3,13 +3,22 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from . import host
-from .errors import RecipeError, nearest
+from .errors import RecipeError, check_known, nearest
+from .inputs import check_is_file, check_number, parse_yaml, shorten, user_path
 
 SCHEMA_VERSION = 1
 MAX_THREADS = 1024
@@ -36,24 +45,79 @@ def check_plausible(value: Any) -> Any:
     elif isinstance(value, int) and abs(value) > MAX_NUMBER:
         raise ValueError(f"a whole number must be at most {MAX_NUMBER:,}")
     return value
+# what a column of training data can be; `label` and `grade` say which passages are positive
+COLUMN_ROLES = (
+    *("query", "positive", "negative", "label", "grade", "score"),
+    *("query_id", "positive_id", "negative_id", "positive_score", "negative_score"),
+)
+IGNORE = "ignore"  # what a column is called that is not used
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-4 as a number, which YAML 1.1 does not."""
+def parse_columns(given: str | Mapping[str, Any] | None) -> dict[str, list[str]]:
+    """What columns of training data are, by role, from "query=question,positive=passage" or a mapping.
+
+    A role may have several columns ("negative=a,negative=b"; in a mapping, a list). Columns of the role
+    "ignore" are not used.
+
+    Raises:
+        RecipeError: if there is no such role, or a column has two.
+    """
+    pairs: list[tuple[str, Any]] = []
+    if isinstance(given, str):
+        for pair in given.split(",") if given else ():
+            role, equals, name = pair.partition("=")
+            if not equals or not name.strip():
+                raise RecipeError(
+                    f"columns has {shorten(pair)!r}; expected ROLE=COLUMN, e.g. query=question,positive=text."
+                )
+            pairs.append((role.strip(), name.strip()))
+    elif isinstance(given, Mapping):
+        for role, names in given.items():
+            pairs += [(role, name) for name in (names if isinstance(names, list | tuple) else [names])]
+    elif given is not None:
+        raise RecipeError(f"columns is {shorten(repr(given))}; expected columns by role.")
+    found: dict[str, list[str]] = {}
+    for role, name in pairs:
+        check_known("role in columns", str(role), (*COLUMN_ROLES, IGNORE))
+        if not isinstance(name, str):
+            raise RecipeError(f"columns.{role} is {shorten(repr(name))}; expected the name of a column.")
+        if name in (one for names in found.values() for one in names):
+            raise RecipeError(f"columns names {shorten(name)!r} twice; a column is one thing.")
+        found.setdefault(role, []).append(name)
+    for role, names in found.items():
+        if len(names) > 1 and role not in ("positive", "negative", IGNORE):
+            raise RecipeError(f"columns names {', '.join(map(shorten, names))} as {role}; expected one.")
+    return found
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+Columns = Annotated[dict[str, list[str]] | None, BeforeValidator(lambda given: parse_columns(given) or None)]
+COLUMNS_HELP = (
+    "what columns of training files are, where their names do not say it: query=question,positive=passage; "
+    f"roles: {', '.join(COLUMN_ROLES)}, {IGNORE}"
 )
 
 
-class Settings(BaseModel):
-    """What all commands' settings share."""
+class _Checked(BaseModel):
+    """Settings whose numbers are numbers."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-    command: ClassVar[str]
 
     _plausible = field_validator("*", mode="before")(check_plausible)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_number(cls, value: Any, info: ValidationInfo) -> Any:
+        try:
+            check_number(cls.model_fields[info.field_name or ""].annotation, value)
+        except ValueError as error:
+            raise PydanticCustomError("number", "{reason}", {"reason": str(error)}) from None
+        return value
+
+
+class Settings(_Checked):
+    """What all commands' settings share."""
+
+    command: ClassVar[str]
 
     @classmethod
     def read(cls, recipe: str | Path | None, changes: Mapping[str, Any]) -> Self:
@@ -96,7 +160,7 @@ class Settings(BaseModel):
             elif problem["type"] == "missing":
                 lines.append(f"{key} is missing; give --{key.replace('_', '-')} or set it in the recipe.")
             else:
-                lines.append(f"{key} is {problem['input']!r}: {problem['msg'].lower()}.")
+                lines.append(f"{key} is {shorten(repr(problem['input']))}: {problem['msg'].lower()}.")
         of = f"the recipe {recipe}" if recipe is not None else "the settings"
         return f"{of} of `stzoo {cls.command}` do not hold:\n  " + "\n  ".join(lines)
 
@@ -106,14 +170,18 @@ class Settings(BaseModel):
 
 
 def _load(recipe: str | Path, command: str) -> dict[str, Any]:
-    path = Path(recipe)
+    path = user_path(recipe, RecipeError)
     looks_like_path = path.suffix in (".yaml", ".yml") or path.exists()
-    if looks_like_path and not path.is_file():
+    if looks_like_path and not path.exists():
         raise RecipeError(f"there is no recipe file {recipe}.")
     try:
-        text = path.read_text(encoding="utf-8") if looks_like_path else host.recipe_text(str(recipe))
-        values = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        if looks_like_path:
+            check_is_file(path, RecipeError)
+            text = path.read_text(encoding="utf-8")
+        else:
+            text = host.recipe_text(str(recipe))
+        values = parse_yaml(text)
+    except (ValueError, OSError) as error:
         raise RecipeError(f"the recipe {recipe} cannot be read as YAML: {error}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"the recipe {recipe} holds no settings; expected `key: value` lines.")
@@ -134,11 +202,13 @@ def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise RecipeError(f"--set takes key=value, not {pair!r}.")
+            raise RecipeError(f"--set takes key=value, not {shorten(pair)!r}.")
+        if key in changes:
+            raise RecipeError(f"--set {key} is given twice; keep one of the two.")
         try:
-            changes[key] = yaml.load(value, _Loader)  # noqa: S506 - a SafeLoader
-        except yaml.YAMLError as error:
-            raise RecipeError(f"--set {key}: {value!r} is no YAML value: {error}") from None
+            changes[key] = parse_yaml(value)
+        except ValueError as error:
+            raise RecipeError(f"--set {key}: {shorten(value)!r} cannot be read as YAML: {error}") from None
     return changes
 
 
@@ -253,6 +323,7 @@ class MineSettings(MiningRules):
     corpus: str | None = Field(
         None, description="passages to search, a BEIR folder or corpus.jsonl; the data's own if left out"
     )
+    columns: Columns = Field(None, description=COLUMNS_HELP)
     max_tokens: int | None = Field(None, ge=4, description="texts are cut here; the model's own limit")
     batch_tokens: int | None = Field(None, ge=1, description="tokens encoded at once; suits the device")
     memory_gib: float = Field(2.0, gt=0, le=2**20, description="bound on what the search holds")
@@ -265,15 +336,14 @@ class MineSettings(MiningRules):
 RESERVED = ("query", "document", "passage", "corpus")
 
 
-class TaskSettings(BaseModel):
+class TaskSettings(_Checked):
     """One of several tasks of `stzoo finetune`; what is left out is as for all of them."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     name: str = Field(description="its name, without dots, slashes and spaces")
     data: str = Field(description="as `data` of a single task")
     split: str | None = Field(None, description="qrels of a BEIR folder to train on")
     corpus: str | None = Field(None, description="passages that the data names by id, and to mine from")
+    columns: Columns = Field(None, description="as `columns` of a single task")
     dev_data: str | None = Field(None, description="a BEIR folder to stop early by")
     dev_split: str | None = Field(None, description="qrels to stop early by")
     query_prompt: str | None = Field(
@@ -307,6 +377,7 @@ class FinetuneSettings(Training, MiningRules):
     corpus: str | None = Field(
         None, description="passages that the data names by id, and to mine from; the data's own if left out"
     )
+    columns: Columns = Field(None, description=COLUMNS_HELP)
     max_queries: int | None = Field(None, ge=1, description="train on at most so many, drawn at random")
     dev_data: str | None = Field(None, description="a BEIR folder to stop early by; data if left out")
     dev_split: str | None = Field(

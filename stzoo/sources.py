@@ -15,6 +15,7 @@ from typing import Any
 
 from . import pydocs
 from .errors import DataError
+from .inputs import arrow_value, check_is_file, open_input, open_parquet, parse_json, user_path
 from .rows import EXPECTED, BadLineError
 
 IN_FOLDERS = (".jsonl", ".jsonl.gz", ".parquet", ".txt", ".txt.gz")
@@ -53,13 +54,14 @@ def find(source: str, columns: Collection[str] = ()) -> list[Source]:
     Raises:
         DataError: if there is no such source, it is of no known kind, or `stzoo prepare` has not finished it.
     """
-    path = Path(source).expanduser()
     if source == "pydocs":
         return [Source(source, pydocs.source_files(), _pydocs)]
+    path = user_path(source)
     if path.is_dir():
         _refuse_half_made(path)
         return [_file(file, columns) for file in _readable(path)]
     if path.exists():
+        check_is_file(path)
         if not path.name.lower().endswith(SUFFIXES):
             raise DataError(f"{source} is of no known kind; expected {', '.join(SUFFIXES)} or a folder.")
         return [_file(path, columns)]
@@ -81,7 +83,7 @@ def is_hub_id(source: str) -> bool:
 
 def hub_ids(sources: Iterable[str]) -> list[str]:
     """Of sources that were read, the data sets that came from the Hub, each once."""
-    there = (one for one in sources if is_hub_id(one) and not Path(one).expanduser().exists())
+    there = (one for one in sources if is_hub_id(one) and not user_path(one).exists())
     return list(dict.fromkeys(one.partition(":")[0] for one in there))
 
 
@@ -110,7 +112,7 @@ def load_hub(source: str, split: str = "train") -> Any:
 
 def _refuse_half_made(folder: Path) -> None:
     try:
-        facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        facts = parse_json((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
     if not isinstance(facts, dict) or facts.get("status") == "finished":
@@ -149,7 +151,7 @@ def _file(path: Path, columns: Collection[str]) -> Source:
 def _lines(path: Path, parse: Callable[[bytes], Any], progress: Progress) -> Iterator[Line]:
     number = 0
     try:
-        with path.open("rb") as raw, gzip.open(raw) if path.suffix.lower() == ".gz" else raw as opened:
+        with open_input(path) as raw, gzip.open(raw) if path.suffix.lower() == ".gz" else raw as opened:
             size = path.stat().st_size
             for number, line in enumerate(opened, 1):
                 if number % 1000 == 0:
@@ -167,17 +169,9 @@ def _lines(path: Path, parse: Callable[[bytes], Any], progress: Progress) -> Ite
 
 
 def _parquet(path: Path, columns: Collection[str], progress: Progress) -> Iterator[Line]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        # With a buffer it reads a column piece by piece, not a whole row group at once.
-        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as opened:
-            names = _columns(opened.schema_arrow.names, columns, path)
-            tables = opened.iter_batches(1000, columns=names)
-            yield from _rows(tables, opened.metadata.num_rows, progress)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} could not be read ({error}); expected a whole Parquet file.") from error
+    with open_parquet(path) as opened:
+        names = _columns(opened.schema_arrow.names, columns, path)
+        yield from _rows(opened.iter_batches(1000, columns=names), opened.metadata.num_rows, progress)
 
 
 def _hub(source: str, columns: Collection[str]) -> Source:
@@ -210,17 +204,17 @@ def _rows(tables: Iterator[Any], total: int, progress: Progress) -> Iterator[Lin
 def _from_table(place: tuple[Any, int]) -> Any:
     table, row = place
     try:
-        return {name: table.column(name)[row].as_py() for name in table.schema.names}
-    except UnicodeDecodeError:
-        raise BadLineError("a string that is no UTF-8") from None
+        return {name: arrow_value(table, name, row) for name in table.schema.names}
+    except ValueError as error:
+        raise BadLineError(str(error)) from None
 
 
 def _from_json(line: bytes) -> Any:
     try:
-        return json.loads(_from_text(line)["text"])
+        return parse_json(_from_text(line)["text"])
     except json.JSONDecodeError as error:
         raise BadLineError(f"no JSON ({error.msg} at character {error.pos + 1})", ONE_A_LINE) from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+    except ValueError as error:
         raise BadLineError(f"JSON that cannot be read ({error})") from None
 
 

@@ -57,10 +57,10 @@ def _read(wanted: FinetuneSettings, task: str) -> Data:
     beir = names_beir(wanted.data)
     judged = None
     if beir or wanted.episodes:
-        judged = read_judged(wanted.data, wanted.split, corpus=wanted.corpus)
+        judged = read_judged(wanted.data, wanted.split, corpus=wanted.corpus, columns=wanted.columns)
         train = from_judged(judged)
     else:
-        train = read_training(wanted.data, wanted.split, corpus=wanted.corpus)
+        train = read_training(wanted.data, wanted.split, corpus=wanted.corpus, columns=wanted.columns)
     dev, shared = None, 0
     if wanted.dev_data or wanted.dev_split:
         if not wanted.dev_data and not beir:

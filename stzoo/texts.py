@@ -5,17 +5,18 @@ UTF-8 in Arrow's memory, with eight bytes each beside them; strings are made of 
 """
 
 import gzip
-import json
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from json import JSONDecodeError
 from operator import eq
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from .errors import DataError
+from .inputs import open_input, parse_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -177,7 +178,7 @@ def numbered_lines(path: Path, progress: bool | None = None) -> Iterator[tuple[i
     number = 0
     off = None if progress is None else not progress
     try:
-        with path.open("rb") as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
+        with open_input(path) as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
             options = dict(unit="B", unit_scale=True, delay=2, leave=False, disable=off)
             with tqdm(total=path.stat().st_size, desc=f"Reading {path.name}", **options) as bar:
                 for number, line in enumerate(file, 1):
@@ -200,9 +201,10 @@ def numbered_objects(path: Path, progress: bool | None = None) -> Iterator[tuple
     """
     for number, text in numbered_lines(path, progress):
         try:
-            row = json.loads(text)
-        except (ValueError, RecursionError) as error:  # brackets without end
-            raise DataError.at(path, number, f"no JSON ({error})", "one JSON object a line") from None
+            row = parse_json(text)
+        except ValueError as error:
+            kind = "no JSON" if isinstance(error, JSONDecodeError) else "JSON that cannot be read"
+            raise DataError.at(path, number, f"{kind} ({error})", "one JSON object a line") from None
         if not isinstance(row, dict):
             raise DataError.at(path, number, f"a JSON {type(row).__name__}", "a JSON object")
         yield number, row

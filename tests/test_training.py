@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from stzoo.errors import DataError, OutputError, RecipeError
 from stzoo.judged import read_beir, write_beir
+from stzoo.recipe import parse_columns
 from stzoo.texts import Texts
 from stzoo.training import (
     FORMS,
@@ -240,6 +241,289 @@ def test_labels_beside_negatives_are_a_teachers_scores(tmp_path):
     put(tmp_path / "a.jsonl", {"anchor": "q", "positive": "p", "negative": "n", "label": [1, 0]})
     (row,) = read_training(tmp_path / "a.jsonl").rows()
     assert (row.positives[0].score, row.negatives[0].score) == (1.0, 0.0)
+
+
+# what columns are: rows, what is read (query, positives, negatives), what the user is shown
+UNDERSTOOD = [
+    ([{"query": "q", "positive": "p", "hard_negative": "n"}], ["p"], ["n"], "negatives ← hard_negative"),
+    ([{"query": "q", "positive": "p", "hard_negatives": ["n", "m"]}], ["p"], ["n", "m"], "← hard_negatives"),
+    (
+        [{"anchor": "q", "positive": "p", "negative2": "m", "negative1": "n"}],
+        ["p"],
+        ["n", "m"],
+        "negatives ← negative1, negative2",
+    ),
+    ([{"query": "q", "positive": "p", "neg": ["n"]}], ["p"], ["n"], "positive ← positive, negatives ← neg"),
+    ([{"query": "q", "pos": ["p"], "negative": "n"}], ["p"], ["n"], "positive ← pos, negatives ← negative"),
+    ([{"Question": "q", "Positive": "p", "hardNegative-1": "n"}], ["p"], ["n"], "← hardNegative-1"),
+    # a column that only later rows have
+    (
+        [{"query": "q", "positive": "p"}, {"query": "q", "positive": "o", "neg_1": "n"}],
+        ["p", "o"],
+        ["n"],
+        "neg_1",
+    ),
+    (
+        [{"id": 7, "question": "q", "passage": "p", "answer": "a", "neg": "n"}],
+        ["p"],
+        ["n"],
+        "query ← question, positive ← passage, negatives ← neg; not used: id, answer.",
+    ),
+    ([{"question": "q", "answer": "a", "context": "p"}], ["p"], [], "positive ← context; not used: answer"),
+    (
+        [{"query": "q", "passage": "p", "relevance": 1}, {"query": "q", "passage": "n", "relevance": 0}],
+        ["p"],
+        ["n"],
+        "grade ← relevance (above 0: positive",
+    ),
+    (
+        [{"query": "q", "doc": t, "grade": g} for t, g in (("n", "-1"), ("p", "3"), ("m", "0"))],
+        ["p"],
+        ["n", "m"],
+        "grade ← grade",
+    ),
+    (
+        [
+            {"query": "q", "passage": "p", "is_relevant": True},
+            {"query": "q", "passage": "n", "is_relevant": False},
+        ],
+        ["p"],
+        ["n"],
+        "grade ← is_relevant",
+    ),
+    ([{"query": "q", "positive": "p", "label": None}], ["p"], [], "not used: label"),
+    (
+        [{"query": "q", "positive": "p", "negative": None, "label": 1}],
+        ["p"],
+        [],
+        "label ← label (1: positive",
+    ),
+]
+
+
+@pytest.mark.parametrize(("rows", "positives", "negatives", "said"), UNDERSTOOD)
+def test_what_each_column_was_taken_for_is_said_and_kept(tmp_path, capsys, rows, positives, negatives, said):
+    training = read_training(put(tmp_path / "rows.jsonl", *rows))
+    assert listed(training, ids=False) == [
+        Mined("", "q", list(map(Candidate, positives)), list(map(Candidate, negatives)))
+    ]
+    shown = capsys.readouterr().err.splitlines()
+    assert [said in line for line in shown] == [True]
+    (columns,) = training.columns
+    assert columns["form"] == ("FlagEmbedding" if "pos" in rows[0] else "sentence-transformers")
+    assert {name for role in columns.values() if isinstance(role, list) for name in role} == {
+        name for row in rows for name in row
+    }
+
+
+# rows that could mean more than one thing, the error, the --columns that settles it, and what is read then
+AMBIGUOUS = [
+    (
+        [{"query": "q", "positive": "p", "negs_by_bm25": "n"}],
+        "'negs_by_bm25', which looks like negatives",
+        "negative=negs_by_bm25",
+        ["p"],
+        ["n"],
+    ),
+    (
+        [{"query": "q", "pos": "p", "distractor": "n"}],
+        "'distractor', which looks like neg",
+        "ignore=distractor",
+        ["p"],
+        [],
+    ),
+    (
+        [{"query": "q", "text": "p", "is_positive": 1}],
+        "a row with query, text, is_positive; expected one of",
+        "positive=text,label=is_positive",
+        ["p"],
+        [],
+    ),
+    (
+        [{"query": "q", "passage": "p", "is_gold": 1}],
+        "'is_gold', which looks like positives",
+        "label=is_gold,positive=passage",
+        ["p"],
+        [],
+    ),
+    (
+        [{"query": "q", "passage": "p", "rel_label": 1}],
+        "'rel_label', which looks like labels",
+        "label=rel_label",
+        ["p"],
+        [],
+    ),
+    (
+        [{"query": "q", "passage": "p", "document": "d"}],
+        "passage, document, each of which can be the positive",
+        "positive=document",
+        ["d"],
+        [],
+    ),
+    (
+        [{"query": "q", "question": "r", "positive": "p"}],
+        "query, question, each of which can be the query",
+        "query=query",
+        ["p"],
+        [],
+    ),
+    (
+        [{"query": "q", "positive": "p", "pos": "o"}],
+        "positive, pos, each of which",
+        "positive=positive,positive=pos",
+        ["p", "o"],
+        [],
+    ),
+    (
+        [{"query": "q", "positive": "p", "label": 1, "relevance": 0}],
+        "each of which can say which passages",
+        "label=label",
+        ["p"],
+        [],
+    ),
+    (
+        [{"query": "q", "positive": "p", "negative": "n", "relevance": 2}],
+        ":1: negatives beside relevance",
+        "ignore=relevance",
+        ["p"],
+        ["n"],
+    ),
+    (
+        [{"query": "q", "passage": t, "score": s} for t, s in (("p", 1.0), ("n", 0.0))],
+        ":1: a score and no negatives",
+        "label=score",
+        ["p"],
+        ["n"],
+    ),
+    (
+        [{"query": "q", "passage": t, "similarity": s} for t, s in (("p", 0.9), ("n", 0.1))],
+        ":1: a similarity and no neg",
+        "ignore=similarity",
+        ["p", "n"],
+        [],
+    ),
+    (
+        [{"query": "q", "passage": t, "label": s} for t, s in (("p", 1), ("n", 0), ("m", 2))],
+        ":3: a label that is not 0 or 1",
+        "grade=label",
+        ["p", "m"],
+        ["n"],
+    ),
+    (
+        [{"query": "q", "passage": t, "label": s} for t, s in (("p", 1), ("n", 0.3))],
+        ":2: a label that is not 0 or 1",
+        "score=label",
+        ["p", "n"],
+        [],
+    ),
+    (
+        [{"query": "q", "passage": "p", "relevance": 0.5}],
+        ":1: a relevance that is not a whole number",
+        "ignore=relevance",
+        ["p"],
+        [],
+    ),
+    (
+        [{"query": "q", "passage": "p", "label": 1}, {"query": "q", "passage": "n"}],
+        ":2: a row without label",
+        "ignore=label",
+        ["p", "n"],
+        [],
+    ),
+    (
+        [
+            {"query": "q", "positive": "p", "negative": "n", "label": [1, 0]},
+            {"query": "q", "positive": "o", "label": 0},
+        ],
+        ":2: a label and no negatives",
+        "ignore=label",
+        ["p", "o"],
+        ["n"],
+    ),
+    (
+        [{"query": "q", "pos": "p", "score": 1, "pos_scores": 1}],
+        "scores in score and in columns of",
+        "ignore=score",
+        ["p"],
+        [],
+    ),
+]
+
+
+@pytest.mark.parametrize(("rows", "error", "columns", "positives", "negatives"), AMBIGUOUS)
+def test_what_is_ambiguous_is_refused_and_settled_by_the_user(
+    tmp_path, rows, error, columns, positives, negatives
+):
+    path = put(tmp_path / "rows.jsonl", *rows)
+    with pytest.raises(DataError, match=error) as refused:
+        read_training(path)
+    assert "--columns" in str(refused.value)
+    training = read_training(path, columns=columns)
+    assert [
+        (row.query, [p.text for p in row.positives], [n.text for n in row.negatives])
+        for row in training.rows()
+    ] == [("q", positives, negatives)]
+    assert read_training(path, columns=parse_columns(columns)).fingerprint == training.fingerprint
+
+
+def test_columns_of_other_forms_are_not_passed_over_either(tmp_path, corpus):
+    path = put(tmp_path / "rows.jsonl", tevatron(ROWS[0]) | {"hard_negatives": ["n"], "source": "x"})
+    with pytest.raises(DataError, match="'hard_negatives', which looks like negatives"):
+        read_training(path)
+    training = read_training(path, columns={"ignore": "hard_negatives"})
+    assert training.columns[0]["unused"] == ["hard_negatives", "source"]
+    with pytest.raises(RecipeError, match="is a BEIR folder"):
+        read_training(corpus, columns="query=question")
+    for wrong, error in (
+        (
+            "query=nowhere",
+            r":1: no column 'nowhere', which --columns names as query; expected one of query_id",
+        ),
+        ("negativ=neg", "no role in columns 'negativ'; did you mean 'negative'"),
+        ("query", "columns has 'query'; expected ROLE=COLUMN"),
+        ("query=a,positive=a", "columns names 'a' twice"),
+        ("query=a,query=b", "columns names a, b as query; expected one"),
+        ({"query": 3}, "columns.query is 3; expected the name of a column"),
+        (["query"], "expected columns by role"),
+    ):
+        with pytest.raises((DataError, RecipeError), match=error):
+            read_training(path, columns=wrong)
+    with pytest.raises(DataError, match="without names of columns"):
+        read_training(put(tmp_path / "a.tsv", "what is it\tsome thing\tno thing"), columns="query=a")
+
+
+def test_a_header_of_the_users_own_names_is_read(tmp_path):
+    path = put(tmp_path / "a.csv", "frage,treffer,text", "q,1,p", "q,0,n")
+    with pytest.raises(DataError, match="the line 'frage,treffer,text'; expected one of these forms"):
+        read_training(path)
+    (row,) = read_training(path, columns="query=frage,label=treffer,positive=text").rows()
+    assert ([one.text for one in row.positives], [one.text for one in row.negatives]) == (["p"], ["n"])
+
+
+def test_labels_mean_the_same_in_all_files_of_a_folder(tmp_path):
+    put(tmp_path / "a.jsonl", {"query": "q", "passage": "p", "label": 1})
+    put(tmp_path / "b.jsonl", {"query": "r", "positive": "p", "negative": "n", "label": [0.9, 0.1]})
+    with pytest.raises(DataError, match=r"b\.jsonl has score, and .*a\.jsonl has label; expected the same"):
+        read_training(tmp_path)
+
+
+def test_what_teaches_nothing_is_left_out_and_said(tmp_path, capsys):
+    rows = [("q", "p", 1), ("q", "n", 0), ("r", "n", 0), ("q", " ", 0)]
+    path = put(tmp_path / "a.jsonl", *({"query": q, "passage": p, "label": y} for q, p, y in rows))
+    training = read_training(path)
+    assert [
+        len(part) for part in (training.queries, training.positives.places, training.negatives.places)
+    ] == [1, 1, 1]
+    assert training.notes == (
+        "1 passages without text are left out",
+        "1 rows, none of whose passages has text, are left out",
+        "1 of 2 queries have no positive and are left out",
+    )
+    shown = capsys.readouterr().err
+    assert all(note in shown for note in training.notes)
+    put(tmp_path / "a.jsonl", *({"query": q, "passage": p, "label": 0} for q, p, _ in rows[:3]))
+    with pytest.raises(DataError, match=r":1: a row without a positive \(2 of 2"):
+        read_training(path)
 
 
 def test_all_forms_of_the_same_data_give_the_same_set(tmp_path, corpus):
@@ -677,11 +961,11 @@ BAD_ROWS = [
     ([GOOD, "", GOOD | {"neg": ["p"]}], r":3: a passage that is both positive and negative .*: 'p'"),
     ([GOOD | {"neg": ["p"]}], r":1: a passage that is both"),
     ([COLUMNS, COLUMNS | {"negative": "p"}], r":2: a passage that is both"),
-    ([GOOD | {"pos_scores": [1, 2]}], r":1: a teacher's scores of the wrong length: 2 pos_scores for 1 pass"),
-    ([GOOD | {"neg_scores": [1], "neg": []}], r":1: a teacher's scores of the wrong length: 1 neg_scores"),
-    ([COLUMNS | {"scores": [1.0]}], r":1: a teacher's scores of the wrong length: 1 scores for 2 passages"),
-    ([COLUMNS | {"score": 0.7}], r":1: a teacher's scores of the wrong length: 1 score for 2"),
-    ([{"anchor": "q", "positive": ["p", "n"], "labels": [1]}], r":1: a teacher's scores of the wrong length"),
+    ([GOOD | {"pos_scores": [1, 2]}], r":1: 2 pos_scores for 1 passages; expected one number a passage"),
+    ([GOOD | {"neg_scores": [1], "neg": []}], r":1: 1 neg_scores for 0"),
+    ([COLUMNS | {"scores": [1.0]}], r":1: 1 scores for 2 passages"),
+    ([COLUMNS | {"score": 0.7}], r":1: 1 score for 2"),
+    ([{"anchor": "q", "positive": ["p", "n"], "labels": [1]}], r":1: 1 labels for 2 passages"),
     ([GOOD | {"pos_scores": ["1"]}], r":1: the pos_scores \['1'\]; expected finite numbers"),
     (['{"query": "q", "pos": ["p"], "pos_scores": [NaN]}'], r":1: the pos_scores \[nan\]; expected finite"),
     ([GOOD | {"pos_scores": [1e39]}], r":1: the pos_scores .*; expected finite numbers"),
@@ -692,8 +976,8 @@ BAD_ROWS = [
     ([GOOD | {"query": None}], r":1: null in query; expected text"),
     ([GOOD | {"query": " "}], r":1: a blank query"),
     ([GOOD | {"pos": [" "]}], r":1: a blank positive"),
-    ([GOOD | {"neg": ["\ud800"]}], r":1: half of a surrogate pair in the neg"),
-    ([GOOD | {"query": "\ud800"}], r":1: half of a surrogate pair in the query"),
+    ([GOOD | {"neg": ["\ud800"]}], r":1: .*half of a surrogate pair.* in neg\[0\]"),
+    ([GOOD | {"query": "\ud800"}], r":1: .*half of a surrogate pair.* in query"),
     ([GOOD | {"neg_id": ["1", "2"]}], r":1: 2 neg_id for 1 passages"),
     ([GOOD | {"query_id": [1]}], r":1: the query_id \[1\]"),
     ([GOOD | {"pos_id": ["1"]}, GOOD | {"pos": ["x"], "pos_id": ["1"]}], r":2: a second text for passage id"),
@@ -701,7 +985,7 @@ BAD_ROWS = [
     ([TEVATRON, TEVATRON | {"positive_passages": [{"docid": 1}]}], r":2: null in text; expected text"),
     ([TEVATRON | {"positive_passages": ["p"]}], r':1: the positive_passages \["p"\]'),
     ([{"text": "p", "id": 1}], r":1: a row with text, id; expected one of these forms:\n- BEIR: "),
-    ([GOOD, COLUMNS], r":2: null in query"),
+    ([GOOD, COLUMNS], r":1: the columns query, anchor, each of which can be the query"),
     ([GOOD, "[1]"], r":2: a JSON list; expected a JSON object"),
     (["{"], r":1: no JSON"),
     ([GOOD | {"stzoo": 3}], "its 'stzoo' is no JSON object"),

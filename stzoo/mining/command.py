@@ -63,7 +63,9 @@ def mine(
 
         torch.set_num_threads(wanted.threads)
     bars = sys.stderr.isatty() if progress is None else progress
-    judged = read_judged(wanted.data, wanted.split, corpus=wanted.corpus, progress=progress)
+    judged = read_judged(
+        wanted.data, wanted.split, corpus=wanted.corpus, columns=wanted.columns, progress=progress
+    )
     teacher = (
         open_teacher(wanted.teacher, max_tokens=wanted.teacher_tokens, device=wanted.device)
         if wanted.teacher

@@ -33,7 +33,8 @@ def facts_of(
             "split": judged.split,
             "fingerprint": judged.fingerprint,
             "corpus_fingerprint": judged.corpus_fingerprint,
-        },
+        }
+        | ({"columns": list(judged.columns)} if judged.columns else {}),
         "versions": {package: version(package) for package in PACKAGES},
     }
     return json.loads(json.dumps(facts))

@@ -72,8 +72,17 @@ class TrainingSetWriter:
         self._of_row.append(place)
         return place
 
-    def finish(self, name: str, source: Path, *, notes: tuple[str, ...] = (), **more: Any) -> TrainingSet:
+    def finish(
+        self, name: str, source: Path, *, leave_out: bool = False, notes: tuple[str, ...] = (), **more: Any
+    ) -> TrainingSet:
         """The set; the writer is used up.
+
+        Args:
+            name: of the set.
+            source: where it was read from.
+            leave_out: True leaves out queries without a positive, with a note; False refuses them.
+            notes: of the set.
+            more: further fields of the set.
 
         Raises:
             DataError: if there is no query, one has no positive, or a passage is both positive and negative
@@ -88,7 +97,10 @@ class TrainingSetWriter:
         of_row = np.array(self._of_row)
         positive, negative = (entries.settle(of_row, len(passages)) for entries in self._lists)
         counts = np.bincount(positive.queries(len(passages)), minlength=len(queries))
-        if lone := int((counts == 0).sum()):
+        lone = int((counts == 0).sum())
+        if lone and leave_out and lone < len(queries):
+            notes += (f"{lone} of {len(queries)} queries have no positive and are left out",)
+        elif lone:
             row = int(np.flatnonzero(counts[of_row] == 0)[0])
             found = f"a row without a positive ({lone} of {len(queries)} queries have none)"
             raise self._error(row, found, "a positive for each query", source)
@@ -103,7 +115,7 @@ class TrainingSetWriter:
             missing = int(np.isnan(part.scores).sum())
             if 0 < missing < len(part.scores):
                 notes += (f"{missing} of {len(part.scores)} {kind} have no score, so none is used",)
-        return TrainingSet(
+        whole = TrainingSet(
             name=name,
             source=source,
             query_ids=query_ids,
@@ -115,6 +127,7 @@ class TrainingSetWriter:
             notes=notes,
             **more,
         )
+        return whole.part(np.flatnonzero(counts)) if lone else whole
 
     def _error(self, row: int, found: str, expected: str, source: Path | None) -> DataError:
         file = next(file for first, file in reversed(self._files) if first <= row)

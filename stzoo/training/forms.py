@@ -1,19 +1,17 @@
-"""The forms of a training row, each told by the names in the first row."""
+"""The forms of training rows, each told by the names of its columns."""
 
-import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DataError
+from ..inputs import shorten
 from ..judged import as_text
 from ..provenance import evidence_sets, id_of, objects
-from .sets import Candidate
+from ..recipe import COLUMN_ROLES, IGNORE
+from .columns import Columns, Given, check_given, find_columns, has_columns, settle_labels, with_unused
+from .sets import MADE, Candidate
 from .values import At
-
-ANCHORS = ("anchor", "query", "question")
-POSITIVES = ("positive", "answer", "passage", "document")
-SCORES, LABELS = ("scores", "score"), ("labels", "label")
 
 
 class Example(NamedTuple):
@@ -34,64 +32,87 @@ class Form(NamedTuple):
     Attributes:
         name: whose it is.
         holds: what a row holds.
-        fits: True if a first row with these keys is of this form.
-        read: reads a row.
+        read: reads a row; None for rows of columns, which `stzoo.training.columns` understands.
+        roles: what its columns are, by role; the columns of `needs` must be there.
+        needs: names that tell the form.
         named: what the row names by id: "" for nothing, "passages" or "pages".
     """
 
     name: str
     holds: str
-    fits: Callable[[Collection[str]], bool]
-    read: Callable[[Any, At], Example]
+    read: Callable[[Any, At], Example] | None
+    roles: dict[str, str]
+    needs: tuple[str, ...] = ()
     named: str = ""
 
 
-def _columns(row: dict[str, Any], at: At) -> Example:
-    anchor, positive, label, score = (
-        next((name for name in names if name in row), "") for names in (ANCHORS, POSITIVES, LABELS, SCORES)
-    )
-    query = at.text(row.get(anchor), anchor or ANCHORS[0])
-    positives = at.texts(row.get(positive), positive)
-    negatives = [text for name in _negatives(row) for text in at.texts(row[name], name)]
-    marked = label and not negatives and _is_marked(row[label])
-    teacher = score if score or marked else label
-    texts = positives + negatives
-    scores = at.numbers(row[teacher] if teacher else None, teacher, len(texts))
-    passages = [Candidate(text, None, one) for text, one in zip(texts, scores, strict=True)]
-    if not marked:
-        return Example(query, passages[: len(positives)], passages[len(positives) :])
-    marks = at.numbers(row[label], label, len(texts))
-    both = list(zip(passages, marks, strict=True))
-    return Example(query, [one for one, mark in both if mark], [one for one, mark in both if not mark])
+class Understood(NamedTuple):
+    """How the rows of a file are read.
+
+    Attributes:
+        form: the form that they are of.
+        columns: what was taken for what.
+        read: reads a row.
+    """
+
+    form: Form
+    columns: Columns
+    read: Callable[[Any, At], Example]
 
 
-def _negatives(row: dict[str, Any]) -> list[str]:
-    """The names of the negatives' columns in their order."""
-    numbered = [name for name in row if name.startswith("negative_") and name[9:].isdecimal()]
-    plain = [name for name in ("negative", "negatives") if name in row]
-    return plain + sorted(numbered, key=lambda name: int(name[9:]))
+def _read_columns(columns: Columns) -> Callable[[dict[str, Any], At], Example]:
+    """Reads a row whose columns are known."""
+    names = {role: columns.one(role) for role in COLUMN_ROLES}
+    mark = "label" if names["label"] else "grade" if names["grade"] else ""
 
+    def texts(row: dict[str, Any], role: str, at: At) -> list[str]:
+        return [text for name in columns.roles.get(role, ()) for text in at.texts(row.get(name), name)]
 
-def _is_marked(label: Any) -> bool:
-    """True if labels are 0 and 1 alone: they say which passages are positive, and are no teacher's scores."""
-    if isinstance(label, str):
-        return bool(re.fullmatch(r"\[?\s*[01](\s*,\s*[01])*\s*]?", label))
-    labels = label if isinstance(label, list) else [label]
-    return bool(labels) and all(one in (0, 1) for one in labels)
+    def numbers(row: dict[str, Any], role: str, count: int, at: At) -> list[float | None]:
+        return at.numbers(row.get(names[role]), names[role], count) if names[role] else [None] * count
 
+    def ids(row: dict[str, Any], role: str, count: int, at: At) -> list[str]:
+        value = row.get(names[role]) if names[role] else None
+        if value in (None, "", []):
+            return [""] * count
+        key = names[role]
+        found = [
+            "" if one is None else one if isinstance(one, str) else id_of({key: one}, key, *at)
+            for one in (value if isinstance(value, list) else [value])
+        ]
+        if len(found) != count:
+            raise at.error(f"{len(found)} {names[role]} for {count} passages", "an id a passage")
+        return found
 
-def _flag(row: dict[str, Any], at: At) -> Example:
-    query = at.text(row.get("query"), "query")
-    return Example(query, _side(row, "pos", at), _side(row, "neg", at), _id(row, "query_id", at))
+    def read(row: dict[str, Any], at: At) -> Example:
+        query = at.text(row.get(names["query"]), names["query"])
+        sides = [texts(row, role, at) for role in ("positive", "negative")]
+        counts = [len(side) for side in sides]
+        both = sum(counts)
+        if names["score"]:
+            scores = numbers(row, "score", both, at)
+        else:
+            scores = [
+                one
+                for role, count in zip(("positive_score", "negative_score"), counts, strict=True)
+                for one in numbers(row, role, count, at)
+            ]
+        named = [
+            one
+            for role, count in zip(("positive_id", "negative_id"), counts, strict=True)
+            for one in ids(row, role, count, at)
+        ]
+        passages = list(map(Candidate, [*sides[0], *sides[1]], named, scores))
+        query_id = _id(row, names["query_id"], at) if names["query_id"] else ""
+        if not mark:
+            return Example(query, passages[: counts[0]], passages[counts[0] :], query_id)
+        marks = [(one or 0) > 0 for one in numbers(row, mark, both, at)]
+        found = list(zip(passages, marks, strict=True))
+        return Example(
+            query, [one for one, good in found if good], [one for one, good in found if not good], query_id
+        )
 
-
-def _side(row: dict[str, Any], name: str, at: At) -> list[Candidate]:
-    texts = at.texts(row.get(name), name)
-    ids = at.texts(row.get(f"{name}_id"), f"{name}_id") or [""] * len(texts)
-    if len(ids) != len(texts):
-        raise at.error(f"{len(ids)} {name}_id for {len(texts)} passages", "an id a passage")
-    scores = at.numbers(row.get(f"{name}_scores"), f"{name}_scores", len(texts))
-    return list(map(Candidate, texts, ids, scores))
+    return read
 
 
 def _tevatron(row: dict[str, Any], at: At) -> Example:
@@ -150,69 +171,120 @@ def _id(row: dict[str, Any], key: str, at: At) -> str:
     return "" if row.get(key) in (None, "") else id_of(row, key, *at)
 
 
-def _has(*names: str) -> Callable[[Collection[str]], bool]:
-    return lambda keys: all(name in keys for name in names)
-
-
-KINDS = (
-    Form(
-        "FlagEmbedding",
-        "{query, pos: [...], neg: [...]}, also pos_scores, neg_scores; stzoo's mined files",
-        _has("query", "pos"),
-        _flag,
-    ),
+# The names of columns, unlike those of the other forms, are found by `stzoo.training.columns`.
+FLAG = Form(
+    "FlagEmbedding",
+    "{query, pos: [...], neg: [...]}, also pos_scores, neg_scores; stzoo's mined files",
+    None,
+    {},
+)
+COLUMNS = Form(
+    "sentence-transformers",
+    "columns anchor (or query, question), positive (or passage, document, context, or else answer), negative "
+    "(or hard_negative, negative_1 ...), also scores, labels or relevance; others with --columns",
+    None,
+    {},
+)
+FIXED = (
     Form(
         "Tevatron",
         "{query_id, query, positive_passages: [{docid, title, text}], negative_passages: [...]}",
-        _has("positive_passages"),
         _tevatron,
+        {
+            "query": "query",
+            "query_id": "query_id",
+            "positive": "positive_passages",
+            "negative": "negative_passages",
+        },
+        ("positive_passages",),
     ),
     Form(
         "Tevatron by ids",
         "{query_id, query_text, positive_document_ids, negative_document_ids}, with a corpus",
-        _has("positive_document_ids"),
         _tevatron_ids,
+        {
+            "query": "query_text",
+            "query_id": "query_id",
+            "positive_id": "positive_document_ids",
+            "negative_id": "negative_document_ids",
+        },
+        ("positive_document_ids",),
         "passages",
     ),
     Form(
         "KILT",
         "{id, input, output: [{provenance: [{wikipedia_id}]}]}, with a corpus",
-        _has("input", "output"),
         _kilt,
+        {"query": "input", "query_id": "id", "positive": "output"},
+        ("input", "output"),
         "pages",
     ),
-    Form(
-        "sentence-transformers",
-        "columns anchor (or query, question), positive (or answer, passage, document), negative or "
-        "negative_1 ..., also scores or labels",
-        lambda keys: any(name in keys for name in ANCHORS) and any(name in keys for name in POSITIVES),
-        _columns,
-    ),
 )
-TRIPLES = Form("MS MARCO triples", "query<TAB>positive<TAB>negative, as texts", lambda _: False, _triple)
+TRIPLES = Form(
+    "MS MARCO triples",
+    "query<TAB>positive<TAB>negative, as texts",
+    _triple,
+    {"query": "field 1", "positive": "field 2", "negative": "field 3"},
+)
 ID_TRIPLES = Form(
     "MS MARCO triples by ids",
     "query id<TAB>passage id<TAB>passage id, with a corpus",
-    lambda _: False,
     _id_triple,
-    "passages",
+    {"query_id": "field 1", "positive_id": "field 2", "negative_id": "field 3"},
+    named="passages",
 )
 
 
-def form_of(row: dict[str, Any] | list[str], at: At) -> Form:
-    """The form that a first row is of.
+def understand(
+    file: Path, names: Sequence[str] | None, rows: Callable[[], Iterator[tuple[int, Any]]], given: Given
+) -> Understood:
+    """The form of a file's rows, and what their columns are; decided over all rows.
+
+    Args:
+        file: for messages.
+        names: of its columns; None if each row has its own.
+        rows: yields the rows with their lines, the same each time.
+        given: columns by role, as the user says.
 
     Raises:
-        DataError: if it is of none; it lists them all.
+        DataError: if they are of no form (it lists them all), there is no row, or it is ambiguous what a
+            column is.
     """
+    line, row = next(rows(), (0, None))
+    if row is None:
+        raise DataError(f"{file} holds no row; expected training data:\n{described()}")
+    at = At(file, line)
     if isinstance(row, list):
-        if len(row) == 3:
-            return ID_TRIPLES if all(map(_is_id, row)) else TRIPLES
+        return _understand_triples(row, given, at)
+    if names is None:
+        names = list(dict.fromkeys(name for _, row in rows() for name in row))
+    names = [name for name in names if name != MADE]
+    check_given(names, given, at)
+    for form in FIXED:
+        if not given.keys() - {IGNORE} and all(name in names for name in form.needs):
+            assert form.read is not None
+            roles = {role: [name] for role, name in form.roles.items() if name in names}
+            if "query" not in roles and "query" in names:  # Tevatron by ids has either
+                roles["query"] = ["query"]
+            columns = with_unused(Columns(form.name, roles), names, given, at, named=False)
+            return Understood(form, columns, form.read)
+    if not has_columns(names, given):
+        raise unknown_form(f"a row with {', '.join(map(shorten, names)) or 'nothing'}", at)
+    form = FLAG if "query" in names and "pos" in names else COLUMNS
+    columns = settle_labels(find_columns(form.name, names, given, at), given, rows(), at)
+    return Understood(form, columns, _read_columns(columns))
+
+
+def _understand_triples(row: list[str], given: Given, at: At) -> Understood:
+    if given:
+        raise at.error("a line without names of columns, which --columns names", "a header, or no --columns")
+    if len(row) != 3:
         raise unknown_form(f"a line of {len(row)} fields", at)
-    for form in KINDS:
-        if form.fits(row):
-            return form
-    raise unknown_form(f"a row with {', '.join(map(str, row)) or 'nothing'}", at)
+    form = ID_TRIPLES if all(map(_is_id, row)) else TRIPLES
+    assert form.read is not None
+    return Understood(
+        form, Columns(form.name, {role: [name] for role, name in form.roles.items()}), form.read
+    )
 
 
 def _is_id(field: str) -> bool:
@@ -225,19 +297,21 @@ def unknown_form(found: str, at: At) -> DataError:
     return at.error(found, f"one of these forms:\n{described()}\n")
 
 
-def is_header(names: Sequence[str]) -> bool:
-    """True if these are the names of columns of a form."""
-    return any(form.fits(names) for form in KINDS)
+def is_header(names: Sequence[str], given: Given) -> bool:
+    """True if these are the names of columns of a form, or those that the user names."""
+    return any(all(name in names for name in form.needs) for form in FIXED) or has_columns(names, given)
 
 
 def described() -> str:
     """The forms, a line each."""
     lines = ["- BEIR: a folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv"]
-    lines += [f"- {form.name}: {form.holds}" for form in (*KINDS, TRIPLES, ID_TRIPLES)]
+    lines += [f"- {form.name}: {form.holds}" for form in (FLAG, *FIXED, COLUMNS, TRIPLES, ID_TRIPLES)]
     return "\n".join(lines)
 
 
-def examples(form: Form, rows: Iterator[tuple[int, Any]], file: Path) -> Iterator[tuple[int, Example]]:
+def examples(
+    understood: Understood, rows: Iterator[tuple[int, Any]], file: Path
+) -> Iterator[tuple[int, Example]]:
     """Reads rows of one form, and yields each with its line.
 
     Raises:
@@ -245,9 +319,34 @@ def examples(form: Form, rows: Iterator[tuple[int, Any]], file: Path) -> Iterato
     """
     for line, row in rows:
         at = At(file, line)
-        example = form.read(row, at)
-        if form is not ID_TRIPLES and not example.query.strip():
+        example = understood.read(row, at)
+        if understood.form is not ID_TRIPLES and not example.query.strip():
             raise at.error("a blank query", "text")
-        if not form.named and not all(one.text.strip() for one in example.positives):
+        if not understood.form.named and not all(one.text.strip() for one in example.positives):
             raise at.error("a blank positive", "text")
         yield line, example
+
+
+class Blanks:
+    """Leaves passages without text out of rows, and counts what is left out."""
+
+    def __init__(self) -> None:
+        self.passages = self.rows = 0
+
+    def without(self, rows: Iterator[tuple[int, Example]]) -> Iterator[tuple[int, Example]]:
+        """The rows, but those none of whose passages has text."""
+        for line, row in rows:
+            sides = [[one for one in side if one.text.strip()] for side in row[1:3]]
+            blank = len(row.positives) + len(row.negatives) - sum(map(len, sides))
+            self.passages += blank
+            if blank and not any(sides):
+                self.rows += 1
+            else:
+                yield line, Example(row.query, *sides, row.query_id)
+
+    def notes(self) -> Iterator[str]:
+        """What was left out, in a sentence each."""
+        if self.passages:
+            yield f"{self.passages} passages without text are left out"
+        if self.rows:
+            yield f"{self.rows} rows, none of whose passages has text, are left out"

@@ -15,10 +15,10 @@ from typing import Any
 
 from ..errors import DataError, RecipeError
 from ..files import whole_file
-from .sets import Candidate, Mined
+from ..inputs import parse_json
+from .sets import MADE, Candidate, Mined
 from .tables import Table, open_table
 
-KEY = "stzoo"
 SUFFIXES = (".parquet", ".jsonl")
 GROUP_ROWS = 1000
 
@@ -71,14 +71,14 @@ def read_made(path: str | Path) -> dict[str, Any] | None:
 def made_of(table: Table) -> dict[str, Any] | None:
     """What a table says of its making; see `read_made`."""
     if table.metadata is not None:
-        made = table.metadata.get(KEY.encode())
+        made = table.metadata.get(MADE.encode())
         with contextlib.suppress(ValueError):
-            made = None if made is None else json.loads(made)
+            made = None if made is None else parse_json(made.decode())
     else:
         row = next((row for _, row in table.read()), None)
-        made = row.get(KEY) if isinstance(row, dict) else None
+        made = row.get(MADE) if isinstance(row, dict) else None
     if not isinstance(made, dict | None):
-        raise DataError(f"{table.file}: its {KEY!r} is no JSON object; expected what stzoo mine writes.")
+        raise DataError(f"{table.file}: its {MADE!r} is no JSON object; expected what stzoo mine writes.")
     return made
 
 
@@ -107,7 +107,7 @@ def _write_jsonl(path: Path, rows: Iterator[dict[str, Any]], about: str) -> None
     with path.open("w", encoding="utf-8", newline="\n") as file:
         for number, row in enumerate(rows):
             line = json.dumps(row, ensure_ascii=False)
-            file.write((line if number else f'{{"{KEY}": {about}, {line[1:]}') + "\n")
+            file.write((line if number else f'{{"{MADE}": {about}, {line[1:]}') + "\n")
 
 
 def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], about: str) -> None:
@@ -118,7 +118,7 @@ def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], about: str) -> No
     kinds = {"query_id": pa.string(), "query": pa.string()}
     for name in ("pos", "neg"):
         kinds |= {name: texts, f"{name}_id": texts, f"{name}_scores": scores}
-    schema = pa.schema(kinds.items(), metadata={KEY: about})
+    schema = pa.schema(kinds.items(), metadata={MADE: about})
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         while group := list(islice(rows, GROUP_ROWS)):
             writer.write_table(pa.Table.from_pylist(group, schema))

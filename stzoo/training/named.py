@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DataError
+from ..inputs import user_path
 from ..judged import as_text, find_jsonl, read_corpus
 from ..provenance import id_of, pages_in_rows
 from ..texts import Texts, TextsWriter, numbered_lines, numbered_objects, once
@@ -37,7 +38,7 @@ class Corpus:
     """
 
     def __init__(self, path: str | Path, progress: bool | None = None):
-        path = Path(path).expanduser()
+        path = user_path(path)
         self._progress = progress
         collections = [path / f"collection.tsv{end}" for end in ("", ".gz")] if path.is_dir() else []
         self._collection = next((file for file in collections if file.is_file()), None)

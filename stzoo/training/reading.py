@@ -1,21 +1,25 @@
 """Training data of any form, read into one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, RecipeError
+from ..inputs import user_path
 from ..judged import JudgedSet, names_beir, read_beir
+from ..messages import notify
+from ..recipe import parse_columns
 from ..texts import Texts
 from .collect import TrainingSetWriter, free_name, text_key
-from .forms import Example, Form, described, examples, form_of
+from .columns import Given
+from .forms import Blanks, Example, Understood, examples, understand
 from .mined import made_of
 from .named import Corpus, with_pages, with_texts
 from .sets import Candidate, TrainingSet
 from .tables import SUFFIXES, Table, find_tables
-from .values import At
 
 
 def read_training(
@@ -23,11 +27,15 @@ def read_training(
     split: str = "train",
     *,
     corpus: str | Path | None = None,
+    columns: str | Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> TrainingSet:
     """Reads queries with their positives and negatives, in any of the forms that `FORMS` describes.
 
-    The form is told by what the first row holds. Rows of one query are joined, a passage is kept once, and
+    The form and what each column is are told by the names of the columns, over all rows; it is shown to the
+    user and kept in `TrainingSet.columns`. A row may say of its passages which are positive: by labels (0 or
+    1), or by a grade of relevance (above 0 is positive); then queries without a positive are left out. Rows
+    of one query are joined, a passage is kept once, and
     of a corpus only what is named is kept, though it is held whole while it is read.
 
     Args:
@@ -36,17 +44,22 @@ def read_training(
         split: of a BEIR folder, or of a data set that has several.
         corpus: what rows that name ids name: a BEIR folder, its corpus.jsonl(.gz), or a folder with
             collection.tsv and queries*.tsv.
+        columns: what columns are that their names do not say, as `stzoo.recipe.parse_columns` reads it:
+            "query=question,positive=passage", or {"query": "question", "positive": "passage"}.
         progress: True for progress bars on stderr after two seconds; None shows them on a terminal only.
 
     Raises:
-        DataError: if it is not there or of no known form, a row does not hold (named by file and line), a
-            query has no positive, or a passage is both positive and negative of one query.
+        DataError: if it is not there or of no known form, it is ambiguous what a column is, a row is invalid
+            (named by file and line), a query has no positive, or a passage is both positive and negative of
+            one query.
+        RecipeError: if `columns` is invalid, or given for a BEIR folder.
 
     Unlike sentence-transformers: columns go by their names, not by their order. Unlike FlagEmbedding: a row's
     "prompt" and "type" are not read. Unlike KILT: each passage of an evidence page is positive, since
     passages other than KILT's own have no paragraph numbers.
     """
-    return _read(data, split, Corpus(corpus, progress) if corpus is not None else None, progress)
+    held = Corpus(corpus, progress) if corpus is not None else None
+    return _read(data, split, held, parse_columns(columns), progress)
 
 
 def read_judged(
@@ -54,6 +67,7 @@ def read_judged(
     split: str = "train",
     *,
     corpus: str | Path | None = None,
+    columns: str | Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> JudgedSet:
     """Reads what mining searches: queries, a corpus, and which passages of it are relevant.
@@ -66,15 +80,18 @@ def read_judged(
         data: see `read_training`.
         split: see `read_training`.
         corpus: see `read_training`; for a BEIR folder what is searched in place of its own corpus.
+        columns: see `read_training`.
         progress: see `read_training`.
 
     Raises:
         DataError: see `read_training`.
     """
+    given = parse_columns(columns)
     if corpus is None and names_beir(data):
+        _refuse_columns(data, given)
         return read_beir(data, split, progress=progress)
     held = Corpus(corpus, progress) if corpus is not None else None
-    training = _read(data, split, held, progress)
+    training = _read(data, split, held, given, progress)
     return training.judged(split) if held is None else _over(training, split, held)
 
 
@@ -101,34 +118,65 @@ def from_judged(judged: JudgedSet) -> TrainingSet:
     notes = judged.notes
     if left_out:
         notes += (f"{left_out} of {len(judged.qrels)} queries have no relevant passage and are left out",)
-    return writer.finish(judged.name, judged.folder, notes=notes)
+    return writer.finish(judged.name, judged.folder, notes=notes, columns=judged.columns)
 
 
-def _read(data: str | Path, split: str, corpus: Corpus | None, progress: bool | None) -> TrainingSet:
+def _read(
+    data: str | Path, split: str, corpus: Corpus | None, given: Given, progress: bool | None
+) -> TrainingSet:
     if names_beir(data):
+        _refuse_columns(data, given)
         return from_judged(read_beir(data, split, progress=progress))
-    source = Path(data).expanduser()
-    tables = find_tables(data, split, progress)
-    writer = TrainingSetWriter()
+    source = user_path(data)
+    tables = find_tables(data, split, progress, given)
+    all_understood = [understand(table.file, table.names, table.read, given) for table in tables]
+    _refuse_two_meanings(tables, all_understood)
+    writer, blanks = TrainingSetWriter(), Blanks()
     notes: list[str] = []
-    for table in tables:
-        line, row = next(table.read(), (0, None))
-        if row is None:
-            raise DataError(f"{table.file} holds no row; expected training data:\n{described()}")
-        form = form_of(row, At(table.file, line))
-        read = partial(_examples, form, table)
-        if not form.named:
+    for table, understood in zip(tables, all_understood, strict=True):
+        read = partial(_examples, understood, table)
+        if not understood.form.named:
             rows = read()
         elif corpus is None:
-            raise DataError(f"{table.file} has only ids ({form.name}); name the corpus that has the texts.")
-        elif form.named == "pages":
+            raise DataError(
+                f"{table.file} has only ids ({understood.form.name}); name the corpus that has the texts."
+            )
+        elif understood.form.named == "pages":
             rows = with_pages(read, table.file, corpus, notes)
         else:
             rows = with_texts(read, table.file, corpus)
-        for line, example in rows:
+        for line, example in blanks.without(rows):
             writer.add(*example, file=table.file, line=line)
+    notes += blanks.notes()
     made = made_of(tables[0]) if len(tables) == 1 else None
-    return writer.finish(_name(source), source, notes=tuple(notes), made=made)
+    columns = {one.columns.sentence(): one.columns.facts() for one in all_understood}
+    training = writer.finish(
+        _name(source),
+        source,
+        leave_out=any(one.columns.marks_positives for one in all_understood),
+        notes=tuple(notes),
+        made=made,
+        columns=tuple(columns.values()),
+    )
+    for said in [*(columns if made is None else ()), *training.notes]:  # stzoo's own columns are known
+        notify(f"{training.name}: {said}.")
+    return training
+
+
+def _refuse_columns(data: str | Path, given: Given) -> None:
+    if given:
+        raise RecipeError(f"columns (--columns) is about files of training rows; {data} is a BEIR folder.")
+
+
+def _refuse_two_meanings(tables: list[Table], all_understood: list[Understood]) -> None:
+    """Sees that labels and scores mean the same in all files of a folder."""
+    first = all_understood[0].columns.meaning
+    for table, understood in zip(tables, all_understood, strict=True):
+        if understood.columns.meaning != first:
+            raise DataError(
+                f"{table.file} has {understood.columns.meaning or 'no labels'}, and {tables[0].file} has "
+                f"{first or 'none'}; expected the same in all files of a folder."
+            )
 
 
 def _over(training: TrainingSet, split: str, corpus: Corpus) -> JudgedSet:
@@ -160,8 +208,8 @@ def _over(training: TrainingSet, split: str, corpus: Corpus) -> JudgedSet:
     )
 
 
-def _examples(form: Form, table: Table) -> Iterator[tuple[int, Example]]:
-    return examples(form, table.read(), table.file)
+def _examples(understood: Understood, table: Table) -> Iterator[tuple[int, Example]]:
+    return examples(understood, table.read(), table.file)
 
 
 def _name(source: Path) -> str:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 BLOCK = 1 << 16
+MADE = "stzoo"  # where a mined file says what made it
 
 
 class Candidate(NamedTuple):
@@ -82,6 +83,7 @@ class TrainingSet:
         negatives: of each query, none of them among its positives; lists may be empty.
         notes: what a reader should know of it.
         made: what a mined file says of its making; None of other data.
+        columns: of each kind of file that it was read from, what was taken for what; empty for BEIR folders.
     """
 
     name: str
@@ -94,6 +96,7 @@ class TrainingSet:
     negatives: Lists
     notes: tuple[str, ...] = ()
     made: dict[str, Any] | None = None
+    columns: tuple[dict[str, Any], ...] = ()
 
     @property
     def scored(self) -> bool:
@@ -165,6 +168,7 @@ class TrainingSet:
             },
             folder=self.source if self.source.is_dir() else self.source.parent,
             notes=self.notes,
+            columns=self.columns,
         )
 
 

@@ -3,6 +3,7 @@
 What a file is, is told by its first bytes or line; .gz alone goes by the name.
 """
 
+import contextlib
 import csv
 import gzip
 import re
@@ -12,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, StzooError, first_line
+from ..inputs import arrow_rows, check_column_names, open_input, open_parquet, user_path
 from ..sources import is_hub_id, load_hub
 from ..texts import numbered_lines, numbered_objects
+from .columns import Given
 from .forms import is_header, unknown_form
 from .values import At
 
@@ -35,15 +38,17 @@ class Table:
     Attributes:
         file: for messages.
         read: yields its rows with their line or number, from 1; the same each time.
+        names: of its columns; None if each row has its own.
         metadata: of a Parquet file's schema.
     """
 
     file: Path
     read: Rows
+    names: Sequence[str] | None = None
     metadata: dict[bytes, bytes] | None = None
 
 
-def find_tables(data: str | Path, split: str, progress: bool | None) -> list[Table]:
+def find_tables(data: str | Path, split: str, progress: bool | None, given: Given) -> list[Table]:
     """The tables of a file, a folder of files (in name order), a folder of `datasets`, or a Hub id.
 
     Args:
@@ -51,18 +56,19 @@ def find_tables(data: str | Path, split: str, progress: bool | None) -> list[Tab
         split: of a `datasets` folder or Hub data set that has several; in a folder of files those are read
             whose names begin with it, or all if none does.
         progress: see `stzoo.texts.numbered_lines`.
+        given: columns by role, as the user says.
 
     Raises:
         DataError: if it is not there, or holds nothing that can be read.
     """
-    path = Path(data).expanduser()
-    if path.is_file():
+    path = user_path(data)
+    if path.exists() and not path.is_dir():
         _refuse_split(path, split)
-        return [open_table(path, progress)]
+        return [open_table(path, progress, given)]
     if path.is_dir():
         if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
             return [_saved(path, split, progress)]
-        return [open_table(file, progress) for file in _files(path, split)]
+        return [open_table(file, progress, given) for file in _files(path, split)]
     if not is_hub_id(str(data)) or str(data).lower().endswith(SUFFIXES):
         raise DataError(
             f"there is no file or folder {data}; expected one, or the id of a data set on the Hub "
@@ -96,10 +102,10 @@ def _refuse_split(path: Path, split: str) -> None:
         )
 
 
-def open_table(path: Path, progress: bool | None) -> Table:
+def open_table(path: Path, progress: bool | None, given: Given | None = None) -> Table:
     """The table that a file is; see `find_tables`."""
     try:
-        with path.open("rb") as file:
+        with open_input(path) as file:
             if file.read(4) == b"PAR1":
                 return _parquet(path, progress)
     except OSError as error:
@@ -110,19 +116,16 @@ def open_table(path: Path, progress: bool | None) -> Table:
     if first.lstrip().startswith("{"):
         return Table(path, lambda: numbered_objects(path, progress))
     mark = "\t" if "\t" in first else ","
-    names = [name.strip('"') for name in first.split(mark)]
-    if is_header(names):
-        _refuse_repeats(path, names)
-        return Table(path, lambda: _csv(path, mark, progress))
+    try:
+        names = next(csv.reader([first], delimiter=mark, strict=True))
+    except csv.Error:  # a quote that is text, in triples
+        names = first.split(mark)
+    if is_header(names, given or {}):
+        check_column_names(path, names)
+        return Table(path, lambda: _csv(path, mark, progress), names)
     if mark == ",":
         raise unknown_form(f"the line {first[:40]!r}", At(path, number))
     return Table(path, lambda: ((line, text.split(mark)) for line, text in numbered_lines(path, progress)))
-
-
-def _refuse_repeats(path: Path, names: Sequence[str]) -> None:
-    for place, name in enumerate(names):
-        if name in names[:place]:
-            raise DataError(f"{path} has two columns named {name!r}; expected each name once.")
 
 
 def _csv(path: Path, mark: str, progress: bool | None) -> Iterator[tuple[int, Row]]:
@@ -133,7 +136,7 @@ def _csv(path: Path, mark: str, progress: bool | None) -> Iterator[tuple[int, Ro
     line = 0
     try:
         with (
-            path.open("rb") as raw,
+            open_input(path) as raw,
             gzip.open(raw) if path.suffix == ".gz" else raw as file,
             tqdm(total=path.stat().st_size, desc=f"Reading {path.name}", **options) as bar,
         ):
@@ -142,7 +145,7 @@ def _csv(path: Path, mark: str, progress: bool | None) -> Iterator[tuple[int, Ro
                 delimiter=mark,
                 strict=True,
             )
-            names = next(rows)
+            names = next(filter(None, rows), [])
             line = rows.line_num
             for number, fields in enumerate(rows):
                 if number % 1000 == 0:
@@ -155,9 +158,8 @@ def _csv(path: Path, mark: str, progress: bool | None) -> Iterator[tuple[int, Ro
                     raise DataError.at(path, first, found, f"{len(names)}, as the header has")
                 yield first, dict(zip(names, fields, strict=True))
     except csv.Error as error:
-        raise DataError.at(
-            path, line + 1, f"no row of csv ({error})", "one, or use jsonl or Parquet"
-        ) from None
+        expected = "one whose quotes are closed; or use jsonl or Parquet"
+        raise DataError.at(path, line + 1, f"no row of csv ({error})", expected) from None
     except UnicodeDecodeError:
         raise DataError.at(path, line + 1, "bytes that are not UTF-8", "UTF-8 text") from None
     except (OSError, EOFError, zlib.error) as error:
@@ -165,33 +167,20 @@ def _csv(path: Path, mark: str, progress: bool | None) -> Iterator[tuple[int, Ro
 
 
 def _parquet(path: Path, progress: bool | None) -> Table:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     def read() -> Iterator[tuple[int, Row]]:
-        try:
-            # With a buffer it reads a column piece by piece, not a whole row group at once.
-            with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as opened:
-                batches = opened.iter_batches(BATCH_ROWS)
-                yield from _rows(path, batches, opened.metadata.num_rows, progress)
-        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-            raise DataError(f"{path} cannot be read ({error}); expected a whole Parquet file.") from error
+        with open_parquet(path) as opened:
+            yield from _rows(path, opened.iter_batches(BATCH_ROWS), opened.metadata.num_rows, progress)
 
-    try:
-        schema = pq.read_schema(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read ({error}); expected a whole Parquet file.") from error
-    _refuse_repeats(path, schema.names)
-    return Table(path, read, schema.metadata)
+    with open_parquet(path) as opened:
+        schema = opened.schema_arrow
+        return Table(path, read, schema.names, schema.metadata or {})
 
 
 def _saved(path: Path, split: str, progress: bool | None) -> Table:
     import datasets
 
-    try:
+    with _explained(path):
         found = datasets.load_from_disk(str(path))
-    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"{path} cannot be read ({error}); expected what save_to_disk wrote.") from error
     if isinstance(found, datasets.DatasetDict):
         if split not in found:
             raise DataError(f"{path} has no split {split!r}. Splits there: {', '.join(sorted(found))}.")
@@ -203,20 +192,35 @@ def _saved(path: Path, split: str, progress: bool | None) -> Table:
 
 def _dataset(path: Path, found: Any, progress: bool | None) -> Table:
     def read() -> Iterator[tuple[int, Row]]:
-        tables = found.with_format("arrow").iter(BATCH_ROWS)
-        yield from _rows(path, tables, len(found), progress)
+        with _explained(path):
+            tables = found.with_format("arrow").iter(BATCH_ROWS)
+            yield from _rows(path, tables, len(found), progress)
 
-    return Table(path, read)
+    check_column_names(path, found.column_names)
+    return Table(path, read, found.column_names)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Explains whatever `datasets` raises: of a damaged folder it may be anything."""
+    try:
+        yield
+    except StzooError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise DataError(
+            f"{path} cannot be read as a data set of `datasets` ({reason}); expected what save_to_disk wrote."
+        ) from error
 
 
 def _rows(path: Path, tables: Any, total: int, progress: bool | None) -> Iterator[tuple[int, Row]]:
     from tqdm import tqdm
 
     off = None if progress is None else not progress
-    number = 0
+    done = 0
     with tqdm(total=total, desc=f"Reading {path.name}", delay=2, leave=False, disable=off) as bar:
         for table in tables:
-            for row in table.to_pylist():
-                number += 1
-                yield number, row
+            yield from arrow_rows(path, table, done + 1)
+            done += len(table)
             bar.update(len(table))

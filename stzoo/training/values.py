@@ -1,10 +1,10 @@
 """Values of a row, read so that what is wrong with them is said with file and line."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import DataError
+from ..inputs import parse_json, shorten
 from ..judged import as_text
 
 MOST = 3.4028235e38  # the largest float32, as it is written
@@ -37,25 +37,23 @@ class At(NamedTuple):
             return [self.text(one, key) for one in texts]
         return texts
 
-    def numbers(self, value: Any, key: str, passages: int) -> list[float | None]:
-        """Scores of as many passages, or a lone number for one; all None for null, "" or an empty list."""
+    def number_list(self, value: Any, key: str) -> list[float]:
+        """A number or a list of them, in csv as JSON; [] for null, "" or an empty list."""
         if isinstance(value, str) and value:  # of csv
             try:
-                value = json.loads(value)
+                value = parse_json(value)
             except ValueError:
                 raise self.error(f"the {key} {value[:40]!r}", "a number, or [a list of them]") from None
         if value is None or value in ("", []):
-            return [None] * passages
+            return []
         values = value if isinstance(value, list) else [value]
-        try:
-            finite = all(-MOST <= one <= MOST for one in values)
-        except TypeError:
-            finite = False
-        if not finite:
-            raise self.error(f"the {key} {str(values)[:40]}", "finite numbers")
-        if len(values) != passages:
-            raise self.error(
-                f"a teacher's scores of the wrong length: {len(values)} {key} for {passages} passages",
-                "one score a passage",
-            )
+        if not all(isinstance(one, int | float) and -MOST <= one <= MOST for one in values):
+            raise self.error(f"the {key} {shorten(values, 40)}", "finite numbers")
         return list(map(float, values))
+
+    def numbers(self, value: Any, key: str, passages: int) -> list[float | None]:
+        """Numbers of as many passages, or a lone one for one; all None for null, "" or an empty list."""
+        found = self.number_list(value, key)
+        if found and len(found) != passages:
+            raise self.error(f"{len(found)} {key} for {passages} passages", "one number a passage")
+        return [*found] or [None] * passages

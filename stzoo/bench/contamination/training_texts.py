@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ... import sources
 from ...errors import DataError
+from ...inputs import arrow_rows, open_parquet, user_path
 from ...judged import find_split, names_beir
 from ...qrels import read_judgements
 from ...texts import numbered_lines, numbered_objects
@@ -48,7 +49,7 @@ def find_training(path: Path, bars: bool) -> list[TrainingFile]:
         judgements = read_judgements(files.qrels, numbered_lines(files.qrels, bars))
         relevant = {d for grades in judgements.values() for d, grade in grades.items() if grade > 0}
         return [TrainingFile(files.queries, judgements.keys()), TrainingFile(files.corpus, relevant)]
-    if not path.exists():
+    if not user_path(path).exists():
         raise DataError(f"there is no training file or folder {path}.")
     return [TrainingFile(file) for source in sources.find(str(path)) for file in source.files]
 
@@ -77,25 +78,20 @@ def training_texts(file: TrainingFile, bars: bool) -> Iterator[TrainingText]:
 
 
 def _parquet(file: Path, bars: bool) -> Iterator[TrainingText]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
     from tqdm import tqdm
 
-    try:
-        with pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False) as opened:
-            columns = [field.name for field in opened.schema_arrow if "string" in str(field.type)]
-            if not columns:
-                raise DataError(f"{file} has no column of text, only {', '.join(opened.schema_arrow.names)}.")
-            with tqdm(total=opened.metadata.num_rows, desc=file.name, leave=False, disable=not bars) as bar:
-                rows = (
-                    row for batch in opened.iter_batches(1000, columns=columns) for row in batch.to_pylist()
-                )
-                for line, row in enumerate(rows, 1):
+    with open_parquet(file) as opened:
+        columns = [field.name for field in opened.schema_arrow if "string" in str(field.type)]
+        if not columns:
+            raise DataError(f"{file} has no column of text, only {', '.join(opened.schema_arrow.names)}.")
+        with tqdm(total=opened.metadata.num_rows, desc=file.name, leave=False, disable=not bars) as bar:
+            done = 0
+            for batch in opened.iter_batches(1000, columns=columns):
+                for line, row in arrow_rows(file, batch, first=done + 1):
                     for field, text in _strings(row):
                         yield TrainingText(str(file), line, field, text)
-                    bar.update()
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read ({error}); expected a whole Parquet file.") from error
+                done += len(batch)
+                bar.update(len(batch))
 
 
 def _strings(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
