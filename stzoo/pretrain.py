@@ -21,8 +21,10 @@ from .backbone import Backbone
 from .batches import LengthBatchSampler
 from .callbacks import Every
 from .calls import callable_module
+from .checkpoints import last_checkpoint
 from .corpus import Corpus, load_corpus
 from .curves import draw
+from .distributed import refuse_sharding
 from .errors import ModelError
 from .files import fingerprint, write_json
 from .hub import card
@@ -35,7 +37,7 @@ from .quiet import quietly
 from .recipe import PretrainSettings
 from .search import retrieve
 from .sources import hub_ids
-from .trainer import ObjectiveTrainer, arguments, last_checkpoint
+from .trainer import ObjectiveTrainer, arguments
 
 PARTS = "pretraining"  # the folder of an export that keeps decoders and recipe
 PARTS_FILE = "objective.safetensors"
@@ -163,6 +165,7 @@ def pretrain(
     Raises:
         StzooError: for a user's mistake; see stzoo.errors.
     """
+    refuse_sharding()
     wanted = PretrainSettings.read(recipe, settings)
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
@@ -196,7 +199,7 @@ def pretrain(
                 print(note, file=sys.stderr)
         trainer = _trainer(wanted, run, base, objective, new, corpus)
         checkpoint = last_checkpoint(run.folder) if run.goes_on else None
-        with quietly():
+        with quietly(), run.training():
             trainer.go_on(checkpoint)
         if trainer.is_world_process_zero():
             _finish(run, base, objective, trainer)
