@@ -19,6 +19,7 @@ from .errors import (
     RecipeError,
     ShapeError,
     StzooError,
+    TrainingError,
     UnknownNameError,
 )
 from .hookspecs import Checkpoint, Component, Recipe, hookimpl
@@ -86,6 +87,7 @@ __all__ = [
     "RecipeError",
     "ShapeError",
     "StzooError",
+    "TrainingError",
     "UnknownNameError",
     "hookimpl",
     *_LAZY,

@@ -32,9 +32,9 @@ class FindBest(TrainerCallback):
     """Finds the best checkpoint of a run whose folder has been moved, which the host would drop."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Corrects the path that the state has of it."""
-        if state.best_model_checkpoint:
-            state.best_model_checkpoint = str(Path(args.output_dir) / Path(state.best_model_checkpoint).name)
+        """Corrects the path that the state has of it, or has lost."""
+        if state.best_global_step:
+            state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.best_global_step}")
 
 
 class SetEpoch(TrainerCallback):
@@ -55,11 +55,26 @@ class SetEpoch(TrainerCallback):
                 listener.set_epoch(int(state.epoch))
 
 
+class EachStep(TrainerCallback):
+    """Calls a function with the trainer's control after each optimiser step.
+
+    Args:
+        call: may ask for a checkpoint by `control.should_save`.
+    """
+
+    def __init__(self, call: Callable[[Any], None]):
+        self.call = call
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Calls it."""
+        self.call(control)
+
+
 class Progress(TrainerCallback):
     """A bar on stderr with the last logged losses; without a terminal, a line for each log.
 
     Args:
-        record: keeps the log so far, and is called with it at each checkpoint.
+        record: is called with the log so far at each checkpoint.
     """
 
     def __init__(self, record: Callable[[list[dict[str, float]]], None]):
@@ -100,7 +115,7 @@ class Progress(TrainerCallback):
                 text = ", ".join(f"{name} {value}" for name, value in shown.items())
                 print(f"step {state.global_step}/{state.max_steps}: {text}", file=sys.stderr, flush=True)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+    def close(self) -> None:
         """Closes the bar."""
         if self.bar is not None:
             self.bar.close()

@@ -11,6 +11,7 @@ StzooError                      exit code 2, printed without a traceback
 │   └── ExportError             a model that has no portable form
 ├── ShapeError                  tensors whose shapes do not agree
 ├── OutputError                 an output folder that must not be written
+├── TrainingError               a training run that cannot continue, as its loss is not finite
 ├── PublishError                a model that must not go to the Hub, or that the Hub does not take
 └── MissingExtraError           an optional dependency that is not installed
 
@@ -84,6 +85,10 @@ class ShapeError(StzooError):
 
 class OutputError(StzooError):
     """An output folder that must not be written."""
+
+
+class TrainingError(StzooError):
+    """A training run that cannot continue, as its loss, gradient or weights are not finite."""
 
 
 class PublishError(StzooError):

@@ -13,6 +13,7 @@ from transformers import set_seed
 from . import episodes, lora, runs
 from .calls import callable_module
 from .curves import PICTURE, PRETRAINING, draw
+from .distributed import refuse_sharding
 from .encode.inputs import prompt_of, reading_notes
 from .errors import RecipeError
 from .files import fingerprint, whole_file
@@ -73,6 +74,7 @@ def finetune(
     """
     if model is not None:
         settings["model"] = model
+    refuse_sharding()
     wanted = FinetuneSettings.read(recipe, settings)
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
@@ -107,6 +109,8 @@ def finetune(
             base={"fingerprint": fingerprint(wanted.model)} if local else {"id": wanted.model},
             data=alone({task: _facts(train) for task, train in trains.items()}),
             dev=alone({task: _dev_facts(one) for task, one in data.items()}),
+            teacher=teacher.facts if teacher else None,
+            processes=runs.processes(),
         )
         named = [name for one in wanted.each().values() for name in (one.data, one.corpus) if name]
         before, imported = runs.earlier(wanted.model), runs.imported(wanted.model)
@@ -125,7 +129,8 @@ def finetune(
         dev = {task: one.dev for task, one in data.items() if one.dev is not None}
         if wanted.episodes:
             judged = {task: one.judged for task, one in data.items() if one.judged is not None}
-            facts = episodes.train(wanted, run, student, judged, teacher, partial(fit, dev=dev))
+            with run.training():
+                facts = episodes.train(wanted, run, student, judged, teacher, partial(fit, dev=dev))
         else:
             if teacher:
                 with first_process_first(cpu=wanted.device == "cpu"):  # the others find its scores
@@ -133,7 +138,8 @@ def finetune(
                         task: rescore(train, teacher, run.folder / "teacher" / task)
                         for task, train in trains.items()
                     }
-            facts = fit(wanted, run.folder, student, trains, dev=dev, record=run.record)
+            with run.training():
+                facts = fit(wanted, run.folder, student, trains, dev=dev, record=run.record)
         if is_first_process():
             run.record(**facts)
             _finish(run, student, wanted.portable)

@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import EarlyStoppingCallback
 
+from .checkpoints import last_checkpoint
 from .errors import DataError, RecipeError
 from .examples import Examples
 from .judged import JudgedSet
@@ -19,7 +20,7 @@ from .quiet import quietly
 from .recipe import FinetuneSettings
 from .runs import is_first_process, processes
 from .splits import DEV_METRIC, DevScore
-from .trainer import ObjectiveTrainer, arguments, last_checkpoint
+from .trainer import ObjectiveTrainer, arguments
 from .training import TrainingSet
 
 DEFAULT_NEGATIVES = 7

@@ -199,6 +199,7 @@ class RankingLoss(CachedLossMixin, nn.Module):
         self.factors = dict(factors)
         self.mini_batch_size = mini_batch_size
         self._sums: dict[str, tuple[Tensor, int]] = {}
+        self.last: dict[str, Tensor] = {}  # of the last batch, without their weights
 
     def forward(self, features: Iterable[dict[str, Tensor]], labels: dict[str, Tensor]) -> Tensor:
         """The loss.
@@ -233,6 +234,7 @@ class RankingLoss(CachedLossMixin, nn.Module):
         candidates = Candidates(labels["ids"], labels["positives"], labels.get("scores"))
         vectors = [queries, *columns]
         losses = {name: term(vectors, candidates) for name, term in self.terms.items()}
+        self.last = {name: loss.detach() for name, loss in losses.items()}
         for name, loss in losses.items():
             total, count = self._sums.get(name, (torch.zeros_like(loss), 0))
             self._sums[name] = total + loss.detach(), count + 1

@@ -224,7 +224,9 @@ class MultiTaskTrainer(ObjectiveTrainer):
             task = 0 if self.in_turn else self.tasks.index(name)
             row = 0 if self.balancer.additive else task
             with self.accelerator.no_sync(model), self.gradients.row(row):
+                before = len(self.seen)
                 loss = super().training_step(model, batch, *given, **named)
+                self.seen[before:] = [(f"{name}: {part}", value) for part, value in self.seen[before:]]
             self.losses[task] += loss
             self.sums[self.tasks.index(name)] += torch.stack([loss, torch.ones_like(loss)])
             found.append(loss)
@@ -248,6 +250,9 @@ class MultiTaskTrainer(ObjectiveTrainer):
                 tensor.div_(dist.get_world_size())
         if self.state.global_step == 0:
             self._check_gradients()
+        # before a balancer, whose linear algebra fails on what is not finite
+        self._watch({"gradient of the tasks": torch.linalg.vector_norm(rows)})
+        self._check_finite(now=True)
         with torch.no_grad():
             values = torch.empty(0) if self.balancer.additive else self.gradients.values()
             self.gradients.give(self.balancer(rows, self.losses, values))

@@ -21,8 +21,10 @@ from .backbone import Backbone
 from .batches import LengthBatchSampler
 from .callbacks import Every
 from .calls import callable_module
+from .checkpoints import last_checkpoint
 from .corpus import Corpus, load_corpus
 from .curves import draw
+from .distributed import refuse_sharding
 from .encode.inputs import reading_notes
 from .errors import ModelError, first_line
 from .files import fingerprint, write_json
@@ -37,7 +39,7 @@ from .quiet import quietly
 from .recipe import PretrainSettings
 from .search import retrieve
 from .sources import hub_ids
-from .trainer import ObjectiveTrainer, arguments, last_checkpoint
+from .trainer import ObjectiveTrainer, arguments
 from .weights import first_not_finite, names
 
 PARTS = "pretraining"  # the folder of an export that keeps decoders and recipe
@@ -171,6 +173,7 @@ def pretrain(
     Raises:
         StzooError: for a user's mistake; see stzoo.errors.
     """
+    refuse_sharding()
     wanted = PretrainSettings.read(recipe, settings)
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
@@ -205,7 +208,7 @@ def pretrain(
                 notify(note)
         trainer = _trainer(wanted, run, base, objective, new, corpus)
         checkpoint = last_checkpoint(run.folder) if run.goes_on else None
-        with quietly():
+        with quietly(), run.training():
             trainer.go_on(checkpoint)
         if trainer.is_world_process_zero():
             _finish(run, base, objective, trainer)

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .errors import OutputError
+from .errors import OutputError, TrainingError
 from .files import held, write_json
 from .recipe import SCHEMA_VERSION, Settings
 
@@ -22,7 +22,7 @@ IMPORTED = "import.json"  # beside a model that `stzoo import` made
 MERGED = "merge.json"  # beside one that is a mean of others
 OLD = ".stzoo-old"  # where an overwritten run waits until the new one has read its inputs
 # settings that may change between a kill and a resume, because they change no weight by more than rounding
-FREE = {"log_steps", "save_steps", "keep_checkpoints", "report_to", "workers", "threads"}
+FREE = {"log_steps", "save_steps", "save_minutes", "keep_checkpoints", "report_to", "workers", "threads"}
 PATIENCE = datetime.timedelta(days=30)  # of the processes that wait while the first one mines
 PACKAGES = ("stzoo", "torch", "transformers", "sentence-transformers", "datasets", "tokenizers", "numpy")
 
@@ -94,9 +94,19 @@ class Run:
                     f"{self.folder} holds a run whose {name} was another ({before} then, {now} now). "
                     "Resume it as it was, or begin anew with --overwrite."
                 )
-        self.record(**facts)
+        self.facts.pop("error", None)  # of a run that failed before
+        self.record(status="running", **facts)
         if is_first_process():
             shutil.rmtree(self.folder / OLD, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        """Records why the training in the block failed, if it does."""
+        try:
+            yield
+        except TrainingError as error:
+            self.record(status="failed", error=str(error))
+            raise
 
     def install(self, model: Path) -> None:
         """Moves an exported model's files from a folder inside this one to the top; modules.json goes last.

@@ -4,7 +4,12 @@ A loss that owns parameters (decoders, a new MLM head) is second-class there. Me
 sentence-transformers 6.2 and transformers 5.23; tests/test_trainer.py shows the first seven unmended, too:
 
 - checkpoints hold the encoder only: `_save`, `_load_from_checkpoint`
-- a killed save leaves a checkpoint that looks whole: `_save_checkpoint`, `last_checkpoint`
+- a killed save leaves a checkpoint that looks whole, and a damaged one is loaded: `_save_checkpoint`,
+  checkpoints.py
+- old checkpoints are removed before the new one is complete, with the user's files in them: `rotate`
+- Ctrl-C and SIGTERM lose the steps since the last checkpoint: `StopSignals`, `_end_step`
+- a loss that is not finite is trained on, and its checkpoints replace the good ones: `_check_finite`
+- all processes draw the same masks: `_inner_training_loop`
 - gradients of the loss's own parameters are not clipped, nor averaged over processes: `_clip_grad_norm`
 - they start different on each process: `_inner_training_loop`
 - `optimizer_cls_and_kwargs` forgets them: `create_optimizer`
@@ -17,32 +22,35 @@ sentence-transformers 6.2 and transformers 5.23; tests/test_trainer.py shows the
 These are private methods of the host library. `check_host` looks for each at the start.
 """
 
-import json
-import shutil
+import math
 import time
 import warnings
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from torch import Tensor, nn
 from torch import distributed as dist
-from transformers import Trainer
+from transformers import Trainer, set_seed
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
-from .callbacks import FindBest, Progress, SetEpoch
-from .errors import ModelError, RecipeError, StzooError
-from .files import whole_file, write_json, writing
+from .callbacks import EachStep, FindBest, Progress, SetEpoch
+from .checkpoints import MARKER, STATE, fault, rotate, seal
+from .distributed import largest
+from .errors import ModelError, OutputError, RecipeError, StzooError, TrainingError
+from .files import whole_file, writing
 from .memory import keep_blocks
+from .messages import notify
 from .recipe import Training
+from .signals import StopSignals
 
 TESTED = {"sentence-transformers": (6, 2), "transformers": (5, 23)}
 HOOKS = (
@@ -59,8 +67,7 @@ HOOKS = (
     "collect_features",
     "track_loss_components",
 )
-STATE = "state.safetensors"
-WHOLE = "whole.json"
+GRADIENT = "gradient norm"
 
 
 def check_host() -> None:
@@ -124,7 +131,6 @@ def _given(settings: Training, output: Path) -> dict[str, Any]:
         seed=settings.seed,
         data_seed=settings.seed,
         save_steps=settings.save_steps,
-        save_total_limit=settings.keep_checkpoints,
         logging_steps=settings.log_steps,
         logging_nan_inf_filter=False,
         report_to=settings.report_to or "none",
@@ -178,13 +184,17 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         check_host()
         if collate is not None:
             given["data_collator"] = Collator(preprocess_fn=given["model"].preprocess, make=collate)
+        # before the user's, which would score a model that is no longer finite
+        given["callbacks"] = [EachStep(self._end_step), *(given.get("callbacks") or ())]
         super().__init__(loss=loss, **given)
         for theirs in (ProgressCallback, PrinterCallback):
             self.remove_callback(theirs)
         self.epochs = SetEpoch(collate)
         self.add_callback(self.epochs)
         self.add_callback(FindBest())
-        self.add_callback(Progress(record or (lambda _: None)))
+        self.record = record or (lambda _: None)
+        self.progress = Progress(self._saved)
+        self.add_callback(self.progress)
         self.loss: Any  # one module, not the host's dict of several
         self.figures: Any = figures or getattr(loss, "accuracies", dict)
         self.settings = settings
@@ -201,6 +211,12 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         encoder = {id(tensor) for tensor in [*self.model.parameters(), *self.model.buffers()]}
         self.own = {name: tensor for name, tensor in self.tensors.items() if id(tensor) not in encoder}
         self.tokens, self.since = 0, time.monotonic()
+        self.signals = StopSignals()
+        self.stopping = False  # True once all processes have agreed to
+        self.saved_at = time.monotonic()
+        self.group: Any = None  # by which processes agree without waiting for a device
+        self.seen: list[tuple[str, Tensor]] = []  # losses and gradient norms of the step so far
+        self.unchecked: deque[tuple[int, list[str], Tensor, Any]] = deque()  # those that a GPU still computes
         if self.args.device.type == "cpu":
             keep_blocks()
 
@@ -235,13 +251,17 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         self.tokens += sum(len(v) * v.shape[-1] for k, v in inputs.items() if k.endswith("_input_ids"))
         weights = getattr(self.loss, "weights", None)
         if weights is None:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            parts = getattr(getattr(self.loss, "loss", self.loss), "last", {})
+            self._watch({**parts, "loss": found[0] if return_outputs else found})
+            return found
         features, labels = self.collect_features(inputs)
         if model == self.model_wrapped and self.loss.model != model:
             self.loss = self.override_model_in_loss(self.loss, model)
         with self.accelerator.autocast():  # the host does so for the encoder only
             losses = self.loss(features, labels)
         self.track_loss_components(losses)
+        self._watch(losses)
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         return (total, {}) if return_outputs else total
 
@@ -321,16 +341,127 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
                 if name not in self.new:
                     tensor.grad = None
         every = [p for p in self.tensors.values() if isinstance(p, nn.Parameter)]
-        return self.accelerator.clip_grad_norm_(every, self.args.max_grad_norm)
+        norm = self.accelerator.clip_grad_norm_(every, self.args.max_grad_norm)
+        self._watch({GRADIENT: norm})
+        self._check_finite()
+        return norm
+
+    # -- what stops a run
+
+    def _watch(self, values: Mapping[str, Tensor]) -> None:
+        """Notes scalars that must be finite, until `_check_finite`."""
+        self.seen += [(name, value.detach()) for name, value in values.items()]
+
+    def _check_finite(self, now: bool = False) -> None:
+        """Stops training, in all processes, when a noted value is not finite.
+
+        A GPU is not waited for: its values are copied to the CPU while it computes, and checked one step
+        later, or before a checkpoint is saved or the model is scored.
+
+        Args:
+            now: True to wait for the values of this step.
+
+        Raises:
+            TrainingError: if one is nan or inf.
+        """
+        if self.seen:
+            names = [name for name, _ in self.seen]
+            values = [value.float().reshape(()).to(self.args.device) for _, value in self.seen]
+            self.seen = []
+            copied, ready = torch.stack(values).to("cpu", non_blocking=True), None
+            if self.args.device.type == "cuda":
+                ready = torch.cuda.Event()
+                ready.record()
+            self.unchecked.append((self.state.global_step + 1, names, copied, ready))
+        while self.unchecked and (now or self.args.device.type != "cuda" or len(self.unchecked) > 1):
+            step, names, copied, ready = self.unchecked.popleft()
+            if ready is not None:
+                ready.synchronize()
+            self._judge(step, dict(zip(names, copied.tolist(), strict=True)))
+
+    def _judge(self, step: int, values: dict[str, float]) -> None:
+        wrong = {name: value for name, value in values.items() if not math.isfinite(value)}
+        scaler = getattr(self.accelerator, "scaler", None)
+        if wrong.keys() == {GRADIENT} and scaler is not None and scaler.get_scale() >= 1:
+            wrong = {}  # fp16: the step is skipped, and the next is scaled by less
+        if not largest([bool(wrong)], self.group)[0]:
+            return
+        text = ", ".join(f"{name} is {value}" for name, value in wrong.items())
+        found: list[Any] = [text]
+        if self.group is not None:
+            found *= dist.get_world_size()
+            dist.all_gather_object(found, text, group=self.group)
+        raise self._failure(step, next(filter(None, found)))
+
+    def _failure(self, step: int, what: str) -> TrainingError:
+        folders = sorted(
+            (folder for folder in Path(str(self.args.output_dir)).glob("checkpoint-*/" + MARKER)),
+            key=lambda marker: int(marker.parent.name[11:]),
+        )
+        kept = (
+            f"The last good checkpoint is {folders[-1].parent}."
+            if folders
+            else "No checkpoint was saved yet."
+        )
+        fp16 = ", --precision bf16 or fp32 instead of fp16" if self.settings.precision == "fp16" else ""
+        return TrainingError(
+            f"training stopped at step {step} of {self.state.max_steps}: {what}. {kept} Start again, with "
+            f"--overwrite or another --output, with a lower --learning-rate, a larger --warmup-ratio, a "
+            f"smaller --max-grad-norm{fp16}; or look for a fault in the data or the base model."
+        )
+
+    def _end_step(self, control: Any) -> None:
+        """Asks for a checkpoint when one is due by time, or a signal asks to stop; all processes alike."""
+        if control.should_save or control.should_evaluate:
+            self._check_finite(now=True)
+        due = time.monotonic() - self.saved_at >= 60 * self.settings.save_minutes
+        number, due = largest([self.signals.received, due and self.is_world_process_zero()], self.group)
+        if number:
+            self.signals.received, self.stopping = int(number), True
+        if number or due:
+            control.should_save = True
+
+    def _saved(self, log: list[dict[str, float]]) -> None:
+        self.record(log)
+        if self.stopping:
+            notify(
+                f"stopped after step {self.state.global_step} of {self.state.max_steps}; its checkpoint is "
+                "saved, and --resume continues from it."
+            )
+            self.signals.leave()
 
     # -- checkpoints
 
     def go_on(self, checkpoint: Path | None) -> None:
-        """Trains from a checkpoint, or the start; of one that training ended at, only loads the weights."""
+        """Trains from a checkpoint, or the start; of one that training ended at, only loads the weights.
+
+        Ctrl-C and SIGTERM end it after a step, when a checkpoint is saved; see `StopSignals`.
+
+        Raises:
+            TrainingError: if a loss, the gradient or the weights are not finite.
+            OutputError: if the best checkpoint is damaged.
+        """
+        try:
+            with self.signals:
+                self._train_from(checkpoint)
+                if self.signals.received:  # after the last step
+                    self.signals.leave()
+        except TrainingError:
+            self.record(self.state.log_history)
+            raise
+        finally:
+            self.progress.close()
+            if self.group is not None:
+                dist.destroy_process_group(self.group)
+                self.group = None
+
+    def _train_from(self, checkpoint: Path | None) -> None:
         if checkpoint is None:
             self.train()
             return
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if self.args.load_best_model_at_end and state.best_global_step:
+            self._check_best(state.best_global_step)  # before more is trained
         stop = state.stateful_callbacks.get("EarlyStoppingCallback", {})
         waited = stop.get("attributes", {}).get("early_stopping_patience_counter", 0)
         patience = stop.get("args", {}).get("early_stopping_patience", waited + 1)
@@ -338,15 +469,19 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
             self.train(resume_from_checkpoint=str(checkpoint))
             return
         self.state = state
-        if self.args.load_best_model_at_end and state.best_model_checkpoint:
+        if self.args.load_best_model_at_end and state.best_global_step:
             self._load_best_model()
         else:
             self._load_from_checkpoint(str(checkpoint))
 
     def _inner_training_loop(self, *given: Any, **named: Any) -> Any:
-        if dist.is_initialized():
+        if dist.is_initialized() and dist.get_world_size() > 1:
             for tensor in self.own.values():
                 dist.broadcast(tensor.data, 0)
+            # Each process draws masks and dropout of its own from here on; a checkpoint keeps them apart.
+            set_seed((self.settings.seed + dist.get_rank()) % 2**32)
+            self.group = dist.new_group(backend="gloo")
+        self.saved_at = time.monotonic()
         return super()._inner_training_loop(*given, **named)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
@@ -365,39 +500,47 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
             for name, tensor in self.tensors.items():
                 tensor.copy_(stored[name])
 
+    def _check_best(self, step: int) -> Path:
+        """The folder of the best checkpoint, as it was written.
+
+        Raises:
+            OutputError: if it is damaged.
+        """
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{step}"  # the run may have been moved
+        if reason := fault(folder):
+            raise OutputError(
+                f"{folder} scored best on the dev queries so far and is damaged ({reason}). Restore it from "
+                "a backup, or start again with --overwrite."
+            )
+        return folder
+
     def _load_best_model(self) -> None:
-        assert self.state.best_model_checkpoint is not None
-        name = Path(self.state.best_model_checkpoint).name  # the run may have been moved since
-        self._load_from_checkpoint(str(Path(str(self.args.output_dir)) / name))
+        self._load_from_checkpoint(str(self._check_best(self.state.best_global_step)))
 
     def _save_checkpoint(self, *given: Any, **named: Any) -> None:
+        self._check_finite(now=True)
+        self._check_weights()
         folder = Path(self._get_output_dir(trial=None)) / f"checkpoint-{self.state.global_step}"
         with writing(folder):
+            if self.args.should_save:
+                (folder / MARKER).unlink(missing_ok=True)  # what is written over is incomplete until the end
             super()._save_checkpoint(*given, **named)
-        if dist.is_initialized():
-            dist.barrier()  # each process writes the state of its own generators
-        if self.args.should_save:
-            sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.name != WHOLE}
-            write_json(folder / WHOLE, sizes)  # written last: its presence says that the rest is
+            if dist.is_initialized():
+                dist.barrier()  # each process writes the state of its own generators
+            if self.args.should_save:
+                seal(folder)
+                best = self.state.best_global_step
+                rotate(folder.parent, self.settings.keep_checkpoints, f"checkpoint-{best}" if best else None)
+            if dist.is_initialized():
+                dist.barrier()  # whoever leaves first has torchrun stop the others
+        self.saved_at = time.monotonic()
 
-
-def last_checkpoint(output: Path) -> Path | None:
-    """The newest whole checkpoint of a run, or None; those that a kill cut short are removed."""
-    folders = [f for f in (output / "checkpoints").glob("checkpoint-*") if f.name.split("-")[1].isdigit()]
-    for folder in sorted(folders, key=lambda f: int(f.name.split("-")[1]), reverse=True):
-        if is_whole(folder):
-            return folder
-        shutil.rmtree(folder, ignore_errors=True)  # another process may be at it too
-    return None
-
-
-def is_whole(folder: Path) -> bool:
-    """True if a checkpoint was written to its end."""
-    try:
-        sizes = json.loads((folder / WHOLE).read_text())
-        load_file(folder / STATE)
-    except (OSError, ValueError, SafetensorError):
-        return False
-    return all(
-        (folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items()
-    )
+    def _check_weights(self) -> None:
+        """Raises TrainingError if a weight is not finite, so that no such checkpoint replaces a good one."""
+        weights = {name: t for name, t in self.tensors.items() if isinstance(t, nn.Parameter)}
+        finite = torch.stack([torch.isfinite(weight).all() for weight in weights.values()]).tolist()
+        wrong = [name for name, is_finite in zip(weights, finite, strict=True) if not is_finite]
+        if wrong:
+            more = f" and {len(wrong) - 3} more tensors" if len(wrong) > 3 else ""
+            what = f"after the update, weights are not finite ({', '.join(wrong[:3])}{more})"
+            raise self._failure(self.state.global_step, what)

@@ -12,12 +12,12 @@ import stzoo
 ROOT = Path(__file__).parent.parent
 # A later room may import an earlier one, never the reverse. A package (bench, hub) is one room.
 ROOMS = """
-    errors messages network calls quiet memory inputs
-    files hookspecs host recipe runs texts registry measures qrels judged provenance
+    errors messages network calls quiet memory signals inputs
+    files hookspecs host recipe runs distributed texts registry measures qrels judged provenance
     pydocs rows sources corpus masking backbone decoders poolings weights limits models opened encode store
-    search lexical trec metrics curves bench training teacher objective hub callbacks batches losses examples
-    trainer pretrain prepare balancers multitask mining lora splits fitting episodes finetune merge
-    builtin testing ask demo cli __main__
+    search lexical trec metrics curves bench training teacher objective hub callbacks
+    checkpoints batches losses examples trainer pretrain prepare balancers multitask mining lora
+    splits fitting episodes finetune merge builtin testing ask demo cli __main__
 """.split()  # noqa: SIM905 - one line for each would hide the order
 FILES = sorted((ROOT / "stzoo").rglob("*.py"))
 PLUGIN_FILES = sorted((ROOT / "plugins").rglob("*.py"))

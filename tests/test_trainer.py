@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,14 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformerTrainer
 from transformers import TrainerCallback, set_seed
 
+import stzoo
 from stzoo.batches import LengthBatchSampler
+from stzoo.checkpoints import last_checkpoint
+from stzoo.errors import OutputError
 from stzoo.pretrain import load_base, load_parts, make_objective
 from stzoo.recipe import PretrainSettings
 from stzoo.testing import sentences, tiny_masked_lm
-from stzoo.trainer import ObjectiveTrainer, arguments, last_checkpoint
+from stzoo.trainer import ObjectiveTrainer, arguments
 
 
 def unmended(*names):
@@ -254,28 +259,192 @@ def two_checkpoints(base, tmp_path_factory):
     return output / "checkpoints"
 
 
-def damage_nothing(folder):
-    pass
+def flip(file):
+    """Changes one bit in the middle of a file."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
 
 
-def damage_marker(folder):
-    (folder / "whole.json").unlink()
+SAVED = (
+    *("state.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"),
+    "whole.json",
+)
 
 
-def damage_weights(folder):
-    weights = folder / "state.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-
-
-def damage_optimiser(folder):
-    (folder / "optimizer.pt").write_bytes(b"")
-
-
-@pytest.mark.parametrize("damage", [damage_nothing, damage_marker, damage_weights, damage_optimiser])
-def test_a_checkpoint_cut_short_is_passed_over_and_removed(damage, two_checkpoints, tmp_path):
+@pytest.mark.parametrize("name", SAVED)
+@pytest.mark.parametrize("damage", [flip, lambda file: file.write_bytes(b"")])
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(
+    name, damage, two_checkpoints, tmp_path, capsys
+):
     shutil.copytree(two_checkpoints, tmp_path / "checkpoints")
-    damage(tmp_path / "checkpoints/checkpoint-4")
-    found = last_checkpoint(tmp_path)
-    assert found.name == ("checkpoint-4" if damage is damage_nothing else "checkpoint-2")
-    assert (tmp_path / "checkpoints/checkpoint-4").exists() == (damage is damage_nothing)
-    assert load_file(found / "state.safetensors")
+    damage(tmp_path / "checkpoints/checkpoint-4" / name)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "checkpoints/checkpoint-4").iterdir()}
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoints/checkpoint-2"
+    aside = tmp_path / "checkpoints/damaged-checkpoint-4"
+    assert {file.name: file.read_bytes() for file in aside.iterdir()} == before
+    said = capsys.readouterr().err
+    assert "is damaged" in said
+    assert "training continues from checkpoint-2" in said
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoints/checkpoint-2"
+    assert not capsys.readouterr().err
+
+
+def test_an_incomplete_checkpoint_is_removed_but_not_the_users_files_in_it(two_checkpoints, tmp_path, capsys):
+    shutil.copytree(two_checkpoints, tmp_path / "checkpoints")
+    folder = tmp_path / "checkpoints/checkpoint-4"
+    (folder / "whole.json").unlink()
+    (folder / ".state.safetensors.1.part").touch()
+    (folder / "notes.md").write_text("mine")
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoints/checkpoint-2"
+    assert [file.name for file in folder.iterdir()] == ["notes.md"]
+    assert "not saved completely" in capsys.readouterr().err
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_again_unasked(two_checkpoints, tmp_path):
+    shutil.copytree(two_checkpoints, tmp_path / "checkpoints")
+    flip(tmp_path / "checkpoints/checkpoint-2/optimizer.pt")
+    (tmp_path / "checkpoints/checkpoint-4/state.safetensors").unlink()
+    for _ in range(2):  # nothing was moved, so that a copy can be put back
+        with pytest.raises(OutputError, match=r"checkpoint-4 is damaged \(state.*checkpoint-2.*--overwrite"):
+            last_checkpoint(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert last_checkpoint(tmp_path) is None
+
+
+@pytest.mark.parametrize("name", [None, "optimizer.pt", "rng_state.pth", "trainer_state.json"])
+def test_a_checkpoint_of_an_older_version_is_used_if_its_files_can_be_read(
+    name, two_checkpoints, tmp_path, capsys
+):
+    shutil.copytree(two_checkpoints, tmp_path / "checkpoints")
+    folder = tmp_path / "checkpoints/checkpoint-4"
+    sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.name != "whole.json"}
+    (folder / "whole.json").write_text(json.dumps(sizes))
+    if name:
+        (folder / name).write_bytes(b"\0" * sizes[name])
+    assert last_checkpoint(tmp_path).name == ("checkpoint-2" if name else "checkpoint-4")
+    assert (name or "has no checksums") in capsys.readouterr().err
+
+
+def test_only_files_of_ours_are_removed_with_old_checkpoints(base, tmp_path):
+    class Note(TrainerCallback):
+        def on_save(self, args, state, control, **_):  # noqa: ARG002
+            (tmp_path / f"checkpoints/checkpoint-{state.global_step}/notes.md").write_text("mine")
+
+    make(ObjectiveTrainer, base, tmp_path, max_steps=4, save_steps=1, callbacks=[Note()]).train()
+    left = {f.name: len(list(f.iterdir())) for f in (tmp_path / "checkpoints").iterdir()}
+    assert left == {"checkpoint-1": 1, "checkpoint-2": 1, "checkpoint-3": 7, "checkpoint-4": 7}
+
+
+def test_checkpoints_by_time_change_no_bit(base, tmp_path):
+    straight = make(ObjectiveTrainer, base, tmp_path / "straight", save_steps=100)
+    straight.train()
+    timed = make(ObjectiveTrainer, base, tmp_path / "timed", save_steps=100, save_minutes=1e-9)
+    timed.train()
+    assert {f.name for f in (tmp_path / "timed/checkpoints").iterdir()} == {"checkpoint-2", "checkpoint-3"}
+    assert {f.name for f in (tmp_path / "straight/checkpoints").iterdir()} == {"checkpoint-3"}
+    assert same(straight.tensors, timed.tensors)
+
+
+class Signals(TrainerCallback):
+    """Sends signals to this process as a step begins."""
+
+    def __init__(self, step, *numbers):
+        self.step, self.numbers = step, numbers
+
+    def on_step_begin(self, args, state, control, **_):  # noqa: ARG002
+        for number in self.numbers if state.global_step == self.step else ():
+            signal.raise_signal(number)
+
+
+ENDS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: SystemExit}
+
+
+@pytest.mark.parametrize("number", ENDS)
+@pytest.mark.parametrize("step", [0, 7])
+def test_a_signal_saves_a_checkpoint_from_which_the_run_continues_to_the_bit(
+    number, step, base, tmp_path, capsys
+):
+    handlers = [signal.getsignal(one) for one in ENDS]
+    given = dict(max_steps=10, save_steps=100, accumulation=2)
+    stopped = make(ObjectiveTrainer, base, tmp_path, callbacks=[Signals(step, number)], **given)
+    with pytest.raises(ENDS[number]) as ended:
+        stopped.go_on(None)
+    assert getattr(ended.value, "code", 143) == 143
+    assert "--resume continues" in capsys.readouterr().err
+    assert [signal.getsignal(one) for one in ENDS] == handlers
+    checkpoint = last_checkpoint(tmp_path)
+    assert checkpoint.name == f"checkpoint-{step + 1}"
+    resumed = make(ObjectiveTrainer, base, tmp_path, **given)
+    resumed.go_on(checkpoint)
+    straight = make(ObjectiveTrainer, base, tmp_path / "straight", **given)
+    straight.go_on(None)
+    assert same(straight.tensors, resumed.tensors)
+
+
+def test_a_second_signal_stops_at_once(base, tmp_path):
+    twice = Signals(1, signal.SIGTERM, signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        make(ObjectiveTrainer, base, tmp_path, callbacks=[twice]).go_on(None)
+    assert last_checkpoint(tmp_path) is None
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_training_in_another_thread_leaves_the_signals_alone(base, tmp_path):
+    trainer = make(ObjectiveTrainer, base, tmp_path, max_steps=1)
+    seen = []
+    trainer.add_callback(Look(lambda: seen.append(signal.getsignal(signal.SIGINT))))
+    thread = threading.Thread(target=trainer.go_on, args=[None])
+    thread.start()
+    thread.join()
+    assert seen == [signal.default_int_handler]
+
+
+class Look(TrainerCallback):
+    def __init__(self, call):
+        self.call = call
+
+    def on_step_end(self, *_, **__):
+        self.call()
+
+
+def spoil(trainer, name, step, value):
+    """Has a part of an objective's loss be `value` from a step on, with its gradient as it was."""
+    forward = trainer.loss.forward
+
+    def spoilt(*given, **named):
+        losses = forward(*given, **named)
+        if trainer.state.global_step + 1 >= step:
+            losses[name] = losses[name] - losses[name].detach() + value
+        return losses
+
+    trainer.loss.forward = spoilt
+    return trainer
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_at_its_step_and_is_named(value, base, tmp_path):
+    logs = []
+    given = dict(save_steps=1, log_steps=100, max_steps=9, given={"record": logs.append})
+    trainer = spoil(make(ObjectiveTrainer, base, tmp_path, **given), "decoder", 4, value)
+    with pytest.raises(stzoo.TrainingError, match=f"step 4 of 9: decoder is {value}.*checkpoint-3.*--learn"):
+        trainer.go_on(None)
+    assert last_checkpoint(tmp_path).name == "checkpoint-3"
+    assert all(
+        torch.isfinite(t).all() for t in load_file(last_checkpoint(tmp_path) / "state.safetensors").values()
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        (dict(learning_rate=1e30), r"step \d of 6: .* is (nan|inf)"),
+        (dict(learning_rate=1e38, max_steps=1), "step 1 of 1: after the update, weights are not finite"),
+    ],
+)
+def test_training_that_diverges_saves_no_checkpoint_that_is_not_finite(changes, what, base, tmp_path):
+    given = dict(save_steps=1, max_steps=6, max_grad_norm=1e9, warmup_ratio=0) | changes
+    with pytest.raises(stzoo.TrainingError, match=what):
+        make(ObjectiveTrainer, base, tmp_path, **given).go_on(None)
+    for file in tmp_path.rglob("state.safetensors"):
+        assert all(torch.isfinite(tensor).all() for tensor in load_file(file).values())

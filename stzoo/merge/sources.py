@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import lora
+from ..checkpoints import STATE, is_whole
 from ..errors import ModelError, RecipeError
 from ..files import fingerprint
 from ..opened import folder_revision
 from ..runs import RECORD
-from ..trainer import STATE, is_whole
 
 CHECKPOINTS = "checkpoints/checkpoint-*"
 

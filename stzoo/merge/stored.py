@@ -9,8 +9,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from .. import lora
+from ..checkpoints import STATE
 from ..errors import ModelError
-from ..trainer import STATE
 from .kinds import HEAD, WEIGHTS, places
 from .sources import Source
 

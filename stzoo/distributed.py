@@ -1,0 +1,60 @@
+"""Several processes, as torchrun and accelerate start them: what is refused, and what they agree on."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from .errors import RecipeError, StzooError
+from .runs import processes
+
+UNSUPPORTED = {  # what accelerate sets for its ways to split a model up
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism configuration",
+}
+
+
+def require_one_process(command: str) -> None:
+    """Refuses a command that several processes would run side by side into the same output.
+
+    Raises:
+        StzooError: if torchrun or accelerate started more than one process.
+    """
+    if (count := processes()) > 1:
+        raise StzooError(
+            f"{command} runs in one process, and {count} were started (WORLD_SIZE is {count}). Start it "
+            "without torchrun or accelerate; only pretrain and finetune run in several processes."
+        )
+
+
+def refuse_sharding() -> None:
+    """Refuses what is not built yet: models that are split up over the processes.
+
+    Raises:
+        RecipeError: if accelerate is configured for it.
+    """
+    for variable, name in UNSUPPORTED.items():
+        if os.environ.get(variable, "").lower() in ("1", "true", "t", "yes", "y", "on"):
+            raise RecipeError(
+                f"accelerate is configured for {name} ({variable} is set), which stzoo does not support. "
+                "Start it with torchrun, or with `accelerate launch --multi_gpu`: each process then has a "
+                "copy of the model."
+            )
+
+
+def largest(values: Sequence[float], group: Any) -> list[float]:
+    """The largest of each value over all processes.
+
+    Args:
+        values: as many in each process.
+        group: a gloo group of all processes, so that no device is waited for; None in a single process.
+    """
+    if group is None:
+        return list(values)
+    import torch
+    from torch import distributed as dist
+
+    found = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(found, dist.ReduceOp.MAX, group=group)
+    return found.tolist()
