@@ -1,16 +1,29 @@
 """What several tests use."""
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from stzoo.cli import main
 
-def cli(*words, **more):
-    """Runs `stzoo` with these words."""
+
+def cli(*words, cwd=".", env=None):
+    """Runs `stzoo` with these words, in this process or, with an environment, in a new one."""
     command = [sys.executable, "-m", "stzoo", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **more)
+    if env is not None:
+        given = dict(capture_output=True, text=True, timeout=600, check=False)
+        return subprocess.run(command, cwd=cwd, env=env, **given)
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(command[3:])
+        except SystemExit as end:
+            code = end.code or 0
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
 
 
 def wait_for(condition, process, seconds=120.0):
