@@ -29,13 +29,11 @@ def check_plausible(value: Any) -> Any:
     """Returns the value if no text and no number in it is one that no file, model or machine can take.
 
     Raises:
-        ValueError: for a NUL character, half of a surrogate pair, or a whole number beyond `MAX_NUMBER`.
+        ValueError: for a NUL character, or a whole number beyond `MAX_NUMBER`.
     """
     if isinstance(value, str):
         if "\0" in value:
             raise ValueError("a text must not contain a NUL character")
-        if any("\ud800" <= sign <= "\udfff" for sign in value):
-            raise ValueError("a text must not contain half of a surrogate pair")
     elif isinstance(value, dict):
         for one in (*value.keys(), *value.values()):
             check_plausible(one)

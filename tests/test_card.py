@@ -546,6 +546,35 @@ def test_what_the_readme_that_is_there_says_counts_and_flags_win(export_of):
     assert "made anew" not in text
 
 
+# what YAML 1.1, or 1.2, takes for something else than a text when it is not quoted
+WORDS = "no on y NO true 1e3 1.5e3 1_000 0o17 0x1f 1:30 2024-01-02 2024-13-45 .inf".split()  # noqa: SIM905
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_word_that_yaml_takes_for_something_else_stays_a_word(export_of, word):
+    model = export_of()
+    (model / "README.md").write_text(
+        f"---\nlanguage: no\ntags: [{word}]\nlicense_name: {word}\nextra: 1.5\n---\n"
+    )
+    text = text_of(model)
+    data = ModelCard(text).data
+    assert data.language == ["no"]
+    assert data.tags[-1] == word
+    assert (data.license_name, data.extra) == (word, 1.5)
+    front = text.split("---\n")[1]
+    assert f"- '{word}'\n" in front
+    assert f"license_name: '{word}'\n" in front
+    (model / "README.md").write_text(text)
+    assert text_of(model) == text
+
+
+def test_norwegian_beside_other_languages_is_kept(export_of):
+    model = export_of()
+    (model / "README.md").write_text("---\nlanguage: [en, no]\nlicense: null\n---\n")
+    assert ModelCard(text_of(model)).data.language == ["en", "no"]
+    assert ModelCard(text_of(model, language="no")).data.language == ["no"]
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -560,7 +589,7 @@ def test_a_field_that_the_hub_refuses_is_refused(export_of, given, told):
         make(export_of(), **given)
 
 
-@pytest.mark.parametrize("matter", ["a: [", "- a\n- b", "license: 3", "tags: {a: b}", "base_model: [1]"])
+@pytest.mark.parametrize("matter", ["a: [", "- a\n- b", "license: 3", "tags: {a: b}", "base_model: [{a: 1}]"])
 def test_a_front_matter_that_does_not_hold_is_refused(export_of, matter):
     model = export_of()
     (model / "README.md").write_text(f"---\n{matter}\n---\n")

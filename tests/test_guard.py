@@ -174,7 +174,6 @@ ABSURD = [
     ["bench", "x", "--data", "y", "--memory-gib", "-1"],
     ["pretrain", "--base", "a\0b", "--corpus", "y"],
     ["finetune", "x", "--data", "y", "--set", 'query_prompt="a\\0b"'],
-    ["finetune", "x", "--data", "y", "--set", 'query_prompt="\\ud800"'],
 ]
 
 

@@ -12,6 +12,7 @@ STZOO_DEBUG=1 shows the traceback as well.
 
 import datetime
 import errno
+import functools
 import os
 import platform
 import signal
@@ -56,7 +57,7 @@ def guarded(work: Callable[[], Any], words: Sequence[str]) -> int:
     main_thread = threading.current_thread() is threading.main_thread()
     replace = main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if replace:
-        signal.signal(signal.SIGTERM, _terminate)
+        signal.signal(signal.SIGTERM, functools.partial(_terminate, os.getpid()))
     try:
         code = work()
         return code if isinstance(code, int) else 0
@@ -70,7 +71,10 @@ def guarded(work: Callable[[], Any], words: Sequence[str]) -> int:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - as signal calls it
+def _terminate(process: int, number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - as signal calls it
+    if os.getpid() != process:  # a worker that was forked with this handler
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
     raise Terminated
 
 

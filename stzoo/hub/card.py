@@ -1,6 +1,7 @@
 """The model card: README.md with the Hub's metadata, the scores in both forms of the Hub, and pictures.
 
 described.py   what the model's folder says of it and of the runs that made it
+frontmatter.py the YAML on top
 origin.py      which published checkpoint it is, or began from
 public.py      keeps places and secrets of the machine out of that
 scores.py      results of the benchmark, and the two forms that the Hub reads
@@ -23,7 +24,7 @@ from ..curves import PICTURE, PRETRAINING
 from ..encode.inputs import USUAL
 from ..errors import DataError, OutputError, RecipeError, StzooError, first_line
 from ..files import whole_file
-from . import public
+from . import frontmatter, public
 from .described import Step, read_model, read_steps
 from .origin import Origin, read_origin
 from .scores import MEASURE, SHOWN, Scored, eval_results, model_index, read_scores
@@ -120,7 +121,7 @@ def make(
     data = _metadata(name, steps, origin, scored, earlier)
     pictures = [picture for picture in (PRETRAINING, PICTURE) if (folder / picture).is_file()]
     text = _render(
-        metadata=data.to_yaml(line_break="\n", original_order=ORDER),
+        metadata=frontmatter.dump(_ordered(data.to_dict())).strip(),
         name=name,
         reference=repo_id or "path/of/this/folder",
         model=model,
@@ -183,10 +184,8 @@ def check_repo_id(repo_id: str) -> None:
 
 def _earlier(readme: Path, known: Mapping[str, str]) -> dict[str, Any]:
     """What the README that is there says in its front matter, but for what is always made anew."""
-    from huggingface_hub.repocard import metadata_load
-
     try:
-        found = (metadata_load(readme) or {}) if readme.is_file() else {}
+        found = frontmatter.read(readme) if readme.is_file() else {}
     except Exception as error:  # whatever YAML makes of it
         raise DataError(
             f"the metadata of {readme} cannot be read: {first_line(error)}. Mend or remove the lines "
@@ -229,6 +228,10 @@ def _metadata(
     )
 
 
+def _ordered(found: dict[str, Any]) -> dict[str, Any]:
+    return {key: found[key] for key in (*ORDER, *found) if key in found}
+
+
 def _listed(key: str, found: Mapping[str, Any]) -> list[str]:
     """One text or several, as a list."""
     value = found.get(key) or []
@@ -239,7 +242,9 @@ def _listed(key: str, found: Mapping[str, Any]) -> list[str]:
 
 
 def _license(given: Any) -> str | None:
-    if given is not None and not (isinstance(given, str) and re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", given)):
+    if given is not None and not (
+        isinstance(given, str) and re.fullmatch(r"(?=.*[a-z])[a-z0-9][a-z0-9.+-]*", given)
+    ):
         raise RecipeError(
             f"the license is {given!r}; expected an identifier of the Hub in small letters, such as "
             "apache-2.0, mit, cc-by-sa-4.0 or other (https://huggingface.co/docs/hub/repositories-licenses)."
@@ -316,9 +321,7 @@ def _fenced(text: str, kind: str) -> str:
 
 
 def _yaml(value: Any) -> str:
-    import yaml
-
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+    return frontmatter.dump(value, width=100)
 
 
 def _settings(found: Mapping[str, Any]) -> str:
