@@ -1,6 +1,7 @@
 import gzip
 import os
 import random
+import re
 from dataclasses import replace
 
 import ir_measures
@@ -16,8 +17,8 @@ from stzoo.trec import check_ids, read_qrels, read_run, write_run
 
 QRELS = {"q1": {"d1": 1, "d2": 0}, "q2": {"d2": 2}}
 
-# One word each, as a run's fields must be; a byte order mark would be taken for the file's.
-ids = st.text(min_size=1).filter(lambda name: name.split() == [name] and name[0] != "\ufeff")
+# No ASCII white space, as in a run's fields; a byte order mark would be taken for the file's.
+ids = st.text(min_size=1).filter(lambda name: not re.search(r"[ \t\n\v\f\r]|^\ufeff", name))
 scores = st.floats(width=32, allow_nan=False).map(float)
 runs = st.dictionaries(ids, st.dictionaries(ids, scores, min_size=1), min_size=1)
 
@@ -34,6 +35,8 @@ def test_a_run_is_read_back_to_the_last_bit_and_ir_measures_reads_the_same(path,
     again = read_run(path)
     assert again == run
     assert [list(found) for found in again.values()] == [list(found) for found in run.values()]
+    if any(name.split() != [name] for query in run for name in (query, *run[query])):
+        return  # ir-measures splits at the white space of Unicode, unlike trec_eval
     # ir-measures keeps float64
     theirs = {
         (row.query_id, row.doc_id): np.float32(row.score) for row in ir_measures.read_trec_run(str(path))
@@ -131,7 +134,7 @@ def test_ids_with_white_space_are_refused(judged):
     check_ids(plain)
     for broken in (
         replace(plain, queries={"q 1": "x"}),
-        replace(plain, corpus_ids=["d1", "d\u20032"]),
+        replace(plain, corpus_ids=["d1", "d\v2"]),
         replace(plain, corpus_ids=["d1", "\n"]),
         replace(plain, corpus_ids=["d1 "]),
     ):

@@ -138,7 +138,7 @@ def read(folder: str | Path) -> list[Result]:
         OutputError: if a file there is no result of this version.
     """
     folder, found = Path(folder), []
-    for path in _files(folder):
+    for path in list(_files(folder)):  # before any is read, so that / is refused at once
         system = _system(path.with_name(META))
         stored = _read(path)
         if stored is None:
@@ -214,8 +214,8 @@ def check_places(output: Path, systems: Iterable[tuple[str, str]], names: Iterab
                     kind, one, other = "models", owner[0], model
                 raise RecipeError(
                     f"the {kind} {one!r} and {other!r} would have their results in one file, {path}: their "
-                    "names differ only in capitals or in characters that file names lack. Rename one, or score "
-                    "them by separate calls, each with its own --output."
+                    "names differ only in capitals or in characters that file names lack. Rename one, or "
+                    "score them by separate calls, each with its own --output."
                 )
             for file in (path, path.with_name(META)):
                 if file.exists() and not file.is_file():
@@ -373,8 +373,8 @@ def _check_means(path: Path, result: Result) -> None:
         scores = result.scores.per_query[name]
         if scores.keys() != queries or len(scores) != result.queries:
             raise DataError(
-                f"{path} ({result.split}) has scores of {len(scores)} queries by {name}; expected those of the "
-                f"same {result.queries} queries by every measure. {MAKE_AGAIN}"
+                f"{path} ({result.split}) has scores of {len(scores)} queries by {name}; expected those of "
+                f"the same {result.queries} queries by every measure. {MAKE_AGAIN}"
             )
         if isinstance(mean, bool) or not isinstance(mean, int | float):
             raise ValueError(f"its {name} is {quoted(mean)}")
