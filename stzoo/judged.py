@@ -73,7 +73,7 @@ class JudgedSet:
 
     @cached_property
     def queries_in_corpus(self) -> int:
-        """Number of queries that are the text of the document under their id, which is not judged relevant."""
+        """Number of queries that are the document under their id, which is not judged relevant."""
         places = (place for place, document in enumerate(self.corpus_ids) if document in self.queries)
         return sum(self._is_query(self.corpus_ids[place], self.passages[place]) for place in places)
 

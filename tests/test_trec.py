@@ -65,6 +65,25 @@ def test_ranks_and_the_order_of_lines_do_not_matter(path, ending):
     assert found[0]["q1"]["d8"] == np.float32(1 + 1 / 3)
 
 
+@given(st.text() | st.floats().map(str) | st.floats().map("{:.3e}".format))
+def test_a_score_is_what_python_and_c_read_alike(path, text):
+    field = "".join(text.split())
+    path.write_text(f"q Q0 d 1 {field} x", encoding="utf-8")
+    plain = field.isascii() and "_" not in field
+    try:
+        value = float(field)
+    except ValueError:
+        value = float("nan")
+    try:
+        found = read_run(path)["q"]["d"]
+    except DataError:
+        assert not plain or np.isnan(value)
+    else:
+        assert plain
+        with np.errstate(over="ignore"):
+            assert found == np.float32(value)
+
+
 def test_scores_are_kept_in_float32_as_trec_eval_keeps_them(path):
     path.write_text("q Q0 a 1 1.00000001 x\nq Q0 b 2 1e39 x\nq Q0 c 3 -inf x\n")
     assert read_run(path) == {"q": {"a": 1.0, "b": float("inf"), "c": float("-inf")}}
@@ -76,6 +95,8 @@ def test_scores_are_kept_in_float32_as_trec_eval_keeps_them(path):
         (["q Q0 d 1 1.5 x", "q Q0 e 2 1.0"], r"a\.run:2: 5 fields; expected qid Q0 docid rank score tag"),
         (["q Q0 d 1 1.5 x", "", "q Q0 an id 2 1.0 x"], r"a\.run:3: 7 fields"),
         (["q Q0 d 1 high x"], r"a\.run:1: the score 'high'"),
+        (["q Q0 d 1 1_000 x"], r"a\.run:1: the score '1_000'"),
+        (["q Q0 d 1 \uff11 x"], r"a\.run:1: the score '\uff11'"),
         (["q Q0 d 1 1 x", "q Q0 e 2 NaN x"], r"a\.run:2: NaN as score"),
         (["q Q0 d 1 1 x", "r Q0 d 1 1 x", "q Q0 d 2 0 x"], r"a\.run:3: document 'd' .* for query 'q'"),
         (["", " "], r"a\.run holds no results"),
@@ -118,6 +139,8 @@ def test_judgements_are_read_from_a_pipe():
         (["q 0 d 1", "q 0 d"], r"a\.run:2: 3 fields"),
         (["q 0 d 1", "q 0 e high"], r"a\.run:2: the score 'high'"),
         (["q 0 d 1", "", "q 0 d 2"], r"a\.run:3: a second score"),
+        (["q 0 d 1_0"], r"a\.run:1: the score '1_0'"),
+        (["query-id\tcorpus-id\tscore", "q\td\t9223372036854775808"], r"a\.run:2: .*at most 1000000"),
         (["query-id\tcorpus-id\tscore", "q\td\t1", "q\td"], r"a\.run:3: 2 fields"),
         (["query-id\tcorpus-id\tscore"], r"a\.run holds no judgement"),
         ([], r"a\.run holds no judgement"),

@@ -23,9 +23,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from ..errors import DataError, OutputError, RecipeError, abbreviated, quoted
 from ..files import held, write_json
@@ -48,6 +48,9 @@ PACKAGES = ("stzoo", "sentence-transformers", "transformers", "torch", "ir-measu
 _HALF = re.compile(r"\\ud[89a-f]", re.IGNORECASE)  # of a surrogate pair
 
 
+_Name = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
 class _Checked(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -55,8 +58,8 @@ class _Checked(BaseModel):
 class _Meta(_Checked):
     """What is read of model_meta.json."""
 
-    name: str
-    revision: str
+    name: _Name
+    revision: _Name
 
 
 class _Split(_Checked):
@@ -81,7 +84,7 @@ class _Stored(_Checked):
     """What is read of a result's file."""
 
     schema_version: Literal[1]
-    task_name: str
+    task_name: _Name
     dataset_revision: str
     date: str
     versions: dict[str, Any]
@@ -158,13 +161,10 @@ def _files(folder: Path) -> Iterator[Path]:
             raise DataError(
                 f"{folder} holds more than {MOST_FOLDERS} folders; expected an --output of `stzoo bench`."
             )
-        inside[:] = sorted(name for name in inside if not name.startswith(".") and name != META)
-        if META in names:
-            yield from (
-                Path(place, name)
-                for name in sorted(names + inside)
-                if name.endswith(".json") and name != META
-            )
+        if META in names + inside:
+            there = sorted(name for name in names + inside if name.endswith(".json") and name != META)
+            yield from (Path(place, name) for name in there)
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
 
 
 @contextlib.contextmanager
