@@ -76,14 +76,15 @@ class JudgedSet:
 
     @cached_property
     def queries_in_corpus(self) -> int:
-        """Number of queries whose own text is the end of the document under their id, not judged relevant."""
+        """Number of queries that are the document under their id, which is not judged relevant."""
         places = (place for place, document in enumerate(self.corpus_ids) if document in self.queries)
         return sum(self._is_query(self.corpus_ids[place], self.passages[place]) for place in places)
 
-    def _is_query(self, document: str, passage: str) -> bool:
-        query = " ".join(self.queries[document].split())
-        relevant = self.qrels.get(document, {}).get(document, 0) > 0
-        return bool(query) and not relevant and " ".join(passage.split()).endswith(query)
+    def _is_query(self, name: str, passage: str) -> bool:
+        query = " ".join(self.queries[name].split())
+        relevant = self.qrels.get(name, {}).get(name, 0) > 0
+        document = " ".join(passage.split())  # a title may be in front of the query's own text
+        return not relevant and document.endswith(query) and 2 * len(query) > len(document)
 
     @property
     def judgements(self) -> int:
@@ -311,8 +312,8 @@ def write_beir(
                 for document, grade in grades.items():
                     if any(mark in query + document for mark in "\t\r\n"):
                         raise DataError(
-                            f"the ids {quoted(query)}, {quoted(document)} hold a tab or line break, unfit for "
-                            "qrels."
+                            f"the ids {quoted(query)}, {quoted(document)} hold a tab or line break, unfit "
+                            "for qrels."
                         )
                     lines.append(f"{query}\t{document}\t{grade}")
             (draft / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")

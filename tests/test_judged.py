@@ -7,9 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from stzoo.errors import DataError, OutputError
+from stzoo.errors import DataError, OutputError, RecipeError
 from stzoo.judged import JudgedSet, read_beir, write_beir
+from stzoo.qrels import MAX_GRADE, as_grade
 from stzoo.texts import Texts
 
 CORPUS = [{"_id": "d1", "title": "Wings", "text": "lift"}, {"_id": "d2", "title": "", "text": " drag "}]
@@ -70,8 +73,13 @@ def test_gzipped_files_and_windows_lines_are_read_alike(folder):
         (folder / f"{stem}.jsonl.gz").write_bytes(
             gzip.compress(b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n"))
         )
+    for file in list((folder / "qrels").iterdir()):
+        file.with_name(f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
     packed = read_beir(folder)
     assert packed == plain
+    with pytest.raises(DataError, match=r"mean 'test'\? Splits there: dev, test\."):
+        read_beir(folder, "tset")
     assert packed.fingerprint == plain.fingerprint
 
 
@@ -82,6 +90,13 @@ def test_a_task_of_several_over_one_corpus_is_read_by_its_name(folder):
     assert judged.qrels == QRELS["test"]
     with pytest.raises(DataError, match="Splits there: dev"):
         read_beir(folder / "qa", "test")
+
+
+def test_a_set_is_named_by_its_folder_however_the_path_is_written(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert read_beir(".").name == "set"
+    monkeypatch.chdir(folder / "qrels")
+    assert read_beir("..").name == "set"
 
 
 def test_the_fingerprint_changes_with_whatever_a_score_depends_on(folder):
@@ -158,6 +173,27 @@ def test_only_arguana_and_quora_share_ids(folder, name, shares):
         ),
         ("qrels/test.tsv", ["a\tb\tc", "q1\td1\t1.5"], r"test\.tsv:2: the score '1\.5'"),
         ("qrels/test.tsv", ["a\tb\tc", "q1\td1\tinf"], r"test\.tsv:2: the score 'inf'"),
+        ("qrels/test.tsv", ["a\tb\tc", "q1\td1\t1_0"], r"test\.tsv:2: the score '1_0'"),
+        (
+            "qrels/test.tsv",
+            ["q1\td1\t1_0", "q1\td1\t1"],
+            r"test\.tsv:1: a judgement where the header belongs",
+        ),
+        ("qrels/test.tsv", ["a\tb\tc", "q1\td1\t\uff11"], r"test\.tsv:2: the score '\uff11'"),
+        ("qrels/test.tsv", ["a\tb\tc", "q1\td1\t1e1"], r"test\.tsv:2: the score '1e1'"),
+        ("qrels/test.tsv", ["a\tb\tc", "q1\td1\t3000000000"], r"test\.tsv:2: .*3000000000.*at most 1000000"),
+        (
+            "qrels/test.tsv",
+            ["a\tb\tc", f"q1\td1\t-{2**63}"],
+            r"test\.tsv:2: the score '-9223372036854775808'",
+        ),
+        ("qrels/test.tsv", ["a\tb\tc", f"q1\td1\t{'9' * 9999}"], r"test\.tsv:2: the score .{99,200} at most"),
+        ("qrels/test.tsv", ["a\tb\tc", "\td1\t1"], r"test\.tsv:2: an empty query id"),
+        (
+            "qrels/test.tsv",
+            ["a\tb\tc", f"{'q' * 10**6}\td1\t1"],
+            r"test\.tsv:2: the unknown query 'q{9,99} … q{9,99}' ",
+        ),
         ("qrels/test.tsv", ["a\tb\tc", "q1 d1 1"], r"test\.tsv:2: 1 fields"),
         ("qrels/test.tsv", ["a\tb\tc", "q1\td1\t1", "q1\td1\t2"], r"test\.tsv:3: a second score"),
         ("qrels/test.tsv", ["a\tb\tc"], r"test\.tsv holds no judgement"),
@@ -167,6 +203,101 @@ def test_a_line_that_does_not_hold_is_named(folder, file, lines, message):
     put(folder, file, *lines)
     with pytest.raises(DataError, match=message):
         read_beir(folder)
+
+
+@given(st.text() | st.from_regex(r"[-+]?[0-9]{1,8}(\.0*)?", fullmatch=True))
+def test_a_grade_is_what_python_and_c_read_alike(field):
+    grade = as_grade(field)
+    assert grade is None or (field.isascii() and grade == float(field) and abs(grade) <= MAX_GRADE)
+    digits = field.strip(" ").isascii() and field.strip(" ").removeprefix("-").isdecimal()
+    if digits and abs(int(field)) <= MAX_GRADE:
+        assert grade == int(field)
+
+
+JUDGED_BEYOND = ["a\tb\tc", "q1\td1\t1", "q1\tx1\t2", "q2\tx2\t1", "q9\td1\t1"]
+
+
+@pytest.mark.parametrize(
+    ("way", "lines", "qrels", "notes"),
+    [
+        (
+            "drop",
+            JUDGED_BEYOND[:3],
+            {"q1": {"d1": 1}},
+            ["1 judged documents are not in the corpus: left out"],
+        ),
+        (
+            "drop",
+            JUDGED_BEYOND,
+            {"q1": {"d1": 1}},
+            [
+                "1 judged queries are not in queries.jsonl: left out (missing_judged: drop)",
+                "2 judged documents are not in the corpus: left out (missing_judged: drop), with 1 queries",
+            ],
+        ),
+        (
+            "not-found",
+            JUDGED_BEYOND[:-1],
+            {"q1": {"d1": 1, "x1": 2}, "q2": {"x2": 1}},
+            ["2 judged documents are not in the corpus: they count as not found (missing_judged: not-found)"],
+        ),
+    ],
+)
+def test_judgements_of_what_is_missing_are_treated_as_asked_and_noted(folder, way, lines, qrels, notes):
+    put(folder, "qrels/test.tsv", *lines)
+    judged = read_beir(folder, missing_judged=way)
+    assert judged.qrels == qrels
+    assert list(judged.queries) == list(qrels)
+    assert [found.startswith(note) for found, note in zip(judged.notes, notes, strict=True)] == [True] * len(
+        notes
+    )
+
+
+def test_what_is_missing_is_refused_with_a_way_on(folder):
+    put(folder, "qrels/test.tsv", *JUDGED_BEYOND[:-1])
+    with pytest.raises(
+        DataError, match=r"test\.tsv:3: the unknown document 'x1' \(one of 2\).*--missing-judged drop"
+    ):
+        read_beir(folder)
+    put(folder, "qrels/test.tsv", *JUDGED_BEYOND)
+    with pytest.raises(DataError, match=r"test\.tsv:5: the unknown query 'q9'.*--missing-judged drop"):
+        read_beir(folder, missing_judged="not-found")
+    put(folder, "qrels/test.tsv", "a\tb\tc", "q2\tx2\t1")
+    with pytest.raises(DataError, match="none of the judged documents is in the corpus"):
+        read_beir(folder, missing_judged="drop")
+    with pytest.raises(RecipeError, match="expected one of error, drop, not-found"):
+        read_beir(folder, missing_judged="ignore")
+
+
+def test_queries_that_nothing_can_answer_are_noted(folder):
+    put(folder, "queries.jsonl", {"_id": "q1", "text": " "}, {"_id": "q2", "text": "drag"})
+    put(folder, "qrels/test.tsv", "a\tb\tc", "q1\td1\t1", "q2\td1\t0", "q2\td2\t-1")
+    assert [note.partition(";")[0] for note in read_beir(folder).notes] == [
+        "1 of 2 judged queries have an empty text",
+        "1 of 2 judged queries have no relevant document (no grade above 0)",
+    ]
+
+
+def test_a_set_whose_queries_are_documents_is_recognised_without_its_name(folder):
+    texts = {f"a{i}": f"argument {i} is as long as it needs to be" for i in range(4)}
+    corpus = [{"_id": name, "title": "topic", "text": text} for name, text in texts.items()]
+    qrels = {f"a{i}": {f"a{i + 1}": 1} for i in range(3)}
+    judged = read_beir(write_beir(folder, corpus, texts, {"test": qrels}))
+    assert judged.shares_ids
+    assert (
+        "3 of 3 queries are themselves in the corpus, under the same id; a document under" in judged.notes[0]
+    )
+    known = read_beir(folder, name="ArguAna")
+    assert known.shares_ids
+    assert known.notes == ()
+    # not where such a document is judged relevant, nor where the same id has another text
+    relevant = write_beir(folder, corpus, texts, {"test": {name: {name: 1} for name in qrels}})
+    strangers = write_beir(
+        folder.with_name("other"), corpus, dict.fromkeys(texts, "what is it"), {"test": qrels}
+    )
+    for other in (relevant, strangers):
+        assert not read_beir(other).shares_ids
+        assert read_beir(other).notes == ()
 
 
 def test_documents_without_a_title_are_noted_where_others_have_one(folder):

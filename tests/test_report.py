@@ -22,7 +22,7 @@ from stzoo.bench.report.intervals import RESAMPLES, interval, resampled
 from stzoo.errors import DataError, MissingExtraError, OutputError, RecipeError
 from stzoo.files import write_json
 from stzoo.judged import JudgedSet
-from stzoo.measures import MEASURES
+from stzoo.measures import MEASURES, parse_measures
 from stzoo.metrics import Scores
 from stzoo.recipe import FinetuneSettings, PretrainSettings
 
@@ -312,16 +312,16 @@ def test_a_result_that_is_there_twice_is_shown_once_and_said(tmp_path):
         assert "b/model/r1/own.json is left out: a/model/r1/own.json is of the same model and data." in shown
 
 
-def test_a_mean_that_is_not_that_of_its_queries_has_no_interval(tmp_path):
-    path = file_result(tmp_path / "in", "model", judged("own")).path
-    stored = json.loads(path.read_text())
-    stored["scores"]["test"][0]["ndcg_at_10"] += 0.01
-    write_json(path, stored)
-    _, text, rows = written(tmp_path / "in", tmp_path)
-    assert "the queries of model give another nDCG@10 than its file states" in flat(text)
-    assert {row["measure"]: row["low"] == row["high"] == "" for row in rows} == {
-        measure.name: measure.name == "nDCG@10" for measure in MEASURES
-    }
+def test_a_sum_over_queries_has_the_interval_of_a_sum(tmp_path):
+    data = judged("own")
+    found = {"NumRet": {query: float(place % 7) for place, query in enumerate(data.queries)}}
+    scores, measures = Scores({"NumRet": sum(found["NumRet"].values())}, found), parse_measures("NumRet")
+    path = results.result_file(tmp_path / "in", "model", "r1", data)
+    write_json(path.with_name("model_meta.json"), {"name": "model", "revision": "r1"})
+    results.store(path, ("model", "r1"), data, SETTINGS, scores, measures, 1.0, {})
+    (made,) = report(tmp_path / "in", output=tmp_path / "r.csv", formats="csv", measure="NumRet")
+    (row,) = csv.DictReader(made.open())
+    assert float(row["low"]) < float(row["mean"]) == 115 < float(row["high"]) < 160
 
 
 def test_one_query_gives_no_interval(tmp_path):
@@ -333,10 +333,11 @@ def test_results_on_one_data_with_other_queries_are_refused(tmp_path):
     file_result(tmp_path / "in", "one", judged("own"))
     path = file_result(tmp_path / "in", "two", judged("own")).path
     stored = json.loads(path.read_text())
-    del stored["per_query"]["test"]["mrr_at_10"]["q3"]
+    for scores in stored["per_query"]["test"].values():
+        scores["q99"] = scores.pop("q3")
     write_json(path, stored)
     with pytest.raises(
-        DataError, match=r"two/r1/own\.json: MRR@10 is of other queries than .*one/r1/own\.json"
+        DataError, match=r"two/r1/own\.json: nDCG@10 is of other queries than .*one/r1/own\.json"
     ):
         report(tmp_path / "in", output=tmp_path / "r.html")
     assert not list(tmp_path.glob("r.*"))
@@ -474,6 +475,17 @@ def test_files_that_are_there_are_kept_unless_overwritten(tmp_path):
     assert (tmp_path / "r.csv").read_text() == "mine"
     report(RESULTS, output=tmp_path / "r.html", formats="csv", overwrite=True)
     assert (tmp_path / "r.csv").read_text().startswith("model,revision,dataset")
+
+
+def test_an_output_that_names_no_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for output in ("", ".", "..", "/"):
+        with pytest.raises(OutputError, match=r"expected a file, e\.g\. report\.html"):
+            report(RESULTS, output=output, overwrite=True)
+    (tmp_path / "r.csv").mkdir()
+    with pytest.raises(OutputError, match=r"r\.csv is a folder"):
+        report(RESULTS, output="r", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["r.csv"]
 
 
 @pytest.mark.parametrize("formats", ["", "pdf", "html,pdf", []])

@@ -23,9 +23,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from ..errors import DataError, OutputError, RecipeError, abbreviated, quoted
 from ..files import held, write_json
@@ -48,6 +48,9 @@ PACKAGES = ("stzoo", "sentence-transformers", "transformers", "torch", "ir-measu
 _HALF = re.compile(r"\\ud[89a-f]", re.IGNORECASE)  # of a surrogate pair
 
 
+_Name = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
 class _Checked(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -55,8 +58,8 @@ class _Checked(BaseModel):
 class _Meta(_Checked):
     """What is read of model_meta.json."""
 
-    name: str
-    revision: str
+    name: _Name
+    revision: _Name
 
 
 class _Split(_Checked):
@@ -81,7 +84,7 @@ class _Stored(_Checked):
     """What is read of a result's file."""
 
     schema_version: Literal[1]
-    task_name: str
+    task_name: _Name
     dataset_revision: str
     date: str
     versions: dict[str, Any]
@@ -138,7 +141,7 @@ def read(folder: str | Path) -> list[Result]:
         OutputError: if a file there is no result of this version.
     """
     folder, found = Path(folder), []
-    for path in _files(folder):
+    for path in list(_files(folder)):  # before any is read, so that / is refused at once
         system = _system(path.with_name(META))
         stored = _read(path)
         if stored is None:
@@ -158,13 +161,10 @@ def _files(folder: Path) -> Iterator[Path]:
             raise DataError(
                 f"{folder} holds more than {MOST_FOLDERS} folders; expected an --output of `stzoo bench`."
             )
-        inside[:] = sorted(name for name in inside if not name.startswith(".") and name != META)
-        if META in names:
-            yield from (
-                Path(place, name)
-                for name in sorted(names + inside)
-                if name.endswith(".json") and name != META
-            )
+        if META in names + inside:
+            there = sorted(name for name in names + inside if name.endswith(".json") and name != META)
+            yield from (Path(place, name) for name in there)
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
 
 
 @contextlib.contextmanager
@@ -214,8 +214,8 @@ def check_places(output: Path, systems: Iterable[tuple[str, str]], names: Iterab
                     kind, one, other = "models", owner[0], model
                 raise RecipeError(
                     f"the {kind} {one!r} and {other!r} would have their results in one file, {path}: their "
-                    "names differ only in capitals or in characters that file names lack. Rename one, or score "
-                    "them by separate calls, each with its own --output."
+                    "names differ only in capitals or in characters that file names lack. Rename one, or "
+                    "score them by separate calls, each with its own --output."
                 )
             for file in (path, path.with_name(META)):
                 if file.exists() and not file.is_file():
@@ -373,8 +373,8 @@ def _check_means(path: Path, result: Result) -> None:
         scores = result.scores.per_query[name]
         if scores.keys() != queries or len(scores) != result.queries:
             raise DataError(
-                f"{path} ({result.split}) has scores of {len(scores)} queries by {name}; expected those of the "
-                f"same {result.queries} queries by every measure. {MAKE_AGAIN}"
+                f"{path} ({result.split}) has scores of {len(scores)} queries by {name}; expected those of "
+                f"the same {result.queries} queries by every measure. {MAKE_AGAIN}"
             )
         if isinstance(mean, bool) or not isinstance(mean, int | float):
             raise ValueError(f"its {name} is {quoted(mean)}")

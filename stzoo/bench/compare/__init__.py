@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ... import registry
 from ...errors import DataError, RecipeError
-from ...metrics import paired_test
+from ...metrics import is_sum, paired_test
 from ...texts import numbered_objects
 from ..results import read
 from .comparison import Average, Comparison, Example, Pair
@@ -87,6 +87,8 @@ def compare(
         return scores_of(found[0][place], measure), scores_of(rows[place], measure)
 
     notes = _notes(labels[0], found[0], others)
+    if is_sum(measure):
+        notes.append(f"{measure} is a sum over queries; what is compared is its mean over queries.")
     pairs = []
     bars = sys.stderr.isatty() if progress is None else progress
     for place in tqdm(places, desc="Comparing", leave=False, disable=not bars):

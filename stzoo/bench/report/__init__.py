@@ -58,9 +58,13 @@ def report(
     if not formats or set(formats) - set(FORMATS):
         raise RecipeError(f"formats is {','.join(formats)!r}; expected some of {','.join(FORMATS)}.")
     base = Path(output)
+    if base.name in ("", ".."):
+        raise OutputError(f"the output is {str(output)!r}; expected a file, e.g. report.html.")
     base = base.with_suffix("") if base.suffix.removeprefix(".") in FORMATS else base
     paths = [base.with_name(f"{base.name}.{form}") for form in formats]
     for path in paths:
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder; expected a file. Choose another --output.")
         if path.exists() and not overwrite:
             raise OutputError(f"{path} is there already. Use --overwrite, or another --output.")
     if "html" in formats:
