@@ -24,7 +24,7 @@ _SHOWN = 120  # characters of a path or value in a message
 _PIPES = (Path("/dev/fd"), Path("/proc/self/fd"), Path("/dev"))  # of the shell: <(command), /dev/stdin
 _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
-_NUMBER = re.compile(r"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*")
+_NUMBER = re.compile(r"\s*[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?\s*")
 
 
 # Paths and files
@@ -234,7 +234,7 @@ def check_number(kind: Any, value: Any) -> None:
         others = {*parts} - {int, float}
         wrong_bool = isinstance(value, bool) and bool not in others
         if wrong_bool or (isinstance(value, str) and str not in others and not _NUMBER.fullmatch(value)):
-            raise ValueError("expected a number, written in the digits 0 to 9")
+            raise ValueError("expected a plain number such as 10, 0.5 or 1e-4")
 
 
 # Arrow tables

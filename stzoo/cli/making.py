@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import RecipeError
 from ..recipe import FinetuneSettings, PretrainSettings, Settings, TaskSettings, parse_changes
 from .shared import SEEDS, Json, Overwrite, Threads, app, done, print_json, show, show_answers
 
@@ -55,7 +56,11 @@ def settings_as_flags(
         def run(**given: Any) -> None:
             named = {p.name: given.pop(p.name) for p in own}
             changes = {k: v for k, v in given.items() if v is not None and v != []}
-            command(**named, settings=changes | parse_changes(named.get("changes") or []))
+            by_set = parse_changes(named.get("changes") or [])
+            if twice := sorted(changes.keys() & by_set.keys()):
+                flag = twice[0].replace("_", "-")
+                raise RecipeError(f"--{flag} and --set {twice[0]} are both given; keep one of the two.")
+            command(**named, settings=changes | by_set)
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         kept = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]

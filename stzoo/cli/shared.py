@@ -1,17 +1,31 @@
 """What the commands share: the app itself, flags of the same meaning, printing."""
 
+import inspect
 import json
 import math
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
+from ..errors import RecipeError
+from ..inputs import check_number, shorten
 from ..recipe import MAX_THREADS
+
+
+class _Commands(typer.core.TyperGroup):
+    """Commands whose numbers are written in the digits 0 to 9; Python, and so typer, reads 1_0 as 10."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See typer; first it looks at the numbers."""
+        check_numbers(args)
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
     name="stzoo",
+    cls=_Commands,
     help="Dense retrievers that train with plugins and serve with plain sentence-transformers.",
     no_args_is_help=True,
     add_completion=False,
@@ -30,6 +44,28 @@ def finite(value: float) -> float:
     if math.isnan(value):
         raise typer.BadParameter("nan is not a number.")
     return value
+
+
+def check_numbers(words: list[str]) -> None:
+    """Refuses a command line in which a number has other characters than the digits 0 to 9, sign and point.
+
+    Raises:
+        RecipeError: it names the option.
+    """
+    callbacks = {one.name: one.callback for one in app.registered_commands}
+    callback = callbacks.get(words[0]) if words else None
+    kinds = {}
+    for name, parameter in inspect.signature(callback).parameters.items() if callback else ():
+        kind = (*get_args(parameter.annotation), parameter.annotation)[0]  # of Annotated
+        items = next((get_args(one)[0] for one in get_args(kind) if get_origin(one) is list), kind)
+        kinds[f"--{name.replace('_', '-')}"] = items
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        given = value if equals else following
+        try:
+            check_number(kinds.get(option), given or None)
+        except ValueError as error:
+            raise RecipeError(f"{option} is {shorten(given)!r}: {error}.") from None
 
 
 def done(folder: Path) -> None:

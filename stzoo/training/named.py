@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import DataError
-from ..inputs import user_path
+from ..inputs import check_is_file, user_path
 from ..judged import as_text, find_jsonl, read_corpus
 from ..provenance import id_of, pages_in_rows
 from ..texts import Texts, TextsWriter, numbered_lines, numbered_objects, once
@@ -44,7 +44,8 @@ class Corpus:
         self._collection = next((file for file in collections if file.is_file()), None)
         if path.is_dir():
             self.file = self._collection or find_jsonl(path, "corpus")
-        elif path.is_file():
+        elif path.exists():
+            check_is_file(path)
             self.file = path
         else:
             raise DataError(f"there is no corpus {path}; expected a BEIR folder or a corpus.jsonl(.gz).")
