@@ -84,8 +84,9 @@ def reading_notes(
     unknown = sum(row.count(tokenizer.unk_token_id) for row in rows)
     if 2 * unknown > total:
         notes.append(
-            f"{unknown / total:.0%} of the tokens of the {what} are {tokenizer.unk_token}: their words or script "
-            "are not in the vocabulary, so the model cannot tell such texts apart. Use a model of their language."
+            f"{unknown / total:.0%} of the tokens of the {what} are {tokenizer.unk_token}: their words or "
+            "script are not in the vocabulary, so the model cannot tell such texts apart. Use a model "
+            "of their language."
         )
     return notes
 
