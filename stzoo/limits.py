@@ -94,6 +94,9 @@ def shortest(module: Any) -> int:
 
 def _cut(name: str, module: Any) -> None:
     most, limit = positions(module.model), module.max_seq_length
+    for role in ("query_length", "document_length") if most else ():
+        if (getattr(module, role, None) or 0) > most:
+            setattr(module, role, most)
     if most is None or (limit is not None and limit <= most):
         return
     module.max_seq_length = most
