@@ -14,7 +14,7 @@ from . import episodes, lora, runs
 from .calls import callable_module
 from .curves import PICTURE, PRETRAINING, draw
 from .distributed import refuse_sharding
-from .encode.inputs import prompt_of, reading_notes
+from .encode.inputs import PROMPTS, prompt_of, reading_notes
 from .errors import RecipeError
 from .files import fingerprint, whole_file
 from .fitting import alone, examples_of, fit, loss_of
@@ -193,6 +193,9 @@ def set_prompts(model: Any, wanted: FinetuneSettings) -> None:
     """Keeps the prompts in the model, so that its encode_query and encode_document use them."""
     given = {"query": wanted.query_prompt, "document": wanted.passage_prompt}
     model.prompts.update({name: prompt for name, prompt in given.items() if prompt is not None})
+    if wanted.passage_prompt is not None:  # under the model's other names for it, too
+        names = [name for name in PROMPTS["document"] if name in model.prompts]
+        model.prompts.update(dict.fromkeys(names, wanted.passage_prompt))
     for task, one in wanted.each().items() if wanted.tasks else ():
         own = one.query_prompt
         model.prompts[task] = model.prompts.get("query", "") if own is None else own

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from .errors import ModelError
+from .errors import ModelError, first_line
 from .messages import notify
 
 # learned positions, not relative ones (T5, MPNet's bias, DeBERTa) and not those of images
@@ -28,7 +28,8 @@ def prepare(model: Any, name: str) -> None:
         name: folder or Hub id, for messages.
 
     Raises:
-        ModelError: if the tokenizer has ids that have no row in the word embeddings, or no padding token.
+        ModelError: if the tokenizer has ids that have no row in the word embeddings, or no padding token, the
+            length leaves no room for text, or the modules do not fit each other.
     """
     for module in transformers_of(model):
         _check_vocabulary(name, module.tokenizer, module.model.get_input_embeddings())
@@ -50,6 +51,7 @@ def prepare(model: Any, name: str) -> None:
             _check_vocabulary(name, module.tokenizer, module.embedding)
     if hasattr(model, "encode_document"):
         _adopt_prompt(model, name)
+    _try(model, name)
 
 
 def transformers_of(model: Any) -> Iterator[Any]:
@@ -92,6 +94,9 @@ def shortest(module: Any) -> int:
 
 def _cut(name: str, module: Any) -> None:
     most, limit = positions(module.model), module.max_seq_length
+    for role in ("query_length", "document_length") if most else ():
+        if (getattr(module, role, None) or 0) > most:
+            setattr(module, role, most)
     if most is None or (limit is not None and limit <= most):
         return
     module.max_seq_length = most
@@ -148,6 +153,19 @@ def _is_module(part: Any) -> bool:
     from sentence_transformers.base.modules import Module
 
     return isinstance(part, Module)
+
+
+def _try(model: Any, name: str) -> None:
+    """Encodes a word, or scores a pair, as parts that do not fit each other fail at once."""
+    quiet: dict[str, Any] = {"show_progress_bar": False}
+    try:
+        if hasattr(model, "encode_query"):
+            model.encode_query(["a"], prompt="", **quiet)
+            model.encode_document(["a"], prompt="", **quiet)
+        else:
+            model.predict([("a", "a")], **quiet)
+    except Exception as error:  # whatever modules that do not fit raise
+        raise ModelError(f"{name} cannot read a text: {type(error).__name__}: {first_line(error)}") from error
 
 
 def _adopt_prompt(model: Any, name: str) -> None:

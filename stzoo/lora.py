@@ -66,8 +66,8 @@ def add(
     if not 1 <= rank <= widest:
         shown = rank if rank < 10**9 else "over 10^9"
         raise RecipeError(
-            f"the rank of the adapters (lora_rank) is {shown}; expected 1 to {widest}, the width of the widest "
-            "layer that has one."
+            f"the rank of the adapters (lora_rank) is {shown}; expected 1 to {widest}, the width of the "
+            "widest layer that has one."
         )
     if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
         raise RecipeError(f"lora_alpha is {alpha}; expected a number above 0.")

@@ -103,7 +103,7 @@ def load_masked_lm(name: str, dtype: Any = None) -> tuple[Any, frozenset[str]]:
     head = {key for key, _ in masked_lm.named_parameters() if not key.startswith(inside)}
     new = frozenset(key for key in report["missing_keys"] if not key.startswith(inside))
     all_new = bool(new) and head <= new
-    weights.check_report(name, report, spare=tuple(new) if all_new else ())
+    weights.check_report(name, masked_lm, report, spare=tuple(new) if all_new else ())
     return masked_lm, new
 
 

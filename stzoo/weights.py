@@ -82,19 +82,18 @@ def check_model(name: str, model: Any, reports: Iterable[Report], *, revision: s
     for loaded, report in reports:
         module = transformers.get(id(loaded))
         spare = ("pooler.",) if module is None or "pooler_output" not in str(module.modality_config) else ()
-        check_report(name, report, spare=spare)
-        own = f"{loaded.base_model_prefix}."
-        left = [key for key in report["unexpected_keys"] if key.removeprefix(own).split(".")[0] not in HEADS]
-        if left:
+        check_report(name, loaded, report, spare=spare)
+        if left := _left_over(loaded, report):
             notify(f"{name} stores tensors that its architecture does not have: {names(left)}.")
     _check_modules(name, model, revision)
 
 
-def check_report(name: str, report: dict[str, Any], *, spare: tuple[str, ...] = ()) -> None:
+def check_report(name: str, loaded: Any, report: dict[str, Any], *, spare: tuple[str, ...] = ()) -> None:
     """Checks one report of transformers.
 
     Args:
         name: folder or Hub id that was loaded.
+        loaded: the model of transformers.
         report: missing, unexpected and mis-shaped tensors.
         spare: what the names of tensors begin with that may be missing.
 
@@ -107,7 +106,15 @@ def check_report(name: str, report: dict[str, Any], *, spare: tuple[str, ...] = 
         for key, stored, expected in report["mismatched_keys"]
         if not key.startswith(spare)
     ]
-    _refuse(name, missing, shapes, report["unexpected_keys"])
+    _refuse(name, missing, shapes, _left_over(loaded, report))
+
+
+def _left_over(loaded: Any, report: dict[str, Any]) -> list[str]:
+    """Tensors in the files that nothing reads, without heads of other classes of the architecture."""
+    whole = (loaded, loaded.base_model)
+    heads = {part for part in HEADS if all(getattr(one, part, None) is None for one in whole)}
+    own = f"{loaded.base_model_prefix}."
+    return [key for key in report["unexpected_keys"] if key.removeprefix(own).split(".")[0] not in heads]
 
 
 def names(found: Iterable[str]) -> str:
@@ -149,7 +156,7 @@ def _check_modules(name: str, model: Any, revision: str | None) -> None:
     foreign = {
         key: module
         for key, module in getattr(model, "_modules", {}).items()
-        if not type(module).__module__.startswith("sentence_transformers.") and any(module.parameters())
+        if not type(module).__module__.startswith("sentence_transformers.") and list(module.parameters())
     }
     listing = load_file_path(name, "modules.json", revision=revision) if foreign else None
     for part in json.loads(Path(listing).read_text(encoding="utf-8")) if listing else ():

@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..limits import DOCUMENT_NAMES
+
 Batch = tuple[list[int], dict[str, Any]]  # rows, and what the model takes
 
 WINDOW_TEXTS, WINDOW_TOKENS = 16384, 2**22  # whichever is reached first; 50 MB of int32 in three columns
 TOKENISED_AT_ONCE = 256
-PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}  # the first that a model has
+PROMPTS = {"query": ("query",), "document": DOCUMENT_NAMES}  # the first that a model has
 NOTED_TEXTS, NOTED_CHARACTERS = 256, 10_000  # of a sample, to see whether the tokenizer knows its words
 USUAL = {name for names in PROMPTS.values() for name in names}  # names of prompts that are no task's
 
@@ -84,8 +86,9 @@ def reading_notes(
     unknown = sum(row.count(tokenizer.unk_token_id) for row in rows)
     if 2 * unknown > total:
         notes.append(
-            f"{unknown / total:.0%} of the tokens of the {what} are {tokenizer.unk_token}: their words or script "
-            "are not in the vocabulary, so the model cannot tell such texts apart. Use a model of their language."
+            f"{unknown / total:.0%} of the tokens of the {what} are {tokenizer.unk_token}: their words or "
+            "script are not in the vocabulary, so the model cannot tell such texts apart. Use a model "
+            "of their language."
         )
     return notes
 
