@@ -14,6 +14,7 @@ from typing import Any
 from . import ask as ask_alone
 from .bench import bench
 from .calls import callable_module
+from .distributed import require_one_process
 from .errors import MissingExtraError, ModelError, StzooError
 from .files import sha256
 from .finetune import finetune
@@ -98,6 +99,7 @@ def demo(
     Raises:
         StzooError: for a user's mistake; see stzoo.errors.
     """
+    require_one_process("demo")
     output = Path(output).resolve()
     again: dict[str, Any] = dict(seed=seed, threads=threads, resume=not overwrite, overwrite=overwrite)
     start = str(find_base()) if base is None else base

@@ -7,7 +7,7 @@ negatives.parquet   what was mined; while it is, the embeddings and finished par
 checkpoints/        of the training, as of any run
 balancer.safetensors  of several tasks, the balancer's state at the end, which the next episode goes on with
 end.safetensors     the weights at the end (of the episode's best step, where there are dev queries)
-episode.json        the run it belongs to, what was mined, the log
+episode.json        the run it belongs to, what was mined, the log, checksums of the files above
 
 Source: ANCE (Xiong et al., ICLR 2021, https://arxiv.org/abs/2007.00808).
 Unlike it: mining and training take turns, as in TACO's code, and each episode has its own rise and fall of
@@ -15,11 +15,11 @@ the learning rate, as there; ANCE mines beside the training, with a model that l
 static mining that RetroMAE's paper calls ANCE (staoxiao/RetroMAE, issue 10).
 """
 
+import hashlib
 import json
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,12 @@ from sentence_transformers.util import get_device_name
 from transformers import set_seed
 
 from .errors import OutputError
-from .files import fingerprint, whole_file, write_json
+from .files import fingerprint, sha256, whole_file, write_json
 from .judged import JudgedSet
+from .messages import notify
 from .mining import Dense, Finder, Lexical, mine_into
 from .models import like
+from .multitask import STATE
 from .opened import Opened, parse_name
 from .recipe import FinetuneSettings
 from .runs import Run, finite, first_process_first, is_first_process
@@ -41,6 +43,7 @@ from .splits import DEV_METRIC
 from .training import TrainingSet, TrainingSetWriter, read_training
 
 END, FACTS, NEGATIVES = "end.safetensors", "episode.json", "negatives.parquet"
+SUMS = "sha256"  # the key of FACTS with the checksums of the files above
 SCRATCH = ("*negatives.parts", "embeddings", ".*.part")
 
 
@@ -69,21 +72,22 @@ def train(
         OutputError: if a folder of an episode belongs to another run.
     """
     made_from = [run.facts["recipe"], run.facts["base"], run.facts["data"]]
-    identity = sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+    identity = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     done: list[dict[str, Any]] = []
     old: dict[str, TrainingSet] = {}
     before: Path | None = None
     for number in range(1, wanted.episodes + 1):
         folder = run.folder / "episodes" / str(number)
-        facts = _open(folder, identity)
         settings = wanted.model_copy(update={"seed": (wanted.seed + number - 1) % 2**32})
         files = {task: folder / (f"{task}.{NEGATIVES}" if task else NEGATIVES) for task in judged}
         with first_process_first(cpu=wanted.device == "cpu"):
+            facts = _open(folder, identity)
             for task, one in settings.each().items():
                 if not files[task].is_file():
                     _mine(one, student, judged[task], teacher, files[task], number)
             if is_first_process():
                 _clear(folder)
+                _seal(folder, facts, *(file.name for file in files.values()))
         new = {task: read_training(file) for task, file in files.items()}
         if old and wanted.keep_old:
             new = {task: mixed(new[task], old[task], wanted.keep_old, settings.seed) for task in new}
@@ -104,12 +108,32 @@ def train(
                 }
                 with whole_file(folder / END) as draft:
                     save_file(weights, draft)
+                _seal(folder, facts, END, *([STATE] if (folder / STATE).is_file() else ()))
             made = {task: one.made for task, one in new.items()}
             record(**found, mined=made.get("", made), finished=True)
         done.append({"episode": number} | {k: v for k, v in facts.items() if k not in ("run", "finished")})
         run.record(episodes=done)
         old, before = new, folder
     return {"episodes": done} | _best(run.folder, student, done)
+
+
+def _seal(folder: Path, facts: dict[str, Any], *names: str) -> None:
+    """Records the checksums of files that an episode has made."""
+    facts[SUMS] = facts.get(SUMS, {}) | {name: sha256(folder / name) for name in names}
+    write_json(folder / FACTS, finite(facts))
+
+
+def _remove_damaged(folder: Path, facts: dict[str, Any]) -> None:
+    """Removes what an episode has made and is no longer as it was, so that it is made again."""
+    for name, expected in list(facts.get(SUMS, {}).items()):
+        file = folder / name
+        if not file.is_file() or sha256(file) != expected:
+            notify(f"{file} is damaged or missing, and is made again.")
+            file.unlink(missing_ok=True)
+            del facts[SUMS][name]
+            if name in (END, STATE):
+                facts.pop("finished", None)  # its last checkpoint has them
+    write_json(folder / FACTS, finite(facts))
 
 
 def _open(folder: Path, identity: str) -> dict[str, Any]:
@@ -124,13 +148,17 @@ def _open(folder: Path, identity: str) -> dict[str, Any]:
                     f"{folder} has no {FACTS}, so nothing says which run made it. Remove it."
                 ) from None
             write_json(folder / FACTS, facts)
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"{folder / FACTS} cannot be read: {error}. Remove {folder}.") from None
+    if not isinstance(facts, dict) or not isinstance(facts.get(SUMS, {}), dict):
+        raise OutputError(f"{folder / FACTS} is damaged. Remove {folder}.")
     if facts.get("run") != identity:
         raise OutputError(
             f"{folder} is an episode of another run (of other settings, another model or other data). Remove "
             "it, or begin anew with --overwrite."
         )
+    if is_first_process():
+        _remove_damaged(folder, facts)
     return facts
 
 
@@ -201,6 +229,9 @@ def _best(folder: Path, student: Any, done: list[dict[str, Any]]) -> dict[str, A
     if scored:
         best = max(scored, key=lambda one: (one[DEV_METRIC], -one["episode"]))
         if is_first_process():  # which exports it; it may still be writing these weights
-            student.load_state_dict(load_file(folder / "episodes" / str(best["episode"]) / END))
+            end = folder / "episodes" / str(best["episode"]) / END
+            if sha256(end) != best.get(SUMS, {}).get(END, sha256(end)):
+                raise OutputError(f"{end} is damaged. Run again with --resume, which makes it again.")
+            student.load_state_dict(load_file(end))
         facts |= {name: best[name] for name in (DEV_METRIC, "best_step")} | {"best_episode": best["episode"]}
     return facts

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from . import host, runs
 from .calls import callable_module
 from .corpus import Corpus, load_corpus, tokenizer_fingerprint
+from .distributed import require_one_process
 from .errors import RecipeError
 from .files import whole_file
 from .models import load_tokenizer
@@ -89,6 +90,7 @@ def prepare(
     Raises:
         StzooError: for a user's mistake; see stzoo.errors.
     """
+    require_one_process("prepare")
     kind: type[Preparation] = host.resolve(host.find("preparation", preparation))  # type: ignore[assignment]
     wanted = kind.Settings.read(recipe, settings)
     if wanted.preparation not in ("", preparation):

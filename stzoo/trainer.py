@@ -386,7 +386,9 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
             wrong = {}  # fp16: the step is skipped, and the next is scaled by less
         if not largest([bool(wrong)], self.group)[0]:
             return
-        text = ", ".join(f"{name} is {value}" for name, value in wrong.items())
+        # a sum and its gradient say less than the part that they come from
+        parts = {n: v for n, v in wrong.items() if not n.endswith("loss") and not n.startswith("gradient")}
+        text = ", ".join(f"{name} is {value}" for name, value in (parts or wrong).items())
         found: list[Any] = [text]
         if self.group is not None:
             found *= dist.get_world_size()

@@ -1,6 +1,8 @@
 """Batches by length: every row once an epoch, in an order that can be had again, with less padding."""
 
 import numpy as np
+import pytest
+from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -64,3 +66,16 @@ def test_padding_is_less_than_a_third_of_that_of_random_batches():
     assert padded < (random.max(1) * 16).sum() / 3 - lengths.sum() / 3
     longest = [lengths[batch].max() for batch in sampler]
     assert abs(np.corrcoef(longest[1:], longest[:-1])[0, 1]) < 0.3  # no run of ever longer batches
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_devices_get_batches_of_about_one_length_at_each_step(devices):
+    lengths = np.random.default_rng(0).integers(1, 500, 9999)
+    sampler = LengthBatchSampler(rows(lengths.tolist()), 4, True, seed=1, devices=devices)
+    dealt = [list(BatchSamplerShard(sampler, devices, one)) for one in range(devices)]
+    assert {len(one) for one in dealt} == {len(sampler) // devices} == {9999 // (4 * devices)}
+    seen = [row for one in dealt for batch in one for row in batch]
+    assert len(seen) == len(set(seen)) == 9999 // (4 * devices) * 4 * devices
+    longest = np.array([[lengths[batch].max() for batch in one] for one in dealt])  # [devices, steps]
+    assert np.ptp(longest, axis=0).mean() < 80  # in any order over 160
+    assert np.corrcoef(longest[0, 1:], longest[0, :-1])[0, 1] < 0.3

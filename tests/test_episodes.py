@@ -18,6 +18,7 @@ import stzoo
 from stzoo import runs
 from stzoo.episodes import mixed
 from stzoo.recipe import FinetuneSettings
+from stzoo.trainer import ObjectiveTrainer
 from stzoo.training import Candidate, TrainingSetWriter, read_training
 
 pytestmark = pytest.mark.usefixtures("unverified")
@@ -214,12 +215,56 @@ def test_an_old_negative_under_another_id_is_not_taken_twice():
     assert len(row.negatives) == 2
 
 
-def test_a_loss_that_is_no_number_is_recorded_as_none(base, judged, tmp_path):
-    given = dict(data=str(judged), dev_queries=0, max_steps=3, save_steps=1, episodes=1)
-    out = stzoo.finetune(
-        str(base), output=tmp_path / "out", **given, **SHORT | {"learning_rate": 1e30, "warmup_ratio": 0}
-    )
-    assert facts_of(out)["episodes"][0]["log"][-1]["loss"] is None
+def test_a_loss_that_is_not_finite_fails_the_run_and_is_recorded_as_none(base, judged, tmp_path):
+    given = dict(data=str(judged), dev_queries=0, max_steps=3, save_steps=1, episodes=1, warmup_ratio=0)
+    with pytest.raises(stzoo.TrainingError, match="contrastive is nan"):
+        stzoo.finetune(str(base), output=tmp_path / "out", **given, **SHORT | {"learning_rate": 1e30})
+    assert facts_of(tmp_path / "out")["status"] == "failed"
+    log = json.loads((tmp_path / "out/episodes/1/episode.json").read_text())["log"]
+    assert [line["step"] for line in log if "loss" in line] == [1]
+
+
+def test_what_an_episode_made_and_was_damaged_since_is_made_again(finished, base, judged, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / "run.json").write_text(json.dumps(facts_of(out) | {"status": "running"}))
+    damaged = [
+        *(out / "episodes/2/end.safetensors", out / "episodes/2/negatives.parquet"),
+        *(out / "episodes/3/negatives.parquet", out / "model.safetensors"),
+    ]
+    before = [file.read_bytes() for file in damaged]
+    for file in damaged:
+        file.write_bytes(file.read_bytes()[:-20] + b"x" * 20)
+    given = dict(data=str(judged), dev_split="dev", dev_passages=0, eval_steps=3, epochs=2)
+    given |= dict(episodes=3, first_negatives="bm25s", keep_old=0.5, output=out, resume=True, **SHORT)
+    stzoo.finetune(str(base), **given)
+    assert [file.read_bytes() for file in damaged] == before
+    assert capsys.readouterr().err.count("is made again") == 3
+    steps = facts_of(out)["steps"]
+    assert steps == facts_of(finished)["steps"]
+
+
+@pytest.mark.parametrize("step", [7, 40])
+def test_a_signal_in_an_episode_is_continued_from_to_the_bit(
+    step, straight, base, judged, tmp_path, monkeypatch
+):
+    """In the first episode, and in the second."""
+    train, calls = ObjectiveTrainer.training_step, []
+
+    def signalled(self, *given, **named):
+        calls.append(0)
+        if len(calls) == step:
+            signal.raise_signal(signal.SIGTERM)
+        return train(self, *given, **named)
+
+    given = dict(data=str(judged), dev_split="dev", eval_steps=3, epochs=4, episodes=2, patience=9, **SHORT)
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
+        patched.setattr(ObjectiveTrainer, "training_step", signalled)
+        stzoo.finetune(str(base), output=tmp_path / "out", **given)
+    assert ended.value.code == 143
+    assert len(calls) == step
+    out = stzoo.finetune(str(base), output=tmp_path / "out", resume=True, **given)
+    assert (out / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
 
 
 def test_episodes_go_on_from_the_greatest_seed(base, judged, tmp_path):

@@ -20,6 +20,7 @@ from sentence_transformers import SentenceTransformer
 import stzoo
 from stzoo import host
 from stzoo.judged import read_beir
+from stzoo.losses import RankingLoss
 from stzoo.metrics import score
 from stzoo.models import load_model
 from stzoo.search import retrieve
@@ -136,6 +137,63 @@ def test_a_run_killed_after_it_stopped_early_keeps_its_best_step(base, judged, t
     again = json.loads((out / "run.json").read_text())
     assert (again["steps"], again["best_step"]) == (facts["steps"], facts["best_step"])
     assert (out / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.usefixtures("unverified")
+def test_a_run_that_failed_says_why_in_its_record_and_continues_when_the_fault_is_gone(
+    base, judged, tmp_path, monkeypatch
+):
+    given = dict(data=str(judged), dev_queries=0, epochs=2, save_steps=2, **SHORT)
+    straight = stzoo.finetune(str(base), output=tmp_path / "straight", **given)
+    calculate, calls = RankingLoss.calculate_loss, []
+
+    def fails(self, reps, labels, **named):
+        calls.append(0)
+        factor = float("nan") if len(calls) == 6 else 1.0
+        return calculate(self, [[part * factor for part in side] for side in reps], labels, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RankingLoss, "calculate_loss", fails)
+        with pytest.raises(stzoo.TrainingError, match="step 6 of 10: contrastive is nan") as failed:
+            stzoo.finetune(str(base), output=tmp_path / "out", **given)
+    facts = json.loads((tmp_path / "out/run.json").read_text())
+    assert (facts["status"], facts["error"]) == ("failed", str(failed.value))
+    assert [line["step"] for line in facts["log"]] == [1, 2, 3, 4, 5]
+    out = stzoo.finetune(str(base), output=tmp_path / "out", resume=True, **given)
+    facts = json.loads((out / "run.json").read_text())
+    assert facts["status"] == "finished"
+    assert "error" not in facts
+    assert (out / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
+
+
+@pytest.mark.usefixtures("unverified")
+def test_a_best_checkpoint_that_is_damaged_is_not_exported(base, judged, tmp_path):
+    given = dict(data=str(judged), dev_split="dev", eval_steps=2, patience=1, epochs=20, **SHORT)
+    out = stzoo.finetune(str(base), output=tmp_path / "out", **given)
+    facts = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(facts | {"status": "running"}))
+    file = out / f"checkpoints/checkpoint-{facts['best_step']}/state.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    with pytest.raises(stzoo.OutputError, match="scored best on the dev queries so far and is damaged"):
+        stzoo.finetune(str(base), output=out, resume=True, **given)
+
+
+@pytest.mark.usefixtures("unverified")
+@pytest.mark.parametrize("episodes", [0, 1])
+def test_a_resume_with_another_teacher_or_number_of_processes_is_refused(episodes, base, mined, tmp_path):
+    given = dict(data=str(mined), negatives=2, dev_queries=0, losses={"kl": 1.0}, max_steps=1, **SHORT)
+    given |= dict(episodes=1, depth=10, mined=4) if episodes else {}
+    given |= dict(teacher=str(tiny_cross_encoder(tmp_path / "teacher")))
+    out = stzoo.finetune(str(base), output=tmp_path / "out", **given)
+    facts = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(facts | {"status": "running"}))
+    tiny_cross_encoder(tmp_path / "teacher", seed=1)
+    with pytest.raises(stzoo.OutputError, match="whose teacher was another"):
+        stzoo.finetune(str(base), output=out, resume=True, **given)
+    tiny_cross_encoder(tmp_path / "teacher")
+    (out / "run.json").write_text(json.dumps(facts | {"status": "running", "processes": 2}))
+    with pytest.raises(stzoo.OutputError, match=r"whose processes was another \(2 then, 1 now\)"):
+        stzoo.finetune(str(base), output=out, resume=True, **given)
 
 
 @pytest.mark.usefixtures("unverified")

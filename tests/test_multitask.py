@@ -4,6 +4,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -247,12 +248,13 @@ def test_a_run_that_goes_on_ends_bitwise_where_it_would_have(balancer, base, tas
     def dies(self, *words, **named):
         calls.append(0)
         if len(calls) == 5:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return step(self, *words, **named)
 
     monkeypatch.setattr(MultiTaskTrainer, "training_step", dies)
     with pytest.raises(KeyboardInterrupt):
         stzoo.finetune(str(base), output=tmp_path / "killed", **given)
+    assert (tmp_path / "killed/checkpoints/checkpoint-5/whole.json").is_file()
     monkeypatch.undo()
     monkeypatch.setattr("stzoo.hub.export._verify", lambda *_, **__: None)
     again = stzoo.finetune(str(base), output=tmp_path / "killed", resume=True, **given)
@@ -260,6 +262,17 @@ def test_a_run_that_goes_on_ends_bitwise_where_it_would_have(balancer, base, tas
         one, other = load_file(whole / name), load_file(again / name)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one), name
+
+
+@pytest.mark.parametrize("balancer", ["taco", "aligned-mtl"])
+def test_a_tasks_loss_that_is_not_finite_is_named_before_the_balancer_sees_it(
+    balancer, base, tasks, tmp_path
+):
+    given = dict(tasks=tasks, balancer=balancer, dev_queries=0, batch_size=6, max_steps=9, warmup_ratio=0)
+    with pytest.raises(
+        stzoo.TrainingError, match=r"step 2 of 9: words: contrastive is nan, last: con.* is nan\. "
+    ):
+        stzoo.finetune(str(base), output=tmp_path / "out", **given, **SHORT | {"learning_rate": 1e30})
 
 
 @pytest.mark.usefixtures("unverified")

@@ -160,7 +160,7 @@ def test_accumulated_batches_are_averaged(mended, base, tmp_path):
     assert (losses[1] < 1.2 * losses[0]) is mended
 
 
-def test_processes_agree_and_disagree_without_the_mends(base, tmp_path):
+def test_two_processes_train_stop_and_continue_together(base, tmp_path):
     script = Path(__file__).with_name("two_processes.py")
     command = [
         sys.executable,
@@ -177,6 +177,13 @@ def test_processes_agree_and_disagree_without_the_mends(base, tmp_path):
     assert spread["frozen first"] == {"encoder": 0.0, "own": 0.0}
     assert spread["_inner_training_loop"]["own"] > 1e-4
     assert spread["_clip_grad_norm"]["own"] > 1e-6
+    one, other = spread["drawn"]
+    assert len({*one, *other}) == 6  # masks of their own
+    assert spread["ended"] == ["143", "143"]
+    assert spread["resumed"] == [["checkpoint-2", True, drawn[2:]] for drawn in (one, other)]
+    assert spread["timed"] == ["checkpoint-2", "checkpoint-3"]
+    assert "step 3 of 3: decoder is nan" in spread["nan"][0]
+    assert spread["nan"][0] == spread["nan"][1]
 
 
 def test_losses_are_logged_as_they_are_and_summed_by_weight(base, tmp_path):

@@ -1,13 +1,18 @@
-"""Run by torchrun for test_trainer: how far two processes' weights are apart after three steps."""
+"""Run by torchrun for test_trainer: how two processes train together, stop together and continue."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 
 import torch
-from test_trainer import make, unmended
+from test_trainer import Signals, make, same, spoil, unmended
 from torch import distributed as dist
+from transformers import TrainerCallback
 
+import stzoo
+from stzoo.callbacks import own_numbers
+from stzoo.checkpoints import last_checkpoint
 from stzoo.trainer import ObjectiveTrainer
 
 
@@ -43,6 +48,56 @@ kinds = {
 found = {}
 for label, (kind, changes) in kinds.items():
     found[label] = spread(differ(make(kind, base, output / label, device="cpu", **changes)))
+
+
+class Draw(TrainerCallback):
+    """Notes what a process would draw next as each step begins."""
+
+    def __init__(self):
+        self.drawn = []
+
+    def on_step_begin(self, *_, **__):
+        with own_numbers():
+            self.drawn.append(torch.rand(()).item())
+
+
+def gathered(value):
+    every = [None] * dist.get_world_size()
+    dist.all_gather_object(every, value)
+    return every
+
+
+def train(label, checkpoint=None, *callbacks, prepare=lambda trainer: trainer, **changes):
+    """A trainer of three steps after its training, and how that ended."""
+    given = dict(device="cpu", save_steps=100) | changes
+    trainer = prepare(make(ObjectiveTrainer, base, output / label, callbacks=callbacks, **given))
+    try:
+        trainer.go_on(checkpoint)
+    except (SystemExit, stzoo.StzooError) as error:
+        return trainer, str(error)
+    return trainer, ""
+
+
+draw = Draw()
+straight, _ = train("straight", None, draw)
+found["drawn"] = gathered(draw.drawn)
+# the signal reaches one process only
+_, ended = train("stopped", None, *([Signals(1, signal.SIGTERM)] if dist.get_rank() else []))
+found["ended"] = gathered(ended)
+checkpoint = last_checkpoint(output / "stopped")
+draw = Draw()
+resumed, _ = train("stopped", checkpoint, draw)
+found["resumed"] = gathered([checkpoint.name, same(straight.tensors, resumed.tensors), draw.drawn])
+# one process finds a loss that is not finite, and its gradients are as they were
+nan = (
+    (lambda trainer: spoil(trainer, "decoder", 3, float("nan")))
+    if dist.get_rank()
+    else (lambda trainer: trainer)
+)
+_, ended = train("nan", None, prepare=nan, save_steps=1)
+found["nan"] = gathered(ended)
+_, _ = train("timed", None, save_minutes=1e-9 if dist.get_rank() == 0 else 1e9)
+found["timed"] = sorted(folder.name for folder in (output / "timed/checkpoints").iterdir())
 if dist.get_rank() == 0:
     (output / "spread.json").write_text(json.dumps(found))
 dist.destroy_process_group()

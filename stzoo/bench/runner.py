@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import lexical
+from ..distributed import require_one_process
 from ..encode.inputs import USUAL
 from ..errors import RecipeError
 from ..files import write_json
@@ -114,6 +115,7 @@ def bench(
         OutputError: if `output` is in use, or holds results of other data or settings.
         RecipeError: if an option does not hold.
     """
+    require_one_process("bench")
     models = [models] if isinstance(models, str) else models
     listed = precision.split(",") if isinstance(precision, str) else precision
     precisions = list(dict.fromkeys(one.strip() for one in listed))

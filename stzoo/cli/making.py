@@ -121,8 +121,10 @@ def export_command(
 
     It holds the retriever only; an MLM head or decoders kept for pre-training stay where they are.
     """
+    from ..distributed import require_one_process
     from ..hub.export import export
 
+    require_one_process("export")
     done(export(model, output, portable=portable, overwrite=overwrite))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import host
+from ..distributed import require_one_process
 from ..errors import ModelError, RecipeError, UnknownNameError
 from ..files import sha256, write_json
 from ..hookspecs import Checkpoint
@@ -55,6 +56,7 @@ def import_checkpoint(
     """
     from tqdm import tqdm
 
+    require_one_process("import")
     output = Path(output)
     row = find(checkpoint, like)
     check_output(output, overwrite)

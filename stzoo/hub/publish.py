@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..distributed import require_one_process
 from ..errors import PublishError
 from ..network import interruptible
 from . import card, licences
@@ -100,6 +101,7 @@ def publish(
     from huggingface_hub import HfApi
     from tqdm import tqdm
 
+    require_one_process("publish")
     folder = Path(folder)
     _check_names(folder, repo, revision)
     api = HfApi(library_name="stzoo")

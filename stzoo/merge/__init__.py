@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..calls import callable_module
+from ..distributed import require_one_process
 from ..errors import ModelError, OutputError, RecipeError
 from ..files import write_json
 from ..hub.export import check_output, export
@@ -62,6 +63,7 @@ def merge(
         OutputError: if `output` is there, or it and a source lie in each other.
         RecipeError: if there is no source, or the weights do not go with the sources.
     """
+    require_one_process("merge")
     output = Path(output)
     found = find(sources)
     shares = normalised(weights, found)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import lexical
+from ..distributed import require_one_process
 from ..errors import OutputError, RecipeError
 from ..opened import open_model
 from ..recipe import MineSettings
@@ -48,6 +49,7 @@ def mine(
     Raises:
         StzooError: for a user's mistake; see stzoo.errors.
     """
+    require_one_process("mine")
     wanted = MineSettings.read(recipe, settings if model is None else settings | {"model": model})
     check_rules(wanted)
     path = check_mined_name(output)
