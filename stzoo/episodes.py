@@ -16,7 +16,7 @@ static mining that RetroMAE's paper calls ANCE (staoxiao/RetroMAE, issue 10).
 """
 
 import json
-import shutil
+import re
 import sys
 from collections.abc import Callable, Mapping
 from hashlib import sha256
@@ -29,7 +29,7 @@ from sentence_transformers.util import get_device_name
 from transformers import set_seed
 
 from .errors import OutputError
-from .files import fingerprint, whole_file, write_json
+from .files import clear_drafts, files_under, fingerprint, remove_files, whole_file, write_json
 from .judged import JudgedSet
 from .mining import Dense, Finder, Lexical, mine_into
 from .models import like
@@ -41,7 +41,8 @@ from .splits import DEV_METRIC
 from .training import TrainingSet, TrainingSetWriter, read_training
 
 END, FACTS, NEGATIVES = "end.safetensors", "episode.json", "negatives.parquet"
-SCRATCH = ("*negatives.parts", "embeddings", ".*.part")
+# what is encoded and found on the way to the negatives
+SCRATCH = r"(?:[^/]*negatives\.parts|embeddings/[^/]+/[^/]+)/[^/]+\.(?:json|safetensors|lock)"
 
 
 def train(
@@ -166,11 +167,8 @@ def _mine(
 
 def _clear(folder: Path) -> None:
     """Removes what was encoded and found on the way to the negatives, and files that a kill cut short."""
-    for left in (scratch for pattern in SCRATCH for scratch in folder.glob(pattern)):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+    clear_drafts(folder)
+    remove_files(folder, [name for name in files_under(folder) if re.fullmatch(SCRATCH, name)])
 
 
 def mixed(new: TrainingSet, old: TrainingSet, share: float, seed: int) -> TrainingSet:

@@ -202,7 +202,7 @@ def _finish(run: runs.Run, student: Any, portable: bool) -> None:
     lora.fold(student)
     own = like(student, list(student))  # without the autocast that training put around it
     lossy = [module.lossy for module in own if hasattr(module, "lossy")]
-    draft = run.folder / ".model.part"
+    draft = run.folder / runs.MODEL_DRAFT
     finished = like(student, layout.built_in(own)) if lossy and portable else own
     export(finished, draft, portable=portable, describe=False)
     if lossy and portable:
@@ -210,7 +210,7 @@ def _finish(run: runs.Run, student: Any, portable: bool) -> None:
         run.record(lossy=lossy)
         for note in lossy:
             print(f"stzoo: {note} The model with its own code is in {run.folder / 'exact'}.", file=sys.stderr)
-    run.install(draft)
+    run.install(draft, also=(card.README, PICTURE, PRETRAINING))
 
 
 def _keep_curve(run: runs.Run) -> None:

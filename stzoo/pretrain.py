@@ -22,7 +22,7 @@ from .batches import LengthBatchSampler
 from .callbacks import Every
 from .calls import callable_module
 from .corpus import Corpus, load_corpus
-from .curves import draw
+from .curves import PICTURE, draw
 from .errors import ModelError
 from .files import fingerprint, write_json
 from .hub import card
@@ -182,6 +182,9 @@ def pretrain(
         )
         notes = objective.adapt(corpus)
         new = load_parts(objective, base, wanted)
+        arguments(
+            wanted, run.folder
+        )  # refuses what cannot be trained with, before what it overwrites is gone
         run.record_inputs(
             base={"fingerprint": fingerprint(base.folder)} if base.folder else {"id": wanted.base},
             corpus=_describe(corpus),
@@ -258,11 +261,12 @@ def _finish(run: runs.Run, base: Base, objective: Objective, trainer: ObjectiveT
     def keep_parts(folder: Path) -> None:
         (folder / PARTS).mkdir()
         save_file(parts, folder / PARTS / PARTS_FILE)
-        write_json(folder / PARTS / runs.RECORD, run.facts)
+        own = {name: value for name, value in run.facts.items() if name != "files"}
+        write_json(folder / PARTS / runs.RECORD, own)
 
-    draft = run.folder / ".model.part"
+    draft = run.folder / runs.MODEL_DRAFT
     export(base.finished, draft, masked_lm=base.backbone.masked_lm, extra=keep_parts, describe=False)
-    run.install(draft)
+    run.install(draft, also=(card.README, PICTURE))
     run.record(status="finished")
     draw(run.folder)
     card.write(run.folder)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 # A later room may import an earlier one, never the reverse. A package (bench, hub) is one room.
 ROOMS = """
     errors messages calls quiet memory
-    files hookspecs host recipe runs texts registry measures qrels judged provenance
+    files outputs hookspecs host recipe runs texts registry measures qrels judged provenance
     pydocs rows sources corpus masking backbone decoders poolings models opened encode store search
     lexical trec metrics curves bench training teacher objective hub callbacks batches losses examples
     trainer pretrain prepare balancers multitask mining lora splits fitting episodes finetune merge

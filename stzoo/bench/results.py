@@ -12,6 +12,7 @@ Source: https://github.com/embeddings-benchmark/mteb, mteb/results/task_result.p
 import contextlib
 import datetime
 import json
+import os
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -131,6 +132,23 @@ def find(path: Path, system: tuple[str, str], judged: JudgedSet, settings: dict[
     if facts and facts["settings"] != settings:
         raise OutputError(f"{path} was made with {facts['settings']}, not {settings}. {WAY_OUT}")
     return _result(path, system, judged.name, judged.split, stored, True) if facts else None
+
+
+def check_replaceable(path: Path) -> None:
+    """Sees that a file may be replaced by a result.
+
+    Raises:
+        OutputError: if it is there and is no result.
+    """
+    if not os.path.lexists(path):
+        return
+    stored = None
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(stored, dict) or not {"task_name", "scores"} <= stored.keys():
+        raise OutputError(
+            f"{path} is not a result and is not replaced. Move it away, or use another --output."
+        )
 
 
 def store(

@@ -11,6 +11,7 @@ from ..files import fingerprint, held, write_json
 from ..judged import JudgedSet
 from ..measures import wanted_measures
 from ..opened import parse_name
+from ..outputs import check_output
 from ..search import Run, in_order
 from ..trec import read_qrels, read_run
 from . import kilt, results
@@ -55,6 +56,8 @@ def score(
     """
     runs = [runs] if isinstance(runs, str) else runs
     wanted = wanted_measures(measures, k)
+    if output:
+        check_output(output, kind="results", inputs=[data, corpus, pages, *runs])
     judged = _judgements(Path(data), split, corpus, pages, progress)
     found = []
     with contextlib.ExitStack() as held_things:
@@ -72,6 +75,7 @@ def score(
             system = (name, fingerprint(path)[:12])
             target = results.result_file(place, *system, judged) if place else None
             if target:
+                results.check_replaceable(target)
                 if not overwrite:
                     results.find(target, system, judged, {"k": k})
                 write_json(target.with_name("model_meta.json"), {"name": name, "revision": system[1]})
