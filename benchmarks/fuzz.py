@@ -408,8 +408,6 @@ def run_sound(words: list[str], folder: Path, *, break_off: bool = False) -> str
         os.chdir(folder)
         os.environ["STZOO_CACHE"] = str(folder.parent / "cache")
         if break_off:
-            import stzoo.pretrain
-
             sys.modules["stzoo.pretrain"].export = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
         _run(words)
     code = os.waitpid(child, 0)[1]
@@ -1192,7 +1190,7 @@ def warm() -> None:
     import stzoo.hub.publish
     import stzoo.merge
     import stzoo.mining
-    import stzoo.pretrain  # noqa: F401
+    import stzoo.pretrain
 
     torch.set_num_threads(1)
     sys.modules["stzoo.hub.export"]._verify = lambda *_, **__: (

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from . import inputs, pydocs, rows
 from . import sources as readers
 from .errors import DataError, ModelError, OutputError, RecipeError
-from .files import fingerprint, whole_folder, write_json
+from .files import clear_drafts, fingerprint, whole_folder, write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -127,7 +126,7 @@ def load_corpus(
     if not _is_whole(folder):
         with _alone(folder):
             if not _is_whole(folder):  # another process may have made it meanwhile
-                with whole_folder(folder) as draft:
+                with whole_folder(folder, replaces=[r"rows\.arrow", r"corpus\.json"]) as draft:
                     text_of = rows.TextReader(tokenizer)
                     report = _write(parts, draft / "rows.arrow", columns, text_of, **settings)
                     if _key(parts, settings, columns, tokenizer) != key:
@@ -205,8 +204,7 @@ def _alone(folder: Path) -> Iterator[None]:
             "the environment variable STZOO_CACHE."
         ) from error
     try:
-        for left in folder.parent.glob(f".{folder.name}.*"):
-            shutil.rmtree(left, ignore_errors=True)
+        clear_drafts(folder.parent)
         yield
     finally:
         lock.release()

@@ -20,6 +20,7 @@ from .files import sha256
 from .finetune import finetune
 from .judged import find_split, read_beir
 from .metrics import paired_test
+from .outputs import check_output
 from .pretrain import pretrain
 from .pydocs import write_pydocs
 
@@ -100,7 +101,7 @@ def demo(
         StzooError: for a user's mistake; see stzoo.errors.
     """
     require_one_process("demo")
-    output = Path(output).resolve()
+    output = check_output(output, kind="results", inputs=[base, corpus]).resolve()
     again: dict[str, Any] = dict(seed=seed, threads=threads, resume=not overwrite, overwrite=overwrite)
     start = str(find_base()) if base is None else base
     if Path(start).is_dir():

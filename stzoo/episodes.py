@@ -17,7 +17,7 @@ static mining that RetroMAE's paper calls ANCE (staoxiao/RetroMAE, issue 10).
 
 import hashlib
 import json
-import shutil
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,7 +29,15 @@ from sentence_transformers.util import get_device_name
 from transformers import set_seed
 
 from .errors import OutputError
-from .files import fingerprint, sha256, whole_file, write_json
+from .files import (
+    clear_drafts,
+    files_under,
+    fingerprint,
+    remove_files,
+    sha256,
+    whole_file,
+    write_json,
+)
 from .judged import JudgedSet
 from .messages import notify
 from .mining import Dense, Finder, Lexical, mine_into
@@ -44,7 +52,8 @@ from .training import TrainingSet, TrainingSetWriter, read_training
 
 END, FACTS, NEGATIVES = "end.safetensors", "episode.json", "negatives.parquet"
 SUMS = "sha256"  # the key of FACTS with the checksums of the files above
-SCRATCH = ("*negatives.parts", "embeddings", ".*.part")
+# what is encoded and found on the way to the negatives
+SCRATCH = r"(?:[^/]*negatives\.parts|embeddings/[^/]+/[^/]+)/[^/]+\.(?:json|safetensors|lock)"
 
 
 def train(
@@ -194,11 +203,8 @@ def _mine(
 
 def _clear(folder: Path) -> None:
     """Removes what was encoded and found on the way to the negatives, and files that a kill cut short."""
-    for left in (scratch for pattern in SCRATCH for scratch in folder.glob(pattern)):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+    clear_drafts(folder)
+    remove_files(folder, [name for name in files_under(folder) if re.fullmatch(SCRATCH, name)])
 
 
 def mixed(new: TrainingSet, old: TrainingSet, share: float, seed: int) -> TrainingSet:

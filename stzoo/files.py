@@ -52,13 +52,13 @@ def writing(path: str | Path) -> Iterator[None]:
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Gives a temporary path that is renamed to `path` when the block ends well.
 
-    The temporary file is on the same disk, in a private folder next to `path` (see `_draft_box`).
+    The temporary file is on the same disk, in a private folder next to `path` (see `draft_folder`).
 
     Raises:
         OutputError: if the disk is full or the folder cannot be written; nothing is left behind.
     """
     path = Path(path)
-    with writing(path), _draft_box(path) as box:
+    with writing(path), draft_folder(path) as box:
         draft = box / NEW
         yield draft
         with draft.open("rb") as written:
@@ -79,7 +79,7 @@ def whole_folder(path: str | Path, *, replaces: Sequence[str] = ()) -> Iterator[
             written; nothing is left behind.
     """
     path = Path(path)
-    with writing(path), _draft_box(path) as box:
+    with writing(path), draft_folder(path) as box:
         clear_drafts(path.parent)
         (box / NEW).mkdir()
         yield box / NEW
@@ -121,11 +121,11 @@ _BOX = re.compile(r"\..*\.[a-z0-9_]{8}" + re.escape(PART))
 
 
 @contextlib.contextmanager
-def _draft_box(path: Path) -> Iterator[Path]:
+def draft_folder(path: Path) -> Iterator[Path]:
     """A private folder next to `path`, `.NAME.xxxxxxxx.stzoo.part`, removed at the end.
 
-    `new` in it is the draft, `old` what the draft replaces, and `owner` is locked as long as this process
-    lives: after a SIGKILL the next command that writes there sees that nobody owns the folder and clears it.
+    `new` in it (see `NEW`) is the draft, `old` what the draft replaces, and `owner` is locked as long as this
+    process lives: after a SIGKILL the next command that writes there sees that and clears the folder.
     Libraries that write through temporary files of their own (safetensors) leave them in here, too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

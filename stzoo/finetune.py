@@ -129,8 +129,7 @@ def finetune(
         dev = {task: one.dev for task, one in data.items() if one.dev is not None}
         if wanted.episodes:
             judged = {task: one.judged for task, one in data.items() if one.judged is not None}
-            with run.training():
-                facts = episodes.train(wanted, run, student, judged, teacher, partial(fit, dev=dev))
+            facts = episodes.train(wanted, run, student, judged, teacher, partial(fit, dev=dev))
         else:
             if teacher:
                 with first_process_first(cpu=wanted.device == "cpu"):  # the others find its scores
@@ -138,8 +137,7 @@ def finetune(
                         task: rescore(train, teacher, run.folder / "teacher" / task)
                         for task, train in trains.items()
                     }
-            with run.training():
-                facts = fit(wanted, run.folder, student, trains, dev=dev, record=run.record)
+            facts = fit(wanted, run.folder, student, trains, dev=dev, record=run.record)
         if is_first_process():
             run.record(**facts)
             _finish(run, student, wanted.portable)
@@ -238,7 +236,7 @@ def _finish(run: runs.Run, student: Any, portable: bool) -> None:
     lora.fold(student)
     own = like(student, list(student))  # without the autocast that training put around it
     lossy = [module.lossy for module in own if hasattr(module, "lossy")]
-    draft = run.folder / ".model.part"
+    draft = run.folder / runs.MODEL_DRAFT
     finished = like(student, layout.built_in(own)) if lossy and portable else own
     export(finished, draft, portable=portable, describe=False)
     if lossy and portable:
@@ -246,7 +244,7 @@ def _finish(run: runs.Run, student: Any, portable: bool) -> None:
         run.record(lossy=lossy)
         for note in lossy:
             print(f"stzoo: {note} The model with its own code is in {run.folder / 'exact'}.", file=sys.stderr)
-    run.install(draft)
+    run.install(draft, also=(card.README, PICTURE, PRETRAINING))
 
 
 def _keep_curve(run: runs.Run) -> None:

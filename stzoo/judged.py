@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from . import registry
 from .errors import DataError, OutputError, RecipeError, nearest, quoted
-from .files import whole_folder
+from .files import check_replaceable, whole_folder
 from .inputs import user_path
 from .qrels import Qrels, read_judgements
 from .texts import Texts, TextsWriter, numbered_lines, numbered_objects, once
@@ -34,6 +34,8 @@ _GO_ON = (
     "(count such documents as not found)"
 )
 _QRELS_ENDS = (".tsv", ".tsv.gz")
+# the files of a set in BEIR's layout, which `write_beir` replaces: regular expressions
+BEIR_FILES = (r"(?:corpus|queries)\.jsonl(?:\.gz)?", r"qrels/[^/]+\.tsv(?:\.gz)?", "qrels/")
 
 
 @dataclass(frozen=True)
@@ -297,7 +299,8 @@ def write_beir(
     folder = Path(folder)
     if folder.exists() and not is_beir(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} holds something other than a BEIR set; choose a new folder.")
-    with whole_folder(folder) as draft:
+    check_replaceable(folder, BEIR_FILES)
+    with whole_folder(folder, replaces=BEIR_FILES) as draft:
         _write_rows(
             draft / "corpus.jsonl",
             ({"_id": row["_id"], "title": row.get("title", ""), "text": row["text"]} for row in corpus),

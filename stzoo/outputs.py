@@ -13,6 +13,17 @@ from typing import Literal
 from .errors import OutputError, RecipeError
 
 Kind = Literal["run", "model", "results", "file"]
+_MODULE = r"(?:(?:[\w-]+_)?\d+_\w+/|exact/)*"  # the folders of modules, of routes, and of a second form
+# the files of a model folder, as `stzoo export` and sentence-transformers write them: regular expressions
+MODEL_FILES = (
+    rf"{_MODULE}(?:config|modules|sentence_\w+_config|config_sentence_transformers|router_config)\.json",
+    rf"{_MODULE}(?:tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json",
+    rf"{_MODULE}(?:generation|preprocessor|processor)_config\.json",
+    rf"{_MODULE}(?:vocab\.txt|merges\.txt|chat_template\.jinja|spiece\.model|sentencepiece\.bpe\.model)",
+    rf"{_MODULE}model(?:-\d+-of-\d+)?\.safetensors|{_MODULE}model\.safetensors\.index\.json",
+    r"pretraining/(?:objective\.safetensors|run\.json)",
+    r"(?:exact/)?README\.md|(?:run|import|merge)\.json|(?:learning|pretraining)_curve\.png",
+)
 
 
 def check_output(
@@ -77,7 +88,9 @@ def _paths(given: object) -> list[Path]:
 
 def _check_input(path: Path, here: Path, kind: Kind, there: Path) -> None:
     if here == there:
-        raise OutputError(f"{path} is read by this command and cannot be its output; choose another --output.")
+        raise OutputError(
+            f"{path} is read by this command and cannot be its output; choose another --output."
+        )
     if there.is_relative_to(here) and kind in ("run", "model"):
         raise OutputError(
             f"{path} contains {there}, which this command reads; choose a folder of its own as --output."

@@ -9,7 +9,6 @@ the corpus, unless what a plugin looks up does.
 
 import json
 import math
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from .calls import callable_module
 from .corpus import Corpus, load_corpus, tokenizer_fingerprint
 from .distributed import require_one_process
 from .errors import RecipeError
-from .files import whole_file
+from .files import files_under, remove_files, whole_file
 from .models import load_tokenizer
 from .recipe import PrepareSettings
 
@@ -104,7 +103,7 @@ def prepare(
         torch.set_num_threads(wanted.threads)
     with runs.start(output, wanted, resume=resume, overwrite=overwrite, worth=(f"{WORK}/*",)) as run:
         if run.facts["status"] == "finished":
-            shutil.rmtree(run.folder / WORK, ignore_errors=True)  # which a kill at the very end has left
+            _clear(run.folder)  # what a kill at the very end has left
             return run.folder
         tokenizer = load_tokenizer(wanted.tokenizer)
         corpus = load_corpus(
@@ -115,9 +114,6 @@ def prepare(
             tokenizer=tokenizer,
         )
         run.record()  # before the first index is made, so that a kill leaves what can be gone on with
-        for draft in run.folder.glob("*/.*.part"):  # of a file that a kill left half-written
-            if draft.is_file():
-                draft.unlink()
         work = run.folder / WORK
         work.mkdir(exist_ok=True)
         made = kind(wanted, corpus, tokenizer, work)
@@ -127,13 +123,22 @@ def prepare(
             made_by=made.facts(),
         )
         _make(made, work)
-        filled = _put_together(made, work, run.folder)
-        made.finish(run.folder)
+        draft = run.folder / runs.MODEL_DRAFT
+        draft.mkdir()
+        filled = _put_together(made, work, draft)
+        made.finish(draft)
+        run.install(draft, also=["README.md"])
         run.record(filled=filled, notes=made.notes, peak_memory_mib=_peak_memory())
         _write_card(run, kind)
         run.record(status="finished")
-    shutil.rmtree(work, ignore_errors=True)  # not before: a kill in the midst would cost all shards
-    return run.folder
+        _clear(run.folder)  # not before: a kill in the midst would cost all shards
+        return run.folder
+
+
+def _clear(folder: Path) -> None:
+    """Removes what a preparation has kept in `work`, and nothing else that lies there."""
+    left = [name for name in files_under(folder) if name.startswith(f"{WORK}/") and runs.is_run_file(name)]
+    remove_files(folder, left)
 
 
 def _starts(made: Preparation) -> range:

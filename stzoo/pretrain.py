@@ -23,7 +23,7 @@ from .callbacks import Every
 from .calls import callable_module
 from .checkpoints import last_checkpoint
 from .corpus import Corpus, load_corpus
-from .curves import draw
+from .curves import PICTURE, draw
 from .distributed import refuse_sharding
 from .encode.inputs import reading_notes
 from .errors import ModelError, first_line
@@ -194,6 +194,9 @@ def pretrain(
         notes = reading_notes(base.finished, corpus.rows["text"], "passages")
         notes += objective.adapt(corpus)
         new = load_parts(objective, base, wanted)
+        arguments(
+            wanted, run.folder
+        )  # refuses what cannot be trained with, before what it overwrites is gone
         run.record_inputs(
             base={"fingerprint": fingerprint(base.folder)} if base.folder else {"id": wanted.base},
             corpus=_describe(corpus),
@@ -208,7 +211,7 @@ def pretrain(
                 notify(note)
         trainer = _trainer(wanted, run, base, objective, new, corpus)
         checkpoint = last_checkpoint(run.folder) if run.goes_on else None
-        with quietly(), run.training():
+        with quietly():
             trainer.go_on(checkpoint)
         if trainer.is_world_process_zero():
             _finish(run, base, objective, trainer)
@@ -270,11 +273,12 @@ def _finish(run: runs.Run, base: Base, objective: Objective, trainer: ObjectiveT
     def keep_parts(folder: Path) -> None:
         (folder / PARTS).mkdir()
         save_file(parts, folder / PARTS / PARTS_FILE)
-        write_json(folder / PARTS / runs.RECORD, run.facts)
+        own = {name: value for name, value in run.facts.items() if name != "files"}
+        write_json(folder / PARTS / runs.RECORD, own)
 
-    draft = run.folder / ".model.part"
+    draft = run.folder / runs.MODEL_DRAFT
     export(base.finished, draft, masked_lm=base.backbone.masked_lm, extra=keep_parts, describe=False)
-    run.install(draft)
+    run.install(draft, also=(card.README, PICTURE))
     run.record(status="finished")
     draw(run.folder)
     card.write(run.folder)

@@ -43,6 +43,8 @@ def check_plausible(value: Any) -> Any:
     elif isinstance(value, int) and abs(value) > MAX_NUMBER:
         raise ValueError(f"a whole number must be at most {MAX_NUMBER:,}")
     return value
+
+
 # what a column of training data can be; `label` and `grade` say which passages are positive
 COLUMN_ROLES = (
     *("query", "positive", "negative", "label", "grade", "score"),

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -13,14 +14,36 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from .errors import OutputError, TrainingError
-from .files import held, write_json
-from .recipe import SCHEMA_VERSION, Settings
+from .errors import OutputError, StzooError, first_line
+from .files import PART, clear_drafts, files_under, held, move_files, remove_files, sha256, write_json
+from .outputs import MODEL_FILES, check_output, check_resume
+from .recipe import SCHEMA_VERSION, FinetuneSettings, PrepareSettings, PretrainSettings, Settings
 
 RECORD = "run.json"
 IMPORTED = "import.json"  # beside a model that `stzoo import` made
 MERGED = "merge.json"  # beside one that is a mean of others
 OLD = ".stzoo-old"  # where an overwritten run waits until the new one has read its inputs
+MODEL_DRAFT = ".model.part"  # a finished model or data set on its way to the top of the folder
+# what a run writes before it is finished, and what remains of a preparation: regular expressions of paths
+RUN_FILES = (
+    re.escape(RECORD),
+    rf"{re.escape(MODEL_DRAFT)}/.*",
+    r"(?:episodes/\d+/)?checkpoints/checkpoint-\d+/[^/]+\.(?:safetensors|pt|pth|bin|json)",
+    r"episodes/\d+/(?:episode\.json|end\.safetensors|[^/]*negatives\.parquet)",
+    r"episodes/\d+/(?:[^/]*negatives\.parts|embeddings/[^/]+/[^/]+)/[^/]+\.(?:json|safetensors|lock)",
+    r"(?:episodes/\d+/)?balancer\.safetensors",
+    r"teacher/(?:[^/]+/)?(?:manifest\.json|\d+\.safetensors|\.stzoo\.lock)",
+    r"work/.*\.(?:parquet|safetensors|npy|json|lock)",
+)
+PREPARED_FILES = (r"README\.md", r"passages-\d+-of-\d+\.parquet")
+_FOLDERS = (  # which a file or a link may stand in the place of
+    r"checkpoints(?:/checkpoint-\d+)?|episodes(?:/\d+(?:/(?:checkpoints|embeddings))?)?|teacher|work|pretraining"
+    r"|exact|" + re.escape(MODEL_DRAFT)
+)
+# settings that name what is read; the further ones of a plugin's preparation are taken for such
+INPUTS = ("base", "model", "corpus", "data", "dev_data", "probe", "teacher", "tokenizer")
+_CORE = {name for kind in (PretrainSettings, FinetuneSettings, PrepareSettings) for name in kind.model_fields}
+_CORE |= {"command", "schema_version"}
 # settings that may change between a kill and a resume, because they change no weight by more than rounding
 FREE = {"log_steps", "save_steps", "save_minutes", "keep_checkpoints", "report_to", "workers", "threads"}
 PATIENCE = datetime.timedelta(days=30)  # of the processes that wait while the first one mines
@@ -72,6 +95,8 @@ class Run:
     def __init__(self, folder: Path, facts: dict[str, Any], goes_on: bool):
         self.folder, self.facts, self.goes_on = folder, facts, goes_on
         self._begun = time.monotonic() - facts.get("seconds", 0)
+        self._recorded = False  # True once this process has written run.json
+        self._has_inputs = False  # True once this process has read its inputs
 
     def record(self, **facts: Any) -> None:
         """Adds facts and, in the first process, writes run.json."""
@@ -80,6 +105,7 @@ class Run:
             return
         self.facts["seconds"] = round(time.monotonic() - self._begun, 1)
         write_json(self.folder / RECORD, self.facts)
+        self._recorded = True
 
     def record_inputs(self, **facts: Any) -> None:
         """Adds what the run is made from; from here on, what it overwrites is gone.
@@ -96,29 +122,39 @@ class Run:
                 )
         self.facts.pop("error", None)  # of a run that failed before
         self.record(status="running", **facts)
-        if is_first_process():
+        self._has_inputs = True
+        if is_first_process() and not (self.folder / OLD).is_symlink():
             shutil.rmtree(self.folder / OLD, ignore_errors=True)
 
-    @contextlib.contextmanager
-    def training(self) -> Iterator[None]:
-        """Records why the training in the block failed, if it does."""
-        try:
-            yield
-        except TrainingError as error:
-            self.record(status="failed", error=str(error))
-            raise
+    def install(self, made: Path, also: Sequence[str] = ()) -> None:
+        """Moves finished files from a folder inside this one to the top; modules.json goes last.
 
-    def install(self, model: Path) -> None:
-        """Moves an exported model's files from a folder inside this one to the top; modules.json goes last.
+        So the folder is no model until all of it is there, and a kill in between is mended by a resume. The
+        record names the files first, with their SHA-256, so that no later command takes them for the user's.
 
-        So the folder is no model until all of it is there, and a kill in between is mended by a resume.
+        Args:
+            made: the folder; removed at the end.
+            also: names of files that the caller will write at the top.
+
+        Raises:
+            OutputError: if another file stands in the way of one of them; nothing is moved.
         """
-        for entry in sorted(model.iterdir(), key=lambda path: path.name == "modules.json"):
-            target = self.folder / entry.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            entry.replace(target)
-        model.rmdir()
+        names = sorted(files_under(made), key=lambda name: name == "modules.json")
+        known = self.facts.get("files", {})
+        if blocked := [name for name in (*names, *also) if name not in known and self._is_taken(name)]:
+            raise OutputError(
+                f"{self.folder} has files that the run did not write and that stand in its way: "
+                f"{', '.join(blocked)}. Move them away, then --resume."
+            )
+        self.record(files={**known, **dict.fromkeys(also), **{n: sha256(made / n) for n in names}})
+        move_files(made, names, self.folder)
+        made.rmdir()
+
+    def _is_taken(self, name: str) -> bool:
+        above = [self.folder / parent for parent in list(Path(name).parents)[:-1]]
+        return os.path.lexists(self.folder / name) or any(
+            one.is_symlink() or (one.exists() and not one.is_dir()) for one in above
+        )
 
 
 @contextlib.contextmanager
@@ -132,40 +168,69 @@ def start(
 ) -> Iterator[Run]:
     """Takes the output folder for a run.
 
+    A run that fails after it has read its inputs keeps its record, with the status "failed" or
+    "interrupted" and the reason. One that fails before removes what it has written, and nothing else.
+
     Args:
         output: the folder; made if it is not there.
         settings: the run's.
         resume: go on with the unfinished run that is there, or begin if there is none.
-        overwrite: remove the run that is there.
-        worth: what of an unfinished run is worth keeping when it fails, as patterns of paths; without any,
-            the folder is cleared.
+        overwrite: replace the run that is there. Files that no run wrote stay.
+        worth: what of a run that fails before it has read all its inputs is worth keeping, as patterns of
+            paths.
 
     Raises:
-        OutputError: if the folder is in use, holds another run's results, or holds something else.
+        OutputError: if the folder is in use, is or contains an input, holds another run's results, or holds
+            something else.
+        RecipeError: if both `resume` and `overwrite` are set.
     """
-    output = Path(output)
+    check_resume(resume, overwrite)
+    output = check_output(output, kind="run", inputs=_inputs(settings))
     if not is_first_process():
         # The first holds the folder and writes; the others only need to agree with it on where to begin.
         facts = _read(output) if resume else None
         yield Run(output, facts or {"status": "running", "recipe": settings.dump()}, goes_on=resume)
         return
-    fresh = not output.exists()
-    try:
-        with held(output) as folder:
+    with held(output) as folder:
+        _clear_drafts(folder)
+        run = _open(folder, settings, resume, overwrite)
+        before = set(files_under(folder))
+        try:
+            yield run
+        except BaseException as error:
+            _end_failed(run, error, before, worth)
+            raise
+        finally:
             _clear_drafts(folder)
-            run = _open(folder, settings, resume, overwrite)
-            try:
-                yield run
-            except BaseException:
-                if not any(any(folder.glob(one)) for one in worth) and not (folder / "modules.json").exists():
-                    _clear(folder)  # nothing of worth yet: the place is left as it was found
-                    _put_back(folder)
-                raise
-            finally:
-                _clear_drafts(folder)
-    finally:
-        if fresh and output.is_dir() and not any(output.iterdir()):
-            output.rmdir()
+
+
+def _inputs(settings: Settings) -> list[Any]:
+    """Values of the settings that may be paths of what the run reads."""
+    plain = settings.dump()
+    named = [name for name in plain if name in INPUTS or name not in _CORE]
+    found = [plain[name] for name in named] + list(plain.get("options", {}).values())
+    for task in plain.get("tasks", ()):
+        found += [task.get(name) for name in INPUTS]
+    return [one for value in found for one in (value if isinstance(value, list) else [value])]
+
+
+def _end_failed(run: Run, error: BaseException, before: set[str], worth: Sequence[str]) -> None:
+    """Records why a run failed, or removes what this process has made if that is nothing of worth."""
+    keep = run.goes_on or run._has_inputs or any(any(run.folder.glob(one)) for one in worth)
+    if keep:
+        if run._recorded:
+            failed = isinstance(error, Exception)
+            words = (
+                str(error)
+                if isinstance(error, StzooError)
+                else f"{type(error).__name__}: {first_line(error)}"
+            )
+            reason = words if failed else type(error).__name__
+            run.record(status="failed" if failed else "interrupted", error=reason)
+        return
+    made = [name for name in files_under(run.folder) if name not in before and is_run_file(name)]
+    remove_files(run.folder, made)
+    _put_back(run.folder)
 
 
 def _open(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> Run:
@@ -173,11 +238,19 @@ def _open(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> Ru
     old = _read(folder)
     if old is None and any(not entry.name.startswith(".stzoo") for entry in folder.iterdir()):
         raise OutputError(f"{folder} is not empty and holds no run of stzoo. Choose another --output.")
+    if old is not None:
+        if not overwrite:
+            _may_go_on(folder, old, settings, resume)
+        if not (resume and old["status"] == "finished"):
+            _check_free(folder, old, settings)
     if old is not None and overwrite:
-        _set_aside(folder)
+        _set_aside(folder, old)
         old = None
     if old is not None:
-        _may_go_on(folder, old, settings, resume)
+        if old["status"] == "finished":
+            _check_finished(folder, old)
+        else:
+            old = {key: value for key, value in old.items() if key != "error"} | {"status": "running"}
     facts = old or {
         "schema_version": SCHEMA_VERSION,
         "status": "running",
@@ -189,46 +262,157 @@ def _open(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> Ru
     return Run(folder, facts, goes_on=old is not None)
 
 
-def _set_aside(folder: Path) -> None:
-    shutil.rmtree(folder / OLD, ignore_errors=True)
-    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".stzoo")]
-    (folder / OLD).mkdir()
-    for entry in sorted(entries, key=lambda path: path.name != RECORD):  # see _mend
-        entry.rename(folder / OLD / entry.name)
+def is_run_file(name: str) -> bool:
+    """True if a run writes a file of this path in its folder, whether or not it is finished."""
+    return any(re.fullmatch(pattern, name) for pattern in RUN_FILES)
+
+
+def _written(folder: Path, facts: dict[str, Any]) -> list[str]:
+    """The files in a run's folder that the run wrote, as far as its record and the layout say."""
+    recorded = facts.get("files")
+    if recorded is None and facts["status"] == "finished":  # by a version that did not list them
+        recorded = [
+            n for n in files_under(folder) if any(re.fullmatch(p, n) for p in _results(facts["recipe"]))
+        ]
+    recorded = set(recorded or ())
+    found = []
+    for name in files_under(folder):
+        link = (folder / name).is_symlink()
+        if name in recorded or is_run_file(name) or (link and re.fullmatch(_FOLDERS, name)):
+            found.append(name)
+    return [name for name in found if not name.startswith(f"{OLD}/")]
+
+
+def _results(recipe: dict[str, Any]) -> tuple[str, ...]:
+    return PREPARED_FILES if recipe["command"] == "prepare" else MODEL_FILES
+
+
+def _check_free(folder: Path, facts: dict[str, Any], settings: Settings) -> None:
+    """Refuses a folder in which other files have names that the run will write."""
+    ours = set(_written(folder, facts))
+    needed = _results(settings.dump())
+    blocked = [
+        name
+        for name in files_under(folder)
+        if name not in ours
+        and (
+            any(re.fullmatch(pattern, name) for pattern in needed)
+            or re.fullmatch(_FOLDERS, name)
+            or re.match(r"teacher/|episodes/\d+/", name)
+        )
+        and not name.startswith(".stzoo")
+    ]
+    if blocked:
+        raise OutputError(
+            f"{folder} has files that no run wrote and that stand in the way of what this run writes: "
+            f"{', '.join(blocked)}. Move them away, or choose another --output."
+        )
+
+
+def _check_finished(folder: Path, facts: dict[str, Any]) -> None:
+    """Sees that the files of a finished run are there and whole."""
+    files = facts.get("files")
+    if files is None:  # by a version that did not list them
+        prepared = facts["recipe"]["command"] == "prepare"
+        suffix, names = (".parquet" if prepared else ".safetensors"), files_under(folder)
+        own = [name for name in names if any(re.fullmatch(p, name) for p in _results(facts["recipe"]))]
+        missing = [] if prepared or "modules.json" in own else ["modules.json"]
+        missing += [] if any(name.endswith(suffix) for name in own) else [f"*{suffix}"]
+        changed: list[str] = []
+    else:
+        written = {name: digest for name, digest in files.items() if digest}
+        missing = [name for name in written if not (folder / name).is_file()]
+        weights = [name for name in written if name.endswith((".safetensors", ".parquet"))]
+        changed = [n for n in weights if n not in missing and sha256(folder / n) != written[n]]
+    if missing or changed:
+        faults = [f"{', '.join(missing)} missing"] * bool(missing)
+        faults += [f"{', '.join(changed)} changed since"] * bool(changed)
+        raise OutputError(
+            f"{folder / RECORD} says that the run is finished, but its files are not whole: "
+            f"{'; '.join(faults)}. Bring them back from a copy, or run again with --overwrite."
+        )
+
+
+def _set_aside(folder: Path, facts: dict[str, Any]) -> None:
+    """Moves the files of a run into OLD, the record first; see _mend."""
+    old = folder / OLD
+    if old.is_symlink():
+        old.unlink()
+    shutil.rmtree(old, ignore_errors=True)
+    old.mkdir()
+    move_files(folder, sorted(_written(folder, facts), key=lambda name: name != RECORD), old)
 
 
 def _put_back(folder: Path) -> None:
-    if (folder / OLD).is_dir():
-        for entry in sorted((folder / OLD).iterdir(), key=lambda path: path.name == RECORD):
-            entry.rename(folder / entry.name)
-        (folder / OLD).rmdir()
+    old = folder / OLD
+    if not old.is_dir() or old.is_symlink():
+        return
+    names = sorted(files_under(old), key=lambda name: name == RECORD)
+    if taken := [name for name in names if os.path.lexists(folder / name)]:
+        raise OutputError(
+            f"{old} holds a run that was to be overwritten. These files are in the way of putting it back: "
+            f"{', '.join(taken)}. Move them away."
+        )
+    move_files(old, names, folder)
+    old.rmdir()
 
 
 def _mend(folder: Path) -> None:
     """Puts back what a kill in the midst of --overwrite has left: an old run aside, and no new one begun."""
-    if (folder / OLD).is_dir() and not (folder / RECORD).exists():
+    if not (folder / RECORD).exists():
         _put_back(folder)
 
 
-def _clear(folder: Path) -> None:
-    for entry in folder.iterdir():
-        if not entry.name.startswith(".stzoo"):
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-
-
 def _clear_drafts(folder: Path) -> None:
-    for draft in folder.glob(".*.part"):
-        shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
+    """Removes what a killed process has left half-written in a run's folders, and the model on its way."""
+    draft = folder / MODEL_DRAFT
+    if draft.is_symlink():
+        draft.unlink()
+    elif draft.is_dir():
+        shutil.rmtree(draft)
+    clear_drafts(folder)
+    for name in ("checkpoints", "episodes", "teacher", "work"):
+        if not (folder / name).is_symlink():
+            for place, folders, _ in os.walk(folder / name):
+                if any(one.endswith(PART) for one in folders):
+                    clear_drafts(Path(place))
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    try:
-        facts: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    """The record of the run in a folder; None if there is none.
+
+    Raises:
+        OutputError: if run.json is not a record that stzoo wrote.
+    """
+    path = folder / RECORD
+    if not os.path.lexists(path):
         return None
-    except ValueError as error:
-        raise OutputError(f"{folder / RECORD} cannot be read: {error}. Choose another --output.") from None
-    return facts
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise OutputError(f"{path} cannot be read: {first_line(error)}. Choose another --output.") from None
+    if not is_record(facts):
+        raise OutputError(
+            f"{path} was not written by a run of stzoo, so nothing in {folder} is touched. Choose another "
+            "--output."
+        )
+    return dict(facts)
+
+
+def is_record(facts: Any) -> bool:
+    """True if this is the content of a run.json that stzoo wrote."""
+    if not isinstance(facts, dict):
+        return False
+    recipe, made_by, files = (facts.get(name) for name in ("recipe", "versions", "files"))
+    return (
+        facts.get("schema_version") == SCHEMA_VERSION
+        and facts.get("status") in ("running", "failed", "interrupted", "finished")
+        and isinstance(recipe, dict)
+        and recipe.get("command") in ("pretrain", "finetune", "prepare")
+        and isinstance(made_by, dict)
+        and "stzoo" in made_by
+        and (files is None or isinstance(files, dict))
+    )
 
 
 def _may_go_on(folder: Path, old: dict[str, Any], settings: Settings, resume: bool) -> None:
@@ -259,16 +443,16 @@ def imported(base: str | Path) -> dict[str, Any] | None:
     return told(Path(base) / IMPORTED).get("imported")
 
 
-def told(record: Path) -> dict[str, Any]:
-    """What a record beside a model says; {} where there is none, or none of ours."""
+def told(record: Path, kind: type = dict) -> Any:
+    """What a record beside a model says; empty where there is none, or one that is no JSON of this kind."""
     found = None
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         found = json.loads(record.read_text(encoding="utf-8"))
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, kind) else kind()
 
 
 def _without_logs(facts: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in facts.items() if key != "log"}
+    kept = {key: value for key, value in facts.items() if key not in ("log", "files")}
     if "episodes" in kept:
         kept["episodes"] = [_without_logs(episode) for episode in kept["episodes"]]
     return kept

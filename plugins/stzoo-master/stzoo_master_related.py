@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, zip_longest
@@ -359,9 +358,7 @@ def keep_folder(folder: Path, facts: dict[str, Any], make: Callable[[Path], None
     """Lets a folder be made, unless it is there with the same facts, whole."""
     if _is_whole(folder, facts):
         return
-    for left in folder.parent.glob(f".{folder.name}.*"):  # of a run that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    with whole_folder(folder) as draft:
+    with whole_folder(folder, replaces=[r"[^/]+"]) as draft:
         make(draft)
         sizes = {file.name: file.stat().st_size for file in sorted(draft.iterdir())}
         write_json(draft / "made.json", {"facts": facts, "bytes": sizes})

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, StzooError
-from ..files import whole_folder, writing
-from ..judged import is_beir, write_beir
+from ..files import NEW, clear_drafts, draft_folder, whole_folder, writing
+from ..judged import BEIR_FILES, is_beir, write_beir
 from ..network import TRIES, limit_waits, retry, seconds
 from ..qrels import as_grade
 from ..quiet import quietly
@@ -60,9 +60,7 @@ def alone(entry: Entry, place: Path) -> Iterator[None]:
         lock = FileLock(place / f"{entry.zip or entry.name}.lock")
         lock.acquire()
     try:
-        for name in (entry.zip, *(each.name for each in _together(entry))):
-            for left in place.glob(f".{name}.*"):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+        clear_drafts(place)
         yield
     finally:
         lock.release()
@@ -125,14 +123,11 @@ def from_zip(entry: Entry, place: Path, progress: bool | None = None) -> None:
         DataError: if the archive does not come, or is not what the registry says, or not fit to be unpacked.
         OutputError: if it cannot be written.
     """
-    draft = place / f".{entry.zip}.part"
-    try:
-        _download(entry, draft, progress)
+    with writing(place), draft_folder(place / str(entry.zip)) as box:
+        _download(entry, box / NEW, progress)
         for each in _together(entry):
             if each == entry or not is_beir(place / each.name):
-                _unpack(draft, each, place / each.name)
-    finally:
-        draft.unlink(missing_ok=True)
+                _unpack(box / NEW, each, place / each.name)
 
 
 def _together(entry: Entry) -> list[Entry]:
@@ -190,7 +185,7 @@ def _unpack(path: Path, entry: Entry, folder: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = _members(archive, entry)
-            with whole_folder(folder) as draft:
+            with whole_folder(folder, replaces=BEIR_FILES) as draft:
                 (draft / "qrels").mkdir()
                 for name, member in members.items():
                     with archive.open(member) as source, (draft / name).open("wb") as target:

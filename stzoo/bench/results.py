@@ -288,6 +288,23 @@ def find(path: Path, system: tuple[str, str], judged: JudgedSet, settings: dict[
     return _result(path, system, judged.name, judged.split, stored, True) if facts else None
 
 
+def check_replaceable(path: Path) -> None:
+    """Sees that a file may be replaced by a result.
+
+    Raises:
+        OutputError: if it is there and is no result.
+    """
+    if not os.path.lexists(path):
+        return
+    stored = None
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(stored, dict) or not {"task_name", "scores"} <= stored.keys():
+        raise OutputError(
+            f"{path} is not a result and is not replaced. Move it away, or use another --output."
+        )
+
+
 def store(
     path: Path | None,
     system: tuple[str, str],

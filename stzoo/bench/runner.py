@@ -23,6 +23,7 @@ from ..judged import JudgedSet
 from ..measures import Measure, wanted_measures
 from ..messages import notify
 from ..opened import Opened, open_model, slug
+from ..outputs import check_output
 from ..search import Retriever, default_root
 from ..store import SHARD_ROWS
 from ..store.precision import check_precision
@@ -131,6 +132,10 @@ def bench(
     if shard_rows is not None and shard_rows < 1:
         raise RecipeError(f"shard_rows is {shard_rows}; expected at least 1.")
     wanted = wanted_measures(measures, k)
+    read = [data, corpus, pages, *models]
+    check_output(output, kind="results", inputs=read)
+    if store:
+        check_output(store, kind="results", inputs=read)
     if threads:
         import torch
 
@@ -224,6 +229,7 @@ def _score(
     overwrite: bool,
 ) -> Result:
     path = results.result_file(output, system.name, system.revision, judged)
+    results.check_replaceable(path)
     run_path = results.run_file(path, judged.split)
     known = ((system.name, system.revision), judged, system.settings)
     if not overwrite:

@@ -11,6 +11,7 @@ from ..files import fingerprint, write_json
 from ..judged import JudgedSet
 from ..measures import wanted_measures
 from ..opened import parse_name
+from ..outputs import check_output
 from ..search import Run, in_order
 from ..trec import read_qrels, read_run
 from . import kilt, results
@@ -59,6 +60,8 @@ def score(
     """
     runs = [runs] if isinstance(runs, str) else runs
     wanted = wanted_measures(measures, k)
+    if output is not None:
+        check_output(output, kind="results", inputs=[data, corpus, pages, *runs])
     systems = [_system(text) for text in runs]
     judged = _judgements(Path(data), split, corpus, pages, missing_judged, progress)
     if output is not None:
@@ -75,6 +78,7 @@ def score(
             system = (name, revision)
             target = results.result_file(place, *system, judged) if place else None
             if target:
+                results.check_replaceable(target)
                 if not overwrite:
                     results.find(target, system, judged, {"k": k})
                 write_json(target.with_name("model_meta.json"), {"name": name, "revision": system[1]})

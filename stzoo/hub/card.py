@@ -12,6 +12,7 @@ stays, and a card that cannot be made is an error (after a training, a warning).
 """
 
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from ..curves import PICTURE, PRETRAINING
 from ..encode.inputs import USUAL
 from ..errors import DataError, OutputError, RecipeError, StzooError, first_line
 from ..files import whole_file
+from ..outputs import check_output
 from . import frontmatter, public
 from .described import Step, read_model, read_steps
 from .origin import Origin, read_origin
@@ -73,13 +75,19 @@ def card(
         OutputError: if `output` is there, or cannot be written.
         RecipeError: if a field is not as the Hub wants it.
     """
-    if output is not None and Path(output).exists() and not overwrite:
-        raise OutputError(f"{output} is there already. Use --overwrite, or another --output.")
+    if output is not None:
+        check_output(output, kind="file", inputs=[folder], is_ours=_is_text, what="a Markdown file")
+        if os.path.lexists(output) and not overwrite:
+            raise OutputError(f"{output} is there already. Use --overwrite, or another --output.")
     files = make(Path(folder), repo_id=repo_id, results=results, license=license, language=language)
     if output is not None:
         with whole_file(output) as draft:
             draft.write_bytes(files[README])
     return files[README].decode()
+
+
+def _is_text(path: Path) -> bool:
+    return path.suffix.lower() in (".md", ".markdown")
 
 
 def make(

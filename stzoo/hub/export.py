@@ -17,6 +17,7 @@ import contextlib
 import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,17 +28,16 @@ from typing import Any
 
 from ..curves import PICTURE, PRETRAINING
 from ..errors import DataError, ExportError, ModelError, OutputError, RecipeError, first_line
-from ..files import whole_folder, write_json
+from ..files import check_replaceable, whole_folder, write_json
 from ..models import load_plain
 from ..opened import PICKLED
+from ..outputs import MODEL_FILES, check_output
 from ..quiet import quietly
 from ..runs import IMPORTED, MERGED, RECORD, told
 from ..weights import first_not_finite
 from . import alone, card, layout
 
 TOLERANCE = 1e-6
-# what a clone or a training run keeps beside a model
-BESIDES = {".git", ".stzoo.lock", "checkpoints", RECORD}
 TOLD = (RECORD, IMPORTED, MERGED, PICTURE, PRETRAINING)  # how a model was made
 EXPORTED = "exported"  # is true in the record of a run that lies beside a copy of its model
 Extra = Mapping[str, str | Path] | Callable[[Path], None]
@@ -72,7 +72,7 @@ def export(
             `to_builtin_modules()`), in the layout that 5.x and 6.x read. False stores sentence-transformers'
             own layout with the code of the other modules beside it, which users must trust to load it.
         verify: True loads the draft in a process without stzoo and compares embeddings to 1e-6 on the CPU.
-        overwrite: True replaces a model folder at `output`; never a folder that holds anything else.
+        overwrite: True replaces a model folder at `output`; never one with files that are not a model's.
         describe: True writes the model's card, README.md; see `card.py`.
 
     Raises:
@@ -86,8 +86,7 @@ def export(
     """
     from tqdm import tqdm
 
-    output = Path(output)
-    check_output(output, overwrite)
+    output = check_model_output(output, overwrite, [model])
     source = Path(model) if isinstance(model, str | Path) else None
     model = _loaded(model)
     if masked_lm is not None and masked_lm.base_model is not getattr(model[0], "model", None):
@@ -100,7 +99,7 @@ def export(
             f"{broken} has NaN or infinity, as after a training that diverged; such weights are not exported."
         )
     bar = tqdm(total=2, desc="export", disable=None)
-    with quietly(), bar, whole_folder(output) as draft:
+    with quietly(), bar, whole_folder(output, replaces=_files_of(output)) as draft:
         if portable:
             layout.write(model, draft, masked_lm)
         else:
@@ -116,31 +115,38 @@ def export(
         if verify:
             _verify(model, draft, trust=not portable)
         bar.update()
-        check_output(output, overwrite)  # it may have come into being meanwhile
+        check_model_output(output, overwrite)  # it may have come into being meanwhile
     return output
 
 
-def check_output(output: Path, overwrite: bool) -> None:
-    """Sees that a model may be written there; see `export`.
+def check_model_output(output: str | Path, overwrite: bool, inputs: Iterable[object] = ()) -> Path:
+    """Sees that a model may be written there, and returns the path.
+
+    With `overwrite` a model folder is replaced, whoever made it, as long as every file in it is one that a
+    model folder has (see `stzoo.outputs.MODEL_FILES`).
 
     Raises:
         OutputError: if not.
     """
-    if not os.path.lexists(output):
-        return
-    if not output.is_dir():
-        raise OutputError(f"{output} is a file; give the path of a folder.")
-    names = {path.name for path in output.iterdir()}
-    if not names:
-        return
+    output = check_output(output, kind="model", inputs=inputs)
+    if not output.is_dir() or not any(output.iterdir()):
+        return output
     if not overwrite:
         raise OutputError(f"{output} is there already. Choose another folder, or pass --overwrite.")
-    if "modules.json" not in names:
+    if not (output / "modules.json").is_file():
         raise OutputError(f"{output} is no model folder (it has no modules.json) and is not replaced.")
-    copied = told(output / RECORD).get(EXPORTED) is True
-    beside = BESIDES - {RECORD} if copied else BESIDES
-    if more := sorted(name for name in names if name in beside or name.startswith("checkpoint-")):
-        raise OutputError(f"{output} holds more than a model ({', '.join(more)}) and is not replaced.")
+    if (output / RECORD).exists() and told(output / RECORD).get(EXPORTED) is not True:
+        raise OutputError(f"{output} holds a training run ({RECORD}) and is not replaced.")
+    check_replaceable(output, _files_of(output))
+    return output
+
+
+def _files_of(output: Path) -> tuple[str, ...]:
+    """Patterns of the files of the model in a folder, those of its own code included."""
+    listing = told(output / "modules.json", list) or []
+    types = [module.get("type") for module in listing if isinstance(module, dict)]
+    code = [str(kind).partition(".")[0] for kind in types]
+    return (*MODEL_FILES, *(rf"{re.escape(stem)}\.py" for stem in code))
 
 
 def _copy_told(source: Path, draft: Path) -> None:
@@ -150,6 +156,7 @@ def _copy_told(source: Path, draft: Path) -> None:
     if (draft / RECORD).is_file():
         try:
             facts = json.loads((draft / RECORD).read_text(encoding="utf-8"))
+            facts.pop("files", None)  # of the folder of the run
             write_json(draft / RECORD, facts | {EXPORTED: True})
         except (ValueError, TypeError) as error:
             raise ModelError(f"{source / RECORD} is no record of a training run: {error}.") from error

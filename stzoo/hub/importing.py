@@ -19,7 +19,7 @@ from ..hookspecs import Checkpoint
 from ..quiet import quietly
 from ..recipe import SCHEMA_VERSION
 from ..runs import IMPORTED, versions
-from .export import check_output, export
+from .export import check_model_output, export
 from .published import Published, fetch
 
 
@@ -57,9 +57,8 @@ def import_checkpoint(
     from tqdm import tqdm
 
     require_one_process("import")
-    output = Path(output)
     row = find(checkpoint, like)
-    check_output(output, overwrite)
+    output = check_model_output(output, overwrite, [checkpoint])
     local = Path(checkpoint).is_dir()
     folder = Path(checkpoint) if local else fetch(row.hub_id, row.revision, row.files)
     published = Published(folder, row)

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from ..calls import callable_module
 from ..distributed import require_one_process
-from ..errors import ModelError, OutputError, RecipeError
+from ..errors import ModelError, RecipeError
 from ..files import write_json
-from ..hub.export import check_output, export
+from ..hub.export import check_model_output, export
 from ..quiet import quietly
 from ..recipe import SCHEMA_VERSION
 from ..runs import MERGED, versions
@@ -64,17 +64,9 @@ def merge(
         RecipeError: if there is no source, or the weights do not go with the sources.
     """
     require_one_process("merge")
-    output = Path(output)
     found = find(sources)
     shares = normalised(weights, found)
-    for source in found:
-        here, there = output.resolve(), source.folder.resolve()
-        if here.is_relative_to(there) or there.is_relative_to(here):
-            raise OutputError(
-                f"the output {output} and {source.folder}, which is merged, lie in each other. Choose "
-                "another --output."
-            )
-    check_output(output, overwrite)
+    output = check_model_output(output, overwrite, [*sources, *(source.folder for source in found)])
     with quietly():
         model, masked_lm = average(found, shares)
     merged = [

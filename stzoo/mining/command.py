@@ -7,8 +7,9 @@ from typing import Any
 
 from .. import lexical
 from ..distributed import require_one_process
-from ..errors import OutputError, RecipeError
+from ..errors import DataError, OutputError, RecipeError
 from ..opened import open_model
+from ..outputs import check_output, check_resume
 from ..recipe import MineSettings
 from ..search import Retriever, default_root
 from ..teacher import open_teacher
@@ -52,10 +53,15 @@ def mine(
     require_one_process("mine")
     wanted = MineSettings.read(recipe, settings if model is None else settings | {"model": model})
     check_rules(wanted)
-    path = check_mined_name(output)
+    check_resume(resume, overwrite)
+    path = check_output(
+        check_mined_name(output),
+        kind="file",
+        inputs=[wanted.model, wanted.data, wanted.corpus, wanted.teacher],
+        is_ours=_is_mined,
+        what="a file that stzoo mine wrote",
+    )
     work = path.with_name(f".{path.name}.mining")
-    if path.is_dir():
-        raise OutputError(f"{path} is a folder; expected the name of a file.")
     left = unfinished(work)
     if not (resume or overwrite) and (path.exists() or left):
         what = f"{work}, of an unfinished mining," if left else path
@@ -76,8 +82,7 @@ def mine(
     finder = _finder(wanted, judged, bars)
     if path.exists() and not overwrite and not left:
         made = read_made(path)
-        if made is None:
-            raise OutputError(f"{path} was not mined by stzoo. Choose another --output, or --overwrite it.")
+        assert made is not None, "see is_ours"
         counts = {"counts": made.get("counts")}
         refuse_others(path, made, facts_of(finder, judged, wanted, wanted.seed, teacher) | counts)
     else:
@@ -99,6 +104,13 @@ def mine(
                 work.rmdir()
     remove(work)
     return made
+
+
+def _is_mined(path: Path) -> bool:
+    try:
+        return read_made(path) is not None
+    except DataError:  # it cannot be read
+        return False
 
 
 def _finder(wanted: MineSettings, judged: Any, bars: bool) -> Finder:

@@ -9,14 +9,15 @@ found; one part's texts, with a teacher; 8 bytes a passage of the corpus (40 for
 beside corpus and judgements themselves.
 """
 
+import contextlib
 import json
-import shutil
+import re
 from collections.abc import Iterator
-from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import held, whole_file, write_json
+from ..errors import OutputError
+from ..files import files_under, held, remove_files, whole_file, write_json
 from ..judged import JudgedSet
 from ..recipe import MiningRules
 from ..training import Candidate, Mined, check_mined_name, write_training
@@ -76,13 +77,17 @@ def mine_into(
     path, work = check_mined_name(path), Path(work)
     known = Known.of(judged, progress=progress)
     facts = facts_of(finder, judged, rules, seed, teacher)
+    if work.is_symlink():
+        raise OutputError(f"{work} is a symbolic link; remove it.")
     with held(work):
+        if not unfinished(work) and (others := _others(work)):
+            raise OutputError(
+                f"{work} holds files that no mining wrote: {', '.join(others)}. Move them away."
+            )
         if overwrite or not unfinished(work):
             _clear(work)
             write_json(work / MANIFEST, facts)
         refuse_others(work, json.loads((work / MANIFEST).read_text(encoding="utf-8")), facts)
-        for draft in (*work.glob(".*.part"), *path.parent.glob(f".{escape(path.name)}.*.part")):
-            draft.unlink()  # of a kill
         mining = _Mining(finder, judged, rules, seed, teacher, known, work)
         try:
             mining.make(memory_gib, progress)
@@ -101,14 +106,19 @@ def unfinished(work: Path) -> bool:
 
 def remove(work: Path) -> None:
     """Removes the parts of a mining whose file is whole; if it is killed meanwhile, they are no mining."""
-    (work / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(work, ignore_errors=True)
+    if work.is_dir():
+        _clear(work)
+        with contextlib.suppress(OSError):  # other files are in it
+            work.rmdir()
 
 
 def _clear(work: Path) -> None:
-    for entry in work.iterdir():
-        if not entry.name.startswith(".stzoo"):  # the lock
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    parts = [name for name in files_under(work) if re.fullmatch(r"part-\d+\.safetensors", name)]
+    remove_files(work, [MANIFEST, *parts])
+
+
+def _others(work: Path) -> list[str]:
+    return [n for n in files_under(work) if not re.fullmatch(r"part-\d+\.safetensors|\.stzoo\..*", n)]
 
 
 class _Mining:

@@ -163,8 +163,6 @@ def fill(
     wanted = {"facts": json.loads(json.dumps(facts)), "rows": len(texts), "precision": precision}
     bar = tqdm(total=len(texts), desc="Embeddings", unit=" texts", delay=2, leave=False, disable=not progress)
     with held(folder) as home, bar:
-        for draft in home.glob(".*.part"):  # of a fill that was killed
-            draft.unlink()
         manifest, made = read_manifest(home), None
         if manifest is None:
             made = _encoded(texts, 0, shard_rows, encode)

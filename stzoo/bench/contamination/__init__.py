@@ -11,16 +11,19 @@ training that is most like it; and contamination.json, with counts, ids, setting
 """
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ... import registry
 from ...errors import DataError, OutputError, RecipeError
 from ...files import whole_file, write_json
 from ...judged import JudgedSet, read_beir
+from ...outputs import check_output
 from ..compare.systems import label, measure_name, scores_of
 from ..results import Result, read
 from .contaminated import CleanScore, Contamination, Hit, as_json
@@ -76,8 +79,8 @@ def contamination(
         raise RecipeError("no training data was given; expected files or folders.")
     if minhash:
         datasketch_module()  # said before anything is read
-    if output is not None and (Path(output) / REPORT).exists() and not overwrite:
-        raise OutputError(f"{output} holds a report already. Use --overwrite, or another --output.")
+    if output is not None:
+        _check_output(Path(output), [*given, data, *([] if results is None else _listed(results))], overwrite)
     bars = sys.stderr.isatty() if progress is None else progress
     files = [file for path in given for file in find_training(path, bars)]
     entry = (
@@ -130,6 +133,31 @@ def contamination(
     if output is not None:
         _write(report, Path(output))
     return report
+
+
+def _check_output(output: Path, inputs: list[Any], overwrite: bool) -> None:
+    """Sees that the list and the report may be written.
+
+    Raises:
+        OutputError: if not.
+    """
+    check_output(output, kind="results", inputs=inputs)
+    for name, keys in (
+        (LIST, {"kind", "id", "how"}),
+        (REPORT, {"dataset", "split", "train", "contaminated"}),
+    ):
+
+        def is_ours(path: Path, keys: set[str] = keys) -> bool:
+            try:
+                with path.open(encoding="utf-8") as file:
+                    text = file.readline() if path.name == LIST else file.read()
+                return not text or keys <= json.loads(text).keys()
+            except (OSError, ValueError, AttributeError, RecursionError):
+                return False
+
+        check_output(output / name, kind="file", is_ours=is_ours, what="of stzoo contamination")
+    if os.path.lexists(output / REPORT) and not overwrite:
+        raise OutputError(f"{output} holds a report already. Use --overwrite, or another --output.")
 
 
 def _listed(given: str | Path | Sequence[str | Path]) -> list[Path]:

@@ -4,8 +4,10 @@ Every number leads to its file, and to the fingerprints, settings, versions and 
 report.html.j2 with report.css, report.js and plotly's script in it; its tables need no script.
 """
 
+import contextlib
 import csv
 import io
+import os
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +17,7 @@ from typing import Any
 from ...curves import History, Line, running_mean, shortened
 from ...errors import MissingExtraError, OutputError, RecipeError
 from ...files import whole_file
+from ...outputs import check_output
 from .data import COST, Group, Page, gather
 from .intervals import RESAMPLES, Interval
 
@@ -63,9 +66,8 @@ def report(
     base = base.with_suffix("") if base.suffix.removeprefix(".") in FORMATS else base
     paths = [base.with_name(f"{base.name}.{form}") for form in formats]
     for path in paths:
-        if path.is_dir():
-            raise OutputError(f"{path} is a folder; expected a file. Choose another --output.")
-        if path.exists() and not overwrite:
+        check_output(path, kind="file", is_ours=_is_report, what="a report that stzoo wrote")
+        if os.path.lexists(path) and not overwrite:
             raise OutputError(f"{path} is there already. Use --overwrite, or another --output.")
     if "html" in formats:
         _plotly()
@@ -78,6 +80,14 @@ def report(
         with whole_file(path) as draft:
             draft.write_text(text, encoding="utf-8", newline="\n")
     return paths
+
+
+def _is_report(path: Path) -> bool:
+    begins = {".csv": CSV_HEAD, ".txt": "Retrieval results by ", ".html": "<!doctype html>"}[path.suffix]
+    with contextlib.suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8") as file:
+        head = file.read(4096)
+        return head.lstrip().startswith(begins) and (path.suffix != ".html" or "stzoo" in head)
+    return False
 
 
 def _html(page: Page) -> str:
