@@ -18,6 +18,7 @@ from ..encode.inputs import USUAL
 from ..errors import RecipeError
 from ..files import held, write_json
 from ..judged import JudgedSet
+from ..languages import check_language
 from ..measures import Measure, wanted_measures
 from ..opened import Opened, open_model, slug
 from ..search import Retriever, default_root
@@ -45,6 +46,7 @@ def bench(
     measures: str | None = None,
     k: int = DEPTH,
     bm25: bool = True,
+    language: str | None = None,
     precision: str | Sequence[str] = "float32",
     index: str | Sequence[str] = (),
     max_tokens: int | None = None,
@@ -78,6 +80,8 @@ def bench(
         measures: names of ir-measures with spaces between, scored beside the usual ones and shown.
         k: results kept a query; measures that look deeper are left out.
         bm25: True to score BM25 as well.
+        language: of the passages, for BM25's stemmer and stop words: a code or an English name ("de",
+            "german"), or "none"; None detects it for each data set.
         precision: of stored vectors, several with commas between: float32, float16, int8, binary; each is a
             system of its own.
         index: FAISS factory strings (a list, or one), search parameters behind a space:
@@ -115,6 +119,10 @@ def bench(
         check_precision(one)
     if shard_rows is not None and shard_rows < 1:
         raise RecipeError(f"shard_rows is {shard_rows}; expected at least 1.")
+    if language is not None:
+        if not bm25:
+            raise RecipeError("the language is for BM25, which is left out; drop --language or --no-bm25.")
+        language = check_language(language)
     wanted = wanted_measures(measures, k)
     if threads:
         import torch
@@ -124,7 +132,7 @@ def bench(
 
     bars = sys.stderr.isatty() if progress is None else progress
     sets = find_sets(data, datasets, split=split, corpus=corpus, pages=pages, suite=suite, progress=progress)
-    systems = [_bm25(k, progress)] if bm25 else []
+    systems: list[System] = []
     models_opened = []
     with contextlib.ExitStack() as held_things:
         root = Path(store) if store else default_root()
@@ -138,14 +146,14 @@ def bench(
             systems += Dense(retriever, k).systems(precisions, indexes, how)
         found = []
         place = held_things.enter_context(held(output))
-        bar = held_things.enter_context(tqdm(total=len(sets) * len(systems), disable=not bars))
+        bar = held_things.enter_context(tqdm(total=len(sets) * (bm25 + len(systems)), disable=not bars))
         for one_set in sets:
             judged = one_set()
             for opened in models_opened:
                 _tell_of_prompt(opened, judged.task)
             if run_files:
                 check_ids(judged)
-            for system in systems:
+            for system in ([_bm25(judged, k, language, progress)] if bm25 else []) + systems:
                 bar.set_description(f"{system.name} on {judged.name}")
                 found.append(_score(system, judged, place, wanted, run_files, overwrite))
                 bar.update()
@@ -187,19 +195,22 @@ def _score(
     seconds = time.monotonic() - begun
     write_json(path.with_name("model_meta.json"), system.meta)
     run_path.unlink(missing_ok=True)  # so that no kill leaves a run beside scores that are not its own
-    how = {**system.how, "cost": found.cost, **found.facts}
+    how = {**system.how, "cost": found.cost, **found.facts, "notes": [*judged.notes, *found.notes]}
     result = results.store(path, *known, scores, measures, seconds, how)
     if run_files:
         write_run(run_path, found.run, slug(system.name))
     return result
 
 
-def _bm25(k: int, progress: bool | None) -> System:
+def _bm25(judged: JudgedSet, k: int, language: str | None, progress: bool | None) -> System:
     revision = version("bm25s")
-    settings = {"k": k, **lexical.SETTINGS}
+    code = lexical.choose_language(language, judged.passages, judged.name)
+    settings = {"k": k, **lexical.settings_of(code)}
     meta = {"name": lexical.NAME, "revision": revision, **lexical.SETTINGS}
 
     def retrieve(judged: JudgedSet) -> Found:
-        return Found(lexical.retrieve_bm25(judged, k=k, progress=progress))
+        run = lexical.retrieve_bm25(judged, k, language=code, progress=progress)
+        note = lexical.note_empty(run, code)
+        return Found(run, notes=(note,) if note else ())
 
     return System(lexical.NAME, revision, meta, settings, {}, retrieve)
