@@ -6,9 +6,9 @@ words.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cache
-from itertools import islice
 
 from .errors import RecipeError, nearest
 from .words import words
@@ -37,7 +37,7 @@ _SHARE = dict.fromkeys(_WITH_STOP_WORDS, 0.28) | {
     "tr": 0.08,
 }
 _CLEARER = 2.5  # so many times as many of its own stop words as the second language has of its own
-_SAMPLE, _CHARACTERS = 1000, 500  # texts, and how much of each
+_SAMPLE, _CHARACTERS = 500, 300  # texts, and how much of each
 _SCRIPTS = {  # letters that only one language has, or all of which are Chinese if there is no kana
     name: re.compile(f"[{letters}]")
     for name, letters in {
@@ -106,30 +106,30 @@ def detect_language(texts: Sequence[str]) -> str:
     Args:
         texts: one at least; a sample spread over them is looked at.
     """
-    step = max(1, len(texts) // _SAMPLE)
-    sample = "\n".join(texts[place][:_CHARACTERS] for place in range(0, len(texts), step))
-    letters = sum(map(str.isalpha, sample))
-    found = {name: len(script.findall(sample)) for name, script in _SCRIPTS.items()}
-    if found["ja"] + found["zh"] > letters / 2:
-        return "ja" if found["ja"] > _KANA * letters else "zh"
+    found: Counter[str] = Counter()  # words
+    letters: Counter[str] = Counter()  # by script
+    for place in range(0, len(texts), max(1, len(texts) // _SAMPLE)):
+        text = texts[place][:_CHARACTERS]
+        found.update(word for word in words(text) if len(word) > 1)
+        letters["all"] += sum(map(str.isalpha, text))
+        letters.update({name: len(script.findall(text)) for name, script in _SCRIPTS.items()})
+    if letters["ja"] + letters["zh"] > letters["all"] / 2:
+        return "ja" if letters["ja"] > _KANA * letters["all"] else "zh"
     for name in ("ko", "th", "el", "hy", "ta"):
-        if found[name] > letters / 2:
+        if letters[name] > letters["all"] / 2:
             return name
-    return _by_stop_words(word for word in words(sample) if len(word) > 1)
+    return _by_stop_words(found) if found else NONE
 
 
-def _by_stop_words(found: Iterable[str]) -> str:
-    listed = list(found)
-    if not listed:
-        return NONE
-    lists = {code: stop_words(code) for code in _WITH_STOP_WORDS}
-    counts = {code: sum(map(words_of.__contains__, listed)) for code, words_of in lists.items()}
-    first, second = islice(sorted(counts, key=lambda code: -counts[code]), 2)
-    own, others = (
-        sum(map((lists[a] - lists[b]).__contains__, listed)) for a, b in ((first, second), (second, first))
-    )
-    clear = counts[first] >= _SHARE[first] * len(listed) and own >= _CLEARER * others
+def _by_stop_words(found: Counter[str]) -> str:
+    def count(listed: Iterable[str]) -> int:
+        return sum(found[word] for word in listed)
+
+    counts = {code: count(stop_words(code)) for code in _WITH_STOP_WORDS}
+    first, second = sorted(counts, key=lambda code: -counts[code])[:2]
+    own, others = (count(stop_words(a) - stop_words(b)) for a, b in ((first, second), (second, first)))
+    clear = counts[first] >= _SHARE[first] * found.total() and own >= _CLEARER * others
     if first == "ru":  # Bulgarian, Serbian and Ukrainian share its words, but have no yery or have a dotted i
-        yery, dotted = (sum(letter in word for word in listed) for letter in "\u044b\u0456")
+        yery, dotted = (count(word for word in found if letter in word) for letter in "\u044b\u0456")
         clear &= yery > dotted
     return first if clear else NONE

@@ -8,6 +8,7 @@ Unlike bm25s's own retrieve: ties are settled by id, and passages that share no 
 results, as in Lucene.
 """
 
+import re
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
@@ -31,18 +32,21 @@ if TYPE_CHECKING:
     import numpy as np
 
 NAME = "bm25s"
-SETTINGS: dict[str, Any] = {"method": "lucene", "k1": 0.9, "b": 0.4}  # beside the language; see settings_of
+SETTINGS: dict[str, Any] = {  # of English passages
+    "method": "lucene",
+    "k1": 0.9,
+    "b": 0.4,
+    "stopwords": "english",
+    "stemmer": "english",
+    "language": "en",
+}
 MANY = 0.2  # the share of queries that find nothing from which on it is worth a note
 
 
 def settings_of(language: str) -> dict[str, Any]:
     """All that scores depend on, for a language of `stzoo.languages`."""
-    return {
-        **SETTINGS,
-        "stopwords": stop_words_name(language),
-        "stemmer": stemmer_name(language),
-        "language": language,
-    }
+    own = {"stopwords": stop_words_name(language), "stemmer": stemmer_name(language), "language": language}
+    return SETTINGS | own
 
 
 def choose_language(language: str | None, texts: Sequence[str], name: str) -> str:
@@ -133,7 +137,7 @@ def index_terms(
     stemmer = stemmer_name(language)
     tokenizer = Tokenizer(
         lower=False,
-        splitter=_turkish_terms if language == "tr" else search_terms,
+        splitter=_TERMS.get(language, search_terms),
         stopwords=sorted(stop_words(language)),
         stemmer=stemmer and Stemmer.Stemmer(stemmer),
     )
@@ -261,9 +265,27 @@ def retrieve_bm25(
     return index.retrieve(judged.queries, k, drop_self=judged.shares_ids)
 
 
+def _english_terms(text: str) -> list[str]:
+    """As bm25s splits English by itself, so that published scores stay as they are to the last digit.
+
+    A ligature stays one character and a soft hyphen ends a word, unless the text has combining marks or
+    another script.
+    """
+    return search_terms(text) if _BEYOND_ENGLISH.search(text) else _ENGLISH_TERM.findall(text.lower())
+
+
 def _turkish_terms(text: str) -> list[str]:
     """Turkish has an I without a dot, whose lower case has none either."""
     return search_terms(text.replace("I", "\u0131"))
+
+
+_ENGLISH_TERM = re.compile(r"\w\w+")
+# Combining marks, and scripts other than Latin, Greek and Cyrillic.
+_BEYOND_ENGLISH = re.compile(
+    "[\u0300-\u036f\u0483-\u0489\u0530-\u1dff\u20d0-\u20ff\u2c00-\u2dff\u2e80-\ufaff\ufb13-\ufdff\ufe20-\ufefc"
+    "\uff01-\uffee\U00010000-\U0001efff\U0001fb00-\U0010ffff]"
+)
+_TERMS = {"en": _english_terms, "tr": _turkish_terms}
 
 
 def _shown(progress: bool | None) -> bool:

@@ -142,7 +142,7 @@ def _folded(text: str) -> tuple[str, bool]:
     if text.isascii() or not (_SPECIAL.search(text) or _JOINTS.search(text)):
         return text.lower(), True
     # "İ" in lower case is an i with a second dot, and some letters have one character in lower case only.
-    text = unicodedata.normalize("NFC", normal_form(text).lower()).replace("i\u0307", "i")
+    text = unicodedata.normalize("NFC", normal_form(text).lower().replace("i\u0307", "i"))
     return _QUOTED.sub(lambda found: found[0].translate(_QUOTES), text), False
 
 

@@ -73,7 +73,9 @@ def contamination(
         raise RecipeError(f"jaccard is {jaccard}; expected 0.1 to 1.")
     named = [train] if isinstance(train, str | Path) else list(train)
     if not named or not all(str(path).strip() for path in named):
-        raise RecipeError("train is empty; name the files or folders of the training data (--train).")
+        raise RecipeError(
+            "no training data was given, or an empty name; expected files or folders (--train)."
+        )
     given = _listed(named)
     if minhash:
         datasketch_module()  # said before anything is read
