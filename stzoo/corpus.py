@@ -11,14 +11,13 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import inputs, pydocs, rows
+from . import inputs, pydocs, rows, words
 from . import sources as readers
 from .errors import DataError, ModelError, OutputError, RecipeError
 from .files import clear_drafts, fingerprint, whole_folder, write_json
@@ -27,12 +26,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 MIN_WORDS = 3
-
-# Scripts that put no spaces between words: here every character counts as a word.
-_UNSPACED = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-)
-WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 _BATCH_BYTES = 2 << 20
 _KINDS: tuple[type, ...] = (str, list[str])  # of a further column
 
@@ -90,8 +83,9 @@ def load_corpus(
 
     Args:
         sources: one source or several.
-        min_words: passages of fewer words (title included) are dropped. The default is 3: a shorter one, a
-            stray heading or number, leaves nothing to rebuild it from once a word is hidden.
+        min_words: passages of fewer words (title included) are dropped. Words are those of `stzoo.words`:
+            in scripts without spaces each character is one, and each emoji. The default is 3: a shorter one,
+            a stray heading or number, leaves nothing to rebuild it from once a word is hidden.
         skip_bad_lines: True counts lines that hold no passage and goes on.
         cache: the folder for the Arrow files; None for `cache_folder()`.
         columns: further columns to keep where a source has them: str or list[str] by name. "title" may be one
@@ -171,7 +165,7 @@ def _key(
     """Names the folder of the rows after all that decides what is in them."""
     known: list[Any] = [
         settings,
-        fingerprint(*(one.__file__ for one in (rows, readers, inputs, pydocs)), __file__),
+        fingerprint(*(one.__file__ for one in (rows, words, readers, inputs, pydocs)), __file__),
     ]
     known.append([[name, str(kind)] for name, kind in columns.items()])
     if tokenizer is not None:
@@ -302,7 +296,7 @@ def _passages(
                         raise DataError.at(part.name, number, *bad.args) from None
                     counts["bad_lines"] += 1
                     continue
-                if sum(1 for _ in islice(WORD.finditer(row.text.decode()), min_words)) < min_words:
+                if not words.has_words(row.text.decode(), min_words):
                     counts["dropped"] += 1
                 else:
                     yield row

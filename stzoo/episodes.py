@@ -48,7 +48,7 @@ from .recipe import FinetuneSettings
 from .runs import Run, finite, first_process_first, is_first_process
 from .search import Retriever
 from .splits import DEV_METRIC
-from .training import TrainingSet, TrainingSetWriter, read_training
+from .training import TrainingSet, TrainingSetWriter, read_training, text_key
 
 END, FACTS, NEGATIVES = "end.safetensors", "episode.json", "negatives.parquet"
 SUMS = "sha256"  # the key of FACTS with the checksums of the files above
@@ -179,7 +179,7 @@ def _mine(
     bars = sys.stderr.isatty()
     finder: Finder
     if number == 1 and wanted.first_negatives == "bm25s":
-        finder = Lexical(judged, progress=bars)
+        finder = Lexical(judged, wanted.language, progress=bars)
     else:
         before = folder.parent / str(number - 1) / END
         weights = before if number > 1 else Path(wanted.model)
@@ -218,8 +218,8 @@ def mixed(new: TrainingSet, old: TrainingSet, share: float, seed: int) -> Traini
     """
     writer = TrainingSetWriter()
     for number, (row, before) in enumerate(zip(new.rows(), old.rows(), strict=True)):
-        taken = {one.text for one in (*row.positives, *row.negatives)}
-        stale = [one for one in before.negatives if one.text not in taken]
+        taken = {text_key(one.text) for one in (*row.positives, *row.negatives)}
+        stale = [one for one in before.negatives if text_key(one.text) not in taken]
         draw = np.random.default_rng([seed, number])
         count = min(round(share * len(row.negatives)), len(stale))
         kept = [stale[place] for place in np.sort(draw.permutation(len(stale))[:count])]

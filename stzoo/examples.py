@@ -1,5 +1,6 @@
 """Batches for fine-tuning: queries, each with a positive and hard negatives drawn anew in every epoch."""
 
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -71,14 +72,17 @@ class Examples:
             positives[row, : len(places)] = places
         passages = [self.data.passages[place] for place in ids.ravel().tolist()]
         by_length = np.argsort([len(text) for text in passages], kind="stable")
+        features = self._features("passage", [passages[place] for place in by_length.tolist()], "document")
         label = {
             "ids": ids,
             "positives": positives,
             "places": np.argsort(by_length, kind="stable").reshape(ids.shape),
         } | ({} if scores is None else {"scores": scores})
+        if (tokens := _token_keys(features)) is not None:
+            label["tokens"] = tokens[label["places"]]
         return {
             **self._features("query", texts, "query"),
-            **self._features("passage", [passages[place] for place in by_length.tolist()], "document"),
+            **features,
             "label": {name: torch.from_numpy(values) for name, values in label.items()},
         }
 
@@ -107,3 +111,12 @@ class Examples:
             prompt = self.model.prompts.get(self.task, prompt)
         read = self.model.preprocess(texts, prompt=prompt, task=task, max_length=longest)
         return {f"{name}_{key}": value for key, value in read.items()} | {f"{name}_task": task}
+
+
+def _token_keys(features: dict[str, Any]) -> np.ndarray | None:
+    """int64 [N], equal for passages that the model reads as the same tokens; None if it reads no tokens."""
+    if "passage_attention_mask" not in features:
+        return None
+    rows = zip(features["passage_input_ids"], features["passage_attention_mask"].bool(), strict=True)
+    digests = (blake2b(ids[real].numpy().tobytes(), digest_size=8).digest() for ids, real in rows)
+    return np.array([int.from_bytes(digest, signed=True) for digest in digests], np.int64)

@@ -213,6 +213,11 @@ def _check(wanted: FinetuneSettings, folder: Path, student: Any, trains: Mapping
         raise RecipeError(f"{name} says something of what {of_nothing[name]} asks for, which is 0.")
     if wanted.episodes:
         check_rules(wanted)
+        if wanted.language is not None and wanted.first_negatives != "bm25s":
+            raise RecipeError(
+                "the language is for bm25s; set first_negatives (--first-negatives) to bm25s, or drop the "
+                "language."
+            )
         if needs_scores(wanted.losses) and not wanted.teacher:
             raise RecipeError(
                 f"{', '.join(wanted.losses)} learns from a teacher, and these episodes have none. "

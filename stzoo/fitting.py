@@ -15,13 +15,14 @@ from .errors import DataError, RecipeError
 from .examples import Examples
 from .judged import JudgedSet
 from .losses import make_loss, means, needs_scores
+from .messages import notify
 from .multitask import STATE, MultiTaskTrainer, in_order, mixed
 from .quiet import quietly
 from .recipe import FinetuneSettings
 from .runs import is_first_process, processes
 from .splits import DEV_METRIC, DevScore
 from .trainer import ObjectiveTrainer, arguments
-from .training import TrainingSet
+from .training import TrainingSet, note_missing
 
 DEFAULT_NEGATIVES = 7
 CLEAR_MARGIN = 1.0  # between a teacher's scores; probabilities are never further apart
@@ -64,11 +65,12 @@ def fit(
             margins[task] = _tell_of_scores(wanted, train, of)
         if left := examples[task].left_out:
             left_out[task] = left
-            if is_first_process():
-                print(
-                    f"stzoo: {left} of {len(train.query_ids)} queries{of} have no negative and are left out.",
-                    file=sys.stderr,
-                )
+            queries = len(train.query_ids)
+            notify(
+                f"{left} of {queries} queries{of} ({left / queries:.0%}) have no negative and are left out."
+                + " Mine more, or train without hard negatives (--negatives 0)."
+                * bool(note_missing(left, queries))
+            )
     for name, found in (("left_out", left_out), ("teacher_margin", margins)):
         if found:
             record(**{name: alone(found)})

@@ -1,32 +1,91 @@
 """BM25 by bm25s, under the same rules of ties and self-hits as dense search: the row to beat, and a miner.
 
-Tokens are runs of two or more word characters in lower case, without English stop words, stemmed by Snowball.
-k1 and b are Anserini's defaults, as is usual on BEIR. Terms are read as a stream and kept as numbers, never
-as strings.
+Terms are words of two or more characters in lower case (`stzoo.words.search_terms`, which knows scripts
+without spaces), without the stop words of the passages' language, stemmed by Snowball. k1 and b are
+Anserini's defaults, as is usual on BEIR. Terms are read as a stream and kept as numbers, never as strings.
 
 Unlike bm25s's own retrieve: ties are settled by id, and passages that share no word with the query are no
 results, as in Lucene.
 """
 
+import re
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .judged import JudgedSet
+from .languages import (
+    LANGUAGES,
+    NONE,
+    check_language,
+    detect_language,
+    stemmer_name,
+    stop_words,
+    stop_words_name,
+)
+from .messages import notify
 from .search import Ranking, Run
+from .words import search_terms
 
 if TYPE_CHECKING:
     import numpy as np
 
 NAME = "bm25s"
-SETTINGS: dict[str, Any] = {
+SETTINGS: dict[str, Any] = {  # of English passages
     "method": "lucene",
     "k1": 0.9,
     "b": 0.4,
     "stopwords": "english",
     "stemmer": "english",
+    "language": "en",
 }
+MANY = 0.2  # the share of queries that find nothing from which on it is worth a note
+
+
+def settings_of(language: str) -> dict[str, Any]:
+    """All that scores depend on, for a language of `stzoo.languages`."""
+    own = {"stopwords": stop_words_name(language), "stemmer": stemmer_name(language), "language": language}
+    return SETTINGS | own
+
+
+def choose_language(language: str | None, texts: Sequence[str], name: str) -> str:
+    """The language given, or else the one that the texts are in, of which the user is told.
+
+    Args:
+        language: a code or an English name, or "none"; None detects it.
+        texts: the passages.
+        name: of the data set.
+
+    Returns:
+        a code of `stzoo.languages`; "none" if it is not clear.
+
+    Raises:
+        RecipeError: if the language is not known.
+    """
+    if language is not None:
+        return check_language(language)
+    code = detect_language(texts)
+    if code == NONE:
+        notify(
+            f"The language of {name} is not clear, so BM25 uses no stemmer and no stop words. "
+            "Name the language by --language if it has them."
+        )
+    else:
+        notify(f"BM25 reads {name} as {LANGUAGES[code].title()}; --language names another language.")
+    return code
+
+
+def note_empty(run: Run, language: str) -> str | None:
+    """What to say of a run where many queries find nothing; None if they are few."""
+    empty = sum(1 for found in run.values() if not found)
+    if empty <= MANY * len(run):
+        return None
+    of = f"read as {LANGUAGES[language].title()}" if language in LANGUAGES else "without a language"
+    return (
+        f"BM25 finds nothing for {empty} of {len(run)} queries ({of}): they share no word with any passage. "
+        "Its scores say little here."
+    )
 
 
 class Terms(Sequence[list[int]]):
@@ -48,14 +107,17 @@ class Terms(Sequence[list[int]]):
         return self.flat[start : self.ends[place]].tolist()
 
 
-def index_terms(texts: Sequence[str], *, progress: bool | None = None) -> tuple[Any, Any, Terms]:
-    """Indexes texts by SETTINGS.
+def index_terms(
+    texts: Sequence[str], language: str | None = None, *, progress: bool | None = None
+) -> tuple[Any, Any, Terms]:
+    """Indexes texts by the settings of their language.
 
     While it is at work it holds 4 bytes for each term and some 25 for each distinct term of a text; the index
     is 8 bytes for each of these, and the vocabulary.
 
     Args:
-        texts: N, one at least; read once, in order.
+        texts: N, one at least; read once, in order, and a sample of them before if there is no language.
+        language: a code of `stzoo.languages`; None detects it.
         progress: True for progress bars on stderr; None shows them on a terminal only.
 
     Returns:
@@ -71,7 +133,14 @@ def index_terms(texts: Sequence[str], *, progress: bool | None = None) -> tuple[
     from tqdm import tqdm
 
     bars = _shown(progress)
-    tokenizer = Tokenizer(stopwords=SETTINGS["stopwords"], stemmer=Stemmer.Stemmer(SETTINGS["stemmer"]))
+    language = detect_language(texts) if language is None else language
+    stemmer = stemmer_name(language)
+    tokenizer = Tokenizer(
+        lower=False,
+        splitter=_TERMS.get(language, search_terms),
+        stopwords=sorted(stop_words(language)),
+        stemmer=stemmer and Stemmer.Stemmer(stemmer),
+    )
     flat, lengths = array("i"), array("q")
     stream = tokenizer.streaming_tokenize(texts, allow_empty=False)
     bar = dict(total=len(texts), unit=" texts", delay=2, leave=False, disable=not bars)
@@ -97,12 +166,20 @@ class Lexical:
     Args:
         corpus_ids: N unique ids.
         passages: N texts; one at least.
+        language: a code of `stzoo.languages`; None detects it.
         progress: True for progress bars on stderr; None shows them on a terminal only.
     """
 
-    def __init__(self, corpus_ids: Sequence[str], passages: Sequence[str], *, progress: bool | None = None):
+    def __init__(
+        self,
+        corpus_ids: Sequence[str],
+        passages: Sequence[str],
+        *,
+        language: str | None = None,
+        progress: bool | None = None,
+    ):
         self._corpus_ids, self._bars = corpus_ids, _shown(progress)
-        self._index, self._tokenizer, _ = index_terms(passages, progress=progress)
+        self._index, self._tokenizer, _ = index_terms(passages, language, progress=progress)
         self._ranking: Ranking | None = None
 
     def retrieve(self, queries: Mapping[str, str], k: int = 1000, *, drop_self: bool = False) -> Run:
@@ -167,12 +244,15 @@ class Lexical:
         return self._tokenizer.streaming_tokenize(texts, update_vocab=False, allow_empty=False)
 
 
-def retrieve_bm25(judged: JudgedSet, k: int = 1000, *, progress: bool | None = None) -> Run:
+def retrieve_bm25(
+    judged: JudgedSet, k: int = 1000, *, language: str | None = None, progress: bool | None = None
+) -> Run:
     """Finds the k best passages of each judged query by BM25.
 
     Args:
         judged: what to search.
         k: passages kept a query.
+        language: of the passages, a code of `stzoo.languages`; None detects it.
         progress: True for progress bars on stderr; None shows them on a terminal only.
 
     Returns:
@@ -181,8 +261,31 @@ def retrieve_bm25(judged: JudgedSet, k: int = 1000, *, progress: bool | None = N
     Raises:
         RecipeError: if k is below 1.
     """
-    index = Lexical(judged.corpus_ids, judged.passages, progress=progress)
+    index = Lexical(judged.corpus_ids, judged.passages, language=language, progress=progress)
     return index.retrieve(judged.queries, k, drop_self=judged.shares_ids)
+
+
+def _english_terms(text: str) -> list[str]:
+    """As bm25s splits English by itself, so that published scores stay as they are to the last digit.
+
+    A ligature stays one character and a soft hyphen ends a word, unless the text has combining marks or
+    another script.
+    """
+    return search_terms(text) if _BEYOND_ENGLISH.search(text) else _ENGLISH_TERM.findall(text.lower())
+
+
+def _turkish_terms(text: str) -> list[str]:
+    """Turkish has an I without a dot, whose lower case has none either."""
+    return search_terms(text.replace("I", "\u0131"))
+
+
+_ENGLISH_TERM = re.compile(r"\w\w+")
+# Combining marks, and scripts other than Latin, Greek and Cyrillic.
+_BEYOND_ENGLISH = re.compile(
+    "[\u0300-\u036f\u0483-\u0489\u0530-\u1dff\u20d0-\u20ff\u2c00-\u2dff\u2e80-\ufaff\ufb13-\ufdff\ufe20-\ufefc"
+    "\uff01-\uffee\U00010000-\U0001efff\U0001fb00-\U0010ffff]"
+)
+_TERMS = {"en": _english_terms, "tr": _turkish_terms}
 
 
 def _shown(progress: bool | None) -> bool:

@@ -39,11 +39,13 @@ class Candidates(NamedTuple):
         ids: int64 [B, C], which passage of the training set stands where; the positive first.
         positives: int64 [B, P], all known positives of each query, filled up with -1.
         scores: float32 [B, C], a teacher's; None where the data has none.
+        tokens: int64 [B, C], equal for passages that the model reads as the same tokens; None if not known.
     """
 
     ids: Tensor
     positives: Tensor
     scores: Tensor | None = None
+    tokens: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,11 @@ class Contrastive(nn.Module):
 
     def forward(self, vectors: list[Tensor], candidates: Candidates) -> Tensor:
         """Float scalar in nats: vectors are those of the queries, then of each candidate, float [B, D]."""
-        ids = candidates.ids
+        ids, tokens, own = candidates.ids, candidates.tokens, 0
         if self.comparison.cross_device and dist.is_initialized():
-            parts = [torch.empty_like(ids) for _ in range(dist.get_world_size())]
-            dist.all_gather(parts, ids.contiguous())
-            ids, own = torch.cat(parts), dist.get_rank() * len(candidates.ids)
-        else:
-            own = 0
-        self.false_negative = known_positives(ids, candidates.positives, own)
+            own = dist.get_rank() * len(ids)
+            ids, tokens = _gathered(ids), tokens if tokens is None else _gathered(tokens)
+        self.false_negative = known_positives(ids, candidates.positives, own, tokens)
         return self.loss.compute_loss_from_embeddings(vectors, None)  # type: ignore[arg-type]
 
     def _without_positives(self, queries: Tensor, passages: Tensor) -> Tensor:
@@ -109,16 +108,25 @@ class Contrastive(nn.Module):
         return self.comparison.every(queries, passages).masked_fill(self.false_negative, float("-inf"))
 
 
-def known_positives(ids: Tensor, positives: Tensor, own: int = 0) -> Tensor:
+def _gathered(values: Tensor) -> Tensor:
+    """[W, C], the rows of all devices in their order."""
+    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, values.contiguous())
+    return torch.cat(parts)
+
+
+def known_positives(ids: Tensor, positives: Tensor, own: int = 0, tokens: Tensor | None = None) -> Tensor:
     """Which passages must not be a query's negatives.
 
     Args:
         ids: int64 [W, C], the passages of all rows, those on other devices included.
         positives: int64 [B, P], the known positives of this device's queries, filled up with -1.
         own: number of rows before the first of this device.
+        tokens: int64 [W, C], equal for passages that the model reads as the same tokens; None if not known.
 
     Returns:
-        bool [B, C * W], True where the passage answers the query and is not the positive of its own row;
+        bool [B, C * W], True where the passage answers the query, or is read as the positive of its row is,
+        and is not that positive itself;
         candidate after candidate, as the losses of sentence-transformers put them.
     """
     found = torch.zeros(len(positives), ids.numel(), dtype=torch.bool, device=ids.device)
@@ -126,6 +134,9 @@ def known_positives(ids: Tensor, positives: Tensor, own: int = 0) -> Tensor:
     for column in positives.T:
         found |= flat[None] == column[:, None]
     rows = torch.arange(len(positives), device=ids.device)
+    if tokens is not None:
+        flat = tokens.T.reshape(-1)
+        found |= flat[None] == flat[own + rows][:, None]
     found[rows, own + rows] = False
     return found
 
@@ -231,7 +242,9 @@ class RankingLoss(CachedLossMixin, nn.Module):
         """The loss of embeddings, mini-batch by mini-batch, of queries and passages; see `forward`."""
         queries, passages = map(torch.cat, reps)
         columns = passages[labels["places"].T]  # [C, B, D]
-        candidates = Candidates(labels["ids"], labels["positives"], labels.get("scores"))
+        candidates = Candidates(
+            labels["ids"], labels["positives"], labels.get("scores"), labels.get("tokens")
+        )
         vectors = [queries, *columns]
         losses = {name: term(vectors, candidates) for name, term in self.terms.items()}
         self.last = {name: loss.detach() for name, loss in losses.items()}

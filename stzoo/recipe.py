@@ -304,6 +304,11 @@ class MiningRules(Settings):
     relative_margin: float | None = Field(
         None, ge=0, lt=1, description="likewise, as a share of the positive's score: 0.05 allows 95 % of it"
     )
+    language: str | None = Field(
+        None,
+        description="of the passages, for the stemmer and stop words of bm25s: de, german, none; detected if "
+        "left out",
+    )
     teacher: str | None = Field(
         None, description="a cross-encoder (folder or Hub id) that scores positives and negatives"
     )

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from stzoo_master_related import column, distinct_of
 
-from stzoo.corpus import WORD
+from stzoo import words as any_words
 from stzoo.errors import RecipeError
-from stzoo.files import whole_file
+from stzoo.files import fingerprint, whole_file
+from stzoo.words import words_and_pairs
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,7 +30,8 @@ class LexicalQueries:
 
     A passage's first query is its title, if it has one. The rest of it is cut into equal stretches of words,
     and the query of a stretch is its WORDS words of the highest tf-idf, in their order: tf counted in the
-    stretch, idf = ln(passages / passages with the word). Words are those of `stzoo.corpus.WORD`, casefolded.
+    stretch, idf = ln(passages / passages with the word). Words are those of `stzoo.words.words_and_pairs`: in
+    scripts without spaces, pairs of neighbouring characters.
 
     The words are counted in one pass over the corpus, and the counts kept. In memory they take some 150 bytes
     for each distinct word of the corpus; beside them 16 bytes a passage, shared with the neighbours.
@@ -70,7 +72,7 @@ class LexicalQueries:
 
     def _queries(self, text: str, title: str) -> list[str]:
         queries = [" ".join(title.split())] if title.strip() else []
-        words = list(map(str.casefold, WORD.findall(text.removeprefix(title))))
+        words = words_and_pairs(text.removeprefix(title))
         if stretches := self._per_passage - len(queries):
             edges = np.linspace(0, len(words), stretches + 1).round().astype(int).tolist()
             queries += [self._keywords(words[a:b]) for a, b in pairwise(edges) if a < b]
@@ -92,11 +94,16 @@ def _counts(rows: "Dataset", path: Path) -> dict[str, int]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    about = {b"stzoo": json.dumps({"rows": len(rows), "texts": distinct_of(rows).fingerprint}).encode()}
+    made_from = {
+        "rows": len(rows),
+        "texts": distinct_of(rows).fingerprint,
+        "words": fingerprint(any_words.__file__),
+    }
+    about = {b"stzoo": json.dumps(made_from).encode()}
     if not path.is_file() or (pq.read_schema(path).metadata or {}).get(b"stzoo") != about[b"stzoo"]:
         counts: Counter[str] = Counter()
         for text in column(rows, "text", "Counting words"):
-            counts.update(set(map(str.casefold, WORD.findall(text))))
+            counts.update(set(words_and_pairs(text)))
         table = pa.table({"word": list(counts), "passages": list(counts.values())})
         with whole_file(path) as draft:
             pq.write_table(table.replace_schema_metadata(about), draft)

@@ -19,6 +19,7 @@ from stzoo_master_related import DOCUMENT_PATTERN
 
 from stzoo import ModelError, Preparation, RecipeError
 from stzoo.corpus import Corpus, cache_folder, tokenizer_fingerprint
+from stzoo.languages import check_language
 from stzoo.recipe import PrepareSettings
 
 DOCUMENT, BM25, LEXICAL, COUNT, NONE = "document", "bm25", "lexical", "count", "none"
@@ -45,6 +46,9 @@ class MASTERSettings(PrepareSettings):
         description="by document (passages of one), bm25, an encoder (folder or Hub id), or none; in turn if "
         "several",
     )
+    language: str | None = Field(
+        None, description="of the passages, for neighbours by bm25: de, german, none; detected if left out"
+    )
     neighbours_per_passage: int = Field(3, ge=1, description="neighbours a passage, of each kind and in all")
     document_pattern: str = Field(
         DOCUMENT_PATTERN, description="of ids; passages with the same first group are of one document"
@@ -66,8 +70,8 @@ class MASTERData(Preparation):
     Raises:
         DataError: if a table of frequencies does not hold.
         ModelError: if a generator or encoder cannot be loaded, or is none.
-        RecipeError: if "none" stands beside other neighbours, the document pattern is none, or the table
-            of frequencies is not there.
+        RecipeError: if "none" stands beside other neighbours, the document pattern is none, the language is
+            not known or not used, or the table of frequencies is not there.
     """
 
     Settings = MASTERSettings
@@ -80,6 +84,12 @@ class MASTERData(Preparation):
             raise RecipeError(
                 f"neighbours is {settings.neighbours}; expected none alone, or others without it."
             )
+        if settings.language is not None:
+            if BM25 not in settings.neighbours:
+                raise RecipeError(
+                    "the language is for neighbours by bm25; give --neighbours bm25, or drop it."
+                )
+            check_language(settings.language)
         if settings.frequencies not in (COUNT, NONE):
             if not Path(settings.frequencies).is_file():
                 raise RecipeError(
@@ -145,7 +155,7 @@ class MASTERData(Preparation):
 
         rows, k = self.corpus.rows, self.settings.neighbours_per_passage
         if kind == BM25:
-            return related.NearestByBM25(rows, k, self.work)
+            return related.NearestByBM25(rows, k, self.work, self.settings.language)
         if kind != DOCUMENT:
             try:
                 return related.NearestByEncoder(rows, k, kind, self.work, device=self.settings.device)

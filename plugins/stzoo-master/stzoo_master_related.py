@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
+from stzoo import words
 from stzoo.errors import RecipeError
-from stzoo.files import whole_folder, write_json
+from stzoo.files import fingerprint, whole_folder, write_json
 from stzoo.judged import JudgedSet
-from stzoo.lexical import SETTINGS, index_terms
+from stzoo.lexical import choose_language, index_terms, settings_of
 from stzoo.opened import open_model
 from stzoo.search import Retriever, top_k
 from stzoo.texts import Texts
@@ -116,27 +117,29 @@ class NearestByBM25:
         rows: the corpus. Of passages of one text only the first is in the index.
         k: neighbours a passage; there are fewer where fewer share a term.
         work: a folder in which the index is kept, as "bm25".
+        language: of the passages, a code or an English name, or "none"; None detects it.
 
     Attributes:
         facts: what it was made with.
 
     Raises:
-        RecipeError: if k is below 1.
+        RecipeError: if k is below 1, or the language is not known.
         OutputError: if the index cannot be written.
 
     Unlike: `stzoo.lexical`, which asks with all terms, repeated ones counted again, and settles ties by
         the id; here the earlier row comes first.
     """
 
-    def __init__(self, rows: "Dataset", k: int, work: str | Path):
+    def __init__(self, rows: "Dataset", k: int, work: str | Path, language: str | None = None):
         import bm25s
         from safetensors import safe_open
 
         _check_k(k)
         self._k, self._rows, self._distinct = k, rows, distinct_of(rows)
-        about = {**SETTINGS, "postings": POSTINGS, "bm25s": bm25s.__version__}
-        folder = Path(work) / "bm25"
-        keep_folder(folder, {**about, "texts": self._distinct.fingerprint}, self._build)
+        self._language = choose_language(language, DistinctTexts(rows, self._distinct), "the corpus")
+        about = {**settings_of(self._language), "postings": POSTINGS, "bm25s": bm25s.__version__}
+        folder, texts = Path(work) / "bm25", self._distinct.fingerprint
+        keep_folder(folder, {**about, "texts": texts, "words": fingerprint(words.__file__)}, self._build)
         parts = bm25s.BM25.load(folder, mmap=True, load_vocab=False).scores
         # still mapped, but as plain arrays, of which a slice costs less
         self._starts, self._places, self._scores = map(
@@ -152,7 +155,7 @@ class NearestByBM25:
     def _build(self, folder: Path) -> None:
         from safetensors.numpy import save_file
 
-        index, _, terms = index_terms(DistinctTexts(self._rows, self._distinct))
+        index, _, terms = index_terms(DistinctTexts(self._rows, self._distinct), self._language)
         index.save(folder, show_progress=False)
         save_file({"terms": terms.flat, "ends": terms.ends}, folder / "terms.safetensors")
 

@@ -20,6 +20,7 @@ from ..encode.inputs import USUAL
 from ..errors import RecipeError
 from ..files import write_json
 from ..judged import JudgedSet
+from ..languages import check_language
 from ..measures import Measure, wanted_measures
 from ..messages import notify
 from ..opened import Opened, open_model, slug
@@ -50,6 +51,7 @@ def bench(
     measures: str | None = None,
     k: int = DEPTH,
     bm25: bool = True,
+    language: str | None = None,
     precision: str | Sequence[str] = "float32",
     index: str | Sequence[str] = (),
     max_tokens: int | None = None,
@@ -85,6 +87,8 @@ def bench(
         measures: names of ir-measures with spaces between, scored beside the usual ones and shown.
         k: results kept a query; measures that look deeper are left out.
         bm25: True to score BM25 as well.
+        language: of the passages, for BM25's stemmer and stop words: a code or an English name ("de",
+            "german"), or "none"; None detects it for each data set.
         precision: of stored vectors, several with commas between: float32, float16, int8, binary; each is a
             system of its own.
         index: FAISS factory strings (a list, or one), search parameters behind a space:
@@ -131,6 +135,10 @@ def bench(
         check_precision(one)
     if shard_rows is not None and shard_rows < 1:
         raise RecipeError(f"shard_rows is {shard_rows}; expected at least 1.")
+    if language is not None:
+        if not bm25:
+            raise RecipeError("the language is for BM25, which is left out; drop --language or --no-bm25.")
+        language = check_language(language)
     wanted = wanted_measures(measures, k)
     read = [data, corpus, pages, *models]
     check_output(output, kind="results", inputs=read)
@@ -153,7 +161,7 @@ def bench(
         missing_judged=missing_judged,
         progress=progress,
     )
-    systems = [_bm25(k, progress)] if bm25 else []
+    systems: list[System] = []
     models_opened = []
     with contextlib.ExitStack() as held_things:
         root = Path(store) if store else default_root()
@@ -166,10 +174,19 @@ def bench(
             how = {"device": opened.model.device.type}
             systems += Dense(retriever, k).systems(precisions, indexes, how)
 
+        chosen: dict[str, str] = {}  # BM25's language, by data set
+
+        def systems_of(judged: JudgedSet) -> list[System]:
+            if not bm25:
+                return systems
+            if judged.name not in chosen:
+                chosen[judged.name] = lexical.choose_language(language, judged.passages, judged.name)
+            return [_bm25(k, chosen[judged.name], progress), *systems]
+
         def check(judged: JudgedSet) -> None:
             if run_files:
                 check_ids(judged)
-            for system in systems if not overwrite else ():
+            for system in systems_of(judged) if not overwrite else ():
                 path = results.result_file(Path(output), system.name, system.revision, judged)
                 if path.exists():
                     results.find(path, (system.name, system.revision), judged, system.settings)
@@ -177,16 +194,18 @@ def bench(
         if suite:
             held_things.enter_context(each_file_once())  # the tasks share a corpus
         names, first = check_sets(sets, check)
-        results.check_places(Path(output), [(system.name, system.revision) for system in systems], names)
+        revisions = [(lexical.NAME, version("bm25s"))] if bm25 else []
+        revisions += [(system.name, system.revision) for system in systems]
+        results.check_places(Path(output), revisions, names)
         kept, found = [first], []
         del first
         place = held_things.enter_context(results.output_folder(output))
-        bar = held_things.enter_context(tqdm(total=len(sets) * len(systems), disable=not bars))
+        bar = held_things.enter_context(tqdm(total=len(sets) * len(revisions), disable=not bars))
         for one_set in sets:
             judged = kept.pop() if kept else one_set()
             for opened in models_opened:
                 _tell_of_prompt(opened, judged.task)
-            for system in systems:
+            for system in systems_of(judged):
                 bar.set_description(f"{system.name} on {judged.name}")
                 found.append(_score(system, judged, place, wanted, run_files, overwrite))
                 if on_result:
@@ -247,6 +266,7 @@ def _score(
     write_json(path.with_name("model_meta.json"), system.meta)
     run_path.unlink(missing_ok=True)  # so that no kill leaves a run beside scores that are not its own
     how = {**system.how, "cost": found.cost, **found.facts}
+    of_system = [*of_system, *found.notes]
     if of_system:  # a second time, as notes of the data say that they are not the official ones
         how |= {"notes": [*judged.notes, *of_system], "system_notes": of_system}
     result = results.store(path, *known, scores, measures, seconds, how)
@@ -255,12 +275,14 @@ def _score(
     return result
 
 
-def _bm25(k: int, progress: bool | None) -> System:
+def _bm25(k: int, language: str, progress: bool | None) -> System:
     revision = version("bm25s")
-    settings = {"k": k, **lexical.SETTINGS}
+    settings = {"k": k, **lexical.settings_of(language)}
     meta = {"name": lexical.NAME, "revision": revision, **lexical.SETTINGS}
 
     def retrieve(judged: JudgedSet) -> Found:
-        return Found(lexical.retrieve_bm25(judged, k=k, progress=progress))
+        run = lexical.retrieve_bm25(judged, k, language=language, progress=progress)
+        note = lexical.note_empty(run, language)
+        return Found(run, notes=(note,) if note else ())
 
     return System(lexical.NAME, revision, meta, settings, {}, retrieve)

@@ -67,6 +67,10 @@ def bench_command(
     measures: Measures = None,
     k: Annotated[int, typer.Option("--k", min=1, max=10**7, help="Results kept a query.")] = 1000,
     bm25: Annotated[bool, typer.Option(help="Score BM25 beside.")] = True,
+    language: Annotated[
+        str | None,
+        typer.Option(help="Of the passages, for BM25: de, german, none; detected if left out."),
+    ] = None,
     precision: Annotated[
         str,
         typer.Option(help="Of stored vectors: float32, float16, int8, binary; several with commas between."),
@@ -112,6 +116,7 @@ def bench_command(
         pages=pages,
         k=k,
         bm25=bm25,
+        language=language,
         precision=precision,
         index=index or (),
         max_tokens=max_tokens,
@@ -268,7 +273,7 @@ def report_command(
 @app.command("contamination")
 def contamination_command(
     train: Annotated[
-        list[Path], typer.Option(help="Training data: files, or BEIR folders; give it again for more.")
+        list[str], typer.Option(help="Training data: files, or BEIR folders; give it again for more.")
     ],
     data: Annotated[Path, typer.Option(help="The BEIR folder that is tested on.")],
     split: Annotated[str, typer.Option(help="That is tested on.")] = "test",

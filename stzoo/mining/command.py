@@ -45,7 +45,7 @@ def mine(
             recipe's.
 
     Returns:
-        what the file says of its making: "recipe", "model", "teacher", "data", "versions" and "counts".
+        what the file says of its making: "recipe", "model", "teacher", "data", "versions", "counts", "notes".
 
     Raises:
         StzooError: for a user's mistake; see stzoo.errors.
@@ -53,6 +53,10 @@ def mine(
     require_one_process("mine")
     wanted = MineSettings.read(recipe, settings if model is None else settings | {"model": model})
     check_rules(wanted)
+    if wanted.language is not None and wanted.model != lexical.NAME:
+        raise RecipeError(
+            f"the language is for {lexical.NAME}, and {wanted.model} is a model; drop --language."
+        )
     check_resume(resume, overwrite)
     path = check_output(
         check_mined_name(output),
@@ -83,8 +87,8 @@ def mine(
     if path.exists() and not overwrite and not left:
         made = read_made(path)
         assert made is not None, "see is_ours"
-        counts = {"counts": made.get("counts")}
-        refuse_others(path, made, facts_of(finder, judged, wanted, wanted.seed, teacher) | counts)
+        found = {name: made.get(name) for name in ("counts", "notes")}
+        refuse_others(path, made, facts_of(finder, judged, wanted, wanted.seed, teacher) | found)
     else:
         try:
             made = mine_into(
@@ -117,7 +121,7 @@ def _finder(wanted: MineSettings, judged: Any, bars: bool) -> Finder:
     if wanted.model == lexical.NAME:
         if wanted.max_tokens is not None:
             raise RecipeError(f"{lexical.NAME} reads texts whole, of any length; leave max_tokens out.")
-        return Lexical(judged, progress=bars)
+        return Lexical(judged, wanted.language, progress=bars)
     opened = open_model(wanted.model, max_tokens=wanted.max_tokens, device=wanted.device)
     return Dense(
         Retriever(

@@ -114,19 +114,30 @@ class Lexical:
 
     Args:
         judged: what is searched.
+        language: of the passages, a code or an English name, or "none"; None detects it.
         progress: True for progress bars on stderr.
+
+    Raises:
+        RecipeError: if the language is not known.
     """
 
     query_bytes = 0
 
-    def __init__(self, judged: JudgedSet, *, progress: bool = False):
-        self.facts = {"name": lexical.NAME, "revision": version("bm25s"), **lexical.SETTINGS}
+    def __init__(self, judged: JudgedSet, language: str | None = None, *, progress: bool = False):
+        self._language = lexical.choose_language(language, judged.passages, judged.name)
+        settings = lexical.settings_of(self._language)
+        self.facts = {"name": lexical.NAME, "revision": version("bm25s"), **settings}
         self._judged, self._progress = judged, progress
         self._ids = list(judged.queries)
 
     @cached_property
     def _index(self) -> lexical.Lexical:
-        return lexical.Lexical(self._judged.corpus_ids, self._judged.passages, progress=self._progress)
+        return lexical.Lexical(
+            self._judged.corpus_ids,
+            self._judged.passages,
+            language=self._language,
+            progress=self._progress,
+        )
 
     def find(
         self, first: int, last: int, k: int, rows: "np.ndarray", places: "np.ndarray"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ..errors import DataError
 from ..judged import JudgedSet
 from ..training import Lists
+from ..words import same_text_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,7 @@ class Known:
             and so is what is blank, passages and all those of a blank query.
         answers: places of all relevant passages and, where queries and passages share ids, of the one under
             the query's own id: no negatives.
-        kinds: int64 [N], equal where passages' texts are.
+        kinds: int64 [N], equal where passages' texts look the same (`stzoo.words.same_text_key`).
         spread: int64 [Q], how many passages of the corpus are of the kinds of a query's answers, at most.
     """
 
@@ -79,7 +80,7 @@ def _kinds(judged: JudgedSet, progress: bool) -> "np.ndarray":
     bar = dict(desc="Comparing texts", unit=" texts", delay=2, leave=False, disable=not progress)
     hashes = np.fromiter(
         (
-            int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
+            int.from_bytes(blake2b(same_text_key(text).encode(), digest_size=8).digest())
             for text in tqdm(judged.passages, **bar)
         ),
         np.uint64,

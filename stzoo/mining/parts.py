@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from ..errors import OutputError
 from ..files import files_under, held, remove_files, whole_file, write_json
 from ..judged import JudgedSet
+from ..messages import notify
 from ..recipe import MiningRules
-from ..training import Candidate, Mined, check_mined_name, write_training
+from ..training import Candidate, Mined, check_mined_name, note_missing, write_training
 from .facts import facts_of, refuse_others
 from .finders import Finder
 from .known import Known
@@ -66,7 +67,7 @@ def mine_into(
         progress: True for progress bars on stderr.
 
     Returns:
-        what the file says of its making: "recipe", "model", "teacher", "data", "versions" and "counts".
+        what the file says of its making: "recipe", "model", "teacher", "data", "versions", "counts", "notes".
 
     Raises:
         DataError: if no query has a positive in the corpus.
@@ -94,7 +95,11 @@ def mine_into(
         finally:
             if not any(work.glob("part-*")):  # nothing of worth yet
                 _clear(work)
-        made = {**facts, "counts": mining.counts()}
+        counts = mining.counts()
+        notes = note_missing(counts["queries_with_none"], counts["queries"])
+        for note in notes:
+            notify(f"{note} Mine deeper (--depth), with wider margins or with another model.")
+        made = {**facts, "counts": counts, "notes": notes}
         write_training(path, mining.rows(progress), made)
     return made
 

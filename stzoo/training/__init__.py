@@ -4,7 +4,7 @@ Read sets.py (what they are), forms.py (a row of each form), tables.py (the file
 (rows that name passages by id), collect.py (rows become a set), reading.py (all of it), mined.py (writing).
 """
 
-from .collect import TrainingSetWriter
+from .collect import TrainingSetWriter, note_missing, text_key
 from .forms import described
 from .mined import check_mined_name, read_made, write_training
 from .reading import from_judged, read_judged, read_training
@@ -21,8 +21,10 @@ __all__ = [
     "TrainingSetWriter",
     "check_mined_name",
     "from_judged",
+    "note_missing",
     "read_judged",
     "read_made",
     "read_training",
+    "text_key",
     "write_training",
 ]

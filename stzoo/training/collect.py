@@ -9,20 +9,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import DataError
 from ..texts import Texts, TextsWriter
+from ..words import same_text_key
 from .sets import Candidate, Lists, TrainingSet
 
 if TYPE_CHECKING:
     import numpy as np
 
 
+MANY = 0.2  # the share of queries without a negative from which on it is worth a note
+
+
 class TrainingSetWriter:
     """Collects rows into a `TrainingSet`: rows of one query are joined, and a passage is kept once.
 
-    Passages are the same if their texts are, and go by the id that came first; queries if their ids are, or
-    where there is none, their texts. Where a passage comes twice in a list of one query, its first place and
-    score count. What has no id is given its number.
+    Passages are the same if their texts look the same (`stzoo.words.same_text_key`), and go by the id and
+    text that came first; queries if their ids are, or where there is none, their texts. A negative that looks
+    like a positive of its query is left out; if it is the very text, the two contradict each other. Where a
+    passage comes twice in a list of one query, its first place and score count. What has no id is given its
+    number.
 
-    Memory: the texts in UTF-8, some 150 bytes for each query and passage and as many for each id, and 24
+    Memory: the texts in UTF-8, some 160 bytes for each query and passage and as many for each id, and 25
     bytes for each entry of a list; `finish` takes as much again for the entries alone.
     """
 
@@ -64,7 +70,9 @@ class TrainingSetWriter:
             for entries, candidates in zip(self._lists, (positives, negatives), strict=True):
                 before = len(entries.places)
                 for text, name, score in candidates:
-                    entries.places.append(self._passages.place(text, name))
+                    place_of_text = self._passages.place(text, name)
+                    entries.places.append(place_of_text)
+                    entries.copies.append(not self._passages.holds(text, place_of_text))
                     entries.scores.append(nan if score is None else score)
                 entries.sizes.append(len(entries.places) - before)
         except _TwoTextsError as error:
@@ -85,8 +93,8 @@ class TrainingSetWriter:
             more: further fields of the set.
 
         Raises:
-            DataError: if there is no query, one has no positive, or a passage is both positive and negative
-                of one query.
+            DataError: if there is no query, one has no positive, or a text is both positive and negative of
+                one query.
         """
         import numpy as np
 
@@ -104,13 +112,25 @@ class TrainingSetWriter:
             row = int(np.flatnonzero(counts[of_row] == 0)[0])
             found = f"a row without a positive ({lone} of {len(queries)} queries have none)"
             raise self._error(row, found, "a positive for each query", source)
-        if len(both := np.intersect1d(positive.pairs, negative.pairs, assume_unique=True)):
+        both = np.intersect1d(positive.pairs, negative.pairs, assume_unique=True)
+        copies = np.concatenate([part.pairs[part.copies] for part in (positive, negative)])
+        if len(copied := np.intersect1d(both, copies)):
+            negative = negative.without(copied)
+            notes += (
+                f"{len(copied)} negatives differ from a positive of their query in white space or Unicode "
+                "form only, and are left out",
+            )
+            both = np.setdiff1d(both, copied)
+        if len(both):
             rows = [part.rows[part.pairs == both[0]][0] for part in (positive, negative)]
             found = (
                 f"a passage that is both positive and negative of one query ({len(both)} such pairs): "
                 f"{passages[int(both[0]) % len(passages)][:60]!r}"
             )
             raise self._error(int(max(rows)), found, "negatives that are no positives", source)
+        if len(negative.pairs):
+            negatives = np.bincount(negative.queries(len(passages)), minlength=len(queries))
+            notes += tuple(note_missing(int((negatives == 0).sum()), len(queries)))
         for part, kind in ((positive, "positives"), (negative, "negatives")):
             missing = int(np.isnan(part.scores).sum())
             if 0 < missing < len(part.scores):
@@ -147,6 +167,7 @@ class _Register:
         self._by_text: dict[int, int] = {}
         self._by_id: dict[str, int] = {}
         self._keys: dict[str, int] = {}  # of the texts of ids
+        self._hashes = array("q")  # of the very texts
         self._count = self._given = 0
 
     def place(self, text: str, name: str | None = None) -> int:
@@ -158,6 +179,10 @@ class _Register:
         if name and self._by_id.setdefault(name, place) != place:
             raise _TwoTextsError(f"a second text for {self._kind} id {name!r}")
         return place
+
+    def holds(self, text: str, place: int) -> bool:
+        """True if the text at a place is this very one, and not only looks the same."""
+        return hash(text) == self._hashes[place]
 
     def named(self, text: str, name: str) -> int:
         """The place of an id, whose text must be this."""
@@ -180,6 +205,7 @@ class _Register:
     def _new(self, text: str, name: str | None) -> int:
         self._ids.append(name or "")
         self._texts.append(text)
+        self._hashes.append(hash(text))
         self._given += bool(name)
         self._count += 1
         return self._count - 1
@@ -190,6 +216,7 @@ class _Entries:
 
     def __init__(self) -> None:
         self.sizes, self.places, self.scores = array("q"), array("q"), array("f")
+        self.copies = array("b")  # 1 where the text is not that of the place, but looks the same
 
     def settle(self, of_row: "np.ndarray", passages: int) -> "_Settled":
         """Brings the rows of each query together and leaves out repeats.
@@ -208,15 +235,26 @@ class _Entries:
         kept[order[1:][again]] = False
         places = np.flatnonzero(kept)
         places = places[np.argsort(of_row[rows[places]], kind="stable")]
-        return _Settled(pairs[places], rows[places], np.array(self.scores, np.float32)[places])
+        scores, copies = np.array(self.scores, np.float32), np.array(self.copies, bool)
+        return _Settled(pairs[places], rows[places], scores[places], copies[places])
 
 
 class _Settled(NamedTuple):
-    """Entries by query: int64 query * passages + passage, int64 row, float32 score or NaN; each [M]."""
+    """Entries by query: int64 query * passages + passage, int64 row, float32 score or NaN, bool; each [M].
+
+    The last is True where the text is not that of the passage, but looks the same.
+    """
 
     pairs: "np.ndarray"
     rows: "np.ndarray"
     scores: "np.ndarray"
+    copies: "np.ndarray"
+
+    def without(self, pairs: "np.ndarray") -> "_Settled":
+        import numpy as np
+
+        kept = ~np.isin(self.pairs, pairs)
+        return _Settled(*(part[kept] for part in self))
 
     def queries(self, passages: int) -> "np.ndarray":
         return self.pairs // max(passages, 1)
@@ -233,9 +271,18 @@ class _Settled(NamedTuple):
 def text_key(text: str) -> int:
     """96 bits that stand for a text in this process: Python's own hash, which is keyed, and a CRC.
 
-    Of a hundred million texts two would share them once in ten million million runs.
+    They are equal for texts that look the same (`stzoo.words.same_text_key`). Of a hundred million other
+    texts two would share them once in ten million million runs.
     """
+    text = same_text_key(text)
     return hash(text) << 32 ^ zlib.crc32(text.encode())
+
+
+def note_missing(missing: int, queries: int) -> list[str]:
+    """A note if many queries have no negative, or none."""
+    if missing <= MANY * queries:
+        return []
+    return [f"{missing} of {queries} queries ({missing / queries:.0%}) have no negative."]
 
 
 def free_name(name: str, given: set[str]) -> str:

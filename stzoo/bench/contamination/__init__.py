@@ -74,9 +74,12 @@ def contamination(
         raise RecipeError(f"ngram is {ngram}; expected at least 2 words.")
     if not 0.1 <= jaccard <= 1:
         raise RecipeError(f"jaccard is {jaccard}; expected 0.1 to 1.")
-    given = _listed(train)
-    if not given:
-        raise RecipeError("no training data was given; expected files or folders.")
+    named = [train] if isinstance(train, str | Path) else list(train)
+    if not named or not all(str(path).strip() for path in named):
+        raise RecipeError(
+            "no training data was given, or an empty name; expected files or folders (--train)."
+        )
+    given = _listed(named)
     if minhash:
         datasketch_module()  # said before anything is read
     if output is not None:

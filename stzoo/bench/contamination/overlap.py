@@ -1,7 +1,7 @@
 """Finds the texts of a small set that stand, whole or in part, in a stream of other texts.
 
 The small set (of a test) is indexed; the stream (of training) is gone through once in batches, so memory
-does not grow with it. Texts are compared as their words: NFKC, case folded, without punctuation; where a
+does not grow with it. Texts are compared as their words (`stzoo.words`) after NFKC and case folding; where a
 script puts no spaces between words each character is one. A text is found
 
 exact    if another has the same words in the same order;
@@ -24,7 +24,7 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ...corpus import WORD
+from ... import words as any_words
 from ...errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ class Match(NamedTuple):
 
 def words(text: str) -> list[str]:
     """The words that a text is compared by."""
-    found: list[str] = WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-    return found
+    return any_words.words(unicodedata.normalize("NFKC", text).casefold())
 
 
 def datasketch_module() -> Any:
