@@ -6,7 +6,7 @@ the very masks that an uninterrupted one would have drawn. `losses` computes fro
 nothing, so that it can be compared with the authors' numbers.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from . import host
 from .backbone import Backbone
 from .corpus import Corpus
 from .decoders import masked_loss
-from .errors import UnknownNameError
+from .errors import PluginError, UnknownNameError
 from .masking import corrupt, hide_words, word_numbers
 
 
@@ -28,12 +28,17 @@ class Objective(nn.Module):
 
     Attributes:
         weights: of each loss by name. The trainer sums weight * loss and logs each loss as it is.
-        columns: what its rows may hold beside `text`, by name: str or list[str].
+        columns: what its rows may hold beside `text`, by name: str or list[str]. Of no other column does
+            `collate` get anything.
+        without_bottleneck: names of losses that are not computed from the bottleneck, through parts of the
+            objective's own. `stzoo.testing.check_objective` expects every other loss to train the bottleneck,
+            except those of the encoder's token vectors alone.
         frozen: True while the encoder must not learn (the head warm-up); set by the trainer.
     """
 
     weights: Mapping[str, float] = {}
     columns: Mapping[str, Any] = {}
+    without_bottleneck: Collection[str] = ()
 
     def __init__(self, backbone: Backbone):
         super().__init__()
@@ -113,8 +118,17 @@ class Objective(nn.Module):
         Args:
             views: one dict of tensors a view, as `collate` made them, without their prefix.
             labels: unused.
+
+        Raises:
+            PluginError: if `losses` gives a loss that is not among the weights.
         """
-        return self.losses(**self.draw(views))
+        found = self.losses(**self.draw(views))
+        if unknown := sorted(found.keys() - self.weights.keys()):
+            raise PluginError(
+                f"{type(self).__module__}.{type(self).__name__} gives the losses {', '.join(unknown)}, which "
+                f"have no weight; `weights` has {', '.join(self.weights) or 'none'}."
+            )
+        return found
 
     def draw(self, views: list[dict[str, Tensor]]) -> dict[str, Any]:
         """Makes every random choice, and returns what `losses` takes."""

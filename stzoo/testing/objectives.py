@@ -1,0 +1,439 @@
+"""The check of a pre-training objective: what the trainer relies on, and faults that train without an error."""
+
+import copy
+import random
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from .. import host
+from ..objective import Objective
+from .tiny import TEXTS, sentences, tiny_backbone
+
+WORDS = sorted({word.strip(".,").lower() for word in " ".join(TEXTS).split()})
+# A model of 32 dimensions learns within some hundred steps only with wider weights than BERT's 0.02.
+LINEAR_STD, EMBEDDING_STD = 0.08, 0.3
+LEARNING_RATE = 1e-2
+ROWS = 16  # of a batch of random words
+WINDOW = 50  # the last steps, over which accuracies are taken
+LEAK = 0.25  # accuracy on random words; sound objectives stay below 0.13
+DROPOUT = {
+    *(functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d),
+    *(functional.alpha_dropout, functional.feature_alpha_dropout, torch.dropout),
+}
+CROSS_ENTROPY = {functional.cross_entropy, functional.nll_loss}
+
+
+class Bench:
+    """Makes an objective on a tiny model as often as it is needed, each time the same."""
+
+    def __init__(self, component: host.Component, family: str, options: Mapping[str, Any]):
+        self.what, self.options = f"objective {component.name!r}", dict(options)
+        self.build = host.resolve(component)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.backbone = tiny_backbone(family)
+        self.backbone.config.initializer_range = LINEAR_STD  # which decoders take from here
+        scaled: set[int] = set()
+        for kind, std in ((nn.Embedding, EMBEDDING_STD), (nn.Linear, LINEAR_STD)):
+            for module in self.backbone.modules():
+                if isinstance(module, kind) and id(module.weight) not in scaled:  # the head is often tied
+                    scaled.add(id(module.weight))
+                    module.weight.data.mul_(std / 0.02)
+
+    def make(self) -> Objective:
+        """The objective with new parts, in training mode."""
+        torch.manual_seed(0)
+        objective = host.call(self.what, self.build, copy.deepcopy(self.backbone), **self.options)
+        assert isinstance(objective, Objective), (
+            f"build returned {type(objective).__name__}; expected a subclass of stzoo.Objective"
+        )
+        return objective.train()
+
+
+class _Row(dict[str, Any]):
+    """A row with the declared columns; reading another one is a fault."""
+
+    def __missing__(self, name: str) -> Any:
+        raise AssertionError(
+            f"collate() reads the column {name!r}, which the objective does not declare; name it and its type "
+            "in `columns`"
+        )
+
+    def get(self, name: str, _: Any = None) -> Any:  # type: ignore[override]
+        return self[name]
+
+
+class _WithoutDropout(TorchFunctionMode):
+    """Leaves dropout out, so that all other draws show."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        kwargs = dict(kwargs or {})
+        if func in DROPOUT:
+            return args[0] if args else kwargs["input"]
+        if "dropout_p" in kwargs:  # of scaled_dot_product_attention
+            kwargs["dropout_p"] = 0.0
+        return func(*args, **kwargs)
+
+
+class _Hits(_WithoutDropout):
+    """Counts how often each cross-entropy over the vocabulary scores its target highest, too."""
+
+    def __init__(self, objective: Objective):
+        super().__init__()
+        self.vocabulary = {len(objective.backbone.tokenizer), objective.backbone.config.vocab_size}
+        self.counts: dict[str, list[int]] = {}
+        self.name = ""
+        find = objective.find
+
+        def named(name: str, *args: Any, **kwargs: Any) -> Tensor:
+            self.name = f"the loss {name!r}"
+            try:
+                return find(name, *args, **kwargs)
+            finally:
+                self.name = ""
+
+        objective.find = named  # type: ignore[method-assign]
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in CROSS_ENTROPY:
+            named = dict(zip(("input", "target"), args, strict=False)) | (kwargs or {})
+            self._count(named["input"].detach(), named["target"])
+        return super().__torch_function__(func, types, args, kwargs)
+
+    def _count(self, scores: Tensor, target: Tensor) -> None:
+        axis = min(1, scores.dim() - 1)
+        if scores.shape[axis] in self.vocabulary and not target.is_floating_point():
+            asked = target >= 0
+            hit = (scores.argmax(axis) == target) & asked
+            count = self.counts.setdefault(self.name or f"the cross-entropy at {_caller()}", [0, 0])
+            count[0] += int(hit.sum())
+            count[1] += int(asked.sum())
+
+    def accuracies(self) -> dict[str, float]:
+        """The share of hits of each since the last call."""
+        counts, self.counts = self.counts, {}
+        return {name: hits / max(of, 1) for name, (hits, of) in counts.items()}
+
+
+def _caller() -> str:
+    """File and line of what called torch."""
+    frame: Any = sys._getframe(1)
+    inside = (str(Path(torch.__file__).parent), __file__)
+    while frame.f_back and frame.f_code.co_filename.startswith(inside):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def views_of(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The batch as the trainer hands it on: one dict a view."""
+    prefixes = [name.removesuffix("input_ids") for name in batch if name.endswith("_input_ids")]
+    assert prefixes, f"collate() gave no column that ends in _input_ids: {sorted(batch)}"
+    return [
+        {name.removeprefix(prefix): value for name, value in batch.items() if name.startswith(prefix)}
+        for prefix in prefixes
+    ]
+
+
+def _rows(objective: Objective, make: Any, count: int) -> list[_Row]:
+    """Rows with the text and every declared column; `make` makes a text."""
+    fill = {str: make, list[str]: lambda: [make(), make()]}
+    return [
+        _Row(id=str(n), text=make(), **{name: fill[kind]() for name, kind in objective.columns.items()})
+        for n in range(count)
+    ]
+
+
+def _batch(objective: Objective) -> list[dict[str, Any]]:
+    """The views of eight texts of different lengths."""
+    texts = iter(sentences(100))
+    return views_of(objective.collate(_rows(objective, lambda: next(texts), 8)))
+
+
+def _tensors_of(views: Any) -> list[Tensor]:
+    if isinstance(views, Tensor):
+        return [views]
+    parts = views.values() if isinstance(views, Mapping) else views
+    return [t for part in parts for t in _tensors_of(part)] if isinstance(views, (Mapping, list, tuple)) else []
+
+
+@contextmanager
+def _no_draws(where: str, *, torch_too: bool) -> Iterator[None]:
+    def states() -> dict[str, Any]:
+        _, keys, *rest = np.random.get_state()  # noqa: NPY002 - the global one is what must stay as it is
+        found = {"Python's random": random.getstate(), "numpy's random": (keys.tobytes(), *rest)}
+        return found | ({"torch's generator": torch.get_rng_state().numpy().tobytes()} if torch_too else {})
+
+    before = states()
+    yield
+    drew = [name for name, state in states().items() if state != before[name]]
+    assert not drew, (
+        f"{where} draws from {' and '.join(drew)}; every random choice belongs into draw(), from torch's "
+        "generator, or a resumed run makes other choices"
+    )
+
+
+def check_draws(bench: Bench) -> None:
+    """Random choices are made in draw() only, from torch's generator only."""
+    objective = bench.make()
+    with _no_draws("collate()", torch_too=True):
+        views = _batch(objective)
+    state, before = _copy(objective), _attributes(objective)
+    torch.manual_seed(1)
+    with _no_draws("draw()", torch_too=False):
+        drawn = objective.draw(views)
+    with _no_draws("losses()", torch_too=False):  # dropout draws from torch's
+        first = objective.losses(**drawn)
+    with _WithoutDropout(), _no_draws("losses()", torch_too=True):
+        objective.losses(**drawn)
+    _restore(objective, state)
+    torch.manual_seed(1)
+    again = objective.draw(views)
+    one, other = _tensors_of(drawn), _tensors_of(again)
+    same = len(one) == len(other) and all(map(torch.equal, one, other))
+    assert same, f"draw() gives other views {_why(objective, before)}"
+    second = objective.losses(**again)
+    differing = ", ".join(name for name, loss in first.items() if not torch.equal(loss, second[name]))
+    assert not differing, f"losses() gives others of {differing} {_why(objective, before)}"
+
+
+def _why(objective: Objective, before: Mapping[str, Any]) -> str:
+    now = _attributes(objective)
+    changed = ", ".join(f"self.{path}" for path in sorted(now) if now[path] != before.get(path))
+    return (
+        "for the same seed of torch's generator: it draws from another generator, or depends on state that no "
+        f"checkpoint keeps (it changed {changed or 'no attribute'}); register such state as a buffer"
+    )
+
+
+def check_losses(bench: Bench) -> None:
+    """Losses are finite named scalars; they train the encoder and all of the objective's own parameters."""
+    objective = bench.make()
+    losses = objective(_batch(objective))
+    due = {name for name, weight in objective.weights.items() if weight}
+    assert due <= set(losses) <= set(objective.weights), (
+        f"losses() gives {sorted(losses)}; `weights` has {sorted(objective.weights)}"
+    )
+    for name, loss in losses.items():
+        assert re.fullmatch(r"[a-z][a-z0-9-]*", name), f"loss name {name!r} is not kebab-case"
+        assert loss.shape == (), f"the loss {name} is no scalar: {list(loss.shape)}"
+        assert torch.isfinite(loss), f"the loss {name} is {loss}"
+    _total(objective, losses).backward()
+    still = sorted(n for n, p in _own(objective).items() if p.requires_grad and p.grad is None)
+    assert not still, f"parameters without a gradient: {', '.join(still)}"
+    assert any(p.grad is not None and p.grad.any() for p in objective.model.parameters()), (
+        "no loss trains the encoder"
+    )
+    odd = [n for n, p in objective.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+    assert not odd, f"gradients that are not finite: {', '.join(odd)}"
+    assert all(0 <= share <= 1 for share in objective.accuracies().values()), "an accuracy is not in 0..1"
+
+
+def check_bottleneck(bench: Bench) -> None:
+    """Each loss but the encoder's own trains the bottleneck."""
+    objective = bench.make()
+    tokens: list[Tensor] = []
+    vectors: list[Tensor] = []
+
+    def cut(_: Any, __: Any, read: dict[str, Any]) -> dict[str, Any]:
+        # leaves, so that a gradient at the tokens has not come through the vector
+        for name, kept in (("token_embeddings", tokens), ("sentence_embedding", vectors)):
+            read[name] = read[name].detach().requires_grad_()
+            kept.append(read[name])
+        return read
+
+    handle = objective.model.register_forward_hook(cut)
+    losses = objective(_batch(objective))
+    handle.remove()
+    assert vectors, "the objective never runs its encoder; call self.encode(ids, attention)"
+    own = [p for p in _own(objective).values() if p.requires_grad]
+    trained = False
+    for name, loss in losses.items():
+        at_vector, at_tokens, at_own = (_reached(loss, parts) for parts in (vectors, tokens, own))
+        encoders_own = at_tokens and not at_own
+        exempt = name in objective.without_bottleneck
+        trained |= at_vector or exempt
+        assert at_vector or encoders_own or exempt, (
+            f"the loss {name!r} sends no gradient to the bottleneck, the vector that self.encode returns: it "
+            "does not use it, or detaches it. If that is meant, name the loss in `without_bottleneck`"
+        )
+    assert trained, (
+        "no loss sends a gradient to the bottleneck, the vector that self.encode returns and that a retriever "
+        "uses. If that is meant, name a loss in `without_bottleneck`"
+    )
+
+
+def _reached(loss: Tensor, parts: list[Any]) -> bool:
+    if not (loss.requires_grad and parts):
+        return False
+    found = torch.autograd.grad(loss, parts, retain_graph=True, allow_unused=True)
+    return any(gradient is not None and bool(gradient.any()) for gradient in found)
+
+
+def check_padding(bench: Bench) -> None:
+    """What stands in padding changes no loss."""
+    objective = bench.make()
+    tokenizer = objective.backbone.tokenizer
+    torch.manual_seed(1)
+    drawn = objective.draw(_batch(objective))
+
+    def disturb(_: Any, args: Any, embedded: Tensor) -> Tensor:
+        padding = (args[0] == tokenizer.pad_token_id).unsqueeze(-1)
+        return torch.where(padding, 10 * torch.randn_like(embedded), embedded)
+
+    def losses() -> dict[str, Tensor]:
+        torch.manual_seed(1)
+        with torch.no_grad(), _WithoutDropout():
+            return objective.losses(**drawn)
+
+    state = _copy(objective)
+    before = losses()
+    _restore(objective, state)
+    words = [m for m in objective.modules() if isinstance(m, nn.Embedding) and m.num_embeddings >= len(tokenizer)]
+    handles = [module.register_forward_hook(disturb) for module in words]
+    after = losses()
+    for handle in handles:
+        handle.remove()
+    changed = [name for name in before if not torch.allclose(before[name], after[name], rtol=1e-5, atol=1e-6)]
+    assert not changed, (
+        f"padding changes the losses {', '.join(changed)}; leave it out of attention, means and labels "
+        "(attention_mask is 0 there)"
+    )
+
+
+def check_fit(bench: Bench) -> None:
+    """30 steps on one batch, with the same draws, lower the sum of the losses."""
+    objective = bench.make()
+    views = _batch(objective)
+    optimiser = torch.optim.Adam(objective.parameters(), 1e-3)
+    totals = []
+    for _ in range(30):
+        torch.manual_seed(1)
+        totals.append(_step(objective, views, optimiser))
+    assert min(totals[1:]) < totals[0] - 0.01 * abs(totals[0]), (
+        f"30 steps on one batch took the losses from {totals[0]:.3f} to {totals[-1]:.3f}"
+    )
+
+
+def check_resume(bench: Bench) -> None:
+    """All state that the losses depend on is in parameters and persistent buffers, which checkpoints keep."""
+
+    def behave(objective: Objective) -> dict[str, Tensor]:
+        torch.manual_seed(1)
+        with torch.no_grad(), _WithoutDropout():
+            return {name: loss.clone() for name, loss in objective(_batch(objective)).items()}
+
+    objective = bench.make()
+    before = _attributes(objective)
+    optimiser = torch.optim.Adam(objective.parameters(), 1e-3)
+    for _ in range(3):
+        _step(objective, _batch(objective), optimiser)
+    state = _copy(objective)
+    numbers = {key: v for key, v in _attributes(objective).items() if v != before.get(key)}
+    named = ", ".join(f"self.{path}" for path in sorted(numbers)) or "an attribute"
+    fault = (
+        "a resumed run would give other losses than one that was not interrupted: {} must be a registered "
+        "buffer, which checkpoints keep"
+    )
+    expected = behave(objective)
+    resumed = bench.make()
+    _restore(resumed, state)
+    found = behave(resumed)
+    assert all(torch.allclose(expected[n], found[n], rtol=1e-5) for n in expected), fault.format(named)
+    for path, value in numbers.items():  # a counter shows what it changes only after many steps
+        if isinstance(value, (int, float)):
+            owner, _, name = path.rpartition(".")
+            outcome = []
+            for far in (value, 1000 * value + 1):
+                other = bench.make()
+                _restore(other, state)
+                setattr(other.get_submodule(owner), name, far)
+                outcome.append(behave(other))
+            same = all(torch.allclose(outcome[0][n], outcome[1][n], rtol=1e-5) for n in expected)
+            assert same, fault.format(f"self.{path}")
+
+
+def _attributes(objective: Objective) -> dict[str, Any]:
+    """What the objective's own modules hold and no checkpoint keeps: numbers as they are, others as text."""
+    found = {}
+    for path, module in objective.named_modules():
+        if path.split(".")[0] != "backbone":
+            lost = {name: module._buffers[name] for name in module._non_persistent_buffers_set}
+            for name, value in (vars(module) | lost).items():
+                if name not in vars(nn.Module()) and name not in ("_counts", "frozen"):
+                    plain = type(value) in (int, float)
+                    found[f"{path}.{name}".lstrip(".")] = value if plain else repr(value)
+    return found
+
+
+def check_leaks(bench: Bench, steps: int) -> None:
+    """Of random words nothing can be learnt but how often each comes, so a high accuracy is a leak."""
+    objective = bench.make()
+    hits = _Hits(objective)
+    rng = random.Random(0)  # noqa: S311 - no secret
+    optimiser = torch.optim.Adam(objective.parameters(), LEARNING_RATE)
+    accuracies: dict[str, float] = {}
+
+    def text() -> str:
+        return " ".join(rng.sample(WORDS, rng.randint(3, 8)))
+
+    for step in range(1, steps + 1):
+        views = views_of(objective.collate(_rows(objective, text, ROWS)))
+        with hits:
+            _step(objective, views, optimiser)
+        if not hits.counts:
+            return  # it asks for no words
+        if step % WINDOW == 0:
+            accuracies = hits.accuracies()
+            if max(accuracies.values()) > LEAK:
+                break
+    leaks = [f"{name} finds {share:.0%}" for name, share in accuracies.items() if share > LEAK]
+    assert not leaks, (
+        f"{' and '.join(leaks)} of its words in texts of random words, where they cannot be known: the encoder "
+        "or the decoder sees what it is asked for (the labels, or text that should be hidden)"
+    )
+
+
+def _step(objective: Objective, views: list[dict[str, Any]], optimiser: Any) -> float:
+    optimiser.zero_grad()
+    total = _total(objective, objective(views))
+    total.backward()
+    torch.nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
+    optimiser.step()
+    return float(total.detach())
+
+
+def _total(objective: Objective, losses: Mapping[str, Tensor]) -> Tensor:
+    """What the trainer descends."""
+    return torch.stack([objective.weights[name] * loss for name, loss in losses.items()]).sum()
+
+
+def _own(objective: Objective) -> dict[str, Tensor]:
+    """The parameters that are not the backbone's."""
+    theirs = {id(p) for p in objective.backbone.parameters()}
+    return {n: p for n, p in objective.named_parameters() if id(p) not in theirs}
+
+
+def _kept(objective: Objective) -> dict[str, Tensor]:
+    """What the trainer writes into a checkpoint."""
+    kept = set(objective.state_dict())
+    named = [*objective.named_parameters(), *objective.named_buffers()]
+    return {name: tensor.detach() for name, tensor in named if name in kept}
+
+
+def _copy(objective: Objective) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in _kept(objective).items()}
+
+
+def _restore(objective: Objective, state: Mapping[str, Tensor]) -> None:
+    for name, tensor in _kept(objective).items():
+        tensor.copy_(state[name])
