@@ -125,7 +125,7 @@ def find_split(folder: str | Path, split: str = "test") -> SplitFiles:
             f"{folder} is not there; expected a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)."
         )
     corpus, queries = find_jsonl(folder, "corpus"), find_jsonl(folder, "queries")
-    for end in _QRELS_ENDS:
+    for end in _QRELS_ENDS if Path(split).name == split else ():  # a split is no path
         qrels = folder / "qrels" / f"{prefix}{split}{end}"
         if qrels.is_file():
             return SplitFiles(name, corpus, queries, qrels)
