@@ -261,7 +261,7 @@ def _odd_queries(judged: JudgedSet) -> Iterator[str]:
             f"{idle} of {len(judged.qrels)} judged queries have no relevant document (no grade above 0); "
             "they count and score 0, as in trec_eval"
         )
-    if judged.queries_in_corpus and not registry.shares_ids(judged.name):
+    if not registry.shares_ids(judged.name) and judged.queries_in_corpus:
         yield (
             f"{judged.queries_in_corpus} of {len(judged.queries)} queries are themselves in the corpus, "
             "under the same id; "
