@@ -130,7 +130,7 @@ def find_split(folder: str | Path, split: str = "test") -> SplitFiles:
             f"{folder} is not there; expected a BEIR folder (corpus.jsonl, queries.jsonl, qrels/)."
         )
     corpus, queries = find_jsonl(folder, "corpus"), find_jsonl(folder, "queries")
-    for end in _QRELS_ENDS:
+    for end in _QRELS_ENDS if Path(split).name == split else ():  # a split is no path
         qrels = folder / "qrels" / f"{prefix}{split}{end}"
         if qrels.is_file():
             return SplitFiles(name, corpus, queries, qrels)
@@ -266,7 +266,7 @@ def _odd_queries(judged: JudgedSet) -> Iterator[str]:
             f"{idle} of {len(judged.qrels)} judged queries have no relevant document (no grade above 0); "
             "they count and score 0, as in trec_eval"
         )
-    if judged.queries_in_corpus and not registry.shares_ids(judged.name):
+    if not registry.shares_ids(judged.name) and judged.queries_in_corpus:
         yield (
             f"{judged.queries_in_corpus} of {len(judged.queries)} queries are themselves in the corpus, "
             "under the same id; "

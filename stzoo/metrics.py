@@ -163,7 +163,7 @@ def paired_test(a: Mapping[str, float], b: Mapping[str, float], *, seed: int = 0
     if a.keys() != b.keys():
         odd = sorted(a.keys() ^ b.keys())
         raise DataError(
-            f"two systems can be compared on the same queries only; {len(odd)} differ, e.g. {odd[0]!r}."
+            f"two systems can be compared on the same queries only; {len(odd)} differ, e.g. {quoted(odd[0])}."
         )
     if len(a) < 2:
         raise DataError(f"a paired test needs at least two queries; got {len(a)}.")

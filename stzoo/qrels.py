@@ -27,7 +27,7 @@ def read_judgements(path: Path, lines: Iterable[tuple[int, str]]) -> Qrels:
         if len(fields) != 3:
             raise DataError.at(path, line, f"{len(fields)} fields", layout)
         if line > 1:
-            add_judgement(qrels, *fields, path, line)
+            add_judgement(qrels, fields[0], fields[1], fields[2], path, line)
         elif not is_header(fields):
             raise DataError.at(path, line, "a judgement where the header belongs", f"the header {layout}")
     if not qrels:

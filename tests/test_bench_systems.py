@@ -109,7 +109,12 @@ def test_precisions_and_indexes_are_systems_of_their_own(model, data, tmp_path):
 
 def test_an_index_that_cannot_be_is_said_before_anything_is_encoded(model, data, tmp_path, monkeypatch):
     forbid_encoding(monkeypatch, "document")
-    for index, message in (("Bogus32", "'Bogus32' cannot be made"), ("HNSW0", "is too small")):
+    for index, message in (
+        ("Bogus32", "'Bogus32' cannot be made"),
+        ("HNSW0", "is too small"),
+        ("IVF4,Flat nprobe=0", "'nprobe=0' cannot be read"),
+        ("IVF4,Flat efSearch=8", "does not have the parameters 'efSearch=8'"),
+    ):
         with pytest.raises(RecipeError, match=message):
             bench(model, data=data, output=tmp_path / "out", index=index, store=tmp_path / "store")
     assert not (tmp_path / "out").exists()

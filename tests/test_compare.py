@@ -216,10 +216,11 @@ def test_texts_of_one_task_of_several_come_from_the_folder_they_share(tmp_path):
         (dict(corpus="c2"), "scored on different corpora"),
         (dict(data="f2"), "scored on different queries or judgements"),
         (dict(k=100), "keep 1000 and 100 results a query"),
+        (dict(self_hits_dropped=True), "whether a document under the query's own id counts"),
     ],
 )
 def test_scores_on_other_data_or_another_depth_are_refused(tmp_path, other, reason):
-    one, two = write(tmp_path, "one", A), write(tmp_path, "two", B, **other)
+    one, two = write(tmp_path, "one", A, self_hits_dropped=False), write(tmp_path, "two", B, **other)
     with pytest.raises(DataError, match=reason) as raised:
         compare([one, two])
     assert str(one / "set.json") in str(raised.value)

@@ -31,7 +31,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, RecipeError
+from ..errors import DataError, RecipeError, quoted
 from ..judged import JudgedSet, as_text, digest_rows, find_jsonl, read_corpus
 from ..metrics import Scores
 from ..provenance import evidence_sets, id_of, objects, pages_in_rows
@@ -106,7 +106,9 @@ def to_pages(run: Run, page_of: Mapping[str, str]) -> Run:
         best: dict[str, float] = {}
         for passage, value in found.items():
             if passage not in page_of:
-                raise DataError(f"the passage {passage!r}, found for query {query!r}, belongs to no page.")
+                raise DataError(
+                    f"the passage {quoted(passage)}, found for query {quoted(query)}, belongs to no page."
+                )
             page = page_of[passage]
             best[page] = max(value, best.get(page, value))
         ranked[query] = {page: best[page] for page in in_order(best)}
@@ -163,7 +165,7 @@ def read_kilt(
         evidence[query] = evidence_sets(row, file, line)
         queries[query] = as_text(row.get("input"), "input", file, line)
         if not queries[query]:
-            raise DataError.at(file, line, f"question {query!r} without a text", 'an "input"')
+            raise DataError.at(file, line, f"question {quoted(query)} without a text", 'an "input"')
     ids, passages, notes = read_corpus(corpus, progress)
     named = _pages_in_map(Path(pages), ids, progress) if pages else pages_in_rows(corpus, progress)
     page_of_each = Texts(named)
@@ -229,11 +231,11 @@ def _questions(path: Path, progress: bool | None = None) -> Iterator[tuple[str, 
     for line, row in numbered_objects(path, progress):
         query = id_of(row, "id", path, line)
         if query in seen:
-            raise DataError.at(path, line, f"question id {query!r} for the second time", "unique ids")
+            raise DataError.at(path, line, f"question id {quoted(query)} for the second time", "unique ids")
         seen.add(query)
         if not objects(row, "output", path, line):
             raise DataError.at(
-                path, line, f"question {query!r} without output", "some (KILT's test files have none)"
+                path, line, f"question {quoted(query)} without output", "some (KILT's test files have none)"
             )
         yield query, row, line
     if not seen:
@@ -247,8 +249,8 @@ def _pages_in_map(path: Path, passages: Iterable[str], progress: bool | None) ->
         if len(fields) != 2 or not all(fields):
             raise DataError.at(path, line, f"{len(fields)} fields", "passage-id<TAB>page-id")
         if page_of.setdefault(*fields) != fields[1]:
-            raise DataError.at(path, line, f"a second page for passage {fields[0]!r}", "one")
+            raise DataError.at(path, line, f"a second page for passage {quoted(fields[0])}", "one")
     for passage in passages:
         if passage not in page_of:
-            raise DataError(f"{path} names no page for the passage {passage!r}.")
+            raise DataError(f"{path} names no page for the passage {quoted(passage)}.")
         yield page_of[passage]

@@ -421,8 +421,8 @@ def _load(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
         stored = json.loads(text, parse_constant=_finite, parse_float=_finite)
         kind.model_validate(stored)
         _check_depth(stored, MOST_NESTED)
-        if _HALF.search(text):
-            json.dumps(stored, ensure_ascii=False).encode()  # fails at half of a surrogate pair
+        if _HALF.search(text):  # half of a pair can be neither shown nor written: "?" stands for it
+            stored = json.loads(json.dumps(stored, ensure_ascii=False).encode("utf-8", "replace"))
     found: dict[str, Any] = stored
     return found
 

@@ -133,7 +133,7 @@ def _leaks(results: Path, rows: list[Row]) -> list[Leak]:
             trained = [base_name(path) for path in facts["train"]]
             for key in ("passages", "found_queries", "found_passages", "ngram", "jaccard"):
                 facts[key]
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise DataError(
                 f"{path} is no report of this version of `stzoo contamination`; make it anew."
             ) from error

@@ -99,7 +99,7 @@ def shared(a: Rows, b: Rows) -> list[Place]:
             differ = "were scored on different queries or judgements"
         elif k != other_k:
             differ = f"keep {k} and {other_k} results a query"
-        elif one_result.facts.get("self_hits_dropped") != other_result.facts.get("self_hits_dropped"):
+        elif {row.facts.get("self_hits_dropped") for row in (one_result, other_result)} == {True, False}:
             differ = "differ in whether a document under the query's own id counts"
         else:
             continue
