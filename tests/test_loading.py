@@ -414,7 +414,7 @@ def test_weights_that_are_not_finite_are_neither_exported_nor_used(finished, tmp
 def test_an_export_that_cannot_read_a_long_text_says_so(finished, tmp_path):
     model = SentenceTransformer(str(finished), device="cpu")
     model.max_seq_length = 500
-    with pytest.raises(ExportError, match="cannot encode the texts of the check, .*Set its max_seq_length"):
+    with pytest.raises(ExportError, match=r"cannot encode the texts of the check, .*Set its max_seq_length"):
         export(model, tmp_path / "out")
 
 
