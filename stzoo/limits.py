@@ -89,15 +89,17 @@ def longest(module: Any) -> int | None:
 def shortest(module: Any) -> int:
     """The shortest limit in tokens that leaves room for a token of the text."""
     special = getattr(getattr(module, "tokenizer", None), "num_special_tokens_to_add", None)
-    return 1 + (special() if special else 0)
+    return 1 + (special(False) if special else 0)
 
 
 def _cut(name: str, module: Any) -> None:
     most, limit = positions(module.model), module.max_seq_length
-    for role in ("query_length", "document_length") if most else ():
+    if most is None:
+        return
+    for role in ("query_length", "document_length"):
         if (getattr(module, role, None) or 0) > most:
             setattr(module, role, most)
-    if most is None or (limit is not None and limit <= most):
+    if limit is not None and limit <= most:
         return
     module.max_seq_length = most
     said = f" (max_seq_length says {limit})" if limit is not None and limit < LARGE else ""

@@ -110,6 +110,8 @@ def load_masked_lm(name: str, dtype: Any = None) -> tuple[Any, frozenset[str]]:
 def reason(error: BaseException) -> str:
     """What a library says of its error: the first line, or all of it where it lists tensors."""
     first = first_line(error)
+    if "trust_remote_code" in str(error):
+        first += " Code that comes with a model is not run (trust_remote_code); install its plugin."
     return first if "state_dict" not in first else " ".join(str(error).split())[:600]
 
 

@@ -55,11 +55,11 @@ def loading_reports() -> Iterator[list[Report]]:
         return (model, report) if output_loading_info else model
 
     with _one_at_a_time:
-        PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # type: ignore[assignment]
+        PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # type: ignore[assignment,method-assign]
         try:
             yield reports
         finally:
-            PreTrainedModel.from_pretrained = original
+            PreTrainedModel.from_pretrained = original  # type: ignore[method-assign]
 
 
 def check_model(name: str, model: Any, reports: Iterable[Report], *, revision: str | None = None) -> None:

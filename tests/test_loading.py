@@ -411,6 +411,13 @@ def test_weights_that_are_not_finite_are_neither_exported_nor_used(finished, tmp
         alone.compare(tmp_path / "broken", tmp_path / "answers.safetensors")
 
 
+def test_an_export_that_cannot_read_a_long_text_says_so(finished, tmp_path):
+    model = SentenceTransformer(str(finished), device="cpu")
+    model.max_seq_length = 500
+    with pytest.raises(ExportError, match=r"cannot encode the texts of the check, .*Set its max_seq_length"):
+        export(model, tmp_path / "out")
+
+
 def test_shares_of_a_merge_are_right_however_large_the_weights(tmp_path):
     sources = [Source("a", tmp_path), Source("b", tmp_path)]
     assert normalised([1e308, 1e308], sources) == [0.5, 0.5]

@@ -72,9 +72,10 @@ def reading_notes(
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return []
     notes = []
+    prompt = prompt or ""
     taken = len(tokenizer(prompt, verbose=False)["input_ids"]) if prompt else 0
     if max_tokens is not None and taken >= max_tokens:
-        shown = prompt if len(prompt or "") <= 60 else f"{prompt[:57]}..."
+        shown = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."
         notes.append(
             f"The prompt {shown!r} has {taken} tokens with the special ones, and the {what} are cut at "
             f"{max_tokens}: nothing of their texts is read. Use a shorter prompt or a higher limit."

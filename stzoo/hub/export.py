@@ -250,7 +250,15 @@ def _verify(model: Any, draft: Path, *, trust: bool) -> None:
         path = Path(scratch) / "answers.safetensors"
         asked = alone.ask(model)
         with _as_reloaded(model):
-            alone.store(path, asked, alone.answers(model, asked))
+            try:
+                embeddings = alone.answers(model, asked)
+            except Exception as error:  # whatever modules that do not fit raise
+                reason = f"{type(error).__name__}: {first_line(error)}"
+                raise ExportError(
+                    f"the model cannot encode the texts of the check, one of which is long ({reason}). Set "
+                    "its max_seq_length to what it can read."
+                ) from error
+            alone.store(path, asked, embeddings)
         (found,) = check([(draft, path)], trust=trust)
     if "error" in found:
         raise ExportError(f"plain sentence-transformers does not load the export: {found['error']}")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import host
+from .. import host, limits
 from ..distributed import require_one_process
 from ..errors import ModelError, RecipeError, UnknownNameError
 from ..files import sha256, write_json
@@ -49,7 +49,7 @@ def import_checkpoint(
     Raises:
         ExportError: if the draft does not answer as the model does.
         ModelError: if the checkpoint cannot be fetched, or is not of its form: weights missing, unexpected
-            or more than plain tensors.
+            or more than plain tensors, or fewer word embeddings than its tokenizer has tokens.
         OutputError: if `output` is there, or cannot be written.
         RecipeError: if `like` is missing or given without a folder, or the importer has no such option.
         UnknownNameError: if there is no such checkpoint.
@@ -64,6 +64,7 @@ def import_checkpoint(
     published = Published(folder, row)
     with quietly(), tqdm(total=2, desc="import", disable=None) as bar:
         made = host.call(f"checkpoint {row.name!r}", host.resolve(row), published, **(options or {}))
+        limits.prepare(made.model, str(checkpoint))
         bar.update()
         facts = _facts(published, local, dict(options or {}))
         bar.update()
