@@ -60,8 +60,8 @@ COMMANDS = {  # OUT is the output's folder, INPUTS that of the inputs; a second 
                       "OUT/results", "--overwrite"],
     "card": ["card", "INPUTS/st", "--output", "OUT/card.md", "--overwrite"],
     "report": ["report", "INPUTS/results", "--output", "OUT/report.html", "--overwrite"],
-    "demo": ["demo", "--base", "INPUTS/st", "--corpus", "INPUTS/beir", "--output", "OUT/demo", "--threads",
-        "1"],
+    "demo": ["demo", "--base", "INPUTS/st", "--corpus", "INPUTS/beir", "--output", "OUT/demo",
+             "--threads", "1"],
 }  # fmt: skip
 PLANTED = {"notes.md": "my notes", "results of mine/scores.csv": "1,2", ".git/HEAD": "ref: refs/heads/main"}
 VOLATILE = {"seconds", "started", "date", "evaluation_time", "tokens_per_s", "peak_memory_mib", "files", "cost",
@@ -163,7 +163,7 @@ def content(folder: Path) -> dict[str, Any]:
         planted = any(one in parts for one in ("link", *(Path(first).parts[0] for first in PLANTED)))
         if planted or "checkpoints" in parts:
             continue
-        data = (folder / name).read_bytes()
+        data = b"" if name.endswith(".png") else (folder / name).read_bytes()  # the title has the duration
         if name.endswith(".json"):
             found[name] = steady(json.loads(data))
         elif name.endswith(".safetensors"):  # the metadata has durations
@@ -288,6 +288,7 @@ def main() -> int:
             if end(process):
                 raise SystemExit("the inputs could not be made")
         import stzoo.bench
+        import stzoo.cli
         import stzoo.demo
         import stzoo.hub.export  # noqa: F401 - for the processes that are forked
 

@@ -29,6 +29,7 @@ RUN_FILES = (
     re.escape(RECORD),
     rf"{re.escape(MODEL_DRAFT)}/.*",
     r"(?:episodes/\d+/)?checkpoints/checkpoint-\d+/[^/]+\.(?:safetensors|pt|pth|bin|json)",
+    r"(?:episodes/\d+/)?checkpoints/runs/(?:.*/)?events\.out\.tfevents\..*",
     r"episodes/\d+/(?:episode\.json|end\.safetensors|[^/]*negatives\.parquet)",
     r"episodes/\d+/(?:[^/]*negatives\.parts|embeddings/[^/]+/[^/]+)/[^/]+\.(?:json|safetensors|lock)",
     r"(?:episodes/\d+/)?balancer\.safetensors",
@@ -191,7 +192,6 @@ def start(
         yield Run(output, facts or {"status": "running", "recipe": settings.dump()}, goes_on=resume)
         return
     with held(output) as folder:
-        _clear_drafts(folder)
         run = _open(folder, settings, resume, overwrite)
         before = set(files_under(folder))
         try:
@@ -233,6 +233,7 @@ def _open(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> Ru
     if old is None and any(not entry.name.startswith(".stzoo") for entry in folder.iterdir()):
         raise OutputError(f"{folder} is not empty and holds no run of stzoo. Choose another --output.")
     if old is not None:
+        _clear_drafts(folder)
         if not overwrite:
             _may_go_on(folder, old, settings, resume)
         if not (resume and old["status"] == "finished"):
@@ -353,8 +354,11 @@ def _put_back(folder: Path) -> None:
 
 def _mend(folder: Path) -> None:
     """Puts back what a kill in the midst of --overwrite has left: an old run aside, and no new one begun."""
-    if not (folder / RECORD).exists():
+    if not os.path.lexists(folder / RECORD) and is_record(told(folder / OLD / RECORD)):
         _put_back(folder)
+    elif (folder / OLD).is_dir() and not (folder / OLD).is_symlink():
+        with contextlib.suppress(OSError):  # it is not empty
+            (folder / OLD).rmdir()
 
 
 def _clear_drafts(folder: Path) -> None:
