@@ -224,6 +224,9 @@ def _end_failed(run: Run, error: BaseException, before: set[str], worth: Sequenc
         return
     made = [name for name in files_under(run.folder) if name not in before and is_run_file(name)]
     remove_files(run.folder, made)
+    for name in ("checkpoints", "work"):
+        with contextlib.suppress(OSError):  # it is not empty, or not there
+            (run.folder / name).rmdir()
     _put_back(run.folder)
 
 

@@ -17,7 +17,9 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --output. Files that it did not write stay.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the run in --output. Files that it did not write stay.")
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.")]
 
 
