@@ -153,9 +153,14 @@ def _new_box(path: Path) -> tuple[Path, int]:
 
 
 def _swap(box: Path, path: Path) -> None:
-    if os.path.lexists(path):
-        path.rename(box / _OLD)
-    (box / NEW).rename(path)
+    try:
+        if os.path.lexists(path):
+            path.rename(box / _OLD)
+        (box / NEW).rename(path)
+    except BaseException:
+        if os.path.lexists(box / _OLD) and not os.path.lexists(path):
+            (box / _OLD).rename(path)
+        raise
 
 
 def clear_drafts(folder: Path) -> None:

@@ -80,6 +80,7 @@ def finetune(
         torch.set_num_threads(wanted.threads)
     with runs.start(output, wanted, resume=resume, overwrite=overwrite, worth=WORTH) as run:
         if run.facts["status"] == "finished":
+            _illustrate(run)
             return run.folder
         data = read_data(wanted)
         set_seed(wanted.seed)
@@ -142,9 +143,7 @@ def finetune(
             run.record(**facts)
             _finish(run, student, wanted.portable)
             run.record(status="finished")
-            draw(run.folder)
-            _keep_curve(run)
-            card.write(run.folder)
+            _illustrate(run)
         return run.folder
 
 
@@ -250,6 +249,14 @@ def _finish(run: runs.Run, student: Any, portable: bool) -> None:
         for note in lossy:
             print(f"stzoo: {note} The model with its own code is in {run.folder / 'exact'}.", file=sys.stderr)
     run.install(draft, also=(card.README, PICTURE, PRETRAINING))
+
+
+def _illustrate(run: runs.Run) -> None:
+    """Draws the curves and writes the card of a finished run, unless a kill came after that."""
+    if is_first_process() and not (run.folder / card.README).exists():
+        draw(run.folder)
+        _keep_curve(run)
+        card.write(run.folder)
 
 
 def _keep_curve(run: runs.Run) -> None:

@@ -45,8 +45,8 @@ def check_output(
         what: of that kind, for the message, e.g. "a model card".
 
     Raises:
-        OutputError: if the output is empty, a root or the home folder, an input, contains an input or (a run
-            or model) lies in one, or if it exists and is of another kind.
+        OutputError: if the output is empty, a root or the home folder, an input, lies in a model that is
+            read, contains an input (and is a run or model), or if it exists and is of another kind.
     """
     path = Path(output)
     if str(path) in ("", "."):
@@ -95,8 +95,8 @@ def _check_input(path: Path, here: Path, kind: Kind, there: Path) -> None:
         raise OutputError(
             f"{path} contains {there}, which this command reads; choose a folder of its own as --output."
         )
-    exclusive = kind in ("run", "model") or (kind == "results" and (there / "config.json").is_file())
-    if here.is_relative_to(there) and there.is_dir() and exclusive:
+    is_model = any((there / name).is_file() for name in ("modules.json", "config.json"))
+    if kind != "file" and here.is_relative_to(there) and is_model:  # whose fingerprint would change
         raise OutputError(
             f"{path} lies in {there}, which this command reads; choose a folder elsewhere as --output."
         )

@@ -179,6 +179,7 @@ def pretrain(
         torch.set_num_threads(wanted.threads)
     with runs.start(output, wanted, resume=resume, overwrite=overwrite) as run:
         if run.facts["status"] == "finished":
+            _illustrate(run)
             return run.folder
         set_seed(wanted.seed)
         base = load_base(
@@ -194,9 +195,8 @@ def pretrain(
         notes = reading_notes(base.finished, corpus.rows["text"], "passages")
         notes += objective.adapt(corpus)
         new = load_parts(objective, base, wanted)
-        arguments(
-            wanted, run.folder
-        )  # refuses what cannot be trained with, before what it overwrites is gone
+        # refuses what cannot be trained with, before what it overwrites is gone
+        trainer = _trainer(wanted, run, base, objective, new, corpus)
         run.record_inputs(
             base={"fingerprint": fingerprint(base.folder)} if base.folder else {"id": wanted.base},
             corpus=_describe(corpus),
@@ -209,7 +209,6 @@ def pretrain(
         if runs.is_first_process():
             for note in notes:
                 notify(note)
-        trainer = _trainer(wanted, run, base, objective, new, corpus)
         checkpoint = last_checkpoint(run.folder) if run.goes_on else None
         with quietly():
             trainer.go_on(checkpoint)
@@ -280,8 +279,14 @@ def _finish(run: runs.Run, base: Base, objective: Objective, trainer: ObjectiveT
     export(base.finished, draft, masked_lm=base.backbone.masked_lm, extra=keep_parts, describe=False)
     run.install(draft, also=(card.README, PICTURE))
     run.record(status="finished")
-    draw(run.folder)
-    card.write(run.folder)
+    _illustrate(run)
+
+
+def _illustrate(run: runs.Run) -> None:
+    """Draws the curves and writes the card of a finished run, unless a kill came after that."""
+    if runs.is_first_process() and not (run.folder / card.README).exists():
+        draw(run.folder)
+        card.write(run.folder)
 
 
 callable_module(__name__)

@@ -29,6 +29,7 @@ RUN_FILES = (
     re.escape(RECORD),
     rf"{re.escape(MODEL_DRAFT)}/.*",
     r"(?:episodes/\d+/)?checkpoints/checkpoint-\d+/[^/]+\.(?:safetensors|pt|pth|bin|json)",
+    r"(?:episodes/\d+/)?checkpoints/runs/(?:.*/)?events\.out\.tfevents\..*",
     r"episodes/\d+/(?:episode\.json|end\.safetensors|[^/]*negatives\.parquet)",
     r"episodes/\d+/(?:[^/]*negatives\.parts|embeddings/[^/]+/[^/]+)/[^/]+\.(?:json|safetensors|lock)",
     r"(?:episodes/\d+/)?balancer\.safetensors",
@@ -192,7 +193,6 @@ def start(
         yield Run(output, facts or {"status": "running", "recipe": settings.dump()}, goes_on=resume)
         return
     with held(output) as folder:
-        _clear_drafts(folder)
         run = _open(folder, settings, resume, overwrite)
         before = set(files_under(folder))
         try:
@@ -230,6 +230,9 @@ def _end_failed(run: Run, error: BaseException, before: set[str], worth: Sequenc
         return
     made = [name for name in files_under(run.folder) if name not in before and is_run_file(name)]
     remove_files(run.folder, made)
+    for name in ("checkpoints", "work"):
+        with contextlib.suppress(OSError):  # it is not empty, or not there
+            (run.folder / name).rmdir()
     _put_back(run.folder)
 
 
@@ -239,6 +242,7 @@ def _open(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> Ru
     if old is None and any(not entry.name.startswith(".stzoo") for entry in folder.iterdir()):
         raise OutputError(f"{folder} is not empty and holds no run of stzoo. Choose another --output.")
     if old is not None:
+        _clear_drafts(folder)
         if not overwrite:
             _may_go_on(folder, old, settings, resume)
         if not (resume and old["status"] == "finished"):
@@ -359,8 +363,11 @@ def _put_back(folder: Path) -> None:
 
 def _mend(folder: Path) -> None:
     """Puts back what a kill in the midst of --overwrite has left: an old run aside, and no new one begun."""
-    if not (folder / RECORD).exists():
+    if not os.path.lexists(folder / RECORD) and is_record(told(folder / OLD / RECORD)):
         _put_back(folder)
+    elif (folder / OLD).is_dir() and not (folder / OLD).is_symlink():
+        with contextlib.suppress(OSError):  # it is not empty
+            (folder / OLD).rmdir()
 
 
 def _clear_drafts(folder: Path) -> None:

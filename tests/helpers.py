@@ -40,3 +40,11 @@ def record_run(folder, settings, log, **facts):
     record = {"status": "finished", "recipe": settings.dump(), "seconds": 12.5, "log": log}
     (Path(folder) / "run.json").write_text(json.dumps(record | facts))
     return Path(folder)
+
+
+def abandoned_draft(folder, name):
+    """A draft of `name` as a SIGKILL leaves it in a folder; `new` in it is missing."""
+    box = folder / f".{name}.abcdefgh.stzoo.part"
+    box.mkdir()
+    (box / "owner").write_text(name)
+    return box

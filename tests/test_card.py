@@ -200,7 +200,7 @@ def test_an_export_of_a_run_tells_how_its_model_was_made(trained, tmp_path):
     )  # the scores are of this model, too
     assert json.loads((out / "run.json").read_text())["before"]
     assert stzoo.export(tuned, out, overwrite=True) == out  # it is no run, which would not be replaced
-    with pytest.raises(OutputError, match=r"holds more than a model \(checkpoints, run\.json\)"):
+    with pytest.raises(OutputError, match=r"holds a training run \(run\.json\)"):
         stzoo.export(out, tuned, overwrite=True)
     assert make(stzoo.export(out, tmp_path / "again"), name="tuned") == make(tuned)
     (out / "run.json").write_text("[1]")

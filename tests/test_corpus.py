@@ -415,7 +415,7 @@ def test_processes_that_start_at_once_make_one_and_the_same_corpus(tmp_path, cac
 def test_what_a_killed_process_left_is_cleared_away(tmp_path, cache):
     path = write(tmp_path / "a.jsonl", lines(*ROWS) * 30_000)
     child = python(LOAD, path, stdout=subprocess.DEVNULL)
-    while not list(cache.glob(".*/rows.arrow")):
+    while not list(cache.glob(".*/new/rows.arrow")):
         assert child.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)

@@ -13,7 +13,7 @@ import zipfile
 from statistics import fmean
 
 import pytest
-from helpers import wait_for
+from helpers import abandoned_draft, wait_for
 from hub_server import HubServer, Repo
 from hypothesis import given
 from hypothesis import strategies as st
@@ -350,10 +350,10 @@ def test_a_killed_download_leaves_no_set_and_the_next_one_clears_up(hub, tmp_pat
             fetch.from_zip(entry, Path({str(tmp_path / "place")!r}))
     """
     place = tmp_path / "place"
-    (place / ".scifact.abc.part" / "qrels").mkdir(parents=True)  # as a kill during the unpacking leaves it
-    (place / ".scifact-decontaminated.abc.part").mkdir()  # another set's, which another process may be at
+    (place / ".scifact.mine").mkdir(parents=True)
+    abandoned_draft(place, "scifact")  # as a kill during the unpacking leaves it
     process = run(hub, tmp_path, code, wait=False)
-    wait_for(lambda: (place / ".scifact.zip.part").exists(), process)
+    wait_for(lambda: any(place.glob(".scifact.zip.*/new")), process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (place / "scifact").exists()
@@ -361,7 +361,7 @@ def test_a_killed_download_leaves_no_set_and_the_next_one_clears_up(hub, tmp_pat
     run(hub, tmp_path, code)
     assert same(place / "scifact", made / "scifact")
     left = {path.name for path in place.iterdir()}
-    assert left == {"scifact", "scifact.zip.lock", ".scifact-decontaminated.abc.part"}
+    assert left == {"scifact", "scifact.zip.lock", ".scifact.mine"}
 
 
 def test_a_set_is_fetched_by_one_process_while_others_wait(tmp_path):

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import wait_for
+from helpers import abandoned_draft, wait_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -193,9 +193,9 @@ def test_a_resume_mines_the_same_negatives_after_training_in_half_precision(base
     (out / "modules.json").unlink()
     shutil.rmtree(out / "episodes/2")
     (out / "episodes/1/embeddings").mkdir()  # as a kill leaves it after the file of negatives is there
-    (out / "episodes/1/.end.safetensors.1.part").touch()
+    abandoned_draft(out / "episodes/1", "end.safetensors")
     (out / "episodes/2").mkdir()
-    (out / "episodes/2/.episode.json.1.part").touch()
+    abandoned_draft(out / "episodes/2", "episode.json")
     stzoo.finetune(str(base), output=out, resume=True, **given, **SHORT)
     assert (out / "episodes/2/negatives.parquet").read_bytes() == mined
     for number in (1, 2):

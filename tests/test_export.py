@@ -339,9 +339,12 @@ def test_a_folder_that_is_there_stays_unless_it_is_a_model_to_replace(tiny, tmp_
     folder = export(model, tmp_path / "empty", verify=False)
     with pytest.raises(OutputError, match="overwrite"):
         export(model, folder, verify=False)
-    (folder / "stale.txt").write_text("of the old model")
     export(model, folder, verify=False, overwrite=True)
-    assert "stale.txt" not in left(folder)
+    for mine in ("notes.txt", "1_Pooling/notes.txt", "train.py"):
+        (folder / mine).write_text("mine")
+        with pytest.raises(OutputError, match=f"not replace: {mine}"):
+            export(model, folder, verify=False, overwrite=True)
+        (folder / mine).unlink()
     for more in ("checkpoint-5", "checkpoints", ".git"):
         (folder / more).mkdir()
         with pytest.raises(OutputError, match=more):

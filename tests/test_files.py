@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from helpers import abandoned_draft
 
 import stzoo
 from stzoo.files import fingerprint, held, whole_file, whole_folder, write_json
@@ -29,12 +31,92 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "folder"
     for number in range(2):
-        with whole_folder(path) as draft:
+        with whole_folder(path, replaces=[r"file\d"]) as draft:
             (draft / f"file{number}").touch()
         assert [file.name for file in path.iterdir()] == [f"file{number}"]
-    with pytest.raises(ZeroDivisionError), whole_folder(path) as draft:
+    with pytest.raises(ZeroDivisionError), whole_folder(path, replaces=[r"file\d"]) as draft:
         raise ZeroDivisionError
     assert [file.name for file in tmp_path.rglob("*")] == ["folder", "file1"]
+    (path / "mine").mkdir()
+    with pytest.raises(stzoo.OutputError, match="not replace: mine/"), whole_folder(path, replaces=["file1"]):
+        pass
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["file1", "folder", "mine"]
+
+
+def test_a_link_in_the_place_of_a_folder_is_replaced_and_not_followed(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mine").touch()
+    (tmp_path / "link").symlink_to("data")
+    with whole_folder(tmp_path / "link") as draft:
+        (draft / "file").touch()
+    assert [file.name for file in (tmp_path / "link").iterdir()] == ["file"]
+    assert (tmp_path / "data/mine").exists()
+
+
+def test_a_draft_is_cleared_once_its_owner_is_gone_and_not_before(tmp_path):
+    code = (
+        "import sys, time; from stzoo.files import whole_file, whole_folder\n"
+        "with whole_file(sys.argv[1] + '/f') as f, whole_folder(sys.argv[1] + '/out') as out:\n"
+        "    f.touch(); (out / 'x').touch(); print(1, flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    mine = [".f.12.part", ".out.abcdefgh.part"]
+    for name in mine:
+        (tmp_path / name).mkdir()
+    with whole_folder(tmp_path / "a"):
+        assert len(list(tmp_path.glob(".*.stzoo.part"))) == 3
+    process.kill()
+    process.wait()
+    with whole_folder(tmp_path / "b"):
+        assert len(list(tmp_path.glob(".*.stzoo.part"))) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [*mine, "a", "b"]
+
+
+def test_a_replacement_that_a_kill_or_an_error_cuts_short_is_ended_or_undone(tmp_path, monkeypatch):
+    path, rename = tmp_path / "folder", Path.rename
+    path.mkdir()
+    (path / "old").touch()
+
+    def fails_for_the_new_one(source, target):
+        if source.name == "new":
+            raise OSError("the disk is gone")
+        return rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", fails_for_the_new_one)
+        with pytest.raises(stzoo.OutputError, match="disk is gone"), whole_folder(path, replaces=["old"]):
+            pass
+    assert [file.name for file in tmp_path.rglob("*")] == ["folder", "old"]
+    box = abandoned_draft(tmp_path, "folder")  # a kill between the two renames
+    (box / "new").mkdir()
+    (box / "new/file").touch()
+    path.rename(box / "old")
+    with whole_folder(tmp_path / "other"):
+        pass
+    assert sorted(file.name for file in tmp_path.rglob("*")) == ["file", "folder", "other"]
+
+
+def test_never_two_processes_hold_one_folder(tmp_path):
+    code = """
+import os, sys
+from stzoo.errors import OutputError
+from stzoo.files import held
+entered = 0
+while entered < 100:
+    try:
+        with held(sys.argv[1]):
+            entered += 1
+            os.close(os.open(sys.argv[2], os.O_CREAT | os.O_EXCL))  # fails if another one is inside
+            os.unlink(sys.argv[2])
+    except OutputError as error:
+        assert "in use" in str(error), error
+"""
+    (tmp_path / "out").mkdir()
+    words = [sys.executable, "-c", code, str(tmp_path / "out"), str(tmp_path / "inside")]
+    processes = [subprocess.Popen(words) for _ in range(4)]
+    assert [process.wait() for process in processes] == [0] * 4
+    assert [path.name for path in tmp_path.rglob("*")] == ["out"]
 
 
 @pytest.mark.parametrize("words", ["No space left on device (os error 28)", "file write failed"])

@@ -331,9 +331,9 @@ BAD = {  # MODEL and HERE stand for folders
     "a weight of zero": (dict(weights=[1.0, 0.0]), RecipeError, "weight 0 is not above 0"),
     "a negative weight": (dict(weights=[2.0, -1.0]), RecipeError, "weight -1"),
     "no number": (dict(weights=[1.0, float("nan")]), RecipeError, "weight nan"),
-    "output is a source": (dict(output="MODEL", overwrite=True), OutputError, "lie in each other"),
-    "output in a source": (dict(output="MODEL/soup"), OutputError, "lie in each other"),
-    "output around": (dict(output="MODEL/..", overwrite=True), OutputError, "lie in each other"),
+    "output is a source": (dict(output="MODEL", overwrite=True), OutputError, "read by this command"),
+    "output in a source": (dict(output="MODEL/soup"), OutputError, "lies in"),
+    "output around": (dict(output="MODEL/..", overwrite=True), OutputError, "contains"),
     "output is there": (dict(output="HERE"), OutputError, "is there already"),
 }
 

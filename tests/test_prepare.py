@@ -132,7 +132,7 @@ def test_a_kill_while_a_file_takes_its_place_leaves_what_can_be_gone_on_with(giv
     for event, name, status in (
         ("os.rename", "work/bm25", "running"),  # the index, before any shard
         ("os.rename", "frequencies/words.parquet", "running"),
-        ("os.remove", "'rows-", "finished"),  # the shards, which are needed no more
+        ("os.remove", "/rows-", "finished"),  # the shards, which are needed no more
     ):
         kill = f"""import os, sys
 from stzoo.cli import main

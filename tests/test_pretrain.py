@@ -312,7 +312,7 @@ def test_an_overwrite_killed_while_it_sets_the_old_run_aside_is_undone(moved, tm
 
     monkeypatch.setattr(Path, "rename", killed_after)
     with contextlib.suppress(KeyboardInterrupt):
-        runs._set_aside(out)
+        runs._set_aside(out, json.loads((out / "run.json").read_text()))
     monkeypatch.undo()
     assert not (out / "run.json").exists() or not moved
     with pytest.raises(stzoo.OutputError, match="holds a finished run"):

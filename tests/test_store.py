@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import abandoned_draft
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -344,7 +345,7 @@ def test_quantising_encodes_nothing_goes_on_and_counts_the_seconds_before_it(tmp
 
 def test_what_a_killed_fill_left_half_written_is_cleared_away(tmp_path):
     made = filled(tmp_path / "store")
-    (made.folder / ".shard-00009.safetensors.123.part").write_bytes(b"half")
+    abandoned_draft(made.folder, "shard-00009.safetensors")
     filled(made.folder)
     assert not list(made.folder.glob(".*"))
 

@@ -190,11 +190,11 @@ def test_an_index_that_was_cut_short_is_made_again(tmp_path, name):
 
 def test_an_index_that_a_kill_left_half_made_is_not_used_and_cleared_away(tmp_path):
     rows = corpus_of(sentences(30))
-    NearestByBM25(rows, 3, tmp_path / "other")
     before = NearestByBM25(rows, 3, tmp_path / "other")(0, 30)
-    left = tmp_path / ".bm25.x1.part"
-    (tmp_path / "other" / "bm25").rename(left)
-    (left / "made.json").unlink()
+    left = tmp_path / ".bm25.abcdefgh.stzoo.part"
+    left.mkdir()
+    (tmp_path / "other" / "bm25").rename(left / "new")
+    (left / "new" / "made.json").unlink()
     assert NearestByBM25(rows, 3, tmp_path)(0, 30) == before
     assert not left.exists()
 

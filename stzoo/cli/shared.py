@@ -34,7 +34,9 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove what an earlier run left in --output.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the run in --output. Files that it did not write stay.")
+]
 Threads = Annotated[int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads.")]
 SEEDS = {"min": 0, "max": 2**32 - 1}
 

@@ -18,6 +18,7 @@ from ..files import held
 from ..opened import slug
 from .precision import DTYPES, PRECISIONS, check_precision, loosened, ranges_of, tightened, width
 from .shards import (
+    check_foreign,
     check_shard,
     digest,
     read_manifest,
@@ -165,6 +166,7 @@ def fill(
     with held(folder) as home, bar:
         manifest, made = read_manifest(home), None
         if manifest is None:
+            check_foreign(home)
             made = _encoded(texts, 0, shard_rows, encode)
             if precision == "int8" and ranges is None:
                 ranges = ranges_of([made[0]])

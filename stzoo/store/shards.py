@@ -6,6 +6,7 @@ shard-00000.safetensors   "vectors" [rows, width]; in the metadata the store tha
                           the manifest), its number, the seconds that making it took, and a checksum
 """
 
+import contextlib
 import json
 import zlib
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError
+from ..errors import DataError, OutputError
 from ..files import whole_file, write_json
 from .precision import DTYPES, width
 
@@ -52,6 +53,19 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
     return found if holds else None
+
+
+def check_foreign(folder: Path) -> None:
+    """Sees that a folder without a manifest that holds may be filled.
+
+    Raises:
+        OutputError: if its manifest.json is another program's. A damaged one is replaced.
+    """
+    found = None
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    if found is not None and not (isinstance(found, dict) and "checksum" in found):
+        raise OutputError(f"{folder / 'manifest.json'} is not an embedding store's; choose another folder.")
 
 
 def write_shard(
