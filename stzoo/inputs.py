@@ -10,7 +10,7 @@ import json
 import re
 import stat
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Union, get_args, get_origin
 
@@ -267,8 +267,24 @@ def open_parquet(path: Path) -> Iterator[Any]:
         with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as opened:
             check_column_names(path, opened.schema_arrow.names)
             yield opened
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read ({error}); expected a whole Parquet file.") from error
+
+
+def check_tables(path: object, tables: Iterable[Any]) -> Iterator[Any]:
+    """Arrow tables of a mapped file, checked: a damaged offset would end the process when a value is read.
+
+    Raises:
+        DataError: if one is damaged.
+    """
+    import pyarrow as pa
+
+    for table in tables:
+        try:
+            table.validate(full=True)
+        except pa.ArrowException as error:
+            raise DataError(f"{path} is damaged ({error}). Write or fetch it again.") from None
+        yield table
 
 
 def arrow_value(table: Any, column: str, row: int) -> Any:
@@ -304,5 +320,8 @@ def _one_by_one(path: object, table: Any, first: int) -> Iterator[dict[str, Any]
             yield {name: arrow_value(table, name, row) for name in table.schema.names}
         except ValueError as error:
             raise DataError.at(
-                path, first + row, str(error), "a value that Python has, or no such column"
+                path,
+                first + row,
+                str(error),
+                "a value that Python can hold; change it, or leave the column out of the file",
             ) from None

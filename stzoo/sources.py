@@ -15,7 +15,7 @@ from typing import Any
 
 from . import pydocs
 from .errors import DataError
-from .inputs import arrow_value, check_is_file, open_input, open_parquet, parse_json, user_path
+from .inputs import arrow_value, check_is_file, check_tables, open_input, open_parquet, parse_json, user_path
 from .rows import EXPECTED, BadLineError
 
 IN_FOLDERS = (".jsonl", ".jsonl.gz", ".parquet", ".txt", ".txt.gz")
@@ -178,7 +178,9 @@ def _hub(source: str, columns: Collection[str]) -> Source:
     found = load_hub(source)
     rows = found.select_columns(_columns(found.column_names, columns, source)).with_format("arrow")
     files = [Path(file["filename"]) for file in rows.cache_files]
-    return Source(source, files, lambda progress: _rows(rows.iter(1000), len(rows), progress))
+    return Source(
+        source, files, lambda progress: _rows(check_tables(source, rows.iter(1000)), len(rows), progress)
+    )
 
 
 def _pydocs(_: Progress) -> Iterator[Line]:

@@ -250,6 +250,14 @@ def test_a_damaged_folder_of_datasets_is_refused_or_read(tmp_path):
 
     rows = datasets.Dataset.from_list([{"query": "q", "positive": "p"}] * 3)
     datasets.DatasetDict({"train": rows}).save_to_disk(str(tmp_path / "d"))
+    (arrow,) = (tmp_path / "d").rglob("*.arrow")
+    raw = arrow.read_bytes()
+    offsets = (b"".join(n.to_bytes(4, "little") for n in (0, 1, 2, 3)), (0x7FFFFFFF).to_bytes(4, "little"))
+    arrow.write_bytes(raw.replace(offsets[0], offsets[0][:4] + offsets[1] + offsets[0][8:]))
+    assert arrow.read_bytes() != raw
+    with pytest.raises(DataError, match="is damaged"):  # reading a value would end the process
+        read_training(tmp_path / "d")
+    arrow.write_bytes(raw)
     refused = 0
     for file, change in list(damaged(tmp_path / "d")):
         before = file.read_bytes()

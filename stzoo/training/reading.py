@@ -118,6 +118,7 @@ def from_judged(judged: JudgedSet) -> TrainingSet:
     notes = judged.notes
     if left_out:
         notes += (f"{left_out} of {len(judged.qrels)} queries have no relevant passage and are left out",)
+        notify(f"{judged.name}: {notes[-1]}.")
     return writer.finish(judged.name, judged.folder, notes=notes, columns=judged.columns)
 
 

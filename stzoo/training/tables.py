@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, StzooError, first_line
-from ..inputs import arrow_rows, check_column_names, open_input, open_parquet, user_path
+from ..inputs import arrow_rows, check_column_names, check_tables, open_input, open_parquet, user_path
 from ..sources import is_hub_id, load_hub
 from ..texts import numbered_lines, numbered_objects
 from .columns import Given
@@ -193,7 +193,7 @@ def _saved(path: Path, split: str, progress: bool | None) -> Table:
 def _dataset(path: Path, found: Any, progress: bool | None) -> Table:
     def read() -> Iterator[tuple[int, Row]]:
         with _explained(path):
-            tables = found.with_format("arrow").iter(BATCH_ROWS)
+            tables = check_tables(path, found.with_format("arrow").iter(BATCH_ROWS))
             yield from _rows(path, tables, len(found), progress)
 
     check_column_names(path, found.column_names)
