@@ -6,34 +6,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from . import host
+from .bounds import MAX_THREADS, plausible
 from .errors import RecipeError, nearest
 
 SCHEMA_VERSION = 1
-MAX_THREADS = 1024
-MAX_NUMBER = 10**12  # of whole numbers that have no bound of their own
-
-
-def check_plausible(value: Any) -> Any:
-    """Returns the value if no text and no number in it is one that no file, model or machine can take.
-
-    Raises:
-        ValueError: for a NUL character, or a whole number beyond `MAX_NUMBER`.
-    """
-    if isinstance(value, str):
-        if "\0" in value:
-            raise ValueError("a text must not contain a NUL character")
-    elif isinstance(value, dict):
-        for one in (*value.keys(), *value.values()):
-            check_plausible(one)
-    elif isinstance(value, list | tuple):
-        for one in value:
-            check_plausible(one)
-    elif isinstance(value, int) and abs(value) > MAX_NUMBER:
-        raise ValueError(f"a whole number must be at most {MAX_NUMBER:,}")
-    return value
 
 
 class _Loader(yaml.SafeLoader):
@@ -51,7 +30,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     command: ClassVar[str]
 
-    _plausible = field_validator("*", mode="before")(check_plausible)
+    _plausible = plausible
 
     @classmethod
     def read(cls, recipe: str | Path | None, changes: Mapping[str, Any]) -> Self:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..recipe import MAX_THREADS
+from ..bounds import MAX_THREADS
 
 app = typer.Typer(
     name="stzoo",
