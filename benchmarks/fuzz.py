@@ -1,8 +1,8 @@
 """Runs commands of stzoo on thousands of damaged, odd and absurd inputs, and counts how they end.
 
-    python benchmarks/fuzz.py [--cases 5500] [--seed 0] [--only AREA] [--jobs 2] [--work FOLDER] [--output fuzz.json]
+    python benchmarks/fuzz.py [--cases 5500] [--seed 0] [--only AREA] [--jobs 2] [--work FOLDER]
 
-Each case copies a sound input, changes it at random (from the seed, so that a case is the same each time), and
+Each case copies a sound input, changes it at random (by the seed, so that a case is the same each time), and
 runs one command on it in a forked process with limits of memory and time. A case ends as
 
     ok         exit code 0
@@ -11,16 +11,20 @@ runs one command on it in a forked process with limits of memory and time. A cas
     traceback  a traceback on stderr, or another exit code
     killed     by a signal, e.g. for memory
     hang       not within the time limit
-    silent     exit code 0 though the change must be refused, made good or be said, and the output is another one
+    silent     exit code 0 and another output, without a word, though the change must be refused or repaired;
+               or a number in the output that is not finite
 
-The inputs of the last five kinds are kept in WORK/failures, and of each distinct failure the smallest is printed.
+The inputs of the last five kinds are kept in WORK/failures; the smallest of each distinct failure is printed.
 A campaign that was stopped continues with what WORK holds; `--fresh` begins again.
 """
+
+# ruff: noqa: E501, SIM905 - the words of a command and lists of odd values are read more easily in one line
 
 import argparse
 import contextlib
 import gzip
 import hashlib
+import importlib
 import io
 import json
 import os
@@ -44,98 +48,34 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HU
 os.environ |= {"STZOO_TIMEOUT": "0.2", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1"}
 
 MEMORY = 6 << 30  # bytes that a case may take beyond what the warm process has
-SECONDS = 120.0  # generous: the slowest sound command takes 2 s
+SECONDS = 60.0  # generous: the slowest sound command takes 2 s
 FAILURES = ("guard", "traceback", "killed", "hang", "silent")
 ENDS = ("ok", "refused", *FAILURES)
 
-# ---------------------------------------------------------------------------------------------- odd values
+# ------------------------------------------------------------------------------ odd values
 
+# fmt: off
 DEEP = "[" * 3000 + "]" * 3000
 ODD_TEXTS = [
-    *(
-        "",
-        " ",
-        ".",
-        "..",
-        "/",
-        "~",
-        "~nouser/x",
-        "no such",
-        "x" * 300,
-        "x/" * 3000,
-        "\0",
-        "a\0b",
-        "\ud800",
-        "\u202e",
-    ),
-    *(
-        "é",
-        "e\u0301",
-        "\ufeff",
-        "\u00a0",
-        "\u2028",
-        "１２",
-        "٣",
-        "1_0",
-        "0x10",
-        "1e400",
-        "nan",
-        "inf",
-        "-0",
-        "true",
-    ),
-    *(
-        "null",
-        "[]",
-        "{}",
-        "a,b",
-        ",",
-        ":",
-        "-",
-        "--",
-        "=",
-        "%s",
-        "{x}",
-        "${HOME}",
-        "../../x",
-        "a\nb",
-        "a\tb",
-        "no",
-    ),
-    *("org/name", "org/name:c:s", "http://127.0.0.1:9/x", "hf://x", "9" * 25, "-1", "0", "1", "3000000000"),
+    "", " ", ".", "..", "/", "~", "~nouser/x", "no such", "x" * 300, "x/" * 3000, "\0", "a\0b", "\ud800", "\u202e", "é",
+    "e\u0301", "\ufeff", "\u00a0", "\u2028", "\uff11\uff12", "\u0663", "1_0", "0x10", "1e400", "nan", "inf", "-0", "true",
+    "null", "[]", "{}", "a,b", ",", ":", "-", "--", "=", "%s", "{x}", "${HOME}", "../../x", "a\nb", "a\tb", "no",
+    "org/name", "org/name:c:s", "http://127.0.0.1:9/x", "hf://x", "9" * 25, "-1", "0", "1", "3000000000",
 ]
 ODD_NUMBERS = [
-    0,
-    -1,
-    1,
-    2,
-    3,
-    7,
-    0.5,
-    -0.5,
-    1e308,
-    -1e308,
-    1e-320,
-    10**6,
-    2**31,
-    2**32,
-    2**63,
-    2**64,
-    10**22,
-    10**400,
+    0, -1, 1, 2, 3, 7, 0.5, -0.5, 1e308, -1e308, 1e-320, 10**6, 2**31, 2**32, 2**63, 2**64, 10**22, 10**400,
 ]
 ODD_VALUES = [None, True, False, [], {}, [[]], {"": ""}, [None], *ODD_NUMBERS, *ODD_TEXTS]
 ODD_JSON = [
-    "NaN",
-    "Infinity",
-    "-Infinity",
-    DEEP,
-    '{"a":' * 2000 + "1" + "}" * 2000,
-    '"\\ud800"',
-    '"\\u0000"',
-    "1" * 5000,
+    "NaN", "Infinity", "-Infinity", DEEP, '{"a":' * 2000 + "1" + "}" * 2000, '"\\ud800"', '"\\u0000"', "1" * 5000,
+    "1e999", '{"a": 1, "a": 2}', "[1, 2", '"', "\ufeff{}", "1_0", "0123", "'a'", "undefined",
 ]
-ODD_JSON += ["1e999", '{"a": 1, "a": 2}', "[1, 2", '"', "\ufeff{}", "1_0", "0123", "'a'", "undefined"]
+ODD_YAML = [
+    "1_0", "1:30", "0o17", "2024-13-45", "2024-01-02", "*x", "&x [*x]", "!!python/name:os.system", "!!binary x", "? x",
+    "!!float x", "!!bool x", "<<: 3", "{a: 1, a: 2}", "|", ">", "'", DEEP, "1" * 5000, "%", "@", "yes", ".inf", ".nan", "=",
+]
+ODD_BYTES = [b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\r", b"\n\n", b"\xed\xa0\x80", b"\x85", b"\xe2\x80\xa8", b"\t", b'"']
+# fmt: on
 
 
 def odd_bytes(draw: random.Random, raw: bytes) -> bytes:
@@ -152,19 +92,7 @@ def odd_bytes(draw: random.Random, raw: bytes) -> bytes:
         elif kind == 2:
             raw = raw[:place]
         elif kind == 3:
-            odd = [
-                b"\0",
-                b"\xff\xfe",
-                b"\xef\xbb\xbf",
-                b"\r",
-                b"\n\n",
-                b"\xed\xa0\x80",
-                b"\x85",
-                b"\xe2\x80\xa8",
-                b"\t",
-                b'"',
-            ]
-            raw = raw[:place] + draw.choice(odd) + raw[place:]
+            raw = raw[:place] + draw.choice(ODD_BYTES) + raw[place:]
         elif kind == 4:
             raw = raw[:place] + raw[place:end] * draw.choice([2, 50]) + raw[end:]
         elif kind == 5:
@@ -274,7 +202,10 @@ def odd_file(draw: random.Random, path: Path) -> str:
     kind = draw.random()
     if kind < 0.05:
         path.unlink()
-        what = draw.choice(["missing", "folder", "loop", "pipe", "directory link"])
+        kinds = ["missing", "folder", "loop", "directory link"]
+        if path.parts[0] in ("corpora", "training", "beir", "bm25.run", "kilt.jsonl"):
+            kinds.append("pipe")  # which a user may well give in place of a file
+        what = draw.choice(kinds)
         if what == "folder":
             path.mkdir()
         elif what == "loop":
@@ -301,7 +232,7 @@ def odd_file(draw: random.Random, path: Path) -> str:
     return "bytes"
 
 
-# ---------------------------------------------------------------------------------------------- the sound inputs
+# ------------------------------------------------------------------------------ the sound inputs
 
 
 def build(folder: Path) -> None:
@@ -374,7 +305,7 @@ def build(folder: Path) -> None:
         )
     )
     run_sound(
-        ["bench", "model", "other", "--data", "beir", "--output", "results", "--store", "store", "--k", "20"],
+        "bench model other --data beir --output results --store store --k 20".split(),
         folder,
     )
     (run,) = (folder / "results" / "bm25s").rglob("*.run")
@@ -385,22 +316,12 @@ def build(folder: Path) -> None:
     run_sound([*RESUMED, "--output", "run", "--resume"], folder)
 
 
-RESUMED = [
-    "pretrain",
-    "--base",
-    "base",
-    "--corpus",
-    "corpora/c.jsonl",
-    "--max-steps",
-    "6",
-    "--save-steps",
-    "2",
-]
-RESUMED += ["--batch-size", "4", "--max-tokens", "16"]
+RESUMED = "pretrain --base base --corpus corpora/c.jsonl --max-steps 6 --save-steps 2".split()
+RESUMED += "--batch-size 4 --max-tokens 16".split()
 
 
 def run_sound(words: list[str], folder: Path, *, break_off: bool = False) -> str:
-    """Runs a command on sound inputs, in a process of its own; it must end well, or break off before its export."""
+    """Runs a command on sound inputs in a process of its own; it ends well, or breaks off before its export."""
     errors = folder.parent / "sound.txt"
     child = os.fork()
     if child == 0:
@@ -408,7 +329,9 @@ def run_sound(words: list[str], folder: Path, *, break_off: bool = False) -> str
         os.chdir(folder)
         os.environ["STZOO_CACHE"] = str(folder.parent / "cache")
         if break_off:
-            sys.modules["stzoo.pretrain"].export = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+            importlib.import_module("stzoo.pretrain").export = lambda *_, **__: os.kill(
+                os.getpid(), signal.SIGKILL
+            )
         _run(words)
     code = os.waitpid(child, 0)[1]
     if os.waitstatus_to_exitcode(code) != (-signal.SIGKILL if break_off else 0):
@@ -447,14 +370,14 @@ def _run(words: list[str]) -> None:
     os._exit(code if isinstance(code, int) else 98)
 
 
-# ---------------------------------------------------------------------------------------------- areas
-# An area makes, in the current folder, a case's input from the sound ones in SOUND, and returns the words of the
-# command and what must be as for the sound input if the command ends well: a function that gives it, or None.
+# ------------------------------------------------------------------------------ areas
+# An area makes a case's input from the sound ones in SOUND, in the current folder. It returns the words of the
+# command and, if the output must be as for the sound input, a function that gives the output, or else None.
 
 SOUND = Path()
 Case = tuple[list[str], Callable[[], str] | None]
-SMALL = ["--batch-size", "4", "--max-steps", "2", "--max-tokens", "16"]
-TUNED = ["--batch-size", "4", "--max-steps", "2", "--dev-queries", "0"]
+SMALL = "--batch-size 4 --max-steps 2 --max-tokens 16".split()
+TUNED = "--batch-size 4 --max-steps 2 --dev-queries 0".split()
 
 
 def take(name: str) -> Path:
@@ -467,28 +390,35 @@ def take(name: str) -> Path:
 
 
 def files(folder: Path, pattern: str = "*") -> list[Path]:
+    """The files of a folder and those below it, in order."""
     return sorted(path for path in folder.rglob(pattern) if path.is_file() and path.name != ".stzoo.lock")
 
 
+# fmt: off
 RECIPES: dict[str, dict[str, Any]] = {
     "pretrain": {
-        "base": "BASE", "corpus": ["CORPUS"], "objective": "retromae", "options": {"decoder_rate": 0.5}, "weights": {"encoder_mlm": 1.0},
-        "max_steps": 1, "batch_size": 4, "max_tokens": 16, "learning_rate": 1e-4, "warmup_ratio": 0.1, "seed": 1, "precision": "fp32",
-        "min_words": 3, "save_steps": 5, "report_to": [], "workers": 0, "threads": 1, "device": "cpu",
+        "base": "BASE", "corpus": ["CORPUS"], "objective": "retromae", "min_words": 3,
+        "options": {"decoder_rate": 0.5}, "weights": {"encoder_mlm": 1.0}, "max_steps": 1, "batch_size": 4, "max_tokens": 16, "learning_rate": 1e-4,
+        "warmup_ratio": 0.1, "seed": 1, "precision": "fp32", "save_steps": 5, "report_to": [], "workers": 0,
+        "threads": 1, "device": "cpu",
     },
     "finetune": {
-        "model": "MODEL", "data": "BEIR", "max_steps": 1, "batch_size": 4, "dev_queries": 0, "losses": {"contrastive": 1.0},
-        "loss_options": {}, "temperature": 0.05, "negatives": 1, "max_query_tokens": 8, "max_passage_tokens": 16, "matryoshka": [16],
-        "query_prompt": "query: ", "similarity": "cosine", "seed": 1, "lora_rank": 0, "epochs": 1.0, "split": "train",
+        "model": "MODEL", "data": "BEIR", "max_steps": 1, "batch_size": 4, "dev_queries": 0, "loss_options": {},
+        "losses": {"contrastive": 1.0}, "temperature": 0.05, "negatives": 1, "max_query_tokens": 8, "seed": 1,
+        "max_passage_tokens": 16, "matryoshka": [16], "query_prompt": "query: ", "similarity": "cosine",
+        "lora_rank": 0, "epochs": 1.0, "split": "train",
     },
     "mine": {
-        "model": "MODEL", "data": "BEIR", "mined": 2, "depth": 6, "skip": 1, "sampling": "random", "absolute_margin": None,
-        "relative_margin": 0.05, "memory_gib": 1.0, "seed": 1, "split": "train", "batch_tokens": 512,
+        "model": "MODEL", "data": "BEIR", "mined": 2, "depth": 6, "skip": 1, "sampling": "random", "seed": 1,
+        "absolute_margin": None, "relative_margin": 0.05, "memory_gib": 1.0, "split": "train",
+        "batch_tokens": 512,
     },
-}  # fmt: skip
+}
+# fmt: on
 
 
 def recipes(draw: random.Random) -> Case:
+    """A recipe of one of three commands."""
     command = draw.choice(list(RECIPES))
     values = json.loads(json.dumps(RECIPES[command]))
     for _ in range(draw.choice([0, 1, 1, 1, 2])):
@@ -514,40 +444,11 @@ def recipes(draw: random.Random) -> Case:
         text = "\n".join(f"{key}: {json.dumps(value)}" for key, value in values.items()) + "\n"
         lines = text.splitlines()
         place = draw.randrange(len(lines))
-        odd = [
-            "1_0",
-            "1:30",
-            "0o17",
-            "2024-13-45",
-            "2024-01-02",
-            "*x",
-            "&x [*x]",
-            "!!python/name:os.system",
-            "!!binary x",
-            "? x",
-        ]
-        odd += [
-            "!!float x",
-            "!!bool x",
-            "<<: 3",
-            "{a: 1, a: 2}",
-            "|",
-            ">",
-            "'",
-            DEEP,
-            "1" * 5000,
-            "%",
-            "@",
-            "yes",
-            ".inf",
-            ".nan",
-            "=",
-        ]
         lines[place] = draw.choice(
             [
-                f"{lines[place].partition(':')[0]}: {draw.choice(odd)}",
+                f"{lines[place].partition(':')[0]}: {draw.choice(ODD_YAML)}",
                 lines[place] + "\n" + lines[place],
-                draw.choice(odd),
+                draw.choice(ODD_YAML),
             ]
         )
         text = "\n".join(lines) + "\n"
@@ -560,41 +461,23 @@ def recipes(draw: random.Random) -> Case:
 
 
 def options(draw: random.Random) -> Case:
+    """A command line."""
     s = str(SOUND)
     sound = {
-        "pretrain": ["--base", f"{s}/base", "--corpus", f"{s}/corpora/c.jsonl", "--output", "out", *SMALL],
-        "finetune": [f"{s}/model", "--data", f"{s}/beir", "--output", "out", *TUNED],
-        "mine": [
-            f"{s}/model",
-            "--data",
-            f"{s}/beir",
-            "--output",
-            "out.jsonl",
-            "--mined",
-            "2",
-            "--depth",
-            "5",
-        ],
-        "prepare": [
-            "--preparation",
-            "similar",
-            "--corpus",
-            f"{s}/corpora/c.jsonl",
-            "--tokenizer",
-            f"{s}/base",
-            "--output",
-            "out",
-        ],
-        "bench": [f"{s}/model", "--data", f"{s}/beir", "--output", "out"],
+        "pretrain": [*f"--base {s}/base --corpus {s}/corpora/c.jsonl --output out".split(), *SMALL],
+        "finetune": [*f"{s}/model --data {s}/beir --output out".split(), *TUNED],
+        "mine": f"{s}/model --data {s}/beir --output out.jsonl --mined 2 --depth 5".split(),
+        "prepare": f"--preparation similar --corpus {s}/beir --tokenizer {s}/base --output out".split(),
+        "bench": f"{s}/model --data {s}/beir --output out".split(),
         "score": [f"{s}/bm25.run", "--data", f"{s}/beir"],
-        "compare": ["model", "bm25s", "--results", f"{s}/results"],
+        "compare": f"model bm25s --results {s}/results".split(),
         "report": [f"{s}/results", "--output", "page.html"],
-        "contamination": ["--train", f"{s}/beir/corpus.jsonl", "--data", f"{s}/beir", "--output", "out"],
-        "search": [f"{s}/model", "words", "--data", f"{s}/beir"],
+        "contamination": f"--train {s}/beir/corpus.jsonl --data {s}/beir --output out".split(),
+        "search": f"{s}/model words --data {s}/beir".split(),
         "card": [f"{s}/run", "--output", "card.md"],
         "export": [f"{s}/model", "--output", "out"],
-        "merge": [f"{s}/model", f"{s}/other", "--output", "out"],
-        "publish": [f"{s}/model", "org/name", "--dry-run", "--license", "mit"],
+        "merge": f"{s}/model {s}/other --output out".split(),
+        "publish": f"{s}/model org/name --dry-run --license mit".split(),
         "import": ["x", "--output", "out"],
         "list": [],
         "plugins": [],
@@ -629,6 +512,7 @@ def options(draw: random.Random) -> Case:
 
 
 def models(draw: random.Random) -> Case:
+    """A model folder, or its weights."""
     import numpy as np
     from safetensors.numpy import load_file, save_file
 
@@ -661,15 +545,15 @@ def models(draw: random.Random) -> Case:
             odd_file(draw, path)
     s = str(SOUND)
     commands = [
-        ["bench", "model", "--data", f"{s}/beir", "--output", "out", "--no-bm25", "--json"],
-        ["bench", "model", "--data", f"{s}/beir", "--output", "out", "--no-bm25", "--json"],
+        f"bench model --data {s}/beir --output out --no-bm25 --json".split(),
+        f"bench model --data {s}/beir --output out --no-bm25 --json".split(),
         ["search", "model", "some words", "--data", f"{s}/beir"],
-        ["export", "model", "--output", "out"],
-        ["merge", "model", f"{s}/other", "--output", "out"],
-        ["card", "model", "--output", "card.md"],
-        ["mine", "model", "--data", f"{s}/beir", "--output", "out.jsonl", "--mined", "2", "--depth", "5"],
-        ["finetune", "model", "--data", f"{s}/beir", "--output", "out", *TUNED],
-        ["pretrain", "--base", "model", "--corpus", f"{s}/corpora/c.jsonl", "--output", "out", *SMALL],
+        "export model --output out".split(),
+        f"merge model {s}/other --output out".split(),
+        "card model --output card.md".split(),
+        f"mine model --data {s}/beir --output out.jsonl --mined 2 --depth 5".split(),
+        [*f"finetune model --data {s}/beir --output out".split(), *TUNED],
+        [*f"pretrain --base model --corpus {s}/corpora/c.jsonl --output out".split(), *SMALL],
     ]
     words = draw.choice(commands)
     return words, bench_scores if must and words[0] == "bench" else None
@@ -682,6 +566,7 @@ def bench_scores() -> str:
 
 
 def results(draw: random.Random) -> Case:
+    """Results of bench."""
     folder = take("results")
     path = draw.choice(files(folder, "*.json") if draw.random() < 0.9 else files(folder))
     must = None
@@ -696,25 +581,27 @@ def results(draw: random.Random) -> Case:
     else:
         odd_file(draw, path)
     commands = [
-        ["compare", "model", "bm25s", "--results", "results", "--json"],
-        ["report", "results", "--output", "page.html", "--formats", "txt"],
+        "compare model bm25s --results results --json".split(),
+        "report results --output page.html --formats txt".split(),
     ]
-    commands.append(["compare", "model", "bm25s", "--results", "results", "--data", str(SOUND / "beir")])
+    commands.append([*"compare model bm25s --results results --data".split(), str(SOUND / "beir")])
     words = commands[0] if must else draw.choice(commands)
     return words, must
 
 
 def compared() -> str:
+    """What `compare` printed."""
     return Path(CASE, "stderr.out").read_text()
 
 
 def corpora(draw: random.Random) -> Case:
+    """A corpus of any format, or a BEIR folder's."""
     if draw.random() < 0.5:
         folder = take("beir")
         odd_file(draw, folder / draw.choice(["corpus.jsonl", "queries.jsonl"]))
         words = draw.choice(
             [
-                ["bench", "--data", "beir", "--output", "out"],
+                "bench --data beir --output out".split(),
                 ["search", str(SOUND / "model"), "words", "--data", "beir"],
             ]
         )
@@ -723,13 +610,10 @@ def corpora(draw: random.Random) -> Case:
     odd_file(draw, path)
     s, name = str(SOUND), str(path)
     commands = [
-        ["pretrain", "--base", f"{s}/base", "--corpus", name, "--output", "out", *SMALL, "--max-steps", "1"],
+        [*f"pretrain --base {s}/base --corpus".split(), name, "--output", "out", *SMALL, "--max-steps", "1"],
         ["contamination", "--train", name, "--data", f"{s}/beir", "--no-minhash"],
         [
-            "prepare",
-            "--preparation",
-            "similar",
-            "--corpus",
+            *"prepare --preparation similar --corpus".split(),
             name,
             "--tokenizer",
             f"{s}/base",
@@ -741,6 +625,7 @@ def corpora(draw: random.Random) -> Case:
 
 
 def training(draw: random.Random) -> Case:
+    """A file of training data of any form."""
     path = take(f"training/{draw.choice(sorted(path.name for path in (SOUND / 'training').iterdir()))}")
     odd_file(draw, path)
     s, name = str(SOUND), str(path)
@@ -766,23 +651,25 @@ def training(draw: random.Random) -> Case:
 
 
 def qrels(draw: random.Random) -> Case:
+    """Judgements."""
     folder = take("beir")
     odd_file(draw, folder / "qrels" / draw.choice(["test.tsv", "test.tsv", "train.tsv"]))
     s = str(SOUND)
     commands = [
-        ["score", f"{s}/bm25.run", "--data", "beir"],
-        ["score", f"{s}/bm25.run", "--data", "beir/qrels/test.tsv"],
-        ["bench", "--data", "beir", "--output", "out"],
-        ["mine", "bm25s", "--data", "beir", "--output", "out.jsonl", "--mined", "2", "--depth", "5"],
-        ["finetune", f"{s}/model", "--data", "beir", "--output", "out", *TUNED, "--max-steps", "1"],
+        f"score {s}/bm25.run --data beir".split(),
+        f"score {s}/bm25.run --data beir/qrels/test.tsv".split(),
+        "bench --data beir --output out".split(),
+        "mine bm25s --data beir --output out.jsonl --mined 2 --depth 5".split(),
+        [*f"finetune {s}/model --data beir --output out".split(), *TUNED, "--max-steps", "1"],
     ]
     return draw.choice([*commands[:2], *commands]), None
 
 
 def runs(draw: random.Random) -> Case:
+    """A TREC run, or a KILT file."""
     if draw.random() < 0.2:
         odd_file(draw, take("kilt.jsonl"))
-        return ["bench", "--data", "kilt.jsonl", "--corpus", str(SOUND / "beir"), "--output", "out"], None
+        return [*"bench --data kilt.jsonl --corpus".split(), str(SOUND / "beir"), "--output", "out"], None
     odd_file(draw, take("bm25.run"))
     where = draw.choice(["beir", "beir", "beir/qrels/test.tsv", "kilt.jsonl"])
     more = draw.choice([[], ["--json"], ["--output", "out"], ["--k", "5"]])
@@ -790,7 +677,7 @@ def runs(draw: random.Random) -> Case:
 
 
 def checkpoints(draw: random.Random) -> Case:
-    """A run that was killed before its export: what is resumed from a damaged checkpoint must be the same model."""
+    """A run that was killed before its export: resumed from a damaged checkpoint, it ends in the same model."""
     folder = take("killed")
     take("base")
     take("corpora")
@@ -800,6 +687,7 @@ def checkpoints(draw: random.Random) -> Case:
 
 
 def weights() -> str:
+    """A digest of the weights that a run ended with."""
     return hashlib.sha256(Path("killed/model.safetensors").read_bytes()).hexdigest()
 
 
@@ -817,22 +705,11 @@ def stores(draw: random.Random) -> Case:
             "--data",
             "beir",
         ], found
-    return [
-        "bench",
-        "model",
-        "--data",
-        "beir",
-        "--output",
-        "out",
-        "--no-bm25",
-        "--store",
-        "store",
-        "--k",
-        "20",
-    ], bench_scores
+    return "bench model --data beir --output out --no-bm25 --store store --k 20".split(), bench_scores
 
 
 def found() -> str:
+    """What `search` printed."""
     return Path(CASE, "stderr.out").read_text()
 
 
@@ -851,7 +728,7 @@ ANSWERS = [
 
 
 def hub(draw: random.Random) -> Case:
-    """A server in place of the Hub, of mteb's data sets and of BEIR's archives that answers whatever it likes."""
+    """A server in place of the Hub and of BEIR's archives that answers whatever it likes."""
     url = serve(draw)
     os.environ |= {"HF_ENDPOINT": url, "STZOO_BEIR_URL": f"{url}/archives", "HF_TOKEN": "hf_" + "x" * 34}
     from datasets import config
@@ -865,7 +742,7 @@ def hub(draw: random.Random) -> Case:
     }
     changed |= {
         "HUGGINGFACE_CO_URL_TEMPLATE": url + "/{repo_id}/resolve/{revision}/{filename}",
-        "HF_HUB_CACHE": os.path.abspath("hf"),
+        "HF_HUB_CACHE": str(Path("hf").resolve()),
     }
     for name, value in changed.items():
         setattr(constants, name, value)
@@ -875,13 +752,13 @@ def hub(draw: random.Random) -> Case:
     ids = [row.hub_id for row in host.all("checkpoint").values() if row.hub_id]
     s = str(SOUND)
     commands = [
-        ["publish", f"{s}/model", "org/name", "--license", "mit"],
-        ["publish", f"{s}/model", "org/name", "--license", "mit", "--dry-run"],
+        f"publish {s}/model org/name --license mit".split(),
+        f"publish {s}/model org/name --license mit --dry-run".split(),
         ["import", draw.choice(ids), "--output", "out"],
-        ["bench", "--datasets", "nfcorpus", "--output", "out"],
-        ["pretrain", "--base", f"{s}/base", "--corpus", "org/name", "--output", "out", *SMALL],
-        ["bench", "org/name", "--data", f"{s}/beir", "--output", "out"],
-        ["finetune", f"{s}/model", "--data", f"{s}/beir", "--teacher", "org/name", "--output", "out", *TUNED],
+        "bench --datasets nfcorpus --output out".split(),
+        [*f"pretrain --base {s}/base --corpus org/name --output out".split(), *SMALL],
+        f"bench org/name --data {s}/beir --output out".split(),
+        [*f"finetune {s}/model --data {s}/beir --teacher org/name --output out".split(), *TUNED],
     ]
     return draw.choice(commands), None
 
@@ -957,7 +834,7 @@ def cases(number: int, only: str | None) -> list[tuple[str, int]]:
     return order
 
 
-# ---------------------------------------------------------------------------------------------- one case
+# ------------------------------------------------------------------------------ one case
 
 
 def start(area: str, index: int, seed: int, place: Path) -> int:
@@ -998,7 +875,7 @@ def start(area: str, index: int, seed: int, place: Path) -> int:
 
 
 def _link(source: str, target: str) -> None:
-    if not os.path.isfile(source):
+    if not Path(source).is_file():
         return  # pipes and loops
     shutil.copy(source, target)
 
@@ -1048,6 +925,9 @@ def judge(status: int, place: Path, area: str, timed_out: bool) -> tuple[str, st
         return (
             ("refused", "") if "stzoo: " in said else ("traceback", f"{words[0]}: exit 2 without a sentence")
         )
+    printed = (place / "stderr.out").read_text("utf-8", "replace")
+    if re.search(r'": -?(NaN|Infinity)', printed):
+        return "silent", f"{area}: {words[0]}: a number that is not finite"
     if (place / "signature").exists():
         expected = EXPECTED.get(_kind(area, words))
         if expected is not None and (place / "signature").read_text() != expected and not _was_said(said):
@@ -1097,7 +977,7 @@ def start_sound(area: str, index: int, place: Path) -> int:
             bench_scores,
         ),
         "results": lambda _: (
-            take("results") and ["compare", "model", "bm25s", "--results", "results", "--json"],
+            take("results") and "compare model bm25s --results results --json".split(),
             compared,
         ),
     }
@@ -1109,7 +989,7 @@ def start_sound(area: str, index: int, place: Path) -> int:
         AREAS[area] = before
 
 
-# ---------------------------------------------------------------------------------------------- the campaign
+# ------------------------------------------------------------------------------ the campaign
 
 
 def campaign(order: list[tuple[str, int]], seed: int, work: Path, jobs: int) -> None:
@@ -1175,13 +1055,14 @@ def keep(place: Path, target: Path) -> str:
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
+    """What was written down of the cases that are done."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def warm() -> None:
     """Imports what commands use, so that no case has to, and leaves the slow check in a fresh process out."""
     import datasets  # noqa: F401
-    import sklearn.metrics  # noqa: F401 - of sentence-transformers
+    import sklearn.metrics  # noqa: F401
     import torch
 
     import stzoo.cli
@@ -1242,6 +1123,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
+    """Runs the campaign from the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -17,32 +17,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from . import host
+from .bounds import MAX_THREADS, plausible
 from .errors import RecipeError, check_known, nearest
 from .inputs import check_is_file, check_number, parse_yaml, shorten, user_path
 
 SCHEMA_VERSION = 1
-MAX_THREADS = 1024
-MAX_NUMBER = 10**12  # of whole numbers that have no bound of their own
-
-
-def check_plausible(value: Any) -> Any:
-    """Returns the value if no text and no number in it is one that no file, model or machine can take.
-
-    Raises:
-        ValueError: for a NUL character, or a whole number beyond `MAX_NUMBER`.
-    """
-    if isinstance(value, str):
-        if "\0" in value:
-            raise ValueError("a text must not contain a NUL character")
-    elif isinstance(value, dict):
-        for one in (*value.keys(), *value.values()):
-            check_plausible(one)
-    elif isinstance(value, list | tuple):
-        for one in value:
-            check_plausible(one)
-    elif isinstance(value, int) and abs(value) > MAX_NUMBER:
-        raise ValueError(f"a whole number must be at most {MAX_NUMBER:,}")
-    return value
 
 
 # what a column of training data can be; `label` and `grade` say which passages are positive
@@ -102,7 +81,7 @@ class _Checked(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    _plausible = field_validator("*", mode="before")(check_plausible)
+    _plausible = plausible
 
     @field_validator("*", mode="before")
     @classmethod

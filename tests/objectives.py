@@ -71,7 +71,9 @@ class Momentum(Contriever):
         self.register_buffer("queue", functional.normalize(torch.randn(12, backbone.width), dim=1))
 
     def losses(self, ids, crops):
-        one = functional.normalize(self.projection(functional.dropout(self.encode(ids, crops[0])[1], 0.1)), dim=1)
+        one = functional.normalize(
+            self.projection(functional.dropout(self.encode(ids, crops[0])[1], 0.1)), dim=1
+        )
         with torch.no_grad():
             for slow, fast in zip(self.slow.parameters(), self.projection.parameters(), strict=True):
                 slow.lerp_(fast, 0.01)
@@ -298,7 +300,7 @@ class DrawsByNumpy(Autoencoder):
     fault = r"draw\(\) draws from numpy's random"
 
     def draw(self, views):
-        self.rate = float(np.random.uniform(0.3, 0.5))  # noqa: NPY002
+        self.rate = float(np.random.uniform(0.3, 0.5))
         return super().draw(views)
 
 
@@ -306,7 +308,7 @@ class DrawsByNumpyInLosses(Autoencoder):
     fault = r"losses\(\) draws from numpy's random"
 
     def rebuild(self, h, ids, attention):
-        return super().rebuild(h * float(np.random.rand()), ids, attention)  # noqa: NPY002
+        return super().rebuild(h * float(np.random.rand()), ids, attention)
 
 
 class DrawsByPythonsRandomInCollate(Autoencoder):
@@ -336,7 +338,9 @@ class DrawsByAGeneratorOfItsOwn(Autoencoder):
 
 
 class DrawsByAnUnseededGeneratorInLosses(Autoencoder):
-    fault = r"losses\(\) gives others of decoder for the same seed of torch's generator: it draws from another"
+    fault = (
+        r"losses\(\) gives others of decoder for the same seed of torch's generator: it draws from another"
+    )
 
     def rebuild(self, h, ids, attention):
         return super().rebuild(h * float(np.random.default_rng().uniform()), ids, attention)
@@ -393,7 +397,9 @@ class AnnealedByAnAttribute(Autoencoder):
 
 
 class QueueInAnAttribute(Momentum):
-    fault = r"losses\(\) gives others of contrastive .* state that no checkpoint keeps \(it changed self\.queue\)"
+    fault = (
+        r"losses\(\) gives others of contrastive .* state that no checkpoint keeps \(it changed self\.queue\)"
+    )
 
     def __init__(self, backbone):
         super().__init__(backbone)
@@ -406,7 +412,9 @@ class QueueInAnAttribute(Momentum):
 
 
 class QueueInABufferThatIsNotKept(Momentum):
-    fault = r"losses\(\) gives others of contrastive .* state that no checkpoint keeps \(it changed self\.queue\)"
+    fault = (
+        r"losses\(\) gives others of contrastive .* state that no checkpoint keeps \(it changed self\.queue\)"
+    )
 
     def __init__(self, backbone):
         super().__init__(backbone)

@@ -230,13 +230,13 @@ def test_an_archive_with_another_checksum_is_refused(hub, tmp_path):
 def test_a_cut_or_missing_archive_leaves_nothing(hub, tmp_path):
     content = archive()
     hub.stops["scifact.zip"] = None
-    refused(hub, tmp_path, content, "IncompleteRead|has the MD5")
+    refused(hub, tmp_path, content, "broke off after|has the MD5")
     entry = served(hub, content)
     hub.files.clear()
     with pytest.raises(DataError, match=r"archives/scifact\.zip: HTTPError: HTTP Error 404: Not Found"):
         fetch.from_zip(entry, tmp_path / "cache")
     hub.close()
-    with pytest.raises(DataError, match="URLError"):
+    with pytest.raises(DataError, match="Connection refused"):
         fetch.from_zip(entry, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
 

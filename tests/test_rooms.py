@@ -12,7 +12,7 @@ import stzoo
 ROOT = Path(__file__).parent.parent
 # A later room may import an earlier one, never the reverse. A package (bench, hub) is one room.
 ROOMS = """
-    errors messages network calls quiet memory signals inputs words languages
+    errors messages network bounds calls quiet memory signals inputs words languages
     files outputs hookspecs host recipe runs distributed texts registry measures qrels judged provenance
     pydocs rows sources corpus masking backbone decoders poolings weights limits models opened encode store
     search lexical trec metrics curves bench training teacher objective hub callbacks

@@ -9,9 +9,9 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
+from ..bounds import MAX_THREADS
 from ..errors import RecipeError
 from ..inputs import check_number, shorten
-from ..recipe import MAX_THREADS
 
 
 class _Commands(typer.core.TyperGroup):

@@ -47,8 +47,11 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """What `write_manifest` was given, or None if it is missing, damaged or of another version."""
+    path = folder / "manifest.json"
     try:
-        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if not path.is_file():  # a pipe would be waited for
+            return None
+        found = json.loads(path.read_text(encoding="utf-8"))
         holds = found.pop("checksum") == digest(found) and found.pop("schema_version") == SCHEMA_VERSION
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
@@ -89,8 +92,11 @@ def check_shard(folder: Path, manifest: Mapping[str, Any], number: int) -> float
     from safetensors import safe_open
 
     rows = min(manifest["shard_rows"], manifest["rows"] - number * manifest["shard_rows"])
+    path = shard_path(folder, number)
     try:
-        with safe_open(shard_path(folder, number), "np") as reader:
+        if not path.is_file():
+            return None
+        with safe_open(path, "np") as reader:
             about, vectors = dict(reader.metadata()), reader.get_tensor("vectors")
         holds = (
             about.pop("checksum") == _checksum(vectors, about)

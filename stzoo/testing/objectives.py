@@ -76,7 +76,7 @@ class _Row(dict[str, Any]):
 class _WithoutDropout(TorchFunctionMode):
     """Leaves dropout out, so that all other draws show."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func in DROPOUT:
             return args[0] if args else kwargs["input"]
@@ -163,13 +163,15 @@ def _tensors_of(views: Any) -> list[Tensor]:
     if isinstance(views, Tensor):
         return [views]
     parts = views.values() if isinstance(views, Mapping) else views
-    return [t for part in parts for t in _tensors_of(part)] if isinstance(views, (Mapping, list, tuple)) else []
+    return (
+        [t for part in parts for t in _tensors_of(part)] if isinstance(views, (Mapping, list, tuple)) else []
+    )
 
 
 @contextmanager
 def _no_draws(where: str, *, torch_too: bool) -> Iterator[None]:
     def states() -> dict[str, Any]:
-        _, keys, *rest = np.random.get_state()  # noqa: NPY002 - the global one is what must stay as it is
+        _, keys, *rest = np.random.get_state()
         found = {"Python's random": random.getstate(), "numpy's random": (keys.tobytes(), *rest)}
         return found | ({"torch's generator": torch.get_rng_state().numpy().tobytes()} if torch_too else {})
 
@@ -298,7 +300,9 @@ def check_padding(bench: Bench) -> None:
     state = _copy(objective)
     before = losses()
     _restore(objective, state)
-    words = [m for m in objective.modules() if isinstance(m, nn.Embedding) and m.num_embeddings >= len(tokenizer)]
+    words = [
+        m for m in objective.modules() if isinstance(m, nn.Embedding) and m.num_embeddings >= len(tokenizer)
+    ]
     handles = [module.register_forward_hook(disturb) for module in words]
     after = losses()
     for handle in handles:

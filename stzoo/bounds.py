@@ -1,0 +1,31 @@
+"""Bounds of settings: beyond them no machine, file or model takes a value."""
+
+from typing import Any
+
+from pydantic import field_validator
+
+MAX_THREADS = 1024
+MAX_NUMBER = 10**12  # of whole numbers that have no bound of their own
+
+
+def check_plausible(value: Any) -> Any:
+    """Returns the value if it, and all that is nested in it, is within the bounds.
+
+    Raises:
+        ValueError: for a text with a NUL character, or a whole number beyond `MAX_NUMBER`.
+    """
+    if isinstance(value, str):
+        if "\0" in value:
+            raise ValueError("a text must not contain a NUL character")
+    elif isinstance(value, dict):
+        for one in (*value.keys(), *value.values()):
+            check_plausible(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            check_plausible(one)
+    elif isinstance(value, int) and abs(value) > MAX_NUMBER:
+        raise ValueError(f"a whole number must be at most {MAX_NUMBER:,}")
+    return value
+
+
+plausible = field_validator("*", mode="before")(check_plausible)  # to be assigned in a class of settings
