@@ -198,7 +198,7 @@ def pretrain(
             for note in notes:
                 print(note, file=sys.stderr)
         trainer = _trainer(wanted, run, base, objective, new, corpus)
-        checkpoint = last_checkpoint(run.folder) if run.goes_on else None
+        checkpoint = last_checkpoint(run.folder) if resume else None
         with quietly(), run.training():
             trainer.go_on(checkpoint)
         if trainer.is_world_process_zero():
