@@ -68,8 +68,8 @@ def fault(folder: Path) -> str | None:
                 _open(folder / name)
             elif sha256(folder / name) != expected:
                 return f"{name} does not match its checksum"
-    except Exception as error:  # whatever the readers make of damaged bytes
-        return f"{name} cannot be read: {first_line(error)}"
+    except Exception as error:  # of whatever kind; torch's text advises to load it without its safeguard
+        return f"{name} cannot be read ({type(error).__name__})"
     if any(isinstance(expected, int) for expected in stored.values()):
         notify(f"{folder} is from an older stzoo and has no checksums; its files can be read.")
     return None
@@ -145,6 +145,11 @@ def _numbered(folder: Path) -> list[Path]:
     return sorted(found, key=lambda one: int(one.name[11:]))
 
 
+def complete(folder: Path) -> list[Path]:
+    """The checkpoints in a folder that were saved completely, the oldest first."""
+    return [one for one in _numbered(folder) if (one / MARKER).exists()]
+
+
 def _set_aside(folder: Path) -> Path:
     target = folder.with_name(f"damaged-{folder.name}")
     number = 1
@@ -170,7 +175,7 @@ def rotate(folder: Path, keep: int, best: str | None) -> None:
         keep: how many stay, the newest and the best among them.
         best: name of the best one, if it is known.
     """
-    whole = [one for one in _numbered(folder) if (one / MARKER).exists()]
+    whole = complete(folder)
     old = [one for one in whole[:-1] if one.name != best]
     for one in old[: max(len(whole) - keep, 0)]:
         remove(one)

@@ -209,7 +209,7 @@ def pretrain(
         if runs.is_first_process():
             for note in notes:
                 notify(note)
-        checkpoint = last_checkpoint(run.folder) if run.goes_on else None
+        checkpoint = last_checkpoint(run.folder) if resume else None
         with quietly():
             trainer.go_on(checkpoint)
         if trainer.is_world_process_zero():

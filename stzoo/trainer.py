@@ -43,7 +43,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
 from .callbacks import EachStep, FindBest, Progress, SetEpoch
-from .checkpoints import MARKER, STATE, fault, rotate, seal
+from .checkpoints import MARKER, STATE, complete, fault, rotate, seal
 from .distributed import largest
 from .errors import ModelError, OutputError, RecipeError, StzooError, TrainingError
 from .files import whole_file, writing
@@ -368,8 +368,9 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
             names = [name for name, _ in self.seen]
             values = [value.float().reshape(()).to(self.args.device) for _, value in self.seen]
             self.seen = []
-            copied, ready = torch.stack(values).to("cpu", non_blocking=True), None
-            if self.args.device.type == "cuda":
+            cuda = self.args.device.type == "cuda"
+            copied, ready = torch.stack(values).to("cpu", non_blocking=cuda), None
+            if cuda:
                 ready = torch.cuda.Event()
                 ready.record()
             self.unchecked.append((self.state.global_step + 1, names, copied, ready))
@@ -396,20 +397,13 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         raise self._failure(step, next(filter(None, found)))
 
     def _failure(self, step: int, what: str) -> TrainingError:
-        folders = sorted(
-            (folder for folder in Path(str(self.args.output_dir)).glob("checkpoint-*/" + MARKER)),
-            key=lambda marker: int(marker.parent.name[11:]),
-        )
-        kept = (
-            f"The last good checkpoint is {folders[-1].parent}."
-            if folders
-            else "No checkpoint was saved yet."
-        )
+        saved = complete(Path(str(self.args.output_dir)))
+        kept = f"The last good checkpoint is {saved[-1]}." if saved else "No checkpoint was saved yet."
         fp16 = ", --precision bf16 or fp32 instead of fp16" if self.settings.precision == "fp16" else ""
         return TrainingError(
-            f"training stopped at step {step} of {self.state.max_steps}: {what}. {kept} Start again, with "
-            f"--overwrite or another --output, with a lower --learning-rate, a larger --warmup-ratio, a "
-            f"smaller --max-grad-norm{fp16}; or look for a fault in the data or the base model."
+            f"training stopped at step {step} of {self.state.max_steps}: {what}. {kept} Try a lower "
+            f"--learning-rate, a larger --warmup-ratio, a smaller --max-grad-norm{fp16}, or look for a fault "
+            "in the data or the base model; then start again with --overwrite or another --output."
         )
 
     def _end_step(self, control: Any) -> None:

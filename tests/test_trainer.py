@@ -455,3 +455,16 @@ def test_training_that_diverges_saves_no_checkpoint_that_is_not_finite(changes, 
         make(ObjectiveTrainer, base, tmp_path, **given).go_on(None)
     for file in tmp_path.rglob("state.safetensors"):
         assert all(torch.isfinite(tensor).all() for tensor in load_file(file).values())
+
+
+def test_a_gradient_that_overflows_in_fp16_is_scaled_by_less_while_that_can_help(base, tmp_path):
+    """Without a GPU there is no training in fp16, so the check is called with what such a step gives."""
+    trainer = make(ObjectiveTrainer, base, tmp_path)
+    overflow = {"encoder": 1.0, "gradient norm": float("inf")}
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    trainer._judge(1, overflow)
+    with pytest.raises(stzoo.TrainingError, match="encoder is nan"):
+        trainer._judge(1, overflow | {"encoder": float("nan")})
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=0.5)
+    with pytest.raises(stzoo.TrainingError, match="gradient norm is inf"):
+        trainer._judge(1, overflow)
