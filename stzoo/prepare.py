@@ -91,7 +91,8 @@ def prepare(
     """
     kind: type[Preparation] = host.resolve(host.find("preparation", preparation))  # type: ignore[assignment]
     wanted = kind.Settings.read(recipe, settings)
-    if wanted.preparation not in ("", preparation):
+    names = [host.full_name("preparation", one) for one in (wanted.preparation or preparation, preparation)]
+    if names[0] != names[1]:
         raise RecipeError(
             f"the recipe {recipe} is for `stzoo prepare {wanted.preparation}`, not {preparation}."
         )
@@ -101,6 +102,7 @@ def prepare(
 
         torch.set_num_threads(wanted.threads)
     with runs.start(output, wanted, resume=resume, overwrite=overwrite, worth=(f"{WORK}/*",)) as run:
+        host.use("preparation", preparation)
         if run.facts["status"] == "finished":
             shutil.rmtree(run.folder / WORK, ignore_errors=True)  # which a kill at the very end has left
             return run.folder

@@ -23,7 +23,7 @@ from .callbacks import Every
 from .calls import callable_module
 from .corpus import Corpus, load_corpus
 from .curves import draw
-from .errors import ModelError
+from .errors import ModelError, PluginError
 from .files import fingerprint, write_json
 from .hub import card
 from .hub.export import export
@@ -97,7 +97,12 @@ def load_base(
 
 def make_objective(base: Base, settings: PretrainSettings) -> Objective:
     """The objective, with all its parts new."""
-    objective: Objective = host.build("objective", settings.objective, base.backbone, **settings.options)
+    objective = host.build("objective", settings.objective, base.backbone, **settings.options)
+    if not isinstance(objective, Objective):
+        raise PluginError(
+            f"the objective {settings.objective!r} is a {type(objective).__name__}; expected a subclass of "
+            "stzoo.Objective."
+        )
     objective.weigh(settings.weights)
     return objective
 
@@ -115,9 +120,13 @@ def load_parts(objective: Objective, base: Base, settings: PretrainSettings) -> 
     stored = base.folder / PARTS / PARTS_FILE if base.folder else None
     if stored is not None and stored.is_file():
         tensors = load_file(stored)
-        made_by = json.loads((stored.parent / runs.RECORD).read_text())["recipe"]["objective"]
+        record = json.loads((stored.parent / runs.RECORD).read_text())
+        made_by = record["recipe"]["objective"]
+        same = host.full_name("objective", made_by, record.get("components", ())) == host.full_name(
+            "objective", settings.objective
+        )
         wrong = [n for n, t in parts.items() if n not in tensors or tensors[n].shape != t.shape]
-        if wrong or made_by != settings.objective:
+        if wrong or not same:
             raise ModelError(
                 f"{stored} was made by {made_by!r} and does not fit the objective {settings.objective!r} "
                 f"(missing or of another shape: {', '.join(wrong[:5]) or 'nothing'}). Use the objective and "

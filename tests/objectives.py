@@ -1,5 +1,7 @@
 """Small objectives for the tests of `check_objective`: sound ones, and one for each fault."""
 
+# ruff: noqa: ARG002 - `losses` is given all views, whether it uses them or not
+
 import random
 
 import numpy as np
@@ -71,7 +73,9 @@ class Momentum(Contriever):
         self.register_buffer("queue", functional.normalize(torch.randn(12, backbone.width), dim=1))
 
     def losses(self, ids, crops):
-        one = functional.normalize(self.projection(functional.dropout(self.encode(ids, crops[0])[1], 0.1)), dim=1)
+        one = functional.normalize(
+            self.projection(functional.dropout(self.encode(ids, crops[0])[1], 0.1)), dim=1
+        )
         with torch.no_grad():
             for slow, fast in zip(self.slow.parameters(), self.projection.parameters(), strict=True):
                 slow.lerp_(fast, 0.01)
@@ -298,7 +302,7 @@ class DrawsByNumpy(Autoencoder):
     fault = r"draw\(\) draws from numpy's random"
 
     def draw(self, views):
-        self.rate = float(np.random.uniform(0.3, 0.5))  # noqa: NPY002
+        self.rate = float(np.random.uniform(0.3, 0.5))
         return super().draw(views)
 
 
@@ -306,7 +310,7 @@ class DrawsByNumpyInLosses(Autoencoder):
     fault = r"losses\(\) draws from numpy's random"
 
     def rebuild(self, h, ids, attention):
-        return super().rebuild(h * float(np.random.rand()), ids, attention)  # noqa: NPY002
+        return super().rebuild(h * float(np.random.rand()), ids, attention)
 
 
 class DrawsByPythonsRandomInCollate(Autoencoder):
@@ -336,7 +340,9 @@ class DrawsByAGeneratorOfItsOwn(Autoencoder):
 
 
 class DrawsByAnUnseededGeneratorInLosses(Autoencoder):
-    fault = r"losses\(\) gives others of decoder for the same seed of torch's generator: it draws from another"
+    fault = (
+        r"losses\(\) gives others of decoder for the same seed of torch's generator: it draws from another"
+    )
 
     def rebuild(self, h, ids, attention):
         return super().rebuild(h * float(np.random.default_rng().uniform()), ids, attention)
@@ -346,21 +352,21 @@ class DrawsByAnUnseededGeneratorInLosses(Autoencoder):
 
 
 class EncoderAttendsToPadding(Autoencoder):
-    fault = "padding changes the losses encoder, decoder"
+    fault = "padding changes the loss encoder and the bottleneck"
 
     def encode(self, ids, attention):
         return super().encode(ids, torch.ones_like(attention))
 
 
 class DecoderAttendsToPadding(Autoencoder):
-    fault = "padding changes the losses decoder;"
+    fault = "padding changes the loss decoder;"
 
     def rebuild(self, h, ids, attention):
         return super().rebuild(h, ids, torch.ones_like(attention))
 
 
 class AveragesOverPadding(Contriever):
-    fault = "padding changes the losses contrastive"
+    fault = "padding changes the loss contrastive"
 
     def encode(self, ids, attention):
         hidden, h = super().encode(ids, attention)
@@ -368,7 +374,7 @@ class AveragesOverPadding(Contriever):
 
 
 class AsksForPadding(Autoencoder):
-    fault = "padding changes the losses decoder;"
+    fault = "padding changes the loss decoder;"
 
     def draw(self, views):
         drawn = super().draw(views)
@@ -393,7 +399,9 @@ class AnnealedByAnAttribute(Autoencoder):
 
 
 class QueueInAnAttribute(Momentum):
-    fault = r"losses\(\) gives others of contrastive .* state that no checkpoint keeps \(it changed self\.queue\)"
+    fault = (
+        r"losses\(\) gives others of contrastive .* state that no checkpoint keeps \(it changed self\.queue\)"
+    )
 
     def __init__(self, backbone):
         super().__init__(backbone)
@@ -406,7 +414,9 @@ class QueueInAnAttribute(Momentum):
 
 
 class QueueInABufferThatIsNotKept(Momentum):
-    fault = r"losses\(\) gives others of contrastive .* state that no checkpoint keeps \(it changed self\.queue\)"
+    fault = (
+        r"losses\(\) gives others of contrastive .* state that no checkpoint keeps \(it changed self\.queue\)"
+    )
 
     def __init__(self, backbone):
         super().__init__(backbone)

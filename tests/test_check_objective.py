@@ -32,7 +32,7 @@ def test_options_are_passed_on_and_the_generator_is_left_as_it_was():
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    with pytest.raises(AssertionError, match="30 steps|finds"):
+    with pytest.raises(AssertionError, match="no loss has a gradient"):
         check_objective(component(Backwards), options={"sign": -1}, steps=0)
     assert torch.equal(torch.rand(1), expected)
 
