@@ -228,8 +228,9 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 
 def _may_go_on(folder: Path, old: dict[str, Any], settings: Settings, resume: bool) -> None:
-    before, now = _full_names(old.get("recipe", {}), old.get("components", ())), _full_names(settings.dump())
-    differing = sorted(k for k in before.keys() | now.keys() if k not in FREE and before.get(k) != now.get(k))
+    before, now = old.get("recipe", {}), settings.dump()
+    then, new = _full_names(before, old.get("components", ())), _full_names(now)
+    differing = sorted(k for k in then.keys() | new.keys() if k not in FREE and then.get(k) != new.get(k))
     if not resume:
         what = "a finished run" if old.get("status") == "finished" else "an unfinished run"
         raise OutputError(f"{folder} holds {what}. Use --resume to go on, --overwrite, or another --output.")

@@ -52,7 +52,7 @@ def test_the_export_loads_everywhere_and_goes_on(base, corpus, tmp_path):
     # a name with its plugin, as a clash of names asks for it, is the same objective
     given = dict(base=str(base), corpus=[str(corpus)], output=first, resume=True, **SHORT)
     assert stzoo.pretrain(objective="retromae:retromae", **given) == first
-    with pytest.raises(stzoo.OutputError, match="objective: 'retromae:retromae' then, 'retromae:dupmae' now"):
+    with pytest.raises(stzoo.OutputError, match="objective: 'retromae' then, 'dupmae' now"):
         stzoo.pretrain(objective="dupmae", **given)
 
     given = {"base": str(first), "corpus": ["none"], "objective": "retromae:retromae"}
