@@ -115,22 +115,23 @@ def reason(error: BaseException) -> str:
     return first if "state_dict" not in first else " ".join(str(error).split())[:600]
 
 
-def _of_plugins(name: str, revision: str | None) -> dict[str, type]:
+def _of_plugins(model: str, revision: str | None) -> dict[str, type]:
     """The classes in modules.json that the code of installed poolings has, by their names there.
 
     An export with its own code names them FILE.CLASS; FILE is the last part of the plugin's module.
     """
     from sentence_transformers.util import load_file_path
 
-    listing = load_file_path(name, "modules.json", revision=revision)
+    listing = load_file_path(model, "modules.json", revision=revision)
     types = [module["type"] for module in json.loads(Path(listing).read_text())] if listing else []
     found = {}
     if foreign := [kind for kind in types if not kind.startswith("sentence_transformers.")]:
-        for component in host.all("pooling").values():
+        for name, component in host.all("pooling").items():
             module = inspect.getmodule(host.resolve(component))
             for kind in foreign:
                 file, _, cls = kind.rpartition(".")
                 if module and module.__name__.rpartition(".")[2] == file and hasattr(module, cls):
+                    host.use("pooling", name)
                     found[kind] = getattr(module, cls)
     return found
 

@@ -92,7 +92,8 @@ def prepare(
     require_one_process("prepare")
     kind: type[Preparation] = host.resolve(host.find("preparation", preparation))  # type: ignore[assignment]
     wanted = kind.Settings.read(recipe, settings)
-    if wanted.preparation not in ("", preparation):
+    names = [host.full_name("preparation", one) for one in (wanted.preparation or preparation, preparation)]
+    if names[0] != names[1]:
         raise RecipeError(
             f"the recipe {recipe} is for `stzoo prepare {wanted.preparation}`, not {preparation}."
         )
@@ -102,6 +103,7 @@ def prepare(
 
         torch.set_num_threads(wanted.threads)
     with runs.start(output, wanted, resume=resume, overwrite=overwrite, worth=(f"{WORK}/*",)) as run:
+        host.use("preparation", preparation)
         if run.facts["status"] == "finished":
             _clear(run.folder)  # what a kill at the very end has left
             return run.folder

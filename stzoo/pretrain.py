@@ -26,7 +26,7 @@ from .corpus import Corpus, load_corpus
 from .curves import PICTURE, draw
 from .distributed import refuse_sharding
 from .encode.inputs import reading_notes
-from .errors import ModelError, first_line
+from .errors import ModelError, PluginError, first_line
 from .files import fingerprint, write_json
 from .hub import card
 from .hub.export import export
@@ -97,7 +97,12 @@ def load_base(
 
 def make_objective(base: Base, settings: PretrainSettings) -> Objective:
     """The objective, with all its parts new."""
-    objective: Objective = host.build("objective", settings.objective, base.backbone, **settings.options)
+    objective = host.build("objective", settings.objective, base.backbone, **settings.options)
+    if not isinstance(objective, Objective):
+        raise PluginError(
+            f"the objective {settings.objective!r} is a {type(objective).__name__}; expected a subclass of "
+            "stzoo.Objective."
+        )
     objective.weigh(settings.weights)
     return objective
 
@@ -116,7 +121,8 @@ def load_parts(objective: Objective, base: Base, settings: PretrainSettings) -> 
     if stored is not None and stored.is_file():
         try:
             tensors = load_file(stored)
-            made_by = json.loads((stored.parent / runs.RECORD).read_text("utf-8"))["recipe"]["objective"]
+            record = json.loads((stored.parent / runs.RECORD).read_text("utf-8"))
+            made_by = record["recipe"]["objective"]
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 f"{stored.parent} is damaged ({type(error).__name__}: {first_line(error)}). Copy its "
@@ -126,8 +132,11 @@ def load_parts(objective: Objective, base: Base, settings: PretrainSettings) -> 
             raise ModelError(
                 f"{broken} in {stored} has NaN or infinity; remove {stored.parent} to begin anew."
             )
+        same = host.full_name("objective", made_by, record.get("components", ())) == host.full_name(
+            "objective", settings.objective
+        )
         wrong = [n for n, t in parts.items() if n not in tensors or tensors[n].shape != t.shape]
-        if wrong or made_by != settings.objective:
+        if wrong or not same:
             raise ModelError(
                 f"{stored} was made by {made_by!r} and does not fit the objective {settings.objective!r} "
                 f"(missing or of another shape: {', '.join(wrong[:5]) or 'nothing'}). Use the objective and "

@@ -9,11 +9,12 @@ import platform
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from . import host
 from .errors import OutputError, StzooError, first_line
 from .files import PART, clear_drafts, files_under, held, move_files, remove_files, sha256, write_json
 from .outputs import MODEL_FILES, check_output, check_resume
@@ -91,17 +92,21 @@ class Run:
         folder: the output.
         goes_on: True if it resumes an earlier, unfinished run.
         facts: what run.json will hold.
+        components: the parts of plugins that this process has used so far, with distribution and version.
     """
 
     def __init__(self, folder: Path, facts: dict[str, Any], goes_on: bool):
         self.folder, self.facts, self.goes_on = folder, facts, goes_on
+        self.components: list[dict[str, str]] = []
         self._begun = time.monotonic() - facts.get("seconds", 0)
         self._recorded = False  # True once this process has written run.json
         self._has_inputs = False  # True once this process has read its inputs
 
     def record(self, **facts: Any) -> None:
         """Adds facts and, in the first process, writes run.json."""
-        self.facts = finite(self.facts | facts)
+        before = self.facts.get("components", [])
+        used = [one for one in self.components if one not in before]
+        self.facts = finite(self.facts | {"components": [*before, *used]} | facts)
         if not is_first_process():
             return
         self.facts["seconds"] = round(time.monotonic() - self._begun, 1)
@@ -196,7 +201,8 @@ def start(
         run = _open(folder, settings, resume, overwrite)
         before = set(files_under(folder))
         try:
-            yield run
+            with host.recording() as run.components:
+                yield run
         except BaseException as error:
             _end_failed(run, error, before, worth)
             raise
@@ -424,7 +430,8 @@ def is_record(facts: Any) -> bool:
 
 def _may_go_on(folder: Path, old: dict[str, Any], settings: Settings, resume: bool) -> None:
     before, now = old.get("recipe", {}), settings.dump()
-    differing = sorted(k for k in before.keys() | now.keys() if k not in FREE and before.get(k) != now.get(k))
+    then, new = _full_names(before, old.get("components", ())), _full_names(now)
+    differing = sorted(k for k in then.keys() | new.keys() if k not in FREE and then.get(k) != new.get(k))
     if not resume:
         what = "a finished run" if old.get("status") == "finished" else "an unfinished run"
         raise OutputError(f"{folder} holds {what}. Use --resume to go on, --overwrite, or another --output.")
@@ -434,6 +441,18 @@ def _may_go_on(folder: Path, old: dict[str, Any], settings: Settings, resume: bo
             f"{folder} holds a run with other settings ({shown}). Resume it as it was, or begin anew with "
             "--overwrite."
         )
+
+
+def _full_names(recipe: dict[str, Any], used: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
+    """Settings in which each component is named with its plugin, as it may or may not be in a recipe."""
+    full = dict(recipe)
+    for kind in ("objective", "pooling", "balancer", "preparation"):
+        if isinstance(full.get(kind), str):
+            full[kind] = host.full_name(kind, full[kind], used)
+    for field in ("losses", "loss_options"):
+        if isinstance(full.get(field), dict):
+            full[field] = {host.full_name("loss", name, used): value for name, value in full[field].items()}
+    return full
 
 
 def earlier(base: str | Path) -> list[dict[str, Any]]:

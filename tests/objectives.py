@@ -1,5 +1,7 @@
 """Small objectives for the tests of `check_objective`: sound ones, and one for each fault."""
 
+# ruff: noqa: ARG002 - `losses` is given all views, whether it uses them or not
+
 import random
 
 import numpy as np
@@ -350,21 +352,21 @@ class DrawsByAnUnseededGeneratorInLosses(Autoencoder):
 
 
 class EncoderAttendsToPadding(Autoencoder):
-    fault = "padding changes the losses encoder, decoder"
+    fault = "padding changes the loss encoder and the bottleneck"
 
     def encode(self, ids, attention):
         return super().encode(ids, torch.ones_like(attention))
 
 
 class DecoderAttendsToPadding(Autoencoder):
-    fault = "padding changes the losses decoder;"
+    fault = "padding changes the loss decoder;"
 
     def rebuild(self, h, ids, attention):
         return super().rebuild(h, ids, torch.ones_like(attention))
 
 
 class AveragesOverPadding(Contriever):
-    fault = "padding changes the losses contrastive"
+    fault = "padding changes the loss contrastive"
 
     def encode(self, ids, attention):
         hidden, h = super().encode(ids, attention)
@@ -372,7 +374,7 @@ class AveragesOverPadding(Contriever):
 
 
 class AsksForPadding(Autoencoder):
-    fault = "padding changes the losses decoder;"
+    fault = "padding changes the loss decoder;"
 
     def draw(self, views):
         drawn = super().draw(views)

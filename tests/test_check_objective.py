@@ -14,7 +14,8 @@ def component(kind):
 
 @pytest.mark.parametrize("kind", objectives.SOUND, ids=lambda kind: kind.__name__)
 def test_sound_objectives_are_accepted(kind):
-    check_objective(component(kind))
+    some = kind in (objectives.Autoencoder, objectives.Both)  # test_contract.py has those of the plugins, too
+    check_objective(component(kind), steps=150 if some else 0)
 
 
 @pytest.mark.parametrize("kind", objectives.FAULTY, ids=lambda kind: kind.__name__)
@@ -32,7 +33,7 @@ def test_options_are_passed_on_and_the_generator_is_left_as_it_was():
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
-    with pytest.raises(AssertionError, match="30 steps|finds"):
+    with pytest.raises(AssertionError, match="no loss has a gradient"):
         check_objective(component(Backwards), options={"sign": -1}, steps=0)
     assert torch.equal(torch.rand(1), expected)
 

@@ -1,5 +1,6 @@
 """The plugin host, with a crowd of fake distributions (hand-written dist-info) on the path in every test."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,14 @@ def host():
 def plugin(host, distribution):
     (found,) = [p for p in host.plugins() if p.distribution == distribution]
     return found
+
+
+def line(text, file):
+    """FILE:LINE, as faults carry it, of the only line in a fake plugin that begins with this text."""
+    path = FAKES / file
+    lines = path.read_text(encoding="utf-8").splitlines()
+    (number,) = [number for number, one in enumerate(lines, 1) if one.strip().startswith(text)]
+    return f"({path}:{number})"
 
 
 def reason(host, distribution):
@@ -85,39 +94,45 @@ def test_all_lists_by_name_in_order(host):
 
 def test_a_plugin_that_cannot_be_imported_is_left_out(host):
     assert reason(host, "dist-import-error") == (
-        "ModuleNotFoundError: No module named 'a_module_that_nobody_has'"
+        "ModuleNotFoundError: No module named 'a_module_that_nobody_has' "
+        + line("import a_module", "fake_import_error.py")
     )
 
 
 def test_a_plugin_that_exits_is_left_out(host):
-    assert reason(host, "dist-exit") == "SystemExit: a script, not a plugin"
+    expected = "SystemExit: a script, not a plugin " + line("sys.exit", "fake_exit.py")
+    assert reason(host, "dist-exit") == expected
 
 
 def test_a_plugin_with_an_unknown_hook_is_left_out_and_told_the_nearest(host):
-    assert (
-        reason(host, "dist-unknown-hook") == "unknown hook stzoo_objectivs; the nearest is stzoo_objectives"
+    path = FAKES / "fake_unknown_hook.py"
+    assert reason(host, "dist-unknown-hook") == (
+        f"unknown hook stzoo_objectivs; the nearest is stzoo_objectives ({path}:4)"
     )
     assert "fake-beside-misspelt" not in host.all("pooling")
 
 
 def test_a_plugin_with_a_wrong_signature_is_left_out(host):
-    assert "stzoo_objectives(model)" in reason(host, "dist-wrong-signature")
+    told = reason(host, "dist-wrong-signature")
+    assert "stzoo_objectives(model)" in told
+    assert told.endswith("fake_wrong_signature.py:9)")
     assert "fake-beside-wrong" not in host.all("decoder")
 
 
 def test_a_hook_without_its_marker_is_noticed(host):
-    assert reason(host, "dist-unmarked") == "stzoo_objectives is not marked with @hookimpl"
+    expected = "stzoo_objectives is not marked with @hookimpl " + line("def", "fake_unmarked.py")
+    assert reason(host, "dist-unmarked") == expected
 
 
 def test_a_module_without_hooks_is_noticed(host):
-    assert reason(host, "dist-empty") == "implements no hook"
+    assert reason(host, "dist-empty") == f"implements no hook ({FAKES / 'fake_empty.py'}:1)"
 
 
 def test_a_hook_that_raises_loses_all_its_parts_and_no_other_hook_does(host):
     found = plugin(host, "dist-raises")
     assert found.failures == [
-        "hook stzoo_objectives: RuntimeError: halfway through",
-        "hook stzoo_poolings: LookupError: at once",
+        f"hook stzoo_objectives: RuntimeError: halfway through {line('raise Run', 'fake_raises.py')}",
+        f"hook stzoo_poolings: LookupError: at once {line('raise Look', 'fake_raises.py')}",
     ]
     assert {kind: list(parts) for kind, parts in found.provides.items()} == {"decoder": ["fake-survivor"]}
 
@@ -138,7 +153,8 @@ def test_a_hook_that_raises_loses_all_its_parts_and_no_other_hook_does(host):
 def test_a_wrong_value_is_left_out_with_its_hook(host, hook, told):
     found = plugin(host, "dist-wrong-values")
     assert found.provides == {}
-    assert f"hook {hook}: {told}" in found.failures
+    (failure,) = [one for one in found.failures if one.startswith(f"hook {hook}: {told}")]
+    assert re.search(r"fake_wrong_values\.py:\d+\)$", failure)
 
 
 def test_two_distributions_with_one_entry_point_name_are_both_left_out(host):
@@ -166,13 +182,17 @@ def test_two_plugins_with_one_name_conflict(host):
     ):
         assert culprit in str(caught.value)
     assert plugin(host, "dist-twin-a").failures == [
-        "objective 'fake-twin' is also provided by fake-twin-b (dist-twin-b 1.0)"
+        f"objective 'fake-twin' is also provided by fake-twin-b (dist-twin-b 1.0) ({FAKES}/fake_twin_a.py:4)"
     ]
 
 
 def test_a_qualified_name_settles_a_conflict(host):
     assert host.build("objective", "fake-twin-a:fake-twin") == "a"
     assert host.build("objective", "fake-twin-b:fake-twin") == "b"
+    assert host.full_name("objective", "fake-twin") == "fake-twin"
+    used = [host.origin("objective", "fake-twin-b:fake-twin")]
+    assert host.full_name("objective", "fake-twin", used) == "fake-twin-b:fake-twin"
+    assert host.full_name("pooling", "cls") == host.full_name("pooling", "builtin:cls") == "builtin:cls"
     assert host.build("objective", "fake-only-a") == "a"  # the other names of the two keep working
     assert host.find("pooling", "builtin:cls") is host.find("pooling", "cls")
 
@@ -301,6 +321,95 @@ def test_a_missing_extra_keeps_its_advice(host):
 def test_data_is_not_built(host):
     with pytest.raises(PluginError, match=r"the checkpoint 'fake-base.nothing' is data"):
         host.build("checkpoint", "fake-base.nothing")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (
+            "fake-takes-nothing",
+            r"calls TakesNothing with 1 positional argument.*TakesNothing\(\) \(.*misfit\.py:5\)",
+        ),
+        ("fake-takes-it-by-name", r"it is TakesItByName\(\*, backbone\) \(.*fake_misfit\.py:10\)"),
+        ("fake-fails-inside", r"AttributeError: .*no_such_attribute.* \(.*fake_misfit\.py:16\)"),
+    ],
+)
+def test_a_constructor_that_does_not_fit_is_told_with_plugin_file_and_line(host, name, told):
+    with pytest.raises(
+        PluginError, match=rf"fake-misfit \(dist-misfit 1\.0\).*'{name}' cannot be built: .*{told}"
+    ):
+        host.build("objective", name, "backbone")
+
+
+def test_what_a_builder_says_of_an_option_stays_a_value_error(host):
+    """Of poolings it becomes an error of the model."""
+    with pytest.raises(ValueError, match=r"is 2\.0") as caught:
+        host.build("objective", "fake-refuses-an-option", "backbone")
+    fault = host.culprit(caught.value)
+    assert (fault.plugin.distribution, fault.line) == ("dist-misfit", 21)
+    assert fault.file == str(FAKES / "fake_misfit.py")
+    with pytest.raises(RecipeError) as ours:
+        host.build("pooling", "fake-wide", 3, zzz=5)
+    assert host.culprit(ours.value) is None
+
+
+# --- what is used, and what is wrong
+
+
+def test_what_is_used_is_recorded_with_its_distribution_and_version(host):
+    host.build("pooling", "cls", 8)
+    with host.recording() as used:
+        host.build("pooling", "fake-wide", 3)
+        host.build("pooling", "fake-good:fake-wide", 3)
+        with host.recording() as inner:
+            host.use("objective", "fake-twin-a:fake-twin")
+    host.build("pooling", "cls", 8)
+    wide = dict(kind="pooling", name="fake-wide", plugin="fake-good", distribution="dist-good", version="1.0")
+    twin = dict(
+        kind="objective", name="fake-twin", plugin="fake-twin-a", distribution="dist-twin-a", version="1.0"
+    )
+    assert used == [wide, twin]
+    assert inner == [twin]
+
+
+def test_faults_are_those_of_loading_and_of_every_component(host, monkeypatch):
+    found = {(plugin.distribution, text) for plugin, text in host.faults()}
+    told = "\n".join(text for _, text in found)
+    assert {("dist-raises", text) for text in plugin(host, "dist-raises").failures} <= found
+    for name, words in (
+        ("fake-missing", "names nothing"),
+        ("fake-broken", "import of 'fake_good.broken' failed"),
+        ("fake-constant", "cannot be called"),
+        ("fake-takes-nothing", "calls TakesNothing with 1"),
+        ("fake-lost", "cannot be read"),
+    ):
+        assert re.search(rf"hook stzoo_\w+ \(.*\.py:\d+\): .*'{name}'.* {words}", told)
+    for sound in ("fake-extra", "fake-objective", "fake-wide", "fake-recipe"):
+        assert f"'{sound}'" not in told
+    monkeypatch.setenv("STZOO_PLUGINS", "")  # disabling a plugin is no fault
+    assert Host().faults() == []
+
+
+def test_strict_exits_with_1_on_any_fault(monkeypatch):
+    from typer.testing import CliRunner
+
+    import stzoo.host
+    from stzoo.cli.shared import app
+
+    crowd = Host()
+    for name in ("plugins", "faults"):
+        monkeypatch.setattr(stzoo.host, name, getattr(crowd, name))
+    import stzoo.cli
+
+    assert CliRunner().invoke(app, ["plugins"]).exit_code == 0
+    strict = CliRunner().invoke(app, ["plugins", "--strict"])
+    assert strict.exit_code == 1
+    assert "'fake-missing' cannot be used" in strict.stderr
+    monkeypatch.setenv("STZOO_PLUGINS", "")
+    sound = Host()
+    for name in ("plugins", "faults"):
+        monkeypatch.setattr(stzoo.host, name, getattr(sound, name))
+    assert CliRunner().invoke(app, ["plugins", "--strict"]).exit_code == 0
 
 
 # --- recipes

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,21 @@ def test_the_export_loads_everywhere_and_goes_on(base, corpus, tmp_path):
     assert facts["corpus"]["passages"] == 48
     assert {"encoder", "decoder", "decoder_accuracy", "tokens_per_s"} <= facts["log"][0].keys()
 
-    settings = PretrainSettings.read(None, {"base": str(first), "corpus": ["none"]})
+    used = {
+        (part["kind"], part["name"]): (part["distribution"], part["version"]) for part in facts["components"]
+    }
+    installed = version("stzoo-retromae")
+    assert used["objective", "retromae"] == ("stzoo-retromae", installed)
+    assert used["decoder", "enhanced"] == ("stzoo", stzoo.__version__)
+    assert f"stzoo-retromae {installed}" in (first / "README.md").read_text()
+    # a name with its plugin, as a clash of names asks for it, is the same objective
+    given = dict(base=str(base), corpus=[str(corpus)], output=first, resume=True, **SHORT)
+    assert stzoo.pretrain(objective="retromae:retromae", **given) == first
+    with pytest.raises(stzoo.OutputError, match="objective: 'retromae' then, 'dupmae' now"):
+        stzoo.pretrain(objective="dupmae", **given)
+
+    given = {"base": str(first), "corpus": ["none"], "objective": "retromae:retromae"}
+    settings = PretrainSettings.read(None, given)
     base = load_base(str(first))
     again = make_objective(base, settings)
     assert not load_parts(again, base, settings)

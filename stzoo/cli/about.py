@@ -25,23 +25,39 @@ def _about(version: Annotated[bool, typer.Option("--version", help="Print the ve
 
 
 @app.command("plugins")
-def plugins_command(as_json: Json = False) -> None:
+def plugins_command(
+    as_json: Json = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="import everything that plugins provide, and exit with 1 on any fault"),
+    ] = False,
+) -> None:
     """Show the installed plugins: versions, what each provides, and what failed and why."""
     from .. import host
 
+    faults = host.faults() if strict else []
     rows: list[dict[str, Any]] = [
         {
             "plugin": plugin.name,
             "distribution": plugin.distribution,
             "version": plugin.version,
             "provides": {kind: sorted(parts) for kind, parts in plugin.provides.items() if parts},
-            "failures": plugin.failures,
+            "failures": [
+                *plugin.failures,
+                *(text for owner, text in faults if owner is plugin and text not in plugin.failures),
+            ],
         }
         for plugin in host.plugins()
     ]
     if as_json:
         print_json(rows)
-        return
+    else:
+        _show_plugins(rows)
+    if faults:
+        raise typer.Exit(1)
+
+
+def _show_plugins(rows: list[dict[str, Any]]) -> None:
     table = new_table("plugin", "distribution", "version", "provides")
     for row in rows:
         parts = "\n".join(f"{kind}: {', '.join(names)}" for kind, names in row["provides"].items())

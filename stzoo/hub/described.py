@@ -1,14 +1,15 @@
 """What a model's folder says of the model, and of the training runs that made it, in words for a card."""
 
+import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import host
 from ..curves import as_history
-from ..errors import ModelError
+from ..errors import ModelError, PluginError
 from ..hookspecs import Component
 from ..runs import MERGED, RECORD
 from . import public
@@ -209,12 +210,14 @@ def _step(run: Mapping[str, Any], known: Mapping[str, str]) -> Step:
         if "gpu" in hardware
         else f"{hardware.get('cpus', '?')} CPU cores, {hardware.get('machine', '?')}"
     )
-    versions = ", ".join(f"{name} {number}" for name, number in run.get("versions", {}).items())
+    used = run.get("components", ())
+    installed = run.get("versions", {}) | {one["distribution"]: one["version"] for one in used}
+    versions = ", ".join(f"{name} {number}" for name, number in installed.items())
     return Step(
         command=history.command,
         base=public.shown(history.base, known),
         base_id=public.shown(run.get("base", {}).get("id"), known),
-        methods=list(_methods(recipe)),
+        methods=list(_methods(recipe, used)),
         data=public.shown(list(_data(run, shown)), known),
         datasets=public.shown(list(run.get("datasets", ())), known),
         outcome=history.outcome,
@@ -225,14 +228,19 @@ def _step(run: Mapping[str, Any], known: Mapping[str, str]) -> Step:
     )
 
 
-def _methods(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str, Component | None]]:
+def _methods(
+    recipe: Mapping[str, Any], used: Sequence[Mapping[str, str]]
+) -> Iterator[tuple[str, str, Component | None]]:
     wanted = [("objective", recipe.get("objective"))]
     wanted += [("loss", name) for name in recipe.get("losses", ())]
     wanted += [("balancer", recipe["balancer"])] if recipe.get("tasks") else []
     wanted += [("pooling", recipe.get("pooling"))]
     for kind, name in wanted:
         if name:
-            yield kind, public.shown(name, {}), host.all(kind).get(name)
+            component = None
+            with contextlib.suppress(PluginError):  # not installed here
+                component = host.find(kind, host.full_name(kind, name, used))
+            yield kind, public.shown(name.rpartition(":")[2], {}), component
 
 
 def _data(run: Mapping[str, Any], shown: Mapping[str, Any]) -> Iterator[str]:

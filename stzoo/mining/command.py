@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .. import lexical
+from .. import host, lexical
 from ..distributed import require_one_process
 from ..errors import DataError, OutputError, RecipeError
 from ..opened import open_model
@@ -83,7 +83,10 @@ def mine(
         if wanted.teacher
         else None
     )
-    finder = _finder(wanted, judged, bars)
+    with host.recording() as used:
+        finder = _finder(wanted, judged, bars)
+    if used:  # a pooling of a plugin, for example
+        finder.facts = finder.facts | {"components": used}
     if path.exists() and not overwrite and not left:
         made = read_made(path)
         assert made is not None, "see is_ours"

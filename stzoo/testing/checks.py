@@ -16,10 +16,10 @@ def check_objective(
 ) -> None:
     """Checks on a tiny model that an objective trains and resumes, and learns from what it should.
 
-    It finds, among others: reading of columns that are not declared; random choices outside `draw`, or from
-    another generator than torch's; losses that do not train the bottleneck; padding that changes a loss; state
-    that a checkpoint does not keep; and labels or uncorrupted text that the encoder or a decoder sees. The
-    component need not be installed.
+    Among others it finds: reading of columns that are not declared; random choices outside `draw`, or from
+    another generator than torch's; losses that do not train the bottleneck; padding that changes a loss;
+    state that a checkpoint does not keep; and labels or uncorrupted text that the encoder or a decoder sees.
+    The component need not be installed.
 
     Args:
         component: of the objective.
