@@ -206,7 +206,8 @@ def _bm25(judged: JudgedSet, k: int, language: str | None, progress: bool | None
     revision = version("bm25s")
     code = lexical.choose_language(language, judged.passages, judged.name)
     settings = {"k": k, **lexical.settings_of(code)}
-    meta = {"name": lexical.NAME, "revision": revision, **lexical.SETTINGS}
+    every = {name: settings[name] for name in ("method", "k1", "b")}  # the rest differs from set to set
+    meta = {"name": lexical.NAME, "revision": revision, **every}
 
     def retrieve(judged: JudgedSet) -> Found:
         run = lexical.retrieve_bm25(judged, k, language=code, progress=progress)
