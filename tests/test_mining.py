@@ -338,6 +338,7 @@ def test_bm25_mines_chinese_and_tells_the_language(tmp_path, capsys):
     assert "reads zh as Chinese" in said
     assert "1 of 2 queries (50%) have no negative. Mine deeper" in said
     assert mine("bm25s", output=tmp_path / "a.jsonl", resume=True, **given) == made
+    capsys.readouterr()
     named = mine("bm25s", output=tmp_path / "b.jsonl", language="German", **given)
     assert (named["model"]["language"], named["model"]["stemmer"]) == ("de", "german")
     assert "reads" not in capsys.readouterr().err
