@@ -233,6 +233,33 @@ def test_bm25_scores_are_those_of_the_formula(data):
         assert retrieve_bm25(judged)[query] == pytest.approx(expected, rel=1e-5)
 
 
+def test_bm25_searches_other_languages_and_says_what_it_took_them_for(tmp_path, capsys):
+    texts = ["北京是中国的首都。", "大熊猫住在四川。以竹子为食。", "长江是亚洲最长的河流。"]
+    queries = {"q0": "中国的首都在哪里", "q1": "熊猫吃什么", "q2": "亚洲最长的河"}
+    rows = [{"_id": f"d{n}", "text": text} for n, text in enumerate(texts)]
+    folder = write_beir(tmp_path / "zh", rows, queries, {"test": {f"q{n}": {f"d{n}": 1} for n in range(3)}})
+    (result,) = bench([], data=folder, output=tmp_path / "out")
+    assert result.scores.mean["nDCG@10"] == 1
+    assert result.facts["settings"]["language"] == "zh"
+    assert result.facts["notes"] == []
+    assert "reads zh as Chinese" in capsys.readouterr().err
+    with pytest.raises(OutputError, match="'language': 'zh'"):
+        bench([], data=folder, output=tmp_path / "out", language="de")
+    with pytest.raises(RecipeError, match="language 'xx' is unknown"):
+        bench([], data=folder, output=tmp_path / "out", language="xx")
+    with pytest.raises(RecipeError, match="drop --language"):
+        bench(["m"], data=folder, output=tmp_path / "out", language="de", bm25=False)
+
+
+def test_queries_that_share_no_word_with_any_passage_are_noted(tmp_path):
+    rows = [{"_id": "d", "text": "le chat dort sur le lit"}]
+    queries = {"q0": "the cat", "q1": "the bed", "q2": "chat"}
+    folder = write_beir(tmp_path / "fr", rows, queries, {"test": {query: {"d": 1} for query in queries}})
+    (result,) = bench([], data=folder, output=tmp_path / "out", language="fr")
+    (note,) = result.facts["notes"]
+    assert "BM25 finds nothing for 2 of 3 queries (read as French)" in note
+
+
 def test_bm25_settles_ties_and_self_hits_as_the_dense_search_does(tmp_path):
     corpus = [{"_id": name, "text": "same words"} for name in ("b", "a", "d", "c")] + [
         {"_id": "e", "text": ""}

@@ -13,11 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from stzoo.bench import bench
 from stzoo.bench.contamination import LIST, REPORT, contamination
 from stzoo.bench.contamination.contaminated import as_json, table
 from stzoo.bench.contamination.overlap import Index, words
+from stzoo.cli import app
 from stzoo.errors import DataError, MissingExtraError, OutputError, RecipeError
 from stzoo.judged import read_beir, write_beir
 
@@ -74,6 +76,7 @@ def test_words_are_compared_without_case_punctuation_or_widths():
     )
     assert words("東京タワー is tall") == ["東", "京", "タ", "ワ", "ー", "is", "tall"]
     assert words(" … ") == []
+    assert words("cafe\u0301 हिन्दी") == ["café", "हिन्दी"]
 
 
 texts = st.lists(st.lists(st.sampled_from("abcde"), max_size=9).map(" ".join), min_size=1, max_size=5)
@@ -245,6 +248,11 @@ def test_a_parquet_file_without_text_or_no_file_at_all_is_an_error(tested, tmp_p
     pq.write_table(pa.table({"n": [1]}), tmp_path / "n.parquet")
     with pytest.raises(DataError, match=r"n\.parquet has no column of text, only n\."):
         contamination(tmp_path / "n.parquet", data=tested)
+    for nothing in ("", [" "], ["a.jsonl", ""]):
+        with pytest.raises(RecipeError, match="no training data"):
+            contamination(nothing, data=tested)
+    done = CliRunner().invoke(app, ["contamination", "--train", "", "--data", str(tested)])
+    assert isinstance(done.exception, RecipeError)
     with pytest.raises(RecipeError, match="no training data"):
         contamination([], data=tested)
 

@@ -181,6 +181,14 @@ def test_near_empty_passages_are_dropped_and_counted(tmp_path):
     assert load_corpus(path, min_words=1).dropped == 1
 
 
+def test_min_words_are_counted_in_every_script(tmp_path):
+    kept = ["ｶﾅﾃｷｽﾄ", "ㄅㄆㄇㄈ", "😀👍🏽🎉", "हिन्दी भाषा है", "cafe\u0301 de\u0301ja\u0300 vu"]
+    path = write(tmp_path / "a.txt", "\n".join([*kept, "हिन्दी", "👩‍👩‍👧", "a\u0301e\u0301o\u0301"]).encode())
+    corpus = load_corpus(path)
+    assert corpus.rows["text"][:] == kept
+    assert corpus.dropped == 3
+
+
 BAD = [
     (b"{\n", "no JSON"),
     (b"[1]\n", "type list"),

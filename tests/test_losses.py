@@ -160,6 +160,31 @@ def test_a_known_positive_is_never_a_negative(model):
     assert len(kept) == len(label["ids"])  # the four negatives, none of the positives
 
 
+def test_a_passage_of_the_same_tokens_as_the_positive_is_no_negative(model):
+    """The model, which folds case, cannot tell them apart; nor what it cuts off."""
+    writer = TrainingSetWriter()
+    writer.add("lift", [Candidate("Wing and flow")], [Candidate("jet cone")])
+    writer.add("drag", [Candidate("shock wave")], [Candidate("wing AND flow")])
+    writer.add("heat", [Candidate("shock wave " * 40 + "x")], [Candidate("shock wave " * 40 + "y")])
+    examples, batch = batch_of(writer.finish("x", stzoo.__file__), model, negatives=1)
+    label = batch["label"]
+    masked = known_positives(label["ids"], label["positives"], 0, label["tokens"])
+    texts = [examples.data.passages[place] for place in label["ids"].T.flatten().tolist()]
+    found = {texts[row]: {texts[place] for place in masked[row].nonzero()[:, 0].tolist()} for row in range(3)}
+    long = "shock wave " * 40
+    assert found == {
+        "Wing and flow": {"wing AND flow"},
+        "shock wave": set(),
+        f"{long}x": {f"{long}y"},
+    }
+    value, _, _ = ours(model, batch, {"contrastive": 1.0})
+    with torch.no_grad():
+        queries = model(features_of(batch, "query"))["sentence_embedding"]
+        passages = model(features_of(batch, "passage"))["sentence_embedding"][label["places"].T.flatten()]
+        scores = (cos_sim(queries, passages) / 0.05).masked_fill(masked, -math.inf)
+    assert value == pytest.approx(float(torch.nn.functional.cross_entropy(scores, torch.arange(3))), rel=1e-5)
+
+
 @settings(deadline=None, max_examples=40)
 @given(
     ids=st.lists(st.lists(st.integers(0, 9), min_size=2, max_size=2), min_size=1, max_size=5),

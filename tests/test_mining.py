@@ -310,6 +310,57 @@ def test_bm25_mines_with_margins_from_its_own_scores(mined, judged):
         assert row["neg_id"] == [one for one in run[row["query_id"]] if one not in row["pos_id"]]
 
 
+PANDAS = [
+    "大熊猫吃竹子。住在四川的山里。",
+    "大熊猫住在四川的竹林里。",
+    "四川的山里有竹林和茶园。",
+    "长江流过四川。",
+]
+
+
+def test_bm25_mines_chinese_and_tells_the_language(tmp_path, capsys):
+    rows = [{"_id": f"d{n}", "text": text} for n, text in enumerate(PANDAS)]
+    queries, qrels = {"q": "大熊猫吃什么", "r": "长江"}, {"q": {"d0": 1}, "r": {"d3": 1}}
+    folder = write_beir(tmp_path / "zh", rows, queries, {"train": qrels})
+    given = dict(data=str(folder), mined=2, depth=4, sampling="top")
+    made = mine("bm25s", output=tmp_path / "a.jsonl", **given)
+    (first, second) = rows_of(tmp_path / "a.jsonl")
+    assert first["neg"] == [PANDAS[1]]
+    assert second["neg"] == []
+    assert (made["model"]["language"], made["model"]["stemmer"], made["recipe"]["language"]) == (
+        "zh",
+        None,
+        None,
+    )
+    assert made["notes"] == ["1 of 2 queries (50%) have no negative."]
+    assert read_training(tmp_path / "a.jsonl").made == made
+    said = capsys.readouterr().err
+    assert "reads zh as Chinese" in said
+    assert "1 of 2 queries (50%) have no negative. Mine deeper" in said
+    assert mine("bm25s", output=tmp_path / "a.jsonl", resume=True, **given) == made
+    capsys.readouterr()
+    named = mine("bm25s", output=tmp_path / "b.jsonl", language="German", **given)
+    assert (named["model"]["language"], named["model"]["stemmer"]) == ("de", "german")
+    assert "reads" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("finder", ["bm25s", "model"])
+def test_passages_that_look_like_the_answer_are_not_mined(finder, model, tmp_path):
+    texts = [
+        "the wing of a café",
+        " the wing  of a café\n",
+        "the wing of a cafe\u0301",
+        "the wing of a plane",
+    ]
+    rows = [{"_id": f"d{n}", "text": text} for n, text in enumerate(texts)]
+    folder = write_beir(tmp_path / "copies", rows, {"q": "wing"}, {"train": {"q": {"d1": 1}}})
+    store = {} if finder == "bm25s" else {"store": str(tmp_path / "store")}
+    name = finder if finder == "bm25s" else str(model)
+    made = mine(name, data=str(folder), output=tmp_path / "mined.jsonl", **TOP, **store)
+    assert rows_of(tmp_path / "mined.jsonl")[0]["neg"] == [texts[3]]
+    assert made["counts"]["removed_answers"] == 3
+
+
 def test_a_training_file_gets_other_negatives_from_a_corpus(mined, judged):
     _, path = mined(model="bm25s")
     _, again = mined("again.parquet", data=str(path), corpus=str(judged))
@@ -514,6 +565,8 @@ def test_parts_that_a_kill_left_of_a_whole_file_are_no_mining(mined, monkeypatch
         (dict(depth=4, skip=2), "leaves 2 passages"),
         (dict(teacher_margin=1.0), "need a teacher"),
         (dict(model="bm25s", max_tokens=20), "leave max_tokens out"),
+        (dict(model="bm25s", language="klingon"), "language 'klingon' is unknown"),
+        (dict(language="de"), "drop --language"),
         (dict(model="/no/such"), "/no/such"),
         (dict(memory_gib=1e-9), "memory_gib"),
         (dict(minned=3), "did you mean 'mined'"),

@@ -743,6 +743,42 @@ def test_one_text_under_two_ids_is_one_passage_under_the_first():
         writer.add("r", [Candidate("c", "2")])
 
 
+@pytest.mark.parametrize(
+    ("positive", "negative"),
+    [
+        ("The answer.", " The\u00a0answer. \n"),
+        ("café", "cafe\u0301"),
+        ("カタカナ", "ｶﾀｶﾅ"),
+        ("soft", "so\u00adft\ufeff"),
+    ],
+)
+def test_a_negative_that_looks_like_the_positive_is_left_out(tmp_path, positive, negative):
+    rows = [
+        {"query": "q", "pos": [positive], "neg": [negative, "other"]},
+        {"query": "r", "pos": [negative], "neg": ["other"]},
+    ]
+    training = read_training(put(tmp_path / "rows.jsonl", *rows))
+    found = [(row.query, [one.text for one in (*row.positives, *row.negatives)]) for row in training.rows()]
+    assert found == [("q", [positive, "other"]), ("r", [positive, "other"])]
+    assert training.notes == (
+        "1 negatives differ from a positive of their query in white space or Unicode form only, and are left "
+        "out",
+    )
+    with pytest.raises(DataError, match="both positive and negative"):
+        read_training(put(tmp_path / "same.jsonl", {"query": "q", "pos": [negative], "neg": [negative]}))
+
+
+def test_many_queries_without_a_negative_are_noted():
+    def notes(missing):
+        writer = TrainingSetWriter()
+        for number in range(10):
+            writer.add(f"q{number}", [Candidate(f"p{number}")], [Candidate("n")] * (number >= missing))
+        return writer.finish("x", Path("x")).notes
+
+    assert notes(3) == ("3 of 10 queries (30%) have no negative.",)
+    assert notes(2) == notes(10) == ()  # few; or none is meant to have any
+
+
 def test_queries_of_one_text_under_two_ids_are_two():
     writer = TrainingSetWriter()
     writer.add("q", [Candidate("a")], query_id="1")

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import unicodedata
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from stzoo_master_related import (
     texts_of,
 )
 
-from stzoo.corpus import WORD, load_corpus
+from stzoo.corpus import load_corpus
 from stzoo.errors import ModelError, RecipeError
 from stzoo.lexical import SETTINGS
 from stzoo.testing import sentences
@@ -278,7 +279,7 @@ def test_keywords_are_the_words_of_highest_tf_idf_of_each_stretch_in_their_order
     texts = sentences(30, seed=4)
     rows = corpus_of(texts)
     found = in_pieces(LexicalQueries(rows, 2, tmp_path), 30, 7)
-    folded = [[word.casefold() for word in WORD.findall(text)] for text in texts]
+    folded = [re.findall(r"\w+", text.lower()) for text in texts]
     for words, queries in zip(folded, found, strict=True):
         edges = [0, round(len(words) / 2), len(words)]
         for (a, b), query in zip(pairwise(edges), queries, strict=True):
@@ -319,6 +320,32 @@ def test_counts_of_another_corpus_are_not_used(tmp_path):
     rows = corpus_of(sentences(30, seed=2))
     found = LexicalQueries(rows, 3, tmp_path)(0, 30)
     assert found == LexicalQueries(rows, 3, tmp_path / "new")(0, 30)
+
+
+def test_queries_are_of_whole_words_in_every_script(tmp_path):
+    texts = [
+        "हिन्दी भाषा की लिपि देवनागरी है",
+        "தமிழ் மொழி பழமையான மொழி ஆகும்",
+        "שָׁלוֹם עֲלֵיכֶם רַבִּים",
+        "une e\u0301cole e\u0301le\u0301gante pre\u0300s de la mer",
+        "大熊猫",
+    ]
+    found = LexicalQueries(corpus_of(texts), 1, tmp_path)(0, 5)
+    assert [query for (query,) in found] == [
+        "हिन्दी भाषा की लिपि देवनागरी",
+        "தமிழ் மொழி பழமையான ஆகும்",
+        unicodedata.normalize("NFC", texts[2]),
+        "une école élégante près de",
+        "大熊 熊猫",
+    ]
+
+
+def test_neighbours_by_bm25_are_searched_in_the_language_of_the_corpus(tmp_path):
+    texts = ["大熊猫吃竹子。", "大熊猫住在四川。", "长江流过上海。", "上海是大城市有长江。"]
+    nearest = NearestByBM25(corpus_of(texts), 1, tmp_path)
+    assert nearest(0, 4) == [[1], [0], [3], [2]]
+    assert nearest.facts["language"] == "zh"
+    assert NearestByBM25(corpus_of(texts), 1, tmp_path, "german").facts["stemmer"] == "german"
 
 
 def test_less_than_one_query_is_refused(tmp_path):

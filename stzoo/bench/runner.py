@@ -278,7 +278,8 @@ def _score(
 def _bm25(k: int, language: str, progress: bool | None) -> System:
     revision = version("bm25s")
     settings = {"k": k, **lexical.settings_of(language)}
-    meta = {"name": lexical.NAME, "revision": revision, **lexical.SETTINGS}
+    every = {name: settings[name] for name in ("method", "k1", "b")}  # the rest differs from set to set
+    meta = {"name": lexical.NAME, "revision": revision, **every}
 
     def retrieve(judged: JudgedSet) -> Found:
         run = lexical.retrieve_bm25(judged, k, language=language, progress=progress)
