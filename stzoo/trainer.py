@@ -253,7 +253,8 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         if weights is None:
             found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             parts = getattr(getattr(self.loss, "loss", self.loss), "last", {})
-            self._watch({**parts, "loss": found[0] if return_outputs else found})
+            total = found[0] if isinstance(found, tuple) else found
+            self._watch({**parts, "loss": total})
             return found
         features, labels = self.collect_features(inputs)
         if model == self.model_wrapped and self.loss.model != model:
@@ -410,8 +411,8 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         """Asks for a checkpoint when one is due by time, or a signal asks to stop; all processes alike."""
         if control.should_save or control.should_evaluate:
             self._check_finite(now=True)
-        due = time.monotonic() - self.saved_at >= 60 * self.settings.save_minutes
-        number, due = largest([self.signals.received, due and self.is_world_process_zero()], self.group)
+        late = time.monotonic() - self.saved_at >= 60 * self.settings.save_minutes
+        number, due = largest([self.signals.received, late and self.is_world_process_zero()], self.group)
         if number:
             self.signals.received, self.stopping = int(number), True
         if number or due:
@@ -511,6 +512,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         return folder
 
     def _load_best_model(self) -> None:
+        assert self.state.best_global_step is not None
         self._load_from_checkpoint(str(self._check_best(self.state.best_global_step)))
 
     def _save_checkpoint(self, *given: Any, **named: Any) -> None:
