@@ -245,6 +245,8 @@ def test_a_base_whose_tokenizer_has_no_limit_is_pretrained_and_exported(corpus, 
     how = dict(corpus=[str(corpus)], max_steps=1, batch_size=4, max_tokens=32)
     out = stzoo.pretrain(base=str(base), output=tmp_path / "run", **how)
     assert SentenceTransformer(str(out), device="cpu").max_seq_length == 64
+    (note,) = json.loads((out / "run.json").read_text())["notes"]
+    assert "has positions for 64 tokens (max_seq_length says 66)" in note
 
 
 def test_models_without_position_rows_keep_their_length(tmp_path, capsys):
