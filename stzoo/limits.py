@@ -32,7 +32,7 @@ def prepare(model: Any, name: str) -> None:
             length leaves no room for text, or the modules do not fit each other.
     """
     for module in transformers_of(model):
-        _check_vocabulary(name, module.tokenizer, module.model.get_input_embeddings())
+        _check_vocabulary(name, module.tokenizer, _word_embeddings(module.model))
         if module.tokenizer.pad_token_id is None:
             raise ModelError(
                 f"the tokenizer of {name} has no padding token, so its texts cannot be put into batches. Set "
@@ -106,6 +106,13 @@ def _cut(name: str, module: Any) -> None:
     notify(f"{name} has positions for {most} tokens{said}; longer texts are cut there.")
 
 
+def _word_embeddings(encoder: Any) -> Any:
+    try:
+        return encoder.get_input_embeddings()
+    except (AttributeError, NotImplementedError):  # of other backends than torch, and of some image models
+        return None
+
+
 def _check_vocabulary(name: str, tokenizer: Any, table: Any) -> None:
     rows = getattr(table, "num_embeddings", None)
     vocabulary = tokenizer.get_vocab()
@@ -138,7 +145,7 @@ def _pad_right(name: str, model: Any, module: Any) -> None:
         isinstance(table, torch.nn.Embedding) and table.padding_idx is None and TABLES.fullmatch(part)
         for part, table in module.model.named_modules()
     )
-    first = any(
+    first = module.transformer_task == "sequence-classification" or any(
         "cls" in ([part.pooling_mode] if isinstance(part.pooling_mode, str) else part.pooling_mode)
         if isinstance(part, Pooling)
         else not type(part).__module__.startswith("sentence_transformers.")

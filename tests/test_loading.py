@@ -11,7 +11,13 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Module, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
-from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 import stzoo
 from stzoo import lora, weights
@@ -328,6 +334,17 @@ def test_a_vector_does_not_depend_on_the_padding_of_its_batch(family, pooling, s
     texts = ["the wing", "sunlight and water into sugar of the cell and the treaty was signed"]
     together, single = (encode(model, some, role="document")[0] for some in (texts, texts[:1]))
     np.testing.assert_allclose(together, single, atol=1e-5)
+
+
+def test_a_teacher_does_not_read_the_padding_either(tmp_path):
+    base = tiny_masked_lm("roberta", tmp_path)
+    config = AutoConfig.from_pretrained(base, num_labels=1, initializer_range=0.2)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(base)
+    edit(base / "tokenizer_config.json", lambda config: config.update(padding_side="left"))
+    teacher = open_teacher(str(base), device="cpu")
+    pairs = ["the wing", "wing " * 20]
+    together, single = (teacher.score(some, some)[0] for some in (pairs, pairs[:1]))
+    assert together == pytest.approx(single, abs=1e-5)
 
 
 @pytest.fixture
