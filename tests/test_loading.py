@@ -20,7 +20,7 @@ from transformers import (
 )
 
 import stzoo
-from stzoo import lora, weights
+from stzoo import limits, lora, weights
 from stzoo.bench import bench
 from stzoo.bench.beir_model import BEIRModel
 from stzoo.encode import encode
@@ -334,6 +334,24 @@ def test_a_vector_does_not_depend_on_the_padding_of_its_batch(family, pooling, s
     texts = ["the wing", "sunlight and water into sugar of the cell and the treaty was signed"]
     together, single = (encode(model, some, role="document")[0] for some in (texts, texts[:1]))
     np.testing.assert_allclose(together, single, atol=1e-5)
+
+
+def test_a_tokenizer_without_an_attention_mask_gets_one(copied, capsys):
+    edit(copied / "tokenizer_config.json", lambda config: config.update(model_input_names=["input_ids"]))
+    model = load_plain(str(copied), device="cpu")
+    assert "makes no attention_mask, so padding would be read" in capsys.readouterr().err
+    texts = ["the wing", "wing " * 30]
+    together, single = (encode(model, some, role="document")[0] for some in (texts, texts[:1]))
+    np.testing.assert_allclose(together, single, atol=1e-5)
+
+
+def test_a_pooling_that_reads_padding_is_refused(copied):
+    model = SentenceTransformer(str(copied), device="cpu")
+    model[1].forward = lambda features, **_: (
+        features | {"sentence_embedding": features["token_embeddings"].mean(1)}
+    )
+    with pytest.raises(ModelError, match="reads padding: what it makes of a text depends on the texts"):
+        limits.prepare(model, "model")
 
 
 def test_a_teacher_does_not_read_the_padding_either(tmp_path):
