@@ -21,7 +21,7 @@ from .fitting import alone, examples_of, fit, loss_of
 from .hub import card, layout
 from .hub.export import export
 from .losses import needs_scores
-from .messages import notify
+from .messages import collect_notes, notify
 from .mining import check_rules
 from .models import like, load_model
 from .multitask import check_balancer
@@ -84,9 +84,13 @@ def finetune(
             return run.folder
         data = read_data(wanted)
         set_seed(wanted.seed)
-        student = load_model(
-            wanted.model, pooling=wanted.pooling, pooling_options=wanted.pooling_options, device=wanted.device
-        )
+        with collect_notes() as notes:
+            student = load_model(
+                wanted.model,
+                pooling=wanted.pooling,
+                pooling_options=wanted.pooling_options,
+                device=wanted.device,
+            )
         if wanted.portable:
             layout.built_in(student)  # what has no built-in form is refused before it is trained
         set_prompts(student, wanted)
@@ -116,10 +120,11 @@ def finetune(
         named = [name for one in wanted.each().values() for name in (one.data, one.corpus) if name]
         before, imported = runs.earlier(wanted.model), runs.imported(wanted.model)
         run.record(before=before, imported=imported, datasets=hub_ids(named))
-        if notes := _reading_notes(wanted, student, trains):
-            run.record(notes=notes)
-        for note in notes:
+        for note in _reading_notes(wanted, student, trains):
             notify(note)
+            notes.append(note)
+        if notes:
+            run.record(notes=notes)
         for task, one in data.items() if is_first_process() else ():
             if one.shared:
                 print(

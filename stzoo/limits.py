@@ -5,8 +5,10 @@ are, and are padded on the right where the pooling or the positions need it. Wha
 middle of training or encoding, is a ModelError.
 """
 
+import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from .errors import ModelError, first_line
@@ -17,6 +19,8 @@ TABLES = re.compile(
     r"(?!.*(vision|visual|image|audio|pixel))(.*\.)?(position_embeddings?|embed_positions|wpe)"
 )
 DOCUMENT_NAMES = ("document", "passage", "corpus")  # of prompts, in the order of sentence-transformers
+SHORT, LONG = ["a"], ["a a a a a a a a a a a a"]
+PADDING_READ = 0.05  # of the largest number; bfloat16 rounds to some 0.01
 LARGE = 10**9  # "no limit", as tokenizers write it
 
 
@@ -32,7 +36,7 @@ def prepare(model: Any, name: str) -> None:
             length leaves no room for text, or the modules do not fit each other.
     """
     for module in transformers_of(model):
-        _check_vocabulary(name, module.tokenizer, module.model.get_input_embeddings())
+        _check_vocabulary(name, module.tokenizer, _word_embeddings(module.model))
         if module.tokenizer.pad_token_id is None:
             raise ModelError(
                 f"the tokenizer of {name} has no padding token, so its texts cannot be put into batches. Set "
@@ -46,6 +50,7 @@ def prepare(model: Any, name: str) -> None:
             )
         _cut(name, module)
         _pad_right(name, model, module)
+        _mask_padding(name, module)
     for module in model.modules():
         if type(module).__name__ == "StaticEmbedding":
             _check_vocabulary(name, module.tokenizer, module.embedding)
@@ -106,6 +111,13 @@ def _cut(name: str, module: Any) -> None:
     notify(f"{name} has positions for {most} tokens{said}; longer texts are cut there.")
 
 
+def _word_embeddings(encoder: Any) -> Any:
+    try:
+        return encoder.get_input_embeddings()
+    except (AttributeError, NotImplementedError):  # of other backends than torch, and of some image models
+        return None
+
+
 def _check_vocabulary(name: str, tokenizer: Any, table: Any) -> None:
     rows = getattr(table, "num_embeddings", None)
     vocabulary = tokenizer.get_vocab()
@@ -138,7 +150,7 @@ def _pad_right(name: str, model: Any, module: Any) -> None:
         isinstance(table, torch.nn.Embedding) and table.padding_idx is None and TABLES.fullmatch(part)
         for part, table in module.model.named_modules()
     )
-    first = any(
+    first = module.transformer_task == "sequence-classification" or any(
         "cls" in ([part.pooling_mode] if isinstance(part.pooling_mode, str) else part.pooling_mode)
         if isinstance(part, Pooling)
         else not type(part).__module__.startswith("sentence_transformers.")
@@ -157,17 +169,44 @@ def _is_module(part: Any) -> bool:
     return isinstance(part, Module)
 
 
+def _mask_padding(name: str, module: Any) -> None:
+    given = module.tokenizer.model_input_names
+    accepted = inspect.signature(module.model.forward).parameters
+    if "attention_mask" not in given and "attention_mask" in accepted:
+        module.tokenizer.model_input_names = [*given, "attention_mask"]
+        notify(
+            f"the tokenizer of {name} makes no attention_mask, so padding would be read; now it makes one."
+        )
+
+
 def _try(model: Any, name: str) -> None:
-    """Encodes a word, or scores a pair, as parts that do not fit each other fail at once."""
-    quiet: dict[str, Any] = {"show_progress_bar": False}
-    try:
-        if hasattr(model, "encode_query"):
-            model.encode_query(["a"], prompt="", **quiet)
-            model.encode_document(["a"], prompt="", **quiet)
-        else:
-            model.predict([("a", "a")], **quiet)
-    except Exception as error:  # whatever modules that do not fit raise
-        raise ModelError(f"{name} cannot read a text: {type(error).__name__}: {first_line(error)}") from error
+    """Reads a short text alone and next to a long one: all parts fit, and padding is not read."""
+    import numpy as np
+    from torch.nn import Identity
+
+    quiet: dict[str, Any] = {"show_progress_bar": False, "convert_to_numpy": True}
+    ways: list[Callable[[list[str]], Any]]
+    if hasattr(model, "encode_query"):
+        ways, floor = [model.encode_query, model.encode_document], 0.0
+        ways = [partial(way, prompt="", **quiet) for way in ways]
+    else:
+        ways = [
+            lambda texts: model.predict([*zip(texts, texts, strict=True)], activation_fn=Identity(), **quiet)
+        ]
+        floor = 1.0  # the scores of pairs may be near 0
+    for way in ways:
+        try:
+            single, together = (np.asarray(way(texts), np.float32) for texts in (SHORT, [*SHORT, *LONG]))
+        except Exception as error:  # whatever modules that do not fit raise
+            reason = f"{type(error).__name__}: {first_line(error)}"
+            raise ModelError(f"{name} cannot read a text: {reason}") from error
+        with np.errstate(invalid="ignore"):  # of what is not finite
+            far, size = np.abs(single[0] - together[0]).max(), np.abs(single[0]).max()
+        if far > PADDING_READ * max(size, floor):
+            raise ModelError(
+                f"{name} reads padding: what it makes of a text depends on the texts that are in its batch. "
+                "See padding_side and model_input_names in its tokenizer_config.json, and how it pools."
+            )
 
 
 def _adopt_prompt(model: Any, name: str) -> None:

@@ -31,7 +31,7 @@ from .files import fingerprint, write_json
 from .hub import card
 from .hub.export import export
 from .judged import read_beir
-from .messages import notify
+from .messages import collect_notes, notify
 from .metrics import score
 from .models import like, load_masked_lm, load_model
 from .objective import Objective
@@ -191,9 +191,10 @@ def pretrain(
             _illustrate(run)
             return run.folder
         set_seed(wanted.seed)
-        base = load_base(
-            wanted.base, pooling=wanted.pooling, max_tokens=wanted.max_tokens, device=wanted.device
-        )
+        with collect_notes() as of_base:
+            base = load_base(
+                wanted.base, pooling=wanted.pooling, max_tokens=wanted.max_tokens, device=wanted.device
+            )
         objective = make_objective(base, wanted)
         corpus = load_corpus(
             wanted.corpus,
@@ -209,12 +210,12 @@ def pretrain(
         run.record_inputs(
             base={"fingerprint": fingerprint(base.folder)} if base.folder else {"id": wanted.base},
             corpus=_describe(corpus),
-            notes=notes,
             new_parameters=sorted(new),
             processes=runs.processes(),
         )
         before, imported = runs.earlier(wanted.base), runs.imported(wanted.base)
-        run.record(before=before, imported=imported, datasets=hub_ids(wanted.corpus))
+        datasets = hub_ids(wanted.corpus)
+        run.record(before=before, imported=imported, datasets=datasets, notes=of_base + notes)
         if runs.is_first_process():
             for note in notes:
                 notify(note)

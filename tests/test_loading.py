@@ -11,10 +11,16 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Module, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding
-from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 import stzoo
-from stzoo import lora, weights
+from stzoo import limits, lora, weights
 from stzoo.bench import bench
 from stzoo.bench.beir_model import BEIRModel
 from stzoo.encode import encode
@@ -245,6 +251,8 @@ def test_a_base_whose_tokenizer_has_no_limit_is_pretrained_and_exported(corpus, 
     how = dict(corpus=[str(corpus)], max_steps=1, batch_size=4, max_tokens=32)
     out = stzoo.pretrain(base=str(base), output=tmp_path / "run", **how)
     assert SentenceTransformer(str(out), device="cpu").max_seq_length == 64
+    (note,) = json.loads((out / "run.json").read_text())["notes"]
+    assert "has positions for 64 tokens (max_seq_length says 66)" in note
 
 
 def test_models_without_position_rows_keep_their_length(tmp_path, capsys):
@@ -326,6 +334,35 @@ def test_a_vector_does_not_depend_on_the_padding_of_its_batch(family, pooling, s
     texts = ["the wing", "sunlight and water into sugar of the cell and the treaty was signed"]
     together, single = (encode(model, some, role="document")[0] for some in (texts, texts[:1]))
     np.testing.assert_allclose(together, single, atol=1e-5)
+
+
+def test_a_tokenizer_without_an_attention_mask_gets_one(copied, capsys):
+    edit(copied / "tokenizer_config.json", lambda config: config.update(model_input_names=["input_ids"]))
+    model = load_plain(str(copied), device="cpu")
+    assert "makes no attention_mask, so padding would be read" in capsys.readouterr().err
+    texts = ["the wing", "wing " * 30]
+    together, single = (encode(model, some, role="document")[0] for some in (texts, texts[:1]))
+    np.testing.assert_allclose(together, single, atol=1e-5)
+
+
+def test_a_pooling_that_reads_padding_is_refused(copied):
+    model = SentenceTransformer(str(copied), device="cpu")
+    model[1].forward = lambda features, **_: (
+        features | {"sentence_embedding": features["token_embeddings"].mean(1)}
+    )
+    with pytest.raises(ModelError, match="reads padding: what it makes of a text depends on the texts"):
+        limits.prepare(model, "model")
+
+
+def test_a_teacher_does_not_read_the_padding_either(tmp_path):
+    base = tiny_masked_lm("roberta", tmp_path)
+    config = AutoConfig.from_pretrained(base, num_labels=1, initializer_range=0.2)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(base)
+    edit(base / "tokenizer_config.json", lambda config: config.update(padding_side="left"))
+    teacher = open_teacher(str(base), device="cpu")
+    pairs = ["the wing", "wing " * 20]
+    together, single = (teacher.score(some, some)[0] for some in (pairs, pairs[:1]))
+    assert together == pytest.approx(single, abs=1e-5)
 
 
 @pytest.fixture
