@@ -402,10 +402,11 @@ def _load(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
             raise ValueError("it is not a file")
         text = path.read_text(encoding="utf-8")
         stored = json.loads(text, parse_constant=_finite, parse_float=_finite)
-        kind.model_validate(stored)
-        _check_depth(stored, MOST_NESTED)
+        if isinstance(stored, dict | list):
+            _check_depth(stored, MOST_NESTED)
         if _HALF.search(text):  # half of a pair can be neither shown nor written: "?" stands for it
             stored = json.loads(json.dumps(stored, ensure_ascii=False).encode("utf-8", "replace"))
+        kind.model_validate(stored)
     found: dict[str, Any] = stored
     return found
 
