@@ -440,7 +440,8 @@ def _whole(path: Path) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]
-        return abbreviated(f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}")
+        place = ".".join(map(str, first["loc"]))
+        return abbreviated(f"{place}: {first['msg']}") if place else "it is not a JSON object"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     return abbreviated(f"it has no {error}" if isinstance(error, KeyError) else str(error).rstrip("."))
