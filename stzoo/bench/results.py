@@ -419,10 +419,11 @@ def _load(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
             raise ValueError("it is not a file")
         text = path.read_text(encoding="utf-8")
         stored = json.loads(text, parse_constant=_finite, parse_float=_finite)
-        kind.model_validate(stored)
-        _check_depth(stored, MOST_NESTED)
+        if isinstance(stored, dict | list):
+            _check_depth(stored, MOST_NESTED)
         if _HALF.search(text):  # half of a pair can be neither shown nor written: "?" stands for it
             stored = json.loads(json.dumps(stored, ensure_ascii=False).encode("utf-8", "replace"))
+        kind.model_validate(stored)
     found: dict[str, Any] = stored
     return found
 
@@ -456,7 +457,8 @@ def _whole(path: Path) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False)[0]
-        return abbreviated(f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}")
+        place = ".".join(map(str, first["loc"]))
+        return abbreviated(f"{place}: {first['msg']}") if place else "it is not a JSON object"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     return abbreviated(f"it has no {error}" if isinstance(error, KeyError) else str(error).rstrip("."))
