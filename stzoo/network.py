@@ -60,7 +60,9 @@ def _client() -> Any:
     class Client(httpx2.Client):
         """huggingface_hub's own client, with a time limit for every request."""
 
-        failures: ClassVar[dict[str, tuple[int, float]]] = {}  # by host: how many in a row, when the last
+        failures: ClassVar[
+            dict[str, tuple[int, float]]
+        ] = {}  # by host and port: how many in a row, when the last
 
         def send(self, request: Any, **options: Any) -> Any:
             reads = request.method in READS
@@ -73,7 +75,7 @@ def _client() -> Any:
             return retry(lambda: self.once(request, options), what, FAILURES, TRIES if reads else 1)
 
         def once(self, request: Any, options: dict[str, Any]) -> Any:
-            host = request.url.host
+            host = request.url.netloc.decode("ascii")
             number, last = self.failures.get(host, (0, 0.0))
             if number >= TRIES and time.monotonic() - last < PAUSE:
                 raise Unreachable(f"{host} did not answer {number} times in a row")
