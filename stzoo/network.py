@@ -45,8 +45,8 @@ def limit_waits() -> None:
     if _http._GLOBAL_CLIENT_FACTORY is _http.default_client_factory:
         set_client_factory(_client)
     constants = _http.constants
-    constants.HF_HUB_ETAG_TIMEOUT = min(constants.HF_HUB_ETAG_TIMEOUT, limit)
-    constants.HF_HUB_DOWNLOAD_TIMEOUT = min(constants.HF_HUB_DOWNLOAD_TIMEOUT, limit)
+    constants.HF_HUB_ETAG_TIMEOUT = min(constants.HF_HUB_ETAG_TIMEOUT, limit)  # type: ignore[assignment]
+    constants.HF_HUB_DOWNLOAD_TIMEOUT = min(constants.HF_HUB_DOWNLOAD_TIMEOUT, limit)  # type: ignore[assignment]
 
 
 def _client() -> Any:
