@@ -203,7 +203,7 @@ def odd_file(draw: random.Random, path: Path) -> str:
     if kind < 0.05:
         path.unlink()
         kinds = ["missing", "folder", "loop", "directory link"]
-        if path.parts[0] in ("corpora", "training", "beir", "bm25.run", "kilt.jsonl"):
+        if path.parts[0] in ("corpora", "training", "beir", "bm25.run", "kilt.jsonl", "wiki.jsonl"):
             kinds.append("pipe")  # which a user may well give in place of a file
         what = draw.choice(kinds)
         if what == "folder":
@@ -267,20 +267,25 @@ def build(folder: Path) -> None:
     rows = [{"text": text, "title": "a title", "n": i} for i, text in enumerate(texts)]
     (corpora / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (corpora / "c.txt").write_text("\n".join(texts) + "\n")
-    (corpora / "c.csv").write_text("text,title\n" + "".join(f'"{text}",t\n' for text in texts))
-    (corpora / "c.tsv").write_text("id\ttext\n" + "".join(f"{i}\t{text}\n" for i, text in enumerate(texts)))
-    (corpora / "c.json").write_text(json.dumps(rows))
+    shutil.copy(corpora / "c.jsonl", corpora / "c.json")
     (corpora / "c.jsonl.gz").write_bytes(gzip.compress((corpora / "c.jsonl").read_bytes(), mtime=0))
     pq.write_table(pa.Table.from_pylist(rows), corpora / "c.parquet")
     pairs = [
         {"query": q, "positive": texts[i], "negative": texts[i + 8]} for i, q in enumerate(queries.values())
     ]
     scored = [
-        {"query": p["query"], "passages": [p["positive"], p["negative"]], "scores": [1.0, 0.2]} for p in pairs
+        {
+            "query": p["query"],
+            "pos": [p["positive"]],
+            "neg": [p["negative"]],
+            "pos_scores": [1.0],
+            "neg_scores": [0.2],
+        }
+        for p in pairs
     ]
     listed = [{"query": p["query"], "positive": [p["positive"]], "negative": [p["negative"]]} for p in pairs]
     graded = [
-        {"sentence1": p["query"], "sentence2": p["positive"], "label": i % 2} for i, p in enumerate(pairs)
+        {"query": p["query"], "positive": p["positive"], "label": int(i < 7)} for i, p in enumerate(pairs)
     ]
     for name, made in (("pairs", pairs), ("scored", scored), ("listed", listed), ("graded", graded)):
         (training / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
@@ -291,6 +296,12 @@ def build(folder: Path) -> None:
         "query\tpositive\n" + "".join(f"{p['query']}\t{p['positive']}\n" for p in pairs)
     )
     pq.write_table(pa.Table.from_pylist(pairs), training / "pairs.parquet")
+    (folder / "wiki.jsonl").write_text(
+        "".join(
+            json.dumps({"_id": f"p{i}", "wikipedia_id": f"d{i}", "text": text}) + "\n"
+            for i, text in enumerate(texts)
+        )
+    )
     (folder / "kilt.jsonl").write_text(
         "".join(
             json.dumps(
@@ -314,13 +325,35 @@ def build(folder: Path) -> None:
     run_sound(killed, folder, break_off=True)
     shutil.copytree(folder / "killed", folder / "run")
     run_sound([*RESUMED, "--output", "run", "--resume"], folder)
+    for command, values in RECIPES.items():
+        recipe = folder.parent / f"{command}.yaml"
+        recipe.write_text(_placed(json.dumps(values)))
+        output = folder.parent / f"recipe-{command}{'.jsonl' if command == 'mine' else ''}"
+        run_sound([command, "--recipe", str(recipe), "--output", str(output)], folder, must=False)
+    out = ["--output", str(folder.parent / "out")]
+    for number, path in enumerate(files(training)):
+        run_sound(
+            ["finetune", "model", "--data", str(path), *TUNED, out[0], f"{out[1]}-{number}"],
+            folder,
+            must=False,
+        )
+    for path in files(corpora):
+        run_sound(
+            ["contamination", "--train", str(path), "--data", "beir", "--no-minhash"], folder, must=False
+        )
+    run_sound(["bench", "--data", "kilt.jsonl", "--corpus", "wiki.jsonl", *out], folder, must=False)
+    prepared = [
+        *"prepare master --tokenizer base --corpus corpora/c.jsonl --output".split(),
+        f"{out[1]}-prepared",
+    ]
+    run_sound([*prepared, *PREPARED.split()], folder, must=False)
 
 
 RESUMED = "pretrain --base base --corpus corpora/c.jsonl --max-steps 6 --save-steps 2".split()
 RESUMED += "--batch-size 4 --max-tokens 16".split()
 
 
-def run_sound(words: list[str], folder: Path, *, break_off: bool = False) -> str:
+def run_sound(words: list[str], folder: Path, *, break_off: bool = False, must: bool = True) -> str:
     """Runs a command on sound inputs in a process of its own; it ends well, or breaks off before its export."""
     errors = folder.parent / "sound.txt"
     child = os.fork()
@@ -335,6 +368,12 @@ def run_sound(words: list[str], folder: Path, *, break_off: bool = False) -> str
         _run(words)
     code = os.waitpid(child, 0)[1]
     if os.waitstatus_to_exitcode(code) != (-signal.SIGKILL if break_off else 0):
+        print(errors.read_text())
+        if not must:
+            print(
+                f"note: the sound command {' '.join(words)} fails, so that damaged inputs of it show little"
+            )
+            return ""
         raise SystemExit(f"the sound command {' '.join(words)} failed:\n{errors.read_text()}")
     return errors.read_text()
 
@@ -377,6 +416,7 @@ def _run(words: list[str]) -> None:
 SOUND = Path()
 Case = tuple[list[str], Callable[[], str] | None]
 SMALL = "--batch-size 4 --max-steps 2 --max-tokens 16".split()
+PREPARED = "--queries lexical --continuation none --neighbours none"
 TUNED = "--batch-size 4 --max-steps 2 --dev-queries 0".split()
 
 
@@ -398,13 +438,13 @@ def files(folder: Path, pattern: str = "*") -> list[Path]:
 RECIPES: dict[str, dict[str, Any]] = {
     "pretrain": {
         "base": "BASE", "corpus": ["CORPUS"], "objective": "retromae", "min_words": 3,
-        "options": {"decoder_rate": 0.5}, "weights": {"encoder_mlm": 1.0}, "max_steps": 1, "batch_size": 4, "max_tokens": 16, "learning_rate": 1e-4,
+        "options": {"decoder_rate": 0.5}, "weights": {"encoder": 1.0}, "max_steps": 1, "batch_size": 4, "max_tokens": 16, "learning_rate": 1e-4,
         "warmup_ratio": 0.1, "seed": 1, "precision": "fp32", "save_steps": 5, "report_to": [], "workers": 0,
         "threads": 1, "device": "cpu",
     },
     "finetune": {
         "model": "MODEL", "data": "BEIR", "max_steps": 1, "batch_size": 4, "dev_queries": 0, "loss_options": {},
-        "losses": {"contrastive": 1.0}, "temperature": 0.05, "negatives": 1, "max_query_tokens": 8, "seed": 1,
+        "losses": {"contrastive": 1.0}, "temperature": 0.05, "negatives": 0, "max_query_tokens": 8, "seed": 1,
         "max_passage_tokens": 16, "matryoshka": [16], "query_prompt": "query: ", "similarity": "cosine",
         "lora_rank": 0, "epochs": 1.0, "split": "train",
     },
@@ -452,12 +492,17 @@ def recipes(draw: random.Random) -> Case:
             ]
         )
         text = "\n".join(lines) + "\n"
-    for word, name in (("BASE", "base"), ("CORPUS", "corpora/c.jsonl"), ("MODEL", "model"), ("BEIR", "beir")):
-        text = text.replace(f'"{word}"', json.dumps(str(SOUND / name)))
-    raw = text.encode("utf-8", "surrogatepass")
+    raw = _placed(text).encode("utf-8", "surrogatepass")
     Path("recipe.yaml").write_bytes(odd_bytes(draw, raw) if draw.random() < 0.3 else raw)
     words = [command, "--recipe", "recipe.yaml", "--output", "out.jsonl" if command == "mine" else "out"]
     return words, None
+
+
+def _placed(text: str) -> str:
+    """A recipe with the paths of the sound inputs."""
+    for word, name in (("BASE", "base"), ("CORPUS", "corpora/c.jsonl"), ("MODEL", "model"), ("BEIR", "beir")):
+        text = text.replace(f'"{word}"', json.dumps(str(SOUND / name)))
+    return text
 
 
 def options(draw: random.Random) -> Case:
@@ -467,7 +512,7 @@ def options(draw: random.Random) -> Case:
         "pretrain": [*f"--base {s}/base --corpus {s}/corpora/c.jsonl --output out".split(), *SMALL],
         "finetune": [*f"{s}/model --data {s}/beir --output out".split(), *TUNED],
         "mine": f"{s}/model --data {s}/beir --output out.jsonl --mined 2 --depth 5".split(),
-        "prepare": f"--preparation similar --corpus {s}/beir --tokenizer {s}/base --output out".split(),
+        "prepare": f"master --corpus {s}/beir --tokenizer {s}/base --output out {PREPARED}".split(),
         "bench": f"{s}/model --data {s}/beir --output out".split(),
         "score": [f"{s}/bm25.run", "--data", f"{s}/beir"],
         "compare": f"model bm25s --results {s}/results".split(),
@@ -612,14 +657,7 @@ def corpora(draw: random.Random) -> Case:
     commands = [
         [*f"pretrain --base {s}/base --corpus".split(), name, "--output", "out", *SMALL, "--max-steps", "1"],
         ["contamination", "--train", name, "--data", f"{s}/beir", "--no-minhash"],
-        [
-            *"prepare --preparation similar --corpus".split(),
-            name,
-            "--tokenizer",
-            f"{s}/base",
-            "--output",
-            "out",
-        ],
+        [*f"prepare master --tokenizer {s}/base --output out {PREPARED} --corpus".split(), name],
     ]
     return draw.choice(commands), None
 
@@ -668,8 +706,9 @@ def qrels(draw: random.Random) -> Case:
 def runs(draw: random.Random) -> Case:
     """A TREC run, or a KILT file."""
     if draw.random() < 0.2:
-        odd_file(draw, take("kilt.jsonl"))
-        return [*"bench --data kilt.jsonl --corpus".split(), str(SOUND / "beir"), "--output", "out"], None
+        odd_file(draw, take(draw.choice(["kilt.jsonl", "wiki.jsonl"])))
+        places = [name if Path(name).exists() else str(SOUND / name) for name in ("kilt.jsonl", "wiki.jsonl")]
+        return ["bench", "--data", places[0], "--corpus", places[1], "--output", "out"], None
     odd_file(draw, take("bm25.run"))
     where = draw.choice(["beir", "beir", "beir/qrels/test.tsv", "kilt.jsonl"])
     more = draw.choice([[], ["--json"], ["--output", "out"], ["--k", "5"]])

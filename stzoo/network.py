@@ -45,8 +45,8 @@ def limit_waits() -> None:
     if _http._GLOBAL_CLIENT_FACTORY is _http.default_client_factory:
         set_client_factory(_client)
     constants = _http.constants
-    constants.HF_HUB_ETAG_TIMEOUT = min(constants.HF_HUB_ETAG_TIMEOUT, limit)
-    constants.HF_HUB_DOWNLOAD_TIMEOUT = min(constants.HF_HUB_DOWNLOAD_TIMEOUT, limit)
+    constants.HF_HUB_ETAG_TIMEOUT = min(constants.HF_HUB_ETAG_TIMEOUT, limit)  # type: ignore[assignment]
+    constants.HF_HUB_DOWNLOAD_TIMEOUT = min(constants.HF_HUB_DOWNLOAD_TIMEOUT, limit)  # type: ignore[assignment]
 
 
 def _client() -> Any:
@@ -73,7 +73,7 @@ def _client() -> Any:
             return retry(lambda: self.once(request, options), what, FAILURES, TRIES if reads else 1)
 
         def once(self, request: Any, options: dict[str, Any]) -> Any:
-            host = request.url.netloc.decode()
+            host = request.url.netloc.decode("ascii")
             number, last = self.failures.get(host, (0, 0.0))
             if number >= TRIES and time.monotonic() - last < PAUSE:
                 raise Unreachable(f"{host} did not answer {number} times in a row")

@@ -16,6 +16,7 @@ from typing import Any
 from . import pydocs
 from .errors import DataError
 from .inputs import arrow_value, check_is_file, check_tables, open_input, open_parquet, parse_json, user_path
+from .network import limit_waits
 from .rows import EXPECTED, BadLineError
 
 IN_FOLDERS = (".jsonl", ".jsonl.gz", ".parquet", ".txt", ".txt.gz")
@@ -99,10 +100,11 @@ def load_hub(source: str, split: str = "train") -> Any:
     """
     import datasets
 
+    limit_waits()
     name, config, named = [*source.split(":"), "", ""][:3]
     try:
         return datasets.load_dataset(name, config or None, split=named or split)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except Exception as error:  # of many kinds: of the network, of the client libraries, of the data
         raise DataError(
             f"{source} is no file or folder here, and no data set came from the Hub: {error}. Check the name "
             "and, in org/name:config:split, the config and split. Without a network, fetch it where there is "

@@ -1,5 +1,6 @@
 """What becomes of an exception that ends a command: a message, an exit code, the traceback in a file."""
 
+import io
 import json
 import os
 import re
@@ -133,6 +134,13 @@ def test_every_end_has_a_sentence_and_a_code(end, capsys, tmp_path, monkeypatch)
     code, said = run(work, "mine", capsys=capsys)
     assert (code, text in said) == (expected, True), said
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_what_the_terminal_cannot_show_is_escaped(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, "ascii", write_through=True))
+    assert guarded(lambda: print("\u00e9 \ud800"), ["search"]) == 0
+    assert raw.getvalue() == b"\\xe9 \\ud800\n"
 
 
 def test_writers_that_raise_no_oserror_are_known_to_report_a_full_disk():

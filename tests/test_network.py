@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx2
 import pytest
+from hub_server import HubServer, Repo
 from huggingface_hub import HfApi, close_session, constants
 from huggingface_hub.errors import OfflineModeIsEnabled
 
@@ -18,6 +19,7 @@ from stzoo.errors import DataError, ModelError, PublishError, RecipeError
 from stzoo.hub.publish import publish
 from stzoo.hub.published import fetch as fetch_model
 from stzoo.network import interruptible, limit_waits, retry
+from stzoo.sources import load_hub
 
 # what the server does: answers with these bytes, or
 SILENT, HALF, LOOP = object(), object(), object()
@@ -128,6 +130,14 @@ def test_a_data_set_ends_with_an_error_whatever_the_hub_answers(server, answer, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_a_corpus_ends_with_an_error_whatever_the_hub_answers(server, answer):
+    server.answer = ANSWERS[answer]
+    with pytest.raises(DataError, match="lab/texts is no file or folder here, and no data set came"):
+        load_hub("lab/texts")
+    assert server.asked
+
+
 @pytest.mark.parametrize("answer", ["silent", "half", "loop", "html"])
 def test_an_archive_ends_with_an_error_whatever_the_server_answers(server, answer, tmp_path):
     server.answer = ANSWERS[answer]
@@ -136,6 +146,27 @@ def test_an_archive_ends_with_an_error_whatever_the_server_answers(server, answe
         fetch.from_zip(entry, tmp_path, progress=False)
     assert server.asked
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "data.parquet"])
+def test_a_data_set_whose_file_is_cut_midway_is_an_error(monkeypatch, tmp_path, name):
+    hub = HubServer()
+    try:
+        hub.stand_in(monkeypatch, HF_HUB_CACHE=str(tmp_path / "hub"))
+        monkeypatch.setattr("datasets.config.HF_ENDPOINT", hub.url)
+        monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+        monkeypatch.setenv("STZOO_TIMEOUT", "0.1")
+        monkeypatch.setattr("time.sleep", lambda _: None)  # of the client between its tries
+        hub.repos["lab/texts"] = Repo()
+        hub.repos["lab/texts"].commit({name: b'{"text": "some words"}\n' * 1000})
+        hub.stops[name] = None
+        with pytest.raises(DataError, match="lab/texts is no file or folder here, and no data set came"):
+            load_hub("lab/texts")
+        assert any(name in path for path in hub.asked("GET"))
+    finally:
+        hub.close()
+        close_session()
 
 
 def test_a_hub_that_does_not_answer_is_asked_again_with_a_word_on_the_screen(server, capsys):

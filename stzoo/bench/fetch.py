@@ -23,7 +23,7 @@ from typing import Any
 from ..errors import DataError, StzooError
 from ..files import NEW, clear_drafts, draft_folder, whole_folder, writing
 from ..judged import BEIR_FILES, is_beir, write_beir
-from ..network import TRIES, limit_waits, retry, seconds
+from ..network import limit_waits, retry, seconds
 from ..qrels import as_grade
 from ..quiet import quietly
 from ..registry import Entry, entries
@@ -92,7 +92,7 @@ def from_hub(entry: Entry, place: Path, progress: bool | None = None, *, split: 
             f"{where}: a folder {entry.mteb} lies here, which the datasets library would read instead"
         )
     limit_waits()
-    with quietly(), _told(where), _few_retries():
+    with quietly(), _told(where):
         configs = datasets.get_dataset_config_names(entry.mteb, revision=entry.revision)
         judgements = "default" if "default" in configs else "qrels"
         corpora, queries, qrels = (
@@ -233,23 +233,6 @@ def _told(source: str) -> Iterator[None]:
     except Exception as error:
         told = f"{type(error).__name__}: {error}".rstrip(". ")
         raise DataError(f"{source}: {told}") from error
-
-
-@contextlib.contextmanager
-def _few_retries() -> Iterator[None]:
-    """Lets the datasets library ask a server again 3 times a second apart, not 20 times 5 s apart."""
-    from datasets import config
-
-    names = ("STREAMING_READ_MAX_RETRIES", "STREAMING_OPEN_MAX_RETRIES")
-    names += ("STREAMING_READ_RETRY_INTERVAL", "STREAMING_OPEN_RETRY_INTERVAL")
-    before = {name: getattr(config, name) for name in names}
-    try:
-        for name in names:
-            setattr(config, name, TRIES if name.endswith("MAX_RETRIES") else min(1, seconds()))
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(config, name, value)
 
 
 def _of(splits: Mapping[str, Any], split: str) -> Any:

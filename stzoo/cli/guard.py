@@ -13,6 +13,7 @@ STZOO_DEBUG=1 shows the traceback as well.
 import datetime
 import errno
 import functools
+import io
 import os
 import platform
 import signal
@@ -54,6 +55,9 @@ def guarded(work: Callable[[], Any], words: Sequence[str]) -> int:
         work: the command; the number it returns, if any, is the exit code.
         words: the command line, without the program's name.
     """
+    for stream in (sys.stdout, sys.stderr):  # what a terminal's encoding lacks is no reason to fail
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     main_thread = threading.current_thread() is threading.main_thread()
     replace = main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if replace:
