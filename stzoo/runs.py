@@ -217,10 +217,11 @@ def _end_failed(run: Run, error: BaseException, before: set[str], worth: Sequenc
     """Records why a run failed, or removes what this process has made if that is nothing of worth."""
     keep = run.goes_on or run._has_inputs or any(any(run.folder.glob(one)) for one in worth)
     if keep:
-        if run._recorded:
+        if run._recorded and run.facts["status"] != "finished":
             failed = isinstance(error, Exception)
             reason = f"{type(error).__name__}: {first_line(error)}" if failed else type(error).__name__
-            run.record(status="failed" if failed else "interrupted", error=reason)
+            with contextlib.suppress(OutputError):  # the disk is full, and `error` says so
+                run.record(status="failed" if failed else "interrupted", error=reason)
         return
     made = [name for name in files_under(run.folder) if name not in before and is_run_file(name)]
     remove_files(run.folder, made)
