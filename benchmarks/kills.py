@@ -67,6 +67,7 @@ PLANTED = {"notes.md": "mine", "results of mine/scores.csv": "1,2", ".git/HEAD":
 VOLATILE = {  # keys in JSON
     *("seconds", "seconds_before", "index_seconds", "evaluation_time", "started", "date", "tokens_per_s"),
     *("peak_memory_mib", "cost", "files", "checksum", "sha256", "error"),
+    "base",  # a fingerprint, in demo of a folder with a record that has durations
 }
 LEFT = re.compile(r".*\.part|\.stzoo.*|\..*\.mining|\.tmp.*")
 

@@ -69,7 +69,7 @@ class History:
         method: the objective, or the losses.
         base: the model it began from.
         data: what it trained on.
-        status: "running" or "finished".
+        status: "running", "failed", "interrupted" or "finished".
         steps: of all episodes.
         seconds: that it took, or has taken so far.
         settings: those that differ from the defaults.

@@ -29,7 +29,7 @@ MODEL_DRAFT = ".model.part"  # a finished model or data set on its way to the to
 RUN_FILES = (
     re.escape(RECORD),
     rf"{re.escape(MODEL_DRAFT)}/.*",
-    r"(?:episodes/\d+/)?checkpoints/checkpoint-\d+/[^/]+\.(?:safetensors|pt|pth|bin|json)",
+    r"(?:episodes/\d+/)?checkpoints/(?:damaged-)?checkpoint-\d+(?:-\d+)?/[^/]+\.(?:safetensors|pt|pth|bin|json)",
     r"(?:episodes/\d+/)?checkpoints/runs/(?:.*/)?events\.out\.tfevents\..*",
     r"episodes/\d+/(?:episode\.json|end\.safetensors|[^/]*negatives\.parquet)",
     r"episodes/\d+/(?:[^/]*negatives\.parts|embeddings/[^/]+/[^/]+)/[^/]+\.(?:json|safetensors|lock)",
@@ -39,7 +39,7 @@ RUN_FILES = (
 )
 PREPARED_FILES = (r"README\.md", r"passages-\d+-of-\d+\.parquet")
 _FOLDERS = (  # which a file or a link may stand in the place of
-    r"checkpoints(?:/checkpoint-\d+)?|episodes(?:/\d+(?:/(?:checkpoints|embeddings))?)?|teacher|work|pretraining"
+    r"checkpoints(?:/(?:damaged-)?checkpoint-\d+(?:-\d+)?)?|episodes(?:/\d+(?:/(?:checkpoints|embeddings))?)?|teacher|work|pretraining"
     r"|exact|" + re.escape(MODEL_DRAFT)
 )
 # settings that name what is read; the further ones of a plugin's preparation are taken for such
@@ -224,15 +224,13 @@ def _end_failed(run: Run, error: BaseException, before: set[str], worth: Sequenc
     """Records why a run failed, or removes what this process has made if that is nothing of worth."""
     keep = run.goes_on or run._has_inputs or any(any(run.folder.glob(one)) for one in worth)
     if keep:
-        if run._recorded:
+        if run._recorded and run.facts["status"] != "finished":
             failed = isinstance(error, Exception)
-            words = (
-                str(error)
-                if isinstance(error, StzooError)
-                else f"{type(error).__name__}: {first_line(error)}"
-            )
-            reason = words if failed else type(error).__name__
-            run.record(status="failed" if failed else "interrupted", error=reason)
+            kind = type(error).__name__
+            text = str(error) if isinstance(error, StzooError) else f"{kind}: {first_line(error)}"
+            reason = text if failed else kind
+            with contextlib.suppress(OutputError):  # the disk is full, and `error` says so
+                run.record(status="failed" if failed else "interrupted", error=reason)
         return
     made = [name for name in files_under(run.folder) if name not in before and is_run_file(name)]
     remove_files(run.folder, made)

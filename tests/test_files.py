@@ -1,5 +1,6 @@
 """Files whole or absent, folders held by one, fingerprints that follow the bytes."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -97,26 +98,28 @@ def test_a_replacement_that_a_kill_or_an_error_cuts_short_is_ended_or_undone(tmp
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["file", "folder", "other"]
 
 
-def test_never_two_processes_hold_one_folder(tmp_path):
-    code = """
-import os, sys
-from stzoo.errors import OutputError
-from stzoo.files import held
-entered = 0
-while entered < 100:
-    try:
-        with held(sys.argv[1]):
-            entered += 1
-            os.close(os.open(sys.argv[2], os.O_CREAT | os.O_EXCL))  # fails if another one is inside
-            os.unlink(sys.argv[2])
-    except OutputError as error:
-        assert "in use" in str(error), error
-"""
-    (tmp_path / "out").mkdir()
-    words = [sys.executable, "-c", code, str(tmp_path / "out"), str(tmp_path / "inside")]
-    processes = [subprocess.Popen(words) for _ in range(4)]
-    assert [process.wait() for process in processes] == [0] * 4
-    assert [path.name for path in tmp_path.rglob("*")] == ["out"]
+def test_a_lock_is_removed_while_it_is_held_and_one_that_was_removed_is_not_taken(tmp_path, monkeypatch):
+    unlink, taken = Path.unlink, []
+
+    def sees_whether_it_is_locked(path, **more):
+        with path.open("rb+") as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                taken.append(path)
+            except BlockingIOError:
+                pass
+        unlink(path, **more)
+
+    with held(tmp_path):
+        stale = os.open(tmp_path / ".stzoo.lock", os.O_RDWR)  # as by a process that locks it too late
+        monkeypatch.setattr(Path, "unlink", sees_whether_it_is_locked)
+    assert not list(tmp_path.iterdir())
+    assert not taken
+    real, first = os.open, [stale]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", lambda *given, **more: first.pop() if first else real(*given, **more))
+        with held(tmp_path), pytest.raises(stzoo.OutputError, match="in use"), held(tmp_path):
+            pass
 
 
 @pytest.mark.parametrize("words", ["No space left on device (os error 28)", "file write failed"])

@@ -78,6 +78,12 @@ COMMANDS = {
     "bench with its store in a model": lambda: stzoo.bench(
         ["model"], data="data/set", output="new", store="model/store"
     ),
+    "search with its store in its model": lambda: stzoo.search(
+        "model", "a question", data="data/set", store="model/store"
+    ),
+    "mine with its store in its model": lambda: stzoo.mine(
+        "model", data="data/set", output="new.jsonl", store="model/store"
+    ),
     "score into its data": lambda: stzoo.score("file", data="data/set", output="data/set"),
     "pretrain over its base": lambda: stzoo.pretrain(base="model", corpus=["x"], output="model"),
     "finetune in its model": lambda: stzoo.finetune("model", data="data/set", output="model/new"),

@@ -185,6 +185,7 @@ def test_a_finished_run_whose_model_is_not_whole_is_not_taken_for_finished(tmp_p
 def test_an_input_in_the_output_or_around_it_is_refused(base, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out/base").mkdir(parents=True)
+    (tmp_path / "config.json").touch()  # "." is a model
     settings = SETTINGS.model_copy(update={"base": base})
     with (
         pytest.raises(stzoo.OutputError, match=r"which this command reads|is read by this command"),

@@ -58,10 +58,13 @@ def mine(
             f"the language is for {lexical.NAME}, and {wanted.model} is a model; drop --language."
         )
     check_resume(resume, overwrite)
+    read = [wanted.model, wanted.data, wanted.corpus, wanted.teacher]
+    if wanted.store:
+        check_output(wanted.store, kind="results", inputs=read)
     path = check_output(
         check_mined_name(output),
         kind="file",
-        inputs=[wanted.model, wanted.data, wanted.corpus, wanted.teacher],
+        inputs=read,
         is_ours=_is_mined,
         what="a file that stzoo mine wrote",
     )

@@ -9,6 +9,7 @@ from ..encode import encode
 from ..errors import DataError, RecipeError
 from ..judged import JudgedSet, find_jsonl, read_corpus
 from ..opened import open_model
+from ..outputs import check_output
 from ..store import Store, open_store
 from .retriever import Retriever, default_root
 
@@ -73,6 +74,8 @@ def search(
             raise RecipeError(
                 "there is nothing to search; name a BEIR folder or a corpus.jsonl by data (--data)."
             )
+    if store:
+        check_output(store, kind="results", inputs=[model, data])
     opened = open_model(model, max_tokens=max_tokens, device=device, **how)
     if documents and documents.facts["revision"] != opened.revision:
         raise DataError(f"{model} is not the model any more that {source} was made with. Run bench again.")
