@@ -3,10 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from . import host
 from .errors import RecipeError, nearest
@@ -116,6 +116,8 @@ def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
     return changes
 
 
+# YAML reads the code of Norwegian, no, as false.
+LanguageCode = Annotated[str, BeforeValidator(lambda given: "no" if given is False else given)]
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["cpu", "cuda", "mps"]
 
@@ -207,7 +209,7 @@ class MiningRules(Settings):
     relative_margin: float | None = Field(
         None, ge=0, lt=1, description="likewise, as a share of the positive's score: 0.05 allows 95 % of it"
     )
-    language: str | None = Field(
+    language: LanguageCode | None = Field(
         None,
         description="of the passages, for the stemmer and stop words of bm25s: de, german, none; detected if "
         "left out",
