@@ -94,9 +94,8 @@ class Dense:
 
     def tokens(self, place: int) -> tuple[int, ...]:
         """See `Finder`."""
-        model = self._retriever.opened.model
-        read = model.tokenizer(self._judged.passages[place], truncation=True, max_length=model.max_seq_length)
-        return tuple(read["input_ids"])
+        read = self._retriever.opened.model.preprocess([self._judged.passages[place]])
+        return tuple(read["input_ids"].flatten().tolist()) if "input_ids" in read else ()
 
     def _scores(
         self, vectors: "np.ndarray", documents: Store, rows: "np.ndarray", places: "np.ndarray"
