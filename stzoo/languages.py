@@ -89,9 +89,9 @@ def stop_words(language: str) -> frozenset[str]:
 
     Of contractions such as "l'" each part is one, but for English, whose list is used as it is.
     """
-    from bm25s.tokenization import _infer_stopwords
+    from bm25s.tokenization import Tokenizer
 
-    listed = _infer_stopwords(stop_words_name(language))
+    listed = Tokenizer(stopwords=stop_words_name(language)).stopwords
     return (
         frozenset(listed) if language == "en" else frozenset(part for word in listed for part in words(word))
     )

@@ -5,6 +5,7 @@ an order of their own (by length, so that little padding is computed on), and pu
 
 Unlike sentence-transformers, whose losses take one column of the data set for each candidate:
 - a passage that is known to answer a query is never its negative, in whichever row of the batch it stands;
+  nor is one that the model reads as the same tokens as the query's positive;
 - several losses share one pass;
 - with all losses, gradients are cached (https://arxiv.org/abs/2101.06983) where a batch is larger than a
   mini-batch; where it is not, nothing is embedded twice.

@@ -191,6 +191,8 @@ def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
     return changes
 
 
+# YAML reads the code of Norwegian, no, as false.
+LanguageCode = Annotated[str, BeforeValidator(lambda given: "no" if given is False else given)]
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["cpu", "cuda", "mps"]
 
@@ -283,7 +285,7 @@ class MiningRules(Settings):
     relative_margin: float | None = Field(
         None, ge=0, lt=1, description="likewise, as a share of the positive's score: 0.05 allows 95 % of it"
     )
-    language: str | None = Field(
+    language: LanguageCode | None = Field(
         None,
         description="of the passages, for the stemmer and stop words of bm25s: de, german, none; detected if "
         "left out",

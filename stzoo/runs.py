@@ -25,11 +25,12 @@ IMPORTED = "import.json"  # beside a model that `stzoo import` made
 MERGED = "merge.json"  # beside one that is a mean of others
 OLD = ".stzoo-old"  # where an overwritten run waits until the new one has read its inputs
 MODEL_DRAFT = ".model.part"  # a finished model or data set on its way to the top of the folder
+_CHECKPOINT = r"(?:damaged-)?checkpoint-\d+(?:-\d+)?"
 # what a run writes before it is finished, and what remains of a preparation: regular expressions of paths
 RUN_FILES = (
     re.escape(RECORD),
     rf"{re.escape(MODEL_DRAFT)}/.*",
-    r"(?:episodes/\d+/)?checkpoints/(?:damaged-)?checkpoint-\d+(?:-\d+)?/[^/]+\.(?:safetensors|pt|pth|bin|json)",
+    rf"(?:episodes/\d+/)?checkpoints/{_CHECKPOINT}/[^/]+\.(?:safetensors|pt|pth|bin|json)",
     r"(?:episodes/\d+/)?checkpoints/runs/(?:.*/)?events\.out\.tfevents\..*",
     r"episodes/\d+/(?:episode\.json|end\.safetensors|[^/]*negatives\.parquet)",
     r"episodes/\d+/(?:[^/]*negatives\.parts|embeddings/[^/]+/[^/]+)/[^/]+\.(?:json|safetensors|lock)",
@@ -39,7 +40,7 @@ RUN_FILES = (
 )
 PREPARED_FILES = (r"README\.md", r"passages-\d+-of-\d+\.parquet")
 _FOLDERS = (  # which a file or a link may stand in the place of
-    r"checkpoints(?:/(?:damaged-)?checkpoint-\d+(?:-\d+)?)?|episodes(?:/\d+(?:/(?:checkpoints|embeddings))?)?|teacher|work|pretraining"
+    rf"checkpoints(?:/{_CHECKPOINT})?|episodes(?:/\d+(?:/(?:checkpoints|embeddings))?)?|teacher|work|pretraining"
     r"|exact|" + re.escape(MODEL_DRAFT)
 )
 # settings that name what is read; the further ones of a plugin's preparation are taken for such

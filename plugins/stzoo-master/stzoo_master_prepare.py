@@ -20,7 +20,7 @@ from stzoo_master_related import DOCUMENT_PATTERN
 from stzoo import ModelError, Preparation, RecipeError
 from stzoo.corpus import Corpus, cache_folder, tokenizer_fingerprint
 from stzoo.languages import check_language
-from stzoo.recipe import PrepareSettings
+from stzoo.recipe import LanguageCode, PrepareSettings
 
 DOCUMENT, BM25, LEXICAL, COUNT, NONE = "document", "bm25", "lexical", "count", "none"
 TABLE = "frequencies/words.parquet"  # in the folder of the data set
@@ -46,7 +46,7 @@ class MASTERSettings(PrepareSettings):
         description="by document (passages of one), bm25, an encoder (folder or Hub id), or none; in turn if "
         "several",
     )
-    language: str | None = Field(
+    language: LanguageCode | None = Field(
         None, description="of the passages, for neighbours by bm25: de, german, none; detected if left out"
     )
     neighbours_per_passage: int = Field(3, ge=1, description="neighbours a passage, of each kind and in all")

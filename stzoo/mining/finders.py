@@ -49,6 +49,10 @@ class Finder(Protocol):
         """
         ...
 
+    def tokens(self, place: int) -> tuple[int, ...]:
+        """The token ids that a passage is read as; () if it is not read as tokens."""
+        ...
+
 
 class Dense:
     """A model that searches its embedding store, which is filled when the first search is made.
@@ -88,6 +92,11 @@ class Dense:
         found = self._retriever.top_k(self._judged, vectors, self._ids[first:last], documents, k)
         assert isinstance(found, Ranked)
         return found, self._scores(vectors, documents, rows, places)
+
+    def tokens(self, place: int) -> tuple[int, ...]:
+        """See `Finder`."""
+        read = self._retriever.opened.model.preprocess([self._judged.passages[place]])
+        return tuple(read["input_ids"].flatten().tolist()) if "input_ids" in read else ()
 
     def _scores(
         self, vectors: "np.ndarray", documents: Store, rows: "np.ndarray", places: "np.ndarray"
@@ -154,3 +163,7 @@ class Lexical:
             if here < there:
                 scores[here:there] = self._index.scores(text, places[here:there])
         return found, scores
+
+    def tokens(self, place: int) -> tuple[int, ...]:  # noqa: ARG002 - as of others
+        """See `Finder`."""
+        return ()

@@ -203,6 +203,8 @@ class _Mining:
                 answers = known.kinds[known.answers[query]]
                 best = float(own[row].max())
                 left, gone = candidates(known.kinds[there], scores[row][: len(there)], answers, best, rules)
+                same = self._read_alike(there[left], scores[row][left], known.positives[query], own[row])
+                left, gone[0] = left[~same], gone[0] + int(same.sum())
                 order = chosen(left, rules, self.seed, known.query_ids[query])
                 removed += gone
             orders.append(order)
@@ -231,6 +233,21 @@ class _Mining:
             "positive_scores": np.concatenate(own).astype(np.float32),
             "removed": removed,
         }
+
+    def _read_alike(
+        self, places: "np.ndarray", scores: "np.ndarray", positives: "np.ndarray", own: "np.ndarray"
+    ) -> "np.ndarray":
+        """Bool [C], True for candidates that the model reads as the tokens of a positive.
+
+        Texts of the same tokens have the same score, but for rounding, so few of the others are looked at.
+        """
+        import numpy as np
+
+        same = np.isclose(scores[:, None], own[None], rtol=1e-3, atol=1e-5).any(1)
+        if same.any():
+            known = {self.finder.tokens(place) for place in positives.tolist()} - {()}
+            same[same] = [self.finder.tokens(place) in known for place in places[same].tolist()]
+        return same
 
     def counts(self) -> dict[str, int]:
         """What was mined, and what was not."""
