@@ -385,7 +385,7 @@ def check_arguments(what: str, builder: Callable[..., Any], *, given: int) -> No
 
 def _place(builder: Any) -> str:
     """File and line of a class or function, in brackets; nothing if it has no code of its own."""
-    function = inspect.unwrap(builder.__init__ if isinstance(builder, type) else builder)
+    function = inspect.unwrap(getattr(builder, "__init__") if isinstance(builder, type) else builder)  # noqa: B009
     code = getattr(function, "__code__", None)
     return f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
 

@@ -25,7 +25,7 @@ LINEAR_STD, EMBEDDING_STD = 0.08, 0.3
 LEARNING_RATE = 1e-2
 ROWS = 16  # of a batch of random words
 WINDOW = 50  # the last steps, over which accuracies are taken
-LEAK = 0.25  # accuracy on random words; sound objectives stay below 0.13
+LEAK = 0.25  # accuracy on random words: sound objectives reach at most 0.15, leaks 0.5 to 1.0
 DROPOUT = {
     *(functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d),
     *(functional.alpha_dropout, functional.feature_alpha_dropout, torch.dropout),
@@ -69,7 +69,7 @@ class _Row(dict[str, Any]):
             "type in `columns`"
         )
 
-    def get(self, name: str, _: Any = None) -> Any:  # type: ignore[override]
+    def get(self, name: str, _: Any = None) -> Any:
         return self[name]
 
 
@@ -144,7 +144,7 @@ def views_of(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _rows(objective: Objective, make: Any, count: int) -> list[_Row]:
+def _rows(objective: Objective, make: Any, count: int) -> list[dict[str, Any]]:
     """Rows with the text and every declared column; `make` makes a text."""
     fill = {str: make, list[str]: lambda: [make(), make()]}
     return [
@@ -171,8 +171,8 @@ def _tensors_of(views: Any) -> list[Tensor]:
 @contextmanager
 def _no_draws(where: str, *, torch_too: bool) -> Iterator[None]:
     def states() -> dict[str, Any]:
-        _, keys, *rest = np.random.get_state()
-        found = {"Python's random": random.getstate(), "numpy's random": (keys.tobytes(), *rest)}
+        numpys = [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()]
+        found = {"Python's random": random.getstate(), "numpy's random": numpys}
         return found | ({"torch's generator": torch.get_rng_state().numpy().tobytes()} if torch_too else {})
 
     before = states()
@@ -317,11 +317,12 @@ def check_padding(bench: Bench) -> None:
     losses_then, vectors_then = run()
     for handle in handles:
         handle.remove()
-    close = {"rtol": 1e-4, "atol": 1e-5}
-    changed = [
-        f"the loss {name}" for name in losses if not torch.allclose(losses[name], losses_then[name], **close)
-    ]
-    if not all(torch.allclose(one, other, **close) for one, other in zip(vectors, vectors_then, strict=True)):
+
+    def differ(one: Tensor, other: Tensor) -> bool:
+        return not torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+
+    changed = [f"the loss {name}" for name in losses if differ(losses[name], losses_then[name])]
+    if any(map(differ, vectors, vectors_then)):
         changed.append("the bottleneck")
     assert not changed, (
         f"padding changes {' and '.join(changed)}; leave it out of attention, means and labels "
