@@ -344,7 +344,7 @@ def test_an_output_in_use_is_left_alone(data, tmp_path):
     with held(tmp_path / "out"), pytest.raises(OutputError, match="in use"):
         bench([], data=data / "first", output=tmp_path / "out")
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="cannot be used as output"):
+    with pytest.raises(OutputError, match="is a file; expected the name of a folder"):
         bench([], data=data / "first", output=tmp_path / "file")
 
 

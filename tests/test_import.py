@@ -388,7 +388,7 @@ REFUSALS = {
         "Too many requests; try again in 7 seconds",
     ),
     "out of order": (Fault("GET /api/models", status=500), r"out of order; try again later \(500: "),
-    "cut": (Fault("GET /api/models", cut="asked"), "http://127.0.0.1:.* broke off: Server disconnected"),
+    "cut": (Fault("GET /api/models", cut="asked", times=3), "http://127.0.0.1:.* did not answer 3 times"),
     "broken off": (None, "http://127.0.0.1:.* broke off: peer closed connection"),
 }
 
@@ -438,7 +438,8 @@ def test_a_hub_that_is_not_there_is_one_sentence_and_exit_code_2(hub, tmp_path):
     }
     done = cli("import", TUNED_ID, "--output", tmp_path / "out", env=env)
     assert (done.returncode, done.stdout) == (2, "")
-    (line,) = done.stderr.splitlines()
+    *retries, line = done.stderr.splitlines()
+    assert all("Retrying" in retry for retry in retries)
     assert line.startswith(f"stzoo: {hub.url} cannot be reached or broke off: ")
     assert left(tmp_path) in ([], ["cache"])
 
@@ -584,9 +585,12 @@ def test_what_is_there_is_replaced_only_if_asked(retromae, tmp_path):
     first = stzoo.import_checkpoint(retromae, **given)
     with pytest.raises(OutputError, match="is there already"):
         stzoo.import_checkpoint(retromae, **given)
-    (first / "old").touch()
+    (first / "modules.json").write_text("{")
     stzoo.import_checkpoint(retromae, overwrite=True, **given)
-    assert not (first / "old").exists()
+    assert json.loads((first / "modules.json").read_text())
+    (first / "notes.md").touch()
+    with pytest.raises(OutputError, match=r"does not replace: notes\.md"):
+        stzoo.import_checkpoint(retromae, overwrite=True, **given)
 
 
 def test_the_list_of_checkpoints_tells_how_each_was_trained():

@@ -288,18 +288,24 @@ def find(path: Path, system: tuple[str, str], judged: JudgedSet, settings: dict[
     return _result(path, system, judged.name, judged.split, stored, True) if facts else None
 
 
+def _keys(path: Path) -> set[str]:
+    """The keys of an object in a JSON file; none if there is no such object."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return set(stored) if isinstance(stored, dict) else set()
+    return set()
+
+
 def check_replaceable(path: Path) -> None:
-    """Sees that a file may be replaced by a result.
+    """Refuses a file that is not a result, not even a damaged one in the folder of its model's results.
 
     Raises:
-        OutputError: if it is there and is no result.
+        OutputError: if there is such a file.
     """
     if not os.path.lexists(path):
         return
-    stored = None
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(stored, dict) or not {"task_name", "scores"} <= stored.keys():
+    is_result = {"task_name", "scores"} <= _keys(path)
+    if not (is_result or {"name", "revision"} <= _keys(path.with_name(META))) or not path.is_file():
         raise OutputError(
             f"{path} is not a result and is not replaced. Move it away, or use another --output."
         )
