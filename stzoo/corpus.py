@@ -165,7 +165,7 @@ def _key(
     """Names the folder of the rows after all that decides what is in them."""
     known: list[Any] = [
         settings,
-        fingerprint(*(one.__file__ for one in (rows, words, readers, inputs, pydocs)), __file__),
+        fingerprint(*(str(one.__file__) for one in (rows, words, readers, inputs, pydocs)), __file__),
     ]
     known.append([[name, str(kind)] for name, kind in columns.items()])
     if tokenizer is not None:

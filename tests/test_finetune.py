@@ -271,6 +271,7 @@ def test_mined_negatives_are_trained_on(base, judged, mined, tmp_path):
     )
     facts = json.loads((out / "run.json").read_text())
     assert facts["data"]["mined"]["model"]["name"] == "bm25s"
+    assert facts["data"]["columns"][0]["negative_score"] == ["neg_scores"]
     assert facts["data"]["negatives"] == len(read_training(mined).negatives.places) > 100
     log = [line["loss"] for line in facts["log"] if "loss" in line]
     assert log[-1] < log[0]

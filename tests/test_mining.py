@@ -402,6 +402,22 @@ def test_what_is_blank_is_no_positive_and_the_file_is_read_again(tmp_path):
     assert ([one.id for one in row.positives], [one.id for one in row.negatives]) == (["d1"], ["d3"])
 
 
+def test_the_columns_of_training_rows_are_kept_in_what_is_mined(tmp_path):
+    rows = [
+        {"ask": f"wing {word}", "text": f"wing of a {word}", "answer": word} for word in ("bird", "plane")
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = dict(data=str(tmp_path / "rows.jsonl"), columns={"query": "ask", "positive": "text"})
+    made = mine("bm25s", output=tmp_path / "mined.jsonl", **given, **TOP)
+    columns = {"form": "sentence-transformers", "query": ["ask"], "positive": ["text"], "unused": ["answer"]}
+    assert made["data"]["columns"] == [columns]
+    assert [one.text for row in read_training(tmp_path / "mined.jsonl").rows() for one in row.negatives] == [
+        "wing of a plane",
+        "wing of a bird",
+    ]
+    assert mine("bm25s", output=tmp_path / "mined.jsonl", resume=True, **given, **TOP) == made
+
+
 def test_a_teacher_scores_no_more_than_are_needed(model, judged, cross_encoder, tmp_path):
     read = read_beir(judged, "train")
     qrels = {query: {**grades, "d50": 1} for query, grades in read.qrels.items()}

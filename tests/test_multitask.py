@@ -325,11 +325,16 @@ def test_adapters_are_balanced_alone(base, tasks, tmp_path):
 
 @pytest.mark.usefixtures("unverified")
 def test_at_most_so_many_queries_of_a_task_are_drawn(base, tasks, tmp_path):
-    few = [tasks[0], tasks[1] | {"max_queries": 5}]
+    rows = [{"ask": f"what is {n}", "text": f"passage {n}", "id": n} for n in range(8)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    last = {"name": "last", "data": str(tmp_path / "rows.jsonl"), "columns": "query=ask,positive=text"}
+    few = [tasks[0], last | {"max_queries": 5}]
     given = dict(dev_queries=0, max_steps=1, batch_size=6, **SHORT)
     out = stzoo.finetune(str(base), tasks=few, output=tmp_path / "out", **given)
     facts = json.loads((out / "run.json").read_text())["data"]
     assert (facts["words"]["queries"], facts["last"]["queries"]) == (40, 5)
+    columns = {"form": "sentence-transformers", "query": ["ask"], "positive": ["text"], "unused": ["id"]}
+    assert facts["last"]["columns"] == [columns]
 
 
 def test_processes_agree_on_the_update(still, tasks, tmp_path):

@@ -1,4 +1,4 @@
-"""The forms of training rows, each told by the names of its columns."""
+"""The forms of training rows, each recognised by the names of its columns."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -336,13 +336,15 @@ class Blanks:
     def without(self, rows: Iterator[tuple[int, Example]]) -> Iterator[tuple[int, Example]]:
         """The rows, but those none of whose passages has text."""
         for line, row in rows:
-            sides = [[one for one in side if one.text.strip()] for side in row[1:3]]
-            blank = len(row.positives) + len(row.negatives) - sum(map(len, sides))
+            positives, negatives = (
+                [one for one in side if one.text.strip()] for side in (row.positives, row.negatives)
+            )
+            blank = len(row.positives) + len(row.negatives) - len(positives) - len(negatives)
             self.passages += blank
-            if blank and not any(sides):
+            if blank and not positives and not negatives:
                 self.rows += 1
             else:
-                yield line, Example(row.query, *sides, row.query_id)
+                yield line, Example(row.query, positives, negatives, row.query_id)
 
     def notes(self) -> Iterator[str]:
         """What was left out, in a sentence each."""

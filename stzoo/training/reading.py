@@ -32,7 +32,7 @@ def read_training(
 ) -> TrainingSet:
     """Reads queries with their positives and negatives, in any of the forms that `FORMS` describes.
 
-    The form and what each column is are told by the names of the columns, over all rows; it is shown to the
+    The names of the columns, over all rows, decide the form and what each column is. This is shown to the
     user and kept in `TrainingSet.columns`. A row may say of its passages which are positive: by labels (0 or
     1), or by a grade of relevance (above 0 is positive); then queries without a positive are left out. Rows
     of one query are joined, a passage is kept once, and
