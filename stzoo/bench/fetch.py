@@ -162,7 +162,8 @@ def _download(entry: Entry, path: Path, progress: bool | None) -> None:
                 shown.update(len(chunk))
     if entry.zip_bytes and size < entry.zip_bytes:
         raise DataError(
-            f"{url} broke off after {size} of {entry.zip_bytes} bytes. Run the command again to fetch it."
+            f"{url} gave {size} bytes, not the {entry.zip_bytes} it should have: it broke off, or is another "
+            "file. Run the command again to fetch it."
         )
     if digest.hexdigest() != entry.md5:
         raise DataError(
