@@ -12,7 +12,6 @@ Source: https://github.com/embeddings-benchmark/mteb, mteb/results/task_result.p
 import contextlib
 import datetime
 import json
-import os
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -138,13 +137,12 @@ def check_replaceable(path: Path) -> None:
     """Sees that a file may be replaced by a result.
 
     Raises:
-        OutputError: if it is there and is no result.
+        OutputError: if it is whole JSON of another kind. A damaged result is replaced.
     """
-    if not os.path.lexists(path):
-        return
-    stored = None
-    with contextlib.suppress(OSError, ValueError, RecursionError):
+    try:
         stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
     if not isinstance(stored, dict) or not {"task_name", "scores"} <= stored.keys():
         raise OutputError(
             f"{path} is not a result and is not replaced. Move it away, or use another --output."
