@@ -166,6 +166,9 @@ def test_results_of_other_data_or_settings_are_kept_unless_overwritten(models, d
     with pytest.raises(OutputError, match="is no result of this version"):
         bench([str(models / "one")], **options)
     assert bench([str(models / "one")], overwrite=True, **options)[0].scores != again.scores
+    again.path.write_text('{"mine": 1}')
+    with pytest.raises(OutputError, match="is not a result and is not replaced"):
+        bench([str(models / "one")], overwrite=True, **options)
 
 
 def test_splits_of_one_set_lie_in_one_file(models, data, tmp_path):

@@ -464,8 +464,9 @@ def test_the_page_names_nothing_outside_itself(tmp_path):
 
 def test_files_that_are_there_are_kept_unless_overwritten(tmp_path):
     (tmp_path / "r.csv").write_text("mine")
-    with pytest.raises(OutputError, match=r"r\.csv is there already.*--overwrite"):
-        report(RESULTS, output=tmp_path / "r.html")
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match=r"r\.csv exists and is not a report"):
+            report(RESULTS, output=tmp_path / "r.html", overwrite=overwrite)
     assert [path.name for path in tmp_path.iterdir()] == ["r.csv"]
     assert report(RESULTS, output=tmp_path / "r", formats="txt") == [tmp_path / "r.txt"]
     assert report(RESULTS, output=tmp_path / "r.v2", formats=["csv", "txt"]) == [
@@ -473,8 +474,12 @@ def test_files_that_are_there_are_kept_unless_overwritten(tmp_path):
         tmp_path / "r.v2.txt",
     ]
     assert (tmp_path / "r.csv").read_text() == "mine"
-    report(RESULTS, output=tmp_path / "r.html", formats="csv", overwrite=True)
-    assert (tmp_path / "r.csv").read_text().startswith("model,revision,dataset")
+    made = (tmp_path / "r.txt").read_text()
+    (tmp_path / "r.txt").write_text(made[:100])
+    with pytest.raises(OutputError, match=r"r\.txt is there already.*--overwrite"):
+        report(RESULTS, output=tmp_path / "r", formats="txt")
+    report(RESULTS, output=tmp_path / "r", formats="txt", overwrite=True)
+    assert (tmp_path / "r.txt").read_text() == made
 
 
 def test_an_output_that_names_no_file_is_refused(tmp_path, monkeypatch):

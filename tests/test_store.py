@@ -257,6 +257,13 @@ def test_vectors_that_do_not_hold_are_refused(tmp_path):
         filled(tmp_path / "d", shard_rows=0)
 
 
+def test_a_folder_with_another_programs_manifest_is_not_filled(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "an extension", "schema_version": 3}')
+    with pytest.raises(OutputError, match="not an embedding store's"):
+        filled(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
 def test_what_is_no_store_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text('{"rows": 3}')
     for folder in (tmp_path / "none", tmp_path):

@@ -248,7 +248,8 @@ def _score(
     overwrite: bool,
 ) -> Result:
     path = results.result_file(output, system.name, system.revision, judged)
-    results.check_replaceable(path)
+    if overwrite:
+        results.check_replaceable(path)
     run_path = results.run_file(path, judged.split)
     known = ((system.name, system.revision), judged, system.settings)
     if not overwrite:

@@ -78,8 +78,9 @@ def score(
             system = (name, revision)
             target = results.result_file(place, *system, judged) if place else None
             if target:
-                results.check_replaceable(target)
-                if not overwrite:
+                if overwrite:
+                    results.check_replaceable(target)
+                else:
                     results.find(target, system, judged, {"k": k})
                 write_json(target.with_name("model_meta.json"), {"name": name, "revision": system[1]})
             seconds = time.monotonic() - begun

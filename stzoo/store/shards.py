@@ -67,7 +67,8 @@ def check_foreign(folder: Path) -> None:
     found = None
     with contextlib.suppress(OSError, ValueError, RecursionError):
         found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    if found is not None and not (isinstance(found, dict) and "checksum" in found):
+    own = {"schema_version", "facts", "rows", "dim", "precision", "shard_rows", "checksum"}
+    if found is not None and not (isinstance(found, dict) and len(own & found.keys()) > 1):
         raise OutputError(f"{folder / 'manifest.json'} is not an embedding store's; choose another folder.")
 
 
