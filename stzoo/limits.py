@@ -185,7 +185,7 @@ def _try(model: Any, name: str) -> None:
     from torch.nn import Identity
 
     quiet: dict[str, Any] = {"show_progress_bar": False, "convert_to_numpy": True}
-    ways: list[Callable[[list[str]], Any]]
+    ways: list[Callable[..., Any]]
     if hasattr(model, "encode_query"):
         ways, floor = [model.encode_query, model.encode_document], 0.0
         ways = [partial(way, prompt="", **quiet) for way in ways]
