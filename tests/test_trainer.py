@@ -314,7 +314,9 @@ def test_an_incomplete_checkpoint_is_removed_but_not_the_users_files_in_it(two_c
     (folder / "notes.md").write_text("mine")
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoints/checkpoint-2"
     assert [file.name for file in folder.iterdir()] == ["notes.md"]
-    assert "not saved completely" in capsys.readouterr().err
+    assert "not saved completely and was removed but for files" in capsys.readouterr().err
+    last_checkpoint(tmp_path)
+    assert capsys.readouterr().err == ""  # what is left is the user's
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_again_unasked(two_checkpoints, tmp_path):
