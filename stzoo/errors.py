@@ -140,6 +140,11 @@ def check_known(option: str, given: str, known: Iterable[str]) -> None:
         )
 
 
+def is_failure(error: BaseException) -> bool:
+    """True for exceptions, and for panics of libraries in Rust (tokenizers), which are not an `Exception`."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what a library says of its error; the error's type where it says nothing."""
     lines = str(error).strip().splitlines()

@@ -200,7 +200,7 @@ def read_beir(
         folder=files.corpus.parent,
         notes=notes,
     )
-    return replace(judged, notes=(*judged.notes, *_odd_queries(judged)))
+    return replace(judged, notes=(*judged.notes, *scoring_notes(judged)))
 
 
 def check_missing_judged(missing_judged: str) -> None:
@@ -257,8 +257,8 @@ def _settle_documents(
     )
 
 
-def _odd_queries(judged: JudgedSet) -> Iterator[str]:
-    """Notes about queries that cannot be answered, and about those that are documents themselves."""
+def scoring_notes(judged: JudgedSet) -> Iterator[str]:
+    """Notes for whoever scores: queries that cannot be answered, and those that are documents themselves."""
     if empty := sum(not text.strip() for text in judged.queries.values()):
         yield f"{empty} of {len(judged.queries)} judged queries have an empty text; they count like others"
     if idle := sum(max(grades.values()) < 1 for grades in judged.qrels.values()):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from .errors import ModelError, first_line
+from .errors import ModelError, first_line, is_failure
 from .messages import notify
 
 # learned positions, not relative ones (T5, MPNet's bias, DeBERTa) and not those of images
@@ -33,8 +33,11 @@ def prepare(model: Any, name: str) -> None:
 
     Raises:
         ModelError: if the tokenizer has ids that have no row in the word embeddings, or no padding token, the
-            length leaves no room for text, or the modules do not fit each other.
+            length leaves no room for text, a prompt is not a text, or the modules do not fit each other.
     """
+    for key, prompt in getattr(model, "prompts", {}).items():
+        if not isinstance(key, str) or not isinstance(prompt, str):
+            raise ModelError(f"{name} has the prompt {prompt!r} under the name {key!r}; expected texts.")
     for module in transformers_of(model):
         _check_vocabulary(name, module.tokenizer, _word_embeddings(module.model))
         if module.tokenizer.pad_token_id is None:
@@ -197,9 +200,17 @@ def _try(model: Any, name: str) -> None:
     for way in ways:
         try:
             single, together = (np.asarray(way(texts), np.float32) for texts in (SHORT, [*SHORT, *LONG]))
-        except Exception as error:  # whatever modules that do not fit raise
+        except BaseException as error:  # whatever modules that do not fit raise
+            if not is_failure(error):
+                raise
             reason = f"{type(error).__name__}: {first_line(error)}"
             raise ModelError(f"{name} cannot read a text: {reason}") from error
+        stated = model.get_embedding_dimension() if hasattr(model, "encode_query") else None
+        if stated is not None and stated != single.shape[-1]:
+            raise ModelError(
+                f"{name} makes vectors of {single.shape[-1]} numbers; its files state {stated!r}. Correct "
+                "the dimension in the config.json of its last module."
+            )
         with np.errstate(invalid="ignore"):  # of what is not finite
             far, size = np.abs(single[0] - together[0]).max(), np.abs(single[0]).max()
         if far > PADDING_READ * max(size, floor):

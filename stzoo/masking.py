@@ -214,10 +214,20 @@ def _agree(**tensors: Tensor) -> None:
         )
 
 
+def check_rates(**rates: float) -> None:
+    """Refuses shares of tokens to hide that are not above 0 and at most 1.
+
+    Raises:
+        RecipeError: it names the option.
+    """
+    for option, rate in rates.items():
+        if not 0 < rate <= 1:
+            raise RecipeError(f"{option} is {rate}; expected a share above 0 and at most 1.")
+
+
 def _budget(attention: Tensor, rate: float) -> Tensor:
     """Tokens to hide in each row, int32 [B]: the share of those for which `attention` is True."""
-    if not 0 < rate <= 1:
-        raise RecipeError(f"The rate of hidden tokens is {rate}; expected a share above 0 and at most 1.")
+    check_rates(rate=rate)
     # looked up in a table made on the CPU, because not every device has the float64 that Python rounds in
     lengths = torch.arange(attention.shape[1] + 1, dtype=torch.float64, device="cpu")
     table = (lengths * rate).round().clamp(min=1).int()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import host, limits, weights
-from .errors import ModelError, RecipeError, check_known, first_line
+from .errors import ModelError, RecipeError, check_known, first_line, is_failure
 from .quiet import quietly
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -68,7 +68,9 @@ def load_plain(
             options |= dict(device=device, trust_remote_code=False)
             classes = _of_plugins(name, revision)
             model = SentenceTransformer._load_with_module_classes(name, classes, **options)
-    except Exception as error:  # whatever a broken folder makes the loaders raise
+    except BaseException as error:  # whatever a broken folder makes the loaders raise
+        if not is_failure(error):
+            raise
         what = "cannot be loaded" if folder.is_dir() else "is no folder, and no Hub id that can be loaded"
         raise ModelError(f"the model {name} {what}: {reason(error)}") from error
     weights.check_model(name, model, reports, revision=revision)
@@ -96,7 +98,9 @@ def load_masked_lm(name: str, dtype: Any = None) -> tuple[Any, frozenset[str]]:
     try:
         with quietly(), weights.loading_reports() as reports:
             masked_lm = AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=False, **how)
-    except Exception as error:  # whatever a broken folder makes the loaders raise
+    except BaseException as error:  # whatever a broken folder makes the loaders raise
+        if not is_failure(error):
+            raise
         raise ModelError(f"{name} cannot be loaded as a masked LM: {reason(error)}") from error
     report = reports[-1][1]
     inside = f"{masked_lm.base_model_prefix}."
@@ -160,7 +164,9 @@ def load_tokenizer(name: str) -> Any:
     try:
         with quietly():
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # whatever a broken folder makes the loaders raise
+    except BaseException as error:  # whatever a broken folder makes the loaders raise
+        if not is_failure(error):
+            raise
         reason = first_line(error)
         raise ModelError(f"the tokenizer of {name} cannot be loaded: {reason}") from error
     if not tokenizer.is_fast:

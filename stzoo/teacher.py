@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import limits
 from .encode import score_pairs
-from .errors import ModelError, OutputError
+from .errors import ModelError, OutputError, is_failure
 from .files import held, whole_file, write_json
 from .models import check_device, reason
 from .opened import NO_REVISION, commit_of, folder_revision, limit, parse_name
@@ -132,7 +132,9 @@ def open_teacher(name: str, *, max_tokens: int | None = None, device: str | None
             model = CrossEncoder(given, device="cpu", trust_remote_code=False)
     except ModelError:
         raise
-    except Exception as error:  # whatever a broken folder makes the loaders raise
+    except BaseException as error:  # whatever a broken folder makes the loaders raise
+        if not is_failure(error):
+            raise
         what = "cannot be loaded" if local else "is no folder, and no Hub id that can be loaded"
         raise ModelError(f"the teacher {given} {what}: {reason(error)}") from error
     if model.num_labels != 1:

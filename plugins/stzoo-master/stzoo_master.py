@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stzoo import Backbone, DataError, Objective, RecipeError, UnknownNameError
-from stzoo.masking import corrupt, hide_keywords, hide_words
+from stzoo.masking import check_rates, corrupt, hide_keywords, hide_words
 
 
 class Task(NamedTuple):
@@ -131,10 +131,7 @@ class MASTER(Objective):
         for name in tasks or ():
             if name not in NAMES:
                 raise UnknownNameError("task of MASTER", name, NAMES)
-        rates = dict(encoder_rate=encoder_rate, complement_rate=complement_rate, decoder_rate=decoder_rate)
-        for option, rate in rates.items():
-            if not 0 < rate <= 1:
-                raise RecipeError(f"{option} is {rate}; expected a share above 0 and at most 1.")
+        check_rates(encoder_rate=encoder_rate, complement_rate=complement_rate, decoder_rate=decoder_rate)
         self.asked, self.neighbours, self.frequencies = tasks, neighbours, frequencies
         self.encoder_rate, self.complement_rate, self.decoder_rate = (
             encoder_rate,

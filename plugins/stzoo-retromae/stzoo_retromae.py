@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from stzoo import Backbone, Objective
-from stzoo.masking import visibility
+from stzoo.masking import check_rates, visibility
 
 
 class RetroMAE(Objective):
@@ -43,6 +43,7 @@ class RetroMAE(Objective):
         self, backbone: Backbone, encoder_rate: float = 0.3, decoder_rate: float = 0.5, layers: int = 1
     ):
         super().__init__(backbone)
+        check_rates(encoder_rate=encoder_rate, decoder_rate=decoder_rate)
         self.encoder_rate, self.decoder_rate = encoder_rate, decoder_rate
         self.head = self.decoder(self.kind, layers=layers)
 
