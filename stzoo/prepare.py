@@ -139,7 +139,8 @@ def prepare(
 
 def _clear(folder: Path) -> None:
     """Removes what a preparation has kept in `work`, and nothing else that lies there."""
-    left = [name for name in files_under(folder) if name.startswith(f"{WORK}/") and runs.is_run_file(name)]
+    work = (name for name in files_under(folder) if name.startswith(f"{WORK}/"))
+    left = [name for name in work if runs.is_run_file(name, "prepare")]
     remove_files(folder, left)
 
 

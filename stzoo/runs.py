@@ -26,18 +26,19 @@ MERGED = "merge.json"  # beside one that is a mean of others
 OLD = ".stzoo-old"  # where an overwritten run waits until the new one has read its inputs
 MODEL_DRAFT = ".model.part"  # a finished model or data set on its way to the top of the folder
 _CHECKPOINT = r"(?:damaged-)?checkpoint-\d+(?:-\d+)?"
-# what a run writes before it is finished, and what remains of a preparation: regular expressions of paths
-RUN_FILES = (
-    re.escape(RECORD),
-    rf"{re.escape(MODEL_DRAFT)}/.*",
-    rf"(?:episodes/\d+/)?checkpoints/{_CHECKPOINT}/[^/]+\.(?:safetensors|pt|pth|bin|json)",
+# what any run, a training run, and a preparation write before they are finished: regular expressions of paths
+RUN_FILES = (re.escape(RECORD), rf"{re.escape(MODEL_DRAFT)}/.*")
+TRAINING_FILES = (
+    rf"(?:episodes/\d+/)?checkpoints/{_CHECKPOINT}/(?:state|balancer|log_sums(?:_\d+)?)\.safetensors",
+    rf"(?:episodes/\d+/)?checkpoints/{_CHECKPOINT}/(?:(?:optimizer|scheduler|scaler)\.pt|rng_state(?:_\d+)?\.pth)",
+    rf"(?:episodes/\d+/)?checkpoints/{_CHECKPOINT}/(?:trainer_state|whole)\.json",
     r"(?:episodes/\d+/)?checkpoints/runs/(?:.*/)?events\.out\.tfevents\..*",
     r"episodes/\d+/(?:episode\.json|end\.safetensors|[^/]*negatives\.parquet)",
     r"episodes/\d+/(?:[^/]*negatives\.parts|embeddings/[^/]+/[^/]+)/[^/]+\.(?:json|safetensors|lock)",
     r"(?:episodes/\d+/)?balancer\.safetensors",
     r"teacher/(?:[^/]+/)?(?:manifest\.json|\d+\.safetensors|\.stzoo\.lock)",
-    r"work/.*\.(?:parquet|safetensors|npy|json|lock)",
 )
+WORK_FILES = (r"work/.*\.(?:parquet|safetensors|npy|json|lock)",)
 PREPARED_FILES = (r"README\.md", r"passages-\d+-of-\d+\.parquet")
 _FOLDERS = (  # which a file or a link may stand in the place of
     rf"checkpoints(?:/{_CHECKPOINT})?|episodes(?:/\d+(?:/(?:checkpoints|embeddings))?)?|teacher|work|pretraining"
@@ -233,7 +234,8 @@ def _end_failed(run: Run, error: BaseException, before: set[str], worth: Sequenc
             with contextlib.suppress(OutputError):  # the disk is full, and `error` says so
                 run.record(status="failed" if failed else "interrupted", error=reason)
         return
-    made = [name for name in files_under(run.folder) if name not in before and is_run_file(name)]
+    command = run.facts["recipe"]["command"]
+    made = [name for name in files_under(run.folder) if name not in before and is_run_file(name, command)]
     remove_files(run.folder, made)
     for name in ("checkpoints", "work"):
         with contextlib.suppress(OSError):  # it is not empty, or not there
@@ -271,9 +273,10 @@ def _open(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> Ru
     return Run(folder, facts, goes_on=old is not None)
 
 
-def is_run_file(name: str) -> bool:
-    """True if a run writes a file of this path in its folder, whether or not it is finished."""
-    return any(re.fullmatch(pattern, name) for pattern in RUN_FILES)
+def is_run_file(name: str, command: str) -> bool:
+    """True if a run of this command writes a file of this path in its folder before it is finished."""
+    patterns = (*RUN_FILES, *(WORK_FILES if command == "prepare" else TRAINING_FILES))
+    return any(re.fullmatch(pattern, name) for pattern in patterns)
 
 
 def _written(folder: Path, facts: dict[str, Any]) -> list[str]:
@@ -284,10 +287,11 @@ def _written(folder: Path, facts: dict[str, Any]) -> list[str]:
             n for n in files_under(folder) if any(re.fullmatch(p, n) for p in _results(facts["recipe"]))
         ]
     recorded = set(recorded or ())
+    command = facts["recipe"]["command"]
     found = []
     for name in files_under(folder):
         link = (folder / name).is_symlink()
-        if name in recorded or is_run_file(name) or (link and re.fullmatch(_FOLDERS, name)):
+        if name in recorded or is_run_file(name, command) or (link and re.fullmatch(_FOLDERS, name)):
             found.append(name)
     return [name for name in found if not name.startswith(f"{OLD}/")]
 
@@ -299,7 +303,8 @@ def _results(recipe: dict[str, Any]) -> tuple[str, ...]:
 def _check_free(folder: Path, facts: dict[str, Any], settings: Settings) -> None:
     """Refuses a folder in which other files have names that the run will write."""
     ours = set(_written(folder, facts))
-    needed = _results(settings.dump())
+    recipe = settings.dump()
+    needed = _results(recipe)
     blocked = [
         name
         for name in files_under(folder)
@@ -308,6 +313,7 @@ def _check_free(folder: Path, facts: dict[str, Any], settings: Settings) -> None
             any(re.fullmatch(pattern, name) for pattern in needed)
             or re.fullmatch(_FOLDERS, name)
             or re.match(r"teacher/|episodes/\d+/", name)
+            or is_run_file(name, recipe["command"])
         )
         and not name.startswith(".stzoo")
     ]

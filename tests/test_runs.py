@@ -70,6 +70,7 @@ def test_overwriting_a_run_removes_what_the_run_wrote_and_nothing_else(tmp_path)
     (tmp_path / "elsewhere").mkdir()
     mine = ["notes.md", "results/scores.csv", ".git/HEAD", "checkpoints/best.txt", "1_Pooling/notes.md"]
     mine += ["checkpoints/checkpoint-5/notes.md", "checkpoints/checkpoint-best/x.pt", "work/notes.md"]
+    mine += ["checkpoints/checkpoint-5/analysis.json", "work/table.parquet"]  # a training run writes neither
     for name in [*mine, "../elsewhere/kept"]:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text("mine")
