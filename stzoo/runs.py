@@ -201,12 +201,12 @@ def start(
         return
     with held(output) as folder:
         run = _open(folder, settings, resume, overwrite)
-        before = set(files_under(folder))
+        before, kept = set(files_under(folder)), _matches(folder, worth)
         try:
             with host.recording() as run.components:
                 yield run
         except BaseException as error:
-            _end_failed(run, error, before, worth)
+            _end_failed(run, error, before, has_more=bool(_matches(folder, worth) - kept))
             raise
         finally:
             _clear_drafts(folder)
@@ -222,10 +222,20 @@ def _inputs(settings: Settings) -> list[Any]:
     return [one for value in found for one in (value if isinstance(value, list) else [value])]
 
 
-def _end_failed(run: Run, error: BaseException, before: set[str], worth: Sequence[str]) -> None:
-    """Records why a run failed, or removes what this process has made if that is nothing of worth."""
-    keep = run.goes_on or run._has_inputs or any(any(run.folder.glob(one)) for one in worth)
-    if keep:
+def _matches(folder: Path, patterns: Sequence[str]) -> set[Path]:
+    return {path for one in patterns for path in folder.glob(one)}
+
+
+def _end_failed(run: Run, error: BaseException, before: set[str], *, has_more: bool) -> None:
+    """Records why a run failed, or removes what this process has made if that is nothing of worth.
+
+    Args:
+        run: that failed.
+        error: why.
+        before: the files that were there when the run began.
+        has_more: True if the process has made something that is worth keeping.
+    """
+    if run.goes_on or run._has_inputs or has_more:
         if run._recorded and run.facts["status"] != "finished":
             failed = isinstance(error, Exception)
             kind = type(error).__name__

@@ -150,6 +150,7 @@ def test_a_run_that_fails_before_it_has_its_inputs_removes_only_what_it_made(tmp
     assert files_under(tmp_path / "new") == ["notes.md"]
     out = finished(tmp_path / "out")
     (out / "checkpoints/best.txt").touch()
+    (out / "checkpoints/checkpoint-5/notes.md").touch()  # the user's, in what a failed run would keep
     before = tree(out)
     with pytest.raises(ZeroDivisionError), begin(out, overwrite=True) as run:
         run.record()
