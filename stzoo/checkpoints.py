@@ -137,8 +137,11 @@ def _find(output: Path) -> Path | None:
         )
     after = f"training continues from {whole.name}" if whole else "training starts from the beginning"
     for folder in incomplete:
+        is_ours = bool(_written(folder))
         remove(folder)
-        notify(f"{folder} was not saved completely and was removed; {after}.")
+        if is_ours:
+            kept = " but for files that no run wrote" if folder.exists() else ""
+            notify(f"{folder} was not saved completely and was removed{kept}; {after}.")
     for folder, reason in damaged.items():
         notify(f"{folder} is damaged ({reason}) and was moved to {_set_aside(folder).name}; {after}.")
     return whole

@@ -9,8 +9,9 @@ the corpus, unless what a plugin looks up does.
 
 import json
 import math
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -133,14 +134,14 @@ def prepare(
         run.record(filled=filled, notes=made.notes, peak_memory_mib=_peak_memory())
         _write_card(run, kind)
         run.record(status="finished")
-        _clear(run.folder)  # not before: a kill in the midst would cost all shards
+        _clear(run.folder, [runs.UNFINISHED_WORK])  # not before: a kill in the midst would cost all shards
         return run.folder
 
 
-def _clear(folder: Path) -> None:
+def _clear(folder: Path, patterns: Sequence[str] = runs.WORK_FILES) -> None:
     """Removes what a preparation has kept in `work`, and nothing else that lies there."""
-    work = (name for name in files_under(folder) if name.startswith(f"{WORK}/"))
-    left = [name for name in work if runs.is_run_file(name, "prepare")]
+    names = files_under(folder)
+    left = [name for name in names if any(re.fullmatch(pattern, name) for pattern in patterns)]
     remove_files(folder, left)
 
 

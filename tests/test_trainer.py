@@ -17,10 +17,11 @@ from transformers import TrainerCallback, set_seed
 
 import stzoo
 from stzoo.batches import LengthBatchSampler
-from stzoo.checkpoints import last_checkpoint
+from stzoo.checkpoints import last_checkpoint, remove
 from stzoo.errors import OutputError
 from stzoo.pretrain import load_base, load_parts, make_objective
 from stzoo.recipe import PretrainSettings
+from stzoo.runs import is_run_file
 from stzoo.testing import sentences, tiny_masked_lm
 from stzoo.trainer import ObjectiveTrainer, arguments
 
@@ -260,12 +261,16 @@ def test_checkpoints_hold_no_pickle_but_the_trainers_own_state(base, tmp_path):
     folder = tmp_path / "checkpoints/checkpoint-2"
     pickled = {f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".pkl")}
     assert pickled == {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
+    # what --overwrite removes, and what the removal of old checkpoints does, is what is written
+    assert all(is_run_file(f"checkpoints/checkpoint-2/{f.name}", "pretrain") for f in folder.iterdir())
     import numpy
 
     allowed = [numpy._core.multiarray._reconstruct, numpy.ndarray, numpy.dtype, numpy.dtypes.UInt32DType]
     with torch.serialization.safe_globals(allowed):
         for name in pickled:
             torch.load(folder / name, weights_only=True)
+    remove(folder)
+    assert not folder.exists()
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +319,9 @@ def test_an_incomplete_checkpoint_is_removed_but_not_the_users_files_in_it(two_c
     (folder / "notes.md").write_text("mine")
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoints/checkpoint-2"
     assert [file.name for file in folder.iterdir()] == ["notes.md"]
-    assert "not saved completely" in capsys.readouterr().err
+    assert "not saved completely and was removed but for files" in capsys.readouterr().err
+    last_checkpoint(tmp_path)
+    assert capsys.readouterr().err == ""  # what is left is the user's
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_again_unasked(two_checkpoints, tmp_path):
