@@ -159,7 +159,9 @@ def _open(folder: Path, identity: str) -> dict[str, Any]:
             write_json(folder / FACTS, facts)
     except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"{folder / FACTS} cannot be read: {error}. Remove {folder}.") from None
-    if not isinstance(facts, dict) or not isinstance(facts.get(SUMS, {}), dict):
+    sums = facts.get(SUMS, {}) if isinstance(facts, dict) else None
+    # none outside the folder, as what is damaged is removed
+    if not isinstance(sums, dict) or any(Path(name).name != name for name in sums):
         raise OutputError(f"{folder / FACTS} is damaged. Remove {folder}.")
     if facts.get("run") != identity:
         raise OutputError(

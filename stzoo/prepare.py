@@ -11,7 +11,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -134,15 +134,14 @@ def prepare(
         run.record(filled=filled, notes=made.notes, peak_memory_mib=_peak_memory())
         _write_card(run, kind)
         run.record(status="finished")
-        _clear(
-            run.folder, re.compile(runs.UNFINISHED_WORK).fullmatch
-        )  # not before: a kill in the midst would cost all shards
+        _clear(run.folder, [runs.UNFINISHED_WORK])  # not before: a kill in the midst would cost all shards
         return run.folder
 
 
-def _clear(folder: Path, is_ours: Callable[[str], Any] = runs.is_run_file) -> None:
+def _clear(folder: Path, patterns: Sequence[str] = runs.WORK_FILES) -> None:
     """Removes what a preparation has kept in `work`, and nothing else that lies there."""
-    left = [name for name in files_under(folder) if name.startswith(f"{WORK}/") and is_ours(name)]
+    names = files_under(folder)
+    left = [name for name in names if any(re.fullmatch(pattern, name) for pattern in patterns)]
     remove_files(folder, left)
 
 

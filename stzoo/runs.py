@@ -26,20 +26,22 @@ MERGED = "merge.json"  # beside one that is a mean of others
 OLD = ".stzoo-old"  # where an overwritten run waits until the new one has read its inputs
 MODEL_DRAFT = ".model.part"  # a finished model or data set on its way to the top of the folder
 _CHECKPOINT = r"(?:damaged-)?checkpoint-\d+(?:-\d+)?"
-# what a run writes before it is finished, and what remains of a preparation: regular expressions of paths
-RUN_FILES = (
-    re.escape(RECORD),
-    rf"{re.escape(MODEL_DRAFT)}/.*",
-    rf"(?:episodes/\d+/)?checkpoints/{_CHECKPOINT}/(?:(?:state|balancer)\.safetensors|trainer_state\.json"
-    r"|(?:optimizer|scheduler|scaler)\.pt|rng_state(?:_\d+)?\.pth|whole\.json)",
+# what any run, a training run and a preparation write before they are finished: regular expressions of paths
+RUN_FILES = (re.escape(RECORD), rf"{re.escape(MODEL_DRAFT)}/.*")
+TRAINING_FILES = (
+    rf"(?:episodes/\d+/)?checkpoints/{_CHECKPOINT}/(?:state|balancer|log_sums(?:_\d+)?)\.safetensors",
+    rf"(?:episodes/\d+/)?checkpoints/{_CHECKPOINT}/(?:(?:optimizer|scheduler|scaler)\.pt|rng_state(?:_\d+)?\.pth)",
+    rf"(?:episodes/\d+/)?checkpoints/{_CHECKPOINT}/(?:trainer_state|whole)\.json",
     r"(?:episodes/\d+/)?checkpoints/runs/(?:.*/)?events\.out\.tfevents\..*",
     r"episodes/\d+/(?:episode\.json|end\.safetensors|[^/]*negatives\.parquet)",
     r"episodes/\d+/(?:[^/]*negatives\.parts|embeddings/[^/]+/[^/]+)/[^/]+\.(?:json|safetensors|lock)",
     r"(?:episodes/\d+/)?balancer\.safetensors",
     r"teacher/(?:[^/]+/)?(?:manifest\.json|\d+\.safetensors|\.stzoo\.lock)",
+)
+WORK_FILES = (  # what remains of a preparation that a kill stopped at its very end
     r"work/(?:rows-\d{9}|words)\.parquet|work/(?:bm25|embeddings)/.*\.(?:safetensors|npy|json|lock)",
 )
-UNFINISHED_WORK = r"work/.*\.(?:parquet|safetensors|npy|json|lock)"  # of preparations, those of plugins, too
+UNFINISHED_WORK = r"work/.*\.(?:parquet|safetensors|npy|json|lock)"  # those of plugins, too
 PREPARED_FILES = (r"README\.md", r"passages-\d+-of-\d+\.parquet")
 _FOLDERS = (  # which a file or a link may stand in the place of
     rf"checkpoints(?:/{_CHECKPOINT})?|episodes(?:/\d+(?:/(?:checkpoints|embeddings))?)?|teacher|work|pretraining"
@@ -202,12 +204,12 @@ def start(
         return
     with held(output) as folder:
         run = _open(folder, settings, resume, overwrite)
-        before = set(files_under(folder))
+        before, kept = set(files_under(folder)), _matches(folder, worth)
         try:
             with host.recording() as run.components:
                 yield run
         except BaseException as error:
-            _end_failed(run, error, before, worth)
+            _end_failed(run, error, before, has_more=bool(_matches(folder, worth) - kept))
             raise
         finally:
             _clear_drafts(folder)
@@ -223,10 +225,20 @@ def _inputs(settings: Settings) -> list[Any]:
     return [one for value in found for one in (value if isinstance(value, list) else [value])]
 
 
-def _end_failed(run: Run, error: BaseException, before: set[str], worth: Sequence[str]) -> None:
-    """Records why a run failed, or removes what this process has made if that is nothing of worth."""
-    keep = run.goes_on or run._has_inputs or any(any(run.folder.glob(one)) for one in worth)
-    if keep:
+def _matches(folder: Path, patterns: Sequence[str]) -> set[Path]:
+    return {path for one in patterns for path in folder.glob(one)}
+
+
+def _end_failed(run: Run, error: BaseException, before: set[str], *, has_more: bool) -> None:
+    """Records why a run failed, or removes what this process has made if that is nothing of worth.
+
+    Args:
+        run: that failed.
+        error: why.
+        before: the files that were there when the run began.
+        has_more: True if the process has made something that is worth keeping.
+    """
+    if run.goes_on or run._has_inputs or has_more:
         if run._recorded and run.facts["status"] != "finished":
             failed = isinstance(error, Exception)
             kind = type(error).__name__
@@ -235,7 +247,8 @@ def _end_failed(run: Run, error: BaseException, before: set[str], worth: Sequenc
             with contextlib.suppress(OutputError):  # the disk is full, and `error` says so
                 run.record(status="failed" if failed else "interrupted", error=reason)
         return
-    made = [name for name in files_under(run.folder) if name not in before and is_run_file(name)]
+    command = run.facts["recipe"]["command"]
+    made = [name for name in files_under(run.folder) if name not in before and is_run_file(name, command)]
     remove_files(run.folder, made)
     for name in ("checkpoints", "work"):
         with contextlib.suppress(OSError):  # it is not empty, or not there
@@ -273,9 +286,10 @@ def _open(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> Ru
     return Run(folder, facts, goes_on=old is not None)
 
 
-def is_run_file(name: str) -> bool:
-    """True if a run writes a file of this path in its folder, whether or not it is finished."""
-    return any(re.fullmatch(pattern, name) for pattern in RUN_FILES)
+def is_run_file(name: str, command: str) -> bool:
+    """True if a run of this command writes a file of this path in its folder before it is finished."""
+    patterns = (*RUN_FILES, *(WORK_FILES if command == "prepare" else TRAINING_FILES))
+    return any(re.fullmatch(pattern, name) for pattern in patterns)
 
 
 def _written(folder: Path, facts: dict[str, Any]) -> list[str]:
@@ -287,13 +301,14 @@ def _written(folder: Path, facts: dict[str, Any]) -> list[str]:
         ]
     if not isinstance(recorded, dict):
         recorded = dict.fromkeys(recorded or ())
-    works = facts["recipe"]["command"] == "prepare" and facts["status"] != "finished"
+    command = facts["recipe"]["command"]
+    works = command == "prepare" and facts["status"] != "finished"
     found = []
     for name in files_under(folder):
         link = (folder / name).is_symlink()
         if (
             (name in recorded and _is_as_recorded(folder / name, recorded[name]))
-            or is_run_file(name)
+            or is_run_file(name, command)
             or (works and re.fullmatch(UNFINISHED_WORK, name))
             or (link and re.fullmatch(_FOLDERS, name))
         ):
@@ -320,7 +335,8 @@ def _results(recipe: dict[str, Any]) -> tuple[str, ...]:
 def _check_free(folder: Path, facts: dict[str, Any], settings: Settings) -> None:
     """Refuses a folder in which other files have names that the run will write."""
     ours = set(_written(folder, facts))
-    needed = _results(settings.dump())
+    recipe = settings.dump()
+    needed = _results(recipe)
     blocked = [
         name
         for name in files_under(folder)
@@ -329,6 +345,7 @@ def _check_free(folder: Path, facts: dict[str, Any], settings: Settings) -> None
             any(re.fullmatch(pattern, name) for pattern in needed)
             or re.fullmatch(_FOLDERS, name)
             or re.match(r"teacher/|episodes/\d+/", name)
+            or is_run_file(name, recipe["command"])
         )
         and not name.startswith(".stzoo")
     ]

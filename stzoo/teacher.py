@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from . import limits
 from .encode import score_pairs
 from .errors import ModelError, OutputError, is_failure
-from .files import held, whole_file, write_json
+from .files import held, read_arrays, write_arrays, write_json
 from .models import check_device, reason
 from .opened import NO_REVISION, commit_of, folder_revision, limit, parse_name
 from .quiet import quietly
@@ -244,21 +244,14 @@ def _claim(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def _write_part(file: Path, scores: "Sequence[np.ndarray]") -> None:
-    from safetensors.numpy import save
-
     positives, negatives = scores
-    with whole_file(file) as draft:
-        draft.write_bytes(save({"positives": positives, "negatives": negatives}))
+    write_arrays(file, {"positives": positives, "negatives": negatives})
 
 
 def _read_part(file: Path, sizes: list[int]) -> "list[np.ndarray] | None":
     """The scores of a part, or None if it is missing or damaged."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        part = load_file(file)
-        found = [part["positives"], part["negatives"]]
-    except (OSError, SafetensorError, KeyError):
+    part = read_arrays(file)
+    if part is None:
         return None
+    found = [part["positives"], part["negatives"]]
     return found if [len(scores) for scores in found] == sizes else None

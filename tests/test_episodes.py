@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 import stzoo
-from stzoo import runs
+from stzoo import episodes, runs
 from stzoo.episodes import mixed
 from stzoo.recipe import FinetuneSettings
 from stzoo.trainer import ObjectiveTrainer
@@ -277,6 +277,16 @@ def test_a_signal_in_an_episode_is_continued_from_to_the_bit(
     out = stzoo.finetune(str(base), output=tmp_path / "out", resume=True, **given)
     assert (out / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
     assert logs_of(out) == logs_of(straight)
+
+
+def test_no_file_outside_its_folder_is_removed_for_an_episode(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    folder = tmp_path / "episodes/1"
+    folder.mkdir(parents=True)
+    (folder / "episode.json").write_text('{"run": "x", "sha256": {"../../thesis.tex": "0"}}')
+    with pytest.raises(stzoo.OutputError, match=r"episode\.json is damaged"):
+        episodes._open(folder, "x")
+    assert (tmp_path / "thesis.tex").exists()
 
 
 def test_episodes_go_on_from_the_greatest_seed(base, judged, tmp_path):

@@ -558,7 +558,8 @@ def test_replacing_a_file_goes_on_after_a_kill_and_a_damaged_part(mined, monkeyp
             mined(depth=depth, overwrite=True)
     monkeypatch.setattr(parts, "write_training", write)
     damaged = path.parent / f".{path.name}.mining/part-000002.safetensors"
-    damaged.write_bytes(damaged.read_bytes()[:-5])
+    data = damaged.read_bytes()
+    damaged.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # one bit, which is another score or count
     assert mined(depth=9, resume=True)[0]["recipe"]["depth"] == 9
     assert len(rows_of(path)) == 40
     assert path.read_bytes() == mined("fresh.jsonl", depth=9)[1].read_bytes()

@@ -70,7 +70,8 @@ def test_overwriting_a_run_removes_what_the_run_wrote_and_nothing_else(tmp_path)
     (tmp_path / "elsewhere").mkdir()
     mine = ["notes.md", "results/scores.csv", ".git/HEAD", "checkpoints/best.txt", "1_Pooling/notes.md"]
     mine += ["checkpoints/checkpoint-5/notes.md", "checkpoints/checkpoint-best/x.pt", "work/notes.md"]
-    mine += ["checkpoints/checkpoint-5/best.bin", "work/data.json"]
+    mine += ["checkpoints/checkpoint-5/analysis.json", "work/table.parquet"]  # a training run writes neither
+    mine += ["checkpoints/checkpoint-5/best.bin", "work/data.json", "work/embeddings/mine.npy"]
     for name in [*mine, "../elsewhere/kept"]:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text("mine")
@@ -164,6 +165,7 @@ def test_a_run_that_fails_before_it_has_its_inputs_removes_only_what_it_made(tmp
     assert files_under(tmp_path / "new") == ["notes.md"]
     out = finished(tmp_path / "out")
     (out / "checkpoints/best.txt").touch()
+    (out / "checkpoints/checkpoint-5/notes.md").touch()  # the user's, in what a failed run would keep
     before = tree(out)
     with pytest.raises(ZeroDivisionError), begin(out, overwrite=True) as run:
         run.record()

@@ -17,10 +17,11 @@ from transformers import TrainerCallback, set_seed
 
 import stzoo
 from stzoo.batches import LengthBatchSampler
-from stzoo.checkpoints import last_checkpoint
+from stzoo.checkpoints import last_checkpoint, remove
 from stzoo.errors import OutputError
 from stzoo.pretrain import load_base, load_parts, make_objective
 from stzoo.recipe import PretrainSettings
+from stzoo.runs import is_run_file
 from stzoo.testing import sentences, tiny_masked_lm
 from stzoo.trainer import ObjectiveTrainer, arguments
 
@@ -260,12 +261,16 @@ def test_checkpoints_hold_no_pickle_but_the_trainers_own_state(base, tmp_path):
     folder = tmp_path / "checkpoints/checkpoint-2"
     pickled = {f.name for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".pkl")}
     assert pickled == {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
+    # what --overwrite removes, and what the removal of old checkpoints does, is what is written
+    assert all(is_run_file(f"checkpoints/checkpoint-2/{f.name}", "pretrain") for f in folder.iterdir())
     import numpy
 
     allowed = [numpy._core.multiarray._reconstruct, numpy.ndarray, numpy.dtype, numpy.dtypes.UInt32DType]
     with torch.serialization.safe_globals(allowed):
         for name in pickled:
             torch.load(folder / name, weights_only=True)
+    remove(folder)
+    assert not folder.exists()
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
-from test_trainer import Signals, make, same, spoil, unmended
+from test_trainer import Signals, log_of, make, same, spoil, unmended
 from torch import distributed as dist
 from transformers import TrainerCallback
 
@@ -69,7 +69,7 @@ def gathered(value):
 
 def train(label, checkpoint=None, *callbacks, prepare=lambda trainer: trainer, **changes):
     """A trainer of three steps after its training, and how that ended."""
-    given = dict(device="cpu", save_steps=100) | changes
+    given = dict(device="cpu", save_steps=100, log_steps=3) | changes
     trainer = prepare(make(ObjectiveTrainer, base, output / label, callbacks=callbacks, **given))
     try:
         trainer.go_on(checkpoint)
@@ -87,7 +87,10 @@ found["ended"] = gathered(ended)
 checkpoint = last_checkpoint(output / "stopped")
 draw = Draw()
 resumed, _ = train("stopped", checkpoint, draw)
-found["resumed"] = gathered([checkpoint.name, same(straight.tensors, resumed.tensors), draw.drawn])
+same_log = log_of(straight) == log_of(resumed)  # one line, of steps before and after the stop
+found["resumed"] = gathered(
+    [checkpoint.name, same(straight.tensors, resumed.tensors) and same_log, draw.drawn]
+)
 # one process finds a loss that is not finite, and its gradients are as they were
 nan = (
     (lambda trainer: spoil(trainer, "decoder", 3, float("nan")))

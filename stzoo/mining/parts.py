@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OutputError
-from ..files import files_under, held, remove_files, whole_file, write_json
+from ..files import files_under, held, read_arrays, remove_files, write_arrays, write_json
 from ..judged import JudgedSet
 from ..messages import notify
 from ..recipe import MiningRules
@@ -147,7 +147,6 @@ class _Mining:
     def make(self, memory_gib: float, progress: bool) -> None:
         """Writes each part that is not there, or not whole."""
         import numpy as np
-        from safetensors.numpy import save_file
         from tqdm import tqdm
 
         known, Q = self.known, len(self.known.query_ids)
@@ -170,8 +169,7 @@ class _Mining:
                     stop = min(start + self.size, Q)
                     own = np.split(scores, pairs.starts[1:-1])[start - first : stop - first]
                     arrays = self._arrays(start, stop, first, found, own)
-                    with whole_file(self._part(start)) as draft:
-                        save_file(arrays, draft)
+                    write_arrays(self._part(start), arrays)
                     shown.update(stop - start)
 
     def _part(self, start: int) -> Path:
@@ -179,12 +177,7 @@ class _Mining:
 
     def _whole(self, start: int) -> bool:
         """False if a part is missing or damaged."""
-        from safetensors import SafetensorError
-
-        try:
-            return bool(self._read(start))
-        except (OSError, SafetensorError):
-            return False
+        return read_arrays(self._part(start)) is not None
 
     def _arrays(
         self, start: int, stop: int, first: int, found: "Ranked", own: "list[np.ndarray]"
@@ -270,9 +263,9 @@ class _Mining:
         }
 
     def _read(self, start: int) -> "dict[str, np.ndarray]":
-        from safetensors.numpy import load_file
-
-        return load_file(self._part(start))
+        if (arrays := read_arrays(self._part(start))) is None:
+            raise OutputError(f"{self._part(start)} was damaged while this mining ran; run it again.")
+        return arrays
 
     def rows(self, progress: bool) -> Iterator[Mined]:
         """The rows of the file: queries with a positive at least."""
