@@ -1,8 +1,9 @@
 """Checkpoints of a training run: whole or absent, and verified before they are used.
 
 RUN/checkpoints/checkpoint-STEP/ has the weights (state.safetensors), the states of optimiser, schedule,
-random generators and trainer and, written last, whole.json: the SHA-256 of each file. Without it a checkpoint
-is incomplete; with a file that has another checksum it is damaged.
+random generators and trainer, the sums from which the next line of the log is computed and, written last,
+whole.json: the SHA-256 of each file. Without it a checkpoint is incomplete; with a file that has another
+checksum it is damaged.
 """
 
 import contextlib
@@ -21,9 +22,13 @@ from .messages import notify
 from .runs import is_first_process
 
 STATE = "state.safetensors"
+LOG_SUMS = "log_sums"  # of each process, like rng_state: log_sums.safetensors or log_sums_RANK.safetensors
 MARKER = "whole.json"
 NEEDED = {STATE, "optimizer.pt", "scheduler.pt", "trainer_state.json"}
-WRITTEN = (*sorted(NEEDED), "scaler.pt", "rng_state*.pth", "balancer.safetensors", MARKER, ".*.part")
+WRITTEN = (
+    *(*sorted(NEEDED), "scaler.pt", "rng_state*.pth", f"{LOG_SUMS}*.safetensors", "balancer.safetensors"),
+    *(MARKER, ".*.part"),
+)
 
 
 def seal(folder: Path) -> None:

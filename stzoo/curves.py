@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import DataError, MissingExtraError
 from .files import whole_file
+from .inputs import user_path
 from .recipe import FinetuneSettings, PretrainSettings
 from .runs import RECORD
 
@@ -136,7 +137,7 @@ def read_history(folder: str | Path) -> History:
     Raises:
         DataError: if the folder holds no run of pretrain or finetune.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     try:
         return as_history(json.loads((folder / RECORD).read_text(encoding="utf-8")), folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

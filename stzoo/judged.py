@@ -120,7 +120,7 @@ def find_split(folder: str | Path, split: str = "test") -> SplitFiles:
     Raises:
         DataError: if the folder or the split is not there; it names the splits that are.
     """
-    folder, prefix = Path(folder), ""
+    folder, prefix = user_path(folder), ""
     name = folder_name(folder)
     if not folder.is_dir() and is_beir(folder.parent):
         prefix = f"{name}."
@@ -131,7 +131,7 @@ def find_split(folder: str | Path, split: str = "test") -> SplitFiles:
         )
     corpus, queries = find_jsonl(folder, "corpus"), find_jsonl(folder, "queries")
     for end in _QRELS_ENDS if Path(split).name == split else ():  # a split is no path
-        qrels = folder / "qrels" / f"{prefix}{split}{end}"
+        qrels = user_path(folder / "qrels" / f"{prefix}{split}{end}")
         if qrels.is_file():
             return SplitFiles(name, corpus, queries, qrels)
     known = [each[len(prefix) :] for each in qrels_names(folder) if each.startswith(prefix)]

@@ -10,6 +10,7 @@ from typing import Any
 
 from .errors import ModelError, RecipeError
 from .files import fingerprint
+from .inputs import user_path
 from .limits import longest, shortest
 from .messages import collect_notes
 from .models import load_plain
@@ -105,8 +106,9 @@ def open_model(
         RecipeError: if the text holds no name, or an option does not hold.
     """
     name, given = parse_name(text)
-    folder = Path(given)
+    folder = user_path(given, ModelError)
     local = folder.is_dir()
+    given = str(folder) if local else given
     devices = tuple(device.split(",")) if device else ()
     with collect_notes() as notes:
         model = load_plain(given, device=devices[0] if devices else None, dtype=dtype, backend=backend)
@@ -129,8 +131,9 @@ def parse_name(text: str) -> tuple[str, str]:
         RecipeError: if there is no name in it.
     """
     name, equals, given = text.partition("=")
-    if not equals or Path(text).exists():
-        name, given = Path(text).resolve().name if Path(text).is_dir() else text, text
+    path = user_path(text, ModelError)
+    if not equals or path.exists():
+        name, given = path.resolve().name if path.is_dir() else text, text
     if not slug(name) or not given:
         raise RecipeError(
             f"the model {text!r} has no name; expected FOLDER, HUB_ID or NAME=FOLDER_OR_HUB_ID."

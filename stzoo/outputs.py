@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from .errors import OutputError, RecipeError
+from .inputs import user_path
 
 Kind = Literal["run", "model", "results", "file"]
 _MODULE = r"(?:(?:[\w-]+_)?\d+_\w+/|exact/)*"  # the folders of modules, of routes, and of a second form
@@ -34,7 +35,7 @@ def check_output(
     is_ours: Callable[[Path], bool] | None = None,
     what: str = "",
 ) -> Path:
-    """Refuses an output that would damage something else, and returns its path.
+    """Refuses an output that would damage something else, and returns its path, with `~` expanded.
 
     Args:
         output: the path that the user gave.
@@ -48,7 +49,7 @@ def check_output(
         OutputError: if the output is empty, a root or the home folder, an input, lies in a model that is
             read, contains an input (and is a run or model), or if it exists and is of another kind.
     """
-    path = Path(output)
+    path = user_path(output, OutputError)
     if str(path) in ("", "."):
         raise OutputError("the output is empty or the current folder; give the name of a file or folder.")
     try:

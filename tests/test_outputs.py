@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 
 import stzoo
+from stzoo.curves import read_history
+from stzoo.judged import write_beir
+from stzoo.opened import parse_name
 from stzoo.outputs import check_output
 
 
@@ -58,6 +61,52 @@ def test_an_output_that_would_damage_something_is_refused(case):
 @pytest.mark.usefixtures("here")
 def test_another_output_is_taken(output, kind, inputs):
     assert check_output(output, kind=kind, inputs=inputs) == Path(output)
+
+
+@pytest.mark.parametrize("output", ["~no-such-user/run", "x" * 300, "a\0b", "\udcff"])
+def test_an_output_that_cannot_be_a_path_is_refused(output):
+    with pytest.raises(stzoo.OutputError, match=r"home folder of a user|as a path|not valid UTF-8"):
+        check_output(output, kind="run")
+
+
+def test_a_tilde_is_the_home_folder_in_paths_of_bench_and_what_follows(here, monkeypatch):
+    monkeypatch.setattr("stzoo.curves.as_history", lambda facts, folder: (facts, folder))
+    home = here / "home"
+    (home / "run.json").write_text("{}")
+    documents = [{"_id": name, "text": f"the text of {name}"} for name in ("d1", "d2")]
+    judged = {"q": {"d1": 1}}
+    write_beir(home / "set", documents, {"q": "text of d1"}, {"train": judged, "test": judged})
+    (scored,) = stzoo.bench([], data="~/set", output="~/results", language="en", progress=False)
+    assert scored.path.is_relative_to(home / "results")
+    (again,) = stzoo.score("t=~/results/bm25s/" + scored.revision + "/set.test.run", data="~/set")
+    assert again.scores.mean == scored.scores.mean
+    page, *_ = stzoo.report("~/results", output="~/page.txt", formats="txt")
+    assert page == home / "page.txt"
+    stzoo.contamination("~/set", data="~/set", output="~/found", results="~/results", minhash=False)
+    assert (home / "found").is_dir()
+    assert read_history("~")[1] == home
+    assert not (here / "~").exists()
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: stzoo.bench([], data=path, output="o"),
+        lambda path: stzoo.bench([], data=".", datasets=path, output="o"),
+        parse_name,
+        lambda path: stzoo.score(path, data="data"),
+        lambda path: stzoo.score("file", data=path),
+        lambda path: stzoo.compare([path, path]),
+        lambda path: stzoo.compare(["a", "b"], data=path),
+        lambda path: stzoo.report(path, output="page.html"),
+        lambda path: stzoo.search(path, "a question"),
+        lambda path: stzoo.card(path),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_a_name_too_long_for_a_file_is_refused_by_bench_and_what_follows(read):
+    with pytest.raises(stzoo.StzooError, match="File name too long"):
+        read("x" * 300)
 
 
 MINE = dict(model="bm25s", data="data/set", overwrite=True)

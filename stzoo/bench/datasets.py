@@ -9,6 +9,7 @@ from statistics import fmean
 from .. import registry
 from ..corpus import cache_folder
 from ..errors import DataError, nearest
+from ..inputs import user_path
 from ..judged import JudgedSet, is_beir, qrels_names
 from ..registry import Entry
 from . import fetch
@@ -63,7 +64,7 @@ def find(
     """
     entry = registry.find(name)
     split = split or (entry.split if entry else "test")
-    data = None if data is None else Path(data)
+    data = None if data is None else user_path(data)
     if data is not None and not data.is_dir():
         raise DataError(f"{data} is not there; expected a BEIR folder, or the parent of several.")
     folder = _local(name, entry, data)
@@ -163,6 +164,7 @@ def _local(name: str, entry: Entry | None, data: Path | None) -> Path | None:
     """The set's folder under `data`, by any of its names."""
     if data is None:
         return None
+    user_path(data / name)  # there can be nothing under some names
     spellings = dict.fromkeys((name, *(entry.names if entry else ())))
     for folder in (data / spelling for spelling in spellings):
         if is_beir(folder) or (is_beir(folder.parent) and _has_task(folder)):

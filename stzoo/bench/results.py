@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from ..errors import DataError, OutputError, RecipeError, abbreviated, quoted
 from ..files import held, write_json
+from ..inputs import user_path
 from ..judged import JudgedSet
 from ..measures import MEASURES, Measure
 from ..metrics import Scores, overall
@@ -140,7 +141,7 @@ def read(folder: str | Path) -> list[Result]:
         DataError: if there is none.
         OutputError: if a file there is no result of this version.
     """
-    folder, found = Path(folder), []
+    folder, found = user_path(folder), []
     for path in list(_files(folder)):  # before any is read, so that / is refused at once
         system = _system(path.with_name(META))
         stored = _read(path)

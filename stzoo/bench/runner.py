@@ -141,9 +141,9 @@ def bench(
         language = check_language(language)
     wanted = wanted_measures(measures, k)
     read = [data, corpus, pages, *models]
-    check_output(output, kind="results", inputs=read)
+    output = check_output(output, kind="results", inputs=read)
     if store:
-        check_output(store, kind="results", inputs=read)
+        store = check_output(store, kind="results", inputs=read)
     if threads:
         import torch
 
@@ -164,7 +164,7 @@ def bench(
     systems: list[System] = []
     models_opened = []
     with contextlib.ExitStack() as held_things:
-        root = Path(store) if store else default_root()
+        root = Path(store or default_root())
         if not keep_store:
             root = Path(held_things.enter_context(tempfile.TemporaryDirectory(prefix="stzoo-embeddings-")))
         for text in models:
@@ -187,7 +187,7 @@ def bench(
             if run_files:
                 check_ids(judged)
             for system in systems_of(judged) if not overwrite else ():
-                path = results.result_file(Path(output), system.name, system.revision, judged)
+                path = results.result_file(output, system.name, system.revision, judged)
                 if path.exists():
                     results.find(path, (system.name, system.revision), judged, system.settings)
 
@@ -196,7 +196,7 @@ def bench(
         names, first = check_sets(sets, check)
         revisions = [(lexical.NAME, version("bm25s"))] if bm25 else []
         revisions += [(system.name, system.revision) for system in systems]
-        results.check_places(Path(output), revisions, names)
+        results.check_places(output, revisions, names)
         kept, found = [first], []
         del first
         place = held_things.enter_context(results.output_folder(output))

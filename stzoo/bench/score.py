@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import DataError, RecipeError
 from ..files import fingerprint, write_json
+from ..inputs import user_path
 from ..judged import JudgedSet
 from ..measures import wanted_measures
 from ..opened import parse_name
@@ -61,11 +62,11 @@ def score(
     runs = [runs] if isinstance(runs, str) else runs
     wanted = wanted_measures(measures, k)
     if output is not None:
-        check_output(output, kind="results", inputs=[data, corpus, pages, *runs])
+        output = check_output(output, kind="results", inputs=[data, corpus, pages, *runs])
     systems = [_system(text) for text in runs]
-    judged = _judgements(Path(data), split, corpus, pages, missing_judged, progress)
+    judged = _judgements(user_path(data), split, corpus, pages, missing_judged, progress)
     if output is not None:
-        results.check_places(Path(output), [(name, revision) for name, revision, _ in systems], [judged.name])
+        results.check_places(output, [(name, revision) for name, revision, _ in systems], [judged.name])
     found = []
     with contextlib.ExitStack() as held_things:
         place = None if output is None else held_things.enter_context(results.output_folder(output))
@@ -94,7 +95,7 @@ def score(
 def _system(text: str) -> tuple[str, str, Path]:
     """Name and revision of the system that FILE or NAME=FILE is of, and the file."""
     name, given = parse_name(text)
-    path = Path(given)
+    path = user_path(given)
     if not path.is_file():
         raise DataError(f"{path} is not there; expected a TREC run, or a KILT guess (jsonl).")
     return path.name.lstrip(".").partition(".")[0] if name == given else name, fingerprint(path)[:12], path

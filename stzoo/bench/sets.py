@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .. import registry
 from ..errors import DataError, RecipeError, check_known
+from ..inputs import user_path
 from ..judged import JudgedSet, check_missing_judged, find_split, is_beir, read_beir
 from ..measures import Measure
 from ..metrics import Scores, score
@@ -39,7 +40,7 @@ def find_sets(
         names = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
         if "" in names:
             raise RecipeError(f"the list of data sets ({','.join(names)!r}) holds an empty name.")
-    path = None if data is None else Path(data)
+    path, corpus, pages = (one if one is None else user_path(one) for one in (data, corpus, pages))
     if suite is not None:
         check_known("suite", suite, SUITES)
         if path is None or names:

@@ -23,8 +23,9 @@ from .. import registry
 from ..bench.report.intervals import RESAMPLES, Interval
 from ..curves import PICTURE, PRETRAINING
 from ..encode.inputs import USUAL
-from ..errors import DataError, OutputError, RecipeError, StzooError, first_line
+from ..errors import DataError, ModelError, OutputError, RecipeError, StzooError, first_line
 from ..files import whole_file
+from ..inputs import user_path
 from ..outputs import check_output
 from . import frontmatter, public
 from .described import Step, read_model, read_steps
@@ -76,10 +77,12 @@ def card(
         RecipeError: if a field is not as the Hub wants it.
     """
     if output is not None:
-        check_output(output, kind="file", inputs=[folder], is_ours=_is_text, what="a Markdown file")
+        output = check_output(output, kind="file", inputs=[folder], is_ours=_is_text, what="a Markdown file")
         if os.path.lexists(output) and not overwrite:
             raise OutputError(f"{output} is there already. Use --overwrite, or another --output.")
-    files = make(Path(folder), repo_id=repo_id, results=results, license=license, language=language)
+    files = make(
+        user_path(folder, ModelError), repo_id=repo_id, results=results, license=license, language=language
+    )
     if output is not None:
         with whole_file(output) as draft:
             draft.write_bytes(files[README])
@@ -117,7 +120,7 @@ def make(
     origin = read_origin(folder)
     check_repo_id(repo_id)
     name = public.shown(repo_id.rpartition("/")[2] or name or folder.resolve().name or "model", {})
-    scored = None if results is None else read_scores(Path(results), folder)
+    scored = None if results is None else read_scores(user_path(results), folder)
     earlier = _earlier(folder / README, known)
     if license is not None:
         earlier = {key: value for key, value in earlier.items() if not key.startswith("license")}

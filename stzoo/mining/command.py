@@ -8,6 +8,7 @@ from typing import Any
 from .. import host, lexical
 from ..distributed import require_one_process
 from ..errors import DataError, OutputError, RecipeError
+from ..inputs import user_path
 from ..opened import open_model
 from ..outputs import check_output, check_resume
 from ..recipe import MineSettings
@@ -132,7 +133,7 @@ def _finder(wanted: MineSettings, judged: Any, bars: bool) -> Finder:
     return Dense(
         Retriever(
             opened,
-            Path(wanted.store) if wanted.store else default_root(),
+            user_path(wanted.store, OutputError) if wanted.store else default_root(),
             batch_tokens=wanted.batch_tokens,
             memory_gib=wanted.memory_gib,
             progress=bars,

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..encode import encode
-from ..errors import DataError, RecipeError
+from ..errors import DataError, ModelError, RecipeError
+from ..inputs import user_path
 from ..judged import JudgedSet, find_jsonl, read_corpus
 from ..opened import open_model
 from ..outputs import check_output
@@ -61,8 +62,8 @@ def search(
     bars = sys.stderr.isatty() if progress is None else progress
     documents: Store | None = None
     how: dict[str, str] = {}  # the documents' own, so that questions are encoded alike
-    if (Path(source) / "manifest.json").is_file():
-        documents = open_store(source)
+    if (place := user_path(source, ModelError) / "manifest.json").is_file():
+        documents = open_store(place.parent)
         if documents.facts.get("role") != "document":
             raise DataError(f"{source} holds the embeddings of queries; expected those of a corpus.")
         model, max_tokens = documents.data["model"], documents.facts["max_tokens"]
@@ -75,14 +76,14 @@ def search(
                 "there is nothing to search; name a BEIR folder or a corpus.jsonl by data (--data)."
             )
     if store:
-        check_output(store, kind="results", inputs=[model, data])
+        store = check_output(store, kind="results", inputs=[model, data])
     opened = open_model(model, max_tokens=max_tokens, device=device, **how)
     if documents and documents.facts["revision"] != opened.revision:
         raise DataError(f"{model} is not the model any more that {source} was made with. Run bench again.")
     retriever = Retriever(
-        opened, Path(store) if store else default_root(), batch_tokens, memory_gib=memory_gib, progress=bars
+        opened, Path(store or default_root()), batch_tokens, memory_gib=memory_gib, progress=bars
     )
-    judged = _corpus(Path(data), bars)
+    judged = _corpus(user_path(data), bars)
     retriever.notes(judged)  # shown to the user
     if documents is None:
         documents = retriever.documents(judged)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from ... import registry
 from ...errors import DataError, RecipeError
+from ...inputs import user_path
 from ...metrics import is_sum, paired_test
 from ...texts import numbered_objects
 from ..results import read
@@ -71,7 +72,7 @@ def compare(
         raise RecipeError(f"compare needs at least two systems; got {', '.join(given) or 'none'}.")
     if examples < 0:
         raise RecipeError(f"examples is {examples}; expected 0 or more.")
-    if data is not None and not Path(data).is_dir():
+    if data is not None and not user_path(data).is_dir():
         raise DataError(f"{data} is not there; expected a BEIR folder, or the parent of several.")
     stored = read(results) if results is not None else []
     found = [find_system(system, results, stored) for system in given]
@@ -94,7 +95,7 @@ def compare(
     for place in tqdm(places, desc="Comparing", leave=False, disable=not bars):
         texts = {}
         if data is not None and examples:
-            texts = _texts(Path(data), place[0], found[0][place].scores.per_query[measure], bars)
+            texts = _texts(user_path(data), place[0], found[0][place].scores.per_query[measure], bars)
             if not texts:
                 notes.append(f"{place[0]}: {data} has no queries.jsonl of it, so its texts are not shown.")
         for name, rows, common in others:

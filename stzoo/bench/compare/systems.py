@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ...errors import DataError, RecipeError, nearest
+from ...inputs import user_path
 from ...measures import parse_measures
 from ..results import Result, read
 
@@ -23,7 +24,7 @@ def find_system(given: str, output: str | Path | None, stored: Sequence[Result])
         DataError: if there is no such system, or there are several.
     """
     rows = [result for result in stored if result.model == given]
-    if not rows and Path(given).is_dir():
+    if not rows and user_path(given).is_dir():
         rows = read(given)
     if not rows and output is None:
         raise DataError(

@@ -22,6 +22,7 @@ from typing import Any
 from ... import registry
 from ...errors import DataError, OutputError, RecipeError
 from ...files import whole_file, write_json
+from ...inputs import user_path
 from ...judged import JudgedSet, read_beir
 from ...outputs import check_output
 from ..compare.systems import label, measure_name, scores_of
@@ -83,12 +84,12 @@ def contamination(
     if minhash:
         datasketch_module()  # said before anything is read
     if output is not None:
-        _check_output(Path(output), [*given, data, *([] if results is None else _listed(results))], overwrite)
+        output = user_path(output, OutputError)
+        _check_output(output, [*given, data, *([] if results is None else _listed(results))], overwrite)
     bars = sys.stderr.isatty() if progress is None else progress
     files = [file for path in given for file in find_training(path, bars)]
-    entry = (
-        registry.find(Path(data).resolve().name) if Path(data).is_dir() else None
-    )  # a task has its own name
+    data = user_path(data)
+    entry = registry.find(data.resolve().name) if data.is_dir() else None  # a task has its own name
     judged = read_beir(data, split, name=entry.name if entry else None, progress=bars)
     scored = _results(judged, [] if results is None else _listed(results))
     measure = measure_name(measure, scored)
@@ -134,7 +135,7 @@ def contamination(
         ),
     )
     if output is not None:
-        _write(report, Path(output))
+        _write(report, output)
     return report
 
 
@@ -164,7 +165,7 @@ def _check_output(output: Path, inputs: list[Any], overwrite: bool) -> None:
 
 
 def _listed(given: str | Path | Sequence[str | Path]) -> list[Path]:
-    return [Path(path) for path in ([given] if isinstance(given, str | Path) else given)]
+    return [user_path(path) for path in ([given] if isinstance(given, str | Path) else given)]
 
 
 def _results(judged: JudgedSet, folders: Sequence[Path]) -> list[Result]:

@@ -17,6 +17,7 @@ from typing import Any
 from ...curves import History, Line, running_mean, shortened
 from ...errors import MissingExtraError, OutputError, RecipeError
 from ...files import whole_file
+from ...inputs import user_path
 from ...outputs import check_output
 from .data import COST, Group, Page, gather
 from .intervals import RESAMPLES, Interval
@@ -60,7 +61,7 @@ def report(
     formats = formats.split(",") if isinstance(formats, str) else formats
     if not formats or set(formats) - set(FORMATS):
         raise RecipeError(f"formats is {','.join(formats)!r}; expected some of {','.join(FORMATS)}.")
-    base = Path(output)
+    base = user_path(output, OutputError)
     if base.name in ("", ".."):
         raise OutputError(f"the output is {str(output)!r}; expected a file, e.g. report.html.")
     base = base.with_suffix("") if base.suffix.removeprefix(".") in FORMATS else base
@@ -73,7 +74,7 @@ def report(
         _plotly()
     bars = sys.stderr.isatty() if progress is None else progress
     runs = [runs] if isinstance(runs, str | Path) else runs
-    page = gather(Path(results), measure, seed=seed, progress=bars, runs=runs)
+    page = gather(user_path(results), measure, seed=seed, progress=bars, runs=runs)
     writers: dict[str, Callable[[Page], str]] = {"html": _html, "txt": _text, "csv": _csv}
     texts = [writers[form](page) for form in formats]
     for path, text in zip(paths, texts, strict=True):
