@@ -33,6 +33,7 @@ _GO_ON = (
     "stzoo bench and score continue with --missing-judged drop (leave such judgements out) or not-found "
     "(count such documents as not found)"
 )
+SCORES_0 = "they count and score 0, as in trec_eval"  # ends a note that is about scores alone
 _QRELS_ENDS = (".tsv", ".tsv.gz")
 # the files of a set in BEIR's layout, which `write_beir` replaces: regular expressions
 BEIR_FILES = (r"(?:corpus|queries)\.jsonl(?:\.gz)?", r"qrels/[^/]+\.tsv(?:\.gz)?", "qrels/")
@@ -264,7 +265,7 @@ def _odd_queries(judged: JudgedSet) -> Iterator[str]:
     if idle := sum(max(grades.values()) < 1 for grades in judged.qrels.values()):
         yield (
             f"{idle} of {len(judged.qrels)} judged queries have no relevant document (no grade above 0); "
-            "they count and score 0, as in trec_eval"
+            + SCORES_0
         )
     if not registry.shares_ids(judged.name) and judged.queries_in_corpus:
         yield (
