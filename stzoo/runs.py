@@ -453,6 +453,7 @@ def is_record(facts: Any) -> bool:
     if not isinstance(facts, dict):
         return False
     recipe, made_by, files = (facts.get(name) for name in ("recipe", "versions", "files"))
+    used = facts.get("components", [])
     return (
         facts.get("schema_version") == SCHEMA_VERSION
         and facts.get("status") in ("running", "failed", "interrupted", "finished")
@@ -461,6 +462,9 @@ def is_record(facts: Any) -> bool:
         and isinstance(made_by, dict)
         and "stzoo" in made_by
         and (files is None or isinstance(files, dict))
+        and type(facts.get("seconds", 0)) in (int, float)
+        and isinstance(used, list)
+        and all(isinstance(one, dict) and {"kind", "name", "plugin"} <= one.keys() for one in used)
     )
 
 
