@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import host
-from .errors import OutputError, StzooError, first_line
+from .errors import OutputError, RecipeError, StzooError, first_line
 from .files import PART, clear_drafts, files_under, held, move_files, remove_files, sha256, write_json
 from .outputs import MODEL_FILES, check_output, check_resume
 from .recipe import SCHEMA_VERSION, FinetuneSettings, PrepareSettings, PretrainSettings, Settings
@@ -59,12 +59,27 @@ PACKAGES = ("stzoo", "torch", "transformers", "sentence-transformers", "datasets
 
 def is_first_process() -> bool:
     """False in every process but the first of those that torchrun or accelerate started together."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return _of_launcher("RANK", 0) == 0
 
 
 def processes() -> int:
     """How many processes torchrun or accelerate started together."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _of_launcher("WORLD_SIZE", 1)
+
+
+def _of_launcher(variable: str, alone: int) -> int:
+    """The number that torchrun or accelerate has put into the environment.
+
+    Raises:
+        RecipeError: if it is not a whole number.
+    """
+    value = os.environ.get(variable) or str(alone)
+    if not re.fullmatch(r"[0-9]{1,9}", value):
+        raise RecipeError(
+            f"the environment variable {variable} is {value!r}; expected a whole number, as torchrun sets "
+            "it. Unset it to run in one process."
+        )
+    return int(value)
 
 
 @contextlib.contextmanager
@@ -455,6 +470,7 @@ def is_record(facts: Any) -> bool:
     if not isinstance(facts, dict):
         return False
     recipe, made_by, files = (facts.get(name) for name in ("recipe", "versions", "files"))
+    used = facts.get("components", [])
     return (
         facts.get("schema_version") == SCHEMA_VERSION
         and facts.get("status") in ("running", "failed", "interrupted", "finished")
@@ -463,6 +479,9 @@ def is_record(facts: Any) -> bool:
         and isinstance(made_by, dict)
         and "stzoo" in made_by
         and (files is None or isinstance(files, dict))
+        and type(facts.get("seconds", 0)) in (int, float)
+        and isinstance(used, list)
+        and all(isinstance(one, dict) and {"kind", "name", "plugin"} <= one.keys() for one in used)
     )
 
 

@@ -276,10 +276,18 @@ def test_a_run_file_scores_what_the_system_that_wrote_it_scores(model, data, tmp
         score(f"again={run}", data=data, output=tmp_path / "out", k=10)
 
 
-def test_a_scored_run_must_be_of_the_judged_queries(data, tmp_path):
+def test_a_scored_run_must_be_of_the_judged_queries_and_their_corpus(data, tmp_path, capsys):
     (tmp_path / "a.run").write_text("other Q0 d1 1 0.5 tag\n")
     with pytest.raises(DataError, match=r"a\.run holds none of the 12 judged queries"):
         score([str(tmp_path / "a.run")], data=data)
+    judged = read_beir(data, "test").qrels
+    query, (document, *_) = next((query, list(grades)) for query, grades in judged.items())
+    (tmp_path / "b.run").write_text(f"{query} Q0 msmarco-1 1 0.5 tag\n")
+    with pytest.raises(DataError, match=r"b\.run has none of the documents of .*'msmarco-1'"):
+        score([str(tmp_path / "b.run")], data=data)
+    (tmp_path / "b.run").write_text(f"{query} Q0 msmarco-1 1 0.5 tag\n{query} Q0 {document} 2 0.4 tag\n")
+    score([str(tmp_path / "b.run")], data=data)
+    assert "1 of 2 documents are not in the corpus" in capsys.readouterr().err
     with pytest.raises(DataError, match="no\\.run is not there"):
         score([str(tmp_path / "no.run")], data=data)
 

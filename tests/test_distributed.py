@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 import stzoo
 from stzoo.cli import app
-from stzoo.distributed import UNSUPPORTED
+from stzoo.distributed import UNSUPPORTED, require_one_process
 
 COMMANDS = {
     "prepare": lambda out: stzoo.prepare("master", corpus=["x"], output=out),
@@ -43,3 +43,12 @@ def test_models_that_are_split_up_are_refused(variable, tmp_path, monkeypatch):
         with pytest.raises(stzoo.RecipeError, match=rf"configured for {UNSUPPORTED[variable]}"):
             train()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", ["two", "-1", "\uff12", "1.5"])
+def test_a_number_of_processes_that_is_no_number_is_refused(value, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", value)
+    with pytest.raises(stzoo.StzooError, match="WORLD_SIZE is"):
+        require_one_process("mine")
+    monkeypatch.setenv("WORLD_SIZE", "")  # as an unset one
+    require_one_process("mine")

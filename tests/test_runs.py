@@ -36,6 +36,12 @@ def tree(folder):
     return {name: (folder / name).read_bytes() for name in files_under(folder)}
 
 
+RECORD = {
+    "schema_version": 1,
+    "status": "failed",
+    "versions": {"stzoo": "1"},
+    "recipe": SETTINGS.dump(),
+}
 FOREIGN = {
     "another program's": '{"name": "experiment 7"}',
     "a list": "[1]",
@@ -43,6 +49,8 @@ FOREIGN = {
     "without a recipe": '{"schema_version": 1, "status": "running", "versions": {"stzoo": "1"}}',
     "of another command": '{"schema_version": 1, "status": "running", "versions": {"stzoo": "1"}, '
     '"recipe": {"command": "train"}}',
+    "edited": json.dumps(RECORD | {"components": [5]}),
+    "with a time that is no number": json.dumps(RECORD | {"seconds": "long"}),
     "nested deeply": "[" * 100_000,
     "a folder": None,
 }

@@ -347,6 +347,20 @@ AMBIGUOUS = [
         [],
     ),
     (
+        [{"query": "q", "passage": "p", "is_selected": 1}],
+        "'is_selected', which looks like labels",
+        "label=is_selected",
+        ["p"],
+        [],
+    ),
+    (
+        [{"query": "q", "positive": "p", "rejected": "n"}],
+        "'rejected', which looks like negatives",
+        "negative=rejected",
+        ["p"],
+        ["n"],
+    ),
+    (
         [{"query": "q", "passage": "p", "rel_label": 1}],
         "'rel_label', which looks like labels",
         "label=rel_label",

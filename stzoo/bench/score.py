@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import DataError, RecipeError
+from ..errors import DataError, RecipeError, quoted
 from ..files import fingerprint, write_json
 from ..inputs import user_path
 from ..judged import JudgedSet
 from ..measures import wanted_measures
+from ..messages import notify
 from ..opened import parse_name
 from ..outputs import check_output
 from ..search import Run, in_order
@@ -75,6 +76,8 @@ def score(
             run = _read(path, progress)
             if not run.keys() & judged.qrels.keys():
                 raise DataError(f"{path} holds none of the {len(judged.qrels)} judged queries of {data}.")
+            if not _is_guess(path):
+                _check_documents(path, run, judged)
             scores = evaluate(judged, _kept(run, judged, k), wanted, of_pages=_is_guess(path))
             system = (name, revision)
             target = results.result_file(place, *system, judged) if place else None
@@ -153,6 +156,30 @@ def _read(path: Path, progress: bool | None) -> Run:
         query: {page: float(-place) for place, page in enumerate(dict.fromkeys(pages))}
         for query, pages in kilt.read_guess(path).items()
     }
+
+
+def _check_documents(path: Path, run: Run, judged: JudgedSet) -> None:
+    """Compares the documents of a run with the corpus, where that is known.
+
+    Raises:
+        DataError: if none of them is in the corpus, so that every score would be 0.
+    """
+    found = {document for query in run.keys() & judged.qrels.keys() for document in run[query]}
+    if not found or not judged.corpus_ids:
+        return
+    known = {one for one in judged.corpus_ids if one in found}
+    known |= found & {one for grades in judged.qrels.values() for one in grades}  # kept by "not-found"
+    unknown = len(found - known)
+    if not known:
+        raise DataError(
+            f"{path} has none of the documents of {judged.name}, e.g. {quoted(next(iter(found)))}; expected "
+            f"ids of its corpus, e.g. {quoted(judged.corpus_ids[0])}."
+        )
+    if unknown:
+        notify(
+            f"{path}: {unknown} of {len(found)} documents are not in the corpus of {judged.name}; they count "
+            "as not relevant."
+        )
 
 
 def _is_guess(path: Path) -> bool:

@@ -35,11 +35,15 @@ NAMES = {
 }
 # Parts of names, and whole words in them, that say what a column is about.
 LOOKS = {
-    "negative": (r"negativ|hardneg|distract|irrelevan|incorrect", {"neg", "negs", "hard", "wrong"}),
+    "negative": (
+        r"negativ|hardneg|distract|irrelevan|incorrect|reject|contradict|unrelated|mismatch",
+        {"neg", "negs", "hard", "wrong", "bad", "false"},
+    ),
     "positive": (r"positiv", {"pos", "gold"}),
     "label": (
-        r"label|relevan|score|similar|judg",
-        {"grade", "grades", "rating", "ratings", "rel", "qrel", "qrels", "sim"},
+        r"label|relevan|score|similar|judg|impossible|answerable|duplicate",
+        {"grade", "grades", "rating", "ratings", "rel", "qrel", "qrels", "sim"}
+        | {"target", "match", "selected", "accepted", "correct", "y"},
     ),
 }
 OF_LABELS = ("label", "grade", "score", "positive_score", "negative_score")

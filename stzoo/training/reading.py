@@ -115,7 +115,8 @@ def from_judged(judged: JudgedSet) -> TrainingSet:
         raise DataError(
             f"{judged.folder}, split {judged.split}: no judgement above 0 has a passage, nothing to train on."
         )
-    notes = tuple(note for note in judged.notes if note not in set(scoring_notes(judged)))
+    of_scores = set(scoring_notes(judged))
+    notes = tuple(note for note in judged.notes if note not in of_scores)
     if left_out:
         notes += (f"{left_out} of {len(judged.qrels)} queries have no relevant passage and are left out",)
         notify(f"{judged.name}: {notes[-1]}.")
