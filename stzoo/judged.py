@@ -200,7 +200,7 @@ def read_beir(
         folder=files.corpus.parent,
         notes=notes,
     )
-    return replace(judged, notes=(*judged.notes, *_odd_queries(judged)))
+    return replace(judged, notes=(*judged.notes, *notes_on_queries(judged)))
 
 
 def check_missing_judged(missing_judged: str) -> None:
@@ -257,8 +257,8 @@ def _settle_documents(
     )
 
 
-def _odd_queries(judged: JudgedSet) -> Iterator[str]:
-    """Notes about queries that cannot be answered, and about those that are documents themselves."""
+def notes_on_queries(judged: JudgedSet) -> Iterator[str]:
+    """What to know, where a set is scored, of queries without an answer and of those that are documents."""
     if empty := sum(not text.strip() for text in judged.queries.values()):
         yield f"{empty} of {len(judged.queries)} judged queries have an empty text; they count like others"
     if idle := sum(max(grades.values()) < 1 for grades in judged.qrels.values()):
