@@ -20,6 +20,7 @@ from . import host
 from .bounds import MAX_THREADS, plausible
 from .errors import RecipeError, abbreviated, check_known, nearest, quoted
 from .inputs import check_is_file, check_number, parse_yaml, user_path
+from .languages import check_language
 
 SCHEMA_VERSION = 1
 
@@ -191,8 +192,13 @@ def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
     return changes
 
 
-# YAML reads the code of Norwegian, no, as false.
-LanguageCode = Annotated[str, BeforeValidator(lambda given: "no" if given is False else given)]
+def _language(given: Any) -> Any:
+    given = "no" if given is False else given
+    return check_language(given) if isinstance(given, str) else given
+
+
+# A code of `stzoo.languages`, by that or by its English name; YAML reads the code of Norwegian, no, as false.
+LanguageCode = Annotated[str, BeforeValidator(_language)]
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["cpu", "cuda", "mps"]
 
