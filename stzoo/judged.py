@@ -29,10 +29,11 @@ from .qrels import Qrels, read_judgements
 from .texts import Texts, TextsWriter, numbered_lines, numbered_objects, once
 
 MISSING_JUDGED = ("error", "drop", "not-found")
-_GO_ON = (
-    "stzoo bench and score continue with --missing-judged drop (leave such judgements out) or not-found "
-    "(count such documents as not found)"
-)
+_GO_ON = {  # a query without a text cannot be asked
+    "query": "stzoo bench and score continue with --missing-judged drop (leave such judgements out)",
+    "document": "stzoo bench and score continue with --missing-judged drop (leave such judgements out) or "
+    "not-found (count such documents as not found)",
+}
 _QRELS_ENDS = (".tsv", ".tsv.gz")
 # the files of a set in BEIR's layout, which `write_beir` replaces: regular expressions
 BEIR_FILES = (r"(?:corpus|queries)\.jsonl(?:\.gz)?", r"qrels/[^/]+\.tsv(?:\.gz)?", "qrels/")
@@ -395,7 +396,7 @@ def _unknown(path: Path, column: int, names: set[str], kind: str, where: str) ->
         name = row.split("\t")[column]
         if line > 1 and name in names:
             found = f"the unknown {kind} {quoted(name)} (one of {len(names)})"
-            return DataError.at(path, line, found, f"an id of {where} next to {path.parent} ({_GO_ON})")
+            return DataError.at(path, line, found, f"an id of {where} next to {path.parent} ({_GO_ON[kind]})")
     return DataError(f"{path} was changed while it was read. Start again.")
 
 
