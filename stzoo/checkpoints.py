@@ -1,8 +1,9 @@
 """Checkpoints of a training run: whole or absent, and verified before they are used.
 
 RUN/checkpoints/checkpoint-STEP/ has the weights (state.safetensors), the states of optimiser, schedule,
-random generators and trainer and, written last, whole.json: the SHA-256 of each file. Without it a checkpoint
-is incomplete; with a file that has another checksum it is damaged.
+random generators and trainer, the sums from which the next line of the log is computed and, written last,
+whole.json: the SHA-256 of each file. Without it a checkpoint is incomplete; with a file that has another
+checksum it is damaged.
 """
 
 import contextlib
@@ -21,9 +22,13 @@ from .messages import notify
 from .runs import is_first_process
 
 STATE = "state.safetensors"
+LOG_SUMS = "log_sums"  # of each process, like rng_state: log_sums.safetensors or log_sums_RANK.safetensors
 MARKER = "whole.json"
 NEEDED = {STATE, "optimizer.pt", "scheduler.pt", "trainer_state.json"}
-WRITTEN = (*sorted(NEEDED), "scaler.pt", "rng_state*.pth", "balancer.safetensors", MARKER, ".*.part")
+WRITTEN = (
+    *(*sorted(NEEDED), "scaler.pt", "rng_state*.pth", f"{LOG_SUMS}*.safetensors", "balancer.safetensors"),
+    *(MARKER, ".*.part"),
+)
 
 
 def seal(folder: Path) -> None:
@@ -132,8 +137,11 @@ def _find(output: Path) -> Path | None:
         )
     after = f"training continues from {whole.name}" if whole else "training starts from the beginning"
     for folder in incomplete:
+        is_ours = bool(_written(folder))
         remove(folder)
-        notify(f"{folder} was not saved completely and was removed; {after}.")
+        if is_ours:
+            kept = " but for files that no run wrote" if folder.exists() else ""
+            notify(f"{folder} was not saved completely and was removed{kept}; {after}.")
     for folder, reason in damaged.items():
         notify(f"{folder} is damaged ({reason}) and was moved to {_set_aside(folder).name}; {after}.")
     return whole

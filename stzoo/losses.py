@@ -210,7 +210,7 @@ class RankingLoss(CachedLossMixin, nn.Module):
         self.terms = nn.ModuleDict(terms)
         self.factors = dict(factors)
         self.mini_batch_size = mini_batch_size
-        self._sums: dict[str, tuple[Tensor, int]] = {}
+        self.log_sums: dict[str, tuple[Tensor, Tensor]] = {}  # of each loss: sum and number of batches
         self.last: dict[str, Tensor] = {}  # of the last batch, without their weights
 
     def forward(self, features: Iterable[dict[str, Tensor]], labels: dict[str, Tensor]) -> Tensor:
@@ -250,8 +250,8 @@ class RankingLoss(CachedLossMixin, nn.Module):
         losses = {name: term(vectors, candidates) for name, term in self.terms.items()}
         self.last = {name: loss.detach() for name, loss in losses.items()}
         for name, loss in losses.items():
-            total, count = self._sums.get(name, (torch.zeros_like(loss), 0))
-            self._sums[name] = total + loss.detach(), count + 1
+            total, count = self.log_sums.get(name, (torch.zeros_like(loss), torch.tensor(0)))
+            self.log_sums[name] = total + loss.detach(), count + 1
         loss = torch.stack([self.factors[name] * one for name, one in losses.items()]).sum()
         if with_backward:
             loss.backward()
@@ -260,8 +260,8 @@ class RankingLoss(CachedLossMixin, nn.Module):
 
     def means(self) -> dict[str, float]:
         """Each loss, without its weight, as a mean since the last call."""
-        sums, self._sums = self._sums, {}
-        return {name: float(total) / count for name, (total, count) in sums.items()}
+        sums, self.log_sums = self.log_sums, {}
+        return {name: float(total) / int(count) for name, (total, count) in sums.items()}
 
 
 def make_loss(

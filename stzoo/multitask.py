@@ -294,6 +294,13 @@ class MultiTaskTrainer(ObjectiveTrainer):
             )
         self.balancer.load_state_dict(load_file(path))
 
+    def _log_sums(self) -> dict[str, Tensor]:
+        return super()._log_sums() | {"tasks": self.sums}
+
+    def _set_log_sums(self, stored: Mapping[str, Tensor]) -> None:
+        super()._set_log_sums(stored)
+        self.sums = stored["tasks"]
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:

@@ -45,7 +45,7 @@ class Objective(nn.Module):
         self.backbone = backbone
         self.weights = dict(self.weights)
         self.frozen = False
-        self._counts: dict[str, tuple[Tensor, Tensor]] = {}
+        self.log_sums: dict[str, tuple[Tensor, Tensor]] = {}
 
     @property
     def model(self) -> Any:
@@ -178,13 +178,13 @@ class Objective(nn.Module):
             labels: int64 [B, T], -100 where nothing is to be found.
         """
         loss, correct, counted = masked_loss(self.backbone.logits, hidden, labels)
-        before = self._counts.get(name)
-        self._counts[name] = (
+        before = self.log_sums.get(name)
+        self.log_sums[name] = (
             (correct, counted) if before is None else (before[0] + correct, before[1] + counted)
         )
         return loss
 
     def accuracies(self) -> dict[str, float]:
         """The share of labelled tokens found (0..1) since the last call, as `<name>_accuracy`."""
-        counts, self._counts = self._counts, {}
+        counts, self.log_sums = self.log_sums, {}
         return {f"{name}_accuracy": int(hit) / max(int(of), 1) for name, (hit, of) in counts.items()}

@@ -9,8 +9,9 @@ the corpus, unless what a plugin looks up does.
 
 import json
 import math
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -133,13 +134,15 @@ def prepare(
         run.record(filled=filled, notes=made.notes, peak_memory_mib=_peak_memory())
         _write_card(run, kind)
         run.record(status="finished")
-        _clear(run.folder)  # not before: a kill in the midst would cost all shards
+        _clear(
+            run.folder, re.compile(runs.UNFINISHED_WORK).fullmatch
+        )  # not before: a kill in the midst would cost all shards
         return run.folder
 
 
-def _clear(folder: Path) -> None:
+def _clear(folder: Path, is_ours: Callable[[str], Any] = runs.is_run_file) -> None:
     """Removes what a preparation has kept in `work`, and nothing else that lies there."""
-    left = [name for name in files_under(folder) if name.startswith(f"{WORK}/") and runs.is_run_file(name)]
+    left = [name for name in files_under(folder) if name.startswith(f"{WORK}/") and is_ours(name)]
     remove_files(folder, left)
 
 

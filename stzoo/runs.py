@@ -30,14 +30,16 @@ _CHECKPOINT = r"(?:damaged-)?checkpoint-\d+(?:-\d+)?"
 RUN_FILES = (
     re.escape(RECORD),
     rf"{re.escape(MODEL_DRAFT)}/.*",
-    rf"(?:episodes/\d+/)?checkpoints/{_CHECKPOINT}/[^/]+\.(?:safetensors|pt|pth|bin|json)",
+    rf"(?:episodes/\d+/)?checkpoints/{_CHECKPOINT}/(?:(?:state|balancer)\.safetensors|trainer_state\.json"
+    r"|(?:optimizer|scheduler|scaler)\.pt|rng_state(?:_\d+)?\.pth|whole\.json)",
     r"(?:episodes/\d+/)?checkpoints/runs/(?:.*/)?events\.out\.tfevents\..*",
     r"episodes/\d+/(?:episode\.json|end\.safetensors|[^/]*negatives\.parquet)",
     r"episodes/\d+/(?:[^/]*negatives\.parts|embeddings/[^/]+/[^/]+)/[^/]+\.(?:json|safetensors|lock)",
     r"(?:episodes/\d+/)?balancer\.safetensors",
     r"teacher/(?:[^/]+/)?(?:manifest\.json|\d+\.safetensors|\.stzoo\.lock)",
-    r"work/.*\.(?:parquet|safetensors|npy|json|lock)",
+    r"work/(?:rows-\d{9}|words)\.parquet|work/(?:bm25|embeddings)/.*\.(?:safetensors|npy|json|lock)",
 )
+UNFINISHED_WORK = r"work/.*\.(?:parquet|safetensors|npy|json|lock)"  # of preparations, those of plugins, too
 PREPARED_FILES = (r"README\.md", r"passages-\d+-of-\d+\.parquet")
 _FOLDERS = (  # which a file or a link may stand in the place of
     rf"checkpoints(?:/{_CHECKPOINT})?|episodes(?:/\d+(?:/(?:checkpoints|embeddings))?)?|teacher|work|pretraining"
@@ -283,13 +285,32 @@ def _written(folder: Path, facts: dict[str, Any]) -> list[str]:
         recorded = [
             n for n in files_under(folder) if any(re.fullmatch(p, n) for p in _results(facts["recipe"]))
         ]
-    recorded = set(recorded or ())
+    if not isinstance(recorded, dict):
+        recorded = dict.fromkeys(recorded or ())
+    works = facts["recipe"]["command"] == "prepare" and facts["status"] != "finished"
     found = []
     for name in files_under(folder):
         link = (folder / name).is_symlink()
-        if name in recorded or is_run_file(name) or (link and re.fullmatch(_FOLDERS, name)):
+        if (
+            (name in recorded and _is_as_recorded(folder / name, recorded[name]))
+            or is_run_file(name)
+            or (works and re.fullmatch(UNFINISHED_WORK, name))
+            or (link and re.fullmatch(_FOLDERS, name))
+        ):
             found.append(name)
     return [name for name in found if not name.startswith(f"{OLD}/")]
+
+
+def _is_as_recorded(path: Path, digest: Any) -> bool:
+    """True unless a file is the user's own: the record may be a copy from another folder.
+
+    A card is written again by `stzoo card`, so it has no digest; it names stzoo.
+    """
+    if path.is_symlink():  # only the link is moved
+        return True
+    if digest:
+        return sha256(path) == digest
+    return path.name != "README.md" or b"stzoo" in path.read_bytes()
 
 
 def _results(recipe: dict[str, Any]) -> tuple[str, ...]:
@@ -313,8 +334,8 @@ def _check_free(folder: Path, facts: dict[str, Any], settings: Settings) -> None
     ]
     if blocked:
         raise OutputError(
-            f"{folder} has files that no run wrote and that stand in the way of what this run writes: "
-            f"{', '.join(blocked)}. Move them away, or choose another --output."
+            f"{folder} has files that no run wrote, or that were changed since, and that stand in the way of "
+            f"what this run writes: {', '.join(blocked)}. Move them away, or choose another --output."
         )
 
 
@@ -338,7 +359,8 @@ def _check_finished(folder: Path, facts: dict[str, Any]) -> None:
         faults += [f"{', '.join(changed)} changed since"] * bool(changed)
         raise OutputError(
             f"{folder / RECORD} says that the run is finished, but its files are not whole: "
-            f"{'; '.join(faults)}. Bring them back from a copy, or run again with --overwrite."
+            f"{'; '.join(faults)}. Restore them from a copy, or remove what has changed and run again with "
+            "--overwrite."
         )
 
 

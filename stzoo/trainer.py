@@ -17,6 +17,7 @@ sentence-transformers 6.2 and transformers 5.23; tests/test_trainer.py shows the
 - autocast covers the encoder only: `compute_loss`
 - a resume forgets how long early stopping has waited, and trains on after it: `go_on`
 - a run that was moved loses its best checkpoint: `_load_best_model`, `FindBest`
+- a resume between two lines of the log forgets the steps before it in the next line: `_log_sums`
 - a resume inside an epoch on several processes begins another order: `get_batch_sampler`, `SetEpoch`
 
 These are private methods of the host library. `check_host` looks for each at the start.
@@ -43,7 +44,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
 from .callbacks import EachStep, FindBest, Progress, SetEpoch
-from .checkpoints import MARKER, STATE, complete, fault, rotate, seal
+from .checkpoints import LOG_SUMS, MARKER, STATE, complete, fault, rotate, seal
 from .distributed import largest
 from .errors import ModelError, OutputError, RecipeError, StzooError, TrainingError
 from .files import whole_file, writing
@@ -58,6 +59,7 @@ HOOKS = (
     "_load_from_checkpoint",
     "_load_best_model",
     "_save_checkpoint",
+    "_load_rng_state",
     "_clip_grad_norm",
     "_inner_training_loop",
     "create_optimizer",
@@ -523,6 +525,8 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
             if self.args.should_save:
                 (folder / MARKER).unlink(missing_ok=True)  # what is written over is incomplete until the end
             super()._save_checkpoint(*given, **named)
+            with whole_file(folder / self._log_sums_file()) as draft:
+                save_file({k: t.detach().cpu().clone() for k, t in self._log_sums().items()}, draft)
             if dist.is_initialized():
                 dist.barrier()  # each process writes the state of its own generators
             if self.args.should_save:
@@ -532,6 +536,35 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
             if dist.is_initialized():
                 dist.barrier()  # whoever leaves first has torchrun stop the others
         self.saved_at = time.monotonic()
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)  # which the host calls once it has set the sums to 0
+        stored = Path(checkpoint or "") / self._log_sums_file()
+        if checkpoint is not None and stored.is_file():  # older versions wrote none
+            self._set_log_sums({k: t.to(self.args.device) for k, t in load_file(stored).items()})
+
+    def _log_sums_file(self) -> str:
+        rank = f"_{dist.get_rank()}" if self.args.world_size > 1 else ""
+        return f"{LOG_SUMS}{rank}.safetensors"
+
+    def _log_sums(self) -> dict[str, Tensor]:
+        """Sums over the steps since the last line of the log, from which the next line is computed."""
+        found = {"loss": self._tr_loss, "step": torch.tensor(self._globalstep_last_logged)}
+        found |= {f"part/{name}": total for name, total in self.accum_loss_components["train"].items()}
+        for path, module in self.loss.named_modules():
+            for name, (total, count) in getattr(module, "log_sums", {}).items():
+                found |= {f"total/{path}/{name}": total, f"count/{path}/{name}": count}
+        return found
+
+    def _set_log_sums(self, stored: Mapping[str, Tensor]) -> None:
+        self._tr_loss, self._globalstep_last_logged = stored["loss"], int(stored["step"])
+        for key, tensor in stored.items():
+            kind, _, name = key.partition("/")
+            if kind == "part":
+                self.accum_loss_components["train"][name] = tensor
+            elif kind == "total":
+                path, _, name = name.partition("/")
+                self.loss.get_submodule(path).log_sums[name] = (tensor, stored[f"count/{path}/{name}"])
 
     def _check_weights(self) -> None:
         """Raises TrainingError if a weight is not finite, so that no such checkpoint replaces a good one."""

@@ -26,7 +26,7 @@ SHORT = {
     "batch_size": 8,
     "mini_batch_size": 4,
     "learning_rate": 1e-3,
-    "log_steps": 1,
+    "log_steps": 2,
     "depth": 20,
     "mined": 6,
     "negatives": 2,
@@ -37,6 +37,15 @@ SHORT = {
 
 def facts_of(folder):
     return json.loads((folder / "run.json").read_text())
+
+
+def logs_of(folder):
+    """The episodes' logs, without durations."""
+    timed = ("tokens_per_s", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+    return [
+        [{name: value for name, value in line.items() if name not in timed} for line in one["log"]]
+        for one in facts_of(folder)["episodes"]
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +227,9 @@ def test_an_old_negative_under_another_id_is_not_taken_twice():
 def test_a_loss_that_is_not_finite_fails_the_run_and_is_recorded_as_none(base, judged, tmp_path):
     given = dict(data=str(judged), dev_queries=0, max_steps=3, save_steps=1, episodes=1, warmup_ratio=0)
     with pytest.raises(stzoo.TrainingError, match="contrastive is nan"):
-        stzoo.finetune(str(base), output=tmp_path / "out", **given, **SHORT | {"learning_rate": 1e30})
+        stzoo.finetune(
+            str(base), output=tmp_path / "out", **given, **{**SHORT, "learning_rate": 1e30, "log_steps": 1}
+        )
     assert facts_of(tmp_path / "out")["status"] == "failed"
     log = json.loads((tmp_path / "out/episodes/1/episode.json").read_text())["log"]
     assert [line["step"] for line in log if "loss" in line] == [1]
@@ -265,6 +276,7 @@ def test_a_signal_in_an_episode_is_continued_from_to_the_bit(
     assert len(calls) == step
     out = stzoo.finetune(str(base), output=tmp_path / "out", resume=True, **given)
     assert (out / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
+    assert logs_of(out) == logs_of(straight)
 
 
 def test_episodes_go_on_from_the_greatest_seed(base, judged, tmp_path):

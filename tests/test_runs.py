@@ -27,7 +27,7 @@ def finished(folder):
         for name in ("modules.json", "model.safetensors", "1_Pooling/config.json"):
             (draft / name).write_text(name)
         run.install(draft, also=["README.md"])
-        (folder / "README.md").write_text("the card")
+        (folder / "README.md").write_text("the card, by stzoo")
         run.record(status="finished")
     return folder
 
@@ -70,6 +70,7 @@ def test_overwriting_a_run_removes_what_the_run_wrote_and_nothing_else(tmp_path)
     (tmp_path / "elsewhere").mkdir()
     mine = ["notes.md", "results/scores.csv", ".git/HEAD", "checkpoints/best.txt", "1_Pooling/notes.md"]
     mine += ["checkpoints/checkpoint-5/notes.md", "checkpoints/checkpoint-best/x.pt", "work/notes.md"]
+    mine += ["checkpoints/checkpoint-5/best.bin", "work/data.json"]
     for name in [*mine, "../elsewhere/kept"]:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text("mine")
@@ -82,6 +83,20 @@ def test_overwriting_a_run_removes_what_the_run_wrote_and_nothing_else(tmp_path)
         run.record_inputs(base={"id": "x"})
     assert set(files_under(out)) == {*mine, "link", "run.json"}
     assert (tmp_path / "elsewhere/kept").read_text() == "mine"
+
+
+def test_the_files_of_a_project_that_a_record_was_copied_into_are_not_overwritten(tmp_path):
+    out, project = finished(tmp_path / "out"), tmp_path / "project"
+    project.mkdir()
+    (project / "run.json").write_bytes((out / "run.json").read_bytes())
+    for name in files_under(out):
+        if name != "run.json":
+            (project / name).parent.mkdir(parents=True, exist_ok=True)
+            (project / name).write_text("mine")
+    before = tree(project)
+    with pytest.raises(stzoo.OutputError, match=r"README\.md"), begin(project, overwrite=True):
+        pass
+    assert tree(project) == before
 
 
 @pytest.mark.parametrize("name", ["README.md", "config.json", "1_Pooling/config.json", "checkpoints"])
@@ -160,7 +175,7 @@ def test_a_finished_run_whose_model_is_not_whole_is_not_taken_for_finished(tmp_p
     out = finished(tmp_path / "out")
     with begin(out, resume=True) as run:
         assert run.facts["status"] == "finished"
-    (out / "README.md").write_text("edited")  # may be
+    (out / "README.md").write_text("the stzoo card, edited")  # may be
     with begin(out, resume=True):
         pass
     (out / "model.safetensors").write_text("other weights")

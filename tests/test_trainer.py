@@ -101,16 +101,25 @@ def check_a_given_optimiser_gets_every_parameter(kind, base, tmp_path):
     assert held == {id(p) for p in trainer.loss.parameters()}
 
 
+def log_of(trainer):
+    """The lines of the log, without durations."""
+    lines = [line for line in trainer.state.log_history if "train_runtime" not in line]
+    return [{name: value for name, value in line.items() if name != "tokens_per_s"} for line in lines]
+
+
 @pytest.mark.parametrize("step", [9, 12])
-def test_a_resumed_run_ends_with_the_same_weights_to_the_bit(step, base, tmp_path):
-    """From the middle of the second of three epochs, and from the end of it."""
-    straight = make(ObjectiveTrainer, base, tmp_path / "straight", max_steps=None, epochs=3, save_steps=step)
+def test_a_resumed_run_ends_with_the_same_weights_and_log_to_the_bit(step, base, tmp_path):
+    """From the middle of the second of three epochs, and from the end of it, between two lines of the log."""
+    given = dict(max_steps=None, epochs=3, log_steps=5)
+    straight = make(ObjectiveTrainer, base, tmp_path / "straight", save_steps=step, **given)
     straight.train()
     last = tmp_path / "straight/checkpoints" / f"checkpoint-{step}"
-    resumed = make(ObjectiveTrainer, base, tmp_path / "resumed", max_steps=None, epochs=3, save_steps=100)
+    resumed = make(ObjectiveTrainer, base, tmp_path / "resumed", save_steps=100, **given)
     resumed.train(resume_from_checkpoint=str(last))
     assert straight.state.global_step == resumed.state.global_step == 18
     assert same(straight.tensors, resumed.tensors)
+    assert [line["step"] for line in log_of(straight)] == [5, 10, 15]
+    assert log_of(straight) == log_of(resumed)
 
 
 TRAPS = {
@@ -275,7 +284,7 @@ def flip(file):
 
 SAVED = (
     *("state.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"),
-    "whole.json",
+    *("log_sums.safetensors", "whole.json"),
 )
 
 
@@ -305,7 +314,9 @@ def test_an_incomplete_checkpoint_is_removed_but_not_the_users_files_in_it(two_c
     (folder / "notes.md").write_text("mine")
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoints/checkpoint-2"
     assert [file.name for file in folder.iterdir()] == ["notes.md"]
-    assert "not saved completely" in capsys.readouterr().err
+    assert "not saved completely and was removed but for files" in capsys.readouterr().err
+    last_checkpoint(tmp_path)
+    assert capsys.readouterr().err == ""  # what is left is the user's
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_again_unasked(two_checkpoints, tmp_path):
@@ -373,7 +384,7 @@ def test_a_signal_saves_a_checkpoint_from_which_the_run_continues_to_the_bit(
     number, step, base, tmp_path, capsys
 ):
     handlers = [signal.getsignal(one) for one in ENDS]
-    given = dict(max_steps=10, save_steps=100, accumulation=2)
+    given = dict(max_steps=10, save_steps=100, accumulation=2, log_steps=3)
     stopped = make(ObjectiveTrainer, base, tmp_path, callbacks=[Signals(step, number)], **given)
     with pytest.raises(ENDS[number]) as ended:
         stopped.go_on(None)
@@ -387,6 +398,7 @@ def test_a_signal_saves_a_checkpoint_from_which_the_run_continues_to_the_bit(
     straight = make(ObjectiveTrainer, base, tmp_path / "straight", **given)
     straight.go_on(None)
     assert same(straight.tensors, resumed.tensors)
+    assert log_of(straight) == log_of(resumed)
 
 
 def test_a_second_signal_stops_at_once(base, tmp_path):

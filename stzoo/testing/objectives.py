@@ -389,7 +389,7 @@ def _attributes(objective: Objective) -> dict[str, Any]:
         if path.split(".")[0] != "backbone":
             lost = {name: module._buffers[name] for name in module._non_persistent_buffers_set}
             for name, value in (vars(module) | lost).items():
-                if name not in vars(nn.Module()) and name not in ("_counts", "frozen"):
+                if name not in vars(nn.Module()) and name not in ("log_sums", "frozen"):
                     plain = type(value) in (int, float)
                     found[f"{path}.{name}".lstrip(".")] = value if plain else repr(value)
     return found
