@@ -81,7 +81,7 @@ class Plugin:
         distribution: what pip calls it, e.g. "stzoo-retromae".
         version: of the distribution.
         module: what the entry point names.
-        modules: names of the top-level modules of the distribution.
+        modules: names of the top-level modules of the distribution, and of its components.
         provides: kind -> name -> Component, Checkpoint or Recipe.
         places: kind -> file and line of the hook, in brackets.
         failures: one reason for each thing that was left out, with file and line.
@@ -495,6 +495,14 @@ def _load(plugin: Plugin, entry: EntryPoint) -> None:
         except (Exception, SystemExit) as error:
             at = "" if _where(error) else plugin.places[kind]
             plugin.failures.append(f"hook {hook_name(kind)}: {_reason(error)}{at}")
+    # of an editable install, the distribution may list no module
+    named = (
+        getattr(part, "build", getattr(part, "importer", None))
+        for parts in plugin.provides.values()
+        for part in parts.values()
+    )
+    tops = {name.partition(":")[0].partition(".")[0] for name in named if isinstance(name, str)}
+    plugin.modules |= tops - {"stzoo"}
 
 
 def _try(kind: str, part: Any) -> None:

@@ -16,11 +16,10 @@ from typing import Any, BinaryIO, Union, get_args, get_origin
 
 import yaml
 
-from .errors import DataError, StzooError
+from .errors import DataError, StzooError, abbreviated, quoted
 
 MAX_DEPTH = 64
 MAX_VALUES = 100_000  # of a recipe, with its aliases expanded
-_SHOWN = 120  # characters of a path or value in a message
 _PIPES = (Path("/dev/fd"), Path("/proc/self/fd"), Path("/dev"))  # of the shell: <(command), /dev/stdin
 _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
@@ -36,7 +35,7 @@ def user_path(given: str | Path, error: type[StzooError] = DataError) -> Path:
     Raises:
         StzooError: of the type `error`, if there can be nothing under that name, or it must not be looked at.
     """
-    shown = shorten(given)
+    shown = quoted(str(given))
     try:
         path = Path(given).expanduser()
         str(path).encode()
@@ -45,14 +44,14 @@ def user_path(given: str | Path, error: type[StzooError] = DataError) -> Path:
         pass
     except RuntimeError:
         raise error(
-            f"{shown} names the home folder of a user that this machine does not have. Check the name; "
-            "for a file whose name begins with ~, write ./ before it."
+            f"{abbreviated(str(given))} names the home folder of a user that this machine does not have. "
+            "Check the name; for a file whose name begins with ~, write ./ before it."
         ) from None
     except UnicodeEncodeError:
-        raise error(f"{shown!r} is not valid UTF-8. Rename the file, or link to it.") from None
+        raise error(f"{shown} is not valid UTF-8. Rename the file, or link to it.") from None
     except (OSError, ValueError) as problem:  # a part of over 255 characters, a NUL byte, no permission
         reason = getattr(problem, "strerror", None) or problem
-        raise error(f"{shown!r} cannot be used as a path: {reason}.") from None
+        raise error(f"{shown} cannot be used as a path: {reason}.") from None
     return path
 
 
@@ -74,13 +73,7 @@ def check_is_file(path: Path, error: type[StzooError] = DataError) -> None:
     if stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and path.absolute().parent in _PIPES):
         return
     kind = next((name for fits, name in _KINDS if fits(mode)), "a device")
-    raise error(f"{shorten(path)} is {kind}; expected a file.")
-
-
-def shorten(value: object, limit: int = _SHOWN) -> str:
-    """The text of a value, cut in the middle where it is long."""
-    text = str(value)
-    return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-limit // 2 :]}"
+    raise error(f"{abbreviated(str(path))} is {kind}; expected a file.")
 
 
 # JSON and YAML
@@ -106,7 +99,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the key {shorten(next(n for n in names if names.count(n) > 1))!r} twice")
+        raise ValueError(f"the key {quoted(next(n for n in names if names.count(n) > 1))} twice")
     return found
 
 
@@ -134,7 +127,7 @@ def check_value(value: Any, most: int | None = None) -> None:
             if isinstance(one, dict):
                 for key, part in one.items():
                     if not isinstance(key, str):
-                        raise ValueError(f"the key {shorten(key)!r}{_in(place)}, which is not text")
+                        raise ValueError(f"the key {quoted(str(key))}{_in(place)}, which is not text")
                     _check_text(key, f"a key{_in(place)}")
                     below.append((f"{place}.{key}" if place else key, part))
             elif isinstance(one, list):
@@ -153,11 +146,13 @@ def _check_text(text: str, place: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"half of a surrogate pair, which is no character, in {shorten(place)}") from None
+        raise ValueError(
+            f"half of a surrogate pair, which is no character, in {abbreviated(place)}"
+        ) from None
 
 
 def _in(place: str) -> str:
-    return f" in {shorten(place)}" if place else ""
+    return f" in {abbreviated(place)}" if place else ""
 
 
 class _Loader(yaml.SafeLoader):
@@ -180,7 +175,7 @@ class _Loader(yaml.SafeLoader):
         if repeated := [name for name in names if names.count(name) > 1]:
             line = node.start_mark.line + 1
             raise ValueError(
-                f"the key {shorten(repeated[0])!r} twice (in the mapping of line {line}); keep one of them"
+                f"the key {quoted(repeated[0])} twice (in the mapping of line {line}); keep one of them"
             )
         return node
 
@@ -248,7 +243,7 @@ def check_column_names(path: object, names: Sequence[str]) -> None:
     """
     for place, name in enumerate(names):
         if name in names[:place]:
-            raise DataError(f"{path} has two columns named {shorten(name)!r}; expected each name once.")
+            raise DataError(f"{path} has two columns named {quoted(name)}; expected each name once.")
 
 
 @contextlib.contextmanager
@@ -296,9 +291,9 @@ def arrow_value(table: Any, column: str, row: int) -> Any:
     try:
         return table.column(column)[row].as_py()
     except UnicodeDecodeError:
-        raise ValueError(f"a string that is not UTF-8 in {shorten(column)}") from None
+        raise ValueError(f"a string that is not UTF-8 in {abbreviated(column)}") from None
     except (ValueError, ArithmeticError, LookupError, TypeError, NotImplementedError) as error:
-        raise ValueError(f"a value in {shorten(column)} that cannot be read ({error})") from None
+        raise ValueError(f"a value in {abbreviated(column)} that cannot be read ({error})") from None
 
 
 def arrow_rows(path: object, table: Any, first: int = 1) -> Iterator[tuple[int, dict[str, Any]]]:

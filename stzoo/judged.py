@@ -29,10 +29,11 @@ from .qrels import Qrels, read_judgements
 from .texts import Texts, TextsWriter, numbered_lines, numbered_objects, once
 
 MISSING_JUDGED = ("error", "drop", "not-found")
-_GO_ON = (
-    "stzoo bench and score continue with --missing-judged drop (leave such judgements out) or not-found "
-    "(count such documents as not found)"
-)
+_GO_ON = {  # a query without a text cannot be asked
+    "query": "stzoo bench and score continue with --missing-judged drop (leave such judgements out)",
+    "document": "stzoo bench and score continue with --missing-judged drop (leave such judgements out) or "
+    "not-found (count such documents as not found)",
+}
 _QRELS_ENDS = (".tsv", ".tsv.gz")
 # the files of a set in BEIR's layout, which `write_beir` replaces: regular expressions
 BEIR_FILES = (r"(?:corpus|queries)\.jsonl(?:\.gz)?", r"qrels/[^/]+\.tsv(?:\.gz)?", "qrels/")
@@ -200,7 +201,7 @@ def read_beir(
         folder=files.corpus.parent,
         notes=notes,
     )
-    return replace(judged, notes=(*judged.notes, *scoring_notes(judged)))
+    return replace(judged, notes=(*judged.notes, *notes_on_queries(judged)))
 
 
 def check_missing_judged(missing_judged: str) -> None:
@@ -257,8 +258,8 @@ def _settle_documents(
     )
 
 
-def scoring_notes(judged: JudgedSet) -> Iterator[str]:
-    """Notes for whoever scores: queries that cannot be answered, and those that are documents themselves."""
+def notes_on_queries(judged: JudgedSet) -> Iterator[str]:
+    """What to know, where a set is scored, of queries without an answer and of those that are documents."""
     if empty := sum(not text.strip() for text in judged.queries.values()):
         yield f"{empty} of {len(judged.queries)} judged queries have an empty text; they count like others"
     if idle := sum(max(grades.values()) < 1 for grades in judged.qrels.values()):
@@ -395,7 +396,7 @@ def _unknown(path: Path, column: int, names: set[str], kind: str, where: str) ->
         name = row.split("\t")[column]
         if line > 1 and name in names:
             found = f"the unknown {kind} {quoted(name)} (one of {len(names)})"
-            return DataError.at(path, line, found, f"an id of {where} next to {path.parent} ({_GO_ON})")
+            return DataError.at(path, line, found, f"an id of {where} next to {path.parent} ({_GO_ON[kind]})")
     return DataError(f"{path} was changed while it was read. Start again.")
 
 

@@ -72,7 +72,7 @@ def choose_language(language: str | None, texts: Sequence[str], name: str) -> st
             "Name the language by --language if it has them."
         )
     else:
-        notify(f"BM25 reads {name} as {LANGUAGES[code].title()}; --language names another language.")
+        notify(f"BM25 reads {name} as {LANGUAGES[code].title()}. Use --language to name another language.")
     return code
 
 

@@ -18,8 +18,9 @@ from pydantic_core import PydanticCustomError
 
 from . import host
 from .bounds import MAX_THREADS, plausible
-from .errors import RecipeError, check_known, nearest
-from .inputs import check_is_file, check_number, parse_yaml, shorten, user_path
+from .errors import RecipeError, abbreviated, check_known, nearest, quoted
+from .inputs import check_is_file, check_number, parse_yaml, user_path
+from .languages import check_language
 
 SCHEMA_VERSION = 1
 
@@ -47,25 +48,25 @@ def parse_columns(given: str | Mapping[str, Any] | None) -> dict[str, list[str]]
             role, equals, name = pair.partition("=")
             if not equals or not name.strip():
                 raise RecipeError(
-                    f"columns has {shorten(pair)!r}; expected ROLE=COLUMN, e.g. query=question,positive=text."
+                    f"columns has {quoted(pair)}; expected ROLE=COLUMN, e.g. query=question,positive=text."
                 )
             pairs.append((role.strip(), name.strip()))
     elif isinstance(given, Mapping):
         for role, names in given.items():
             pairs += [(role, name) for name in (names if isinstance(names, list | tuple) else [names])]
     elif given is not None:
-        raise RecipeError(f"columns is {shorten(repr(given))}; expected columns by role.")
+        raise RecipeError(f"columns is {quoted(given)}; expected columns by role.")
     found: dict[str, list[str]] = {}
     for role, name in pairs:
         check_known("role in columns", str(role), (*COLUMN_ROLES, IGNORE))
         if not isinstance(name, str):
-            raise RecipeError(f"columns.{role} is {shorten(repr(name))}; expected the name of a column.")
+            raise RecipeError(f"columns.{role} is {quoted(name)}; expected the name of a column.")
         if name in (one for names in found.values() for one in names):
-            raise RecipeError(f"columns names {shorten(name)!r} twice; a column is one thing.")
+            raise RecipeError(f"columns names {quoted(name)} twice; a column is one thing.")
         found.setdefault(role, []).append(name)
     for role, names in found.items():
         if len(names) > 1 and role not in ("positive", "negative", IGNORE):
-            raise RecipeError(f"columns names {', '.join(map(shorten, names))} as {role}; expected one.")
+            raise RecipeError(f"columns names {', '.join(map(abbreviated, names))} as {role}; expected one.")
     return found
 
 
@@ -139,7 +140,7 @@ class Settings(_Checked):
             elif problem["type"] == "missing":
                 lines.append(f"{key} is missing; give --{key.replace('_', '-')} or set it in the recipe.")
             else:
-                lines.append(f"{key} is {shorten(repr(problem['input']))}: {problem['msg'].lower()}.")
+                lines.append(f"{key} is {quoted(problem['input'])}: {problem['msg'].lower()}.")
         of = f"the recipe {recipe}" if recipe is not None else "the settings"
         return f"{of} of `stzoo {cls.command}` do not hold:\n  " + "\n  ".join(lines)
 
@@ -181,18 +182,23 @@ def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise RecipeError(f"--set takes key=value, not {shorten(pair)!r}.")
+            raise RecipeError(f"--set takes key=value, not {quoted(pair)}.")
         if key in changes:
             raise RecipeError(f"--set {key} is given twice; keep one of the two.")
         try:
             changes[key] = parse_yaml(value)
         except ValueError as error:
-            raise RecipeError(f"--set {key}: {shorten(value)!r} cannot be read as YAML: {error}") from None
+            raise RecipeError(f"--set {key}: {quoted(value)} cannot be read as YAML: {error}") from None
     return changes
 
 
-# YAML reads the code of Norwegian, no, as false.
-LanguageCode = Annotated[str, BeforeValidator(lambda given: "no" if given is False else given)]
+def _language(given: Any) -> Any:
+    given = "no" if given is False else given
+    return check_language(given) if isinstance(given, str) else given
+
+
+# A code of `stzoo.languages`, by that or by its English name; YAML reads the code of Norwegian, no, as false.
+LanguageCode = Annotated[str, BeforeValidator(_language)]
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["cpu", "cuda", "mps"]
 

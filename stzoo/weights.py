@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import ModelError
+from .errors import ModelError, abbreviated
 from .messages import notify
 
 SHOWN = 5  # names of tensors in a message
@@ -119,7 +119,7 @@ def _left_over(loaded: Any, report: dict[str, Any]) -> list[str]:
 
 def names(found: Iterable[str]) -> str:
     """The first names in their order, and how many more there are."""
-    listed = sorted(name if len(name) <= 100 else f"{name[:97]}..." for name in found)
+    listed = sorted(abbreviated(name, 100) for name in found)
     more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
     return ", ".join(listed[:SHOWN]) + more
 

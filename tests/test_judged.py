@@ -260,7 +260,10 @@ def test_what_is_missing_is_refused_with_a_way_on(folder):
     ):
         read_beir(folder)
     put(folder, "qrels/test.tsv", *JUDGED_BEYOND)
-    with pytest.raises(DataError, match=r"test\.tsv:5: the unknown query 'q9'.*--missing-judged drop"):
+    with pytest.raises(
+        DataError,
+        match=r"test\.tsv:5: the unknown query 'q9'.*--missing-judged drop \(leave such judgements out\)\)",
+    ):
         read_beir(folder, missing_judged="not-found")
     put(folder, "qrels/test.tsv", "a\tb\tc", "q2\tx2\t1")
     with pytest.raises(DataError, match="none of the judged documents is in the corpus"):

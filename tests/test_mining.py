@@ -341,6 +341,7 @@ def test_bm25_mines_chinese_and_tells_the_language(tmp_path, capsys):
     capsys.readouterr()
     named = mine("bm25s", output=tmp_path / "b.jsonl", language="German", **given)
     assert (named["model"]["language"], named["model"]["stemmer"]) == ("de", "german")
+    assert named["recipe"]["language"] == "de"  # so that a resumed run may name it either way
     assert "reads" not in capsys.readouterr().err
     (tmp_path / "norwegian.yaml").write_text("language: no\n")
     named = mine("bm25s", tmp_path / "norwegian.yaml", output=tmp_path / "c.jsonl", **given)

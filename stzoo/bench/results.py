@@ -289,24 +289,29 @@ def find(path: Path, system: tuple[str, str], judged: JudgedSet, settings: dict[
     return _result(path, system, judged.name, judged.split, stored, True) if facts else None
 
 
-def _keys(path: Path) -> set[str]:
-    """The keys of an object in a JSON file; none if there is no such object."""
+def _keys(path: Path) -> set[str] | None:
+    """The keys of the object in a JSON file; None if it is damaged, or has none."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         stored = json.loads(path.read_text(encoding="utf-8"))
-        return set(stored) if isinstance(stored, dict) else set()
-    return set()
+        return set(stored) if isinstance(stored, dict) else None
+    return None
 
 
 def check_replaceable(path: Path) -> None:
     """Refuses a file that is not a result, not even a damaged one in the folder of its model's results.
+
+    JSON of another kind is not a damaged result: it is the user's own.
 
     Raises:
         OutputError: if there is such a file.
     """
     if not os.path.lexists(path):
         return
-    is_result = {"task_name", "scores"} <= _keys(path)
-    if not (is_result or {"name", "revision"} <= _keys(path.with_name(META))) or not path.is_file():
+    keys = _keys(path)
+    is_result = keys is not None and {"task_name", "scores"} <= keys
+    is_damaged = keys is None or keys & _Stored.model_fields.keys()
+    is_there = is_damaged and {"name", "revision"} <= (_keys(path.with_name(META)) or set())
+    if not (is_result or is_there) or not path.is_file():
         raise OutputError(
             f"{path} is not a result and is not replaced. Move it away, or use another --output."
         )

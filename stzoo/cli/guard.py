@@ -23,7 +23,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import typer
@@ -160,8 +160,8 @@ def _of_the_machine(error: BaseException, words: Sequence[str]) -> str:
 def _fault(error: BaseException, words: Sequence[str]) -> str:
     """The message on an exception that nobody foresaw."""
     name = f"stzoo {_command(words)}".rstrip()
-    file, plugin = _file(error), _plugin(error)
-    place = next((frame for frame in _frames(error) if _is_ours(frame, plugin)), None)
+    file, fault = _file(error), _plugin(error)
+    place = next((frame for frame in _frames(error) if _is_ours(frame, fault)), None)
     where = f" in {place.f_globals['__name__']}.{place.f_code.co_name}" if place else ""
     lines = [
         f"`{name}` failed{where}{f', with {file}' if file else ''}:",
@@ -169,9 +169,10 @@ def _fault(error: BaseException, words: Sequence[str]) -> str:
     ]
     if isinstance(error, RecursionError):
         lines.append("An input that is nested very deeply (YAML, JSON) is a possible cause.")
-    if plugin:
+    if fault:
         lines.append(
-            f"The error arose in the plugin {plugin}. Please report it to {plugin.distribution}'s author."
+            f"The error arose in the plugin {fault.plugin} ({fault.file}:{fault.line}). Please report it to "
+            f"{fault.plugin.distribution}'s author."
         )
     else:
         lines.append(
@@ -196,21 +197,13 @@ def _redacted(text: str) -> str:
 
 def _frames(error: BaseException) -> Iterator[FrameType]:
     """The frames of an exception and of what it came from, the innermost first."""
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        frames, link = [], current.__traceback__
-        while isinstance(link, TracebackType):
-            frames.append(link.tb_frame)
-            link = link.tb_next
-        yield from reversed(frames)
-        current = current.__cause__ or current.__context__
+    for one in _causes(error):
+        yield from reversed([frame for frame, _ in traceback.walk_tb(one.__traceback__)])
 
 
-def _is_ours(frame: FrameType, plugin: Any) -> bool:
+def _is_ours(frame: FrameType, fault: Any) -> bool:
     top = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-    return top == "stzoo" or (plugin is not None and top in _modules(plugin))
+    return top == "stzoo" or (fault is not None and top in fault.plugin.modules)
 
 
 def _file(error: BaseException) -> str:
@@ -231,25 +224,21 @@ def _exists(path: str) -> bool:
     return 0 < len(path) < 4096 and os.path.exists(path)  # noqa: PTH110 - Path.exists raises for long names
 
 
-def _modules(plugin: Any) -> set[str]:
-    """The top-level modules of a plugin's distribution."""
-    named = [plugin.module]
-    for parts in plugin.provides.values():
-        named += [getattr(part, "build", getattr(part, "importer", None)) for part in parts.values()]
-    return {str(one).partition(":")[0].partition(".")[0] for one in named if isinstance(one, str)}
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception and what it came from."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__
 
 
 def _plugin(error: BaseException) -> Any:
-    """The plugin whose code an exception went through, the innermost one; None if there is none."""
+    """The innermost place in a plugin's code that an exception went through; None if there is none."""
     from .. import host
 
-    found = [plugin for plugin in host.plugins() if plugin.name != host.HOUSE]
-    for frame in _frames(error):
-        top = str(frame.f_globals.get("__name__", "")).partition(".")[0]
-        for plugin in found if top != "stzoo" else ():
-            if top in _modules(plugin):
-                return plugin
-    return None
+    return next(filter(None, map(host.culprit, _causes(error))), None)
 
 
 def _kept(error: BaseException, words: Sequence[str]) -> str:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from ..bounds import MAX_THREADS
-from ..errors import RecipeError
-from ..inputs import check_number, shorten
+from ..errors import RecipeError, quoted
+from ..inputs import check_number
 
 
 class _Commands(typer.core.TyperGroup):
@@ -67,7 +67,7 @@ def check_numbers(words: list[str]) -> None:
         try:
             check_number(kinds.get(option), given or None)
         except ValueError as error:
-            raise RecipeError(f"{option} is {shorten(given)!r}: {error}.") from None
+            raise RecipeError(f"{option} is {quoted(given)}: {error}.") from None
 
 
 def done(folder: Path) -> None:

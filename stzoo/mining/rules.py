@@ -4,7 +4,6 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from ..errors import RecipeError
-from ..languages import check_language
 from ..recipe import MiningRules
 
 if TYPE_CHECKING:
@@ -27,8 +26,6 @@ def check_rules(rules: MiningRules) -> None:
         )
     if rules.teacher is None and (rules.teacher_margin is not None or rules.teacher_tokens is not None):
         raise RecipeError("teacher_margin and teacher_tokens need a teacher; name a cross-encoder.")
-    if rules.language is not None:
-        check_language(rules.language)
 
 
 def candidates(

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from ..inputs import shorten
+from ..errors import abbreviated, quoted
 from ..recipe import COLUMN_ROLES, IGNORE
 from .values import At
 
@@ -105,7 +105,7 @@ class Columns:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = [shorten(name, 40) for name in names[:MOST_SHOWN]]
+    shown = [abbreviated(name, 40) for name in names[:MOST_SHOWN]]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
@@ -183,7 +183,7 @@ def with_unused(
     for name in unused:
         family = _looks_like(name)
         if family and name not in given.get(IGNORE, ()) and not _is_settled(family, given):
-            short = shorten(name, 60)
+            short = abbreviated(name, 60)
             role = f"its role (--columns {family}={short}), or " if named else ""
             raise at.error(
                 f"the column {short!r}, which looks like {family}s and is not known ({columns.sentence()})",
@@ -203,7 +203,7 @@ def check_given(names: Sequence[str], given: Given, at: At) -> None:
         for name in column:
             if name not in names:
                 raise at.error(
-                    f"no column {shorten(name)!r}, which --columns names as {role}",
+                    f"no column {quoted(name)}, which --columns names as {role}",
                     f"one of {_listed(names)}",
                 )
 

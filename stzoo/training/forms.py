@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import DataError
-from ..inputs import shorten
+from ..errors import DataError, abbreviated
 from ..judged import as_text
 from ..provenance import evidence_sets, id_of, objects
 from ..recipe import COLUMN_ROLES, IGNORE
@@ -269,7 +268,7 @@ def understand(
             columns = with_unused(Columns(form.name, roles), names, given, at, named=False)
             return Understood(form, columns, form.read)
     if not has_columns(names, given):
-        raise unknown_form(f"a row with {', '.join(map(shorten, names)) or 'nothing'}", at)
+        raise unknown_form(f"a row with {', '.join(map(abbreviated, names)) or 'nothing'}", at)
     form = FLAG if "query" in names and "pos" in names else COLUMNS
     columns = settle_labels(find_columns(form.name, names, given, at), given, rows(), at)
     return Understood(form, columns, _read_columns(columns))

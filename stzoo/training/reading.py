@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import DataError, RecipeError
 from ..inputs import user_path
-from ..judged import JudgedSet, names_beir, read_beir, scoring_notes
+from ..judged import JudgedSet, names_beir, notes_on_queries, read_beir
 from ..messages import notify
 from ..recipe import parse_columns
 from ..texts import Texts
@@ -115,7 +115,7 @@ def from_judged(judged: JudgedSet) -> TrainingSet:
         raise DataError(
             f"{judged.folder}, split {judged.split}: no judgement above 0 has a passage, nothing to train on."
         )
-    of_scores = set(scoring_notes(judged))
+    of_scores = set(notes_on_queries(judged))
     notes = tuple(note for note in judged.notes if note not in of_scores)
     if left_out:
         notes += (f"{left_out} of {len(judged.qrels)} queries have no relevant passage and are left out",)

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import DataError
-from ..inputs import parse_json, shorten
+from ..errors import DataError, abbreviated, quoted
+from ..inputs import parse_json
 from ..judged import as_text
 
 MOST = 3.4028235e38  # the largest float32, as it is written
@@ -43,12 +43,12 @@ class At(NamedTuple):
             try:
                 value = parse_json(value)
             except ValueError:
-                raise self.error(f"the {key} {value[:40]!r}", "a number, or [a list of them]") from None
+                raise self.error(f"the {key} {quoted(value)}", "a number, or [a list of them]") from None
         if value is None or value in ("", []):
             return []
         values = value if isinstance(value, list) else [value]
         if not all(isinstance(one, int | float) and -MOST <= one <= MOST for one in values):
-            raise self.error(f"the {key} {shorten(values, 40)}", "finite numbers")
+            raise self.error(f"the {key} {abbreviated(str(values), 40)}", "finite numbers")
         return list(map(float, values))
 
     def numbers(self, value: Any, key: str, passages: int) -> list[float | None]:
