@@ -6,6 +6,7 @@ import pytest
 
 import stzoo
 from stzoo.curves import read_history
+from stzoo.hub.export import check_model_output
 from stzoo.judged import write_beir
 from stzoo.opened import parse_name
 from stzoo.outputs import check_output
@@ -20,6 +21,8 @@ def here(tmp_path, monkeypatch):
     for name in ("model/config.json", "model/modules.json", "corpus.jsonl", "file", "notes.txt", "data.csv"):
         (tmp_path / name).write_text("mine")
     (tmp_path / "link").symlink_to("model")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/corpus.jsonl").write_text("mine")
     return tmp_path
 
 
@@ -35,6 +38,8 @@ REFUSED = {  # output, kind, inputs, words of the error
     "in an input": ("model/new", "run", ["model"], "lies in"),
     "results in a model": ("model/new", "results", ["model"], "lies in"),
     "an input file": ("corpus.jsonl", "file", [Path("corpus.jsonl")], "read by this command"),
+    "results in a model that is not read": ("model", "results", [], "is a model or a data set"),
+    "results in a data set that is not read": ("set", "results", [], "is a model or a data set"),
     "a file for a folder": ("file", "results", [], "is a file"),
     "a folder for a file": ("data", "file", [], "is a folder"),
     "a device": ("/dev/null", "file", [], "not a regular file"),
@@ -110,6 +115,19 @@ def test_a_name_too_long_for_a_file_is_refused_by_bench_and_what_follows(read):
 
 
 MINE = dict(model="bm25s", data="data/set", overwrite=True)
+
+
+def test_a_users_own_readme_in_a_model_folder_is_not_replaced(here):
+    card = here / "model/README.md"
+    for text, is_free in (("My notes on this model.", False), ("Made with sentence-transformers.", True)):
+        card.write_text(text)
+        if is_free:
+            check_model_output("model", overwrite=True)
+        else:
+            with pytest.raises(stzoo.OutputError, match="README"):
+                check_model_output("model", overwrite=True)
+
+
 COMMANDS = {
     "mine over its data": lambda: stzoo.mine(output="corpus.jsonl", **MINE | {"data": "corpus.jsonl"}),
     "mine over its corpus": lambda: stzoo.mine(output="corpus.jsonl", corpus="corpus.jsonl", **MINE),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..distributed import require_one_process
 from ..encode import encode
 from ..errors import DataError, ModelError, RecipeError
 from ..inputs import user_path
@@ -52,6 +53,7 @@ def search(
         ModelError: if the model cannot be loaded, or is not the store's any more.
         RecipeError: if an option does not hold.
     """
+    require_one_process("search")
     questions = [questions] if isinstance(questions, str) else list(questions)
     if not questions:
         raise RecipeError("there is no question.")
