@@ -16,7 +16,6 @@ from .inputs import user_path
 _MARKS = ("modules.json", "corpus.jsonl", "corpus.jsonl.gz")  # of folders that are no place for results
 Kind = Literal["run", "model", "results", "file"]
 _MODULE = r"(?:(?:[\w-]+_)?\d+_\w+/|exact/)*"  # the folders of modules, of routes, and of a second form
-CARD_FILES = r"(?:exact/)?README\.md"
 # the files of a model folder, as `stzoo export` and sentence-transformers write them: regular expressions
 MODEL_FILES = (
     rf"{_MODULE}(?:config|modules|sentence_\w+_config|config_sentence_transformers|router_config)\.json",
@@ -25,8 +24,7 @@ MODEL_FILES = (
     rf"{_MODULE}(?:vocab\.txt|merges\.txt|chat_template\.jinja|spiece\.model|sentencepiece\.bpe\.model)",
     rf"{_MODULE}model(?:-\d+-of-\d+)?\.safetensors|{_MODULE}model\.safetensors\.index\.json",
     r"pretraining/(?:objective\.safetensors|run\.json)",
-    CARD_FILES,
-    r"(?:run|import|merge)\.json|(?:learning|pretraining)_curve\.png",
+    r"(?:exact/)?README\.md|(?:run|import|merge)\.json|(?:learning|pretraining)_curve\.png",
 )
 
 
@@ -74,12 +72,6 @@ def check_output(
     elif kind == "results" and (found := [name for name in _MARKS if (path / name).exists()]):
         raise OutputError(f"{path} is a model or a data set ({found[0]}); choose another folder as --output.")
     return path
-
-
-def is_card(path: Path) -> bool:
-    """True for a model card that stzoo or sentence-transformers wrote, which names its maker."""
-    text = path.read_bytes()
-    return b"stzoo" in text or b"sentence-transformers" in text
 
 
 def _paths(given: object) -> list[Path]:

@@ -17,7 +17,7 @@ from typing import Any
 from . import host
 from .errors import OutputError, RecipeError, StzooError, first_line
 from .files import PART, clear_drafts, files_under, held, move_files, remove_files, sha256, write_json
-from .outputs import MODEL_FILES, check_output, check_resume, is_card
+from .outputs import MODEL_FILES, check_output, check_resume
 from .recipe import SCHEMA_VERSION, FinetuneSettings, PrepareSettings, PretrainSettings, Settings
 
 RECORD = "run.json"
@@ -340,7 +340,7 @@ def _is_as_recorded(path: Path, digest: Any) -> bool:
         return True
     if digest:
         return sha256(path) == digest
-    return path.name != "README.md" or is_card(path)
+    return path.name != "README.md" or b"stzoo" in path.read_bytes()
 
 
 def _results(recipe: dict[str, Any]) -> tuple[str, ...]:

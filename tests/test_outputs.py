@@ -6,7 +6,6 @@ import pytest
 
 import stzoo
 from stzoo.curves import read_history
-from stzoo.hub.export import check_model_output
 from stzoo.judged import write_beir
 from stzoo.opened import parse_name
 from stzoo.outputs import check_output
@@ -115,17 +114,6 @@ def test_a_name_too_long_for_a_file_is_refused_by_bench_and_what_follows(read):
 
 
 MINE = dict(model="bm25s", data="data/set", overwrite=True)
-
-
-def test_a_users_own_readme_in_a_model_folder_is_not_replaced(here):
-    card = here / "model/README.md"
-    for text, is_free in (("My notes on this model.", False), ("Made with sentence-transformers.", True)):
-        card.write_text(text)
-        if is_free:
-            check_model_output("model", overwrite=True)
-        else:
-            with pytest.raises(stzoo.OutputError, match="README"):
-                check_model_output("model", overwrite=True)
 
 
 COMMANDS = {

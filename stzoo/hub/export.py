@@ -31,7 +31,7 @@ from ..errors import DataError, ExportError, ModelError, OutputError, RecipeErro
 from ..files import check_replaceable, whole_folder, write_json
 from ..models import load_plain
 from ..opened import PICKLED
-from ..outputs import CARD_FILES, MODEL_FILES, check_output, is_card
+from ..outputs import MODEL_FILES, check_output
 from ..quiet import quietly
 from ..runs import IMPORTED, MERGED, RECORD, told
 from ..weights import first_not_finite
@@ -146,11 +146,7 @@ def _files_of(output: Path) -> tuple[str, ...]:
     listing = told(output / "modules.json", list) or []
     types = [module.get("type") for module in listing if isinstance(module, dict)]
     code = [str(kind).partition(".")[0] for kind in types]
-    cards = [output / name for name in ("README.md", "exact/README.md")]
-    files = MODEL_FILES
-    if not all(is_card(path) for path in cards if path.is_file()):  # the user's own
-        files = tuple(pattern for pattern in files if pattern != CARD_FILES)
-    return (*files, *(rf"{re.escape(stem)}\.py" for stem in code))
+    return (*MODEL_FILES, *(rf"{re.escape(stem)}\.py" for stem in code))
 
 
 def _copy_told(source: Path, draft: Path) -> None:
