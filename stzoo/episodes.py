@@ -166,7 +166,7 @@ def _open(folder: Path, identity: str) -> dict[str, Any]:
     if facts.get("run") != identity:
         raise OutputError(
             f"{folder} is an episode of another run (of other settings, another model or other data). Remove "
-            "it, or begin anew with --overwrite."
+            "it, or replace the run with --overwrite."
         )
     if is_first_process():
         _remove_damaged(folder, facts)

@@ -136,10 +136,13 @@ def examples_of(wanted: FinetuneSettings, student: Any, train: TrainingSet, task
     # On several processes the host drops what is left of a batch; of several tasks, small ones begin anew.
     fewest = 2 if processes() == 1 or task else processes() * wanted.batch_size
     if len(examples.pairs) < fewest:
-        without = f", {examples.left_out} queries without a negative left out" if examples.left_out else ""
+        way = (
+            f" {examples.left_out} queries without a negative are left out; --negatives 0 trains on them too."
+            if examples.left_out
+            else ""
+        )
         raise DataError(
-            f"{wanted.data}: {len(examples.pairs)} pairs to train on{without}; expected {fewest} at least, a "
-            "batch."
+            f"{wanted.data}: {len(examples.pairs)} pairs to train on; expected at least {fewest}.{way}"
         )
     return examples
 

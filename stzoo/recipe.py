@@ -221,7 +221,7 @@ class Training(Settings):
     precision: Precision = Field("fp32", description="fp32, bf16 or fp16; the latter two by autocast")
     seed: int = Field(42, ge=0, le=2**32 - 1, description="of masks, order, dropout and new parts")
     save_steps: int = Field(500, ge=1, description="steps between checkpoints")
-    save_minutes: float = Field(10.0, gt=0, description="minutes after which a checkpoint is saved, too")
+    save_minutes: float = Field(10.0, gt=0, description="minutes between further checkpoints")
     keep_checkpoints: int = Field(2, ge=2, description="how many checkpoints to keep")
     log_steps: int = Field(10, ge=1, description="steps between lines of the log")
     report_to: list[str] = Field([], description="where else to log, e.g. tensorboard")
@@ -293,8 +293,8 @@ class MiningRules(Settings):
     )
     language: LanguageCode | None = Field(
         None,
-        description="of the passages, for the stemmer and stop words of bm25s: de, german, none; detected if "
-        "left out",
+        description="language of the passages, for the stemmer and stop words of bm25s: de, german, none; "
+        "detected if left out",
     )
     teacher: str | None = Field(
         None, description="a cross-encoder (folder or Hub id) that scores positives and negatives"

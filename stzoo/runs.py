@@ -144,7 +144,7 @@ class Run:
             if before is not None and before != finite(now):
                 raise OutputError(
                     f"{self.folder} holds a run whose {name} was another ({before} then, {now} now). "
-                    "Resume it as it was, or begin anew with --overwrite."
+                    "Resume it with that one, or replace it with --overwrite."
                 )
         self.facts.pop("error", None)  # of a run that failed before
         self.record(status="running", **facts)
@@ -495,8 +495,8 @@ def _may_go_on(folder: Path, old: dict[str, Any], settings: Settings, resume: bo
     if differing:
         shown = "; ".join(f"{k}: {before.get(k)!r} then, {now.get(k)!r} now" for k in differing)
         raise OutputError(
-            f"{folder} holds a run with other settings ({shown}). Resume it as it was, or begin anew with "
-            "--overwrite."
+            f"{folder} holds a run with other settings ({shown}). Resume it with its settings, or replace "
+            "it with --overwrite."
         )
 
 

@@ -49,7 +49,7 @@ class StopSignals:
             return
         self.received = number
         with contextlib.suppress(RuntimeError):  # where the signal has interrupted another message
-            notify("stopping after this step and saving a checkpoint. Signal again to stop at once.")
+            notify("stopping after this step and saving a checkpoint. A second signal stops at once.")
 
     def _restore(self) -> None:
         for number, before in self._before.items():

@@ -423,10 +423,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
     def _saved(self, log: list[dict[str, float]]) -> None:
         self.record(log)
         if self.stopping:
-            notify(
-                f"stopped after step {self.state.global_step} of {self.state.max_steps}; its checkpoint is "
-                "saved, and --resume continues from it."
-            )
+            notify(f"saved a checkpoint after step {self.state.global_step} of {self.state.max_steps}.")
             self.signals.leave()
 
     # -- checkpoints

@@ -147,7 +147,9 @@ def test_a_second_run_reuses_what_is_there(models, data, tmp_path):
 def test_results_of_other_data_or_settings_are_kept_unless_overwritten(models, data, tmp_path):
     options = dict(data=data / "first", output=tmp_path / "out", bm25=False)
     (first,) = bench([str(models / "one")], **options)
-    with pytest.raises(OutputError, match=r"was made with .*'max_tokens': 64.*--overwrite"):
+    with pytest.raises(
+        OutputError, match=r"was made with other settings \(max_tokens: 64 then, 8 now\).*--overwrite"
+    ):
         bench([str(models / "one")], max_tokens=8, **options)
     rewrite(data / "first", "queries.jsonl", lambda text: text.replace("propeller", "airscrew"))
     with pytest.raises(OutputError, match=r"first\.json holds the result of other data.*--overwrite"):

@@ -332,7 +332,7 @@ def test_bm25_mines_chinese_and_tells_the_language(tmp_path, capsys):
         None,
         None,
     )
-    assert made["notes"] == ["1 of 2 queries (50%) have no negative."]
+    assert made["notes"] == ["1 of 2 queries (50%) have no negative"]
     assert read_training(tmp_path / "a.jsonl").made == made
     said = capsys.readouterr().err
     assert "reads zh as Chinese" in said

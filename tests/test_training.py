@@ -783,14 +783,18 @@ def test_a_negative_that_looks_like_the_positive_is_left_out(tmp_path, positive,
 
 
 def test_many_queries_without_a_negative_are_noted():
-    def notes(missing):
+    def notes(missing, without_positive=0):
         writer = TrainingSetWriter()
         for number in range(10):
             writer.add(f"q{number}", [Candidate(f"p{number}")], [Candidate("n")] * (number >= missing))
-        return writer.finish("x", Path("x")).notes
+        for number in range(without_positive):
+            writer.add(f"r{number}", [], [Candidate("n")])
+        return writer.finish("x", Path("x"), leave_out=True).notes
 
-    assert notes(3) == ("3 of 10 queries (30%) have no negative.",)
+    assert notes(3) == ("3 of 10 queries (30%) have no negative",)
     assert notes(2) == notes(10) == ()  # few; or none is meant to have any
+    left_out = "10 of 20 queries have no positive and are left out"  # and do not count as having negatives
+    assert notes(3, without_positive=10) == (left_out, "3 of 10 queries (30%) have no negative")
 
 
 def test_queries_of_one_text_under_two_ids_are_two():

@@ -285,7 +285,13 @@ def find(path: Path, system: tuple[str, str], judged: JudgedSet, settings: dict[
         way = "counts" if judged.shares_ids else "leaves out"
         raise OutputError(f"{path} {way} documents under the query's own id, unlike this run. {WAY_OUT}")
     if facts and facts["settings"] != settings:
-        raise OutputError(f"{path} was made with {facts['settings']}, not {settings}. {WAY_OUT}")
+        then = facts["settings"]
+        shown = "; ".join(
+            f"{name}: {then.get(name)!r} then, {settings.get(name)!r} now"
+            for name in {**then, **settings}
+            if then.get(name) != settings.get(name)
+        )
+        raise OutputError(f"{path} was made with other settings ({shown}). {WAY_OUT}")
     return _result(path, system, judged.name, judged.split, stored, True) if facts else None
 
 

@@ -69,7 +69,7 @@ def bench_command(
     bm25: Annotated[bool, typer.Option(help="Score BM25 beside.")] = True,
     language: Annotated[
         str | None,
-        typer.Option(help="Of the passages, for BM25: de, german, none; detected if left out."),
+        typer.Option(help="Language of the passages, for BM25: de, german, none; detected if left out."),
     ] = None,
     precision: Annotated[
         str,

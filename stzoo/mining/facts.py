@@ -51,8 +51,8 @@ def refuse_others(place: Path, before: dict[str, Any], now: dict[str, Any]) -> N
     if differing:
         shown = "; ".join(f"{name}: {then.get(name)!r} then, {new.get(name)!r} now" for name in differing)
         raise OutputError(
-            f"{place} holds what was mined otherwise ({shown}). Resume it as it was, or begin anew with "
-            "--overwrite."
+            f"{place} is from a mining with other settings ({shown}). Resume it with its "
+            "settings, or replace it with --overwrite."
         )
 
 

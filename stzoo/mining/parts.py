@@ -98,7 +98,7 @@ def mine_into(
         counts = mining.counts()
         notes = note_missing(counts["queries_with_none"], counts["queries"])
         for note in notes:
-            notify(f"{note} Mine deeper (--depth), with smaller margins, or with another model.")
+            notify(f"{note}. Mine deeper (--depth), with smaller margins, or with another model.")
         made = {**facts, "counts": counts, "notes": notes}
         write_training(path, mining.rows(progress), made)
     return made

@@ -129,8 +129,8 @@ class TrainingSetWriter:
             )
             raise self._error(int(max(rows)), found, "negatives that are no positives", source)
         if len(negative.pairs):
-            negatives = np.bincount(negative.queries(len(passages)), minlength=len(queries))
-            notes += tuple(note_missing(int((negatives == 0).sum()), len(queries)))
+            negatives = np.bincount(negative.queries(len(passages)), minlength=len(queries))[counts > 0]
+            notes += tuple(note_missing(int((negatives == 0).sum()), len(negatives)))
         for part, kind in ((positive, "positives"), (negative, "negatives")):
             missing = int(np.isnan(part.scores).sum())
             if 0 < missing < len(part.scores):
@@ -282,7 +282,7 @@ def note_missing(missing: int, queries: int) -> list[str]:
     """A note if many queries have no negative, or none."""
     if missing <= MANY * queries:
         return []
-    return [f"{missing} of {queries} queries ({missing / queries:.0%}) have no negative."]
+    return [f"{missing} of {queries} queries ({missing / queries:.0%}) have no negative"]
 
 
 def free_name(name: str, given: set[str]) -> str:

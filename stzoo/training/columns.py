@@ -144,7 +144,7 @@ def find_columns(form: str, names: Sequence[str], given: Given, at: At) -> Colum
         if role != "negative" and role not in given and len(unnumbered) > 1:
             raise at.error(
                 f"the columns {_listed(unnumbered)}, each of which can be the {role.replace('_', ' ')}",
-                f"one of them; say which by --columns {role}={unnumbered[0]}",
+                f"one of them; name it, for example --columns {role}={unnumbered[0]}",
             )
     if "label" in roles and "grade" in roles:
         label, grade = roles["label"][0], roles["grade"][0]

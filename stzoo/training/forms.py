@@ -291,9 +291,12 @@ def _is_id(field: str) -> bool:
     return field.isascii() and len(field.split()) == 1
 
 
+OTHER_NAMES = "- columns of other names: say what they are by --columns query=NAME,positive=NAME"
+
+
 def unknown_form(found: str, at: At) -> DataError:
     """The error that lists the forms."""
-    return at.error(found, f"one of these forms:\n{described()}\n")
+    return at.error(found, f"one of these forms:\n{described()}\n{OTHER_NAMES}")
 
 
 def is_header(names: Sequence[str], given: Given) -> bool:
