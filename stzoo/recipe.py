@@ -142,7 +142,7 @@ class Settings(_Checked):
             else:
                 lines.append(f"{key} is {quoted(problem['input'])}: {problem['msg'].lower()}.")
         of = f"the recipe {recipe}" if recipe is not None else "the settings"
-        return f"{of} of `stzoo {cls.command}` do not hold:\n  " + "\n  ".join(lines)
+        return f"problems in {of} of `stzoo {cls.command}`:\n  " + "\n  ".join(lines)
 
     def dump(self) -> dict[str, Any]:
         """The settings as plain values, with the command and the schema's version."""
