@@ -15,6 +15,7 @@ the learning rate, as there; ANCE mines beside the training, with a model that l
 static mining that RetroMAE's paper calls ANCE (staoxiao/RetroMAE, issue 10).
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -207,6 +208,8 @@ def _clear(folder: Path) -> None:
     """Removes what was encoded and found on the way to the negatives, and files that a kill cut short."""
     clear_drafts(folder)
     remove_files(folder, [name for name in files_under(folder) if re.fullmatch(SCRATCH, name)])
+    with contextlib.suppress(OSError):  # it is not there, or holds files of the user's
+        (folder / "embeddings").rmdir()
 
 
 def mixed(new: TrainingSet, old: TrainingSet, share: float, seed: int) -> TrainingSet:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import host
-from .errors import OutputError, RecipeError, StzooError, first_line
+from .errors import OutputError, RecipeError, StzooError, TrainingError, first_line
 from .files import PART, clear_drafts, files_under, held, move_files, remove_files, sha256, write_json
 from .outputs import MODEL_FILES, check_output, check_resume
 from .recipe import SCHEMA_VERSION, FinetuneSettings, PrepareSettings, PretrainSettings, Settings
@@ -253,7 +253,9 @@ def _end_failed(run: Run, error: BaseException, before: set[str], *, has_more: b
         before: the files that were there when the run began.
         has_more: True if the process has made something that is worth keeping.
     """
-    if run.goes_on or run._has_inputs or has_more:
+    is_mistake = isinstance(error, StzooError) and not isinstance(error, TrainingError | OutputError)
+    has_begun = run._has_inputs and (not is_mistake or bool(run.facts.get("log")))
+    if run.goes_on or has_begun or has_more:
         if run._recorded and run.facts["status"] != "finished":
             failed = isinstance(error, Exception)
             kind = type(error).__name__

@@ -248,7 +248,7 @@ def test_bm25_searches_other_languages_and_says_what_it_took_them_for(tmp_path, 
     assert result.facts["settings"]["language"] == "zh"
     assert result.facts["notes"] == []
     assert "reads zh as Chinese" in capsys.readouterr().err
-    with pytest.raises(OutputError, match="'language': 'zh'"):
+    with pytest.raises(OutputError, match="language: 'zh' then"):
         bench([], data=folder, output=tmp_path / "out", language="de")
     with pytest.raises(RecipeError, match="language 'xx' is unknown"):
         bench([], data=folder, output=tmp_path / "out", language="xx")

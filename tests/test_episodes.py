@@ -241,7 +241,7 @@ def test_what_an_episode_made_and_was_damaged_since_is_made_again(finished, base
     (out / "run.json").write_text(json.dumps(facts_of(out) | {"status": "running"}))
     damaged = [
         *(out / "episodes/2/end.safetensors", out / "episodes/2/negatives.parquet"),
-        *(out / "episodes/3/negatives.parquet", out / "model.safetensors"),
+        out / "episodes/3/negatives.parquet",
     ]
     before = [file.read_bytes() for file in damaged]
     for file in damaged:

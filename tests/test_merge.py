@@ -19,6 +19,7 @@ from transformers import AutoModelForMaskedLM
 
 import stzoo
 from stzoo import lora
+from stzoo.checkpoints import seal
 from stzoo.errors import ModelError, OutputError, RecipeError
 from stzoo.hub.export import export
 from stzoo.merge import average, normalised
@@ -264,6 +265,7 @@ def broken(copy, kind):
         stored = load_file(last / "state.safetensors")
         stored["backbone.model.0.model.embeddings.LayerNorm.bias"][3] = torch.nan
         save_file(stored, last / "state.safetensors")
+        seal(last)
     elif kind == "pickled":
         (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
         return [copy, copy]

@@ -397,9 +397,8 @@ def test_a_full_disk_is_said_and_leaves_no_half_model(base, corpus, tmp_path):
     if mounted.returncode:
         pytest.skip("this machine does not let a test mount a small disk")
     try:
-        done = cli(
-            "pretrain", "--base", base, "--corpus", corpus, "--output", small / "out", "--max-steps", "2"
-        )
+        words = ["--base", base, "--corpus", corpus, "--output", small / "out", "--max-steps", "2"]
+        done = cli("pretrain", *words, env=os.environ)  # a process whose end closes all files on the disk
         assert done.returncode == 2, done.stderr
         assert "space" in done.stderr
         assert "Traceback" not in done.stderr

@@ -8,7 +8,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -105,6 +105,7 @@ def test_the_first_pass_loses_nothing_whatever_the_numbers(search, k, tile, simi
     side = passes.checked(corpus, "passage")
     pairs = np.divmod(np.arange(Q * N), N)
     scores = passes.scores_of(passes.checked(queries, "query"), side, *pairs, similarity).reshape(Q, N)
+    assume(np.isfinite(scores).all())  # among scores that overflow, the first pass may settle a tie otherwise
     expected = sorted_out(scores, query_ids, corpus_ids, k, False)
     for device in ("cpu", "cpu:0"):  # the second goes the way of a GPU
         with tiles(*tile):

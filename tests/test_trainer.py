@@ -356,7 +356,7 @@ def test_only_files_of_ours_are_removed_with_old_checkpoints(base, tmp_path):
 
     make(ObjectiveTrainer, base, tmp_path, max_steps=4, save_steps=1, callbacks=[Note()]).train()
     left = {f.name: len(list(f.iterdir())) for f in (tmp_path / "checkpoints").iterdir()}
-    assert left == {"checkpoint-1": 1, "checkpoint-2": 1, "checkpoint-3": 7, "checkpoint-4": 7}
+    assert left == {"checkpoint-1": 1, "checkpoint-2": 1, "checkpoint-3": 8, "checkpoint-4": 8}
 
 
 def test_checkpoints_by_time_change_no_bit(base, tmp_path):

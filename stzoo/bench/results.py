@@ -315,7 +315,7 @@ def check_replaceable(path: Path) -> None:
         return
     keys = _keys(path)
     is_result = keys is not None and {"task_name", "scores"} <= keys
-    is_damaged = keys is None or keys & _Stored.model_fields.keys()
+    is_damaged = keys is None or keys <= {"name", *_Stored.model_fields}
     is_there = is_damaged and {"name", "revision"} <= (_keys(path.with_name(META)) or set())
     if not (is_result or is_there) or not path.is_file():
         raise OutputError(
