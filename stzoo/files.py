@@ -24,7 +24,7 @@ _DISK = (
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """True if a writer failed because there is no space left, as far as its error tells."""
+    """True if a writer failed because there is no space left, judging by the text of its error."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return any(words in str(error) for words in _DISK)

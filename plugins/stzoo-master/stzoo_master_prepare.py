@@ -70,8 +70,8 @@ class MASTERData(Preparation):
     Raises:
         DataError: if a table of frequencies does not hold.
         ModelError: if a generator or encoder cannot be loaded, or is none.
-        RecipeError: if "none" stands beside other neighbours, the document pattern is none, the language is
-            not known or not used, or the table of frequencies is not there.
+        RecipeError: if "none" is given with other neighbours, the document pattern is not a regular
+            expression, the language is unknown or not used, or the table of frequencies is missing.
     """
 
     Settings = MASTERSettings

@@ -27,7 +27,7 @@ class Found:
         cost: what was measured of encode_s (documents), search_s (seconds), ms_per_query (encoding and search
             of all queries, divided by their number), vector_bytes, index_bytes.
         facts: more for the result, e.g. an index's recall against exact search.
-        notes: what a reader of the scores should know of the results, beside the notes of the data.
+        notes: what a reader of the scores should know of the results, besides the notes of the data.
     """
 
     run: Run

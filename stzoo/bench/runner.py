@@ -215,7 +215,7 @@ def bench(
 
 
 def _check_no_model(**given: Any) -> None:
-    """Refuses settings of models where there is none.
+    """Refuses settings of models if no model is given.
 
     Raises:
         RecipeError: if one is given.

@@ -235,7 +235,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _plugin(error: BaseException) -> Any:
-    """The innermost place in a plugin's code that an exception went through; None if there is none."""
+    """The innermost place in a plugin's code that an exception went through, or None."""
     from .. import host
 
     return next(filter(None, map(host.culprit, _causes(error))), None)

@@ -37,7 +37,7 @@ Store = Annotated[Path | None, typer.Option(help="Where embeddings are kept; stz
 Memory = Annotated[
     float,
     typer.Option(
-        min=0, max=2**20, callback=finite, help="GiB that search may hold beside queries and results."
+        min=0, max=2**20, callback=finite, help="Memory for search in GiB, besides queries and results."
     ),
 ]
 
