@@ -116,6 +116,7 @@ def _listed(names: Sequence[str], most: int = 5) -> str:
 
 PART = ".stzoo.part"
 NEW, _OLD, _OWNER = "new", "old", "owner"
+_TEMPORARY = ".tmp"  # what safetensors writes first, next to the file it is given
 _cleared: set[Path] = set()  # folders that this process has cleared of drafts
 _BOX = re.compile(r"\..*\.[a-z0-9_]{8}" + re.escape(PART))
 
@@ -174,7 +175,8 @@ def clear_drafts(folder: Path) -> None:
 
 
 def _clear_box(box: Path) -> None:
-    if {entry.name for entry in box.iterdir()} - {NEW, _OLD, _OWNER}:
+    others = {entry.name for entry in box.iterdir()} - {NEW, _OLD, _OWNER}
+    if not all(name.startswith(_TEMPORARY) for name in others):
         return
     owner = _lock(box / _OWNER, without_locks=False)
     if owner is None:

@@ -43,8 +43,9 @@ def record_run(folder, settings, log, **facts):
 
 
 def abandoned_draft(folder, name):
-    """A draft of `name` as a SIGKILL leaves it in a folder; `new` in it is missing."""
+    """A draft of `name` as a SIGKILL leaves it in a folder, in the middle of a write by safetensors."""
     box = folder / f".{name}.abcdefgh.stzoo.part"
     box.mkdir()
     (box / "owner").write_text(name)
+    (box / ".tmpWLB4Df").write_bytes(b"half of it")
     return box
