@@ -513,7 +513,7 @@ def test_a_teacher_that_nothing_learns_from_is_refused(base, mined, tmp_path):
 
 def test_too_few_pairs_for_a_batch_of_all_processes_are_an_error(base, judged, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(stzoo.DataError, match=r"40 pairs .* expected 128"):
+    with pytest.raises(stzoo.DataError, match=r"40 pairs .* expected at least 128"):
         stzoo.finetune(str(base), data=str(judged), dev_queries=0, output=tmp_path / "out")
 
 

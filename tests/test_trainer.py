@@ -394,7 +394,7 @@ def test_a_signal_saves_a_checkpoint_from_which_the_run_continues_to_the_bit(
     with pytest.raises(ENDS[number]) as ended:
         stopped.go_on(None)
     assert getattr(ended.value, "code", 143) == 143
-    assert "--resume continues" in capsys.readouterr().err
+    assert "saved a checkpoint after step" in capsys.readouterr().err
     assert [signal.getsignal(one) for one in ENDS] == handlers
     checkpoint = last_checkpoint(tmp_path)
     assert checkpoint.name == f"checkpoint-{step + 1}"
