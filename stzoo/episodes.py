@@ -46,15 +46,13 @@ from .models import like
 from .multitask import STATE
 from .opened import Opened, parse_name
 from .recipe import FinetuneSettings
-from .runs import Run, finite, first_process_first, is_first_process
+from .runs import SCRATCH, Run, finite, first_process_first, is_first_process
 from .search import Retriever
 from .splits import DEV_METRIC
 from .training import TrainingSet, TrainingSetWriter, read_training, text_key
 
 END, FACTS, NEGATIVES = "end.safetensors", "episode.json", "negatives.parquet"
 SUMS = "sha256"  # the key of FACTS with the checksums of the files above
-# what is encoded and found on the way to the negatives
-SCRATCH = r"(?:[^/]*negatives\.parts|embeddings/[^/]+/[^/]+)/[^/]+\.(?:json|safetensors|lock)"
 
 
 def train(

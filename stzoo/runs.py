@@ -25,6 +25,8 @@ IMPORTED = "import.json"  # beside a model that `stzoo import` made
 MERGED = "merge.json"  # beside one that is a mean of others
 OLD = ".stzoo-old"  # where an overwritten run waits until the new one has read its inputs
 MODEL_DRAFT = ".model.part"  # a finished model or data set on its way to the top of the folder
+# of an episode's folder: what is encoded and found on the way to the negatives
+SCRATCH = r"(?:[^/]*negatives\.parts|embeddings/[^/]+/[^/]+)/[^/]+\.(?:json|safetensors|lock)"
 _CHECKPOINT = r"(?:damaged-)?checkpoint-\d+(?:-\d+)?"
 # what any run, a training run and a preparation write before they are finished: regular expressions of paths
 RUN_FILES = (re.escape(RECORD), rf"{re.escape(MODEL_DRAFT)}/.*")
@@ -34,7 +36,7 @@ TRAINING_FILES = (
     rf"(?:episodes/\d+/)?checkpoints/{_CHECKPOINT}/(?:trainer_state|whole)\.json",
     r"(?:episodes/\d+/)?checkpoints/runs/(?:.*/)?events\.out\.tfevents\..*",
     r"episodes/\d+/(?:episode\.json|end\.safetensors|[^/]*negatives\.parquet)",
-    r"episodes/\d+/(?:[^/]*negatives\.parts|embeddings/[^/]+/[^/]+)/[^/]+\.(?:json|safetensors|lock)",
+    rf"episodes/\d+/{SCRATCH}",
     r"(?:episodes/\d+/)?balancer\.safetensors",
     r"teacher/(?:[^/]+/)?(?:manifest\.json|\d+\.safetensors|\.stzoo\.lock)",
 )
