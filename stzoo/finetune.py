@@ -1,7 +1,6 @@
 """Fine-tuning: queries with known answers, in-batch, mined and refreshed negatives, a teacher's scores."""
 
 import shutil
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -125,12 +124,11 @@ def finetune(
             notes.append(note)
         if notes:
             run.record(notes=notes)
-        for task, one in data.items() if is_first_process() else ():
+        for task, one in data.items():
             if one.shared:
-                print(
-                    f"stzoo: {one.shared} of the held-out queries{f' of {task}' * bool(task)} share an "
-                    "answer with a training query; their scores flatter.",
-                    file=sys.stderr,
+                notify(
+                    f"{one.shared} of the held-out queries{f' of {task}' * bool(task)} share an answer with "
+                    "a training query; their scores flatter."
                 )
         dev = {task: one.dev for task, one in data.items() if one.dev is not None}
         if wanted.episodes:
@@ -252,7 +250,7 @@ def _finish(run: runs.Run, student: Any, portable: bool) -> None:
         export(own, draft / "exact", portable=False)
         run.record(lossy=lossy)
         for note in lossy:
-            print(f"stzoo: {note} The model with its own code is in {run.folder / 'exact'}.", file=sys.stderr)
+            notify(f"{note} The model with its own code is in {run.folder / 'exact'}.")
     run.install(draft, also=(card.README, PICTURE, PRETRAINING))
 
 

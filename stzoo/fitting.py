@@ -1,6 +1,5 @@
 """One training of a retriever: the examples, the loss and the trainer that its settings ask for."""
 
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -92,18 +91,15 @@ def _tell_of_scores(wanted: FinetuneSettings, train: TrainingSet, of: str) -> fl
     assert own is not None
     assert others is not None
     margin = float(own.mean() - others.mean())
-    if not is_first_process():
-        return margin
     scorer = (train.made or {}).get("teacher") or (train.made or {}).get("model")
     if wanted.teacher is None and isinstance(scorer, dict):
         name = scorer.get("name")
-        print(f"stzoo: the scores{of} to learn from are those of {name}, as mined.", file=sys.stderr)
+        notify(f"the scores{of} to learn from are those of {name}, as mined.")
     if margin < CLEAR_MARGIN:
-        print(
-            f"stzoo: the teacher scores positives{of} {margin:.2f} above negatives on average. That says "
+        notify(
+            f"the teacher scores positives{of} {margin:.2f} above negatives on average. That says "
             "little; are they probabilities? Learn from logits, or with kl set "
-            "loss_options.kl.teacher_temperature well below 1.",
-            file=sys.stderr,
+            "loss_options.kl.teacher_temperature well below 1."
         )
     return margin
 
