@@ -146,7 +146,7 @@ SOUND = (Autoencoder, Contriever, Momentum, Both, Head, Annealed, Titled)
 
 
 class EncoderReadsCleanText(Autoencoder):
-    fault = "the loss 'encoder' finds"
+    fault = "the loss 'encoder' sees"
 
     def draw(self, views):
         drawn = super().draw(views)
@@ -154,7 +154,7 @@ class EncoderReadsCleanText(Autoencoder):
 
 
 class EncoderReadsHalfOfWhatIsHidden(Autoencoder):
-    fault = "the loss 'encoder' finds"
+    fault = "the loss 'encoder' sees"
 
     def draw(self, views):
         drawn = super().draw(views)
@@ -163,7 +163,7 @@ class EncoderReadsHalfOfWhatIsHidden(Autoencoder):
 
 
 class EncoderIsAskedForWhatIsNotHidden(Autoencoder):
-    fault = "the loss 'encoder' finds"
+    fault = "the loss 'encoder' sees"
 
     def draw(self, views):
         drawn = super().draw(views)
@@ -172,7 +172,7 @@ class EncoderIsAskedForWhatIsNotHidden(Autoencoder):
 
 
 class DecoderReadsCleanText(Autoencoder):
-    fault = "the loss 'decoder' finds"
+    fault = "the loss 'decoder' sees"
 
     def rebuild(self, h, ids, attention):
         return super().rebuild(h, self.clean, attention)
@@ -183,7 +183,7 @@ class DecoderReadsCleanText(Autoencoder):
 
 
 class DecoderReadsLabels(Autoencoder):
-    fault = "the loss 'decoder' finds"
+    fault = "the loss 'decoder' sees"
 
     def losses(self, clean, attention, encoder, decoder):
         hidden, h = self.encode(encoder[0], attention)
@@ -196,7 +196,7 @@ class DecoderReadsLabels(Autoencoder):
 
 
 class DecoderReadsTheEncodersTokens(Autoencoder):
-    fault = "the loss 'decoder' finds"
+    fault = "the loss 'decoder' sees"
 
     def losses(self, clean, attention, encoder, decoder):
         hidden, h = self.encode(encoder[0], attention)
@@ -211,7 +211,7 @@ class DecoderReadsTheEncodersTokens(Autoencoder):
 class RowsSeeThemselves(Autoencoder):
     """As in enhanced decoding, but each row's own token is among those that it sees."""
 
-    fault = "the loss 'decoder' finds"
+    fault = "the loss 'decoder' sees"
 
     def __init__(self, backbone):
         super().__init__(backbone)
@@ -228,8 +228,56 @@ class RowsSeeThemselves(Autoencoder):
         }
 
 
+class RowsSeeThemselvesNotTheNext(RowsSeeThemselves):
+    """Meant to hide each row's own token, the mask hides the one after it."""
+
+    fault = "the loss 'decoder' sees"
+
+    def losses(self, clean, attention, encoder, decoder):
+        hidden, h = self.encode(encoder[0], attention)
+        rows = h.unsqueeze(1) + self.backbone.positions(clean.shape[1])
+        keys = torch.cat([h.unsqueeze(1), self.backbone.embed(clean)[:, 1:]], 1)
+        own = torch.eye(clean.shape[1], dtype=torch.bool).roll(1, dims=1)
+        own[:, 0] = False
+        rebuilt = self.head(rows, keys, attention.unsqueeze(1) & ~own)
+        return {
+            "encoder": self.find("encoder", hidden, encoder[1]),
+            "decoder": self.find("decoder", rebuilt, clean.masked_fill(~attention, -100)),
+        }
+
+
+class DecoderAttendsToTheEncodersTokens(RowsSeeThemselves):
+    """Hidden words of the decoder are in the encoder's text, and attention learns only slowly where."""
+
+    fault = "the loss 'decoder' sees"
+
+    def losses(self, clean, attention, encoder, decoder):
+        hidden, h = self.encode(encoder[0], attention)
+        rows = h.unsqueeze(1) + self.backbone.positions(clean.shape[1])
+        rebuilt = self.head(rows, hidden, attention.unsqueeze(1))
+        return {
+            "encoder": self.find("encoder", hidden, encoder[1]),
+            "decoder": self.find("decoder", rebuilt, decoder[1]),
+        }
+
+
+class DecoderReadsLabelsByARouteOfItsOwn(Autoencoder):
+    """No module embeds these labels, so only training shows that they are read."""
+
+    fault = "the loss 'decoder' finds"
+
+    def losses(self, clean, attention, encoder, decoder):
+        hidden, h = self.encode(encoder[0], attention)
+        words = self.backbone.model[0].auto_model.get_input_embeddings().weight
+        asked = words[decoder[1].clamp(min=0)] * (decoder[1] >= 0).unsqueeze(2)
+        return {
+            "encoder": self.find("encoder", hidden, encoder[1]),
+            "decoder": self.find("decoder", self.rebuild(h, decoder[0], attention) + asked, decoder[1]),
+        }
+
+
 class OwnCrossEntropyReadsCleanText(Contriever):
-    fault = r"the cross-entropy at .*objectives\.py:\d+ finds"
+    fault = r"the cross-entropy at .*objectives\.py:\d+ sees"
 
     weights = {"contrastive": 1.0, "words": 1.0}
 

@@ -25,8 +25,8 @@ def check_objective(
         component: of the objective.
         family: of the tiny model, one of `FAMILIES`.
         options: for the objective.
-        steps: of training on random words, by which leaks are found; 0 leaves that part, the longest, out.
-            150 find most leaks; one that attention must first learn to reach may need 300 or more.
+        steps: of training on random words, which find leaks that no gradient shows; 0 leaves that part, the
+            longest, out.
 
     Raises:
         AssertionError: with the fault.
@@ -43,6 +43,7 @@ def check_objective(
         objectives.check_draws(bench)
         objectives.check_bottleneck(bench)
         objectives.check_padding(bench)
+        objectives.check_sight(bench)
         objectives.check_fit(bench)
         objectives.check_resume(bench)
         objectives.check_leaks(bench, steps)

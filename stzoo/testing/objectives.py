@@ -85,13 +85,12 @@ class _WithoutDropout(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class _Hits(_WithoutDropout):
-    """Counts how often each cross-entropy over the vocabulary scores its target highest, too."""
+class _CrossEntropies(_WithoutDropout):
+    """Reports each cross-entropy over the vocabulary: the name of its loss, its logits and its targets."""
 
     def __init__(self, objective: Objective):
         super().__init__()
         self.vocabulary = {len(objective.backbone.tokenizer), objective.backbone.config.vocab_size}
-        self.counts: dict[str, list[int]] = {}
         self.name = ""
         find = objective.find
 
@@ -107,22 +106,60 @@ class _Hits(_WithoutDropout):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in CROSS_ENTROPY:
             named = dict(zip(("input", "target"), args, strict=False)) | (kwargs or {})
-            self._count(named["input"].detach(), named["target"])
+            logits, targets = named["input"], named["target"]
+            axis = min(1, logits.dim() - 1)
+            if logits.shape[axis] in self.vocabulary and not targets.is_floating_point():
+                rows = logits.movedim(axis, -1).reshape(-1, logits.shape[axis])[targets.reshape(-1) >= 0]
+                name = self.name or f"the cross-entropy at {_caller()}"
+                self.report(name, rows, targets.reshape(-1)[targets.reshape(-1) >= 0])
         return super().__torch_function__(func, types, args, kwargs)
 
-    def _count(self, scores: Tensor, target: Tensor) -> None:
-        axis = min(1, scores.dim() - 1)
-        if scores.shape[axis] in self.vocabulary and not target.is_floating_point():
-            asked = target >= 0
-            hit = (scores.argmax(axis) == target) & asked
-            count = self.counts.setdefault(self.name or f"the cross-entropy at {_caller()}", [0, 0])
-            count[0] += int(hit.sum())
-            count[1] += int(asked.sum())
+    def report(self, name: str, logits: Tensor, targets: Tensor) -> None:
+        """Of one cross-entropy: its float [N, V] logits and int64 [N] targets, ignored ones left out."""
+        raise NotImplementedError
+
+
+class _Hits(_CrossEntropies):
+    """Counts how often each cross-entropy over the vocabulary scores its target highest."""
+
+    def __init__(self, objective: Objective):
+        super().__init__(objective)
+        self.counts: dict[str, list[int]] = {}
+
+    def report(self, name: str, logits: Tensor, targets: Tensor) -> None:
+        count = self.counts.setdefault(name, [0, 0])
+        count[0] += int((logits.detach().argmax(-1) == targets).sum())
+        count[1] += len(targets)
 
     def accuracies(self) -> dict[str, float]:
         """The share of hits of each since the last call."""
         counts, self.counts = self.counts, {}
         return {name: hits / max(of, 1) for name, (hits, of) in counts.items()}
+
+
+class _Sight(_CrossEntropies):
+    """Counts how often a cross-entropy reads the embedding of the very word that it asks for.
+
+    The gradient of the logits of a word, traced to the embedded words with the bottleneck cut off, is not
+    zero exactly where they can see it. No training is needed, so faults show that are learnt slowly.
+    """
+
+    def __init__(self, objective: Objective):
+        super().__init__(objective)
+        self.embedded: list[tuple[Tensor, Tensor]] = []
+        self.counts: dict[str, list[int]] = {}
+
+    def report(self, name: str, logits: Tensor, targets: Tensor) -> None:
+        leaves = [leaf for _, leaf in self.embedded]
+        count = self.counts.setdefault(name, [0, 0])
+        probe = torch.linspace(1, 2, logits.shape[1])
+        for row, target in zip(logits, targets, strict=True):
+            found = torch.autograd.grad(row @ probe, leaves, retain_graph=True, allow_unused=True)
+            count[0] += any(
+                gradient is not None and bool(gradient[ids == target].any())
+                for gradient, (ids, _) in zip(found, self.embedded, strict=True)
+            )
+            count[1] += 1
 
 
 def _caller() -> str:
@@ -309,11 +346,7 @@ def check_padding(bench: Bench) -> None:
     state = _copy(objective)
     losses, vectors = run()
     _restore(objective, state)
-    handles = [
-        module.register_forward_hook(disturb)
-        for module in objective.modules()
-        if isinstance(module, nn.Embedding) and module.num_embeddings >= len(tokenizer)
-    ]
+    handles = [module.register_forward_hook(disturb) for module in _word_embeddings(objective)]
     losses_then, vectors_then = run()
     for handle in handles:
         handle.remove()
@@ -328,6 +361,11 @@ def check_padding(bench: Bench) -> None:
         f"padding changes {' and '.join(changed)}; leave it out of attention, means and labels "
         "(attention_mask is 0 there)"
     )
+
+
+def _word_embeddings(objective: Objective) -> list[nn.Module]:
+    rows = len(objective.backbone.tokenizer)
+    return [m for m in objective.modules() if isinstance(m, nn.Embedding) and m.num_embeddings >= rows]
 
 
 def check_fit(bench: Bench) -> None:
@@ -395,6 +433,46 @@ def _attributes(objective: Objective) -> dict[str, Any]:
     return found
 
 
+def check_sight(bench: Bench) -> None:
+    """What asks for a word does not see that word, apart from the few that masking leaves as they are."""
+    objective = bench.make()
+    rng = random.Random(0)  # noqa: S311 - no secret
+    views = views_of(objective.collate(_rows(objective, lambda: _random_text(rng), ROWS)))
+    torch.manual_seed(1)
+    drawn = objective.draw(views)
+    sight = _Sight(objective)
+
+    def embed(_: Any, args: Any, embedded: Tensor) -> Tensor:
+        leaf = embedded.detach().requires_grad_()
+        sight.embedded.append((args[0], leaf))
+        return leaf
+
+    def cut(_: Any, __: Any, read: dict[str, Any]) -> dict[str, Any]:
+        return read | {"sentence_embedding": read["sentence_embedding"].detach()}
+
+    handles = [module.register_forward_hook(embed) for module in _word_embeddings(objective)]
+    handles.append(objective.model.register_forward_hook(cut))
+    with sight:
+        objective.losses(**drawn)
+    for handle in handles:
+        handle.remove()
+    exempt = {f"the loss {name!r}" for name in objective.without_bottleneck}
+    seen = [
+        f"{name} sees {hits / of:.0%}"
+        for name, (hits, of) in sight.counts.items()
+        if hits > LEAK * of and name not in exempt
+    ]
+    assert not seen, (
+        f"{' and '.join(seen)} of the words that it asks for, without the bottleneck: hide them from the "
+        "encoder's text, the decoder's text, or (in enhanced decoding) from the row that asks"
+    )
+
+
+def _random_text(rng: random.Random) -> str:
+    """A few different words in random order."""
+    return " ".join(rng.sample(WORDS, rng.randint(3, 8)))
+
+
 def check_leaks(bench: Bench, steps: int) -> None:
     """Of random words nothing can be learnt but how often each comes, so a high accuracy is a leak."""
     objective = bench.make()
@@ -402,12 +480,8 @@ def check_leaks(bench: Bench, steps: int) -> None:
     rng = random.Random(0)  # noqa: S311 - no secret
     optimiser = torch.optim.Adam(objective.parameters(), LEARNING_RATE)
     accuracies: dict[str, float] = {}
-
-    def text() -> str:
-        return " ".join(rng.sample(WORDS, rng.randint(3, 8)))
-
     for step in range(1, steps + 1):
-        views = views_of(objective.collate(_rows(objective, text, ROWS)))
+        views = views_of(objective.collate(_rows(objective, lambda: _random_text(rng), ROWS)))
         with hits:
             _step(objective, views, optimiser)
         if not hits.counts:
