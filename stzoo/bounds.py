@@ -1,5 +1,6 @@
 """Bounds of settings: beyond them no machine, file or model takes a value."""
 
+import math
 from typing import Any
 
 from pydantic import field_validator
@@ -12,7 +13,8 @@ def check_plausible(value: Any) -> Any:
     """Returns the value if it, and all that is nested in it, is within the bounds.
 
     Raises:
-        ValueError: for a text with a NUL character, or a whole number beyond `MAX_NUMBER`.
+        ValueError: for a text with a NUL character, a number that is not finite, or a whole number beyond
+            `MAX_NUMBER`.
     """
     if isinstance(value, str):
         if "\0" in value:
@@ -23,6 +25,8 @@ def check_plausible(value: Any) -> Any:
     elif isinstance(value, list | tuple):
         for one in value:
             check_plausible(one)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number must be finite")
     elif isinstance(value, int) and abs(value) > MAX_NUMBER:
         raise ValueError(f"a whole number must be at most {MAX_NUMBER:,}")
     return value

@@ -262,7 +262,7 @@ def _end_failed(run: Run, error: BaseException, before: set[str], *, has_more: b
             failed = isinstance(error, Exception)
             kind = type(error).__name__
             text = str(error) if isinstance(error, StzooError) else f"{kind}: {first_line(error)}"
-            reason = text if failed else kind
+            reason = text if failed else "Ctrl-C" if kind == "KeyboardInterrupt" else "SIGTERM"
             with contextlib.suppress(OutputError):  # the disk is full, and `error` says so
                 run.record(status="failed" if failed else "interrupted", error=reason)
         return

@@ -11,6 +11,7 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 from .callbacks import own_numbers
 from .errors import DataError, RecipeError
 from .judged import JudgedSet, names_beir, read_beir
+from .messages import notify
 from .metrics import score
 from .recipe import FinetuneSettings
 from .search import retrieve
@@ -80,6 +81,11 @@ def _read(wanted: FinetuneSettings, task: str) -> Data:
             raise DataError(
                 f"{wanted.data}, split {wanted.split}: too few queries to hold any out. Set dev_queries to 0 "
                 "to train without early stopping, or name a dev_split."
+            )
+        if len(held.query_ids) < wanted.dev_queries:
+            notify(
+                f"dev_queries is {wanted.dev_queries}; at most a fifth of the queries is held out, here "
+                f"{len(held.query_ids)}."
             )
         dev = _part(judged, frozenset(held.query_ids)) if judged else held.judged()
         judged = judged and _part(judged, frozenset(train.query_ids))

@@ -462,6 +462,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         waited = stop.get("attributes", {}).get("early_stopping_patience_counter", 0)
         patience = stop.get("args", {}).get("early_stopping_patience", waited + 1)
         if state.global_step < state.max_steps and waited < patience:
+            notify(f"resuming from step {state.global_step} of {state.max_steps}.")
             self.train(resume_from_checkpoint=str(checkpoint))
             return
         self.state = state

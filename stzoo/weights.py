@@ -74,7 +74,8 @@ def check_model(name: str, model: Any, reports: Iterable[Report], *, revision: s
         revision: of the Hub id.
 
     Raises:
-        ModelError: if tensors are missing or of another shape, and the model would have random ones there.
+        ModelError: if tensors are missing or of another shape, and the model would have random ones there, or
+            if weights are not finite.
     """
     transformers = {
         id(module.model): module for module in model.modules() if hasattr(module, "modality_config")
@@ -86,6 +87,8 @@ def check_model(name: str, model: Any, reports: Iterable[Report], *, revision: s
         if left := _left_over(loaded, report):
             notify(f"{name} stores tensors that its architecture does not have: {names(left)}.")
     _check_modules(name, model, revision)
+    if broken := first_not_finite(model.named_parameters()):
+        raise ModelError(f"the weights of {name} are damaged: {broken} has NaN or infinity.")
 
 
 def check_report(name: str, loaded: Any, report: dict[str, Any], *, spare: tuple[str, ...] = ()) -> None:

@@ -66,7 +66,7 @@ def test_models_and_bm25_are_scored_on_every_set_and_filed(models, data, tmp_pat
         stored = json.loads(result.path.read_text())
         assert stored["task_name"] == result.dataset
         (entry,) = stored["scores"]["test"]
-        assert (entry["hf_subset"], entry["languages"]) == ("default", ["eng-Latn"])
+        assert (entry["hf_subset"], entry["languages"]) == ("default", [])
         assert entry["main_score"] == entry["ndcg_at_10"] == result.scores.mean["nDCG@10"]
         judged = read_beir(data / result.dataset)
         assert stored["dataset_revision"] == judged.corpus_fingerprint

@@ -251,9 +251,11 @@ def test_queries_that_hang_together_are_split_and_counted(base, tmp_path, capsys
     rows = [{"anchor": f"lift of the wing {n}", "positive": "slipstream"} for n in range(20)]
     (tmp_path / "one.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = str(tmp_path / "one.jsonl")
-    out = stzoo.finetune(str(base), data=data, dev_queries=4, max_steps=1, output=tmp_path / "out", **SHORT)
+    out = stzoo.finetune(str(base), data=data, dev_queries=6, max_steps=1, output=tmp_path / "out", **SHORT)
     assert json.loads((out / "run.json").read_text())["dev"]["sharing_answers"] == 4
-    assert "4 of the held-out queries share an answer" in capsys.readouterr().err
+    notes = capsys.readouterr().err
+    assert "4 of the held-out queries share an answer" in notes
+    assert "dev_queries is 6; at most a fifth of the queries is held out, here 4." in notes
 
 
 @pytest.fixture(scope="module")

@@ -446,6 +446,8 @@ def test_weights_that_are_not_finite_are_neither_exported_nor_used(finished, tmp
     model.save_pretrained(str(tmp_path / "broken"))
     with pytest.raises(ValueError, match="embeddings with NaN or infinity"):
         alone.compare(tmp_path / "broken", tmp_path / "answers.safetensors")
+    with pytest.raises(ModelError, match=r"weights of .*broken are damaged: .*bias has NaN or infinity"):
+        load_plain(str(tmp_path / "broken"))
 
 
 def test_an_export_that_cannot_read_a_long_text_says_so(finished, tmp_path):

@@ -204,6 +204,7 @@ BAD = {
     "objective": (dict(objective="retromea"), "did you mean 'retromae'"),
     "option": (dict(options={"decoder_rat": 0.5}), "decoder_rate"),
     "rate": (dict(options={"decoder_rate": 1.5}), "1.5"),
+    "finite": (dict(options={"decoder_rate": float("nan")}), "must be finite"),
     "loss": (dict(weights={"decodr": 1}), "did you mean 'decoder'"),
     "setting": (dict(lerning_rate=1), "did you mean 'learning_rate'"),
     "type": (dict(batch_size="many"), "batch_size is 'many'"),

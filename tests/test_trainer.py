@@ -400,6 +400,7 @@ def test_a_signal_saves_a_checkpoint_from_which_the_run_continues_to_the_bit(
     assert checkpoint.name == f"checkpoint-{step + 1}"
     resumed = make(ObjectiveTrainer, base, tmp_path, **given)
     resumed.go_on(checkpoint)
+    assert f"resuming from step {step + 1} of 10." in capsys.readouterr().err
     straight = make(ObjectiveTrainer, base, tmp_path / "straight", **given)
     straight.go_on(None)
     assert same(straight.tensors, resumed.tensors)

@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
+from .. import registry
 from ..errors import DataError, OutputError, RecipeError, abbreviated, quoted
 from ..files import held, write_json
 from ..inputs import user_path
@@ -365,7 +366,8 @@ def store(
     keys = {name: name for name in scores.mean} | {measure.name: measure.mteb for measure in measures}
     stored["scores"][judged.split] = [
         {key: scores.mean[name] for name, key in keys.items()}
-        | {"main_score": scores.mean[measures[0].name], "hf_subset": "default", "languages": ["eng-Latn"]}
+        | {"main_score": scores.mean[measures[0].name], "hf_subset": "default"}
+        | {"languages": ["eng-Latn"] if registry.find(judged.name) else []}  # those are all English
     ]
     stored["splits"][judged.split] = {
         "fingerprint": judged.fingerprint,
