@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.compute as pc
 from sentence_transformers.base.sampler import DefaultBatchSampler
 
-from .runs import processes
+from stzoo.distributed import processes
 
 POOL = 50  # batches sorted by length together: enough to even them out, few enough to keep them random
 

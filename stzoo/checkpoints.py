@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from torch import distributed as dist
 from transformers.trainer_pt_utils import safe_globals
 
+from stzoo.distributed import is_first_process
+
 from .errors import OutputError, first_line
 from .files import sha256, write_json
 from .messages import notify
-from .runs import is_first_process
 
 STATE = "state.safetensors"
 LOG_SUMS = "log_sums"  # of each process, like rng_state: log_sums.safetensors or log_sums_RANK.safetensors

@@ -13,11 +13,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stzoo.outputs import RECORD
+
 from .errors import DataError, MissingExtraError
 from .files import whole_file
 from .inputs import user_path
 from .recipe import FinetuneSettings, PretrainSettings
-from .runs import RECORD
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,12 +1,15 @@
 """Several processes, as torchrun and accelerate start them: what is refused, and what they agree on."""
 
+import contextlib
+import datetime
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .errors import RecipeError, StzooError
-from .runs import processes
 
+PATIENCE = datetime.timedelta(days=30)  # of the processes that wait while the first one mines
 UNSUPPORTED = {  # what accelerate sets for its ways to split a model up
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -58,3 +61,51 @@ def largest(values: Sequence[float], group: Any) -> list[float]:
     found = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(found, dist.ReduceOp.MAX, group=group)
     return found.tolist()
+
+
+def is_first_process() -> bool:
+    """False in every process but the first of those that torchrun or accelerate started together."""
+    return _of_launcher("RANK", 0) == 0
+
+
+def processes() -> int:
+    """How many processes torchrun or accelerate started together."""
+    return _of_launcher("WORLD_SIZE", 1)
+
+
+def _of_launcher(variable: str, alone: int) -> int:
+    """The number that torchrun or accelerate has put into the environment.
+
+    Raises:
+        RecipeError: if it is not a whole number.
+    """
+    value = os.environ.get(variable) or str(alone)
+    if not re.fullmatch(r"[0-9]{1,9}", value):
+        raise RecipeError(
+            f"the environment variable {variable} is {value!r}; expected a whole number, as torchrun sets "
+            "it. Unset it to run in one process."
+        )
+    return int(value)
+
+
+@contextlib.contextmanager
+def first_process_first(cpu: bool) -> Iterator[None]:
+    """Lets the first process go through the block before the others do.
+
+    Args:
+        cpu: True if the processes compute on the CPU.
+    """
+    if processes() == 1:
+        yield
+        return
+    from accelerate import PartialState
+    from torch import distributed as dist
+
+    PartialState(cpu=cpu)  # brings them together, with the time limit that their other exchanges keep
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    if not is_first_process():
+        dist.barrier(group)
+    yield
+    if is_first_process():
+        dist.barrier(group)
+    dist.destroy_process_group(group)

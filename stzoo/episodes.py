@@ -29,6 +29,8 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers.util import get_device_name
 from transformers import set_seed
 
+from stzoo.distributed import first_process_first, is_first_process
+
 from .errors import OutputError
 from .files import (
     clear_drafts,
@@ -46,7 +48,7 @@ from .models import like
 from .multitask import STATE
 from .opened import Opened, parse_name
 from .recipe import FinetuneSettings
-from .runs import SCRATCH, Run, finite, first_process_first, is_first_process
+from .runs import SCRATCH, Run, finite
 from .search import Retriever
 from .splits import DEV_METRIC
 from .training import TrainingSet, TrainingSetWriter, read_training, text_key

@@ -12,7 +12,7 @@ from transformers import set_seed
 from . import episodes, lora, runs
 from .calls import callable_module
 from .curves import PICTURE, PRETRAINING, draw
-from .distributed import refuse_sharding
+from .distributed import first_process_first, is_first_process, processes, refuse_sharding
 from .encode.inputs import PROMPTS, prompt_of, reading_notes
 from .errors import RecipeError
 from .files import fingerprint, whole_file
@@ -25,7 +25,6 @@ from .mining import check_rules
 from .models import like, load_model
 from .multitask import check_balancer
 from .recipe import FinetuneSettings, MiningRules
-from .runs import first_process_first, is_first_process
 from .sources import hub_ids
 from .splits import Data, read_data
 from .teacher import open_teacher, rescore
@@ -114,7 +113,7 @@ def finetune(
             data=alone({task: _facts(train) for task, train in trains.items()}),
             dev=alone({task: _dev_facts(one) for task, one in data.items()}),
             teacher=teacher.facts if teacher else None,
-            processes=runs.processes(),
+            processes=processes(),
         )
         named = [name for one in wanted.each().values() for name in (one.data, one.corpus) if name]
         before, imported = runs.earlier(wanted.model), runs.imported(wanted.model)

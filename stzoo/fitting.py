@@ -9,6 +9,8 @@ import numpy as np
 from datasets import Dataset
 from transformers import EarlyStoppingCallback
 
+from stzoo.distributed import is_first_process, processes
+
 from .checkpoints import last_checkpoint
 from .errors import DataError, RecipeError
 from .examples import Examples
@@ -18,7 +20,6 @@ from .messages import notify
 from .multitask import STATE, MultiTaskTrainer, in_order, mixed
 from .quiet import quietly
 from .recipe import FinetuneSettings
-from .runs import is_first_process, processes
 from .splits import DEV_METRIC, DevScore
 from .trainer import ObjectiveTrainer, arguments
 from .training import TrainingSet, note_missing

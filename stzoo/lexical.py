@@ -14,6 +14,8 @@ from array import array
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from stzoo.trec import Run
+
 from .judged import JudgedSet
 from .languages import (
     LANGUAGES,
@@ -25,7 +27,7 @@ from .languages import (
     stop_words_name,
 )
 from .messages import notify
-from .search import Ranking, Run
+from .search import Ranking
 from .words import search_terms
 
 if TYPE_CHECKING:

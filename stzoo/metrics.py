@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
+from stzoo.trec import Run, in_order
+
 from .errors import DataError, quoted
 from .measures import MEASURES, Measure
 from .qrels import GRADE, MAX_GRADE, Qrels
-from .search import Run, in_order
 
 QUERIES_AT_ONCE = 500  # bounds the memory: a result takes some 220 bytes
 

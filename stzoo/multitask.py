@@ -17,13 +17,14 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.utils.data import SequentialSampler
 
+from stzoo.distributed import processes
+
 from . import host
 from .balancers import Balancing, Gradients
 from .errors import ModelError, RecipeError
 from .examples import Examples
 from .files import whole_file
 from .recipe import FinetuneSettings
-from .runs import processes
 from .trainer import ObjectiveTrainer
 
 STATE = "balancer.safetensors"

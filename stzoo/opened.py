@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stzoo.outputs import IMPORTED, MERGED, RECORD
+
 from .errors import ModelError, RecipeError
 from .files import fingerprint
 from .inputs import user_path
 from .limits import longest, shortest
 from .messages import collect_notes
 from .models import load_plain
-from .runs import IMPORTED, MERGED, RECORD
 
 # what at the top of a folder a plain load may read
 PLAIN = {".json", ".safetensors", ".model", ".jinja"}

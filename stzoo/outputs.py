@@ -13,6 +13,9 @@ from typing import Literal
 from .errors import OutputError, RecipeError
 from .inputs import user_path
 
+RECORD = "run.json"
+IMPORTED = "import.json"  # beside a model that `stzoo import` made
+MERGED = "merge.json"  # beside one that is a mean of others
 _MARKS = ("modules.json", "corpus.jsonl", "corpus.jsonl.gz")  # of folders that are no place for results
 Kind = Literal["run", "model", "results", "file"]
 _MODULE = r"(?:(?:[\w-]+_)?\d+_\w+/|exact/)*"  # the folders of modules, of routes, and of a second form

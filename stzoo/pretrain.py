@@ -24,7 +24,7 @@ from .calls import callable_module
 from .checkpoints import last_checkpoint
 from .corpus import Corpus, load_corpus
 from .curves import PICTURE, draw
-from .distributed import refuse_sharding
+from .distributed import is_first_process, processes, refuse_sharding
 from .encode.inputs import reading_notes
 from .errors import ModelError, PluginError, first_line
 from .files import fingerprint, write_json
@@ -35,6 +35,7 @@ from .messages import collect_notes, notify
 from .metrics import score
 from .models import like, load_masked_lm, load_model
 from .objective import Objective
+from .outputs import RECORD
 from .quiet import quietly
 from .recipe import PretrainSettings
 from .search import retrieve
@@ -121,12 +122,12 @@ def load_parts(objective: Objective, base: Base, settings: PretrainSettings) -> 
     if stored is not None and stored.is_file():
         try:
             tensors = load_file(stored)
-            record = json.loads((stored.parent / runs.RECORD).read_text("utf-8"))
+            record = json.loads((stored.parent / RECORD).read_text("utf-8"))
             made_by = record["recipe"]["objective"]
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 f"{stored.parent} is damaged ({type(error).__name__}: {first_line(error)}). Copy its "
-                f"{PARTS_FILE} and {runs.RECORD} again, or remove it to begin with new parts."
+                f"{PARTS_FILE} and {RECORD} again, or remove it to begin with new parts."
             ) from error
         if broken := first_not_finite(tensors.items()):
             raise ModelError(
@@ -141,7 +142,7 @@ def load_parts(objective: Objective, base: Base, settings: PretrainSettings) -> 
                 f"{stored} was made by {made_by!r} and does not fit the objective {settings.objective!r} "
                 f"(missing or of another shape: {', '.join(wrong[:5]) or 'nothing'}). Use the objective and "
                 f"options that it was made with (see "
-                f"{stored.parent / runs.RECORD}), or remove {stored.parent} to begin with new parts."
+                f"{stored.parent / RECORD}), or remove {stored.parent} to begin with new parts."
             )
         with torch.no_grad():
             for name, part in parts.items():
@@ -211,12 +212,12 @@ def pretrain(
             base={"fingerprint": fingerprint(base.folder)} if base.folder else {"id": wanted.base},
             corpus=_describe(corpus),
             new_parameters=sorted(new),
-            processes=runs.processes(),
+            processes=processes(),
         )
         before, imported = runs.earlier(wanted.base), runs.imported(wanted.base)
         datasets = hub_ids(wanted.corpus)
         run.record(before=before, imported=imported, datasets=datasets, notes=of_base + notes)
-        if runs.is_first_process():
+        if is_first_process():
             for note in notes:
                 notify(note)
         checkpoint = last_checkpoint(run.folder) if resume else None
@@ -231,7 +232,7 @@ def _describe(corpus: Corpus) -> dict[str, Any]:
     prepared = []
     for source in corpus.sources:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no record, or none of ours
-            facts = json.loads((Path(source).expanduser() / runs.RECORD).read_text(encoding="utf-8"))
+            facts = json.loads((Path(source).expanduser() / RECORD).read_text(encoding="utf-8"))
             prepared.append({key: facts[key] for key in ("made_by", "notes")})
     return corpus.facts() | ({"prepared": prepared} if prepared else {})
 
@@ -283,7 +284,7 @@ def _finish(run: runs.Run, base: Base, objective: Objective, trainer: ObjectiveT
         (folder / PARTS).mkdir()
         save_file(parts, folder / PARTS / PARTS_FILE)
         own = {name: value for name, value in run.facts.items() if name != "files"}
-        write_json(folder / PARTS / runs.RECORD, own)
+        write_json(folder / PARTS / RECORD, own)
 
     draft = run.folder / runs.MODEL_DRAFT
     export(base.finished, draft, masked_lm=base.backbone.masked_lm, extra=keep_parts, describe=False)
@@ -294,7 +295,7 @@ def _finish(run: runs.Run, base: Base, objective: Objective, trainer: ObjectiveT
 
 def _illustrate(run: runs.Run) -> None:
     """Draws the curves and writes the card of a finished run, unless a kill came after that."""
-    if runs.is_first_process() and not (run.folder / card.README).exists():
+    if is_first_process() and not (run.folder / card.README).exists():
         draw(run.folder)
         card.write(run.folder)
 

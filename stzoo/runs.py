@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from . import host
-from .errors import OutputError, RecipeError, StzooError, TrainingError, first_line
+from .distributed import is_first_process
+from .errors import OutputError, StzooError, TrainingError, first_line
 from .files import PART, clear_drafts, files_under, held, move_files, remove_files, sha256, write_json
-from .outputs import MODEL_FILES, check_output, check_resume
+from .outputs import IMPORTED, MODEL_FILES, RECORD, check_output, check_resume
 from .recipe import SCHEMA_VERSION, FinetuneSettings, PrepareSettings, PretrainSettings, Settings
 
-RECORD = "run.json"
-IMPORTED = "import.json"  # beside a model that `stzoo import` made
-MERGED = "merge.json"  # beside one that is a mean of others
 OLD = ".stzoo-old"  # where an overwritten run waits until the new one has read its inputs
 MODEL_DRAFT = ".model.part"  # a finished model or data set on its way to the top of the folder
 # of an episode's folder: what is encoded and found on the way to the negatives
@@ -55,56 +53,7 @@ _CORE = {name for kind in (PretrainSettings, FinetuneSettings, PrepareSettings) 
 _CORE |= {"command", "schema_version"}
 # settings that may change between a kill and a resume, because they change no weight by more than rounding
 FREE = {"log_steps", "save_steps", "save_minutes", "keep_checkpoints", "report_to", "workers", "threads"}
-PATIENCE = datetime.timedelta(days=30)  # of the processes that wait while the first one mines
 PACKAGES = ("stzoo", "torch", "transformers", "sentence-transformers", "datasets", "tokenizers", "numpy")
-
-
-def is_first_process() -> bool:
-    """False in every process but the first of those that torchrun or accelerate started together."""
-    return _of_launcher("RANK", 0) == 0
-
-
-def processes() -> int:
-    """How many processes torchrun or accelerate started together."""
-    return _of_launcher("WORLD_SIZE", 1)
-
-
-def _of_launcher(variable: str, alone: int) -> int:
-    """The number that torchrun or accelerate has put into the environment.
-
-    Raises:
-        RecipeError: if it is not a whole number.
-    """
-    value = os.environ.get(variable) or str(alone)
-    if not re.fullmatch(r"[0-9]{1,9}", value):
-        raise RecipeError(
-            f"the environment variable {variable} is {value!r}; expected a whole number, as torchrun sets "
-            "it. Unset it to run in one process."
-        )
-    return int(value)
-
-
-@contextlib.contextmanager
-def first_process_first(cpu: bool) -> Iterator[None]:
-    """Lets the first process go through the block before the others do.
-
-    Args:
-        cpu: True if the processes compute on the CPU.
-    """
-    if processes() == 1:
-        yield
-        return
-    from accelerate import PartialState
-    from torch import distributed as dist
-
-    PartialState(cpu=cpu)  # brings them together, with the time limit that their other exchanges keep
-    group = dist.new_group(backend="gloo", timeout=PATIENCE)
-    if not is_first_process():
-        dist.barrier(group)
-    yield
-    if is_first_process():
-        dist.barrier(group)
-    dist.destroy_process_group(group)
 
 
 class Run:

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stzoo.distributed import is_first_process
+
 from . import limits
 from .encode import score_pairs
 from .errors import ModelError, OutputError, is_failure
@@ -23,7 +25,6 @@ from .files import held, read_arrays, write_arrays, write_json
 from .models import check_device, reason
 from .opened import NO_REVISION, commit_of, folder_revision, limit, parse_name
 from .quiet import quietly
-from .runs import is_first_process
 from .training import TrainingSet
 from .weights import check_model, loading_reports
 

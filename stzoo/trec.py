@@ -12,6 +12,7 @@ errors with file and line; a judgement may stand twice if it says the same.
 """
 
 import re
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -19,8 +20,9 @@ from .errors import DataError, quoted
 from .files import whole_file
 from .judged import JudgedSet
 from .qrels import Qrels, add_judgement, is_header, read_judgements
-from .search import Run
 from .texts import numbered_lines
+
+Run = Mapping[str, Mapping[str, float]]  # score by document id by query id
 
 RUN_LAYOUT = "qid Q0 docid rank score tag"
 QRELS_LAYOUT = "qid iter docid grade"
@@ -32,7 +34,7 @@ _SCORE = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?inf(in
 def read_run(path: str | Path, progress: bool | None = None) -> Run:
     """Reads a TREC run.
 
-    As in trec_eval, the scores alone order a query's documents (`search.in_order`): ranks, the second field
+    As in trec_eval, the scores alone order a query's documents (`in_order`): ranks, the second field
     and the tag are passed over, and the lines may stand in any order.
 
     Args:
@@ -138,3 +140,11 @@ def check_ids(judged: JudgedSet) -> None:
                 f"{judged.name}: the id {quoted(name)} holds white space, which a TREC run file cannot "
                 "carry. Rename it, or leave run files out (run_files=False, --no-run-files)."
             )
+
+
+def in_order(found: Mapping[str, float]) -> list[str]:
+    """One query's document ids in trec_eval's order: float32 score descending, then id descending."""
+    import numpy as np
+
+    scores = dict(zip(found, np.fromiter(found.values(), np.float32, len(found)).tolist(), strict=True))
+    return sorted(found, key=lambda document: (scores[document], document), reverse=True)

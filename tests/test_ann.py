@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from stzoo.errors import ModelError, OutputError, RecipeError, ShapeError
-from stzoo.search import binary, building, in_order, open_index, recall, top_k, top_k_binary
+from stzoo.search import binary, building, open_index, recall, top_k, top_k_binary
+from stzoo.trec import in_order
 
 N, D, Q = 600, 16, 20
 RANDOM = np.random.default_rng(0)

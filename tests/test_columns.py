@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from stzoo.corpus import load_corpus, tokenizer_fingerprint
 from stzoo.errors import DataError, ModelError, RecipeError
+from stzoo.outputs import RECORD
 from stzoo.rows import TextReader, read_row
-from stzoo.runs import RECORD
 from stzoo.testing import TEXTS, sentences, tiny_tokenizer
 
 COLUMNS = {"queries": list[str], "continuation": str}

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from stzoo import registry
 from stzoo.bench import fetch
-from stzoo.bench.datasets import Average, averages, check, find
+from stzoo.bench.averages import Average, averages
+from stzoo.bench.datasets import check, find
 from stzoo.bench.results import Result
 from stzoo.errors import DataError
 from stzoo.judged import read_beir, write_beir

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 
 import stzoo
-from stzoo.bench import kilt
+from stzoo.bench import kilt, kilt_scoring
 from stzoo.bench.kilt_suite import by_task
 from stzoo.bench.sets import find_sets
 from stzoo.errors import DataError, RecipeError, StzooError
@@ -32,7 +32,9 @@ def sets(*texts):
 
 
 def scored(evidence, pages, ks=(1, 2, 3)):
-    return {name: values["q"] for name, values in kilt.score(evidence, {"q": pages}, ks).per_query.items()}
+    return {
+        name: values["q"] for name, values in kilt_scoring.score(evidence, {"q": pages}, ks).per_query.items()
+    }
 
 
 def row(number, *provenances, **more):
@@ -88,13 +90,15 @@ def test_an_output_with_empty_provenance_is_a_set_that_cannot_be_found():
 
 @pytest.mark.parametrize("evidence", [sets(), sets("")])
 def test_a_question_without_provenance_scores_0_and_counts(evidence):
-    scores = kilt.score(evidence | {"other": (frozenset("a"),)}, {"q": "ab", "other": "a"}, [1])
+    scores = kilt_scoring.score(evidence | {"other": (frozenset("a"),)}, {"q": "ab", "other": "a"}, [1])
     assert set(scores.mean.values()) == {0.5}
     assert {values["q"] for values in scores.per_query.values()} == {0.0}
 
 
 def test_a_question_that_the_guess_leaves_out_scores_0_and_one_without_judgement_is_left_out():
-    scores = kilt.score(sets("a") | {"other": (frozenset("a"),)}, {"other": "a", "stranger": "b"}, [1])
+    scores = kilt_scoring.score(
+        sets("a") | {"other": (frozenset("a"),)}, {"other": "a", "stranger": "b"}, [1]
+    )
     assert set(scores.mean.values()) == {0.5}
     assert {tuple(values) for values in scores.per_query.values()} == {("q", "other")}
 
@@ -136,9 +140,9 @@ def test_where_each_set_is_one_page_the_scores_are_the_usual_ones(pages, ranking
 def test_cutoffs_below_1_and_no_questions_are_errors():
     for ks in ([], [0], [5, -1]):
         with pytest.raises(RecipeError, match="from 1"):
-            kilt.score(sets("a"), {"q": "a"}, ks)
+            kilt_scoring.score(sets("a"), {"q": "a"}, ks)
     with pytest.raises(DataError, match="no questions"):
-        kilt.score({}, {})
+        kilt_scoring.score({}, {})
 
 
 def test_pages_are_ranked_by_their_best_passage_with_ties_as_in_trec_eval():
@@ -224,7 +228,11 @@ def test_a_kilt_set_is_judged_by_page(tmp_path, gold):
     run = {"a": {"p2": 0.9, "p1": 0.8, "p3": 0.7}, "b": {"p1": 1.0}, "c": {"p3": 1.0}}
     pages = judged.to_pages(run)
     assert pages == {"a": {"10": 0.9, "20": 0.7}, "b": {"10": 1.0}, "c": {"20": 1.0}}
-    assert kilt.score(judged.evidence, pages, [1]).per_query["recall@1"] == {"a": 0.5, "b": 0.0, "c": 1.0}
+    assert kilt_scoring.score(judged.evidence, pages, [1]).per_query["recall@1"] == {
+        "a": 0.5,
+        "b": 0.0,
+        "c": 1.0,
+    }
     # two relevant pages found of three, one first; nothing to find; found
     assert score_documents(judged.qrels, pages).per_query["Recall@100"] == {"a": 2 / 3, "b": 0.0, "c": 1.0}
 
@@ -304,7 +312,7 @@ def test_fact_checking_over_wikipedia_end_to_end(data, tmp_path):
 
     run = retrieve_bm25(judged, 1000)
     pages = judged.to_pages(run)
-    found = kilt.score(judged.evidence, pages)
+    found = kilt_scoring.score(judged.evidence, pages)
     usual = score_documents(judged.qrels, pages, parse_measures("Rprec Recall@20 nDCG@10")).mean
     # One set a claim: Rprec is the usual one, and a set within 20 points is found at least as often as all
     # pages within 20 pages.

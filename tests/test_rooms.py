@@ -13,9 +13,9 @@ ROOT = Path(__file__).parent.parent
 # A later room may import an earlier one, never the reverse. A package (bench, hub) is one room.
 ROOMS = """
     errors messages network bounds calls quiet memory signals inputs words languages
-    files outputs hookspecs host recipe runs distributed texts registry measures qrels judged provenance
-    pydocs rows sources corpus masking backbone decoders poolings weights limits models opened encode store
-    search lexical trec metrics curves bench training teacher objective hub callbacks
+    files outputs hookspecs host column_roles recipe distributed runs texts registry measures qrels judged trec
+    provenance pydocs rows sources corpus masking backbone decoders poolings weights limits models opened encode
+    store search lexical metrics curves bench training teacher objective hub callbacks
     checkpoints batches losses examples trainer pretrain prepare balancers multitask mining lora
     splits fitting episodes finetune merge builtin testing ask demo cli __main__
 """.split()  # noqa: SIM905 - one line for each would hide the order

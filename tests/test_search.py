@@ -15,9 +15,10 @@ from hypothesis.extra.numpy import arrays
 from stzoo.errors import ModelError, RecipeError, ShapeError
 from stzoo.judged import JudgedSet, read_beir, write_beir
 from stzoo.metrics import score
-from stzoo.search import SIMILARITIES, Ranking, exact, in_order, passes, retrieve, top_k
+from stzoo.search import SIMILARITIES, Ranking, exact, passes, retrieve, top_k
 from stzoo.testing import TEXTS, tiny_masked_lm
 from stzoo.texts import Texts
+from stzoo.trec import in_order
 
 # Few small whole numbers: every product is exact and most scores tie. -0.0 must tie with 0.0.
 FEW = st.sampled_from([-1.0, -0.0, 0.0, 1.0, 2.0])

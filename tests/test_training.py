@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stzoo.column_roles import parse_columns
 from stzoo.errors import DataError, OutputError, RecipeError
 from stzoo.judged import read_beir, write_beir
-from stzoo.recipe import parse_columns
 from stzoo.texts import Texts
 from stzoo.training import (
     FORMS,

@@ -16,9 +16,9 @@ from stzoo import ModelError
 from stzoo.hub.importers import Imported, encoder, finished, routed, tower
 from stzoo.hub.published import Published
 from stzoo.hub.weights import encoder_of, plain, renamed
+from stzoo.outputs import RECORD
 from stzoo.pretrain import PARTS, PARTS_FILE
 from stzoo.recipe import SCHEMA_VERSION
-from stzoo.runs import RECORD
 
 # our decoders, and what theirs are called
 HEADS = {

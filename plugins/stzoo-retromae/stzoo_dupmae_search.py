@@ -24,8 +24,9 @@ from tqdm import tqdm
 from stzoo.encode import encode
 from stzoo.errors import ModelError
 from stzoo.judged import JudgedSet
-from stzoo.search import Ranking, Run
+from stzoo.search import Ranking
 from stzoo.store import Store, fill
+from stzoo.trec import Run
 
 ENCODED = 512  # texts whose whole vectors are in memory at once: 64 MB
 QUERIES, PASSAGES = 128, 4096  # compared at once

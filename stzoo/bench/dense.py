@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from stzoo.trec import Run
+
 from ..judged import JudgedSet
-from ..search import Retriever, Run, empty, open_index, recall, set_parameters
+from ..search import Retriever, empty, open_index, recall, set_parameters
 from ..store import PRECISIONS, Store, quantise
 
 RECALL_SAMPLE = 1000  # queries, the first

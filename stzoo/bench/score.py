@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from stzoo.trec import Run, in_order
+
 from ..errors import DataError, RecipeError, quoted
 from ..files import fingerprint, write_json
 from ..inputs import user_path
@@ -14,7 +16,6 @@ from ..measures import wanted_measures
 from ..messages import notify
 from ..opened import parse_name
 from ..outputs import check_output
-from ..search import Run, in_order
 from ..trec import read_qrels, read_run
 from . import kilt, results
 from .results import Result

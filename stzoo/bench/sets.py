@@ -5,14 +5,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from stzoo.trec import Run
+
 from .. import registry
 from ..errors import DataError, RecipeError, check_known
 from ..inputs import user_path
 from ..judged import JudgedSet, check_missing_judged, find_split, is_beir, read_beir
 from ..measures import Measure
 from ..metrics import Scores, score
-from ..search import Run
-from . import datasets, kilt, kilt_suite
+from . import datasets, kilt, kilt_scoring, kilt_suite
 
 SUITES = ("kilt",)  # whose tasks are read from a folder; those of the registry are names of --datasets
 KILT_CUTOFFS = (1, 5, 20, 100)
@@ -126,7 +127,7 @@ def evaluate(judged: JudgedSet, run: Run, measures: Sequence[Measure], *, of_pag
         return score(judged.qrels, run, measures)
     if len(judged.corpus_ids) and not of_pages:
         run = judged.to_pages(run)
-    usual, own = score(judged.qrels, run, measures), kilt.score(judged.evidence, run, KILT_CUTOFFS)
+    usual, own = score(judged.qrels, run, measures), kilt_scoring.score(judged.evidence, run, KILT_CUTOFFS)
     return Scores(
         usual.mean | {f"KILT {name}": value for name, value in own.mean.items()},
         usual.per_query | {f"KILT {name}": values for name, values in own.per_query.items()},

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from stzoo.bench.averages import averages
+
 from ..measures import MEASURES
-from .datasets import averages
 from .results import Result
 
 if TYPE_CHECKING:

@@ -26,8 +26,9 @@ def merge_command(
 ) -> None:
     """Average the weights of models of one architecture (a model soup), and export the result."""
     numbers = _numbers(weights)
+    from stzoo.outputs import MERGED
+
     from ..merge import merge
-    from ..runs import MERGED
 
     folder = merge(sources, output=output, weights=numbers, overwrite=overwrite)
     table = new_table("source", "weight", "revision")

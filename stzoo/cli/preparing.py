@@ -62,8 +62,9 @@ def _tell(folder: Path, as_json: bool) -> None:
     import json
     import shlex
 
+    from stzoo.outputs import RECORD
+
     from .. import host
-    from ..runs import RECORD
 
     facts = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     if as_json:

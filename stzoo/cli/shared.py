@@ -72,7 +72,7 @@ def check_numbers(words: list[str]) -> None:
 
 def done(folder: Path) -> None:
     """Says where the model is."""
-    from ..runs import is_first_process
+    from stzoo.distributed import is_first_process
 
     if is_first_process():
         typer.echo(f"The model is in {folder}: SentenceTransformer({str(folder)!r})", err=True)

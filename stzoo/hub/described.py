@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stzoo.outputs import MERGED, RECORD
+
 from .. import host
 from ..curves import as_history
 from ..errors import ModelError, PluginError
 from ..hookspecs import Component
-from ..runs import MERGED, RECORD
 from . import public
 from .layout import POOLING_SWITCHES
 

@@ -26,6 +26,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from stzoo.outputs import IMPORTED, MERGED, RECORD
+
 from ..curves import PICTURE, PRETRAINING
 from ..errors import DataError, ExportError, ModelError, OutputError, RecipeError, first_line
 from ..files import check_replaceable, whole_folder, write_json
@@ -33,7 +35,7 @@ from ..models import load_plain
 from ..opened import PICKLED
 from ..outputs import MODEL_FILES, check_output
 from ..quiet import quietly
-from ..runs import IMPORTED, MERGED, RECORD, told
+from ..runs import told
 from ..weights import first_not_finite
 from . import alone, card, layout
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stzoo.outputs import IMPORTED
+
 from .. import host, limits
 from ..distributed import require_one_process
 from ..errors import ModelError, RecipeError, UnknownNameError
@@ -18,7 +20,7 @@ from ..files import sha256, write_json
 from ..hookspecs import Checkpoint
 from ..quiet import quietly
 from ..recipe import SCHEMA_VERSION
-from ..runs import IMPORTED, versions
+from ..runs import versions
 from .export import check_model_output, export
 from .published import Published, fetch
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stzoo.outputs import IMPORTED, RECORD
+
 from .. import host
 from ..errors import ModelError
 from ..hookspecs import Checkpoint
-from ..runs import IMPORTED, RECORD
 
 _FORMS = {"hub_id": r"[\w.-]+/[\w.-]+", "commit": "[0-9a-f]{40}", "source": r"https?://[^\s()<>\[\]]+"}
 

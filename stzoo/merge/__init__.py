@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stzoo.outputs import MERGED
+
 from ..calls import callable_module
 from ..distributed import require_one_process
 from ..errors import ModelError, RecipeError
@@ -29,7 +31,7 @@ from ..files import write_json
 from ..hub.export import check_model_output, export
 from ..quiet import quietly
 from ..recipe import SCHEMA_VERSION
-from ..runs import MERGED, versions
+from ..runs import versions
 from .kinds import check_same, kind_of, load, tensors
 from .sources import Source, find
 from .stored import Stored

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from stzoo.outputs import RECORD
+
 from .. import lora
 from ..checkpoints import STATE, is_whole
 from ..errors import ModelError, RecipeError
 from ..files import fingerprint
 from ..opened import folder_revision
-from ..runs import RECORD
 
 CHECKPOINTS = "checkpoints/checkpoint-*"
 

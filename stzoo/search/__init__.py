@@ -15,7 +15,7 @@ from .binary import top_k_binary
 from .building import empty, set_parameters
 from .exact import Vectors, retrieve, top_k
 from .passes import SIMILARITIES
-from .ranking import Ranking, Run, in_order
+from .ranking import Ranking
 from .retriever import Retriever, default_root
 
 __all__ = [
@@ -23,11 +23,9 @@ __all__ = [
     "Index",
     "Ranking",
     "Retriever",
-    "Run",
     "Vectors",
     "default_root",
     "empty",
-    "in_order",
     "open_index",
     "recall",
     "retrieve",

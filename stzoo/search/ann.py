@@ -21,12 +21,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stzoo.trec import Run
+
 from ..errors import ShapeError
 from ..files import sha256, whole_file, write_json
 from .building import built, faiss_errors, lengthened, set_parameters
 from .exact import Vectors
 from .passes import checked
-from .ranking import Ranking, Run
+from .ranking import Ranking
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,10 +9,12 @@ rescored as +1 and -1 rather than 1 and 0 (which ranks alike), and documents are
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from stzoo.trec import Run
+
 from ..errors import RecipeError, ShapeError
 from .building import faiss_errors
 from .passes import PIECE, Side, checked, scores_of
-from .ranking import Ranking, Run
+from .ranking import Ranking
 
 if TYPE_CHECKING:
     import numpy as np

@@ -19,11 +19,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from stzoo.trec import Run
+
 from ..encode import encode
 from ..errors import ModelError, RecipeError, ShapeError
 from ..judged import JudgedSet
 from .passes import PIECE, SIMILARITIES, Chunk, checked, full_precision, scores_of
-from .ranking import Ranking, Run
+from .ranking import Ranking
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,6 @@ from ..texts import Texts
 if TYPE_CHECKING:
     import numpy as np
 
-Run = Mapping[str, Mapping[str, float]]  # score by document id by query id
 
 EMPTY = -(2**63)  # a key below that of any score
 
@@ -141,11 +140,3 @@ def _unpacked(keys: "np.ndarray") -> "np.ndarray":
 
     bits = (keys >> 32).astype(np.int32)
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(np.float32)
-
-
-def in_order(found: Mapping[str, float]) -> list[str]:
-    """One query's document ids in trec_eval's order: float32 score descending, then id descending."""
-    import numpy as np
-
-    scores = dict(zip(found, np.fromiter(found.values(), np.float32, len(found)).tolist(), strict=True))
-    return sorted(found, key=lambda document: (scores[document], document), reverse=True)

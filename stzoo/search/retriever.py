@@ -8,6 +8,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from stzoo.trec import Run
+
 from ..corpus import cache_folder
 from ..encode import copies_on, encode
 from ..encode.inputs import prompt_of, reading_notes
@@ -17,7 +19,6 @@ from ..opened import NO_REVISION, Opened
 from ..store import SHARD_ROWS, Store, fill, place
 from .binary import top_k_binary
 from .exact import top_k
-from .ranking import Run
 
 # Of more results there are so many candidates that scoring all passages by the float queries is quicker.
 CANDIDATES_UP_TO = 100

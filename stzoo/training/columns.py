@@ -9,8 +9,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from stzoo.column_roles import COLUMN_ROLES, IGNORE
+
 from ..errors import abbreviated, quoted
-from ..recipe import COLUMN_ROLES, IGNORE
 from .values import At
 
 Given = Mapping[str, Sequence[str]]  # columns by role, as the user says
@@ -67,7 +68,7 @@ class Columns:
 
     Attributes:
         form: the name of the form of its rows.
-        roles: columns by what they are, see `stzoo.recipe.COLUMN_ROLES`.
+        roles: columns by what they are, see `stzoo.column_roles.COLUMN_ROLES`.
         unused: the other columns.
     """
 

@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stzoo.column_roles import COLUMN_ROLES, IGNORE
+
 from ..errors import DataError, abbreviated
 from ..judged import as_text
 from ..provenance import evidence_sets, id_of, objects
-from ..recipe import COLUMN_ROLES, IGNORE
 from .columns import Columns, Given, check_given, find_columns, has_columns, settle_labels, with_unused
 from .sets import MADE, Candidate
 from .values import At

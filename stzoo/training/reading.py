@@ -7,11 +7,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from stzoo.column_roles import parse_columns
+
 from ..errors import DataError, RecipeError
 from ..inputs import user_path
 from ..judged import JudgedSet, names_beir, notes_on_queries, read_beir
 from ..messages import notify
-from ..recipe import parse_columns
 from ..texts import Texts
 from .collect import TrainingSetWriter, free_name, text_key
 from .columns import Given
@@ -44,7 +45,7 @@ def read_training(
         split: of a BEIR folder, or of a data set that has several.
         corpus: what rows that name ids name: a BEIR folder, its corpus.jsonl(.gz), or a folder with
             collection.tsv and queries*.tsv.
-        columns: what columns are that their names do not say, as `stzoo.recipe.parse_columns` reads it:
+        columns: what columns are that their names do not say, as `stzoo.column_roles.parse_columns` reads it:
             "query=question,positive=passage", or {"query": "question", "positive": "passage"}.
         progress: True for progress bars on stderr after two seconds; None shows them on a terminal only.
 

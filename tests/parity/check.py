@@ -27,7 +27,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from stzoo import Objective, host
 from stzoo.balancers import Balancing, Gradients
-from stzoo.bench import kilt
+from stzoo.bench import kilt, kilt_scoring
 from stzoo.pretrain import load_base
 
 LOSSES = {"encoder_mlm_loss": "encoder", "decoder_mlm_loss": "decoder", "bow_loss": "bag"}
@@ -304,7 +304,7 @@ def kilt_errors(path: Path) -> dict[str, float]:
         evidence, guess = kilt.read_gold(files["gold"]), kilt.read_guess(files["guess"])
     expected = [*about["per_query"], about["mean"]]
     ks = {int(name.partition("@")[2]) for scores in expected for name in scores if "@" in name}
-    scores = kilt.score(evidence, guess, sorted(ks) or [1])
+    scores = kilt_scoring.score(evidence, guess, sorted(ks) or [1])
     assert len(about["per_query"]) == len(evidence), "a question is missing"
     ours = [{name: values[query] for name, values in scores.per_query.items()} for query in evidence]
     places = [*evidence, "mean"]

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stzoo.bench.averages import averages
+
 from ... import registry
-from ..datasets import averages
 from .intervals import Interval, interval
 
 if TYPE_CHECKING:
