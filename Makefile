@@ -13,7 +13,7 @@ unexport PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX PIP_CONSTRAINT STZ
 help:
 	@echo 'make demo         pre-train, fine-tune, export and search on real text, in some minutes'
 	@echo 'make test         make lint, then every test'
-	@echo 'make lint         ruff (format and rules) and mypy'
+	@echo 'make lint         ruff (format and rules), import-linter and mypy'
 	@echo 'make compat       load exported models in older sentence-transformers, ONNX and LangChain, without stzoo'
 	@echo 'make venv         only set up .venv; the others do so by themselves'
 	@echo 'make constraints  write constraints.txt anew, from the newest versions that the projects allow'
@@ -33,6 +33,7 @@ endif
 lint: .venv/made
 	.venv/bin/python -m ruff format --check
 	.venv/bin/python -m ruff check
+	.venv/bin/lint-imports
 	.venv/bin/python -m mypy
 
 # A worker a core of a small machine, one torch thread a worker, and no test that waits for the hub.

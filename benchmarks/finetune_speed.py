@@ -172,9 +172,9 @@ def one_side(side: str, loss: str, work: Path, steps: int) -> None:
     import torch
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    import stzoo.finetune
-    import stzoo.mining  # noqa: F401 - imports are not timed
-    from stzoo.models import load_plain
+    import stzoo.finetuning.finetune
+    import stzoo.finetuning.mining  # noqa: F401 - imports are not timed
+    from stzoo.models.loading import load_plain
 
     torch.set_num_threads(1)
     load_plain(MODEL, device="cpu").encode("what is not timed either")

@@ -243,7 +243,7 @@ def build(folder: Path) -> None:
     from sentence_transformers.base.modules import Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    from stzoo.judged import write_beir
+    from stzoo.data.beir import write_beir
     from stzoo.testing import sentences, tiny_masked_lm
 
     tiny_masked_lm("bert", folder / "base")
@@ -786,9 +786,9 @@ def hub(draw: random.Random) -> Case:
     for name, value in changed.items():
         setattr(constants, name, value)
     config.HF_ENDPOINT, config.HF_HUB_OFFLINE = url, False
-    from stzoo import host
+    from stzoo.plugins import manager
 
-    ids = [row.hub_id for row in host.all("checkpoint").values() if row.hub_id]
+    ids = [row.hub_id for row in manager.all("checkpoint").values() if row.hub_id]
     s = str(SOUND)
     commands = [
         f"publish {s}/model org/name --license mit".split(),
@@ -1105,12 +1105,12 @@ def warm() -> None:
     import torch
 
     import stzoo.cli
-    import stzoo.finetune
+    import stzoo.finetuning.finetune
+    import stzoo.finetuning.mining
     import stzoo.hub.export
+    import stzoo.hub.merge
     import stzoo.hub.publish
-    import stzoo.merge
-    import stzoo.mining
-    import stzoo.pretrain
+    import stzoo.pretraining.pretrain
 
     torch.set_num_threads(1)
     sys.modules["stzoo.hub.export"]._verify = lambda *_, **__: (
@@ -1131,7 +1131,7 @@ def warm() -> None:
 
 def summary(rows: list[dict[str, Any]], seed: int, seconds: float) -> dict[str, Any]:
     """What is filed: counts by area and end, versions, and the processor."""
-    from stzoo.runs import versions
+    from stzoo.training.runs import versions
 
     areas = {name: Counter(row["end"] for row in rows if row["area"] == name) for name in AREAS}
     processor = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())

@@ -78,8 +78,8 @@ def make_inputs(folder: Path) -> None:
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from transformers import BertConfig, BertForMaskedLM
 
-    from stzoo.bench import bench
-    from stzoo.judged import write_beir
+    from stzoo.data.beir import write_beir
+    from stzoo.evaluation.bench.bench import bench
     from stzoo.testing import sentences, tiny_masked_lm, tiny_tokenizer
 
     tiny_masked_lm("bert", folder / "mlm")
@@ -163,7 +163,7 @@ def planted_is_whole(folder: Path) -> bool:
 
 def content(folder: Path) -> dict[str, Any]:
     """What a command wrote, by path, without what differs from run to run and without checkpoints."""
-    from stzoo.files import files_under
+    from stzoo.utils.files import files_under
 
     found: dict[str, Any] = {}
     for name in files_under(folder):
@@ -295,9 +295,9 @@ def main() -> int:
                 os._exit(0)
             if end(process):
                 raise SystemExit("the inputs could not be made")
-        import stzoo.bench
         import stzoo.cli
-        import stzoo.demo
+        import stzoo.cli.demo
+        import stzoo.evaluation.bench
         import stzoo.hub.export  # noqa: F401 - for the processes that are forked
 
         done = work / "trials.jsonl"

@@ -178,7 +178,7 @@ def name_of(row: str, task: str | None, seed: int) -> str:
 
 def seen(task: str) -> int:
     """How many dev queries of a task have a relevant passage that answers one of its training queries."""
-    from stzoo.judged import read_beir
+    from stzoo.data.beir import read_beir
 
     train, dev = (read_beir(data() / task, split).qrels for split in ("train", "dev"))
     known = {passage for judged in train.values() for passage, grade in judged.items() if grade > 0}
@@ -187,8 +187,8 @@ def seen(task: str) -> int:
 
 def summary(work: Path, seeds: list[int], results: Path) -> dict[str, Any]:
     """All rows that are there, task by task, and how they compare with what they build on."""
-    from stzoo.bench.results import read
-    from stzoo.metrics import paired_test
+    from stzoo.evaluation.bench.results import read
+    from stzoo.evaluation.scoring import paired_test
 
     found: dict[tuple[str, str], dict[str, dict[str, float]]] = {
         (result.model, result.dataset.removesuffix("-kilt")): result.scores.per_query

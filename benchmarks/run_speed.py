@@ -30,7 +30,7 @@ SIDES = ("cold", "warm", "beir", "mteb")
 def stzoo_side(model: str, data: Path, scratch: Path) -> tuple[float, float]:
     """Seconds and nDCG@10 of `stzoo.bench`, with the embeddings in `scratch`."""
     import stzoo
-    from stzoo.models import load_plain
+    from stzoo.models.loading import load_plain
 
     load_plain(model)  # the first load of a process imports what the others have imported by now
     with tempfile.TemporaryDirectory() as output:

@@ -128,7 +128,7 @@ def splits(work: Path) -> tuple[Path, Path]:
     """Two BEIR folders: four fifths of the train queries, and dev."""
     fit, dev = work / "fit", work / "dev"
     if not (dev / "corpus.jsonl").exists():
-        from stzoo.lexical import Lexical
+        from stzoo.retrieval.bm25 import Lexical
 
         passages, queries = texts(whole())
         relevant = judged(whole(), "train")
@@ -193,7 +193,7 @@ def teach(work: Path, name: str, settings: dict[str, Any]) -> Path:
     from sentence_transformers.cross_encoder.losses import ListNetLoss
     from transformers import set_seed
 
-    from stzoo.memory import keep_blocks
+    from stzoo.utils.malloc import keep_blocks
 
     folder = work / "teachers" / name
     if (folder / "config.json").exists():
@@ -235,11 +235,11 @@ def teach(work: Path, name: str, settings: dict[str, Any]) -> Path:
 
 def reranked(work: Path, folder: Path, split: str, teacher: Path) -> dict[str, float]:
     """nDCG@10 of the base's best, as they are, as the teacher ranks them, and as well as could be."""
-    from stzoo.judged import read_beir
-    from stzoo.metrics import score
-    from stzoo.opened import open_model
-    from stzoo.search import Retriever
-    from stzoo.teacher import open_teacher
+    from stzoo.data.beir import read_beir
+    from stzoo.evaluation.scoring import score
+    from stzoo.models.cross_encoder import open_teacher
+    from stzoo.models.loaded import open_model
+    from stzoo.retrieval.search.retriever import Retriever
 
     data = read_beir(folder, split)
     retriever = Retriever(open_model(BASE), work / "store")
@@ -363,7 +363,7 @@ def made(work: Path, wanted: list[str], seeds: list[int], output: Path) -> None:
 
 def against(base: dict[str, float], other: dict[str, float]) -> dict[str, Any]:
     """The paired test of the mean over seeds, query by query."""
-    from stzoo.metrics import paired_test
+    from stzoo.evaluation.scoring import paired_test
 
     gains = [other[query] - base[query] for query in base]
     return {name: round(value, 4) for name, value in asdict(paired_test(base, other)).items()} | {
@@ -375,8 +375,8 @@ def against(base: dict[str, float], other: dict[str, float]) -> dict[str, Any]:
 def summary(work: Path, seeds: list[int], output: Path) -> dict[str, Any]:
     """All rows that are there, and how they compare with the base."""
     import stzoo
-    from stzoo.bench.compare.comparison import verdict
-    from stzoo.bench.results import read
+    from stzoo.evaluation.bench.results import read
+    from stzoo.evaluation.compare.result import verdict
 
     found = {result.model: result for result in read(output)}
     base = found["base"].scores.per_query

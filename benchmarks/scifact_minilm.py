@@ -16,7 +16,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stzoo.bench import bench, table
+from stzoo.evaluation.bench.bench import bench
+from stzoo.evaluation.bench.tables import table
 
 NAME = "sentence-transformers/all-MiniLM-L6-v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

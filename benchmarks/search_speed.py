@@ -29,11 +29,11 @@ CHUNK = 16384
 
 
 def stzoo_side(queries: Any, documents: Any, k: int) -> Callable[[], list[str]]:
-    """`stzoo.search.top_k`."""
+    """`stzoo.retrieval.search.exact.top_k`."""
     import pyarrow.compute  # noqa: F401 - an import belongs to the baseline
     import threadpoolctl  # noqa: F401 - likewise
 
-    from stzoo.search import top_k
+    from stzoo.retrieval.search.exact import top_k
 
     names, ids = [f"q{i}" for i in range(len(queries))], [f"d{i}" for i in range(len(documents))]
 

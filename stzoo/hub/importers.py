@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import host
-from ..errors import ModelError
-from ..files import writing
-from ..hookspecs import Checkpoint
-from .published import Published
-from .weights import ALL, encoder_of, renamed
+from stzoo.errors import ModelError
+from stzoo.hub.published import Published
+from stzoo.hub.weights import ALL, encoder_of, renamed
+from stzoo.plugins import manager
+from stzoo.plugins.hookspecs import Checkpoint
+from stzoo.utils.files import writing
 
 
 @dataclass
@@ -97,7 +97,7 @@ def tower(
         transformer = Transformer(scratch, max_seq_length=max_tokens)
         if isinstance(model.base_model, type(transformer.model)):
             transformer.model = model.base_model  # whose head, if any, then shares its weights
-        pooling = host.build("pooling", checkpoint.pooling, transformer.get_embedding_dimension())
+        pooling = manager.build("pooling", checkpoint.pooling, transformer.get_embedding_dimension())
         if hasattr(pooling, "take"):
             try:
                 pooling.take(scratch, transformer)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import ExportError
+from stzoo.errors import ExportError
 
 POOLING_SWITCHES = {  # in the order in which every version joins them
     "cls": "pooling_mode_cls_token",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .asking import asking
+from stzoo.hub.api_errors import asking
 
 # they ask for no more than to be named, whatever is made of the work
 FREE = {

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..distributed import require_one_process
-from ..errors import PublishError
-from ..network import interruptible
-from . import card, licences
-from .asking import asking, status
-from .parcel import Files, check_load, check_secrets, pack, size_of
-from .repository import LIST, MAIN, SHARED, Repository, listing, look, same
+from stzoo.errors import PublishError
+from stzoo.hub import card, licences
+from stzoo.hub.api_errors import asking, status
+from stzoo.hub.repository import LIST, MAIN, SHARED, Repository, listing, look, same
+from stzoo.hub.upload_files import Files, check_load, check_secrets, pack, size_of
+from stzoo.utils.distributed import require_one_process
+from stzoo.utils.network import interruptible
 
 MESSAGE = "Publish with stzoo"
 ALL = "# stzoo: no file that is listed is left out\n"  # in place of the repository's own .gitignore

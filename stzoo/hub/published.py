@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ModelError, first_line
-from ..hookspecs import Checkpoint
-from ..models import load_tokenizer
-from ..network import interruptible
-from .asking import asking
-from .weights import plain
+from stzoo.errors import ModelError, first_line
+from stzoo.hub.api_errors import asking
+from stzoo.hub.weights import plain
+from stzoo.models.loading import load_tokenizer
+from stzoo.plugins.hookspecs import Checkpoint
+from stzoo.utils.network import interruptible
 
 # of a fast tokenizer; a sentencepiece model alone is none, and the base's tokenizer.json stands in for it
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json")

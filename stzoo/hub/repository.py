@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import PublishError
-from ..files import sha256
-from .asking import asking
-from .parcel import read, size_of
+from stzoo.errors import PublishError
+from stzoo.hub.api_errors import asking
+from stzoo.hub.upload_files import read, size_of
+from stzoo.utils.files import sha256
 
 LIST = ".stzoo.json"
 SCHEMA_VERSION = 1

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ModelError, first_line
+from stzoo.errors import ModelError, first_line
 
 Rules = Sequence[tuple[str, str | None]]
 # a constant that versions of transformers before 4.31 stored with the weights

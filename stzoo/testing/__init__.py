@@ -3,7 +3,7 @@
 The models have random weights and two layers. They show that the wiring is right, never that a model is good.
 """
 
-from .checks import (
+from stzoo.testing.checks import (
     check_balancer,
     check_checkpoint,
     check_command,
@@ -14,7 +14,7 @@ from .checks import (
     check_preparation,
     check_recipe,
 )
-from .tiny import (
+from stzoo.testing.tiny_models import (
     FAMILIES,
     TEXTS,
     sentences,

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import host
-from ..hookspecs import Checkpoint, Component, Recipe
-from .tiny import tiny_masked_lm, tiny_t5
+from stzoo.plugins import manager
+from stzoo.plugins.hookspecs import Checkpoint, Component, Recipe
+from stzoo.testing.tiny_models import tiny_masked_lm, tiny_t5
 
 
 def check_objective(
@@ -34,7 +34,7 @@ def check_objective(
     """
     import torch
 
-    from . import objectives
+    from stzoo.testing import objectives
 
     _check_texts(component)
     with torch.random.fork_rng():
@@ -57,11 +57,11 @@ def check_preparation(component: Component) -> None:
     Raises:
         AssertionError: with what does not hold.
     """
-    from ..prepare import Preparation
-    from ..recipe import PrepareSettings
+    from stzoo.pretraining.prepare import Preparation
+    from stzoo.training.settings import PrepareSettings
 
     _check_texts(component)
-    kind = host.resolve(component)
+    kind = manager.resolve(component)
     assert isinstance(kind, type), f"{kind!r} is no class"
     assert issubclass(kind, Preparation), f"{kind.__name__} is no Preparation"
     assert issubclass(kind.Settings, PrepareSettings), f"{kind.__name__}.Settings is no PrepareSettings"
@@ -84,7 +84,7 @@ def check_pooling(component: Component) -> None:
     """
     import torch
 
-    from ..models import load_model
+    from stzoo.models.loading import load_model
 
     def put_on(base: Path) -> Any:
         transformer = load_model(str(base))[0]
@@ -123,7 +123,7 @@ def check_loss(component: Component) -> None:
     """
     import torch
 
-    from ..losses import Candidates, Comparison
+    from stzoo.finetuning.losses import Candidates, Comparison
 
     _check_texts(component)
     loss = _build("loss", component, Comparison("cosine", 0.1))
@@ -154,7 +154,7 @@ def check_balancer(component: Component) -> None:
     """
     import torch
 
-    from ..balancers import Balancing
+    from stzoo.finetuning.balancers import Balancing
 
     _check_texts(component)
     K, P = 3, 50
@@ -201,7 +201,7 @@ def check_command(component: Component) -> None:
     from typer.testing import CliRunner
 
     _check_texts(component)
-    app = host.resolve(component)
+    app = manager.resolve(component)
     assert isinstance(app, typer.Typer), f"{type(app).__name__}; expected a typer.Typer"
     shown = CliRunner().invoke(app, ["--help"])
     assert shown.exit_code == 0, shown.output
@@ -258,9 +258,9 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
     assert checkpoint.source, "source is empty: who published it?"
     _check_texts(checkpoint)
     if checkpoint.recipe:
-        host.find("recipe", checkpoint.recipe)
-    host.find("pooling", checkpoint.pooling)
-    host.resolve(checkpoint)
+        manager.find("recipe", checkpoint.recipe)
+    manager.find("pooling", checkpoint.pooling)
+    manager.resolve(checkpoint)
     assert checkpoint.similarity in ("dot", "cosine"), f"similarity {checkpoint.similarity!r}"
     assert all(isinstance(text, str) for pair in checkpoint.prompts.items() for text in pair)
     for length in (checkpoint.max_tokens, checkpoint.max_query_tokens):
@@ -284,10 +284,16 @@ def check_recipe(recipe: Recipe) -> None:
     import yaml
     from pydantic import ValidationError
 
-    from ..recipe import SCHEMA_VERSION, FinetuneSettings, MineSettings, PrepareSettings, PretrainSettings
+    from stzoo.training.settings import (
+        SCHEMA_VERSION,
+        FinetuneSettings,
+        MineSettings,
+        PrepareSettings,
+        PretrainSettings,
+    )
 
     _check_texts(recipe)
-    values = yaml.safe_load(host.read_recipe(recipe))
+    values = yaml.safe_load(manager.read_recipe(recipe))
     assert isinstance(values, dict), "it holds no settings"
     assert values.pop("schema_version", None) == SCHEMA_VERSION, f"expected schema_version: {SCHEMA_VERSION}"
     kinds: tuple[Any, ...] = (PretrainSettings, FinetuneSettings, MineSettings, PrepareSettings)
@@ -295,7 +301,7 @@ def check_recipe(recipe: Recipe) -> None:
     command = values.pop("command", None)
     assert command in commands, f"command is {command!r}; expected one of {sorted(commands)}"
     if command == PrepareSettings.command:
-        preparation: Any = host.resolve(host.find("preparation", values["preparation"]))
+        preparation: Any = manager.resolve(manager.find("preparation", values["preparation"]))
         commands[command] = preparation.Settings
     try:
         commands[command].model_validate(values)
@@ -303,16 +309,16 @@ def check_recipe(recipe: Recipe) -> None:
         faults = [f"{fault['loc']}: {fault['msg']}" for fault in error.errors() if fault["type"] != "missing"]
         assert not faults, faults
     if name := values.get("objective"):
-        build = host.resolve(host.find("objective", name))
-        host.check_options(f"objective {name!r}", build, values.get("options", {}), given=1)
+        build = manager.resolve(manager.find("objective", name))
+        manager.check_options(f"objective {name!r}", build, values.get("options", {}), given=1)
     for name in values.get("losses", {}):
-        build = host.resolve(host.find("loss", name))
-        host.check_options(f"loss {name!r}", build, values.get("loss_options", {}).get(name, {}), given=1)
+        build = manager.resolve(manager.find("loss", name))
+        manager.check_options(f"loss {name!r}", build, values.get("loss_options", {}).get(name, {}), given=1)
 
 
 def _build(kind: str, component: Component, *args: Any) -> Any:
     """Builds a component that need not be installed."""
-    return host.call(f"{kind} {component.name!r}", host.resolve(component), *args)
+    return manager.call(f"{kind} {component.name!r}", manager.resolve(component), *args)
 
 
 def _check_texts(part: Checkpoint | Component | Recipe) -> None:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from .. import host
-from ..objective import Objective
-from .tiny import TEXTS, sentences, tiny_backbone
+from stzoo.plugins import manager
+from stzoo.pretraining.objective import Objective
+from stzoo.testing.tiny_models import TEXTS, sentences, tiny_backbone
 
 WORDS = sorted({word.strip(".,").lower() for word in " ".join(TEXTS).split()})
 # A model of 32 dimensions learns within some hundred steps only with wider weights than BERT's 0.02.
@@ -36,9 +36,9 @@ CROSS_ENTROPY = {functional.cross_entropy, functional.nll_loss}
 class Bench:
     """Makes an objective on a tiny model as often as it is needed, each time the same."""
 
-    def __init__(self, component: host.Component, family: str, options: Mapping[str, Any]):
+    def __init__(self, component: manager.Component, family: str, options: Mapping[str, Any]):
         self.what, self.options = f"objective {component.name!r}", dict(options)
-        self.build = host.resolve(component)
+        self.build = manager.resolve(component)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.backbone = tiny_backbone(family)
@@ -53,7 +53,7 @@ class Bench:
     def make(self) -> Objective:
         """The objective with new parts, in training mode."""
         torch.manual_seed(0)
-        objective = host.call(self.what, self.build, copy.deepcopy(self.backbone), **self.options)
+        objective = manager.call(self.what, self.build, copy.deepcopy(self.backbone), **self.options)
         assert isinstance(objective, Objective), (
             f"build returned {type(objective).__name__}; expected a subclass of stzoo.Objective"
         )

@@ -32,7 +32,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from stzoo.hub import alone
+from stzoo.hub import verify_standalone
 from stzoo.hub.export import export
 from stzoo.testing import tiny_masked_lm, tiny_tokenizer
 
@@ -47,8 +47,10 @@ def main(folder: Path) -> None:
     def save(name, modules, masked_lm=None, **settings):
         model = SentenceTransformer(modules=modules, device="cpu", **settings).eval()
         export(model, folder / name, masked_lm=masked_lm, verify=False)
-        asked = alone.ask(model)
-        alone.store(folder / f"{name}.safetensors", asked, alone.answers(model, asked))
+        asked = verify_standalone.ask(model)
+        verify_standalone.store(
+            folder / f"{name}.safetensors", asked, verify_standalone.answers(model, asked)
+        )
 
     def start(path, **options):
         """A Transformer module around the base model of a masked LM, and that masked LM."""

@@ -107,7 +107,7 @@ def store(model: Any, folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from stzoo.search import search
+    from stzoo.retrieval.search.search import search
 
     answers = {}
     for number, names in enumerate(asked()):

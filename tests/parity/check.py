@@ -25,10 +25,12 @@ from safetensors import safe_open
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
-from stzoo import Objective, host
-from stzoo.balancers import Balancing, Gradients
-from stzoo.bench import kilt, kilt_scoring
-from stzoo.pretrain import load_base
+from stzoo import Objective
+from stzoo.data import kilt
+from stzoo.evaluation import kilt as kilt_scoring
+from stzoo.finetuning.balancers import Balancing, Gradients
+from stzoo.plugins import manager
+from stzoo.pretraining.pretrain import load_base
 
 LOSSES = {"encoder_mlm_loss": "encoder", "decoder_mlm_loss": "decoder", "bow_loss": "bag"}
 # MASTER's decoders, and the prefixes of the inputs to its passes and decoders
@@ -87,7 +89,7 @@ def build(kind: str, about: dict[str, str], weights: dict[str, torch.Tensor], fo
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **dict(named)).save_pretrained(folder)
 
     options = {"layers": int(about["decoder_layers"])} if kind == "master" else {}
-    objective = host.build("objective", kind, load_base(str(folder)).backbone, **options)
+    objective = manager.build("objective", kind, load_base(str(folder)).backbone, **options)
     for prefix, layers in decoders(objective).items():
         layers.load_state_dict(part(weights, prefix))
     return objective.eval()
@@ -203,7 +205,7 @@ def taco_errors(tensors: dict[str, torch.Tensor], about: dict[str, str]) -> dict
         names, parameters = zip(*model.named_parameters(), strict=True)
         tasks = tuple(str(task) for task in range(int(about["tasks"])))
         gradients = Gradients(parameters, len(tasks))
-        balancer = host.build(
+        balancer = manager.build(
             "balancer",
             "taco",
             Balancing(tasks, gradients.rows.shape[1], steps),
@@ -251,7 +253,7 @@ def default_taco_errors(tensors: dict[str, torch.Tensor], about: dict[str, str])
     gradients = Gradients(parameters, len(tasks))
     about_run = Balancing(tasks, gradients.rows.shape[1], steps)
     warmup = float(about["warmup_ratio"])
-    balancer = host.build("balancer", "taco", about_run, beta=beta, tau=tau, warmup_ratio=warmup)
+    balancer = manager.build("balancer", "taco", about_run, beta=beta, tau=tau, warmup_ratio=warmup)
     average, found = torch.zeros(gradients.rows.shape, dtype=torch.float64), {}
     for step in range(steps):
         gradients.rows.zero_()

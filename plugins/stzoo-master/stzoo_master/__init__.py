@@ -1,0 +1,1 @@
+"""MASTER for stzoo."""

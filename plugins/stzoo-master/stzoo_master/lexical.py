@@ -1,0 +1,112 @@
+"""Pseudo-queries without a model: the title, and the words that tell a stretch of a passage from others.
+
+They stand in for generated queries where no generator can be had. They are words of the passage itself, so an
+objective that rebuilds them learns which words matter, not how people ask.
+"""
+
+import json
+import math
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stzoo.data import words as any_words
+from stzoo.data.words import words_and_pairs
+from stzoo.errors import RecipeError
+from stzoo.utils.files import fingerprint, whole_file
+from stzoo_master.related import column, distinct_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+WORDS = 5  # of a query
+
+
+class LexicalQueries:
+    """Keyword queries for passages.
+
+    A passage's first query is its title, if it has one. The rest of it is cut into equal stretches of words,
+    and the query of a stretch is its WORDS words of the highest tf-idf, in their order: tf counted in the
+    stretch, idf = ln(passages / passages with the word). Words are those of `words_and_pairs`: in
+    scripts without spaces, pairs of neighbouring characters.
+
+    The words are counted in one pass over the corpus, and the counts kept. In memory they take some 150 bytes
+    for each distinct word of the corpus; beside them 16 bytes a passage, shared with the neighbours.
+
+    Args:
+        rows: the corpus; a column "title" is used if it is there.
+        per_passage: queries a passage; there are fewer where it is too short, or would give one twice.
+        work: a folder in which the counts are kept, as "words.parquet".
+
+    Attributes:
+        facts: what they were made with.
+
+    Raises:
+        RecipeError: if per_passage is below 1.
+        OutputError: if the counts cannot be written.
+    """
+
+    def __init__(self, rows: "Dataset", per_passage: int, work: str | Path):
+        if per_passage < 1:
+            raise RecipeError(f"per_passage is {per_passage}; expected at least 1 query.")
+        self._rows, self._per_passage = rows, per_passage
+        self._counts = _counts(rows, Path(work) / "words.parquet")
+        self._titled = "title" in rows.column_names
+        self.facts: dict[str, Any] = {
+            "source": "keywords",
+            "generated": False,
+            "note": "no generated queries: titles and words of the passages themselves, chosen by tf-idf",
+            "per_passage": per_passage,
+            "words": WORDS,
+            "titles": self._titled,
+        }
+
+    def __call__(self, first: int, last: int) -> list[list[str]]:
+        """The queries of the rows first to last - 1."""
+        rows = self._rows[first:last]
+        titles = rows["title"] if self._titled else [None] * len(rows["text"])
+        return [self._queries(text, title or "") for text, title in zip(rows["text"], titles, strict=True)]
+
+    def _queries(self, text: str, title: str) -> list[str]:
+        queries = [" ".join(title.split())] if title.strip() else []
+        words = words_and_pairs(text.removeprefix(title))
+        if stretches := self._per_passage - len(queries):
+            edges = np.linspace(0, len(words), stretches + 1).round().astype(int).tolist()
+            queries += [self._keywords(words[a:b]) for a, b in pairwise(edges) if a < b]
+        found: dict[str, str] = {}
+        for query in queries:
+            found.setdefault(query.casefold(), query)
+        return list(found.values())
+
+    def _keywords(self, words: list[str]) -> str:
+        times = Counter(words)  # in the order in which they first stand
+        idf = math.log(len(self._rows)) - np.log([self._counts[word] for word in times])
+        best = np.argsort(-np.fromiter(times.values(), float) * idf, kind="stable")[:WORDS]
+        distinct = list(times)
+        return " ".join(distinct[place] for place in sorted(best.tolist()))
+
+
+def _counts(rows: "Dataset", path: Path) -> dict[str, int]:
+    """In how many passages each word stands: counted once, then read."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    made_from = {
+        "rows": len(rows),
+        "texts": distinct_of(rows).fingerprint,
+        "words": fingerprint(any_words.__file__),
+    }
+    about = {b"stzoo": json.dumps(made_from).encode()}
+    if not path.is_file() or (pq.read_schema(path).metadata or {}).get(b"stzoo") != about[b"stzoo"]:
+        counts: Counter[str] = Counter()
+        for text in column(rows, "text", "Counting words"):
+            counts.update(set(words_and_pairs(text)))
+        table = pa.table({"word": list(counts), "passages": list(counts.values())})
+        with whole_file(path) as draft:
+            pq.write_table(table.replace_schema_metadata(about), draft)
+        return counts
+    table = pq.read_table(path)
+    return dict(zip(table["word"].to_pylist(), table["passages"].to_pylist(), strict=True))

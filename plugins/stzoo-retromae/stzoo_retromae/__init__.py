@@ -1,0 +1,1 @@
+"""RetroMAE and DupMAE for stzoo."""

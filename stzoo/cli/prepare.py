@@ -1,0 +1,81 @@
+"""stzoo prepare NAME: a subcommand for each preparation that plugins bring, its settings as flags."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from stzoo.cli.shared import Json, Overwrite, app, new_table, print_json, show
+from stzoo.cli.train import Recipe, Resume, Set, settings_as_flags
+
+
+class _Preparations(TyperGroup):
+    """Finds the subcommands when they are asked for: no plugin is loaded before."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
+        from stzoo.plugins import manager
+
+        return list(manager.all("preparation"))
+
+    def get_command(self, ctx: Any, name: str) -> Any:  # noqa: ARG002
+        from stzoo.plugins import manager
+
+        component = manager.find("preparation", name)
+        kind: Any = manager.resolve(component)
+
+        @settings_as_flags(kind.Settings, hidden="preparation")
+        def command(
+            output: Annotated[Path, typer.Option(help="Folder for the data set.")],
+            settings: dict[str, Any],
+            recipe: Recipe = None,
+            changes: Set = None,  # noqa: ARG001 - merged into settings
+            resume: Resume = False,
+            overwrite: Overwrite = False,
+            as_json: Json = False,
+        ) -> None:
+            from stzoo.pretraining.prepare import prepare
+
+            _tell(
+                prepare(name, recipe, output=output, resume=resume, overwrite=overwrite, **settings), as_json
+            )
+
+        one = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        one.command(name, help=f"Make {component.summary}.")(command)
+        made = typer.main.get_command(one)
+        made.name = name
+        return made
+
+
+preparations = typer.Typer(
+    cls=_Preparations, help="Make the columns that an objective reads beside the text.", no_args_is_help=True
+)
+app.add_typer(preparations, name="prepare")
+
+
+@preparations.callback()
+def _prepare() -> None:
+    """Make the columns that an objective reads beside the text, and keep them as a data set."""
+
+
+def _tell(folder: Path, as_json: bool) -> None:
+    import json
+    import shlex
+
+    from stzoo.plugins import manager
+    from stzoo.utils.outputs import RECORD
+
+    facts = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    if as_json:
+        print_json(facts)
+        return
+    table = new_table("column", "filled", "passages")
+    for column, count in facts["filled"].items():
+        table.add_row(column, str(count), str(facts["corpus"]["passages"]))
+    show(table)
+    for note in facts["notes"]:
+        typer.echo(note)
+    name, base = facts["recipe"]["preparation"], facts["recipe"]["tokenizer"]
+    objective = ["--objective", name] if name in manager.all("objective") else []
+    words = ["stzoo", "pretrain", "--base", base, *objective, "--corpus", str(folder), "--output", "MODEL"]
+    typer.echo(f"The data set is in {folder}. To train on it:\n  {shlex.join(words)}", err=True)

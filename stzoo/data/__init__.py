@@ -1,0 +1,1 @@
+"""Corpora, judged data sets (BEIR, KILT), training sets, runs and qrels, downloads."""

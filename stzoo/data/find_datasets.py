@@ -1,0 +1,167 @@
+"""Judged sets by name: found on the disk, the Hub or in BEIR's archives, checked, and averaged by suite."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from stzoo.data import download, registry
+from stzoo.data.beir import JudgedSet, is_beir, qrels_names
+from stzoo.data.corpus import cache_folder
+from stzoo.data.registry import Entry
+from stzoo.errors import DataError, nearest
+from stzoo.utils.inputs import user_path
+
+
+@dataclass(frozen=True)
+class Found:
+    """A judged set on the disk, ready for `read_beir(folder, split, name=name)`.
+
+    Attributes:
+        folder: a BEIR folder, or FOLDER/TASK.
+        split: to score on.
+        entry: what the registry knows of it, or None.
+    """
+
+    folder: Path
+    split: str
+    entry: Entry | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The registry's, so that a set has one name wherever it came from; None for the folder's own."""
+        return self.entry.name if self.entry else None
+
+
+def find(
+    name: str,
+    data: str | Path | None = None,
+    *,
+    cache: str | Path | None = None,
+    split: str | None = None,
+    progress: bool | None = None,
+) -> Found:
+    """Finds a judged set; fetches it into the cache if it is nowhere on the disk and the registry knows it.
+
+    The places, in this order: DATA/NAME, or DATA itself if that is its name; CACHE/datasets/NAME; mteb's copy
+    on the Hub, at the registry's revision; BEIR's archive, whose checksum the registry has. No code from any
+    of them is run, and with HF_HUB_OFFLINE=1 no network is used.
+
+    Args:
+        name: of a set in the registry, or a folder (or FOLDER/TASK) under `data`; suites are for
+            `registry.expand`.
+        data: a BEIR folder, or the parent of several.
+        cache: where fetched sets are kept; None for stzoo's cache ($STZOO_CACHE).
+        split: to score on; None for the registry's, or "test".
+        progress: True for progress bars on stderr; None shows them on a terminal only.
+
+    Raises:
+        DataError: if it is not there; it says where its files belong and where they are to be had.
+        OutputError: if the cache cannot be written.
+    """
+    entry = registry.find(name)
+    split = split or (entry.split if entry else "test")
+    data = None if data is None else user_path(data)
+    if data is not None and not data.is_dir():
+        raise DataError(f"{data} is not there; expected a BEIR folder, or the parent of several.")
+    folder = _local(name, entry, data)
+    if folder:
+        return Found(folder, split, entry)
+    if entry is None:
+        raise DataError(_unknown(name, data))
+    place = (Path(cache) if cache else cache_folder()) / "datasets"
+    if not is_beir(place / entry.name):
+        _fetch(entry, data, place, split, progress)
+    return Found(place / entry.name, split, entry)
+
+
+def check(entry: Entry, judged: JudgedSet) -> tuple[str, ...]:
+    """Says where a set's counts are not the official ones.
+
+    Args:
+        entry: what the registry knows of it.
+        judged: the set; its judgements are compared in the registry's split alone.
+    """
+    counts = [("documents", len(judged.corpus_ids), entry.documents)]
+    if judged.split == entry.split:
+        relevant = sum(grade > 0 for grades in judged.qrels.values() for grade in grades.values())
+        counts += [
+            ("judged queries", len(judged.queries), entry.queries),
+            ("relevant pairs", relevant, entry.relevant),
+            ("judged pairs", judged.judgements, entry.judged),
+        ]
+    return tuple(
+        f"{judged.name} has {found} {what}, the official set has {official}"
+        for what, found, official in counts
+        if official is not None and found != official
+    )
+
+
+def _local(name: str, entry: Entry | None, data: Path | None) -> Path | None:
+    """The set's folder under `data`, by any of its names."""
+    if data is None:
+        return None
+    user_path(data / name)  # there can be nothing under some names
+    spellings = dict.fromkeys((name, *(entry.names if entry else ())))
+    for folder in (data / spelling for spelling in spellings):
+        if is_beir(folder) or (is_beir(folder.parent) and _has_task(folder)):
+            return folder
+    if is_beir(data) and data.resolve().name in spellings:
+        return data
+    if (data / name).is_dir():
+        raise DataError(f"{data / name} is there, but is no BEIR folder; expected {_layout()} in it.")
+    return None
+
+
+def _has_task(folder: Path) -> bool:
+    return not folder.is_dir() and any(
+        name.startswith(f"{folder.name}.") for name in qrels_names(folder.parent)
+    )
+
+
+def _fetch(entry: Entry, data: Path | None, place: Path, split: str, progress: bool | None) -> None:
+    home = (data or Path("DATA")) / entry.name
+    belongs = f"{_layout(split)} into {home}" + ("" if data else " and name DATA as --data")
+    if entry.get:
+        raise DataError(f"{entry.name} is not public, and not in {home}: {entry.get}. Then put {belongs}.")
+    sources: list[Callable[[Entry, Path, bool | None], None]] = [partial(download.from_hub, split=split)]
+    sources += [download.from_zip] if entry.zip else []
+    reasons = ["HF_HUB_OFFLINE forbids the network"] if download.offline() else []
+    if not reasons:
+        with download.alone(entry, place):
+            for source in sources:
+                if is_beir(place / entry.name):  # fetched, if not by another process meanwhile
+                    return
+                try:
+                    source(entry, place, progress)
+                except DataError as error:
+                    reasons.append(str(error))
+        if is_beir(place / entry.name):
+            return
+    way = (
+        f"They are in {download.archive_url(entry)} (MD5 {entry.md5}): where there is a network, "
+        f"`curl -O {download.archive_url(entry)}`, and unzip it in {home.parent}."
+        if entry.zip
+        else f"They are on the Hub ({entry.mteb} at {entry.revision}): where there is a network, run this "
+        f"with STZOO_CACHE=FOLDER, and bring FOLDER/datasets/{entry.name} along."
+    )
+    raise DataError(
+        f"{entry.name} is not there: no {home}, no {place / entry.name}; {'; '.join(reasons)}. "
+        f"Put {belongs}. {way}"
+    )
+
+
+def _layout(split: str = "test") -> str:
+    return f"corpus.jsonl, queries.jsonl and qrels/{split}.tsv"
+
+
+def _unknown(name: str, data: Path | None) -> str:
+    inside = [folder.name for folder in data.iterdir() if is_beir(folder)] if data else []
+    near = nearest(name.lower(), [*inside, *registry.suites(), *registry.entries()])
+    return (
+        f"there is no data set {name!r}: "
+        + (f"{data / name} is no BEIR folder ({_layout()})" if data else "no folder was given")
+        + ", and the registry has none of that name"
+        + (f"; did you mean {near!r}?" if near else ".")
+        + (f" In {data}: {', '.join(sorted(inside))}." if inside else "")
+    )

@@ -1,0 +1,196 @@
+"""KILT: retrieval scored by Wikipedia page, against sets of pages that are evidence together.
+
+A KILT file has a question a line: {"id", "input", "output": [{"answer", "provenance": [{"wikipedia_id"}]}]}.
+The provenance of one output is one evidence set: all its pages are needed. A system's guess has the same
+form, with one output whose provenance is its ranking. Passages are searched, and their pages scored:
+
+    judged = read_kilt("nq-dev-kilt.jsonl", "corpus.jsonl.gz")
+    pages = judged.to_pages(retrieve(model, judged))
+    kilt_scoring.score(judged.evidence, pages)
+
+A ranking of 1000 passages holds fewer pages, so that measures deeper than these see no more.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from stzoo.data.beir import JudgedSet, as_text, digest_rows, find_jsonl, read_corpus
+from stzoo.data.kilt_provenance import evidence_sets, id_of, objects, pages_in_rows
+from stzoo.data.qrels import Qrels
+from stzoo.data.texts import Texts, numbered_lines, numbered_objects
+from stzoo.data.trec import Run, in_order
+from stzoo.errors import DataError, quoted
+
+Evidence = dict[str, tuple[frozenset[str], ...]]  # distinct evidence sets of page ids by question id
+
+
+def to_pages(run: Run, page_of: Mapping[str, str]) -> Run:
+    """Turns a ranking of passages into one of their pages, each with the score of its best passage.
+
+    Args:
+        run: score by passage id by query id.
+        page_of: page id by passage id.
+
+    Returns:
+        score by page id by query id, best first, ties in trec_eval's order.
+
+    Raises:
+        DataError: if a passage has no page.
+    """
+    ranked: dict[str, dict[str, float]] = {}
+    for query, found in run.items():
+        best: dict[str, float] = {}
+        for passage, value in found.items():
+            if passage not in page_of:
+                raise DataError(
+                    f"the passage {quoted(passage)}, found for query {quoted(query)}, belongs to no page."
+                )
+            page = page_of[passage]
+            best[page] = max(value, best.get(page, value))
+        ranked[query] = {page: best[page] for page in in_order(best)}
+    return ranked
+
+
+@dataclass(frozen=True, kw_only=True)
+class KiltSet(JudgedSet):
+    """A KILT file over a corpus of passages: these are searched, and judged by their pages.
+
+    Attributes:
+        qrels: 1 by page id (not passage id) by question id, for each page of any evidence set.
+        pages: page id of each passage, in the order of corpus_ids.
+        evidence: distinct evidence sets by question id.
+    """
+
+    pages: Sequence[str]
+    evidence: Evidence
+
+    def to_pages(self, run: Run) -> Run:
+        """See the function `to_pages`."""
+        wanted = {passage for found in run.values() for passage in found}
+        both = zip(self.corpus_ids, self.pages, strict=True)
+        return to_pages(run, {passage: page for passage, page in both if passage in wanted})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (64 hex digits) over all that a score depends on, pages and evidence sets as well."""
+        sets = ([query, sorted(map(sorted, found))] for query, found in self.evidence.items())
+        return digest_rows([super().fingerprint, digest_rows(self.pages), *sets])
+
+
+def read_kilt(
+    file: str | Path, corpus: str | Path, pages: str | Path | None = None, *, progress: bool | None = None
+) -> KiltSet:
+    """Reads a KILT file and the passages to search.
+
+    Args:
+        file: jsonl(.gz) in KILT's format. TASK-SPLIT-kilt.jsonl gives the set TASK-kilt, split SPLIT.
+        corpus: a BEIR folder or a corpus.jsonl(.gz), whose rows name their page as "wikipedia_id", at the top
+            or in "metadata".
+        pages: a file of passage-id<TAB>page-id lines to name the pages instead.
+        progress: True for a progress bar on stderr after two seconds; None shows it on a terminal only.
+
+    Raises:
+        DataError: if a file is not there, a line does not hold (named by file and line), a passage has no
+            page, or no page of the evidence has a passage.
+    """
+    file, corpus = Path(file), Path(corpus)
+    corpus = find_jsonl(corpus, "corpus") if corpus.is_dir() else corpus
+    evidence: Evidence = {}
+    queries: dict[str, str] = {}
+    for query, row, line in _questions(file, progress):
+        evidence[query] = evidence_sets(row, file, line)
+        queries[query] = as_text(row.get("input"), "input", file, line)
+        if not queries[query]:
+            raise DataError.at(file, line, f"question {quoted(query)} without a text", 'an "input"')
+    ids, passages, notes = read_corpus(corpus, progress)
+    named = _pages_in_map(Path(pages), ids, progress) if pages else pages_in_rows(corpus, progress)
+    page_of_each = Texts(named)
+
+    qrels = page_qrels(evidence)
+    wanted = {page for grades in qrels.values() for page in grades}
+    absent = len(wanted.difference(page_of_each))
+    if absent == len(wanted):
+        raise DataError(f"none of the {absent} evidence pages of {file} has a passage in {corpus}.")
+    if absent:
+        notes += (f"{absent} of {len(wanted)} evidence pages have no passage in the corpus",)
+    if blank := sum(not grades for grades in qrels.values()):
+        notes += (f"{blank} of {len(qrels)} questions have no provenance; as in KILT they score 0",)
+    stem = file.name.removesuffix(".gz").removesuffix(".jsonl")
+    official = re.fullmatch(r"(.+)-(train|dev|test)\w*-kilt", stem)
+    return KiltSet(
+        name=f"{official[1]}-kilt" if official else stem,  # the task's name alone may be that of a BEIR set
+        split=official[2] if official else "test",
+        corpus_ids=ids,
+        passages=passages,
+        queries=queries,
+        qrels=qrels,
+        folder=corpus.parent,
+        notes=notes,
+        pages=page_of_each,
+        evidence=evidence,
+    )
+
+
+def read_gold(path: str | Path) -> Evidence:
+    """Reads the evidence sets of a KILT file (jsonl or jsonl.gz) by question id.
+
+    Raises:
+        DataError: if a line does not hold (named by file and line), or there is none.
+    """
+    path = Path(path)
+    return {query: evidence_sets(row, path, line) for query, row, line in _questions(path)}
+
+
+def page_qrels(evidence: Evidence) -> Qrels:
+    """Judgements of pages for the usual measures: 1 for each page of any evidence set."""
+    return {query: dict.fromkeys(sorted(set().union(*sets)), 1) for query, sets in evidence.items()}
+
+
+def read_guess(path: str | Path) -> dict[str, list[str]]:
+    """Reads a system's answers in KILT's format (jsonl or jsonl.gz): page ids by question id, best first.
+
+    Raises:
+        DataError: if a line does not hold (named by file and line), or there is none.
+    """
+    path, guess = Path(path), {}
+    for query, row, line in _questions(path):
+        if len(row["output"]) != 1:
+            raise DataError.at(path, line, f"{len(row['output'])} outputs", "exactly one in a guess")
+        items = objects(row["output"][0], "provenance", path, line)
+        guess[query] = [id_of(item, "wikipedia_id", path, line) for item in items if "wikipedia_id" in item]
+    return guess
+
+
+def _questions(path: Path, progress: bool | None = None) -> Iterator[tuple[str, dict[str, Any], int]]:
+    """Question id, row and line; the row's outputs are objects, one at least."""
+    seen: set[str] = set()
+    for line, row in numbered_objects(path, progress):
+        query = id_of(row, "id", path, line)
+        if query in seen:
+            raise DataError.at(path, line, f"question id {quoted(query)} for the second time", "unique ids")
+        seen.add(query)
+        if not objects(row, "output", path, line):
+            raise DataError.at(
+                path, line, f"question {quoted(query)} without output", "some (KILT's test files have none)"
+            )
+        yield query, row, line
+    if not seen:
+        raise DataError(f"{path} holds no question; expected one JSON object a line.")
+
+
+def _pages_in_map(path: Path, passages: Iterable[str], progress: bool | None) -> Iterator[str]:
+    page_of: dict[str, str] = {}
+    for line, row in numbered_lines(path, progress):
+        fields = [field.strip() for field in row.split("\t")]
+        if len(fields) != 2 or not all(fields):
+            raise DataError.at(path, line, f"{len(fields)} fields", "passage-id<TAB>page-id")
+        if page_of.setdefault(*fields) != fields[1]:
+            raise DataError.at(path, line, f"a second page for passage {quoted(fields[0])}", "one")
+    for passage in passages:
+        if passage not in page_of:
+            raise DataError(f"{path} names no page for the passage {quoted(passage)}.")
+        yield page_of[passage]

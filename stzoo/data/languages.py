@@ -1,0 +1,135 @@
+"""Languages that lexical search knows: their stemmers and stop words, and which one texts are in.
+
+Stemmers are Snowball's (PyStemmer), stop words those of bm25s. Chinese, Japanese, Korean and Thai have
+neither: they are searched by characters and pairs of these (`words.search_terms`), and lists are of
+words.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import cache
+
+from stzoo.data.words import words
+from stzoo.errors import RecipeError, nearest
+
+NONE = "none"  # no stemmer and no stop words, for any language
+LANGUAGES = {
+    "ar": "arabic", "hy": "armenian", "eu": "basque", "ca": "catalan", "zh": "chinese", "cs": "czech",
+    "da": "danish", "nl": "dutch", "en": "english", "eo": "esperanto", "et": "estonian", "fi": "finnish",
+    "fr": "french", "de": "german", "el": "greek", "hi": "hindi", "hu": "hungarian", "id": "indonesian",
+    "ga": "irish", "it": "italian", "ja": "japanese", "ko": "korean", "lt": "lithuanian", "ne": "nepali",
+    "no": "norwegian", "fa": "persian", "pl": "polish", "pt": "portuguese", "ro": "romanian", "ru": "russian",
+    "sr": "serbian", "es": "spanish", "sv": "swedish", "ta": "tamil", "th": "thai", "tr": "turkish",
+    "yi": "yiddish",
+}  # fmt: skip
+_WITH_STOP_WORDS = ("da", "de", "en", "es", "fr", "it", "nl", "no", "pt", "ru", "sv", "tr")
+
+# The share of stop words among the words of a text at which it is taken for one of the language. Lists are of
+# different lengths (33 words of English, 313 of Spanish), and relatives share words: on translations of
+# programs' messages, Catalan has 0.30 to 0.34 of Spanish, Afrikaans 0.30 of Dutch, Friulian 0.25 of Italian.
+_SHARE = dict.fromkeys(_WITH_STOP_WORDS, 0.28) | {
+    "en": 0.15,
+    "es": 0.35,
+    "nl": 0.33,
+    "pt": 0.25,
+    "ru": 0.15,
+    "tr": 0.08,
+}
+_CLEARER = 2.5  # so many times as many of its own stop words as the second language has of its own
+_SAMPLE, _CHARACTERS = 500, 300  # texts, and how much of each
+_SCRIPTS = {  # letters that only one language has, or all of which are Chinese if there is no kana
+    name: re.compile(f"[{letters}]")
+    for name, letters in {
+        "ja": "\u3040-\u30ff\uff66-\uff9d",
+        "zh": "\u3400-\u9fff\uf900-\ufaff",
+        "ko": "\uac00-\ud7a3",
+        "th": "\u0e00-\u0e7f",
+        "el": "\u0370-\u03ff\u1f00-\u1fff",
+        "hy": "\u0530-\u058f",
+        "ta": "\u0b80-\u0bff",
+    }.items()
+}
+_KANA = 0.05  # of the characters of Japanese; its encyclopedias have 0.3 and more
+
+
+def check_language(language: str) -> str:
+    """The code of a language, by its code ("de") or its English name ("German"); "none" for none.
+
+    Raises:
+        RecipeError: if it is not known.
+    """
+    codes = {name: code for code, name in LANGUAGES.items()} | {code: code for code in (*LANGUAGES, NONE)}
+    if (code := codes.get(language.strip().lower())) is None:
+        near = nearest(language.lower(), codes)
+        known = ", ".join(f"{code} ({name})" for code, name in LANGUAGES.items())
+        raise RecipeError(
+            f"the language {language!r} is unknown{f'; did you mean {near!r}?' if near else '.'} "
+            f"Known are {known}; use none for any other language."
+        )
+    return code
+
+
+def stemmer_name(language: str) -> str | None:
+    """The name of a language's Snowball stemmer, by its code; None if the installed release has none."""
+    import Stemmer
+
+    name = LANGUAGES.get(language)
+    return name if name in Stemmer.algorithms() else None
+
+
+def stop_words_name(language: str) -> str | None:
+    """The name of a language's list of stop words in bm25s, by its code; None where it has none."""
+    return LANGUAGES[language] if language in _WITH_STOP_WORDS else None
+
+
+@cache
+def stop_words(language: str) -> frozenset[str]:
+    """The stop words of a language, as `stzoo.data.words.words` gives them; none where there is no list.
+
+    Of contractions such as "l'" each part is one, but for English, whose list is used as it is.
+    """
+    from bm25s.tokenization import Tokenizer
+
+    listed = Tokenizer(stopwords=stop_words_name(language)).stopwords
+    return (
+        frozenset(listed) if language == "en" else frozenset(part for word in listed for part in words(word))
+    )
+
+
+def detect_language(texts: Sequence[str]) -> str:
+    """The code of the language that most of the texts are in; "none" if that is not clear.
+
+    Scripts of one language are told by their letters, the twelve languages with stop words by how many of
+    these there are. No other language is ever detected.
+
+    Args:
+        texts: one at least; a sample spread over them is looked at.
+    """
+    found: Counter[str] = Counter()  # words
+    letters: Counter[str] = Counter()  # by script
+    for place in range(0, len(texts), max(1, len(texts) // _SAMPLE)):
+        text = texts[place][:_CHARACTERS]
+        found.update(word for word in words(text) if len(word) > 1)
+        letters["all"] += sum(map(str.isalpha, text))
+        letters.update({name: len(script.findall(text)) for name, script in _SCRIPTS.items()})
+    if letters["ja"] + letters["zh"] > letters["all"] / 2:
+        return "ja" if letters["ja"] > _KANA * letters["all"] else "zh"
+    for name in ("ko", "th", "el", "hy", "ta"):
+        if letters[name] > letters["all"] / 2:
+            return name
+    return _by_stop_words(found) if found else NONE
+
+
+def _by_stop_words(found: Counter[str]) -> str:
+    def count(listed: Iterable[str]) -> int:
+        return sum(found[word] for word in listed)
+
+    counts = {code: count(stop_words(code)) for code in _WITH_STOP_WORDS}
+    first, second = sorted(counts, key=lambda code: -counts[code])[:2]
+    own, others = (count(stop_words(a) - stop_words(b)) for a, b in ((first, second), (second, first)))
+    clear = counts[first] >= _SHARE[first] * found.total() and own >= _CLEARER * others
+    if first == "ru":  # Bulgarian, Serbian and Ukrainian share its words, but have no yery or have a dotted i
+        yery, dotted = (count(word for word in found if letter in word) for letter in "\u044b\u0456")
+        clear &= yery > dotted
+    return first if clear else NONE

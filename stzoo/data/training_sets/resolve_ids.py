@@ -1,0 +1,185 @@
+"""Training rows that name their passages, pages or queries by id, and the corpus that has the texts."""
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from stzoo.data.beir import as_text, find_jsonl, read_corpus
+from stzoo.data.kilt_provenance import id_of, pages_in_rows
+from stzoo.data.texts import Texts, TextsWriter, numbered_lines, numbered_objects, once
+from stzoo.data.training_sets.formats import Example
+from stzoo.data.training_sets.sets import Candidate
+from stzoo.data.training_sets.values import At
+from stzoo.errors import DataError
+from stzoo.utils.inputs import check_is_file, user_path
+
+Examples = Callable[[], Iterator[tuple[int, Example]]]
+
+
+class Passages(NamedTuple):
+    """A corpus: ids and texts in file order, and notes."""
+
+    ids: Texts
+    texts: Texts
+    notes: tuple[str, ...]
+
+
+class Corpus:
+    """What training rows name by id, read once, when it is first asked for.
+
+    Args:
+        path: a BEIR folder, its corpus.jsonl(.gz), or a folder with MS MARCO's collection.tsv(.gz) and
+            queries*.tsv(.gz), whose lines are id<TAB>text.
+        progress: see `stzoo.data.texts.numbered_lines`.
+
+    Raises:
+        DataError: if it is not there.
+    """
+
+    def __init__(self, path: str | Path, progress: bool | None = None):
+        path = user_path(path)
+        self._progress = progress
+        collections = [path / f"collection.tsv{end}" for end in ("", ".gz")] if path.is_dir() else []
+        self._collection = next((file for file in collections if file.is_file()), None)
+        if path.is_dir():
+            self.file = self._collection or find_jsonl(path, "corpus")
+        elif path.exists():
+            check_is_file(path)
+            self.file = path
+        else:
+            raise DataError(f"there is no corpus {path}; expected a BEIR folder or a corpus.jsonl(.gz).")
+
+    @cached_property
+    def passages(self) -> Passages:
+        """All passages.
+
+        Raises:
+            DataError: if a line does not hold, or an id stands twice.
+        """
+        if self._collection is None:
+            return Passages(*read_corpus(self.file, self._progress))
+        return Passages(*once(self.file, lambda: _pairs(self.file, self._progress)), ())
+
+    def places(self, wanted: set[str]) -> dict[str, int]:
+        """The places of passages by id, of those that are there."""
+        return {name: place for place, name in enumerate(self.passages.ids) if name in wanted}
+
+    def places_by_page(self, wanted: set[str]) -> dict[str, list[int]]:
+        """The places of passages by page id, of those pages that have some.
+
+        Raises:
+            DataError: if a passage names no page.
+        """
+        found: dict[str, list[int]] = {}
+        for place, page in enumerate(pages_in_rows(self.file, self._progress)):
+            if page in wanted:
+                found.setdefault(page, []).append(place)
+        return found
+
+    def queries(self, wanted: set[str]) -> dict[str, str]:
+        """Texts of queries by id, of those that are there.
+
+        Raises:
+            DataError: if there is no file of queries beside the passages, or a line does not hold.
+        """
+        folder, found = self.file.parent, {}
+        if self._collection is None:
+            file = find_jsonl(folder, "queries")
+            for line, row in numbered_objects(file, self._progress):
+                if (name := id_of(row, "_id", file, line)) in wanted:
+                    found[name] = as_text(row.get("text"), "text", file, line)
+            return found
+        files = sorted(path for path in folder.glob("queries*.tsv*") if path.suffix in (".tsv", ".gz"))
+        if not files:
+            raise DataError(
+                f"{folder} has no queries*.tsv beside {self.file.name}; expected the queries there."
+            )
+        for file in files:
+            ids, texts = _pairs(file, self._progress)
+            found |= {name: text for name, text in zip(ids, texts, strict=True) if name in wanted}
+        return found
+
+
+def with_texts(read: Examples, file: Path, corpus: Corpus) -> Iterator[tuple[int, Example]]:
+    """Rows that name passages by id, and queries where they have no text, with the texts of a corpus.
+
+    The rows are read twice, so that only the names are held in between.
+
+    Args:
+        read: gives the rows, the same each time.
+        file: where they stand.
+        corpus: has the passages, and the queries beside them.
+
+    Raises:
+        DataError: if the corpus has no such passage or query.
+    """
+    wanted = {one.id or "" for _, row in read() for one in (*row.positives, *row.negatives)}
+    asked = {row.query_id for _, row in read() if not row.query}
+    places, queries = corpus.places(wanted), corpus.queries(asked) if asked else {}
+    texts = corpus.passages.texts
+
+    def found(candidates: list[Candidate], at: At) -> list[Candidate]:
+        for one in candidates:
+            if one.id not in places:
+                raise at.error(f"the unknown passage {one.id!r}", f"an id of {corpus.file}")
+        return [Candidate(texts[places[one.id or ""]], one.id, one.score) for one in candidates]
+
+    for line, row in read():
+        at = At(file, line)
+        if not row.query and not queries.get(row.query_id):
+            raise at.error(
+                f"the unknown query {row.query_id!r}", f"an id of the queries beside {corpus.file}"
+            )
+        query = row.query or queries[row.query_id]
+        yield line, Example(query, found(row.positives, at), found(row.negatives, at), row.query_id)
+
+
+def with_pages(read: Examples, file: Path, corpus: Corpus, notes: list[str]) -> Iterator[tuple[int, Example]]:
+    """Rows that name pages, with all passages of these as positives; rows without any are left out.
+
+    Args:
+        read: gives the rows, the same each time.
+        file: where they stand.
+        corpus: has the passages and names their pages.
+        notes: is given what was left out.
+
+    Raises:
+        DataError: if no row names a page, or no page has a passage.
+    """
+    wanted = {one.id or "" for _, row in read() for one in row.positives}
+    if not wanted:
+        raise DataError(f"no row of {file} has provenance; expected the pages of evidence of each question.")
+    places = corpus.places_by_page(wanted)
+    if not places:
+        raise DataError(f"none of the {len(wanted)} evidence pages of {file} has a passage in {corpus.file}.")
+    if len(places) < len(wanted):
+        absent = len(wanted) - len(places)
+        notes.append(f"{absent} of {len(wanted)} evidence pages have no passage in the corpus")
+    ids, texts = corpus.passages.ids, corpus.passages.texts
+    left_out = 0
+    for line, row in read():
+        found = [place for one in row.positives for place in places.get(one.id or "", ())]
+        if found:
+            positives = [Candidate(texts[place], ids[place]) for place in found]
+            yield line, Example(row.query, positives, [], row.query_id)
+        else:
+            left_out += 1
+    if left_out:
+        notes.append(f"{left_out} questions without a passage of their evidence are left out")
+
+
+def _pairs(file: Path, progress: bool | None) -> tuple[Texts, Texts]:
+    """Ids and texts of a file of id<TAB>text lines."""
+    ids, texts = TextsWriter(), TextsWriter()
+    for line, row in numbered_lines(file, progress):
+        name, mark, text = row.partition("\t")
+        if not mark or not name.strip():
+            raise DataError.at(file, line, "a line without an id and a tab", "id<TAB>text")
+        ids.append(name.strip())
+        texts.append(text.strip())
+    held = ids.finish()
+    repeat = held.first_repeat()
+    if repeat is not None:
+        raise DataError(f"{file} has the id {held[repeat]!r} twice; expected unique ids.")
+    return held, texts.finish()

@@ -1,0 +1,178 @@
+"""What fine-tuning learns from: queries, each with passages that answer it and passages that do not."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stzoo.data.beir import JudgedSet
+
+if TYPE_CHECKING:
+    import numpy as np
+
+BLOCK = 1 << 16
+MADE = "stzoo"  # where a mined file says what made it
+
+
+class Candidate(NamedTuple):
+    """A passage as a file gives it: its id and score may be missing."""
+
+    text: str
+    id: str | None = None
+    score: float | None = None
+
+
+class Mined(NamedTuple):
+    """A query with its passages, as a row of a mined file holds it: all have ids, and all a score or none."""
+
+    query_id: str
+    query: str
+    positives: list[Candidate]
+    negatives: list[Candidate]
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Places of passages for each query: those of query q are `lists[q]`.
+
+    Attributes:
+        starts: int64 [Q + 1], ascending from 0 to M.
+        places: int64 [M].
+        scores: float32 [M], a teacher's or a miner's; None where not all have one.
+    """
+
+    starts: "np.ndarray"
+    places: "np.ndarray"
+    scores: "np.ndarray | None" = None
+
+    def __getitem__(self, query: int) -> "np.ndarray":
+        return self.places[self.starts[query] : self.starts[query + 1]]
+
+    def scored(self, query: int) -> "np.ndarray":
+        """float32, the scores of `self[query]`; there must be some."""
+        assert self.scores is not None
+        return self.scores[self.starts[query] : self.starts[query + 1]]
+
+    def of(self, queries: "np.ndarray") -> "Lists":
+        """The lists of some queries, int64 [q], in that order."""
+        import numpy as np
+
+        sizes = np.diff(self.starts)[queries]
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        taken = np.arange(starts[-1]) - np.repeat(starts[:-1] - self.starts[queries], sizes)
+        return Lists(starts, self.places[taken], None if self.scores is None else self.scores[taken])
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Queries with their known positives and negatives.
+
+    Beside the bytes of its texts and ids it takes 8 bytes for each of them, and 8 bytes for each entry of a
+    list, 12 where there are scores.
+
+    Attributes:
+        name: of the folder or file.
+        source: where it was read from.
+        query_ids: Q unique ids.
+        queries: Q texts.
+        passage_ids: N unique ids.
+        passages: N texts, each once; title and text joined by a space.
+        positives: of each query, one at least.
+        negatives: of each query, none of them among its positives; lists may be empty.
+        notes: what a reader should know of it.
+        made: what a mined file says of its making; None of other data.
+        columns: of each kind of file that it was read from, what was taken for what; empty for BEIR folders.
+    """
+
+    name: str
+    source: Path
+    query_ids: Sequence[str]
+    queries: Sequence[str]
+    passage_ids: Sequence[str]
+    passages: Sequence[str]
+    positives: Lists
+    negatives: Lists
+    notes: tuple[str, ...] = ()
+    made: dict[str, Any] | None = None
+    columns: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def scored(self) -> bool:
+        """True if every positive and every negative has a score."""
+        return self.positives.scores is not None and self.negatives.scores is not None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (64 hex digits) over queries, their lists, and the ids, texts and scores in these.
+
+        The order of `passages`, and what no list holds of them, does not count.
+        """
+        import numpy as np
+
+        names = bytearray()
+        for name, text in zip(self.passage_ids, self.passages, strict=True):
+            names += hashlib.blake2b(_framed(name) + _framed(text), digest_size=16).digest()
+        named = np.frombuffer(names, np.uint8).reshape(-1, 16)
+        digest = hashlib.sha256()
+        for query, text in zip(self.query_ids, self.queries, strict=True):
+            digest.update(_framed(query) + _framed(text))
+        for part in (self.positives, self.negatives):
+            digest.update(part.starts.astype("<i8").data)
+            for start in range(0, len(part.places), BLOCK):
+                digest.update(named[part.places[start : start + BLOCK]].data)
+            digest.update(b"unscored" if part.scores is None else part.scores.astype("<f4").data)
+        return digest.hexdigest()
+
+    def part(self, queries: "np.ndarray") -> "TrainingSet":
+        """Some of the queries, int64 [q] places, in that order, over the same passages."""
+        places = queries.tolist()
+        return replace(
+            self,
+            query_ids=[self.query_ids[place] for place in places],
+            queries=[self.queries[place] for place in places],
+            positives=self.positives.of(queries),
+            negatives=self.negatives.of(queries),
+        )
+
+    def rows(self) -> Iterator[Mined]:
+        """Each query with its passages, as `write_training` takes them."""
+        for place, (query_id, query) in enumerate(zip(self.query_ids, self.queries, strict=True)):
+            yield Mined(
+                query_id,
+                query,
+                self._candidates(self.positives, place),
+                self._candidates(self.negatives, place),
+            )
+
+    def _candidates(self, lists: Lists, query: int) -> list[Candidate]:
+        places = lists[query].tolist()
+        scores = [None] * len(places) if lists.scores is None else lists.scored(query).tolist()
+        return [
+            Candidate(self.passages[place], self.passage_ids[place], score)
+            for place, score in zip(places, scores, strict=True)
+        ]
+
+    def judged(self, split: str = "train") -> JudgedSet:
+        """The same as a judged set: its passages are the corpus, its positives are relevant."""
+        return JudgedSet(
+            name=self.name,
+            split=split,
+            corpus_ids=self.passage_ids,
+            passages=self.passages,
+            queries=dict(zip(self.query_ids, self.queries, strict=True)),
+            qrels={
+                query: {self.passage_ids[place]: 1 for place in self.positives[number].tolist()}
+                for number, query in enumerate(self.query_ids)
+            },
+            folder=self.source if self.source.is_dir() else self.source.parent,
+            notes=self.notes,
+            columns=self.columns,
+        )
+
+
+def _framed(text: str) -> bytes:
+    """The text in UTF-8 behind its length, so that no two lists of texts give the same bytes."""
+    raw = text.encode()
+    return b"%d " % len(raw) + raw

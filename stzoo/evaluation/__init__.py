@@ -1,0 +1,1 @@
+"""Measures, scores and significance; bench, compare, contamination, report."""

@@ -1,0 +1,125 @@
+"""Results as tables for a terminal and as plain values."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from stzoo.evaluation.averages import averages
+from stzoo.evaluation.bench.results import Result
+from stzoo.evaluation.measures import MEASURES
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+MEGABYTE = 1e6
+
+
+def table(results: Sequence[Result], measures: Sequence[str] = ()) -> "Table":
+    """Results as a table, set by set and then by suite, the best score of each in bold.
+
+    Args:
+        results: of one or several models and sets.
+        measures: names to show beside the usual ones; with none, 80 columns can hold it.
+    """
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    there = {name for result in results for name in result.scores.mean}
+    kilt = [name for name in ("KILT Rprec", "KILT recall@5") if name in there]
+    shown_measures = [
+        name for name in dict.fromkeys([m.name for m in MEASURES] + [*measures, *kilt]) if name in there
+    ]
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    shown.add_column("Data set\n  Model", overflow="fold")
+    for name in shown_measures:
+        shown.add_column(name.replace("@", "\n@"), justify="right", no_wrap=True)
+
+    def section(title: str, rows: Sequence[tuple[str, dict[str, float]]]) -> None:
+        shown.add_row(escape(title))
+        best = {name: max(scores.get(name, -1.0) for _, scores in rows) for name in shown_measures}
+        for number, (model, scores) in enumerate(rows, 1):
+            cells = [f"{scores[name]:.4f}" if name in scores else "" for name in shown_measures]
+            bold = [
+                f"[bold]{cell}[/]" if cell and scores[name] == best[name] else cell
+                for name, cell in zip(shown_measures, cells, strict=True)
+            ]
+            shown.add_row(escape(f"  {model}"), *bold, end_section=number == len(rows))
+
+    for dataset, split in dict.fromkeys((result.dataset, result.split) for result in results):
+        rows = [result for result in results if (result.dataset, result.split) == (dataset, split)]
+        counts = f"{rows[0].queries} queries, {rows[0].judgements} judged"
+        section(f"{dataset} ({split})\n{counts}", [(row.model, row.scores.mean) for row in rows])
+    means: dict[tuple[str, int], dict[tuple[str, str], dict[str, float]]] = {}
+    for name in shown_measures:
+        for one in averages(results, name):
+            systems = means.setdefault((one.suite, len(one.sets)), {})
+            systems.setdefault((one.model, one.revision), {})[name] = one.value
+    for (suite, sets), systems in means.items():
+        section(f"{suite}\nmean of {sets} sets", [(model, scores) for (model, _), scores in systems.items()])
+    return shown
+
+
+def costs(results: Sequence[Result]) -> "Table | None":
+    """Smaller vectors and indexes against their model's full exact search; None if there are none."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    full = {
+        (result.revision, result.dataset, result.split): result for result in results if not _variant(result)
+    }
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    shown.add_column("Data set\n  Model", overflow="fold")
+    for name in ("nDCG\n@10", "against\nfull", "vectors\nMB", "index\nMB", "ms a\nquery", "recall\n@10"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    measure = MEASURES[0].name
+    rows = [result for result in results if result.facts.get("cost") and measure in result.scores.mean]
+    if not any(map(_variant, rows)):
+        return None
+    for dataset, split in dict.fromkeys((result.dataset, result.split) for result in rows):
+        shown.add_row(escape(f"{dataset} ({split})"))
+        for row in (row for row in rows if (row.dataset, row.split) == (dataset, split)):
+            cost, score = row.facts["cost"], row.scores.mean[measure]
+            base = full.get((row.revision, dataset, split))
+            shown.add_row(
+                escape(f"  {row.model}"),
+                f"{score:.4f}",
+                f"{score - base.scores.mean[measure]:+.4f}" if base and _variant(row) else "",
+                f"{cost['vector_bytes'] / MEGABYTE:.1f}" if "vector_bytes" in cost else "",
+                f"{cost['index_bytes'] / MEGABYTE:.1f}" if "index_bytes" in cost else "",
+                f"{cost['ms_per_query']:.2f}" if "ms_per_query" in cost else "",
+                f"{recall:.4f}"
+                if (recall := row.facts.get("recall_against_exact", {}).get("@10")) is not None
+                else "",
+            )
+    return shown
+
+
+def _variant(result: Result) -> bool:
+    return bool({"precision", "index"} & result.facts["settings"].keys())
+
+
+def as_json(results: Sequence[Result]) -> dict[str, list[dict[str, Any]]]:
+    """Results, without the scores of single queries, and the averages of suites, as plain values."""
+    rows = [
+        {
+            "model": result.model,
+            "revision": result.revision,
+            "dataset": result.dataset,
+            "split": result.split,
+            "documents": result.documents,
+            "queries": result.queries,
+            "judgements": result.judgements,
+            **{result.facts["measures"][name]: value for name, value in result.scores.mean.items()},
+            "seconds": result.seconds,
+            **{name: result.facts[name] for name in ("cost", "recall_against_exact") if name in result.facts},
+            "notes": result.facts.get("notes", []),
+            "reused": result.reused,
+            "path": str(result.path),
+        }
+        for result in results
+    ]
+    names = dict.fromkeys(name for result in results for name in result.scores.mean)
+    means = [asdict(one) for name in names for one in averages(results, name)]
+    return {"results": rows, "averages": means}

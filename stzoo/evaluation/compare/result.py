@@ -1,0 +1,208 @@
+"""What compare() finds, and how it is shown: in words, as plain values, as tables."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from textwrap import shorten
+from typing import TYPE_CHECKING, Any
+
+from stzoo.evaluation.scoring import PairedTest
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+LEVEL = 0.05
+TEXT_LENGTH = 240  # characters of a query in a table; the JSON has it whole
+
+
+@dataclass(frozen=True)
+class Example:
+    """A query on which two systems differ.
+
+    Attributes:
+        query: its id.
+        text: of the query; None if it was not found.
+        baseline: score of the baseline.
+        system: score of the other system.
+    """
+
+    query: str
+    text: str | None
+    baseline: float
+    system: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How a system differs from the baseline on one split of a data set.
+
+    Attributes:
+        dataset: the data set's name.
+        split: e.g. "test".
+        system: the other system's label.
+        baseline_mean: mean score of the baseline.
+        system_mean: mean score of the other system.
+        test: of the difference, system - baseline.
+        p_holm: the p-value adjusted over all pairs of the comparison.
+        effect: Cohen's d_z; None where all queries differ by the same.
+        won: queries on which the system is better.
+        tied: queries on which neither is.
+        lost: queries on which the baseline is better.
+        gains: the system's largest gains, largest first.
+        losses: likewise its largest losses.
+    """
+
+    dataset: str
+    split: str
+    system: str
+    baseline_mean: float
+    system_mean: float
+    test: PairedTest
+    p_holm: float
+    effect: float | None
+    won: int
+    tied: int
+    lost: int
+    gains: tuple[Example, ...]
+    losses: tuple[Example, ...]
+
+    @property
+    def differ(self) -> bool:
+        """True if the adjusted p-value is below 0.05."""
+        return self.p_holm < LEVEL
+
+
+@dataclass(frozen=True)
+class Average:
+    """How a system differs from the baseline in the mean over data sets.
+
+    Attributes:
+        system: the other system's label.
+        sets: how many data sets (and splits) both have.
+        baseline_mean: mean of the baseline's means.
+        system_mean: mean of the other system's means.
+        low: lower end of the 95 % stratified bootstrap interval of the difference.
+        high: its upper end.
+    """
+
+    system: str
+    sets: int
+    baseline_mean: float
+    system_mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came of compare().
+
+    Attributes:
+        measure: e.g. "nDCG@10".
+        baseline: label of the first system.
+        systems: labels of the others.
+        pairs: by data set and split, then in the order of the systems.
+        averages: one a system that shares several data sets with the baseline.
+        notes: what a reader should know.
+    """
+
+    measure: str
+    baseline: str
+    systems: tuple[str, ...]
+    pairs: tuple[Pair, ...]
+    averages: tuple[Average, ...]
+    notes: tuple[str, ...]
+
+
+def verdict(comparison: Comparison, pair: Pair) -> str:
+    """What the test of a pair says, in a sentence or two."""
+    test, count = pair.test, len(comparison.pairs)
+    p = f"p = {test.p_value:.4f}"
+    said = "They differ." if pair.differ else "They do not differ beyond chance."
+    if count > 1:
+        p += f", {pair.p_holm:.4f} by Holm over {count} tests"
+        if test.p_value < LEVEL <= pair.p_holm:
+            said = f"They do not differ beyond chance, as this is one of {count} tests."
+    return (
+        f"{pair.system} against {comparison.baseline} on {pair.dataset} ({pair.split}): "
+        f"{test.difference:+.4f} {comparison.measure} (95 % interval {test.low:+.4f} to {test.high:+.4f}, "
+        f"{p}, {test.queries} queries). {said}"
+    )
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """A comparison as plain values."""
+    plain = asdict(comparison)
+    for row, pair in zip(plain["pairs"], comparison.pairs, strict=True):
+        row |= row.pop("test") | {"differ": pair.differ, "verdict": verdict(comparison, pair)}
+    return plain
+
+
+def table(comparison: Comparison) -> "Group":
+    """A comparison as tables that 80 columns can hold: the figures, then the queries gained and lost most."""
+    from rich.console import Group
+
+    examples = [_examples(comparison, pair) for pair in comparison.pairs if pair.gains or pair.losses]
+    return Group(_figures(comparison), *examples)
+
+
+def _figures(comparison: Comparison) -> "Table":
+    from rich.markup import escape
+
+    name, at, cut = comparison.measure.partition("@")
+    heads = (f"{name}\n{at}{cut}", "Differ-\nence", "95 %\ninterval", "p\nHolm's", "Effect\nd_z")
+    shown = _empty(["Data set\n  System"], [*heads, "Won/tied/\nlost"])
+
+    def row(label: str, *cells: str) -> None:
+        shown.add_row(escape(f"  {label}"), *cells)
+
+    def figures(a: float, b: float, low: float, high: float) -> Sequence[str]:
+        return f"{b:.4f}", f"{b - a:+.4f}", f"{low:+.4f}\n{high:+.4f}"
+
+    for place in dict.fromkeys((pair.dataset, pair.split) for pair in comparison.pairs):
+        pairs = [pair for pair in comparison.pairs if (pair.dataset, pair.split) == place]
+        shown.add_row(escape(f"{place[0]} ({place[1]})\n{pairs[0].test.queries} queries"))
+        row(comparison.baseline, f"{pairs[0].baseline_mean:.4f}")
+        for pair in pairs:
+            row(
+                pair.system,
+                *figures(pair.baseline_mean, pair.system_mean, pair.test.low, pair.test.high),
+                f"{pair.test.p_value:.4f}\n{'[bold]' if pair.differ else ''}{pair.p_holm:.4f}",
+                "-" if pair.effect is None else f"{pair.effect:+.2f}",
+                f"{pair.won}/{pair.tied}/{pair.lost}",
+            )
+        shown.add_section()
+    last = None
+    for mean in comparison.averages:
+        if last != (last := (mean.sets, mean.baseline_mean)):
+            shown.add_row(f"Mean over {mean.sets} sets")
+            row(comparison.baseline, f"{mean.baseline_mean:.4f}")
+        row(mean.system, *figures(mean.baseline_mean, mean.system_mean, mean.low, mean.high))
+    return shown
+
+
+def _examples(comparison: Comparison, pair: Pair) -> "Table":
+    from rich.markup import escape
+
+    shown = _empty(["Query", "Text"], ["Baseline", "System", "Differ-\nence"])
+    shown.title = escape(f"{pair.dataset} ({pair.split}): {pair.system} against {comparison.baseline}")
+    shown.columns[0].max_width = 20
+    for examples in (pair.gains, pair.losses):
+        for row in examples:
+            scores = (f"{row.baseline:.4f}", f"{row.system:.4f}", f"{row.system - row.baseline:+.4f}")
+            text = shorten(row.text or "", TEXT_LENGTH, placeholder=" …")
+            shown.add_row(escape(row.query), escape(text), *scores)
+        shown.add_section()
+    return shown
+
+
+def _empty(texts: Sequence[str], numbers: Sequence[str]) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold")
+    for head in texts:
+        shown.add_column(head, overflow="fold")
+    for head in numbers:
+        shown.add_column(head, justify="right", no_wrap=True)
+    return shown

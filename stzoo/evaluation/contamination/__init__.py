@@ -1,0 +1,232 @@
+"""contamination(): which test queries and relevant passages stand in training data, and scores without them.
+
+The judged queries and the passages judged relevant (grade above 0) are indexed (`overlap.py`), and the
+training files are streamed past them (`training_texts.py`). A query counts as contaminated if its own text or
+any of its relevant passages is found; both counts are given. One shared run of words is enough to be found,
+so a sentence that many abstracts end with counts too: the list has the similarity of each, to judge by. A
+text shorter than a run is found where a training text is as a whole like it, not inside a longer one.
+
+With an output there are contaminated.jsonl, a line a test text and way it was found, with the place in
+training that is most like it; and contamination.json, with counts, ids, settings and scores.
+"""
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from stzoo.data import registry
+from stzoo.data.beir import JudgedSet, read_beir
+from stzoo.errors import DataError, OutputError, RecipeError
+from stzoo.evaluation.bench.results import Result, read
+from stzoo.evaluation.compare.systems import label, measure_name, scores_of
+from stzoo.evaluation.contamination.overlap import Index, datasketch_module
+from stzoo.evaluation.contamination.result import CleanScore, Contamination, Hit, as_json
+from stzoo.evaluation.contamination.training_texts import TrainingText, find_training, training_texts
+from stzoo.utils.files import whole_file, write_json
+from stzoo.utils.inputs import user_path
+from stzoo.utils.outputs import check_output
+
+LIST, REPORT = "contaminated.jsonl", "contamination.json"
+_BATCH = 1 << 20  # characters of training text looked at together
+_BEGINNING = 200  # characters of a text in the list
+
+
+def contamination(
+    train: str | Path | Sequence[str | Path],
+    *,
+    data: str | Path,
+    split: str = "test",
+    output: str | Path | None = None,
+    results: str | Path | Sequence[str | Path] | None = None,
+    measure: str = "nDCG@10",
+    ngram: int = 13,
+    jaccard: float = 0.8,
+    minhash: bool = True,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> Contamination:
+    """Finds the test queries and relevant passages that training data holds, whole, in part or nearly.
+
+    Args:
+        train: files or folders, see `training_texts.py`; a BEIR folder is trained on by its split "train".
+        data: the BEIR folder (or FOLDER/TASK) that is tested on.
+        split: that is tested on.
+        output: folder for the list and the report; None writes nothing.
+        results: folders of results on this data, to score without what was found.
+        measure: of those scores; one that was scored.
+        ngram: words of a run; a shorter text is found whole only.
+        jaccard: threshold of MinHash, 0.1 to 1.
+        minhash: False leaves MinHash out, and needs no datasketch.
+        overwrite: True to replace an earlier list and report in `output`.
+        progress: True for progress bars on stderr; None shows them on a terminal only.
+
+    Raises:
+        DataError: if data, training data or results are not there or do not hold, or go with other data.
+        MissingExtraError: if datasketch is not installed.
+        OutputError: if `output` holds a report, or cannot be written.
+        RecipeError: if an option does not hold.
+    """
+    if ngram < 2:
+        raise RecipeError(f"ngram is {ngram}; expected at least 2 words.")
+    if not 0.1 <= jaccard <= 1:
+        raise RecipeError(f"jaccard is {jaccard}; expected 0.1 to 1.")
+    named = [train] if isinstance(train, str | Path) else list(train)
+    if not named or not all(str(path).strip() for path in named):
+        raise RecipeError(
+            "no training data was given, or an empty name; expected files or folders (--train)."
+        )
+    given = _listed(named)
+    if minhash:
+        datasketch_module()  # said before anything is read
+    if output is not None:
+        output = user_path(output, OutputError)
+        _check_output(output, [*given, data, *([] if results is None else _listed(results))], overwrite)
+    bars = sys.stderr.isatty() if progress is None else progress
+    files = [file for path in given for file in find_training(path, bars)]
+    data = user_path(data)
+    entry = registry.find(data.resolve().name) if data.is_dir() else None  # a task has its own name
+    judged = read_beir(data, split, name=entry.name if entry else None, progress=bars)
+    scored = _results(judged, [] if results is None else _listed(results))
+    measure = measure_name(measure, scored)
+    per_query = [scores_of(result, measure) for result in scored]
+
+    relevant = {d for grades in judged.qrels.values() for d, grade in grades.items() if grade > 0}
+    passages = zip(judged.corpus_ids, judged.passages, strict=True)
+    tested = [("query", query, text) for query, text in judged.queries.items()]
+    tested += [("passage", document, text) for document, text in passages if document in relevant]
+    index = Index([text for *_, text in tested], ngram, jaccard if minhash else None)
+    hits, texts = _search(tested, index, (text for file in files for text in training_texts(file, bars)))
+
+    found = {kind: {hit.id for hit in hits if hit.kind == kind} for kind in ("query", "passage")}
+    contaminated = {
+        query
+        for query, grades in judged.qrels.items()
+        if query in found["query"] or any(grades[d] > 0 for d in grades.keys() & found["passage"])
+    }
+    labels = label([{(row.dataset, row.split): row} for row in scored], [str(row.path) for row in scored])
+    report = Contamination(
+        dataset=judged.name,
+        split=split,
+        train=tuple(map(str, given)),
+        texts=texts,
+        queries=len(judged.queries),
+        passages=len(relevant),
+        found_queries=tuple(query for query in judged.queries if query in found["query"]),
+        found_passages=tuple(id_ for kind, id_, _ in tested if kind == "passage" and id_ in found[kind]),
+        contaminated=tuple(query for query in judged.queries if query in contaminated),
+        hits=hits,
+        ngram=ngram,
+        jaccard=jaccard if minhash else None,
+        measure=measure,
+        scores=tuple(
+            CleanScore(
+                name,
+                str(result.path),
+                result.scores.mean[measure],
+                _mean(value for query, value in scores.items() if query not in found["query"]),
+                _mean(value for query, value in scores.items() if query not in contaminated),
+            )
+            for name, result, scores in zip(labels, scored, per_query, strict=True)
+        ),
+    )
+    if output is not None:
+        _write(report, output)
+    return report
+
+
+def _check_output(output: Path, inputs: list[Any], overwrite: bool) -> None:
+    """Sees that the list and the report may be written.
+
+    Raises:
+        OutputError: if not.
+    """
+    check_output(output, kind="results", inputs=inputs)
+    for name, keys in (
+        (LIST, {"kind", "id", "how"}),
+        (REPORT, {"dataset", "split", "train", "contaminated"}),
+    ):
+
+        def is_ours(path: Path, keys: set[str] = keys) -> bool:
+            try:
+                with path.open(encoding="utf-8") as file:
+                    text = file.readline() if path.name == LIST else file.read()
+                return not text or keys <= json.loads(text).keys()
+            except (OSError, ValueError, AttributeError, RecursionError):
+                return False
+
+        check_output(output / name, kind="file", is_ours=is_ours, what="of stzoo contamination")
+    if os.path.lexists(output / REPORT) and not overwrite:
+        raise OutputError(f"{output} holds a report already. Use --overwrite, or another --output.")
+
+
+def _listed(given: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [user_path(path) for path in ([given] if isinstance(given, str | Path) else given)]
+
+
+def _results(judged: JudgedSet, folders: Sequence[Path]) -> list[Result]:
+    found = []
+    for folder in folders:
+        rows = read(folder)
+        own = [row for row in rows if row.data == (judged.corpus_fingerprint, judged.fingerprint)]
+        if not own:
+            names = dict.fromkeys(f"{row.dataset} ({row.split})" for row in rows)
+            raise DataError(
+                f"{folder} has no results on {judged.folder} ({judged.split}) as it is now; "
+                f"it has results on {', '.join(names)}."
+            )
+        found += own
+    return found
+
+
+def _search(
+    tested: Sequence[tuple[str, str, str]], index: Index, texts: Iterable[TrainingText]
+) -> tuple[tuple[Hit, ...], int]:
+    best: dict[tuple[int, str], tuple[float, TrainingText]] = {}
+    places: Counter[tuple[int, str]] = Counter()
+    count = 0
+    for batch in _batches(texts):
+        count += len(batch)
+        for match in index.find([text.text for text in batch]):
+            key = (match.found, match.how)
+            places[key] += 1
+            if key not in best or best[key][0] < match.similarity:
+                best[key] = (match.similarity, batch[match.text])
+    if not count:
+        raise DataError("the training data holds no text.")
+    hits = []
+    for (place, how), (similarity, where) in sorted(best.items(), key=lambda item: item[0]):
+        kind, id_, text = tested[place]
+        at = (where.file, where.line, where.field, text[:_BEGINNING], where.text[:_BEGINNING])
+        hits.append(Hit(kind, id_, how, similarity, places[place, how], *at))
+    return tuple(hits), count
+
+
+def _batches(texts: Iterable[TrainingText]) -> Iterator[list[TrainingText]]:
+    batch, size = [], 0
+    for text in texts:
+        batch.append(text)
+        size += len(text.text)
+        if size >= _BATCH:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    kept = list(values)
+    return sum(kept) / len(kept) if kept else None
+
+
+def _write(report: Contamination, output: Path) -> None:
+    (output / REPORT).unlink(missing_ok=True)  # so that no kill leaves it beside another list
+    with whole_file(output / LIST) as draft, draft.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(asdict(hit), ensure_ascii=False) + "\n" for hit in report.hits)
+    plain = as_json(report)
+    del plain["hits"]
+    write_json(output / REPORT, plain)

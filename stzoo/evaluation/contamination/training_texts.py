@@ -1,0 +1,109 @@
+"""The texts of training files, one after the other, each with the place where it stands.
+
+A BEIR folder is trained on by its split "train": the judged queries and the passages relevant to them.
+Another folder is the files in it; files are .jsonl(.gz), .parquet and .txt(.gz). Of a JSON object or a
+Parquet row each string but its id is a text, however deep it lies ({"query", "pos": [...], "neg": [...]} or
+any other form); a "title" and the "text" beside it are one.
+"""
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stzoo.data import corpus_sources
+from stzoo.data.beir import find_split, names_beir
+from stzoo.data.qrels import read_judgements
+from stzoo.data.texts import numbered_lines, numbered_objects
+from stzoo.errors import DataError
+from stzoo.utils.inputs import arrow_rows, open_parquet, user_path
+
+
+class TrainingText(NamedTuple):
+    """A text and where it stands: file, line or row from 1, field as "pos[0]" ("" for a line of text)."""
+
+    file: str
+    line: int
+    field: str
+    text: str
+
+
+class TrainingFile(NamedTuple):
+    """A file, and the ids of the rows that were trained on; None for all."""
+
+    path: Path
+    only: Collection[str] | None = None
+
+
+def find_training(path: Path, bars: bool) -> list[TrainingFile]:
+    """The training files that a path stands for; of a BEIR folder's, the judgements are read.
+
+    Args:
+        path: a file or folder, as the head of this module describes it; FOLDER/TASK for one task of several.
+        bars: True for progress bars on stderr.
+
+    Raises:
+        DataError: if it is not there, of no known kind, or a BEIR folder without a split "train".
+    """
+    if names_beir(path):
+        files = find_split(path, "train")
+        judgements = read_judgements(files.qrels, numbered_lines(files.qrels, bars))
+        relevant = {d for grades in judgements.values() for d, grade in grades.items() if grade > 0}
+        return [TrainingFile(files.queries, judgements.keys()), TrainingFile(files.corpus, relevant)]
+    if not user_path(path).exists():
+        raise DataError(f"there is no training file or folder {path}.")
+    return [TrainingFile(file) for source in corpus_sources.find(str(path)) for file in source.files]
+
+
+def training_texts(file: TrainingFile, bars: bool) -> Iterator[TrainingText]:
+    """Streams the texts of a file.
+
+    Args:
+        file: one of `find_training`.
+        bars: True for a progress bar on stderr.
+
+    Raises:
+        DataError: if it is damaged, or a line does not hold.
+    """
+    name = file.path.name.lower()
+    if name.endswith(".parquet"):
+        yield from _parquet(file.path, bars)
+    elif name.endswith((".txt", ".txt.gz")):
+        for line, text in numbered_lines(file.path, bars):
+            yield TrainingText(str(file.path), line, "", text)
+    else:
+        for line, row in numbered_objects(file.path, bars):
+            if file.only is None or str(row.get("_id")) in file.only:
+                for field, text in _strings(row):
+                    yield TrainingText(str(file.path), line, field, text)
+
+
+def _parquet(file: Path, bars: bool) -> Iterator[TrainingText]:
+    from tqdm import tqdm
+
+    with open_parquet(file) as opened:
+        columns = [field.name for field in opened.schema_arrow if "string" in str(field.type)]
+        if not columns:
+            raise DataError(f"{file} has no column of text, only {', '.join(opened.schema_arrow.names)}.")
+        with tqdm(total=opened.metadata.num_rows, desc=file.name, leave=False, disable=not bars) as bar:
+            done = 0
+            for batch in opened.iter_batches(1000, columns=columns):
+                for line, row in arrow_rows(file, batch, first=done + 1):
+                    for field, text in _strings(row):
+                        yield TrainingText(str(file), line, field, text)
+                done += len(batch)
+                bar.update(len(batch))
+
+
+def _strings(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield field, value
+    elif isinstance(value, list):
+        for place, part in enumerate(value):
+            yield from _strings(part, f"{field}[{place}]")
+    elif isinstance(value, dict):
+        title, text = value.get("title"), value.get("text")
+        if isinstance(title, str) and isinstance(text, str):
+            value = value | {"title": None, "text": f"{title} {text}"}
+        for key, part in value.items():
+            if key not in ("_id", "id"):
+                yield from _strings(part, f"{field}.{key}" if field else key)

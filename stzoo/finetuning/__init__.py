@@ -1,0 +1,1 @@
+"""Losses, balancers, mining, episodes, several tasks; finetune."""

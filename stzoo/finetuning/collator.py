@@ -1,0 +1,122 @@
+"""Batches for fine-tuning: queries, each with a positive and hard negatives drawn anew in every epoch."""
+
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import torch
+
+from stzoo.data.training_sets.sets import TrainingSet
+
+
+class Examples:
+    """Makes batches of a training set; an example is a query with one of its positives.
+
+    What a batch holds depends on the seed, the epoch and the examples in it alone, so that a run that goes on
+    makes the batches that it would have made.
+
+    Args:
+        data: what to learn from.
+        model: a SentenceTransformer, whose prompts and tokenizer are used.
+        negatives: hard negatives beside each query. A query that has more of them is given other ones in
+            each epoch; one that has fewer, some of them twice; one that has none makes no example.
+        max_query_tokens: queries are cut there.
+        max_passage_tokens: passages are cut there.
+        seed: of the negatives drawn.
+        task: queries get the model's prompt of this name, if it has one.
+
+    Attributes:
+        pairs: int64 [E, 2], the examples: query, and place of the positive among the passages.
+        left_out: queries without any negative, where they need some.
+    """
+
+    def __init__(
+        self,
+        data: TrainingSet,
+        model: Any,
+        *,
+        negatives: int,
+        max_query_tokens: int,
+        max_passage_tokens: int,
+        seed: int,
+        task: str = "",
+    ):
+        self.data, self.model, self.negatives, self.seed, self.epoch = data, model, negatives, seed, 0
+        self.longest = {"query": max_query_tokens, "document": max_passage_tokens}
+        self.task = task
+        counts = np.diff(data.positives.starts)
+        queries = np.repeat(np.arange(len(counts)), counts)
+        usable = np.diff(data.negatives.starts)[queries] > 0 if negatives else np.full(len(queries), True)
+        self.pairs = np.stack([queries, data.positives.places], 1)[usable]
+        self.left_out = len(np.unique(queries[~usable]))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Says which epoch the batches to come are of."""
+        self.epoch = epoch
+
+    def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
+        """A batch of the examples that rows name, {"example": place in `pairs`}.
+
+        Returns:
+            the features of the queries (`query_…`) and of the passages (`passage_…`), the shorter first, and
+            `label`, see `stzoo.finetuning.losses.RankingLoss`.
+        """
+        chosen = np.array([row["example"] for row in rows])
+        texts = [self.data.queries[query] for query in self.pairs[chosen, 0].tolist()]
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        chosen, texts = chosen[order], [texts[place] for place in order.tolist()]
+        ids, scores = self._candidates(chosen)
+        known = [self.data.positives[query] for query in self.pairs[chosen, 0].tolist()]
+        positives = np.full((len(known), max(map(len, known))), -1)
+        for row, places in enumerate(known):
+            positives[row, : len(places)] = places
+        passages = [self.data.passages[place] for place in ids.ravel().tolist()]
+        by_length = np.argsort([len(text) for text in passages], kind="stable")
+        features = self._features("passage", [passages[place] for place in by_length.tolist()], "document")
+        label = {
+            "ids": ids,
+            "positives": positives,
+            "places": np.argsort(by_length, kind="stable").reshape(ids.shape),
+        } | ({} if scores is None else {"scores": scores})
+        if (tokens := _token_keys(features)) is not None:
+            label["tokens"] = tokens[label["places"]]
+        return {
+            **self._features("query", texts, "query"),
+            **features,
+            "label": {name: torch.from_numpy(values) for name, values in label.items()},
+        }
+
+    def _candidates(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """int64 [B, 1 + negatives] places of passages, and float32 scores of the same shape if there are."""
+        data, width = self.data, 1 + self.negatives
+        ids = np.empty((len(chosen), width), np.int64)
+        scores = np.empty((len(chosen), width), np.float32) if data.scored else None
+        for row, example in enumerate(chosen.tolist()):
+            query, positive = self.pairs[example]
+            own = data.negatives[query]
+            drawn = np.arange(0)
+            if self.negatives:
+                draw = np.random.default_rng([self.seed, self.epoch, example])
+                drawn = np.resize(draw.permutation(len(own)), self.negatives)
+            ids[row] = [positive, *own[drawn]]
+            if scores is not None:
+                of_positive = data.positives.scored(query)[data.positives[query] == positive]
+                scores[row] = [*of_positive, *data.negatives.scored(query)[drawn]]
+        return ids, scores
+
+    def _features(self, name: str, texts: list[str], task: str) -> dict[str, Any]:
+        longest = min(self.longest[task], self.model.max_seq_length or self.longest[task])
+        prompt = self.model.prompts.get(task)
+        if task == "query":
+            prompt = self.model.prompts.get(self.task, prompt)
+        read = self.model.preprocess(texts, prompt=prompt, task=task, max_length=longest)
+        return {f"{name}_{key}": value for key, value in read.items()} | {f"{name}_task": task}
+
+
+def _token_keys(features: dict[str, Any]) -> np.ndarray | None:
+    """int64 [N], equal for passages that the model reads as the same tokens; None if it reads no tokens."""
+    if "passage_attention_mask" not in features:
+        return None
+    rows = zip(features["passage_input_ids"], features["passage_attention_mask"].bool(), strict=True)
+    digests = (blake2b(ids[real].numpy().tobytes(), digest_size=8).digest() for ids, real in rows)
+    return np.array([int.from_bytes(digest, signed=True) for digest in digests], np.int64)

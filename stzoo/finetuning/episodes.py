@@ -1,0 +1,250 @@
+"""Refreshed negatives: mine with the model as it is, train on what was found, and again.
+
+RUN/episodes/N/ holds what episode N made, so that a run goes on where it was, inside an episode, too:
+
+negatives.parquet   what was mined; while it is, the embeddings and finished parts are beside it; of several
+                    tasks, TASK.negatives.parquet of each
+checkpoints/        of the training, as of any run
+balancer.safetensors  of several tasks, the balancer's state at the end, which the next episode goes on with
+end.safetensors     the weights at the end (of the episode's best step, where there are dev queries)
+episode.json        the run it belongs to, what was mined, the log, checksums of the files above
+
+Source: ANCE (Xiong et al., ICLR 2021, https://arxiv.org/abs/2007.00808).
+Unlike it: mining and training take turns, as in TACO's code, and each episode has its own rise and fall of
+the learning rate, as there; ANCE mines beside the training, with a model that lags behind. One episode is the
+static mining that RetroMAE's paper calls ANCE (staoxiao/RetroMAE, issue 10).
+"""
+
+import contextlib
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+from sentence_transformers.util import get_device_name
+from transformers import set_seed
+
+from stzoo.data.beir import JudgedSet
+from stzoo.data.training_sets.builder import TrainingSetWriter, text_key
+from stzoo.data.training_sets.read import read_training
+from stzoo.data.training_sets.sets import TrainingSet
+from stzoo.errors import OutputError
+from stzoo.finetuning.data import DEV_METRIC
+from stzoo.finetuning.mining.searchers import Dense, Finder, Lexical
+from stzoo.finetuning.mining.shards import mine_into
+from stzoo.finetuning.multitask import STATE
+from stzoo.models.loaded import Opened, parse_name
+from stzoo.models.loading import like
+from stzoo.retrieval.search.retriever import Retriever
+from stzoo.training.runs import SCRATCH, Run, finite
+from stzoo.training.settings import FinetuneSettings
+from stzoo.utils.distributed import first_process_first, is_first_process
+from stzoo.utils.files import (
+    clear_drafts,
+    files_under,
+    fingerprint,
+    remove_files,
+    sha256,
+    whole_file,
+    write_json,
+)
+from stzoo.utils.messages import notify
+
+END, FACTS, NEGATIVES = "end.safetensors", "episode.json", "negatives.parquet"
+SUMS = "sha256"  # the key of FACTS with the checksums of the files above
+
+
+def train(
+    wanted: FinetuneSettings,
+    run: Run,
+    student: Any,
+    judged: Mapping[str, JudgedSet],
+    teacher: Any,
+    fit: Callable[..., dict[str, Any]],
+) -> dict[str, Any]:
+    """Goes through the episodes and leaves the student with the best weights, or the last ones.
+
+    Args:
+        wanted: the settings.
+        run: the run whose folder holds the episodes.
+        student: a SentenceTransformer.
+        judged: the training queries and the corpus to mine from, by task; a single task has the name ''.
+        teacher: a cross-encoder that scores what is mined, or None.
+        fit: `stzoo.finetuning.fit.fit` with its dev queries.
+
+    Returns:
+        `episodes`, the facts of each; `steps` of all; with dev queries the best score, its step and episode.
+
+    Raises:
+        OutputError: if a folder of an episode belongs to another run.
+    """
+    made_from = [run.facts["recipe"], run.facts["base"], run.facts["data"]]
+    identity = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+    done: list[dict[str, Any]] = []
+    old: dict[str, TrainingSet] = {}
+    before: Path | None = None
+    for number in range(1, wanted.episodes + 1):
+        folder = run.folder / "episodes" / str(number)
+        settings = wanted.model_copy(update={"seed": (wanted.seed + number - 1) % 2**32})
+        files = {task: folder / (f"{task}.{NEGATIVES}" if task else NEGATIVES) for task in judged}
+        with first_process_first(cpu=wanted.device == "cpu"):
+            facts = _open(folder, identity)
+            for task, one in settings.each().items():
+                if not files[task].is_file():
+                    _mine(one, student, judged[task], teacher, files[task], number)
+            if is_first_process():
+                _clear(folder)
+                _seal(folder, facts, *(file.name for file in files.values()))
+        new = {task: read_training(file) for task, file in files.items()}
+        if old and wanted.keep_old:
+            new = {task: mixed(new[task], old[task], wanted.keep_old, settings.seed) for task in new}
+        if facts.get("finished"):
+            student.load_state_dict(load_file(folder / END))
+        else:
+            set_seed(settings.seed)
+
+            def record(folder: Path = folder, facts: dict[str, Any] = facts, **more: Any) -> None:
+                facts |= more
+                if is_first_process():
+                    write_json(folder / FACTS, finite(facts))
+
+            found = fit(settings, folder, student, new, record=record, before=before)
+            if is_first_process():
+                weights = {
+                    name: tensor.cpu().contiguous().clone() for name, tensor in student.state_dict().items()
+                }
+                with whole_file(folder / END) as draft:
+                    save_file(weights, draft)
+                _seal(folder, facts, END, *([STATE] if (folder / STATE).is_file() else ()))
+            made = {task: one.made for task, one in new.items()}
+            record(**found, mined=made.get("", made), finished=True)
+        done.append({"episode": number} | {k: v for k, v in facts.items() if k not in ("run", "finished")})
+        run.record(episodes=done)
+        old, before = new, folder
+    return {"episodes": done} | _best(run.folder, student, done)
+
+
+def _seal(folder: Path, facts: dict[str, Any], *names: str) -> None:
+    """Records the checksums of files that an episode has made."""
+    facts[SUMS] = facts.get(SUMS, {}) | {name: sha256(folder / name) for name in names}
+    write_json(folder / FACTS, finite(facts))
+
+
+def _remove_damaged(folder: Path, facts: dict[str, Any]) -> None:
+    """Removes what an episode has made and is no longer as it was, so that it is made again."""
+    for name, expected in list(facts.get(SUMS, {}).items()):
+        file = folder / name
+        if not file.is_file() or sha256(file) != expected:
+            notify(f"{file} is damaged or missing, and is made again.")
+            file.unlink(missing_ok=True)
+            del facts[SUMS][name]
+            if name in (END, STATE):
+                facts.pop("finished", None)  # its last checkpoint has them
+    write_json(folder / FACTS, finite(facts))
+
+
+def _open(folder: Path, identity: str) -> dict[str, Any]:
+    """What is known of an episode, whose folder is made if it is not there."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        facts = {"run": identity}
+        if is_first_process():
+            if any(not entry.name.startswith(".") for entry in folder.glob("*")):  # no draft of a kill
+                raise OutputError(
+                    f"{folder} has no {FACTS}, so nothing says which run made it. Remove it."
+                ) from None
+            write_json(folder / FACTS, facts)
+    except (OSError, ValueError, RecursionError) as error:
+        raise OutputError(f"{folder / FACTS} cannot be read: {error}. Remove {folder}.") from None
+    sums = facts.get(SUMS, {}) if isinstance(facts, dict) else None
+    # none outside the folder, as what is damaged is removed
+    if not isinstance(sums, dict) or any(Path(name).name != name for name in sums):
+        raise OutputError(f"{folder / FACTS} is damaged. Remove {folder}.")
+    if facts.get("run") != identity:
+        raise OutputError(
+            f"{folder} is an episode of another run (of other settings, another model or other data). Remove "
+            "it, or replace the run with --overwrite."
+        )
+    if is_first_process():
+        _remove_damaged(folder, facts)
+    return facts
+
+
+def _mine(
+    wanted: FinetuneSettings, student: Any, judged: JudgedSet, teacher: Any, file: Path, number: int
+) -> None:
+    """Writes the episode's negatives of a task."""
+    folder = file.parent
+    bars = sys.stderr.isatty()
+    finder: Finder
+    if number == 1 and wanted.first_negatives == "bm25s":
+        finder = Lexical(judged, wanted.language, progress=bars)
+    else:
+        before = folder.parent / str(number - 1) / END
+        weights = before if number > 1 else Path(wanted.model)
+        revision = fingerprint(weights)[:12] if weights.exists() else "base"
+        own = like(student, list(student))  # without the autocast that training put around it
+        own.to(wanted.device or get_device_name()).eval()
+        opened = Opened(parse_name(wanted.model)[0], f"episode-{number}", revision, own)
+        retriever = Retriever(opened, folder / "embeddings", progress=bars)
+        finder = Dense(retriever, judged)
+    mine_into(
+        file,
+        finder,
+        judged,
+        wanted,
+        work=file.with_suffix(".parts"),
+        seed=wanted.seed,
+        teacher=teacher,
+        progress=bars,
+    )
+
+
+def _clear(folder: Path) -> None:
+    """Removes what was encoded and found on the way to the negatives, and files that a kill cut short."""
+    clear_drafts(folder)
+    remove_files(folder, [name for name in files_under(folder) if re.fullmatch(SCRATCH, name)])
+    with contextlib.suppress(OSError):  # it is not there, or holds files of the user's
+        (folder / "embeddings").rmdir()
+
+
+def mixed(new: TrainingSet, old: TrainingSet, share: float, seed: int) -> TrainingSet:
+    """The new negatives, with a share of each query's replaced by old ones that are not among them.
+
+    Args:
+        new: just mined.
+        old: of the same queries in the same order.
+        share: 0..1, of the old ones.
+        seed: of which stay and which go.
+    """
+    writer = TrainingSetWriter()
+    for number, (row, before) in enumerate(zip(new.rows(), old.rows(), strict=True)):
+        taken = {text_key(one.text) for one in (*row.positives, *row.negatives)}
+        stale = [one for one in before.negatives if text_key(one.text) not in taken]
+        draw = np.random.default_rng([seed, number])
+        count = min(round(share * len(row.negatives)), len(stale))
+        kept = [stale[place] for place in np.sort(draw.permutation(len(stale))[:count])]
+        left = [row.negatives[place] for place in np.sort(draw.permutation(len(row.negatives))[count:])]
+        writer.add(row.query, row.positives, [*left, *kept], row.query_id)
+    return writer.finish(new.name, new.source, notes=new.notes, made=new.made)
+
+
+def _best(folder: Path, student: Any, done: list[dict[str, Any]]) -> dict[str, Any]:
+    """Loads the weights of the episode that scored best, if episodes are scored."""
+    facts: dict[str, Any] = {"steps": sum(one["steps"] for one in done)}
+    scored = [one for one in done if one.get(DEV_METRIC) is not None]
+    if scored:
+        best = max(scored, key=lambda one: (one[DEV_METRIC], -one["episode"]))
+        if is_first_process():  # which exports it; it may still be writing these weights
+            end = folder / "episodes" / str(best["episode"]) / END
+            if sha256(end) != best.get(SUMS, {}).get(END, sha256(end)):
+                raise OutputError(f"{end} is damaged. Run again with --resume, which makes it again.")
+            student.load_state_dict(load_file(end))
+        facts |= {name: best[name] for name in (DEV_METRIC, "best_step")} | {"best_episode": best["episode"]}
+    return facts

@@ -1,0 +1,203 @@
+"""One training of a retriever: the examples, the loss and the trainer that its settings ask for."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from transformers import EarlyStoppingCallback
+
+from stzoo.data.beir import JudgedSet
+from stzoo.data.training_sets.builder import note_missing
+from stzoo.data.training_sets.sets import TrainingSet
+from stzoo.errors import DataError, RecipeError
+from stzoo.finetuning.collator import Examples
+from stzoo.finetuning.data import DEV_METRIC, DevScore
+from stzoo.finetuning.losses import make_loss, means, needs_scores
+from stzoo.finetuning.multitask import STATE, MultiTaskTrainer, in_order, mixed
+from stzoo.training.checkpoints import last_checkpoint
+from stzoo.training.settings import FinetuneSettings
+from stzoo.training.trainer import ObjectiveTrainer, arguments
+from stzoo.utils.distributed import is_first_process, processes
+from stzoo.utils.logging import quietly
+from stzoo.utils.messages import notify
+
+DEFAULT_NEGATIVES = 7
+CLEAR_MARGIN = 1.0  # between a teacher's scores; probabilities are never further apart
+
+
+def fit(
+    wanted: FinetuneSettings,
+    folder: Path,
+    student: Any,
+    trains: Mapping[str, TrainingSet],
+    *,
+    dev: Mapping[str, JudgedSet],
+    record: Callable[..., None],
+    before: Path | None = None,
+) -> dict[str, Any]:
+    """Trains a model in place, from the last checkpoint in `folder` if there is one.
+
+    Args:
+        wanted: the settings.
+        folder: for checkpoints.
+        student: a SentenceTransformer.
+        trains: what it learns from, by task; a single task has the name ''.
+        dev: queries to stop early by, by task.
+        record: keeps facts, by keyword.
+        before: the folder of an earlier training whose balancer's state is gone on with.
+
+    Returns:
+        log, steps and, with dev queries, the best score and its step.
+
+    Raises:
+        DataError: if there are too few examples, or no scores for a loss that needs them.
+        StzooError: for other mistakes in the settings.
+    """
+    each = wanted.each()
+    examples = {task: examples_of(each[task], student, train, task) for task, train in trains.items()}
+    left_out, margins = {}, {}
+    for task, train in trains.items():
+        of = f" of {task}" * bool(task)
+        if needs_scores(wanted.losses):
+            margins[task] = _tell_of_scores(wanted, train, of)
+        if left := examples[task].left_out:
+            left_out[task] = left
+            queries = len(train.query_ids)
+            notify(
+                f"{left} of {queries} queries{of} ({left / queries:.0%}) have no negative and are left out."
+                + " Mine more, or train without hard negatives (--negatives 0)."
+                * bool(note_missing(left, queries))
+            )
+    for name, found in (("left_out", left_out), ("teacher_margin", margins)):
+        if found:
+            record(**{name: alone(found)})
+    evaluator = DevScore(dev) if dev else None
+    trainer = _trainer(wanted, folder, student, examples, evaluator, record, before)
+    checkpoint = last_checkpoint(folder)
+    with quietly():
+        trainer.go_on(checkpoint)
+    if isinstance(trainer, MultiTaskTrainer) and is_first_process():
+        trainer.leave_balancer(folder, checkpoint)
+    history = [line for line in trainer.state.log_history if "train_runtime" not in line]
+    best = {DEV_METRIC: trainer.state.best_metric, "best_step": trainer.state.best_global_step}
+    return {"log": history, "steps": trainer.state.global_step, **(best if dev else {})}
+
+
+def _tell_of_scores(wanted: FinetuneSettings, train: TrainingSet, of: str) -> float:
+    """Says whose scores are learnt from, and if they hardly tell positives from negatives; the margin."""
+    own, others = train.positives.scores, train.negatives.scores
+    assert own is not None
+    assert others is not None
+    margin = float(own.mean() - others.mean())
+    scorer = (train.made or {}).get("teacher") or (train.made or {}).get("model")
+    if wanted.teacher is None and isinstance(scorer, dict):
+        name = scorer.get("name")
+        notify(f"the scores{of} to learn from are those of {name}, as mined.")
+    if margin < CLEAR_MARGIN:
+        notify(
+            f"the teacher scores positives{of} {margin:.2f} above negatives on average. That says "
+            "little; are they probabilities? Learn from logits, or with kl set "
+            "loss_options.kl.teacher_temperature well below 1."
+        )
+    return margin
+
+
+def examples_of(wanted: FinetuneSettings, student: Any, train: TrainingSet, task: str = "") -> Examples:
+    """The examples of a training set, which has to go with the losses; see `fit`."""
+    scores = needs_scores(wanted.losses)
+    negatives = wanted.negatives
+    if negatives is None:
+        negatives = min(DEFAULT_NEGATIVES, int(np.diff(train.negatives.starts).max(initial=0)))
+    if scores and not negatives:
+        raise RecipeError(
+            f"{', '.join(wanted.losses)} compares several passages of a query: set negatives (--negatives) "
+            "to 1 or more, and give data that has them, as `stzoo mine` writes."
+        )
+    if scores and not (wanted.teacher or train.scored):
+        raise DataError(
+            f"{wanted.data} has no teacher's scores, which {', '.join(wanted.losses)} learns from. Name a "
+            "cross-encoder by teacher (--teacher), or give data with scores."
+        )
+    examples = Examples(
+        train,
+        student,
+        negatives=negatives,
+        max_query_tokens=wanted.max_query_tokens,
+        max_passage_tokens=wanted.max_passage_tokens,
+        seed=wanted.seed,
+        task=task,
+    )
+    # On several processes the host drops what is left of a batch; of several tasks, small ones begin anew.
+    fewest = 2 if processes() == 1 or task else processes() * wanted.batch_size
+    if len(examples.pairs) < fewest:
+        way = (
+            f" {examples.left_out} queries without a negative are left out; --negatives 0 trains on them too."
+            if examples.left_out
+            else ""
+        )
+        raise DataError(
+            f"{wanted.data}: {len(examples.pairs)} pairs to train on; expected at least {fewest}.{way}"
+        )
+    return examples
+
+
+def loss_of(wanted: FinetuneSettings, model: Any) -> Any:
+    """The loss that the settings ask for; see `stzoo.finetuning.losses.make_loss`."""
+    return make_loss(
+        model,
+        wanted.losses,
+        wanted.loss_options,
+        temperature=wanted.temperature,
+        mini_batch_size=wanted.mini_batch_size,
+        cross_device=wanted.cross_device,
+        matryoshka=wanted.matryoshka,
+    )
+
+
+def _trainer(
+    wanted: FinetuneSettings,
+    folder: Path,
+    model: Any,
+    examples: Mapping[str, Examples],
+    evaluator: DevScore | None,
+    record: Callable[..., None],
+    before: Path | None,
+) -> ObjectiveTrainer:
+    loss = loss_of(wanted, model)
+    more: dict[str, Any] = {"batch_sampler": in_order} if wanted.tasks else {}
+    callbacks = []
+    if evaluator is not None:
+        more |= dict(eval_strategy="steps", eval_steps=wanted.eval_steps, load_best_model_at_end=True)
+        more |= dict(metric_for_best_model=f"eval_{DEV_METRIC}", greater_is_better=True)
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=wanted.patience))
+        wanted = wanted.model_copy(update={"save_steps": wanted.eval_steps})
+    given: dict[str, Any] = dict(
+        model=model,
+        args=arguments(wanted, folder, **more),
+        loss=loss,
+        evaluator=evaluator,
+        settings=wanted,
+        callbacks=callbacks,
+        record=lambda log: record(log=log),
+    )
+    if not wanted.tasks:
+        (single,) = examples.values()
+        rows = Dataset.from_dict({"example": np.arange(len(single.pairs))})
+        return ObjectiveTrainer(train_dataset=rows, collate=single, figures=partial(means, loss), **given)
+    mixture = mixed(wanted, examples)
+    return MultiTaskTrainer(
+        train_dataset=mixture.rows(),
+        mixture=mixture,
+        balancer=wanted.balancer,
+        options=wanted.balancer_options,
+        before=before and before / STATE,
+        **given,
+    )
+
+
+def alone(by_task: dict[str, Any]) -> Any:
+    """What stands under '' where there is a single task."""
+    return by_task.get("", by_task)

@@ -1,0 +1,142 @@
+"""`stzoo mine`: a training file of hard negatives."""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from stzoo.data.training_sets.mined import check_mined_name, read_made
+from stzoo.data.training_sets.read import read_judged
+from stzoo.errors import DataError, OutputError, RecipeError
+from stzoo.finetuning.mining.manifest import facts_of, refuse_others
+from stzoo.finetuning.mining.rules import check_rules
+from stzoo.finetuning.mining.searchers import Dense, Finder, Lexical
+from stzoo.finetuning.mining.shards import mine_into, remove, unfinished
+from stzoo.models.cross_encoder import open_teacher
+from stzoo.models.loaded import open_model
+from stzoo.plugins import manager
+from stzoo.retrieval import bm25
+from stzoo.retrieval.search.retriever import Retriever, default_root
+from stzoo.training.settings import MineSettings
+from stzoo.utils.distributed import require_one_process
+from stzoo.utils.inputs import user_path
+from stzoo.utils.outputs import check_output, check_resume
+
+
+def mine(
+    model: str | None = None,
+    recipe: str | Path | None = None,
+    *,
+    output: str | Path,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Searches a corpus with a model, and keeps as hard negatives what it ranks high but is no known answer.
+
+    Args:
+        model: a sentence-transformers model, folder or Hub id; or bm25s.
+        recipe: a YAML file or the name of an installed recipe.
+        output: the file, .parquet or .jsonl: a row a query, with FlagEmbedding's names ("query", "pos",
+            "neg", "pos_scores", "neg_scores") and the ids. Until it is whole, what is done lies in a hidden
+            folder beside it.
+        resume: go on with what a kill has left, or begin if there is nothing; a whole file is left as it is.
+        overwrite: begin anew, and replace the file at the end.
+        progress: True for progress bars on stderr; None shows them on a terminal only.
+        settings: of `MineSettings`, e.g. data, depth, relative_margin; they win over the
+            recipe's.
+
+    Returns:
+        what the file says of its making: "recipe", "model", "teacher", "data", "versions", "counts", "notes".
+
+    Raises:
+        StzooError: for a user's mistake; see stzoo.errors.
+    """
+    require_one_process("mine")
+    wanted = MineSettings.read(recipe, settings if model is None else settings | {"model": model})
+    check_rules(wanted)
+    if wanted.language is not None and wanted.model != bm25.NAME:
+        raise RecipeError(f"the language is for {bm25.NAME}, and {wanted.model} is a model; drop --language.")
+    check_resume(resume, overwrite)
+    read = [wanted.model, wanted.data, wanted.corpus, wanted.teacher]
+    if wanted.store:
+        check_output(wanted.store, kind="results", inputs=read)
+    path = check_output(
+        check_mined_name(output),
+        kind="file",
+        inputs=read,
+        is_ours=_is_mined,
+        what="a file that stzoo mine wrote",
+    )
+    work = path.with_name(f".{path.name}.mining")
+    left = unfinished(work)
+    if not (resume or overwrite) and (path.exists() or left):
+        what = f"{work}, of an unfinished mining," if left else path
+        raise OutputError(f"{what} is there. Use --resume to go on, --overwrite, or another --output.")
+    if wanted.threads:
+        import torch
+
+        torch.set_num_threads(wanted.threads)
+    bars = sys.stderr.isatty() if progress is None else progress
+    judged = read_judged(
+        wanted.data, wanted.split, corpus=wanted.corpus, columns=wanted.columns, progress=progress
+    )
+    teacher = (
+        open_teacher(wanted.teacher, max_tokens=wanted.teacher_tokens, device=wanted.device)
+        if wanted.teacher
+        else None
+    )
+    with manager.recording() as used:
+        finder = _finder(wanted, judged, bars)
+    if used:  # a pooling of a plugin, for example
+        finder.facts = finder.facts | {"components": used}
+    if path.exists() and not overwrite and not left:
+        made = read_made(path)
+        assert made is not None, "see is_ours"
+        found = {name: made.get(name) for name in ("counts", "notes")}
+        refuse_others(path, made, facts_of(finder, judged, wanted, wanted.seed, teacher) | found)
+    else:
+        try:
+            made = mine_into(
+                path,
+                finder,
+                judged,
+                wanted,
+                work=work,
+                seed=wanted.seed,
+                teacher=teacher,
+                memory_gib=wanted.memory_gib,
+                overwrite=overwrite,
+                progress=bars,
+            )
+        finally:
+            with contextlib.suppress(OSError):  # unless there is something of worth in it
+                work.rmdir()
+    remove(work)
+    return made
+
+
+def _is_mined(path: Path) -> bool:
+    try:
+        return read_made(path) is not None
+    except DataError:  # it cannot be read
+        return False
+
+
+def _finder(wanted: MineSettings, judged: Any, bars: bool) -> Finder:
+    if wanted.model == bm25.NAME:
+        if wanted.max_tokens is not None:
+            raise RecipeError(f"{bm25.NAME} reads texts whole, of any length; leave max_tokens out.")
+        return Lexical(judged, wanted.language, progress=bars)
+    opened = open_model(wanted.model, max_tokens=wanted.max_tokens, device=wanted.device)
+    return Dense(
+        Retriever(
+            opened,
+            user_path(wanted.store, OutputError) if wanted.store else default_root(),
+            batch_tokens=wanted.batch_tokens,
+            memory_gib=wanted.memory_gib,
+            progress=bars,
+        ),
+        judged,
+    )

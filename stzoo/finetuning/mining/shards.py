@@ -1,0 +1,299 @@
+"""Mining some hundred queries at a time, so that a kill loses little, and the file made of it.
+
+WORK/mining.json               what the parts depend on; a folder of other facts is refused
+WORK/part-000000.safetensors   of some queries the places of their negatives, and the scores
+
+A part is written whole or not at all, and is the same whatever was made before it, so the file that they are
+joined into is the same as without the kill. Memory: the results of a block of queries, 8 bytes a passage
+found; one part's texts, with a teacher; 8 bytes a passage of the corpus (40 for a moment, see `Known`),
+beside corpus and judgements themselves.
+"""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stzoo.data.beir import JudgedSet
+from stzoo.data.training_sets.builder import note_missing
+from stzoo.data.training_sets.mined import check_mined_name, write_training
+from stzoo.data.training_sets.sets import Candidate, Mined
+from stzoo.errors import OutputError
+from stzoo.finetuning.mining.cross_encoder_filter import Teacher, verdicts
+from stzoo.finetuning.mining.known_positives import Known
+from stzoo.finetuning.mining.manifest import facts_of, refuse_others
+from stzoo.finetuning.mining.rules import REMOVED, candidates, check_rules, chosen
+from stzoo.finetuning.mining.searchers import Finder
+from stzoo.training.settings import MiningRules
+from stzoo.utils.files import files_under, held, read_arrays, remove_files, write_arrays, write_json
+from stzoo.utils.messages import notify
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from stzoo.retrieval.search.ranking import Ranked
+
+MANIFEST = "mining.json"
+PART = 256  # queries; a few seconds of search
+TAUGHT = 64  # queries of a part with a teacher; half a minute of a small one on two CPU cores
+BLOCK = 16384  # queries searched at once: for fewer, reading the store takes longer than searching it
+
+
+def mine_into(
+    path: str | Path,
+    finder: Finder,
+    judged: JudgedSet,
+    rules: MiningRules,
+    *,
+    work: str | Path,
+    seed: int = 42,
+    teacher: Teacher | None = None,
+    memory_gib: float = 2.0,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Mines negatives for the queries of a judged set, or goes on where a kill has stopped it.
+
+    Args:
+        path: of the training file, .parquet or .jsonl; it is written whole, over one that is there.
+        finder: searches.
+        judged: queries, judgements and the passages to take from.
+        rules: which results become negatives; the model that `teacher` names is given as such.
+        work: a folder for what is done so far; the caller removes it.
+        seed: of random negatives.
+        teacher: scores positives and candidates; None keeps the finder's own scores.
+        memory_gib: the results of the queries that are searched at once take a quarter of it at most.
+        overwrite: begin anew, whatever another mining has left in `work`.
+        progress: True for progress bars on stderr.
+
+    Returns:
+        what the file says of its making: "recipe", "model", "teacher", "data", "versions", "counts", "notes".
+
+    Raises:
+        DataError: if no query has a positive in the corpus.
+        OutputError: if `work` is in use or holds mining of other facts, or the disk is full.
+        RecipeError: if the rules leave nothing to take from, or the file is of another kind.
+    """
+    check_rules(rules)
+    path, work = check_mined_name(path), Path(work)
+    known = Known.of(judged, progress=progress)
+    facts = facts_of(finder, judged, rules, seed, teacher)
+    if work.is_symlink():
+        raise OutputError(f"{work} is a symbolic link; remove it.")
+    with held(work):
+        if not unfinished(work) and (others := _others(work)):
+            raise OutputError(
+                f"{work} holds files that no mining wrote: {', '.join(others)}. Move them away."
+            )
+        if overwrite or not unfinished(work):
+            _clear(work)
+            write_json(work / MANIFEST, facts)
+        refuse_others(work, json.loads((work / MANIFEST).read_text(encoding="utf-8")), facts)
+        mining = _Mining(finder, judged, rules, seed, teacher, known, work)
+        try:
+            mining.make(memory_gib, progress)
+        finally:
+            if not any(work.glob("part-*")):  # nothing of worth yet
+                _clear(work)
+        counts = mining.counts()
+        notes = note_missing(counts["queries_with_none"], counts["queries"])
+        for note in notes:
+            notify(f"{note}. Mine deeper (--depth), with smaller margins, or with another model.")
+        made = {**facts, "counts": counts, "notes": notes}
+        write_training(path, mining.rows(progress), made)
+    return made
+
+
+def unfinished(work: Path) -> bool:
+    """True if a mining that has not ended has left its parts in this folder."""
+    return (work / MANIFEST).exists()
+
+
+def remove(work: Path) -> None:
+    """Removes the parts of a mining whose file is whole; if it is killed meanwhile, they are no mining."""
+    if work.is_dir():
+        _clear(work)
+        with contextlib.suppress(OSError):  # other files are in it
+            work.rmdir()
+
+
+def _clear(work: Path) -> None:
+    parts = [name for name in files_under(work) if re.fullmatch(r"part-\d+\.safetensors", name)]
+    remove_files(work, [MANIFEST, *parts])
+
+
+def _others(work: Path) -> list[str]:
+    return [n for n in files_under(work) if not re.fullmatch(r"part-\d+\.safetensors|\.stzoo\..*", n)]
+
+
+class _Mining:
+    """One mining, with all that its parts need."""
+
+    def __init__(
+        self,
+        finder: Finder,
+        judged: JudgedSet,
+        rules: MiningRules,
+        seed: int,
+        teacher: Teacher | None,
+        known: Known,
+        work: Path,
+    ):
+        self.finder, self.judged, self.rules, self.seed = finder, judged, rules, seed
+        self.teacher, self.known, self.work = teacher, known, work
+        self.size = PART if teacher is None else TAUGHT
+        self.starts = range(0, len(known.query_ids), self.size)
+
+    def make(self, memory_gib: float, progress: bool) -> None:
+        """Writes each part that is not there, or not whole."""
+        import numpy as np
+        from tqdm import tqdm
+
+        known, Q = self.known, len(self.known.query_ids)
+        width = min(self.rules.depth + int(known.spread.max()), len(self.judged.corpus_ids))
+        fitting = int(memory_gib * 2**28 / (8 * width + self.finder.query_bytes))
+        block = max(1, min(BLOCK, fitting) // self.size) * self.size
+        missing = [start for start in self.starts if not self._whole(start)]
+        bar = dict(unit=" queries", desc="Mining", delay=2, leave=False, disable=not progress)
+        with tqdm(total=Q, initial=Q - sum(min(Q - start, self.size) for start in missing), **bar) as shown:
+            while missing:
+                first = missing[0]
+                here = [start for start in missing if start < first + block]
+                missing = missing[len(here) :]
+                last = min(here[-1] + self.size, Q)
+                pairs = known.positives.of(np.arange(first, last))
+                rows = np.repeat(np.arange(last - first), np.diff(pairs.starts))
+                k = self.rules.depth + int(known.spread[first:last].max())
+                found, scores = self.finder.find(first, last, k, rows, pairs.places)
+                for start in here:
+                    stop = min(start + self.size, Q)
+                    own = np.split(scores, pairs.starts[1:-1])[start - first : stop - first]
+                    arrays = self._arrays(start, stop, first, found, own)
+                    write_arrays(self._part(start), arrays)
+                    shown.update(stop - start)
+
+    def _part(self, start: int) -> Path:
+        return self.work / f"part-{start // self.size:06d}.safetensors"
+
+    def _whole(self, start: int) -> bool:
+        """False if a part is missing or damaged."""
+        return read_arrays(self._part(start)) is not None
+
+    def _arrays(
+        self, start: int, stop: int, first: int, found: "Ranked", own: "list[np.ndarray]"
+    ) -> "dict[str, np.ndarray]":
+        """A part: the queries from start to stop, of which `own` are the scores of the positives."""
+        import numpy as np
+
+        known, rules = self.known, self.rules
+        places, scores = found.arrays(slice(start - first, stop - first))
+        removed = np.zeros(len(REMOVED), np.int64)
+        orders = []  # of each query, the ranks of its candidates
+        for row, query in enumerate(range(start, stop)):
+            order = np.empty(0, np.int64)
+            if len(own[row]):
+                there = places[row][places[row] >= 0]
+                answers = known.kinds[known.answers[query]]
+                best = float(own[row].max())
+                left, gone = candidates(known.kinds[there], scores[row][: len(there)], answers, best, rules)
+                same = self._read_alike(there[left], scores[row][left], known.positives[query], own[row])
+                left, gone[0] = left[~same], gone[0] + int(same.sum())
+                order = chosen(left, rules, self.seed, known.query_ids[query])
+                removed += gone
+            orders.append(order)
+        if self.teacher is None:
+            taken = [np.sort(order[: rules.mined]) for order in orders]
+            worth = [scores[row][ranks] for row, ranks in enumerate(taken)]
+        else:
+            said = verdicts(
+                self.teacher,
+                self.judged.passages,
+                [self.judged.queries[query] for query in known.query_ids[start:stop]],
+                [known.positives[query] for query in range(start, stop)],
+                [places[row][order] for row, order in enumerate(orders)],
+                rules.mined,
+                rules.teacher_margin,
+            )
+            own = [verdict.positives for verdict in said]
+            ranks = [order[verdict.taken] for order, verdict in zip(orders, said, strict=True)]
+            taken = [np.sort(some) for some in ranks]
+            worth = [verdict.scores[np.argsort(some)] for some, verdict in zip(ranks, said, strict=True)]
+            removed[-1] = sum(verdict.removed for verdict in said)
+        return {
+            "starts": np.cumsum([0, *map(len, taken)]),
+            "negatives": np.concatenate([places[row][ranks] for row, ranks in enumerate(taken)]),
+            "scores": np.concatenate(worth).astype(np.float32),
+            "positive_scores": np.concatenate(own).astype(np.float32),
+            "removed": removed,
+        }
+
+    def _read_alike(
+        self, places: "np.ndarray", scores: "np.ndarray", positives: "np.ndarray", own: "np.ndarray"
+    ) -> "np.ndarray":
+        """Bool [C], True for candidates that the model reads as the tokens of a positive.
+
+        Texts of the same tokens have the same score, but for rounding, so few of the others are looked at.
+        """
+        import numpy as np
+
+        same = np.isclose(scores[:, None], own[None], rtol=1e-3, atol=1e-5).any(1)
+        if same.any():
+            known = {self.finder.tokens(place) for place in positives.tolist()} - {()}
+            same[same] = [self.finder.tokens(place) in known for place in places[same].tolist()]
+        return same
+
+    def counts(self) -> dict[str, int]:
+        """What was mined, and what was not."""
+        import numpy as np
+
+        removed, found = np.zeros(len(REMOVED), np.int64), []
+        for start in self.starts:
+            arrays = self._read(start)
+            removed += arrays["removed"]
+            found.append(np.diff(arrays["starts"]))
+        asked = np.diff(self.known.positives.starts) > 0
+        each = np.concatenate(found)[asked]
+        return {
+            "queries": int(asked.sum()),
+            "negatives": int(each.sum()),
+            "queries_with_fewer": int((each < self.rules.mined).sum()),
+            "queries_with_none": int((each == 0).sum()),
+            "queries_without_positives": int((~asked).sum()),
+            **{f"removed_{name}": int(count) for name, count in zip(REMOVED, removed, strict=True)},
+        }
+
+    def _read(self, start: int) -> "dict[str, np.ndarray]":
+        if (arrays := read_arrays(self._part(start))) is None:
+            raise OutputError(f"{self._part(start)} was damaged while this mining ran; run it again.")
+        return arrays
+
+    def rows(self, progress: bool) -> Iterator[Mined]:
+        """The rows of the file: queries with a positive at least."""
+        from tqdm import tqdm
+
+        positives, query_ids = self.known.positives, self.known.query_ids
+        bar = dict(total=len(query_ids), unit=" queries", desc="Writing", delay=2, leave=False)
+        with tqdm(disable=not progress, **bar) as shown:
+            for start in self.starts:
+                arrays = self._read(start)
+                offset = positives.starts[start]
+                for query in range(start, min(start + self.size, len(query_ids))):
+                    own = slice(*(positives.starts[query : query + 2] - offset))
+                    new = slice(*arrays["starts"][query - start : query - start + 2])
+                    if own.stop > own.start:
+                        yield Mined(
+                            query_ids[query],
+                            self.judged.queries[query_ids[query]],
+                            self._candidates(positives[query], arrays["positive_scores"][own]),
+                            self._candidates(arrays["negatives"][new], arrays["scores"][new]),
+                        )
+                    shown.update()
+
+    def _candidates(self, places: "np.ndarray", scores: "np.ndarray") -> list[Candidate]:
+        ids, passages = self.judged.corpus_ids, self.judged.passages
+        return [
+            Candidate(passages[place], ids[place], score)
+            for place, score in zip(places.tolist(), scores.tolist(), strict=True)
+        ]

@@ -1,0 +1,312 @@
+"""Many tasks in one training: how much of each a step has, and how their gradients become one update."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from sentence_transformers.base.sampler import DefaultBatchSampler
+from torch import Tensor
+from torch import distributed as dist
+from torch.utils.data import SequentialSampler
+
+from stzoo.errors import ModelError, RecipeError
+from stzoo.finetuning.balancers import Balancing, Gradients
+from stzoo.finetuning.collator import Examples
+from stzoo.plugins import manager
+from stzoo.training.settings import FinetuneSettings
+from stzoo.training.trainer import ObjectiveTrainer
+from stzoo.utils.distributed import processes
+from stzoo.utils.files import whole_file
+
+STATE = "balancer.safetensors"
+
+
+def shares(sizes: Sequence[float], batch_size: int, temperature: float = 1.0) -> list[int]:
+    """How many of a batch each task has: in proportion to size ^ (1 / temperature), and 1 at least.
+
+    Args:
+        sizes: examples of each task, above 0; weights may be multiplied in.
+        batch_size: what the shares add up to.
+        temperature: 1 is in proportion to size; the larger, the more alike.
+
+    Raises:
+        RecipeError: if there are more tasks than places.
+
+    Source: WenzhengZhang/TACO @b4ea13e, mt_trainer.py: each has one place, and the others are dealt out so
+        that the whole comes near the proportions.
+    """
+    if batch_size < len(sizes):
+        raise RecipeError(
+            f"batch_size is {batch_size}, less than the {len(sizes)} tasks, each of which needs a place."
+        )
+    rates = np.array(sizes, np.float64) ** (1 / temperature)
+    wanted = np.maximum(batch_size * rates / rates.sum() - 1, 0)
+    free = batch_size - len(sizes)
+    wanted *= free / max(wanted.sum(), 1e-12)
+    given = np.floor(wanted + 1e-9).astype(int)
+    largest = np.argsort(given - wanted, kind="stable")[: free - given.sum()]
+    given[largest] += 1
+    return (given + 1).tolist()
+
+
+class Mixture:
+    """Makes the batches of steps with several tasks; small tasks begin anew while large ones last.
+
+    What a batch holds depends on the seed and its number alone.
+
+    Args:
+        examples: of each task, by name.
+        shares: how many of a step and device each task has, in their order; in turn: the batch size.
+        in_turn: True if a step has one task, the next another.
+        seed: of the order.
+
+    Attributes:
+        batches: of an epoch, in which each task is gone through once at least.
+    """
+
+    def __init__(self, examples: Mapping[str, Examples], shares: Sequence[int], in_turn: bool, seed: int):
+        self.examples, self.shares, self.in_turn, self.seed = dict(examples), list(shares), in_turn, seed
+        self.epoch = 0
+        every = zip(self.examples.values(), self.shares, strict=True)
+        longest = max(-(-len(one.pairs) // share) for one, share in every)
+        self.devices = processes()
+        rounds = -(-longest // self.devices) * self.devices
+        self.batches = rounds * len(self.examples) if in_turn else rounds
+        self._order = lru_cache(maxsize=2 * len(self.examples))(self._draw)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Says which epoch the batches to come are of."""
+        self.epoch = epoch
+
+    def rows(self) -> Dataset:
+        """What the trainer goes through: the numbers of an epoch's batches."""
+        return Dataset.from_dict({"batch": np.arange(self.batches)})
+
+    def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
+        """The batch of that number: `tasks`, what `Examples` makes for each task by its name."""
+        number = self.epoch * self.batches + rows[0]["batch"]
+        names = list(self.examples)
+        if self.in_turn:
+            step, device = divmod(number, self.devices)
+            turn, place = divmod(step, len(names))
+            chosen, number = [place], turn * self.devices + device
+        else:
+            chosen = list(range(len(names)))
+        return {"tasks": {names[task]: self._batch(task, number) for task in chosen}}
+
+    def _batch(self, task: int, number: int) -> dict[str, Any]:
+        examples, share = list(self.examples.values())[task], self.shares[task]
+        places = np.arange(number * share, (number + 1) * share)
+        rounds, within = np.divmod(places, len(examples.pairs))
+        chosen = [int(self._order(task, around)[place]) for around, place in zip(rounds, within, strict=True)]
+        examples.set_epoch(int(rounds[0]))
+        return examples([{"example": place} for place in chosen])
+
+    def _draw(self, task: int, around: int) -> np.ndarray:
+        examples = list(self.examples.values())[task]
+        return np.random.default_rng([self.seed, task, around]).permutation(len(examples.pairs))
+
+
+def mixed(wanted: FinetuneSettings, examples: Mapping[str, Examples]) -> Mixture:
+    """The mixture of tasks that the settings ask for.
+
+    Raises:
+        RecipeError: if a batch is too small for the tasks.
+    """
+    in_turn = wanted.mixing == "round-robin"
+    weights = [task.weight for task in wanted.tasks]
+    sizes = [w * len(one.pairs) for w, one in zip(weights, examples.values(), strict=True)]
+    temperature = wanted.mixing_temperature if wanted.mixing == "temperature" else 1.0
+    parts = [wanted.batch_size] * len(sizes) if in_turn else shares(sizes, wanted.batch_size, temperature)
+    for (task, one), part in zip(examples.items(), parts, strict=True):
+        if part == 1 and not one.negatives and not wanted.cross_device:
+            raise RecipeError(
+                f"of batch_size {wanted.batch_size}, {task} has a share of 1 query a step, which has no "
+                "passage but its own to be compared with. Give larger batches, or data with negatives."
+            )
+    return Mixture(examples, parts, in_turn, wanted.seed)
+
+
+def in_order(dataset: Any, batch_size: int, drop_last: bool, **given: Any) -> DefaultBatchSampler:  # noqa: ARG001
+    """A batch sampler for `Mixture.rows`: each row is a batch."""
+    return DefaultBatchSampler(SequentialSampler(dataset), batch_size=1, drop_last=False, **given)
+
+
+def check_balancer(wanted: FinetuneSettings) -> None:
+    """Builds the balancer for a single parameter, so that a mistake shows before anything is trained.
+
+    Raises:
+        RecipeError: if its options do not hold, or it does not go with the precision or the mixing.
+        UnknownNameError: if there is none of that name.
+    """
+    if not wanted.tasks:
+        return
+    if wanted.precision == "fp16":
+        raise RecipeError("several tasks cannot be trained in fp16, whose scaling is for one loss; use bf16.")
+    names = tuple(task.name for task in wanted.tasks)
+    balancer = manager.build("balancer", wanted.balancer, Balancing(names, 1, 1), **wanted.balancer_options)
+    if wanted.mixing == "round-robin" and not balancer.additive:
+        raise RecipeError(
+            f"the balancer {wanted.balancer} compares the tasks of a step, and with round-robin mixing a "
+            "step has one. Take the balancer sum, or another mixing."
+        )
+
+
+class MultiTaskTrainer(ObjectiveTrainer):
+    """Trains one model for several tasks.
+
+    Gradients are kept apart until a step's last batch is through. They are averaged over devices once a step,
+    by this and not by the model's wrapper, so that losses may call backward as often as they like.
+
+    Args:
+        mixture: makes the batches.
+        balancer: its name; see `stzoo list balancers`.
+        options: of the balancer.
+        before: what an earlier run left of its balancer, which this one goes on with.
+        Further arguments are those of `ObjectiveTrainer`.
+    """
+
+    def __init__(
+        self,
+        *,
+        mixture: Mixture,
+        balancer: str,
+        options: Mapping[str, Any],
+        before: Path | None = None,
+        **given: Any,
+    ):
+        super().__init__(collate=mixture, figures=self._task_losses, **given)
+        self.tasks = list(mixture.examples)
+        self.in_turn = mixture.in_turn
+        self.kind, self.options, self.before = balancer, dict(options), before
+        self.balancer: Any = None
+        self.empty = True  # nothing of the step to come has been added up
+        self.sums = torch.zeros(len(self.tasks), 2, device=self.args.device)  # of losses for the log; counts
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The host's; and the balancer, which needs the number of steps, too."""
+        trained = list(self._trained().values())
+        about = Balancing(
+            tuple(self.tasks[:1] if self.in_turn else self.tasks),
+            sum(parameter.numel() for parameter in trained),
+            num_training_steps,
+            self.settings.seed,
+            self.args.device,
+        )
+        self.balancer = manager.build("balancer", self.kind, about, **self.options).to(self.args.device)
+        if self.before is not None:
+            self._load_balancer(self.before)
+        self.gradients = Gradients(trained, 1 if self.balancer.additive else len(self.tasks))
+        self.losses = torch.zeros(len(about.tasks), device=self.args.device)
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        """What the columns of the gradients are of, by name."""
+        every = self.tensors.items()
+        return {name: t for name, t in every if isinstance(t, torch.nn.Parameter) and t.requires_grad}
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> Tensor:
+        """Adds each task's gradient to its own; the mean of their losses."""
+        if self.empty:
+            self.gradients.rows.zero_()
+            self.losses.zero_()
+            self.empty = False
+        found = []
+        for name, batch in inputs["tasks"].items():
+            task = 0 if self.in_turn else self.tasks.index(name)
+            row = 0 if self.balancer.additive else task
+            with self.accelerator.no_sync(model), self.gradients.row(row):
+                before = len(self.seen)
+                loss = super().training_step(model, batch, *given, **named)
+                self.seen[before:] = [(f"{name}: {part}", value) for part, value in self.seen[before:]]
+            self.losses[task] += loss
+            self.sums[self.tasks.index(name)] += torch.stack([loss, torch.ones_like(loss)])
+            found.append(loss)
+        return torch.stack(found).mean()
+
+    def _task_losses(self) -> dict[str, float]:
+        sums = self.sums.tolist()
+        self.sums.zero_()
+        scale = self.args.gradient_accumulation_steps  # by which the host has divided each
+        return {
+            f"loss_{name}": scale * total / count
+            for name, (total, count) in zip(self.tasks, sums, strict=True)
+            if count
+        }
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        rows = self.gradients.rows
+        if dist.is_initialized():
+            for tensor in (rows, self.losses):
+                dist.all_reduce(tensor)
+                tensor.div_(dist.get_world_size())
+        if self.state.global_step == 0:
+            self._check_gradients()
+        # before a balancer, whose linear algebra fails on what is not finite
+        self._watch({"gradient of the tasks": torch.linalg.vector_norm(rows)})
+        self._check_finite(now=True)
+        with torch.no_grad():
+            values = torch.empty(0) if self.balancer.additive else self.gradients.values()
+            self.gradients.give(self.balancer(rows, self.losses, values))
+        self.empty = True
+        return super()._clip_grad_norm(model)
+
+    def _check_gradients(self) -> None:
+        idle = torch.linalg.vector_norm(self.gradients.rows, float("inf"), dim=1) == 0
+        if idle.any():
+            names = self.tasks if len(idle) == len(self.tasks) else ["all tasks"]
+            which = ", ".join(name for name, zero in zip(names, idle.tolist(), strict=False) if zero)
+            raise ModelError(f"the loss of {which} has no gradient in any of the trained parameters.")
+
+    # -- checkpoints
+
+    def save_balancer(self, folder: Path) -> None:
+        """Writes its state to FOLDER/balancer.safetensors."""
+        state = {name: tensor.cpu().contiguous() for name, tensor in self.balancer.state_dict().items()}
+        columns = {name: list(tensor.shape) for name, tensor in self._trained().items()}
+        about = {"tasks": json.dumps(self.tasks), "columns": json.dumps(columns), "balancer": self.kind}
+        with whole_file(folder / STATE) as draft:
+            save_file(state, draft, about)
+
+    def leave_balancer(self, folder: Path, checkpoint: Path | None) -> None:
+        """Writes its last state, or copies that of a checkpoint behind which nothing was left to do."""
+        if self.balancer is not None:
+            self.save_balancer(folder)
+        elif checkpoint is not None:
+            with whole_file(folder / STATE) as draft:
+                shutil.copyfile(checkpoint / STATE, draft)
+
+    def _load_balancer(self, path: Path) -> None:
+        with safe_open(path, "pt") as opened:
+            tasks = json.loads(opened.metadata()["tasks"])
+        if tasks != self.tasks:
+            raise ModelError(
+                f"{path} is of the tasks {', '.join(tasks)}, in this order; this run has "
+                f"{', '.join(self.tasks)}."
+            )
+        self.balancer.load_state_dict(load_file(path))
+
+    def _log_sums(self) -> dict[str, Tensor]:
+        return super()._log_sums() | {"tasks": self.sums}
+
+    def _set_log_sums(self, stored: Mapping[str, Tensor]) -> None:
+        super()._set_log_sums(stored)
+        self.sums = stored["tasks"]
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            self.save_balancer(Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._load_balancer(Path(checkpoint) / STATE)

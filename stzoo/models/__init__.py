@@ -1,0 +1,1 @@
+"""Loading and checking models, poolings, LoRA, encoding, cross-encoders."""

@@ -1,0 +1,1 @@
+"""The contract with plugins, its manager, and the built-in components."""

@@ -1,0 +1,1 @@
+"""Masking, decoders, objectives; pretrain and prepare."""

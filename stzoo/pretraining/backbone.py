@@ -1,0 +1,175 @@
+"""Any `AutoModelForMaskedLM`, taken apart into what the pre-training objectives need.
+
+A backbone holds one encoder under two roofs: a SentenceTransformer (encoder and pooling, which the objective
+trains) and the masked LM that the encoder came with (encoder and MLM head). The parameters are shared, so
+training one trains the other, and either can be saved.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
+
+from stzoo.errors import BackboneError
+
+FAMILIES = ("BERT", "RoBERTa", "XLM-R", "DistilBERT", "MPNet", "ELECTRA", "ModernBERT")
+
+
+class _GivenHidden(nn.Module):
+    """Stands where the encoder was and returns the hidden states that it was given."""
+
+    def __init__(self, hidden: Tensor):
+        super().__init__()
+        self.hidden = hidden
+
+    def forward(self, *_: Any, **__: Any) -> BaseModelOutput:
+        return BaseModelOutput(last_hidden_state=self.hidden)
+
+
+def _first(positions: nn.Embedding) -> int:
+    """The row of the first token's position: RoBERTa and MPNet keep the rows before it for padding."""
+    return 0 if positions.padding_idx is None else positions.padding_idx + 1
+
+
+class Backbone(nn.Module):
+    """An encoder with its word embeddings, positions, MLM head and sentence vector.
+
+    Args:
+        model: a SentenceTransformer of a Transformer and a pooling whose result is as wide as the hidden
+            states; its encoder is `masked_lm.base_model`.
+        masked_lm: a transformers `…ForMaskedLM`.
+        tokenizer: a fast tokenizer with a mask token.
+        max_tokens: the longest passage in tokens, special tokens counted; None is all that the base reads.
+        new: names of parameters of `masked_lm` that are untrained (an MLM head that the base did not have).
+
+    Raises:
+        BackboneError: if the masked LM cannot be taken apart, or cannot read so many tokens.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        masked_lm: Any,
+        tokenizer: Any,
+        max_tokens: int | None,
+        new: frozenset[str] = frozenset(),
+    ):
+        super().__init__()
+        self.model = model
+        self.masked_lm = masked_lm
+        self.tokenizer = tokenizer
+        self.new = new
+        self.config = masked_lm.config
+        self.width: int = self.config.hidden_size
+        table = self._position_table()
+        longest = None if table is None else table.num_embeddings - _first(table)
+        limits = (longest, model.max_seq_length, getattr(self.config, "max_position_embeddings", None))
+        most = longest or limits[2]
+        if max_tokens and most and max_tokens > most:
+            raise BackboneError(f"max_tokens is {max_tokens}; this base has positions for {most}.")
+        self.max_tokens: int = max_tokens or min([n for n in limits if n] or [512])
+        self.own_positions: nn.Embedding | None = None
+        if table is None:
+            self.own_positions = nn.Embedding(self.max_tokens, self.width)
+            nn.init.normal_(self.own_positions.weight, std=getattr(self.config, "initializer_range", 0.02))
+        self._try()
+
+    def _try(self) -> None:
+        if self.tokenizer.mask_token_id is None:
+            raise BackboneError("the tokenizer of this base has no mask token, so nothing can be hidden.")
+        ids = torch.full((1, 2), self.tokenizer.mask_token_id, device=self.masked_lm.device)
+        family = getattr(self.config, "model_type", type(self.masked_lm).__name__)
+        try:
+            with torch.no_grad():
+                shapes = (self.embed(ids).shape, self.logits(self.embed(ids)).shape[:-1])
+            problem = "" if shapes == ((1, 2, self.width), (1, 2)) else f"got shapes {shapes}"
+        except (AttributeError, TypeError, RuntimeError, ValueError, IndexError, KeyError) as error:
+            problem = f"{type(error).__name__}: {error}"
+        if problem:
+            raise BackboneError(
+                f"a masked LM of type {family!r} cannot be taken apart into embeddings, encoder and MLM head "
+                f"({problem}). Families that can: {', '.join(FAMILIES)}."
+            )
+
+    @property
+    def encoder(self) -> Any:
+        """The transformers model without its MLM head."""
+        return self.masked_lm.base_model
+
+    def _position_table(self) -> nn.Embedding | None:
+        """The encoder's own absolute positions, if it has them and they are as wide as its hidden states."""
+        table = getattr(getattr(self.encoder, "embeddings", None), "position_embeddings", None)
+        fits = isinstance(table, nn.Embedding) and table.embedding_dim == self.width
+        return table if fits else None
+
+    def positions(self, length: int) -> Tensor:
+        """Position vectors as they are added to the words, before any layer norm: float [length, H].
+
+        They are the encoder's own where it has absolute positions of hidden width, and otherwise a new table
+        that is trained with the decoder and kept beside the export.
+        """
+        table = self._position_table()
+        if table is None:
+            assert self.own_positions is not None
+            return self.own_positions.weight[:length]
+        return table.weight[_first(table) :][:length]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """What the encoder's first layer reads: words with their positions.
+
+        Args:
+            ids: int64 [B, T].
+
+        Returns:
+            float [B, T, H].
+        """
+        embedded = self.encoder.embeddings(input_ids=ids)
+        project = getattr(self.encoder, "embeddings_project", None)  # ELECTRA's narrow embeddings
+        embedded = embedded if project is None else project(embedded)
+        return embedded if self.own_positions is None else embedded + self.positions(ids.shape[1])
+
+    def embed_vectors(self, vectors: Tensor) -> Tensor:
+        """Vectors in the place of words, through the whole embedding layer (position, type, norm, dropout).
+
+        Args:
+            vectors: float [B, T, H].
+
+        Returns:
+            float [B, T, H].
+        """
+        if self._position_table() is None:
+            return vectors + self.positions(vectors.shape[1])
+        return self.encoder.embeddings(input_ids=None, inputs_embeds=vectors)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Scores of every word by the MLM head.
+
+        Args:
+            hidden: float [..., H].
+
+        Returns:
+            float [..., V].
+        """
+        head = copy.copy(self.masked_lm)
+        head._modules = dict(self.masked_lm._modules)
+        head._modules[self.masked_lm.base_model_prefix] = _GivenHidden(hidden.reshape(1, -1, self.width))
+        nothing = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
+        scores = head(input_ids=nothing).logits
+        # its width by name: of no hidden states at all, reshape could not tell what -1 is
+        return scores.reshape(*hidden.shape[:-1], scores.shape[-1])
+
+    def encode(self, ids: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
+        """Runs the encoder and its pooling.
+
+        Args:
+            ids: int64 [B, T].
+            attention: bool [B, T], True where there is a token, False where there is padding.
+
+        Returns:
+            hidden states float [B, T, H] and the bottleneck float [B, H].
+        """
+        # only these two: BERT takes and ignores unknown keys, others refuse token types
+        read = self.model({"input_ids": ids, "attention_mask": attention.long()})
+        return read["token_embeddings"], read["sentence_embedding"]

@@ -1,0 +1,269 @@
+"""Preparing a corpus: the columns that an objective reads beside the text, made once and kept as Parquet.
+
+What is made is a plugin's (`Preparation`); how it is made so that a kill loses little is here. The corpus is
+gone through in shards of some hundred passages. Each shard is a file in `work/` as soon as it is made, whole
+or not at all; at the end they are put together into `passages-….parquet` in the order of the corpus, and the
+folder is a corpus for `stzoo pretrain` and a data set for `datasets.load_dataset`. Memory does not grow with
+the corpus, unless what a plugin looks up does.
+"""
+
+import json
+import math
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from stzoo.data.corpus import Corpus, load_corpus, tokenizer_fingerprint
+from stzoo.errors import RecipeError
+from stzoo.models.loading import load_tokenizer
+from stzoo.plugins import manager
+from stzoo.training import runs
+from stzoo.training.settings import PrepareSettings
+from stzoo.utils.distributed import require_one_process
+from stzoo.utils.files import files_under, remove_files, whole_file
+
+WORK = "work"  # of an unfinished preparation
+FILE_ROWS = 200_000
+GROUP_ROWS = 10_000  # of a file's row groups
+
+
+class Preparation:
+    """The base of all preparations: subclass it, set `Settings`, `columns` and `reads`, write `shard`.
+
+    Args:
+        settings: of `Settings`.
+        corpus: with those of `columns` and `reads` that it brings.
+        tokenizer: a fast one, of the base to be pre-trained.
+        work: a folder that a kill does not touch; what is kept here must be whole or absent.
+
+    Attributes:
+        Settings: a subclass of `stzoo.training.settings.PrepareSettings`; its fields are the flags.
+        columns: what is made, by name: str or list[str].
+        reads: what is read of the corpus, if it is there, beside the id, the text and `columns`.
+        notes: what the user should know, one sentence each.
+    """
+
+    Settings: ClassVar[type[PrepareSettings]] = PrepareSettings
+    columns: ClassVar[Mapping[str, Any]] = {}
+    reads: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, settings: Any, corpus: Corpus, tokenizer: Any, work: Path):
+        self.settings, self.corpus, self.tokenizer, self.work = settings, corpus, tokenizer, work
+        self.notes: list[str] = []
+
+    def facts(self) -> dict[str, Any]:
+        """What the columns are made by, for the manifest; a run goes on only if it is the same."""
+        return {}
+
+    def shard(self, first: int, last: int) -> dict[str, list[Any]]:
+        """Makes the columns of rows first to last - 1; the same whatever was made before."""
+        raise NotImplementedError(f"{type(self).__name__} must define shard(first, last)")
+
+    def finish(self, folder: Path) -> None:
+        """Writes into subfolders what stands beside the rows, when all are made."""
+
+
+def prepare(
+    preparation: str,
+    recipe: str | Path | None = None,
+    *,
+    output: str | Path,
+    resume: bool = False,
+    overwrite: bool = False,
+    **settings: Any,
+) -> Path:
+    """Makes a data set for an objective that reads more than plain text.
+
+    Args:
+        preparation: its name; see `stzoo list preparations`.
+        recipe: a YAML file or the name of an installed recipe.
+        output: the folder for the data set; run.json in it is the manifest.
+        resume: go on with the unfinished data set in `output`.
+        overwrite: remove the data set that is in `output`.
+        settings: of the preparation; they win over the recipe's.
+
+    Returns:
+        the output folder, which `--corpus` of `stzoo pretrain` takes.
+
+    Raises:
+        StzooError: for a user's mistake; see stzoo.errors.
+    """
+    require_one_process("prepare")
+    kind: type[Preparation] = manager.resolve(manager.find("preparation", preparation))  # type: ignore[assignment]
+    wanted = kind.Settings.read(recipe, settings)
+    names = [
+        manager.full_name("preparation", one) for one in (wanted.preparation or preparation, preparation)
+    ]
+    if names[0] != names[1]:
+        raise RecipeError(
+            f"the recipe {recipe} is for `stzoo prepare {wanted.preparation}`, not {preparation}."
+        )
+    wanted = wanted.model_copy(update={"preparation": preparation})
+    if wanted.threads:
+        import torch
+
+        torch.set_num_threads(wanted.threads)
+    with runs.start(output, wanted, resume=resume, overwrite=overwrite, worth=(f"{WORK}/*",)) as run:
+        manager.use("preparation", preparation)
+        if run.facts["status"] == "finished":
+            _clear(run.folder)  # what a kill at the very end has left
+            return run.folder
+        tokenizer = load_tokenizer(wanted.tokenizer)
+        corpus = load_corpus(
+            wanted.corpus,
+            min_words=wanted.min_words,
+            skip_bad_lines=wanted.skip_bad_lines,
+            columns={**kind.columns, **kind.reads},
+            tokenizer=tokenizer,
+        )
+        run.record()  # before the first index is made, so that a kill leaves what can be gone on with
+        work = run.folder / WORK
+        work.mkdir(exist_ok=True)
+        made = kind(wanted, corpus, tokenizer, work)
+        run.record_inputs(
+            corpus=corpus.facts(),
+            tokenizer=tokenizer_fingerprint(tokenizer),
+            made_by=made.facts(),
+        )
+        _make(made, work)
+        draft = run.folder / runs.MODEL_DRAFT
+        draft.mkdir()
+        filled = _put_together(made, work, draft)
+        made.finish(draft)
+        run.install(draft, also=["README.md"])
+        run.record(filled=filled, notes=made.notes, peak_memory_mib=_peak_memory())
+        _write_card(run, kind)
+        run.record(status="finished")
+        _clear(run.folder, [runs.UNFINISHED_WORK])  # not before: a kill in the midst would cost all shards
+        return run.folder
+
+
+def _clear(folder: Path, patterns: Sequence[str] = runs.WORK_FILES) -> None:
+    """Removes what a preparation has kept in `work`, and nothing else that lies there."""
+    names = files_under(folder)
+    left = [name for name in names if any(re.fullmatch(pattern, name) for pattern in patterns)]
+    remove_files(folder, left)
+
+
+def _starts(made: Preparation) -> range:
+    return range(0, len(made.corpus.rows), made.settings.shard_rows)
+
+
+def _shard(work: Path, first: int) -> Path:
+    return work / f"rows-{first:09d}.parquet"
+
+
+def _make(made: Preparation, work: Path) -> None:
+    """Writes each shard that is not there yet."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from tqdm import tqdm
+
+    rows = made.corpus.rows
+    schema = _schema(made.columns)
+    with tqdm(total=len(rows), unit=" passages", desc="preparing", disable=None) as bar:
+        for first in _starts(made):
+            last = min(first + made.settings.shard_rows, len(rows))
+            if not _shard(work, first).exists():
+                given = rows[first:last]
+                values = {"id": given["id"], "text": given["text"], **made.shard(first, last)}
+                with whole_file(_shard(work, first)) as draft:
+                    pq.write_table(pa.table(values, schema), draft, compression="zstd")
+            bar.update(last - first)
+
+
+def _schema(columns: Mapping[str, Any]) -> Any:
+    import pyarrow as pa
+
+    types = {str: pa.string(), list[str]: pa.list_(pa.string())}
+    return pa.schema({"id": pa.string(), "text": pa.string()} | {n: types[t] for n, t in columns.items()})
+
+
+def _put_together(made: Preparation, work: Path, folder: Path) -> dict[str, int]:
+    """Copies the shards into files of FILE_ROWS rows.
+
+    Returns:
+        how many rows each column fills.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    filled = dict.fromkeys(made.columns, 0)
+    shards_a_file, shards_a_group = (
+        max(1, rows // made.settings.shard_rows) for rows in (FILE_ROWS, GROUP_ROWS)
+    )
+    starts, schema = _starts(made), _schema(made.columns)
+    files = math.ceil(len(starts) / shards_a_file)
+    for number in range(files):
+        name = f"passages-{number:05d}-of-{files:05d}.parquet"
+        with (
+            whole_file(folder / name) as draft,
+            pq.ParquetWriter(draft, schema, compression="zstd") as writer,
+        ):
+            of_file = starts[number * shards_a_file : (number + 1) * shards_a_file]
+            for place in range(0, len(of_file), shards_a_group):
+                shards = [_shard(work, first) for first in of_file[place : place + shards_a_group]]
+                table = pa.concat_tables(map(pq.read_table, shards))
+                for column in filled:
+                    values = table[column]
+                    if pa.types.is_list(values.type):
+                        values = pc.list_value_length(values)
+                        filled[column] += pc.sum(pc.greater(values, 0)).as_py() or 0
+                    else:
+                        filled[column] += len(values) - values.null_count
+                writer.write_table(table)
+    return filled
+
+
+def _peak_memory() -> int | None:
+    """Of this process, in MiB; Windows does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+    return kib // (1 << 20 if sys.platform == "darwin" else 1 << 10)
+
+
+def _called(source: str) -> str:
+    """What it is called on the Hub or in its folder, as a path tells nobody else anything."""
+    return Path(source).resolve().name if Path(source).exists() else source
+
+
+def _write_card(run: runs.Run, kind: type[Preparation]) -> None:
+    """A card that the Hub and `datasets` read."""
+    facts, settings = run.facts, run.facts["recipe"]
+    total = facts["corpus"]["passages"]
+    rows = "\n".join(f"| `{name}` | {count} of {total} |" for name, count in facts["filled"].items())
+    made_by = json.dumps(facts["made_by"], indent=2, ensure_ascii=False)
+    notes = "".join(f"- {note}\n" for note in facts["notes"])
+    sources, tokenizer = ", ".join(map(_called, settings["corpus"])), _called(settings["tokenizer"])
+    text = f"""---
+configs:
+- config_name: default
+  data_files: passages-*.parquet
+---
+# {sources}, prepared for {settings["preparation"]}
+
+{(kind.__doc__ or "").strip().splitlines()[0]}
+
+Made by `stzoo prepare {settings["preparation"]}` (stzoo {facts["versions"]["stzoo"]}) from {total} passages
+of {sources}, with the tokenizer of `{tokenizer}` and seed {settings["seed"]}. `run.json` is the
+whole manifest. The rows are under the licence of their source.
+
+| column | filled |
+|---|---|
+{rows}
+
+{notes}
+What made the columns:
+
+```json
+{made_by}
+```
+"""
+    with whole_file(run.folder / "README.md") as draft:
+        draft.write_text(text, encoding="utf-8")

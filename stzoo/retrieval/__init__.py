@@ -1,0 +1,1 @@
+"""Embedding stores, exact and FAISS search, BM25."""

@@ -1,0 +1,1 @@
+"""Files written whole, locks, messages, checks of what users give, several processes."""

@@ -1,0 +1,409 @@
+"""Files that are whole or absent, folders that one run holds, fingerprints of what is inside them."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stzoo.errors import OutputError
+
+LOCK = ".stzoo.lock"
+
+# what the writers of torch, safetensors and tokenizers, which raise no OSError, say of a full disk
+_DISK = (
+    *("No space left", "os error 28", "file write failed", "failed writing file", "unexpected pos"),
+    *("basic_ios::clear", "PytorchStreamWriter failed"),
+)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """True if a writer failed because there is no space left, judging by the text of its error."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return any(words in str(error) for words in _DISK)
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turns what goes wrong with the disk in the block into an OutputError that names `path`.
+
+    Raises:
+        OutputError: if the disk is full or `path` cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        of = f" ({error.filename})" if error.filename and str(error.filename) not in str(path) else ""
+        raise OutputError(f"{path} could not be written: {error.strerror or error}{of}.") from error
+    except Exception as error:
+        if is_disk_full(error):
+            raise OutputError(f"{path} could not be written: No space left on device.") from error
+        raise
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary path that is renamed to `path` when the block ends well.
+
+    The temporary file is on the same disk, in a private folder next to `path` (see `draft_folder`).
+
+    Raises:
+        OutputError: if the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    path = Path(path)
+    with writing(path), draft_folder(path) as box:
+        draft = box / NEW
+        yield draft
+        with draft.open("rb") as written:
+            os.fsync(written.fileno())
+        draft.replace(path)
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | Path, *, replaces: Sequence[str] = ()) -> Iterator[Path]:
+    """Gives a temporary folder that replaces `path` when the block ends well.
+
+    Args:
+        path: the folder to write. A symbolic link there is replaced; what it points to is left alone.
+        replaces: regular expressions for the relative paths of files in `path` that may be removed.
+
+    Raises:
+        OutputError: if `path` holds a file that may not be removed, the disk is full or the folder cannot be
+            written; nothing is left behind.
+    """
+    path = Path(path)
+    with writing(path), draft_folder(path) as box:
+        clear_drafts(path.parent)
+        (box / NEW).mkdir()
+        yield box / NEW
+        check_replaceable(path, replaces)
+        _swap(box, path)
+
+
+def check_replaceable(path: Path, replaces: Sequence[str] = ()) -> None:
+    """Refuses a folder with files that may not be removed; see `whole_folder`.
+
+    Raises:
+        OutputError: if there is such a file; it lists them.
+    """
+    if not os.path.lexists(path) or path.is_symlink():
+        return
+    if not path.is_dir():
+        raise OutputError(f"{path} is a file; expected the name of a folder.")
+    patterns = [re.compile(pattern) for pattern in replaces]
+    files = files_under(path, empty_folders=True)
+    others = [name for name in files if not any(pattern.fullmatch(name) for pattern in patterns)]
+    if others:
+        raise OutputError(
+            f"{path} holds files that stzoo does not replace: {_listed(others)}. Move them away, or choose "
+            "another folder."
+        )
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+# -- drafts
+
+PART = ".stzoo.part"
+NEW, _OLD, _OWNER = "new", "old", "owner"
+_TEMPORARY = ".tmp"  # what safetensors writes first, next to the file it is given
+_cleared: set[Path] = set()  # folders that this process has cleared of drafts
+_BOX = re.compile(r"\..*\.[a-z0-9_]{8}" + re.escape(PART))
+
+
+@contextlib.contextmanager
+def draft_folder(path: Path) -> Iterator[Path]:
+    """A private folder next to `path`, `.NAME.xxxxxxxx.stzoo.part`, removed at the end.
+
+    `new` in it (see `NEW`) is the draft, `old` what the draft replaces, and `owner` is locked as long as this
+    process lives: after a SIGKILL the next command that writes there sees that and clears the folder.
+    Libraries that write through temporary files of their own (safetensors) leave them in here, too.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.parent.absolute() not in _cleared:  # once: thousands of files may be written there
+        clear_drafts(path.parent)
+    box, owner = _new_box(path)
+    try:
+        yield box
+    finally:
+        shutil.rmtree(box, ignore_errors=True)
+        os.close(owner)
+
+
+def _new_box(path: Path) -> tuple[Path, int]:
+    stem = os.fsdecode(os.fsencode(path.name)[:100])
+    while True:
+        box = Path(tempfile.mkdtemp(prefix=f".{stem}.", suffix=PART, dir=path.parent))
+        try:
+            owner = _lock(box / _OWNER)
+        except FileNotFoundError:  # another process took it for abandoned before it was locked
+            continue
+        if owner is not None:
+            os.write(owner, os.fsencode(path.name))
+            return box, owner
+
+
+def _swap(box: Path, path: Path) -> None:
+    try:
+        if os.path.lexists(path):
+            path.rename(box / _OLD)
+        (box / NEW).rename(path)
+    except BaseException:
+        if os.path.lexists(box / _OLD) and not os.path.lexists(path):
+            (box / _OLD).rename(path)
+        raise
+
+
+def clear_drafts(folder: Path) -> None:
+    """Removes the drafts of killed processes from a folder, and ends the replacements that they had begun."""
+    _cleared.add(folder.absolute())
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        boxes = [Path(e) for e in entries if _BOX.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
+        for box in boxes:
+            with contextlib.suppress(OSError):  # another user's, or cleared by another process meanwhile
+                _clear_box(box)
+
+
+def _clear_box(box: Path) -> None:
+    others = {entry.name for entry in box.iterdir()} - {NEW, _OLD, _OWNER}
+    if not all(name.startswith(_TEMPORARY) for name in others):
+        return
+    owner = _lock(box / _OWNER, without_locks=False)
+    if owner is None:
+        return
+    try:
+        name = os.fsdecode(os.read(owner, 4096))
+        if name and (box / _OLD).exists() and (box / NEW).exists():  # killed between the two renames
+            path = box.parent / Path(name).name
+            if not os.path.lexists(path):
+                _swap(box, path)
+        shutil.rmtree(box)
+    finally:
+        os.close(owner)
+
+
+# -- locks
+
+
+# of file systems that have no locks
+_NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+
+
+def _lock(path: Path, *, without_locks: bool = True) -> int | None:
+    """Makes and locks a file without waiting; None if a living process has it locked.
+
+    The lock ends when the descriptor is closed, or with the process. A file that was unlinked between opening
+    and locking guards nothing and is not taken.
+
+    Args:
+        path: of the file.
+        without_locks: what to take for granted on a file system that has no locks: True that the file is
+            free, False that it is locked.
+    """
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    while True:
+        opened = os.open(path, flags, 0o666)
+        try:
+            if not _try_lock(opened, without_locks):
+                os.close(opened)
+                return None
+            if _is_at(opened, path):
+                return opened
+        except BaseException:
+            os.close(opened)
+            raise
+        os.close(opened)
+
+
+def _is_at(opened: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(opened), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _try_lock(opened: int, without_locks: bool) -> bool:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        try:
+            msvcrt.locking(opened, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        except OSError:
+            return False
+        return True
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        if error.errno in _NO_LOCKS:
+            return without_locks
+        raise
+    return True
+
+
+@contextlib.contextmanager
+def held(folder: str | Path) -> Iterator[Path]:
+    """Holds an output folder for this process; it is made if it is not there, and removed if left empty.
+
+    Drafts that killed processes left in it are cleared away.
+
+    Raises:
+        OutputError: if another living process holds it, or it cannot be written.
+    """
+    folder = Path(folder)
+    made: list[Path] = []
+    try:
+        try:
+            owner = _hold(folder, made)
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be used as output: {error.strerror or error}.") from error
+        if owner is None:
+            raise OutputError(
+                f"{folder} is in use by another run. Wait for it to end, or choose another folder."
+            )
+        try:
+            clear_drafts(folder)
+            yield folder
+        finally:
+            if _is_at(owner, folder / LOCK):  # the user may have removed the folder
+                with contextlib.suppress(OSError):
+                    (folder / LOCK).unlink()  # before the lock ends, or it would be another process's by now
+            os.close(owner)
+    finally:
+        for one in reversed(made):
+            with contextlib.suppress(OSError):  # it is not empty
+                one.rmdir()
+
+
+def _hold(folder: Path, made: list[Path]) -> int | None:
+    while True:
+        missing = []
+        above = folder
+        while not above.exists():
+            missing.append(above)
+            above = above.parent
+        for one in reversed(missing):
+            one.mkdir(exist_ok=True)
+            made.append(one)
+        folder.mkdir(exist_ok=True)  # refuses a file
+        try:
+            return _lock(folder / LOCK)
+        except FileNotFoundError:  # the process that made the folder has just removed it
+            continue
+
+
+# -- files in a folder
+
+
+def files_under(folder: Path, *, empty_folders: bool = False) -> list[str]:
+    """The relative paths ("a/b.txt") of all files in a folder, sorted; symbolic links are not followed.
+
+    Args:
+        folder: where to look.
+        empty_folders: True lists folders without any entry, too, as "a/b/".
+    """
+    found: list[str] = []
+
+    def walk(at: Path, above: str) -> None:
+        with os.scandir(at) as entries:
+            for entry in sorted(entries, key=lambda one: one.name):
+                name = above + entry.name
+                if not entry.is_dir(follow_symlinks=False):
+                    found.append(name)
+                    continue
+                before = len(found)
+                walk(Path(entry), f"{name}/")
+                if empty_folders and len(found) == before:
+                    found.append(f"{name}/")
+
+    walk(folder, "")
+    return found
+
+
+def remove_files(folder: Path, names: Iterable[str]) -> None:
+    """Removes files by their paths in a folder, one by one, and the subfolders that this leaves empty."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+        remove_empty(folder, name)
+
+
+def move_files(folder: Path, names: Iterable[str], to: Path) -> None:
+    """Moves files, one by one, to the same relative paths in another folder on the same disk."""
+    for name in names:
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).rename(to / name)
+        remove_empty(folder, name)
+
+
+def remove_empty(folder: Path, name: str) -> None:
+    """Removes the folders between `folder` and the file `name` in it that are empty."""
+    for parent in list(Path(name).parents)[:-1]:
+        with contextlib.suppress(OSError):  # it is not empty
+            (folder / parent).rmdir()
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes indented UTF-8 JSON, whole or not at all. NaN and infinity are refused."""
+    with whole_file(path) as draft:
+        draft.write_text(
+            json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Writes numpy arrays by name as safetensors with a checksum, whole or not at all; see `read_arrays`."""
+    from safetensors.numpy import save
+
+    with whole_file(path) as draft:
+        draft.write_bytes(save(dict(arrays), {"sha256": _checksum(arrays)}))
+
+
+def read_arrays(path: Path) -> dict[str, Any] | None:
+    """The arrays of `write_arrays`; None if the file is missing or not as it was written."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as opened:
+            expected = (opened.metadata() or {}).get("sha256")
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dict
+    except (OSError, SafetensorError):
+        return None
+    return arrays if expected == _checksum(arrays) else None
+
+
+def _checksum(arrays: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, 64 hex digits; it is not held in memory."""
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def fingerprint(*paths: str | Path) -> str:
+    """SHA-256 (64 hex digits) over the names and bytes of files, folders walked in name order."""
+    digest = hashlib.sha256()
+    for path in map(Path, paths):
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            digest.update(str(file.relative_to(path.parent)).encode() + b"\0")
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,322 @@
+"""What users give (paths, files, JSON, YAML, Arrow tables), checked in one place.
+
+Whatever is wrong with it becomes a StzooError here, or a ValueError whose text the caller puts behind file
+and line. So ~nouser, endless nesting, repeated keys, halves of surrogate pairs, pipes that nobody writes to
+and dates that Python has no value for never reach the code behind.
+"""
+
+import contextlib
+import json
+import re
+import stat
+import types
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Union, get_args, get_origin
+
+import yaml
+
+from stzoo.errors import DataError, StzooError, abbreviated, quoted
+
+MAX_DEPTH = 64
+MAX_VALUES = 100_000  # of a recipe, with its aliases expanded
+_PIPES = (Path("/dev/fd"), Path("/proc/self/fd"), Path("/dev"))  # of the shell: <(command), /dev/stdin
+_KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+_NUMBER = re.compile(r"\s*[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?\s*")
+
+
+# Paths and files
+
+
+def user_path(given: str | Path, error: type[StzooError] = DataError) -> Path:
+    """The path that a user gave, with `~` expanded; nothing needs to be there.
+
+    Raises:
+        StzooError: of the type `error`, if there can be nothing under that name, or it must not be looked at.
+    """
+    shown = quoted(str(given))
+    try:
+        path = Path(given).expanduser()
+        str(path).encode()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except RuntimeError:
+        raise error(
+            f"{abbreviated(str(given))} names the home folder of a user that this machine does not have. "
+            "Check the name; for a file whose name begins with ~, write ./ before it."
+        ) from None
+    except UnicodeEncodeError:
+        raise error(f"{shown} is not valid UTF-8. Rename the file, or link to it.") from None
+    except (OSError, ValueError) as problem:  # a part of over 255 characters, a NUL byte, no permission
+        reason = getattr(problem, "strerror", None) or problem
+        raise error(f"{shown} cannot be used as a path: {reason}.") from None
+    return path
+
+
+def open_input(path: Path) -> BinaryIO:
+    """Opens a file for reading bytes; never waits for a writer.
+
+    Raises:
+        DataError: if it is something else, e.g. a named pipe or a folder. Pipes of the shell, <(command),
+            can be read.
+        OSError: if it cannot be opened.
+    """
+    check_is_file(path)
+    return path.open("rb")
+
+
+def check_is_file(path: Path, error: type[StzooError] = DataError) -> None:
+    """Refuses what is no regular file; see `open_input`."""
+    mode = path.stat().st_mode
+    if stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and path.absolute().parent in _PIPES):
+        return
+    kind = next((name for fits, name in _KINDS if fits(mode)), "a device")
+    raise error(f"{abbreviated(str(path))} is {kind}; expected a file.")
+
+
+# JSON and YAML
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: if it is not JSON, a key stands twice in one object, it is nested more than `MAX_DEPTH`
+            deep, or a text in it has half of a surrogate pair; its message says which.
+    """
+    try:
+        value = _decoder.decode(text)
+    except RecursionError:
+        raise ValueError(f"nested more than {MAX_DEPTH} deep") from None
+    if text.count("[") + text.count("{") > MAX_DEPTH or _HALF_PAIR.search(text):
+        check_value(value)
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {quoted(next(n for n in names if names.count(n) > 1))} twice")
+    return found
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_unique)
+
+
+def check_value(value: Any, most: int | None = None) -> None:
+    """Refuses values that no row or setting can be.
+
+    Args:
+        value: of JSON or YAML.
+        most: how many values there may be in it.
+
+    Raises:
+        ValueError: if it is nested more than `MAX_DEPTH` deep, a text has half of a surrogate pair, a key is
+            no text, or something is of no type that JSON has.
+    """
+    level, count = [("", value)], 0
+    for _ in range(MAX_DEPTH + 1):
+        below: list[tuple[str, Any]] = []
+        count += len(level)
+        if most is not None and count > most:
+            raise ValueError(f"more than {most} values")
+        for place, one in level:
+            if isinstance(one, dict):
+                for key, part in one.items():
+                    if not isinstance(key, str):
+                        raise ValueError(f"the key {quoted(str(key))}{_in(place)}, which is not text")
+                    _check_text(key, f"a key{_in(place)}")
+                    below.append((f"{place}.{key}" if place else key, part))
+            elif isinstance(one, list):
+                below.extend((f"{place}[{number}]", part) for number, part in enumerate(one))
+            elif isinstance(one, str):
+                _check_text(one, place or "the text")
+            elif not isinstance(one, int | float | None):
+                raise ValueError(f"a value of type {type(one).__name__}{_in(place)}")
+        if not below:
+            return
+        level = below
+    raise ValueError(f"nested more than {MAX_DEPTH} deep")
+
+
+def _check_text(text: str, place: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"half of a surrogate pair, which is no character, in {abbreviated(place)}"
+        ) from None
+
+
+def _in(place: str) -> str:
+    return f" in {abbreviated(place)}" if place else ""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a number is written as everyone writes it.
+
+    YAML 1.1 takes 1:30 for 90, 1_0 for 10, 010 for 8, and 1e-4 for text. Here the first three are text, which
+    a setting that is a number refuses, and so are dates; a key that stands twice in a mapping is refused.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [
+            (tag, pattern) for tag, pattern in known if not tag.endswith((":int", ":float", ":timestamp"))
+        ]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            line = node.start_mark.line + 1
+            raise ValueError(
+                f"the key {quoted(repeated[0])} twice (in the mapping of line {line}); keep one of them"
+            )
+        return node
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"[-+]?(([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$"
+    ),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text: of the types that JSON has.
+
+    Raises:
+        ValueError: if it is not YAML, a key stands twice, or see `check_value`.
+    """
+    try:
+        value = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+    except RecursionError:
+        raise ValueError(f"nested more than {MAX_DEPTH} deep") from None
+    except (yaml.YAMLError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
+        raise ValueError(f"not YAML ({error})") from None  # e.g. !!bool of a word that is none
+    check_value(value, MAX_VALUES)
+    return value
+
+
+def check_number(kind: Any, value: Any) -> None:
+    """Refuses true, 1_0 and the like where a type, or the items of one, are numbers.
+
+    Args:
+        kind: an annotation, e.g. int, float | None, dict[str, float].
+        value: what is to become of that type.
+
+    Raises:
+        ValueError: it says what was expected.
+    """
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin is dict and isinstance(value, dict):
+        for one in value.values():
+            check_number(parts[1], one)
+    elif origin in (list, tuple) and isinstance(value, list | tuple):
+        for one in value:
+            check_number(parts[0], one)
+    elif kind in (int, float) or (origin in (types.UnionType, Union) and {int, float} & {*parts}):
+        others = {*parts} - {int, float}
+        wrong_bool = isinstance(value, bool) and bool not in others
+        if wrong_bool or (isinstance(value, str) and str not in others and not _NUMBER.fullmatch(value)):
+            raise ValueError("expected a plain number such as 10, 0.5 or 1e-4")
+
+
+# Arrow tables
+
+
+def check_column_names(path: object, names: Sequence[str]) -> None:
+    """Refuses names that stand twice, of which one would be passed over.
+
+    Raises:
+        DataError: if there is one.
+    """
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise DataError(f"{path} has two columns named {quoted(name)}; expected each name once.")
+
+
+@contextlib.contextmanager
+def open_parquet(path: Path) -> Iterator[Any]:
+    """Opens a Parquet file, a `pyarrow.parquet.ParquetFile`, and explains what goes wrong while it is read.
+
+    Raises:
+        DataError: if it is damaged, or two columns have one name.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        check_is_file(path)
+        # With a buffer it reads a column piece by piece, not a whole row group at once.
+        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as opened:
+            check_column_names(path, opened.schema_arrow.names)
+            yield opened
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}); expected a whole Parquet file.") from error
+
+
+def check_tables(path: object, tables: Iterable[Any]) -> Iterator[Any]:
+    """Arrow tables of a mapped file, checked: a damaged offset would end the process when a value is read.
+
+    Raises:
+        DataError: if one is damaged.
+    """
+    import pyarrow as pa
+
+    for table in tables:
+        try:
+            table.validate(full=True)
+        except pa.ArrowException as error:
+            raise DataError(f"{path} is damaged ({error}). Write or fetch it again.") from None
+        yield table
+
+
+def arrow_value(table: Any, column: str, row: int) -> Any:
+    """One value of an Arrow table as a Python value.
+
+    Raises:
+        ValueError: if Python has no such value, e.g. of a date in the year 20000.
+    """
+    try:
+        return table.column(column)[row].as_py()
+    except UnicodeDecodeError:
+        raise ValueError(f"a string that is not UTF-8 in {abbreviated(column)}") from None
+    except (ValueError, ArithmeticError, LookupError, TypeError, NotImplementedError) as error:
+        raise ValueError(f"a value in {abbreviated(column)} that cannot be read ({error})") from None
+
+
+def arrow_rows(path: object, table: Any, first: int = 1) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows of an Arrow table, each with its number.
+
+    Raises:
+        DataError: if a value cannot be read; it names the row and the column.
+    """
+    try:
+        rows = table.to_pylist()
+    except (ValueError, ArithmeticError, LookupError, TypeError, NotImplementedError):
+        rows = _one_by_one(path, table, first)
+    yield from enumerate(rows, first)
+
+
+def _one_by_one(path: object, table: Any, first: int) -> Iterator[dict[str, Any]]:
+    for row in range(len(table)):
+        try:
+            yield {name: arrow_value(table, name, row) for name in table.schema.names}
+        except ValueError as error:
+            raise DataError.at(
+                path,
+                first + row,
+                str(error),
+                "a value that Python can hold; change it, or leave the column out of the file",
+            ) from None

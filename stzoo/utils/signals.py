@@ -1,0 +1,71 @@
+"""Stop signals: Ctrl-C and SIGTERM wait until the training step is done and its checkpoint is saved."""
+
+import contextlib
+import os
+import signal
+import threading
+from types import FrameType
+from typing import Any, NoReturn, Self
+
+from stzoo.utils.messages import notify
+
+
+class StopSignals:
+    """Defers the first Ctrl-C or SIGTERM inside a `with` block; a second one acts at once.
+
+    Handlers are set in the main thread only, not where the signal is ignored, and are restored at the end of
+    the block.
+
+    Attributes:
+        received: number of the signal that asks to stop; 0 if none does.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, Any] = {}
+        self._process = os.getpid()
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                before = signal.getsignal(number)
+                if before not in (signal.SIG_IGN, None):
+                    self._before[number] = before
+                    signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - as signal calls it
+        if os.getpid() != self._process:  # a worker of the data loader, which was forked with this handler
+            if number == signal.SIGTERM:  # by which its parent ends it; on Ctrl-C the parent decides
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            return
+        if self.received:
+            self._restore()
+            signal.raise_signal(number)
+            return
+        self.received = number
+        with contextlib.suppress(RuntimeError):  # where the signal has interrupted another message
+            notify("stopping after this step and saving a checkpoint. A second signal stops at once.")
+
+    def _restore(self) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def leave(self) -> NoReturn:
+        """Does what the received signal would have done without this block.
+
+        Raises:
+            KeyboardInterrupt: for Ctrl-C.
+            SystemExit: for SIGTERM, with the exit code 143, unless the program has a handler for it.
+        """
+        self._restore()
+        before = self._before.get(self.received)
+        if callable(before):
+            before(self.received, None)
+        if self.received == signal.SIGTERM:
+            raise SystemExit(128 + self.received)
+        raise KeyboardInterrupt

@@ -1,0 +1,124 @@
+import gzip
+import os
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stzoo.data import texts
+from stzoo.data.texts import Texts, numbered_lines, numbered_objects
+from stzoo.errors import DataError
+
+# All that UTF-8 can hold; short ones of few letters repeat.
+strings = st.lists(st.one_of(st.text(), st.text("aé\U0001d538", max_size=2)), max_size=30)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_chunks():
+    """Chunks of a few texts, so that some examples have several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(texts, "CHUNK_BYTES", 150)
+        yield
+
+
+@settings(deadline=None)
+@given(strings, st.data())
+def test_texts_are_what_they_were_made_of(given_texts, draw):
+    held = Texts(iter(given_texts))
+    assert (len(held), list(held)) == (len(given_texts), given_texts)
+    assert [held[i] for i in range(-len(held), len(held))] == given_texts + given_texts
+    part = draw.draw(st.slices(len(given_texts)))
+    assert held[part] == given_texts[part]
+    assert held[:: 1 << 63] == given_texts[:1]
+    for place in (len(held), -len(held) - 1):
+        with pytest.raises(IndexError):
+            held[place]
+
+
+@settings(deadline=None)
+@given(strings, strings)
+def test_texts_equal_what_holds_the_same_strings(some, others):
+    same = some == others
+    assert (Texts(some) == Texts(others), Texts(some) == others, others == Texts(some)) == (same, same, same)
+    assert Texts(some) == tuple(some) == Texts(some)
+    assert Texts(some) != [*some, ""]
+    assert Texts(some) != "".join(some)
+
+
+@settings(deadline=None)
+@given(strings)
+def test_they_sort_by_code_point_and_equals_keep_their_order(given_texts):
+    order = Texts(given_texts).sort_order()
+    assert order.dtype == np.int64
+    assert order.tolist() == sorted(range(len(given_texts)), key=given_texts.__getitem__)
+
+
+@settings(deadline=None)
+@given(strings)
+def test_the_first_repeat_is_found(given_texts):
+    repeats = (place for place, text in enumerate(given_texts) if text in given_texts[:place])
+    assert Texts(given_texts).first_repeat() == next(repeats, None)
+
+
+def test_equal_hashes_of_other_texts_are_no_repeat(monkeypatch):
+    monkeypatch.setattr(texts, "hash", len, raising=False)
+    assert Texts(["ab", "cd", "e", "ef"]).first_repeat() is None
+    assert Texts(["ab", "cd", "e", "cd"]).first_repeat() == 3
+
+
+def test_a_text_takes_its_bytes_and_eight_more(monkeypatch):
+    monkeypatch.setattr(texts, "CHUNK_BYTES", 1 << 20)
+    draw = random.Random(0)
+    given_texts = ["слово word " * draw.randrange(99) for _ in range(5000)]
+    size = sum(len(text.encode()) for text in given_texts)
+    held = Texts(given_texts)
+    assert size + 8 * 5000 <= held.nbytes < size + 8 * 5010
+
+
+def test_half_of_a_surrogate_pair_is_refused():
+    with pytest.raises(UnicodeEncodeError):
+        Texts(["fine", "\ud800"])
+
+
+def test_lines_are_numbered_and_blank_ones_passed_over(tmp_path):
+    # Other marks that some take for the end of a line are part of it.
+    content = "\ufeffone\r\n\n \t\n\ufefftwo\x0b\x85\u2028\nthree".encode()
+    (tmp_path / "a.txt").write_bytes(content)
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(content))
+    for name in ("a.txt", "a.txt.gz"):
+        found = list(numbered_lines(tmp_path / name))
+        assert found == [(1, "one"), (4, "\ufefftwo\x0b\x85\u2028"), (5, "three")]
+
+
+def test_objects_are_read_line_by_line_and_anything_else_is_named(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n\n{"b": "é"}\n"c"\n', encoding="utf-8")
+    rows = numbered_objects(tmp_path / "a.jsonl")
+    assert [next(rows), next(rows)] == [(1, {"a": 1}), (3, {"b": "é"})]
+    with pytest.raises(DataError, match=r"a\.jsonl:4: a JSON str"):
+        next(rows)
+
+
+def test_a_pipe_is_read_as_a_file():
+    out, into = os.pipe()
+    os.write(into, "".join(f"{i}\n" for i in range(2500)).encode())
+    os.close(into)
+    assert len(list(numbered_lines(Path(f"/dev/fd/{out}"), progress=True))) == 2500
+    os.close(out)
+
+
+def test_a_bar_is_shown_when_reading_takes_over_two_seconds(tmp_path, capsys):
+    shown, hidden = tmp_path / "shown.jsonl", tmp_path / "hidden.jsonl"
+    for path in (shown, hidden):
+        path.write_text("x\n" * 2500)
+    assert len(list(numbered_lines(shown, progress=True))) == 2500
+    assert capsys.readouterr().err.strip() == ""
+    for (number, _), _ in zip(numbered_lines(shown, True), numbered_lines(hidden, False), strict=True):
+        if number == 999:
+            time.sleep(2.1)
+    bar = capsys.readouterr().err
+    assert "Reading shown.jsonl:" in bar
+    assert "hidden" not in bar

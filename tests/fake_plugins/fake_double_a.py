@@ -1,6 +1,0 @@
-from stzoo.hookspecs import Component, hookimpl
-
-
-@hookimpl
-def stzoo_objectives():
-    yield Component(name="fake-double-a", build=print, summary="never seen: its plugin's name is taken")

@@ -1,0 +1,6 @@
+from stzoo.plugins.hookspecs import Component, hookimpl
+
+
+@hookimpl
+def stzoo_objectives():
+    yield Component(name="fake-double-a", build=print, summary="never seen: its plugin's name is taken")
