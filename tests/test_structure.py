@@ -1,6 +1,10 @@
 """Rules that import-linter and ruff cannot state."""
 
 import ast
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -41,3 +45,25 @@ def test_no_stored_file_can_run_code():
                 assert given.get("allow_pickle", "False") == "False", f"{path}:{node.lineno}"
                 if ast.unparse(node.func) == "torch.load":
                     assert given.get("weights_only") == "True", f"{path}:{node.lineno}"
+
+
+def imported(path):
+    """The packages that are imported anywhere in a file, the standard library's apart."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) else []
+        yield from {name.split(".")[0] for name in names} - sys.stdlib_module_names
+
+
+def test_every_imported_package_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [
+        one for name, listed in project["optional-dependencies"].items() if name != "dev" for one in listed
+    ]
+    declared = {re.match(r"[\w.-]+", one)[0].lower() for one in [*project["dependencies"], *extras]}
+    declared |= {"stzoo", "pydantic_core"}  # pydantic pins the latter
+    distributions = packages_distributions()
+    for path in CORE:
+        for package in imported(path):
+            owners = {name.lower().replace("_", "-") for name in distributions.get(package, [package])}
+            assert owners & {name.replace("_", "-") for name in declared}, f"{path} imports {package}"

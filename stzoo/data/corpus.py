@@ -17,6 +17,10 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+from filelock import FileLock
+from tqdm import tqdm
+
 from stzoo.data import corpus_rows as rows
 from stzoo.data import corpus_sources as readers
 from stzoo.data import pydocs, words
@@ -188,8 +192,6 @@ def _key(
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Waits while another process makes the folder, and clears away what a killed one has left of it."""
-    from filelock import FileLock
-
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.with_suffix(".lock"))
@@ -233,8 +235,6 @@ def _write(
     skip_bad_lines: bool,
 ) -> dict[str, Any]:
     """Streams the rows of all parts into an Arrow file, and says what came of it."""
-    import pyarrow as pa
-
     counts = {"rows": 0, "dropped": 0, "bad_lines": 0}
     digest = hashlib.sha256()
     kinds = {"id": str, "text": str, **columns}
@@ -280,8 +280,6 @@ def _passages(
     counts: dict[str, int],
 ) -> Iterator[rows.Row]:
     """The passages to keep; the others are counted."""
-    from tqdm import tqdm
-
     sizes = [sum(file.stat().st_size for file in part.files) for part in parts]
     with tqdm(total=sum(sizes), unit="B", unit_scale=True, desc="reading the corpus", disable=None) as bar:
         for done, size, part in zip(accumulate(sizes, initial=0), sizes, parts, strict=False):

@@ -20,6 +20,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+from huggingface_hub import constants
+from tqdm import tqdm
+
 from stzoo.data.beir import BEIR_FILES, is_beir, write_beir
 from stzoo.data.qrels import as_grade
 from stzoo.data.registry import Entry, entries
@@ -36,8 +40,6 @@ _CHUNK = 1 << 20
 
 def offline() -> bool:
     """True if HF_HUB_OFFLINE forbids the network; the archives keep to it too."""
-    from huggingface_hub import constants
-
     return bool(constants.HF_HUB_OFFLINE)
 
 
@@ -53,8 +55,6 @@ def alone(entry: Entry, place: Path) -> Iterator[None]:
     Raises:
         OutputError: if `place` cannot be written.
     """
-    from filelock import FileLock
-
     with writing(place):
         place.mkdir(parents=True, exist_ok=True)
         lock = FileLock(place / f"{entry.zip or entry.name}.lock")
@@ -83,7 +83,6 @@ def from_hub(entry: Entry, place: Path, progress: bool | None = None, *, split: 
         OutputError: if it cannot be written.
     """
     import datasets
-    from tqdm import tqdm
 
     assert entry.mteb, "a set without a copy of mteb's"
     where = f"the Hub ({entry.mteb} at {entry.revision})"
@@ -137,8 +136,6 @@ def _together(entry: Entry) -> list[Entry]:
 
 
 def _download(entry: Entry, path: Path, progress: bool | None) -> None:
-    from tqdm import tqdm
-
     url, digest, size = archive_url(entry), hashlib.md5(usedforsecurity=False), 0
     if not url.startswith(("https://", "http://")):
         raise DataError(f"{url} is no web address; expected one in STZOO_BEIR_URL.")

@@ -30,6 +30,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tqdm import tqdm
+
 from stzoo.data.beir import write_beir
 from stzoo.errors import DataError
 
@@ -174,8 +176,6 @@ def write_pydocs(folder: str | Path) -> Path:
 @functools.cache
 def docstrings() -> tuple[Docstring, ...]:
     """Every docstring of the standard library, in the order of its source files."""
-    from tqdm import tqdm
-
     root = Path(sysconfig.get_path("stdlib"))
     found: list[Docstring] = []
     names: dict[str, int] = {}

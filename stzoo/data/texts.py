@@ -13,13 +13,15 @@ from contextvars import ContextVar
 from json import JSONDecodeError
 from operator import eq
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any, TypeVar, overload
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from tqdm import tqdm
 
 from stzoo.errors import DataError
 from stzoo.utils.inputs import open_input, parse_json
-
-if TYPE_CHECKING:
-    import numpy as np
 
 CHUNK_BYTES = 1 << 20
 R = TypeVar("R")
@@ -101,18 +103,13 @@ class Texts(Sequence[str]):
         """Bytes of memory that the texts take."""
         return int(self._chunks.nbytes)
 
-    def sort_order(self) -> "np.ndarray":
+    def sort_order(self) -> np.ndarray:
         """int64 [N], the places of the texts in ascending order of their code points; equals keep theirs."""
-        import numpy as np
-        import pyarrow.compute as pc
-
         # Bytes of UTF-8 sort as the code points that they stand for, and Arrow sorts bytes.
         return pc.sort_indices(self._chunks).to_numpy().view(np.int64)
 
     def first_repeat(self) -> int | None:
         """The place of the first text that has stood before, or None; takes nine bytes of memory a text."""
-        import numpy as np
-
         hashes = np.fromiter(map(hash, self), np.int64, len(self))
         hashes.sort()
         suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
@@ -147,15 +144,10 @@ class TextsWriter:
 
     def finish(self) -> Texts:
         """All texts so far."""
-        import pyarrow as pa
-
         self._flush()
         return Texts._of(pa.chunked_array(self._chunks, pa.large_string()))
 
     def _flush(self) -> None:
-        import numpy as np
-        import pyarrow as pa
-
         ends = np.cumsum([0, *map(len, self._waiting)], dtype=np.int64)
         # Arrow's own builders leave room to grow behind the texts.
         data = pa.py_buffer(b"".join(self._waiting))
@@ -173,8 +165,6 @@ def numbered_lines(path: Path, progress: bool | None = None) -> Iterator[tuple[i
     Raises:
         DataError: if the file cannot be read to its end, or is not UTF-8.
     """
-    from tqdm import tqdm
-
     number = 0
     off = None if progress is None else not progress
     try:

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
+
 from stzoo.data.beir import JudgedSet
 from stzoo.data.qrels import Qrels, add_judgement, is_header, read_judgements
 from stzoo.data.texts import numbered_lines
@@ -47,8 +49,6 @@ def read_run(path: str | Path, progress: bool | None = None) -> Run:
     Raises:
         DataError: if a line does not hold (named by file and line), or there is none.
     """
-    import numpy as np
-
     path = Path(path)
     run: dict[str, dict[str, float]] = {}
     for line, row in numbered_lines(path, progress):
@@ -144,7 +144,5 @@ def check_ids(judged: JudgedSet) -> None:
 
 def in_order(found: Mapping[str, float]) -> list[str]:
     """One query's document ids in trec_eval's order: float32 score descending, then id descending."""
-    import numpy as np
-
     scores = dict(zip(found, np.fromiter(found.values(), np.float32, len(found)).tolist(), strict=True))
     return sorted(found, key=lambda document: (scores[document], document), reverse=True)

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
+import numpy as np
+from scipy import stats
+
 from stzoo.data.qrels import GRADE, MAX_GRADE, Qrels
 from stzoo.data.trec import Run, in_order
 from stzoo.errors import DataError, quoted
@@ -157,9 +160,6 @@ def paired_test(a: Mapping[str, float], b: Mapping[str, float], *, seed: int = 0
         DataError: if the queries differ, or are fewer than two.
     Source: Smucker, Allan, Carterette, CIKM 2007 (https://doi.org/10.1145/1321440.1321528).
     """
-    import numpy as np
-    from scipy import stats
-
     if a.keys() != b.keys():
         odd = sorted(a.keys() ^ b.keys())
         raise DataError(

@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sentence_transformers.base.evaluation import BaseEvaluator
 
 from stzoo.data.beir import JudgedSet, names_beir, read_beir
@@ -114,9 +116,6 @@ def hold_out(train: TrainingSet, queries: int, seed: int) -> tuple[TrainingSet, 
     Returns:
         the rest, the held-out queries, and how many of these share an answer with the rest.
     """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
     Q, positives = len(train.query_ids), train.positives
     links = np.repeat(np.arange(Q), np.diff(positives.starts)), Q + positives.places
     graph = coo_array((np.ones(len(links[0]), bool), links), shape=(Q + len(train.passages),) * 2)

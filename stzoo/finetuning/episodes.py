@@ -38,8 +38,9 @@ from stzoo.finetuning.data import DEV_METRIC
 from stzoo.finetuning.mining.searchers import Dense, Finder, Lexical
 from stzoo.finetuning.mining.shards import mine_into
 from stzoo.finetuning.multitask import STATE
-from stzoo.models.loaded import Opened, parse_name
+from stzoo.models.loaded import Opened
 from stzoo.models.loading import like
+from stzoo.models.names import parse_name
 from stzoo.retrieval.search.retriever import Retriever
 from stzoo.training.runs import SCRATCH, Run, finite
 from stzoo.training.settings import FinetuneSettings

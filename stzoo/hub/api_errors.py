@@ -4,6 +4,10 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import httpx2
+from huggingface_hub import constants, get_token
+from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
+
 from stzoo.errors import PublishError, StzooError, first_line
 from stzoo.utils.network import limit_waits
 
@@ -17,8 +21,6 @@ def asking(what: str, left: str = "", kind: type[StzooError] = PublishError) -> 
         left: what is there now, if something was begun: a sentence without its full stop.
         kind: of the error.
     """
-    from huggingface_hub import get_token
-
     limit_waits()
     try:
         yield
@@ -45,9 +47,6 @@ def _answer(error: Any) -> Any:
 
 
 def _told(error: Exception) -> str:
-    from huggingface_hub import constants
-    from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
-
     if constants.is_offline_mode() and any(
         isinstance(one, OfflineModeIsEnabled) for one in (error, error.__cause__)
     ):
@@ -82,8 +81,6 @@ def _told(error: Exception) -> str:
 
 def _is_of_the_way(error: BaseException | None) -> bool:
     """True if an error, or one that it comes from, is of the network or the disk, not of the answer."""
-    import httpx2
-
     while error is not None:
         if isinstance(error, OSError | httpx2.RequestError):
             return True

@@ -19,6 +19,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
 from stzoo.data import registry
 from stzoo.errors import DataError, ModelError, OutputError, RecipeError, StzooError, first_line
 from stzoo.evaluation.report.intervals import RESAMPLES, Interval
@@ -167,8 +172,6 @@ def write(folder: Path) -> None:
 
 def metadata(text: str) -> dict[str, Any]:
     """The front matter of a card as plain values."""
-    from huggingface_hub import ModelCard
-
     return dict(json.loads(json.dumps(ModelCard(text).data.to_dict(), default=str)))
 
 
@@ -178,9 +181,6 @@ def check_repo_id(repo_id: str) -> None:
     Raises:
         RecipeError: if it cannot.
     """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
     try:
         if repo_id:
             validate_repo_id(repo_id)
@@ -215,8 +215,6 @@ def _metadata(
     Raises:
         RecipeError: if a field is of a form that the Hub refuses.
     """
-    from huggingface_hub import ModelCardData
-
     methods = [name for step in steps for kind, name, _ in step.methods if kind in ("objective", "balancer")]
     bases = [base for base in (origin and origin.hub_id, *(step.base_id for step in steps)) if base][:1]
     datasets = [one for step in steps for one in step.datasets]
@@ -279,8 +277,6 @@ def _check(text: str, data: Any) -> None:
     Raises:
         DataError: if they do not.
     """
-    from huggingface_hub import ModelCard
-
     try:
         same = ModelCard(text).data.to_dict() == data.to_dict()
     except ValueError as error:
@@ -293,8 +289,6 @@ def _check(text: str, data: Any) -> None:
 
 
 def _render(**given: Any) -> str:
-    import jinja2
-
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=False,  # noqa: S701 - Markdown; texts go through `plain`, `code` or `fenced`

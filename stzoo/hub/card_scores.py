@@ -12,6 +12,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
+
 from stzoo.data import registry
 from stzoo.errors import DataError
 from stzoo.evaluation.bench import kilt_suite
@@ -148,8 +151,6 @@ def _leaks(results: Path, rows: list[Row]) -> list[Leak]:
 
 def model_index(scored: Scored) -> list[Any]:
     """`EvalResult`s for the front matter: every measure of every data set."""
-    from huggingface_hub import EvalResult
-
     found = []
     for row in scored.rows:
         result = row.result
@@ -179,9 +180,6 @@ def _of_other_data(result: Any) -> bool:
 
 def eval_results(scored: Scored) -> dict[str, bytes]:
     """`.eval_results/TASK.yaml`, of the sets of mteb whose official split and data were scored."""
-    import yaml
-    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
-
     files = {}
     for row in scored.rows:
         result = row.result

@@ -26,6 +26,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import is_sentence_transformer_model
+from tqdm import tqdm
+
 from stzoo.errors import DataError, ExportError, ModelError, OutputError, RecipeError, first_line
 from stzoo.hub import card, layout, verify_standalone
 from stzoo.models.check_weights import first_not_finite
@@ -84,8 +89,6 @@ def export(
     Unlike `SentenceTransformer.save_pretrained`: module paths, pooling keys, `sentence_bert_config.json`,
     tokenizer class and rotary settings are those of 5.x, of which no version then warns; nothing is pickled.
     """
-    from tqdm import tqdm
-
     output = check_model_output(output, overwrite, [model])
     source = Path(model) if isinstance(model, str | Path) else None
     model = _loaded(model)
@@ -175,9 +178,6 @@ def _described(source: Path | None, draft: Path, name: str) -> bytes:
 
 
 def _loaded(model: Any) -> Any:
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.util import is_sentence_transformer_model
-
     if isinstance(model, SentenceTransformer):
         return model
     if not isinstance(model, str | Path):
@@ -279,8 +279,6 @@ def check(
         python: the interpreter; another environment's may have another sentence-transformers.
         trust: True lets the folders bring code of their own, which may import stzoo.
     """
-    import torch
-
     paths = [str(path) for pair in pairs for path in pair]
     threads = str(torch.get_num_threads())  # sums in the same order
     words = [*["--trust"] * trust, *paths]

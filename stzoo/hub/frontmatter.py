@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 TEXTS = {
     *("language", "license", "license_name", "license_link", "library_name", "pipeline_tag", "tags"),
@@ -36,8 +37,6 @@ def read(readme: Path) -> dict[str, Any]:
         ValueError: if it is not a mapping.
         yaml.YAMLError: if it is not YAML.
     """
-    from huggingface_hub.repocard import REGEX_YAML_BLOCK
-
     block = REGEX_YAML_BLOCK.search(readme.read_text(encoding="utf-8-sig"))
     if block is None:
         return {}

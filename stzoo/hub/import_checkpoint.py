@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from stzoo.errors import ModelError, RecipeError, UnknownNameError
 from stzoo.hub.export import check_model_output, export
 from stzoo.hub.published import Published, fetch
@@ -56,8 +58,6 @@ def import_checkpoint(
         RecipeError: if `like` is missing or given without a folder, or the importer has no such option.
         UnknownNameError: if there is no such checkpoint.
     """
-    from tqdm import tqdm
-
     require_one_process("import")
     row = find(checkpoint, like)
     output = check_model_output(output, overwrite, [checkpoint])

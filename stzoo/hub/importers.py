@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sentence_transformers import SentenceTransformer, SimilarityFunction
+from sentence_transformers.base.modules import Normalize, Router, Transformer
+from tokenizers.processors import TemplateProcessing
+
 from stzoo.errors import ModelError
 from stzoo.hub.published import Published
 from stzoo.hub.weights import ALL, encoder_of, renamed
@@ -77,8 +81,6 @@ def tower(
     Raises:
         ModelError: if the pooling or the tokenizer cannot go on the model, or it cannot read so many tokens.
     """
-    from sentence_transformers.base.modules import Normalize, Transformer
-
     positions = getattr(model.config, "max_position_embeddings", None)
     if max_tokens and positions and max_tokens > positions:
         raise ModelError(
@@ -109,16 +111,12 @@ def tower(
 
 def routed(query: list[Any], document: list[Any]) -> Any:
     """A Router with a tower for queries and one for passages; a text that is neither is refused."""
-    from sentence_transformers.base.modules import Router
-
     routes = {"query": query, "document": document}
     return Router(routes, default_route=None, allow_empty_key=False)
 
 
 def finished(modules: list[Any], checkpoint: Checkpoint) -> Any:
     """The SentenceTransformer of these modules with the checkpoint's prompts and similarity."""
-    from sentence_transformers import SentenceTransformer, SimilarityFunction
-
     return SentenceTransformer(
         modules=modules,
         prompts=dict(checkpoint.prompts),
@@ -129,8 +127,6 @@ def finished(modules: list[Any], checkpoint: Checkpoint) -> Any:
 
 def _put_title(tokenizer: Any, title: str) -> None:
     """Makes a tokenizer put a first segment, the title, before every text."""
-    from tokenizers.processors import TemplateProcessing
-
     words = tokenizer.tokenize(title)
     cls, sep = tokenizer.cls_token, tokenizer.sep_token
     first = " ".join(f"{word}:0" for word in (cls, *words, sep))

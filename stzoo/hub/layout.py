@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sentence_transformers.base.modules import Module
+
 from stzoo.errors import ExportError
 
 POOLING_SWITCHES = {  # in the order in which every version joins them
@@ -44,8 +46,6 @@ def is_built_in(module: Any) -> bool:
 
 def flat(model: Any) -> Iterator[Any]:
     """The modules of a model, those inside its routers included."""
-    from sentence_transformers.base.modules import Module
-
     return (module for module in model.modules() if isinstance(module, Module))
 
 

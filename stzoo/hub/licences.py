@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
 from stzoo.hub.api_errors import asking
 
 # they ask for no more than to be named, whatever is made of the work
@@ -59,8 +61,6 @@ def against(own: str, licence: str) -> str:
 
 
 def _licences(ask: Any, name: str) -> list[str]:
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-
     with asking(f"for the licence of {name}"):
         try:
             card = ask(name).card_data

@@ -13,6 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session, get_token
+from huggingface_hub.errors import RevisionNotFoundError
+from huggingface_hub.utils import validate_repo_id
+from tqdm import tqdm
+
 from stzoo.errors import PublishError
 from stzoo.hub import card, licences
 from stzoo.hub.api_errors import asking, status
@@ -98,9 +103,6 @@ def publish(
     Unlike `SentenceTransformer.push_to_hub`: the card is replaced, so that new scores appear; files that the
     model no longer has go; and nothing is sent that was not seen to, or that is there already.
     """
-    from huggingface_hub import HfApi
-    from tqdm import tqdm
-
     require_one_process("publish")
     folder = Path(folder)
     _check_names(folder, repo, revision)
@@ -152,8 +154,6 @@ def publish(
 
 
 def _check_names(folder: Path, repo: str, revision: str | None) -> None:
-    from huggingface_hub.utils import validate_repo_id
-
     try:
         validate_repo_id(repo)
     except ValueError as error:
@@ -167,8 +167,6 @@ def _check_names(folder: Path, repo: str, revision: str | None) -> None:
 
 
 def _check_token(api: Any) -> None:
-    from huggingface_hub import get_token
-
     with asking("who you are"):
         if get_token() is None:
             raise PublishError("there is no token to publish with. Run `hf auth login`, or set HF_TOKEN.")
@@ -182,8 +180,6 @@ def _check_token(api: Any) -> None:
 
 
 def _check_card(api: Any, text: str) -> None:
-    from huggingface_hub import get_session
-
     with asking("what it says to the card"):
         sent = {"content": text, "repoType": "model"}
         response = get_session().post(f"{api.endpoint}/api/validate-yaml", json=sent)
@@ -244,8 +240,6 @@ def _show(made: Publication, text: str, dimension: int, say: Callable[[str], Non
 
 
 def _send(api: Any, made: Publication, files: Files, there: Repository) -> None:
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
     repo, new_branch = made.repo, made.revision != MAIN and not there.branch
     sent = [name for name, facts in made.files.items() if facts["change"] != "same"]
     adds = [CommitOperationAdd(name, files[name]) for name in sent]
@@ -284,8 +278,6 @@ def _send(api: Any, made: Publication, files: Files, there: Repository) -> None:
 
 def _take_back(api: Any, made: Publication, head: str) -> None:
     """Deletes a branch that was made for a commit that failed: it shows what main has under another name."""
-    from huggingface_hub.errors import RevisionNotFoundError
-
     with asking(f"to delete the branch {made.revision} again", "It holds what main holds"):
         try:
             now = api.model_info(made.repo, revision=made.revision).sha

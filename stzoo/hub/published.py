@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
+from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoConfig
 
 from stzoo.errors import ModelError, first_line
 from stzoo.hub.api_errors import asking
@@ -66,8 +69,6 @@ class Published:
         Raises:
             ModelError: if there is none, or none that transformers knows without code from elsewhere.
         """
-        from transformers import AutoConfig
-
         place = self._home(("config.json",), inside)
         try:
             return AutoConfig.from_pretrained(place, trust_remote_code=False)
@@ -107,8 +108,6 @@ class Published:
         Raises:
             ModelError: if it is not there, or holds anything else.
         """
-        from safetensors.torch import load_file
-
         path = self.folder / name.lstrip("/")
         if path.suffix != ".safetensors":
             found = self.pickled(name)
@@ -186,8 +185,6 @@ def fetch(hub_id: str, revision: str, more: Sequence[str] = (), *, weights: bool
     Raises:
         ModelError: if the Hub does not give them.
     """
-    from huggingface_hub import snapshot_download
-
     if Path(hub_id).is_dir():
         return Path(hub_id)
 

@@ -6,6 +6,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 from unicodedata import category
 
+from huggingface_hub import get_token
+
 from stzoo.data.corpus_sources import is_hub_id
 
 NAMING = {"base", "model", "corpus", "data", "dev_data", "probe", "store", "teacher", "tokenizer"}
@@ -34,8 +36,6 @@ _SECRETS = (
 
 def redact(text: str) -> str:
     """The text without tokens, passwords and keys; paths stay."""
-    from huggingface_hub import get_token
-
     for secret, instead in (*_SECRETS, *_NAMED_SECRETS):
         text = secret.sub(instead, text)
     token = get_token()

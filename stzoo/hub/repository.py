@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import RepoFile
+from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
 from stzoo.errors import PublishError
 from stzoo.hub.api_errors import asking
 from stzoo.hub.upload_files import read, size_of
@@ -45,9 +48,6 @@ def look(api: Any, repo: str, branch: str, left: str = "") -> Repository:
     Raises:
         PublishError: if the hub does not tell, or the list of what is ours cannot be read.
     """
-    from huggingface_hub import RepoFile
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
-
     with asking(f"what {repo} holds", left):
         try:
             info, is_there = api.model_info(repo), True

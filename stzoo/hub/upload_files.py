@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from huggingface_hub import get_token
+
 from stzoo.errors import PublishError
 from stzoo.hub.export import run_alone
 from stzoo.hub.layout import POOLING_SWITCHES
@@ -160,8 +162,6 @@ def findings(name: str, content: Path | bytes) -> list[str]:
 
     Of a safetensors file its metadata is read.
     """
-    from huggingface_hub import get_token
-
     raw = _metadata(name, content) if name.endswith(".safetensors") else read(content)
     text = raw.decode("utf-8", "replace")
     if name.endswith((".json", ".safetensors")):

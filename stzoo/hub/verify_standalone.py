@@ -19,6 +19,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+from safetensors.torch import save_file
+from sentence_transformers import SentenceTransformer
+
 TEXTS = [
     "How do I remove a directory tree?",
     "wing lift " * 600,  # longer than most models read, so that the cut is compared too
@@ -59,8 +63,6 @@ def answers(model: Any, asked: dict[str, Any]) -> list[Any]:
 
 def store(path: str | Path, asked: dict[str, Any], embeddings: list[Any]) -> None:
     """Writes the questions and their answers into one safetensors file."""
-    from safetensors.torch import save_file
-
     tensors = {str(number): tensor.contiguous() for number, tensor in enumerate(embeddings)}
     save_file(tensors, str(path), metadata={"asked": json.dumps(asked)})
 
@@ -83,9 +85,6 @@ def compare(
     Raises:
         ValueError: if a setting or the shape of an embedding is another, or one is not finite.
     """
-    from safetensors import safe_open
-    from sentence_transformers import SentenceTransformer
-
     with safe_open(str(path), framework="pt") as opened:
         asked = json.loads(opened.metadata()["asked"])
         stored = [opened.get_tensor(str(number)) for number in range(len(asked["calls"]))]
@@ -114,8 +113,6 @@ def twice(folder: str | Path) -> dict[str, Any]:
         "dimension" of the embeddings; "finite", True if all their numbers are; "same", True if both loads
         gave the same bits.
     """
-    from sentence_transformers import SentenceTransformer
-
     found = []
     for _ in range(2):
         model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)

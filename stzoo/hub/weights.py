@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoModel, AutoModelForMaskedLM
 
 from stzoo.errors import ModelError, first_line
 
@@ -111,8 +112,6 @@ def encoder_of(config: Any, tensors: Mapping[str, Tensor], where: str) -> Any:
     Raises:
         ModelError: if they are neither.
     """
-    from transformers import AutoModel, AutoModelForMaskedLM
-
     try:
         with torch.device("meta"):  # to learn the family's prefix only
             prefix = AutoModel.from_config(config).base_model_prefix

@@ -11,6 +11,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+from sentence_transformers.util import load_file_path
+from transformers import PreTrainedModel
+
 from stzoo.errors import ModelError, abbreviated
 from stzoo.utils.messages import notify
 
@@ -43,8 +47,6 @@ def loading_reports() -> Iterator[list[Report]]:
     `PreTrainedModel.from_pretrained` is asked in their place. Tensors of another shape are reported as well,
     where transformers would raise an error that does not name them.
     """
-    from transformers import PreTrainedModel
-
     reports: list[Report] = []
     original = PreTrainedModel.__dict__["from_pretrained"]
 
@@ -153,9 +155,6 @@ def _check_modules(name: str, model: Any, revision: str | None) -> None:
 
     The first row of each stored tensor is compared as well, as a module's `load` may not read its weights.
     """
-    from safetensors import SafetensorError, safe_open
-    from sentence_transformers.util import load_file_path
-
     foreign = {
         key: module
         for key, module in getattr(model, "_modules", {}).items()

@@ -14,21 +14,25 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from sentence_transformers import CrossEncoder
+from sentence_transformers.util import get_device_name, load_file_path
+from tqdm import tqdm
+from transformers import AutoConfig
 
 from stzoo.data.training_sets.sets import TrainingSet
 from stzoo.errors import ModelError, OutputError, is_failure
 from stzoo.models import limits
 from stzoo.models.check_weights import check_model, loading_reports
 from stzoo.models.encode import score_pairs
-from stzoo.models.loaded import NO_REVISION, commit_of, folder_revision, limit, parse_name
+from stzoo.models.loaded import NO_REVISION, commit_of, folder_revision, limit
 from stzoo.models.loading import check_device, reason
+from stzoo.models.names import parse_name
 from stzoo.utils.distributed import is_first_process
 from stzoo.utils.files import held, read_arrays, write_arrays, write_json
 from stzoo.utils.logging import quietly
-
-if TYPE_CHECKING:
-    import numpy as np
 
 SCHEMA_VERSION = 1
 PART_QUERIES = 128  # with 30 passages each a minute of MiniLM on two CPU cores
@@ -61,9 +65,7 @@ class Teacher:
             found["model"] = self.given
         return found
 
-    def score(
-        self, queries: Sequence[str], passages: Sequence[str], *, progress: bool = False
-    ) -> "np.ndarray":
+    def score(self, queries: Sequence[str], passages: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """Scores each query with the passage at its side.
 
         Args:
@@ -77,15 +79,11 @@ class Teacher:
         Raises:
             ModelError: if a score is not finite.
         """
-        from tqdm import tqdm
-
         pairs = list(zip(queries, passages, strict=True))
         with tqdm(total=len(pairs), disable=not progress, **_BAR) as bar:
             return self._score(pairs, bar)
 
-    def _score(self, pairs: Sequence[tuple[str, str]], bar: Any) -> "np.ndarray":
-        import numpy as np
-
+    def _score(self, pairs: Sequence[tuple[str, str]], bar: Any) -> np.ndarray:
         scores = np.empty(len(pairs), np.float32)
         for rows, found in score_pairs(self.model, pairs):
             scores[rows] = found
@@ -117,9 +115,6 @@ def open_teacher(name: str, *, max_tokens: int | None = None, device: str | None
     Unlike: sentence-transformers makes a cross-encoder of anything, with a head of random weights where there
         is none, whose scores mean nothing.
     """
-    from sentence_transformers import CrossEncoder
-    from sentence_transformers.util import get_device_name
-
     check_device(device)
     name, given = parse_name(name)
     folder = Path(given)
@@ -150,9 +145,6 @@ def open_teacher(name: str, *, max_tokens: int | None = None, device: str | None
 
 def _check_kind(given: str) -> None:
     """Sees that a model was saved to score pairs."""
-    from sentence_transformers.util import load_file_path
-    from transformers import AutoConfig
-
     if load_file_path(given, "modules.json"):
         about = load_file_path(given, "config_sentence_transformers.json")
         kind = json.loads(Path(about).read_text(encoding="utf-8")).get("model_type") if about else None
@@ -184,9 +176,6 @@ def rescore(
         OutputError: if the folder is of another teacher or training set, or cannot be written.
         ModelError: if a score is not finite.
     """
-    import numpy as np
-    from tqdm import tqdm
-
     facts = {"schema_version": SCHEMA_VERSION, "teacher": teacher.facts, "training": training.fingerprint}
     facts["part_queries"] = PART_QUERIES
     sides = training.positives, training.negatives
@@ -243,12 +232,12 @@ def _claim(folder: Path, facts: dict[str, Any]) -> None:
         )
 
 
-def _write_part(file: Path, scores: "Sequence[np.ndarray]") -> None:
+def _write_part(file: Path, scores: Sequence[np.ndarray]) -> None:
     positives, negatives = scores
     write_arrays(file, {"positives": positives, "negatives": negatives})
 
 
-def _read_part(file: Path, sizes: list[int]) -> "list[np.ndarray] | None":
+def _read_part(file: Path, sizes: list[int]) -> list[np.ndarray] | None:
     """The scores of a part, or None if it is missing or damaged."""
     part = read_arrays(file)
     if part is None:

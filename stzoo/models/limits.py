@@ -11,6 +11,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import numpy as np
+import torch
+from sentence_transformers.base.modules import Module, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from torch.nn import Identity
+from transformers import PreTrainedTokenizerBase
+
 from stzoo.errors import ModelError, first_line, is_failure
 from stzoo.utils.messages import notify
 
@@ -64,9 +71,6 @@ def prepare(model: Any, name: str) -> None:
 
 def transformers_of(model: Any) -> Iterator[Any]:
     """The Transformer modules that read texts by a tokenizer of transformers, those in routers included."""
-    from sentence_transformers.base.modules import Transformer
-    from transformers import PreTrainedTokenizerBase
-
     for module in model.modules():
         if isinstance(module, Transformer) and isinstance(module.tokenizer, PreTrainedTokenizerBase):
             yield module
@@ -77,8 +81,6 @@ def positions(encoder: Any) -> int | None:
 
     RoBERTa, XLM-R and MPNet leave the rows up to that of the padding token unused, BART and OPT an offset.
     """
-    import torch
-
     found = []
     for name, table in encoder.named_modules() if isinstance(encoder, torch.nn.Module) else ():
         if isinstance(table, torch.nn.Embedding) and TABLES.fullmatch(name):
@@ -141,9 +143,6 @@ def _pad_right(name: str, model: Any, module: Any) -> None:
     Left padding shifts learned positions that are counted from the left (RoBERTa and MPNet count from the
     first token that is no padding), and puts padding where [CLS] pooling reads.
     """
-    import torch
-    from sentence_transformers.sentence_transformer.modules import Pooling
-
     if module.tokenizer.padding_side != "left" or module.transformer_task in (
         "text-generation",
         "any-to-any",
@@ -167,8 +166,6 @@ def _pad_right(name: str, model: Any, module: Any) -> None:
 
 
 def _is_module(part: Any) -> bool:
-    from sentence_transformers.base.modules import Module
-
     return isinstance(part, Module)
 
 
@@ -184,9 +181,6 @@ def _mask_padding(name: str, module: Any) -> None:
 
 def _try(model: Any, name: str) -> None:
     """Reads a short text alone and next to a long one: all parts fit, and padding is not read."""
-    import numpy as np
-    from torch.nn import Identity
-
     quiet: dict[str, Any] = {"show_progress_bar": False, "convert_to_numpy": True}
     ways: list[Callable[..., Any]]
     if hasattr(model, "encode_query"):

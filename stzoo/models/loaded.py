@@ -3,14 +3,16 @@
 import json
 import logging
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stzoo.errors import ModelError, RecipeError
+from huggingface_hub import try_to_load_from_cache
+
+from stzoo.errors import ModelError
 from stzoo.models.limits import longest, shortest
 from stzoo.models.loading import load_plain
+from stzoo.models.names import parse_name
 from stzoo.utils.files import fingerprint
 from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import collect_notes
@@ -124,28 +126,6 @@ def open_model(
     return Opened(name, place, revision, model, devices, tuple(notes))
 
 
-def parse_name(text: str) -> tuple[str, str]:
-    """Splits NAME=FOLDER_OR_HUB_ID; without NAME it is the folder's own name, or the Hub id.
-
-    Raises:
-        RecipeError: if there is no name in it.
-    """
-    name, equals, given = text.partition("=")
-    path = user_path(text, ModelError)
-    if not equals or path.exists():
-        name, given = path.resolve().name if path.is_dir() else text, text
-    if not slug(name) or not given:
-        raise RecipeError(
-            f"the model {text!r} has no name; expected FOLDER, HUB_ID or NAME=FOLDER_OR_HUB_ID."
-        )
-    return name, given
-
-
-def slug(name: str) -> str:
-    """A model's name as a folder's: "/" becomes "__", other unsafe characters "-"."""
-    return re.sub(r"[^\w.-]+", "-", name.replace("/", "__")).lstrip(".")
-
-
 def limit(model: Any, max_tokens: int, given: str) -> None:
     """Lets a model read that many tokens of a text.
 
@@ -192,8 +172,6 @@ def _may_be_read(path: Path) -> bool:
 
 def commit_of(model: Any, given: str) -> str:
     """The commit of a model that was loaded by its Hub id, or NO_REVISION."""
-    from huggingface_hub import try_to_load_from_cache
-
     for module in model.modules():
         commit = getattr(getattr(module, "config", None), "_commit_hash", None)
         if commit:

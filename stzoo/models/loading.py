@@ -7,6 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from sentence_transformers.util import is_sentence_transformer_model, load_file_path
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
 from stzoo.errors import ModelError, RecipeError, check_known, first_line, is_failure
 from stzoo.models import check_weights, limits
 from stzoo.plugins import manager
@@ -46,8 +52,6 @@ def load_plain(
             its tokenizer makes of texts, or the backend is not installed.
         RecipeError: if there is no such device, dtype or backend, or a folder is given a revision.
     """
-    from sentence_transformers import SentenceTransformer
-
     check_device(device)
     check_known("backend", backend, BACKENDS)
     options: dict[str, Any] = {"backend": backend, "revision": revision}
@@ -93,8 +97,6 @@ def load_masked_lm(name: str, dtype: Any = None) -> tuple[Any, frozenset[str]]:
     Raises:
         ModelError: if there is no masked LM of this architecture, or its files lack some of its weights.
     """
-    from transformers import AutoModelForMaskedLM
-
     how = {} if dtype is None else {"dtype": dtype}
     try:
         with quietly(), check_weights.loading_reports() as reports:
@@ -125,8 +127,6 @@ def _of_plugins(model: str, revision: str | None) -> dict[str, type]:
 
     An export with its own code names them FILE.CLASS; FILE is the last part of the plugin's module.
     """
-    from sentence_transformers.util import load_file_path
-
     listing = load_file_path(model, "modules.json", revision=revision)
     types = [module["type"] for module in json.loads(Path(listing).read_text())] if listing else []
     found = {}
@@ -160,8 +160,6 @@ def load_tokenizer(name: str) -> Any:
     Raises:
         ModelError: if there is none, or it is no fast one.
     """
-    from transformers import AutoTokenizer
-
     try:
         with quietly():
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
@@ -181,8 +179,6 @@ def check_device(device: str | None) -> None:
     Raises:
         RecipeError: if it has not.
     """
-    import torch
-
     try:
         kind = torch.device(device or "cpu").type
         there = kind == "cpu" or getattr(torch, kind).is_available()
@@ -218,9 +214,6 @@ def load_model(
     Unlike: sentence-transformers pools a bare transformer by the mean, which is wrong for the RetroMAE family
         and for every other encoder pre-trained through [CLS].
     """
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-    from sentence_transformers.util import is_sentence_transformer_model
-
     check_device(device)
     model = load_plain(name, device="cpu")
     model.float()  # published in half precision or not: weights are trained in float32
@@ -259,8 +252,6 @@ def load_model(
 
 def like(model: Any, modules: list[Any]) -> Any:
     """A SentenceTransformer of other modules with the prompts and the similarity of this one."""
-    from sentence_transformers import SentenceTransformer
-
     return SentenceTransformer(
         modules=modules,
         prompts=model.prompts,

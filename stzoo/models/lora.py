@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from sentence_transformers.base.modules import Transformer
 from torch import Tensor, nn
 
 from stzoo.errors import MissingExtraError, ModelError, RecipeError, nearest
@@ -43,8 +44,6 @@ def add(
         RecipeError: if a target is the name of no linear layer, the rank is above the width of
             all layers, or alpha is not a number above 0.
     """
-    from sentence_transformers.base.modules import Transformer
-
     first = model[0]
     if not isinstance(first, Transformer):
         raise ModelError(

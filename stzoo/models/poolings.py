@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from sentence_transformers.sentence_transformer.modules import Pooling
+
 
 def cls(dim: int) -> Any:
     """The first token's hidden state as the sentence vector, float [B, D]."""
@@ -19,6 +21,4 @@ def max(dim: int) -> Any:  # noqa: A001 - the name that recipes and sentence-tra
 
 
 def _pooling(dim: int, mode: str) -> Any:
-    from sentence_transformers.sentence_transformer.modules import Pooling
-
     return Pooling(dim, pooling_mode=mode)

@@ -15,6 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from tqdm import tqdm
+
 from stzoo.data.corpus import Corpus, load_corpus, tokenizer_fingerprint
 from stzoo.errors import RecipeError
 from stzoo.models.loading import load_tokenizer
@@ -102,8 +108,6 @@ def prepare(
         )
     wanted = wanted.model_copy(update={"preparation": preparation})
     if wanted.threads:
-        import torch
-
         torch.set_num_threads(wanted.threads)
     with runs.start(output, wanted, resume=resume, overwrite=overwrite, worth=(f"{WORK}/*",)) as run:
         manager.use("preparation", preparation)
@@ -157,10 +161,6 @@ def _shard(work: Path, first: int) -> Path:
 
 def _make(made: Preparation, work: Path) -> None:
     """Writes each shard that is not there yet."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from tqdm import tqdm
-
     rows = made.corpus.rows
     schema = _schema(made.columns)
     with tqdm(total=len(rows), unit=" passages", desc="preparing", disable=None) as bar:
@@ -175,8 +175,6 @@ def _make(made: Preparation, work: Path) -> None:
 
 
 def _schema(columns: Mapping[str, Any]) -> Any:
-    import pyarrow as pa
-
     types = {str: pa.string(), list[str]: pa.list_(pa.string())}
     return pa.schema({"id": pa.string(), "text": pa.string()} | {n: types[t] for n, t in columns.items()})
 
@@ -187,10 +185,6 @@ def _put_together(made: Preparation, work: Path, folder: Path) -> dict[str, int]
     Returns:
         how many rows each column fills.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
     filled = dict.fromkeys(made.columns, 0)
     shards_a_file, shards_a_group = (
         max(1, rows // made.settings.shard_rows) for rows in (FILE_ROWS, GROUP_ROWS)

@@ -12,7 +12,13 @@ import re
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import bm25s
+import numpy as np
+import Stemmer
+from bm25s.tokenization import Tokenized, Tokenizer
+from tqdm import tqdm
 
 from stzoo.data.beir import JudgedSet
 from stzoo.data.languages import (
@@ -28,9 +34,6 @@ from stzoo.data.trec import Run
 from stzoo.data.words import search_terms
 from stzoo.retrieval.search.ranking import Ranking
 from stzoo.utils.messages import notify
-
-if TYPE_CHECKING:
-    import numpy as np
 
 NAME = "bm25s"
 SETTINGS: dict[str, Any] = {  # of English passages
@@ -97,7 +100,7 @@ class Terms(Sequence[list[int]]):
         ends: int64 [N], where each text's terms end in it.
     """
 
-    def __init__(self, flat: "np.ndarray", ends: "np.ndarray"):
+    def __init__(self, flat: np.ndarray, ends: np.ndarray):
         self.flat, self.ends = flat, ends
 
     def __len__(self) -> int:
@@ -127,12 +130,6 @@ def index_terms(
     Unlike: `bm25s.tokenize` holds each term of a corpus in a Python list, and numbers them in an order that
         changes from process to process. BM25's own way to a CSC matrix takes twice the memory of scipy's.
     """
-    import bm25s
-    import numpy as np
-    import Stemmer
-    from bm25s.tokenization import Tokenized, Tokenizer
-    from tqdm import tqdm
-
     bars = _shown(progress)
     language = detect_language(texts) if language is None else language
     stemmer = stemmer_name(language)
@@ -199,9 +196,6 @@ class Lexical:
         Raises:
             RecipeError: if k is below 1.
         """
-        import numpy as np
-        from tqdm import tqdm
-
         ranking = self._ranking
         if ranking is None or (ranking.k, ranking.drop_self) != (k, drop_self):
             ranking = self._ranking = Ranking(self._corpus_ids, k, drop_self=drop_self)
@@ -216,7 +210,7 @@ class Lexical:
                 )
         return ranking.run(list(queries), kept)
 
-    def scores(self, query: str, places: "np.ndarray") -> "np.ndarray":
+    def scores(self, query: str, places: np.ndarray) -> np.ndarray:
         """The scores of some passages for a query.
 
         Args:
@@ -226,8 +220,6 @@ class Lexical:
         Returns:
             float32 [n], the very ones that `retrieve` gives; 0 where a passage shares no term with the query.
         """
-        import numpy as np
-
         (terms,) = self._terms([query])
         held = self._index.scores
         found = np.zeros(len(places), np.float32)

@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stzoo.errors import OutputError, StzooError, TrainingError, first_line
 from stzoo.plugins import manager
 from stzoo.training.settings import (
@@ -530,8 +532,6 @@ def versions() -> dict[str, str]:
 
 
 def _hardware() -> dict[str, Any]:
-    import torch
-
     facts: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count()}
     if torch.cuda.is_available():
         facts |= {"gpu": torch.cuda.get_device_name(), "gpus": torch.cuda.device_count()}

@@ -14,7 +14,8 @@ from stzoo.evaluation.bench.bench import bench
 from stzoo.evaluation.bench.tables import as_json, table
 from stzoo.evaluation.measures import MEASURES
 from stzoo.evaluation.scoring import score
-from stzoo.models.loaded import open_model, parse_name
+from stzoo.models.loaded import open_model
+from stzoo.models.names import parse_name
 from stzoo.retrieval.bm25 import SETTINGS, retrieve_bm25
 from stzoo.testing import TEXTS, tiny_masked_lm
 from stzoo.utils.files import held

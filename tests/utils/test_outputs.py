@@ -6,7 +6,7 @@ import pytest
 
 import stzoo
 from stzoo.data.beir import write_beir
-from stzoo.models.loaded import parse_name
+from stzoo.models.names import parse_name
 from stzoo.training.history import read_history
 from stzoo.utils.outputs import check_output
 

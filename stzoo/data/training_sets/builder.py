@@ -5,16 +5,14 @@ from array import array
 from collections.abc import Iterable
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from stzoo.data.texts import Texts, TextsWriter
 from stzoo.data.training_sets.sets import Candidate, Lists, TrainingSet
 from stzoo.data.words import same_text_key
 from stzoo.errors import DataError
-
-if TYPE_CHECKING:
-    import numpy as np
-
 
 MANY = 0.2  # the share of queries without a negative from which on it is worth a note
 
@@ -96,8 +94,6 @@ class TrainingSetWriter:
             DataError: if there is no query, one has no positive, or a text is both positive and negative of
                 one query.
         """
-        import numpy as np
-
         if not self._of_row:
             raise DataError(f"{source} holds no query to train on.")
         query_ids, queries = self._queries.finish()
@@ -218,15 +214,13 @@ class _Entries:
         self.sizes, self.places, self.scores = array("q"), array("q"), array("f")
         self.copies = array("b")  # 1 where the text is not that of the place, but looks the same
 
-    def settle(self, of_row: "np.ndarray", passages: int) -> "_Settled":
+    def settle(self, of_row: np.ndarray, passages: int) -> "_Settled":
         """Brings the rows of each query together and leaves out repeats.
 
         Args:
             of_row: int64 [rows], the query of each.
             passages: their number.
         """
-        import numpy as np
-
         rows = np.repeat(np.arange(len(of_row)), np.array(self.sizes))
         pairs = of_row[rows] * passages + np.array(self.places)
         order = np.argsort(pairs, kind="stable")
@@ -245,23 +239,19 @@ class _Settled(NamedTuple):
     The last is True where the text is not that of the passage, but looks the same.
     """
 
-    pairs: "np.ndarray"
-    rows: "np.ndarray"
-    scores: "np.ndarray"
-    copies: "np.ndarray"
+    pairs: np.ndarray
+    rows: np.ndarray
+    scores: np.ndarray
+    copies: np.ndarray
 
-    def without(self, pairs: "np.ndarray") -> "_Settled":
-        import numpy as np
-
+    def without(self, pairs: np.ndarray) -> "_Settled":
         kept = ~np.isin(self.pairs, pairs)
         return _Settled(*(part[kept] for part in self))
 
-    def queries(self, passages: int) -> "np.ndarray":
+    def queries(self, passages: int) -> np.ndarray:
         return self.pairs // max(passages, 1)
 
     def lists(self, queries: int, passages: int) -> Lists:
-        import numpy as np
-
         sizes = np.bincount(self.queries(passages), minlength=queries)
         starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         scores = None if np.isnan(self.scores).any() else self.scores

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
+from tqdm import tqdm
+
 from stzoo.data.corpus_sources import is_hub_id, load_hub
 from stzoo.data.texts import numbered_lines, numbered_objects
 from stzoo.data.training_sets.columns import Given
@@ -136,8 +139,6 @@ def open_table(path: Path, progress: bool | None, given: Given | None = None) ->
 
 
 def _csv(path: Path, mark: str, progress: bool | None) -> Iterator[tuple[int, Row]]:
-    from tqdm import tqdm
-
     off = None if progress is None else not progress
     options = dict(unit="B", unit_scale=True, delay=2, leave=False, disable=off)
     line = 0
@@ -184,8 +185,6 @@ def _parquet(path: Path, progress: bool | None) -> Table:
 
 
 def _saved(path: Path, split: str, progress: bool | None) -> Table:
-    import datasets
-
     with _explained(path):
         found = datasets.load_from_disk(str(path))
     if isinstance(found, datasets.DatasetDict):
@@ -222,8 +221,6 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _rows(path: Path, tables: Any, total: int, progress: bool | None) -> Iterator[tuple[int, Row]]:
-    from tqdm import tqdm
-
     off = None if progress is None else not progress
     done = 0
     with tqdm(total=total, desc=f"Reading {path.name}", delay=2, leave=False, disable=off) as bar:

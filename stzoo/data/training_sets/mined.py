@@ -13,6 +13,10 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from stzoo.data.training_sets.files import Table, open_table
 from stzoo.data.training_sets.sets import MADE, Candidate, Mined
 from stzoo.errors import DataError, RecipeError
@@ -92,8 +96,6 @@ def _filed(row: Mined) -> dict[str, Any]:
 
 
 def _scores(query: str, candidates: list[Candidate]) -> list[float]:
-    import numpy as np
-
     scores = [one.score for one in candidates if one.score is not None]
     if len(scores) < len(candidates):
         return []
@@ -111,9 +113,6 @@ def _write_jsonl(path: Path, rows: Iterator[dict[str, Any]], about: str) -> None
 
 
 def _write_parquet(path: Path, rows: Iterator[dict[str, Any]], about: str) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     texts, scores = pa.list_(pa.string()), pa.list_(pa.float32())
     kinds = {"query_id": pa.string(), "query": pa.string()}
     for name in ("pos", "neg"):

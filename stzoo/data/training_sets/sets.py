@@ -5,12 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from stzoo.data.beir import JudgedSet
-
-if TYPE_CHECKING:
-    import numpy as np
 
 BLOCK = 1 << 16
 MADE = "stzoo"  # where a mined file says what made it
@@ -43,22 +42,20 @@ class Lists:
         scores: float32 [M], a teacher's or a miner's; None where not all have one.
     """
 
-    starts: "np.ndarray"
-    places: "np.ndarray"
-    scores: "np.ndarray | None" = None
+    starts: np.ndarray
+    places: np.ndarray
+    scores: np.ndarray | None = None
 
-    def __getitem__(self, query: int) -> "np.ndarray":
+    def __getitem__(self, query: int) -> np.ndarray:
         return self.places[self.starts[query] : self.starts[query + 1]]
 
-    def scored(self, query: int) -> "np.ndarray":
+    def scored(self, query: int) -> np.ndarray:
         """float32, the scores of `self[query]`; there must be some."""
         assert self.scores is not None
         return self.scores[self.starts[query] : self.starts[query + 1]]
 
-    def of(self, queries: "np.ndarray") -> "Lists":
+    def of(self, queries: np.ndarray) -> "Lists":
         """The lists of some queries, int64 [q], in that order."""
-        import numpy as np
-
         sizes = np.diff(self.starts)[queries]
         starts = np.concatenate([[0], np.cumsum(sizes)])
         taken = np.arange(starts[-1]) - np.repeat(starts[:-1] - self.starts[queries], sizes)
@@ -109,8 +106,6 @@ class TrainingSet:
 
         The order of `passages`, and what no list holds of them, does not count.
         """
-        import numpy as np
-
         names = bytearray()
         for name, text in zip(self.passage_ids, self.passages, strict=True):
             names += hashlib.blake2b(_framed(name) + _framed(text), digest_size=16).digest()
@@ -125,7 +120,7 @@ class TrainingSet:
             digest.update(b"unscored" if part.scores is None else part.scores.astype("<f4").data)
         return digest.hexdigest()
 
-    def part(self, queries: "np.ndarray") -> "TrainingSet":
+    def part(self, queries: np.ndarray) -> "TrainingSet":
         """Some of the queries, int64 [q] places, in that order, over the same passages."""
         places = queries.tolist()
         return replace(

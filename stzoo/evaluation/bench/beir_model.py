@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stzoo.errors import DataError, ModelError
 from stzoo.models.loading import load_plain
 
@@ -87,8 +89,6 @@ class BEIRModel:
         convert_to_tensor: bool = False,
         normalize_embeddings: bool = False,
     ) -> Any:
-        import torch
-
         from stzoo.models.encode import encode
 
         bars = bool(show_progress_bar)

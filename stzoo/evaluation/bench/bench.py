@@ -14,6 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+from tqdm import tqdm
+
 from stzoo.data.beir import JudgedSet
 from stzoo.data.languages import check_language
 from stzoo.data.texts import each_file_once
@@ -25,7 +28,8 @@ from stzoo.evaluation.bench.results import Result
 from stzoo.evaluation.bench.systems import Dense, Found, System
 from stzoo.evaluation.measures import Measure, wanted_measures
 from stzoo.models.encode.batches import USUAL
-from stzoo.models.loaded import Opened, open_model, slug
+from stzoo.models.loaded import Opened, open_model
+from stzoo.models.names import slug
 from stzoo.retrieval import bm25 as lexical
 from stzoo.retrieval.search.retriever import Retriever, default_root
 from stzoo.retrieval.store import SHARD_ROWS
@@ -145,10 +149,7 @@ def bench(
     if store:
         store = check_output(store, kind="results", inputs=read)
     if threads:
-        import torch
-
         torch.set_num_threads(threads)
-    from tqdm import tqdm
 
     bars = sys.stderr.isatty() if progress is None else progress
     sets = find_sets(

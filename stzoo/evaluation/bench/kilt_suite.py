@@ -10,16 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
 
 from stzoo.data.beir import find_jsonl, find_split, is_beir, qrels_names, read_beir
 from stzoo.data.kilt import KiltSet, page_qrels, read_kilt
 from stzoo.data.texts import Texts, numbered_objects
 from stzoo.errors import DataError, RecipeError
 from stzoo.evaluation.bench.results import Result
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 MEASURES = ("KILT Rprec", "KILT recall@20", "KILT recall@100")
 NO_MISSING = (
@@ -125,10 +126,6 @@ def by_task(results: Sequence[Result]) -> dict[str, dict[str, dict[str, float]]]
 
 def table(results: Sequence[Result]) -> "Table":
     """The scores of each model, task by task, and their mean; the best of each task in bold."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
     found = by_task(results)
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     shown.add_column("Task\n  Model", overflow="fold")

@@ -32,7 +32,7 @@ from stzoo.data.beir import JudgedSet
 from stzoo.errors import DataError, OutputError, RecipeError, abbreviated, quoted
 from stzoo.evaluation.measures import MEASURES, Measure
 from stzoo.evaluation.scoring import Scores, overall
-from stzoo.models.loaded import slug
+from stzoo.models.names import slug
 from stzoo.utils.files import held, write_json
 from stzoo.utils.inputs import user_path
 

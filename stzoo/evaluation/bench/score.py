@@ -14,7 +14,7 @@ from stzoo.evaluation.bench import results
 from stzoo.evaluation.bench.datasets import evaluate, find_sets
 from stzoo.evaluation.bench.results import Result
 from stzoo.evaluation.measures import wanted_measures
-from stzoo.models.loaded import parse_name
+from stzoo.models.names import parse_name
 from stzoo.utils.files import fingerprint, write_json
 from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import notify

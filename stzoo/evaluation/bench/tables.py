@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
 
 from stzoo.evaluation.averages import averages
 from stzoo.evaluation.bench.results import Result
 from stzoo.evaluation.measures import MEASURES
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 MEGABYTE = 1e6
 
@@ -21,10 +22,6 @@ def table(results: Sequence[Result], measures: Sequence[str] = ()) -> "Table":
         results: of one or several models and sets.
         measures: names to show beside the usual ones; with none, 80 columns can hold it.
     """
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
     there = {name for result in results for name in result.scores.mean}
     kilt = [name for name in ("KILT Rprec", "KILT recall@5") if name in there]
     shown_measures = [
@@ -62,10 +59,6 @@ def table(results: Sequence[Result], measures: Sequence[str] = ()) -> "Table":
 
 def costs(results: Sequence[Result]) -> "Table | None":
     """Smaller vectors and indexes against their model's full exact search; None if there are none."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
     full = {
         (result.revision, result.dataset, result.split): result for result in results if not _variant(result)
     }

@@ -19,6 +19,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from scipy import stats
+from tqdm import tqdm
+
 from stzoo.data import registry
 from stzoo.data.texts import numbered_objects
 from stzoo.errors import DataError, RecipeError
@@ -74,8 +78,6 @@ def compare(
             come from other data or another depth k.
         RecipeError: if there are fewer than two systems, one is given twice, or the measure is unknown.
     """
-    from tqdm import tqdm
-
     given = [str(system) for system in systems]
     if len(given) < 2:
         raise RecipeError(f"compare needs at least two systems; got {', '.join(given) or 'none'}.")
@@ -139,8 +141,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _pair(
     place: Place, name: str, a: _Scores, b: _Scores, texts: Mapping[str, str], examples: int, seed: int
 ) -> Pair:
-    import numpy as np
-
     test = paired_test(a, b, seed=seed)
     gain = {query: b[query] - a[query] for query in a}
     spread = float(np.std(list(gain.values()), ddof=1))
@@ -168,9 +168,6 @@ def _pair(
 
 
 def _average(name: str, sets: Sequence[tuple[_Scores, _Scores]], seed: int) -> Average:
-    import numpy as np
-    from scipy import stats
-
     interval = stats.bootstrap(
         [np.array([b[query] - a[query] for query in a]) for a, b in sets],
         lambda *drawn, axis: sum(np.mean(differences, axis=axis) for differences in drawn) / len(drawn),

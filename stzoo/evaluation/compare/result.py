@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from textwrap import shorten
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
 
 from stzoo.evaluation.scoring import PairedTest
-
-if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
 
 LEVEL = 0.05
 TEXT_LENGTH = 240  # characters of a query in a table; the JSON has it whole
@@ -140,15 +141,11 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 def table(comparison: Comparison) -> "Group":
     """A comparison as tables that 80 columns can hold: the figures, then the queries gained and lost most."""
-    from rich.console import Group
-
     examples = [_examples(comparison, pair) for pair in comparison.pairs if pair.gains or pair.losses]
     return Group(_figures(comparison), *examples)
 
 
 def _figures(comparison: Comparison) -> "Table":
-    from rich.markup import escape
-
     name, at, cut = comparison.measure.partition("@")
     heads = (f"{name}\n{at}{cut}", "Differ-\nence", "95 %\ninterval", "p\nHolm's", "Effect\nd_z")
     shown = _empty(["Data set\n  System"], [*heads, "Won/tied/\nlost"])
@@ -182,8 +179,6 @@ def _figures(comparison: Comparison) -> "Table":
 
 
 def _examples(comparison: Comparison, pair: Pair) -> "Table":
-    from rich.markup import escape
-
     shown = _empty(["Query", "Text"], ["Baseline", "System", "Differ-\nence"])
     shown.title = escape(f"{pair.dataset} ({pair.split}): {pair.system} against {comparison.baseline}")
     shown.columns[0].max_width = 20
@@ -197,9 +192,6 @@ def _examples(comparison: Comparison, pair: Pair) -> "Table":
 
 
 def _empty(texts: Sequence[str], numbers: Sequence[str]) -> "Table":
-    from rich import box
-    from rich.table import Table
-
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold")
     for head in texts:
         shown.add_column(head, overflow="fold")

@@ -22,13 +22,12 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from itertools import chain, repeat
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from stzoo.data import words as any_words
 from stzoo.errors import MissingExtraError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 PERMUTATIONS = 128
 RECALL = 0.99  # of LSH, right at the threshold
@@ -82,8 +81,6 @@ class Index:
     """
 
     def __init__(self, texts: Sequence[str], ngram: int, jaccard: float | None) -> None:
-        import numpy as np
-
         self.ngram, self.jaccard = ngram, jaccard
         lists = [words(text) for text in texts]
         self.ids = {word: place for place, word in enumerate(dict.fromkeys(chain.from_iterable(lists)))}
@@ -104,8 +101,6 @@ class Index:
 
     def find(self, texts: Sequence[str]) -> Iterator[Match]:
         """What of the index stands in a batch of texts; a pair found "exact" is not found otherwise."""
-        import numpy as np
-
         lists = [words(text) for text in texts]
         numbers = self._numbers(lists)
         exact = set()
@@ -132,17 +127,13 @@ class Index:
                     if (text, found) not in exact:
                         yield Match(text, found, "minhash", similarity)
 
-    def _numbers(self, lists: Sequence[list[str]]) -> "np.ndarray":
+    def _numbers(self, lists: Sequence[list[str]]) -> np.ndarray:
         """Numbers of all words, one text after the other; -1 for those that the index does not have."""
-        import numpy as np
-
         count = sum(map(len, lists))
         return np.fromiter(map(self.ids.get, chain.from_iterable(lists), repeat(-1)), np.int64, count)
 
-    def _runs(self, lists: Sequence[list[str]], numbers: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:
+    def _runs(self, lists: Sequence[list[str]], numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The text's place (int64 [R]) and the hash (uint64 [R]) of each run of words of the index."""
-        import numpy as np
-
         text_of = np.repeat(np.arange(len(lists)), [len(of_text) for of_text in lists])
         strange = np.concatenate([[0], np.cumsum(numbers < 0)])
         last = len(numbers) - self.ngram + 1

@@ -2,10 +2,12 @@
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from rich.console import Group
+from rich import box
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
 
 SCHEMA_VERSION = 1
 WAYS = ("exact", "ngram", "minhash")
@@ -110,11 +112,6 @@ def as_json(report: Contamination) -> dict[str, Any]:
 
 def table(report: Contamination) -> "Group":
     """Counts and scores as tables that 80 columns can hold."""
-    from rich import box
-    from rich.console import Group
-    from rich.markup import escape
-    from rich.table import Table
-
     found = Table("Found", box=box.SIMPLE_HEAD, pad_edge=False)
     for head in ("whole", f"by {report.ngram}\nwords", "by\nMinHash", "in any\nway", "of"):
         found.add_column(head, justify="right")

@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tqdm import tqdm
+
 from stzoo.data import corpus_sources
 from stzoo.data.beir import find_split, names_beir
 from stzoo.data.qrels import read_judgements
@@ -78,8 +80,6 @@ def training_texts(file: TrainingFile, bars: bool) -> Iterator[TrainingText]:
 
 
 def _parquet(file: Path, bars: bool) -> Iterator[TrainingText]:
-    from tqdm import tqdm
-
     with open_parquet(file) as opened:
         columns = [field.name for field in opened.schema_arrow if "string" in str(field.type)]
         if not columns:

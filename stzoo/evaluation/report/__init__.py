@@ -14,6 +14,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
+from markupsafe import Markup
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
 from stzoo.errors import MissingExtraError, OutputError, RecipeError
 from stzoo.evaluation.report.data import COST, Group, Page, gather
 from stzoo.evaluation.report.intervals import RESAMPLES, Interval
@@ -92,9 +98,6 @@ def _is_report(path: Path) -> bool:
 
 
 def _html(page: Page) -> str:
-    import jinja2
-    from markupsafe import Markup
-
     here = Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(here),
@@ -183,10 +186,6 @@ def _curve(history: History) -> dict[str, Any]:
 
 
 def _text(page: Page) -> str:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     file = io.StringIO()
     console = Console(file=file, width=80, color_system=None, markup=False, emoji=False, highlight=False)
 

@@ -9,7 +9,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
 
 from stzoo.errors import DataError, RecipeError
 from stzoo.evaluation.bench.results import Result, read
@@ -17,9 +21,6 @@ from stzoo.evaluation.report.intervals import Interval, interval, resampled
 from stzoo.evaluation.report.suites import Suite, suites
 from stzoo.evaluation.scoring import is_sum
 from stzoo.training.history import History, read_history
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 COST = {  # by key in a result's facts: what it is, and its unit
     "encode_s": ("Encoding", "s"),
@@ -60,7 +61,7 @@ class Row:
     date: str
     made: dict[str, Any]
     intervals: dict[str, Interval]
-    drawn: "NDArray[Any] | None"
+    drawn: NDArray[Any] | None
 
     @property
     def cost(self) -> dict[str, float]:
@@ -155,8 +156,6 @@ def gather(folder: Path, measure: str, *, seed: int, progress: bool, runs: Seque
         DataError: if there are no results, none has the measure, two on the same data have other queries, or
             a folder holds no training run.
     """
-    from tqdm import tqdm
-
     histories = _histories(runs)
     found = read(folder)
     measure = _spelt(measure, found)
@@ -235,10 +234,8 @@ def _rows(found: Sequence[Result], folder: Path, measure: str, seed: int, ambigu
     return sorted(rows, key=lambda row: (-row.result.scores.mean[measure], row.system))
 
 
-def _drawn(found: Sequence[Result], seed: Any) -> dict[tuple[int, str], "NDArray[Any]"]:
+def _drawn(found: Sequence[Result], seed: Any) -> dict[tuple[int, str], NDArray[Any]]:
     """Float64 [RESAMPLES] by place in `found` and measure, where there are two queries or more."""
-    import numpy as np
-
     first: dict[str, Result] = {}
     alike: dict[tuple[str, ...], list[tuple[int, str]]] = {}  # by queries, which may differ by measure
     for place, result in enumerate(found):

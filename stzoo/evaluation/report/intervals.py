@@ -1,15 +1,15 @@
 """95 % intervals of means over queries, by the percentile bootstrap, for many systems at once."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 RESAMPLES = 2000
 Interval = tuple[float, float] | None
 
 
-def resampled(scores: "NDArray[Any]", seed: Any) -> "NDArray[Any]":
+def resampled(scores: NDArray[Any], seed: Any) -> NDArray[Any]:
     """Means over queries drawn with replacement.
 
     Args:
@@ -22,8 +22,6 @@ def resampled(scores: "NDArray[Any]", seed: Any) -> "NDArray[Any]":
     Unlike scipy.stats.bootstrap, which makes the same draws: it picks each draw's scores out for each system;
     here the draws are counted once, and one product gives the means of all systems.
     """
-    import numpy as np
-
     draw, queries = np.random.default_rng(seed), scores.shape[1]
     at_once = max(1, 4_000_000 // queries)  # resamples; bounds the memory
     means = []
@@ -35,9 +33,7 @@ def resampled(scores: "NDArray[Any]", seed: Any) -> "NDArray[Any]":
     return np.concatenate(means, axis=1)
 
 
-def interval(means: "NDArray[Any]") -> Interval:
+def interval(means: NDArray[Any]) -> Interval:
     """The middle 95 % of resampled means, float64 [RESAMPLES]."""
-    import numpy as np
-
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)

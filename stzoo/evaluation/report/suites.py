@@ -9,13 +9,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from stzoo.data import registry
 from stzoo.evaluation.averages import averages
 from stzoo.evaluation.report.intervals import Interval, interval
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from stzoo.evaluation.report.data import Row
 
 
@@ -62,10 +63,8 @@ def suites(rows: Iterable["Row"], measure: str) -> list[Suite]:
     return sorted(found, key=lambda suite: (-len(suite.rows), -len(suite.sets)))
 
 
-def _drawn(name: str, own: Mapping[str, "Row"]) -> "NDArray[Any]":
+def _drawn(name: str, own: Mapping[str, "Row"]) -> NDArray[Any]:
     """Float64 [RESAMPLES]: resampled means of a set, or their means over the sets of a suite."""
-    import numpy as np
-
     members = registry.suites().get(name)
     if members is None:
         return np.asarray(own[name].drawn)

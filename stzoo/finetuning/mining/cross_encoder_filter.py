@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from stzoo.models.cross_encoder import Teacher
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -21,9 +19,9 @@ class Verdict:
         removed: how many candidates it turned away.
     """
 
-    positives: "np.ndarray"
-    taken: "np.ndarray"
-    scores: "np.ndarray"
+    positives: np.ndarray
+    taken: np.ndarray
+    scores: np.ndarray
     removed: int
 
 
@@ -31,8 +29,8 @@ def verdicts(
     teacher: Teacher,
     passages: Sequence[str],
     queries: Sequence[str],
-    positives: "Sequence[np.ndarray]",
-    ordered: "Sequence[np.ndarray]",
+    positives: Sequence[np.ndarray],
+    ordered: Sequence[np.ndarray],
     mined: int,
     margin: float | None,
 ) -> list[Verdict]:
@@ -49,7 +47,6 @@ def verdicts(
         mined: candidates that a query gets at most.
         margin: a candidate stands if it scores at least this much less than the best positive; None: always.
     """
-    import numpy as np
 
     def score(pairs: list[tuple[int, int]]) -> list[float]:
         texts = [queries[query] for query, _ in pairs]

@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
 
 from stzoo.data.beir import JudgedSet
 from stzoo.data.training_sets.sets import Lists
 from stzoo.data.words import same_text_key
 from stzoo.errors import DataError
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,8 @@ class Known:
     query_ids: list[str]
     positives: Lists
     answers: Lists
-    kinds: "np.ndarray"
-    spread: "np.ndarray"
+    kinds: np.ndarray
+    spread: np.ndarray
 
     @classmethod
     def of(cls, judged: JudgedSet, *, progress: bool = False) -> "Known":
@@ -40,8 +39,6 @@ class Known:
         Raises:
             DataError: if no query has a positive in the corpus.
         """
-        import numpy as np
-
         relevant = {
             query: [document for document, grade in judged.qrels[query].items() if grade > 0]
             for query in judged.queries
@@ -73,10 +70,7 @@ class Known:
         return cls(list(relevant), _lists(positives), listed, kinds, spread)
 
 
-def _kinds(judged: JudgedSet, progress: bool) -> "np.ndarray":
-    import numpy as np
-    from tqdm import tqdm
-
+def _kinds(judged: JudgedSet, progress: bool) -> np.ndarray:
     bar = dict(desc="Comparing texts", unit=" texts", delay=2, leave=False, disable=not progress)
     hashes = np.fromiter(
         (
@@ -90,7 +84,5 @@ def _kinds(judged: JudgedSet, progress: bool) -> "np.ndarray":
 
 
 def _lists(values: list[list[int]]) -> Lists:
-    import numpy as np
-
     starts = np.concatenate([[0], np.cumsum([len(one) for one in values])]).astype(np.int64)
     return Lists(starts, np.fromiter((place for one in values for place in one), np.int64, starts[-1]))

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stzoo.data.training_sets.mined import check_mined_name, read_made
 from stzoo.data.training_sets.read import read_judged
 from stzoo.errors import DataError, OutputError, RecipeError
@@ -75,8 +77,6 @@ def mine(
         what = f"{work}, of an unfinished mining," if left else path
         raise OutputError(f"{what} is there. Use --resume to go on, --overwrite, or another --output.")
     if wanted.threads:
-        import torch
-
         torch.set_num_threads(wanted.threads)
     bars = sys.stderr.isatty() if progress is None else progress
     judged = read_judged(

@@ -1,13 +1,11 @@
 """Which of a query's results may be negatives, and which of those are taken: plain functions of arrays."""
 
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from stzoo.errors import RecipeError
 from stzoo.training.settings import MiningRules
-
-if TYPE_CHECKING:
-    import numpy as np
 
 # what takes passages away, in this order
 REMOVED = ("answers", "copies", "skipped", "absolute_margin", "relative_margin", "teacher_margin")
@@ -29,8 +27,8 @@ def check_rules(rules: MiningRules) -> None:
 
 
 def candidates(
-    kinds: "np.ndarray", scores: "np.ndarray", answers: "np.ndarray", best: float, rules: MiningRules
-) -> "tuple[np.ndarray, list[int]]":
+    kinds: np.ndarray, scores: np.ndarray, answers: np.ndarray, best: float, rules: MiningRules
+) -> tuple[np.ndarray, list[int]]:
     """Which of one query's results may be its negatives.
 
     A rank is one among the passages that are no answers. Of `depth` ranks the first `skip` are left out, and
@@ -55,8 +53,6 @@ def candidates(
         the model does not find leaves no negatives; it skips among those that the margins leave, not among
         all, and looks at as many more than `depth` as a query has positives at most.
     """
-    import numpy as np
-
     answer = np.isin(kinds, answers)
     others = np.flatnonzero(~answer)[: rules.depth]
     looked_at = others[-1] + 1 if len(others) == rules.depth else len(kinds)
@@ -78,7 +74,7 @@ def candidates(
     return left, [*removed, 0]
 
 
-def chosen(left: "np.ndarray", rules: MiningRules, seed: int, query_id: str) -> "np.ndarray":
+def chosen(left: np.ndarray, rules: MiningRules, seed: int, query_id: str) -> np.ndarray:
     """The order in which candidates are taken, int64 [C]: as they rank, or at random.
 
     Args:
@@ -87,8 +83,6 @@ def chosen(left: "np.ndarray", rules: MiningRules, seed: int, query_id: str) -> 
         seed: of the draw.
         query_id: also of the draw, so that it depends on no other query.
     """
-    import numpy as np
-
     if rules.sampling == "top":
         return left
     own = int.from_bytes(blake2b(query_id.encode(), digest_size=8).digest())

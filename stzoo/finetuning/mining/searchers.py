@@ -2,7 +2,9 @@
 
 from functools import cached_property
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from stzoo.data.beir import JudgedSet
 from stzoo.errors import ModelError
@@ -11,9 +13,6 @@ from stzoo.retrieval.search.exact_kernels import checked, scores_of
 from stzoo.retrieval.search.ranking import Ranked
 from stzoo.retrieval.search.retriever import Retriever
 from stzoo.retrieval.store import Store
-
-if TYPE_CHECKING:
-    import numpy as np
 
 ROWS = 8192  # vectors read at once
 
@@ -33,8 +32,8 @@ class Finder(Protocol):
         ...
 
     def find(
-        self, first: int, last: int, k: int, rows: "np.ndarray", places: "np.ndarray"
-    ) -> "tuple[Ranked, np.ndarray]":
+        self, first: int, last: int, k: int, rows: np.ndarray, places: np.ndarray
+    ) -> tuple[Ranked, np.ndarray]:
         """Searches for some queries.
 
         Args:
@@ -84,8 +83,8 @@ class Dense:
         return 12 * self._stores[0].shape[1]
 
     def find(
-        self, first: int, last: int, k: int, rows: "np.ndarray", places: "np.ndarray"
-    ) -> "tuple[Ranked, np.ndarray]":
+        self, first: int, last: int, k: int, rows: np.ndarray, places: np.ndarray
+    ) -> tuple[Ranked, np.ndarray]:
         """See `Finder`. The store is read twice, chunk by chunk."""
         queries, documents = self._stores
         vectors = queries[first:last]
@@ -99,10 +98,8 @@ class Dense:
         return tuple(read["input_ids"].flatten().tolist()) if "input_ids" in read else ()
 
     def _scores(
-        self, vectors: "np.ndarray", documents: Store, rows: "np.ndarray", places: "np.ndarray"
-    ) -> "np.ndarray":
-        import numpy as np
-
+        self, vectors: np.ndarray, documents: Store, rows: np.ndarray, places: np.ndarray
+    ) -> np.ndarray:
         queries = checked(vectors, "query")
         order = np.argsort(places, kind="stable")
         starts = np.arange(0, len(documents) + ROWS, ROWS)
@@ -149,11 +146,9 @@ class Lexical:
         )
 
     def find(
-        self, first: int, last: int, k: int, rows: "np.ndarray", places: "np.ndarray"
-    ) -> "tuple[Ranked, np.ndarray]":
+        self, first: int, last: int, k: int, rows: np.ndarray, places: np.ndarray
+    ) -> tuple[Ranked, np.ndarray]:
         """See `Finder`."""
-        import numpy as np
-
         asked = {query: self._judged.queries[query] for query in self._ids[first:last]}
         found = self._index.retrieve(asked, k, drop_self=self._judged.shares_ids)
         assert isinstance(found, Ranked)

@@ -16,6 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from tqdm import tqdm
+
 from stzoo.data.beir import JudgedSet
 from stzoo.data.training_sets.builder import note_missing
 from stzoo.data.training_sets.mined import check_mined_name, write_training
@@ -31,8 +34,6 @@ from stzoo.utils.files import files_under, held, read_arrays, remove_files, writ
 from stzoo.utils.messages import notify
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from stzoo.retrieval.search.ranking import Ranked
 
 MANIFEST = "mining.json"
@@ -148,9 +149,6 @@ class _Mining:
 
     def make(self, memory_gib: float, progress: bool) -> None:
         """Writes each part that is not there, or not whole."""
-        import numpy as np
-        from tqdm import tqdm
-
         known, Q = self.known, len(self.known.query_ids)
         width = min(self.rules.depth + int(known.spread.max()), len(self.judged.corpus_ids))
         fitting = int(memory_gib * 2**28 / (8 * width + self.finder.query_bytes))
@@ -182,11 +180,9 @@ class _Mining:
         return read_arrays(self._part(start)) is not None
 
     def _arrays(
-        self, start: int, stop: int, first: int, found: "Ranked", own: "list[np.ndarray]"
-    ) -> "dict[str, np.ndarray]":
+        self, start: int, stop: int, first: int, found: "Ranked", own: list[np.ndarray]
+    ) -> dict[str, np.ndarray]:
         """A part: the queries from start to stop, of which `own` are the scores of the positives."""
-        import numpy as np
-
         known, rules = self.known, self.rules
         places, scores = found.arrays(slice(start - first, stop - first))
         removed = np.zeros(len(REMOVED), np.int64)
@@ -230,14 +226,12 @@ class _Mining:
         }
 
     def _read_alike(
-        self, places: "np.ndarray", scores: "np.ndarray", positives: "np.ndarray", own: "np.ndarray"
-    ) -> "np.ndarray":
+        self, places: np.ndarray, scores: np.ndarray, positives: np.ndarray, own: np.ndarray
+    ) -> np.ndarray:
         """Bool [C], True for candidates that the model reads as the tokens of a positive.
 
         Texts of the same tokens have the same score, but for rounding, so few of the others are looked at.
         """
-        import numpy as np
-
         same = np.isclose(scores[:, None], own[None], rtol=1e-3, atol=1e-5).any(1)
         if same.any():
             known = {self.finder.tokens(place) for place in positives.tolist()} - {()}
@@ -246,8 +240,6 @@ class _Mining:
 
     def counts(self) -> dict[str, int]:
         """What was mined, and what was not."""
-        import numpy as np
-
         removed, found = np.zeros(len(REMOVED), np.int64), []
         for start in self.starts:
             arrays = self._read(start)
@@ -264,15 +256,13 @@ class _Mining:
             **{f"removed_{name}": int(count) for name, count in zip(REMOVED, removed, strict=True)},
         }
 
-    def _read(self, start: int) -> "dict[str, np.ndarray]":
+    def _read(self, start: int) -> dict[str, np.ndarray]:
         if (arrays := read_arrays(self._part(start))) is None:
             raise OutputError(f"{self._part(start)} was damaged while this mining ran; run it again.")
         return arrays
 
     def rows(self, progress: bool) -> Iterator[Mined]:
         """The rows of the file: queries with a positive at least."""
-        from tqdm import tqdm
-
         positives, query_ids = self.known.positives, self.known.query_ids
         bar = dict(total=len(query_ids), unit=" queries", desc="Writing", delay=2, leave=False)
         with tqdm(disable=not progress, **bar) as shown:
@@ -291,7 +281,7 @@ class _Mining:
                         )
                     shown.update()
 
-    def _candidates(self, places: "np.ndarray", scores: "np.ndarray") -> list[Candidate]:
+    def _candidates(self, places: np.ndarray, scores: np.ndarray) -> list[Candidate]:
         ids, passages = self.judged.corpus_ids, self.judged.passages
         return [
             Candidate(passages[place], ids[place], score)

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from stzoo.errors import ModelError, RecipeError
 from stzoo.hub.export import check_model_output, export
@@ -121,8 +122,6 @@ def average(sources: Sequence[Source], shares: Sequence[float]) -> tuple[Any, An
     Raises:
         ModelError: if a source is of another kind than the first, or its weights are not those of its model.
     """
-    from tqdm import tqdm
-
     first = sources[0]
     others = {source.folder: source for source in sources if source.folder != first.folder}
     kinds = [(source.name, kind_of(*load(source.folder))) for source in others.values()]

@@ -19,15 +19,17 @@ import copy
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers.util import batch_to_device, truncate_embeddings
+from tqdm import tqdm
 
 from stzoo.errors import ModelError, RecipeError
 from stzoo.models.encode.batches import PROMPTS, WINDOW_TEXTS, Batch, batches_of, prompt_of, reader
 from stzoo.models.encode.onednn import fast_linear
 from stzoo.models.loading import check_device
-
-if TYPE_CHECKING:
-    import numpy as np
 
 CPU_TOKENS = 1024  # with MiniLM's activations they fill a core's second-level cache
 GPU_TOKENS = 32768
@@ -43,7 +45,7 @@ def encode(
     batch_tokens: int | None = None,
     progress: bool = False,
     desc: str = "Encoding",
-) -> "np.ndarray":
+) -> np.ndarray:
     """Encodes texts as the model's own encode_query or encode_document does.
 
     A model that does not begin with a Transformer of sentence-transformers and a plain tokenizer (a Router's
@@ -67,9 +69,6 @@ def encode(
         ModelError: if the model gives no sentence embedding, or one that is not finite.
         RecipeError: if the role is unknown or batch_tokens below 1.
     """
-    import numpy as np
-    from tqdm import tqdm
-
     if role not in PROMPTS:
         raise RecipeError(f"the role is {role!r}; expected query or document.")
     replicas = model if isinstance(model, list) else [model]
@@ -92,7 +91,7 @@ def encode(
 
 def score_pairs(
     model: Any, pairs: Sequence[tuple[str, str]], *, batch_tokens: int | None = None
-) -> Iterator[tuple[Sequence[int], "np.ndarray"]]:
+) -> Iterator[tuple[Sequence[int], np.ndarray]]:
     """Scores pairs of texts as the model's own predict does without an activation, but in batches as above.
 
     Args:
@@ -138,10 +137,8 @@ def _batch_tokens(model: Any, given: int | None) -> int:
 
 def _encoded(
     replicas: list[Any], texts: Sequence[Any], role: str | None, batch_tokens: int, task: str = ""
-) -> Iterator[tuple[Any, "np.ndarray"]]:
+) -> Iterator[tuple[Any, np.ndarray]]:
     """Rows and their vectors, batch by batch; without a role, pairs and their scores."""
-    import torch
-
     model, threads = replicas[0], torch.get_num_threads()
     on_cpu = model.device.type == "cpu"
     for replica in replicas:
@@ -174,8 +171,6 @@ def _side_by_side(
     """What work makes of each batch, in order; the next batches are made while the replicas are at work."""
     from concurrent.futures import ThreadPoolExecutor
     from queue import SimpleQueue
-
-    import torch
 
     free: SimpleQueue[Any] = SimpleQueue()
     for replica in replicas:
@@ -213,10 +208,7 @@ def _windows(texts: Sequence[Any]) -> Iterator[tuple[range, list[Any]]]:
         yield range(start, start + len(found)), found
 
 
-def _own_encode(role: str | None, task: str) -> Callable[[Any, Any], tuple[range, "np.ndarray"]]:
-    import numpy as np
-    import torch
-
+def _own_encode(role: str | None, task: str) -> Callable[[Any, Any], tuple[range, np.ndarray]]:
     def work(model: Any, window: tuple[range, list[Any]]) -> tuple[range, np.ndarray]:
         rows, texts = window
         if role is None:
@@ -229,10 +221,7 @@ def _own_encode(role: str | None, task: str) -> Callable[[Any, Any], tuple[range
     return work
 
 
-def _forward(role: str | None) -> Callable[[Any, Batch], tuple[list[int], "np.ndarray"]]:
-    import torch
-    from sentence_transformers.util import batch_to_device, truncate_embeddings
-
+def _forward(role: str | None) -> Callable[[Any, Batch], tuple[list[int], np.ndarray]]:
     def vectors(model: Any, features: dict[str, Any]) -> torch.Tensor:
         rows = len(features["input_ids"])
         try:
@@ -255,7 +244,7 @@ def _forward(role: str | None) -> Callable[[Any, Batch], tuple[list[int], "np.nd
         )
         return torch.cat([vectors(model, half) for half in halves])
 
-    def work(model: Any, batch: Batch) -> tuple[list[int], "np.ndarray"]:
+    def work(model: Any, batch: Batch) -> tuple[list[int], np.ndarray]:
         rows, features = batch
         with torch.inference_mode(), fast_linear(model.device):
             return rows, vectors(model, features).float().cpu().numpy()

@@ -3,6 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+import torch
+from sentence_transformers.sentence_transformer.modules import Router, Transformer
+from transformers import PreTrainedTokenizerBase
+
 from stzoo.models.limits import DOCUMENT_NAMES
 
 Batch = tuple[list[int], dict[str, Any]]  # rows, and what the model takes
@@ -29,9 +34,6 @@ def prompt_of(model: Any, role: str | None, task: str = "") -> str | None:
 
 def reader(model: Any, role: str | None) -> Any:
     """The Transformer that reads the texts, if they can be tokenised ahead of padding; else None."""
-    from sentence_transformers.sentence_transformer.modules import Router, Transformer
-    from transformers import PreTrainedTokenizerBase
-
     first = model[0]
     if isinstance(first, Router):
         if role is None or first.route_mappings or role not in first.sub_modules:
@@ -66,8 +68,6 @@ def reading_notes(
         prompt: put before each text.
         max_tokens: texts are cut there, with their prompt and special tokens; None for no limit.
     """
-    from transformers import PreTrainedTokenizerBase
-
     tokenizer = getattr(model, "tokenizer", None)
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return []
@@ -101,8 +101,6 @@ def batches_of(
 
     The texts are strings, or pairs of them, which have no role.
     """
-    import numpy as np
-
     options = {"text": {"padding": False}, "common": {"return_tensors": None}}
     prompt = prompt_of(model, role, task)
     columns: dict[str, list[np.ndarray]] = {}
@@ -125,9 +123,6 @@ def batches_of(
 
 def _pad(columns: dict[str, list[Any]], rows: list[int], tokenizer: Any) -> dict[str, Any]:
     """int64 [rows, longest] tensors, as the tokenizer's own pad gives them some fifty times slower."""
-    import numpy as np
-    import torch
-
     # Tokenizers without [CLS] give an empty text no token, but no model takes a batch of width 0.
     width = max(1, *(len(columns["input_ids"][row]) for row in rows))
     fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}

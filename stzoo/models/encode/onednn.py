@@ -11,6 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.overrides import TorchFunctionMode
+
 
 def fast_linear(device: Any) -> AbstractContextManager[Any]:
     """While it is open in this thread, float32 linear layers run by oneDNN if that is known to be faster.
@@ -26,8 +29,6 @@ def fast_linear(device: Any) -> AbstractContextManager[Any]:
 @cache
 def by_onednn() -> type[AbstractContextManager[Any]]:
     """The context in which oneDNN runs them on any CPU."""
-    import torch
-    from torch.overrides import TorchFunctionMode
 
     class ByOneDNN(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -43,8 +44,6 @@ def by_onednn() -> type[AbstractContextManager[Any]]:
 
 @cache
 def _mkl_lags() -> bool:
-    import torch
-
     try:
         amd = "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:  # not on Linux

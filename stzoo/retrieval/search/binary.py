@@ -7,16 +7,17 @@ rescored as +1 and -1 rather than 1 and 0 (which ranks alike), and documents are
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+import faiss
+import numpy as np
+from tqdm import tqdm
 
 from stzoo.data.trec import Run
 from stzoo.errors import RecipeError, ShapeError
 from stzoo.retrieval.search.exact_kernels import PIECE, Side, checked, scores_of
 from stzoo.retrieval.search.faiss_build import faiss_errors
 from stzoo.retrieval.search.ranking import Ranking
-
-if TYPE_CHECKING:
-    import numpy as np
 
 DOCUMENTS_AT_ONCE = 2**16
 CANDIDATE_BYTES = 80  # of all arrays for a candidate
@@ -31,13 +32,13 @@ class Bits(Protocol):
         """N, D."""
         ...
 
-    def packed(self, start: int, stop: int) -> "np.ndarray":
+    def packed(self, start: int, stop: int) -> np.ndarray:
         """uint8 [stop - start, ceil(D / 8)] as of numpy.packbits, a bit set where the vector was above 0."""
         ...
 
 
 def top_k_binary(
-    query_vectors: "np.ndarray",
+    query_vectors: np.ndarray,
     documents: Bits,
     query_ids: Sequence[str],
     corpus_ids: Sequence[str],
@@ -80,10 +81,6 @@ def top_k_binary(
         RecipeError: if k or multiplier is below 1, memory_gib too small for one query, or the similarity a
             distance.
     """
-    import faiss
-    import numpy as np
-    from tqdm import tqdm
-
     Q, N, D = len(query_ids), len(corpus_ids), query_vectors.shape[-1]
     if query_vectors.shape != (Q, D) or tuple(documents.shape) != (N, D):
         raise ShapeError(
@@ -129,10 +126,8 @@ def top_k_binary(
     return ranking.run(query_ids, kept)
 
 
-def _rescored(queries: Side, documents: Bits, found: "np.ndarray", similarity: str) -> "np.ndarray":
+def _rescored(queries: Side, documents: Bits, found: np.ndarray, similarity: str) -> np.ndarray:
     """float32 [Q * wanted] scores of int64 [Q, wanted] places."""
-    import numpy as np
-
     N, D = documents.shape
     order = np.argsort(found, axis=None)
     places = found.ravel()[order]

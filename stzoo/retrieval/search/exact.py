@@ -17,7 +17,12 @@ Unlike beir's exact search (https://github.com/beir-cellar/beir, beir/retrieval/
 import math
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
 from stzoo.data.beir import JudgedSet
 from stzoo.data.trec import Run
@@ -33,9 +38,6 @@ from stzoo.retrieval.search.exact_kernels import (
 )
 from stzoo.retrieval.search.ranking import Ranking
 
-if TYPE_CHECKING:
-    import numpy as np
-
 QUERIES, PASSAGES, FEWEST = 128, 16384, 1024  # of a tile; its scores stay in a core's share of the cache
 PAIR_BYTES = 96  # of all arrays for a pair of a tile if every pair went through the second pass
 
@@ -48,7 +50,7 @@ class Vectors(Protocol):
         """N, D."""
         ...
 
-    def __getitem__(self, rows: slice, /) -> "np.ndarray":
+    def __getitem__(self, rows: slice, /) -> np.ndarray:
         """float32 [rows, D]."""
         ...
 
@@ -107,7 +109,7 @@ def retrieve(
 
 
 def top_k(
-    query_vectors: "np.ndarray",
+    query_vectors: np.ndarray,
     corpus_vectors: Vectors,
     query_ids: Sequence[str],
     corpus_ids: Sequence[str],
@@ -147,11 +149,6 @@ def top_k(
         RecipeError: if k is below 1, or memory_gib too small for one query.
     """
     from concurrent.futures import ThreadPoolExecutor
-
-    import numpy as np
-    import torch
-    from threadpoolctl import threadpool_limits
-    from tqdm import tqdm
 
     Q, N, D = len(query_ids), len(corpus_ids), query_vectors.shape[-1]
     if query_vectors.shape != (Q, D) or tuple(corpus_vectors.shape) != (N, D):

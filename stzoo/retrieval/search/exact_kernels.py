@@ -5,10 +5,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+from scipy.spatial.distance import cdist
+
 from stzoo.errors import ModelError
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
 
 DISTANCES = ("euclidean", "manhattan")
@@ -21,14 +24,14 @@ PIECE = 2**15  # numbers of the vectors that are scored at once in the second pa
 class Side:
     """Queries or passages: float32 vectors [n, D] and their float64 norms [n]."""
 
-    vectors: "np.ndarray"
-    norms: "np.ndarray"
+    vectors: np.ndarray
+    norms: np.ndarray
 
     def __getitem__(self, rows: slice) -> "Side":
         return Side(self.vectors[rows], self.norms[rows])
 
 
-def checked(vectors: "np.ndarray", what: str, begin: int = 0) -> Side:
+def checked(vectors: np.ndarray, what: str, begin: int = 0) -> Side:
     """Vectors with their norms.
 
     Args:
@@ -39,8 +42,6 @@ def checked(vectors: "np.ndarray", what: str, begin: int = 0) -> Side:
     Raises:
         ModelError: if a vector holds NaN or infinity.
     """
-    import numpy as np
-
     vectors = np.asarray(vectors, np.float32)
     each = np.arange(len(vectors))
     norms = np.sqrt(_sums(vectors, vectors, each, each, "dot"))
@@ -64,9 +65,6 @@ class Chunk:
     """
 
     def __init__(self, side: Side, similarity: str, device: str):
-        import numpy as np
-        import torch
-
         self.side, self.similarity = side, similarity
         self.longest = float(side.norms.max()) or 1.0
         if similarity in DISTANCES:
@@ -77,8 +75,8 @@ class Chunk:
         self.moved = None if device == "cpu" else torch.from_numpy(self.rough).to(device)
 
     def near(
-        self, queries: Side, worst: "np.ndarray", width: int, buffer: "np.ndarray"
-    ) -> "tuple[np.ndarray, np.ndarray]":
+        self, queries: Side, worst: np.ndarray, width: int, buffer: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """First pass: the pairs that may belong to the `width` best of their query; no other does.
 
         Args:
@@ -90,17 +88,12 @@ class Chunk:
         Returns:
             int64 [P] rows, ascending, and int64 [P] columns.
         """
-        import numpy as np
-        import torch
-
         scores = buffer[: len(queries.norms), : len(self.side.norms)]
         # An infinite score is one that float32 cannot hold; others may be as large.
         least = np.minimum(worst, np.finfo(np.float32).max, dtype=np.float64)
         D, tiny = self.side.vectors.shape[1], 2.0**-149
         with np.errstate(over="ignore"):
             if self.similarity in DISTANCES:
-                from scipy.spatial.distance import cdist
-
                 metric = "cityblock" if self.similarity == "manhattan" else "euclidean"
                 far = cdist(queries.vectors, self.rough, metric)
                 np.negative(far, out=scores, casting="same_kind")
@@ -125,11 +118,9 @@ class Chunk:
 
 
 def scores_of(
-    queries: Side, passages: Side, rows: "np.ndarray", columns: "np.ndarray", similarity: str
-) -> "np.ndarray":
+    queries: Side, passages: Side, rows: np.ndarray, columns: np.ndarray, similarity: str
+) -> np.ndarray:
     """Second pass: float32 [P] scores of pairs, higher is nearer."""
-    import numpy as np
-
     sums = _sums(queries.vectors, passages.vectors, rows, columns, similarity)
     if similarity == "cosine":
         sums /= np.maximum(queries.norms, SHORTEST)[rows] * np.maximum(passages.norms, SHORTEST)[columns]
@@ -139,23 +130,19 @@ def scores_of(
         return sums.astype(np.float32)
 
 
-def divided(vectors: "np.ndarray", by: Any) -> "np.ndarray":
+def divided(vectors: np.ndarray, by: Any) -> np.ndarray:
     """Float32 quotients, divided in float64 without a float64 copy."""
-    import numpy as np
-
     out = np.empty_like(vectors)
     return np.divide(vectors, by, out=out, dtype=np.float64, casting="same_kind")
 
 
 def _select(
-    scores: "np.ndarray", least: "np.ndarray", slack: "np.ndarray", width: int
-) -> "tuple[np.ndarray, np.ndarray]":
+    scores: np.ndarray, least: np.ndarray, slack: np.ndarray, width: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the scores [Q, C] that are not below the `least` of their row [Q].
 
     If they are many, those are left out that lie further than the row's `slack` behind its own `width` best.
     """
-    import numpy as np
-
     near = scores >= least.astype(np.float32)[:, None]
     if np.count_nonzero(near) > 2 * width * len(scores) and width < scores.shape[1]:
         own = np.partition(scores, -width, axis=1)[:, -width]
@@ -164,12 +151,11 @@ def _select(
 
 
 def _select_on_device(
-    scores: "Tensor", least: "np.ndarray", slack: "np.ndarray", width: int
-) -> "tuple[np.ndarray, np.ndarray]":
+    scores: "Tensor", least: np.ndarray, slack: np.ndarray, width: int
+) -> tuple[np.ndarray, np.ndarray]:
     """As `_select`, where the scores lie."""
-    import torch
 
-    def there(values: "np.ndarray") -> "Tensor":
+    def there(values: np.ndarray) -> "Tensor":
         return torch.as_tensor(values, dtype=torch.float32, device=scores.device)[:, None]
 
     limit = there(least)
@@ -182,14 +168,12 @@ def _select_on_device(
 
 
 def _sums(
-    left: "np.ndarray", right: "np.ndarray", rows: "np.ndarray", columns: "np.ndarray", similarity: str
-) -> "np.ndarray":
+    left: np.ndarray, right: np.ndarray, rows: np.ndarray, columns: np.ndarray, similarity: str
+) -> np.ndarray:
     """float64 [P]: of each pair of a row of `left` and one of `right`, the sum that its score is made of.
 
     A pair's sum depends on nothing but its two vectors: einsum adds up every contiguous row alike.
     """
-    import numpy as np
-
     sums = np.empty(len(rows))
     step = PIECE // left.shape[1] + 1
     for start in range(0, len(rows), step):
@@ -206,8 +190,6 @@ def _sums(
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Keeps a GPU from rounding float32 factors to TF32, whatever the training has set."""
-    import torch
-
     settings = torch.backends.cuda.matmul
     name, exact = ("fp32_precision", "ieee") if hasattr(settings, "fp32_precision") else ("allow_tf32", False)
     before = getattr(settings, name)

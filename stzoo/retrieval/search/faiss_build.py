@@ -3,14 +3,16 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+from tqdm import tqdm
 
 from stzoo.errors import RecipeError
 from stzoo.retrieval.search.exact import Vectors
 from stzoo.retrieval.search.exact_kernels import SHORTEST, Side, checked, divided
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 def empty(factory: str, width: int, similarity: str) -> Any:
@@ -19,8 +21,6 @@ def empty(factory: str, width: int, similarity: str) -> Any:
     Raises:
         RecipeError: if FAISS cannot make it, or not for this similarity.
     """
-    import faiss
-
     if similarity not in ("cosine", "dot", "euclidean"):
         raise RecipeError(
             f"FAISS indexes are searched by cosine, dot or euclidean; got {similarity!r}. "
@@ -44,8 +44,6 @@ def set_parameters(index: Any, factory: str, search_params: str) -> None:
     Raises:
         RecipeError: if they cannot be read, or the index does not have them.
     """
-    import faiss
-
     if not re.fullmatch(r"\w+=[1-9][0-9]{0,8}(,\w+=[1-9][0-9]{0,8})*", search_params):
         raise RecipeError(
             f"the search parameters {search_params!r} cannot be read; expected name=whole number from 1, "
@@ -65,8 +63,6 @@ def built(
         RecipeError: if FAISS cannot make it.
         ModelError: if a vector holds NaN or infinity.
     """
-    from tqdm import tqdm
-
     (N, D), room = vectors.shape, int(memory_gib * 2**30)
     trouble = f"the FAISS index {factory!r} cannot be made of {N} vectors [{D}]"
     index = empty(factory, D, similarity)
@@ -86,16 +82,12 @@ def built(
 
 def _wanted(index: Any, factory: str) -> int:
     """How many vectors FAISS trains on at most: 256 a centroid, of a list or of a code of 8 bits or xBITS."""
-    import faiss
-
     lists = faiss.try_extract_index_ivf(index)
     bits = max([8, *map(int, re.findall(r"x(\d+)", factory))])
     return 256 * max(2 ** min(bits, 24), lists.nlist if lists else 0)
 
 
 def _sample(vectors: Vectors, wanted: int, seed: int, room: int) -> Side:
-    import numpy as np
-
     N, D = vectors.shape
     most = max(1, room // (16 * D))
     rows = np.arange(N)
@@ -109,10 +101,8 @@ def _sample(vectors: Vectors, wanted: int, seed: int, room: int) -> Side:
     return checked(sample, "passage")
 
 
-def lengthened(side: Side, similarity: str) -> "np.ndarray":
+def lengthened(side: Side, similarity: str) -> np.ndarray:
     """float32 [n, D] that FAISS takes: one long where the similarity is cosine."""
-    import numpy as np
-
     if similarity == "cosine":
         return divided(side.vectors, np.maximum(side.norms, SHORTEST)[:, None])
     return np.ascontiguousarray(side.vectors)
@@ -121,9 +111,6 @@ def lengthened(side: Side, similarity: str) -> "np.ndarray":
 @contextmanager
 def faiss_errors(trouble: str) -> Iterator[None]:
     """Turns FAISS's errors into a RecipeError, and gives FAISS as many threads as torch has."""
-    import faiss
-    import torch
-
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(torch.get_num_threads())
     try:

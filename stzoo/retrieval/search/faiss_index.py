@@ -19,7 +19,11 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import faiss
+import numpy as np
+from tqdm import tqdm
 
 from stzoo.data.trec import Run
 from stzoo.errors import ShapeError
@@ -28,9 +32,6 @@ from stzoo.retrieval.search.exact_kernels import checked
 from stzoo.retrieval.search.faiss_build import built, faiss_errors, lengthened, set_parameters
 from stzoo.retrieval.search.ranking import Ranking
 from stzoo.utils.files import sha256, whole_file, write_json
-
-if TYPE_CHECKING:
-    import numpy as np
 
 SCHEMA_VERSION = 1
 QUERIES_AT_ONCE = 1024
@@ -57,7 +58,7 @@ class Index:
 
     def search(
         self,
-        query_vectors: "np.ndarray",
+        query_vectors: np.ndarray,
         query_ids: Sequence[str],
         corpus_ids: Sequence[str],
         k: int,
@@ -88,9 +89,6 @@ class Index:
             ShapeError: if ids, vectors and index do not agree.
             RecipeError: if k is below 1, or the index does not have these search parameters.
         """
-        import numpy as np
-        from tqdm import tqdm
-
         Q, N, D = len(query_ids), self._index.ntotal, self._index.d
         if query_vectors.shape != (Q, D) or len(corpus_ids) != N:
             raise ShapeError(
@@ -163,8 +161,6 @@ def open_index(
         ModelError: if a vector holds NaN or infinity.
         OutputError: if the folder cannot be written.
     """
-    import faiss
-
     if facts is None:
         facts = getattr(vectors, "facts", None) or {"sha256": _digest(vectors)}
     wanted = json.loads(
@@ -216,8 +212,6 @@ def recall(exact: Run, approximate: Run, k: int) -> float:
 
 
 def _read(path: Path) -> Any:
-    import faiss
-
     return faiss.read_index(str(path))
 
 
@@ -231,8 +225,6 @@ def _noted(noted: Path, path: Path) -> dict[str, Any] | None:
 
 
 def _digest(vectors: Vectors) -> str:
-    import numpy as np
-
     digest = hashlib.sha256()
     for start in range(0, vectors.shape[0], 2**16):
         digest.update(np.ascontiguousarray(vectors[start : start + 2**16], np.float32).data)

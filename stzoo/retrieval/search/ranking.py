@@ -1,14 +1,11 @@
 """What of all that is found is kept: the k best documents of each query, ties settled as trec_eval does."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from stzoo.data.texts import Texts
 from stzoo.errors import RecipeError
-
-if TYPE_CHECKING:
-    import numpy as np
-
 
 EMPTY = -(2**63)  # a key below that of any score
 
@@ -29,8 +26,6 @@ class Ranking:
     """
 
     def __init__(self, corpus_ids: Sequence[str], k: int, *, drop_self: bool):
-        import numpy as np
-
         if k < 1:
             raise RecipeError(f"k is {k}; expected at least 1.")
         self.corpus_ids, self.k, self.drop_self = corpus_ids, k, drop_self
@@ -40,22 +35,18 @@ class Ranking:
         self.ranks = np.empty_like(self.ascending)
         self.ranks[self.ascending] = np.arange(len(texts), dtype=np.uint32)
 
-    def none(self, queries: int) -> "np.ndarray":
+    def none(self, queries: int) -> np.ndarray:
         """int64 [queries, width] keys of queries that have kept nothing yet."""
-        import numpy as np
-
         return np.full((queries, self.width), EMPTY)
 
-    def worst(self, kept: "np.ndarray") -> "np.ndarray":
+    def worst(self, kept: np.ndarray) -> np.ndarray:
         """float32 [Q], the least score that each query has kept; -inf if it can keep more."""
-        import numpy as np
-
         least = kept.min(1)
         return np.where(least == EMPTY, np.float32("-inf"), _unpacked(least))
 
     def merge(
-        self, kept: "np.ndarray", rows: "np.ndarray", documents: "np.ndarray", scores: "np.ndarray"
-    ) -> "np.ndarray":
+        self, kept: np.ndarray, rows: np.ndarray, documents: np.ndarray, scores: np.ndarray
+    ) -> np.ndarray:
         """Takes more documents in.
 
         Args:
@@ -67,8 +58,6 @@ class Ranking:
         Returns:
             int64 [Q, width] keys, in no order.
         """
-        import numpy as np
-
         counts = np.bincount(rows, minlength=len(kept))
         both = np.full((len(kept), self.width + counts.max(initial=0)), EMPTY)
         both[:, : self.width] = kept
@@ -76,7 +65,7 @@ class Ranking:
         both[rows, np.arange(len(rows)) + first[rows]] = _packed(scores, self.ranks[documents])
         return np.partition(both, -self.width, axis=1)[:, -self.width :]
 
-    def run(self, query_ids: Sequence[str], kept: "np.ndarray") -> "Ranked":
+    def run(self, query_ids: Sequence[str], kept: np.ndarray) -> "Ranked":
         """The results that int64 [Q, width] keys hold; the keys are sorted in place."""
         kept.sort(axis=1)
         return Ranked(self, query_ids, kept[:, ::-1])
@@ -88,7 +77,7 @@ class Ranked(Mapping[str, dict[str, float]]):
     Kept as dicts they would take ten times the memory.
     """
 
-    def __init__(self, ranking: Ranking, query_ids: Sequence[str], keys: "np.ndarray"):
+    def __init__(self, ranking: Ranking, query_ids: Sequence[str], keys: np.ndarray):
         self._ranking, self._keys = ranking, keys
         self._rows = {query: row for row, query in enumerate(query_ids)}
 
@@ -110,7 +99,7 @@ class Ranked(Mapping[str, dict[str, float]]):
             found.popitem()
         return found
 
-    def arrays(self, rows: slice) -> "tuple[np.ndarray, np.ndarray]":
+    def arrays(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
         """The results of consecutive queries as arrays; with drop_self a query's own document is still there.
 
         Args:
@@ -119,24 +108,18 @@ class Ranked(Mapping[str, dict[str, float]]):
         Returns:
             int64 [q, W] places in the corpus, best first, -1 behind the last; float32 [q, W] scores.
         """
-        import numpy as np
-
         keys = self._keys[rows]
         places = self._ranking.ascending[keys & 0xFFFFFFFF].astype(np.int64)
         return np.where(keys == EMPTY, -1, places), _unpacked(keys)
 
 
-def _packed(scores: "np.ndarray", ranks: "np.ndarray") -> "np.ndarray":
+def _packed(scores: np.ndarray, ranks: np.ndarray) -> np.ndarray:
     """int64 keys of float32 scores and ranks below 2**32: they sort by score, then by rank."""
-    import numpy as np
-
     bits = (scores + np.float32(0)).view(np.int32)  # + 0 makes -0.0 the same as 0.0
     return ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64) << 32) + ranks
 
 
-def _unpacked(keys: "np.ndarray") -> "np.ndarray":
+def _unpacked(keys: np.ndarray) -> np.ndarray:
     """float32 scores of int64 keys."""
-    import numpy as np
-
     bits = (keys >> 32).astype(np.int32)
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(np.float32)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from stzoo.data.beir import JudgedSet, find_jsonl, read_corpus
 from stzoo.errors import DataError, ModelError, RecipeError
 from stzoo.models.encode import encode
@@ -58,8 +60,6 @@ def search(
     if not questions:
         raise RecipeError("there is no question.")
     if threads:
-        import torch
-
         torch.set_num_threads(threads)
     bars = sys.stderr.isatty() if progress is None else progress
     documents: Store | None = None

@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
 
 from stzoo.errors import DataError, ModelError, OutputError, RecipeError
-from stzoo.models.loaded import slug
+from stzoo.models.names import slug
 from stzoo.retrieval.store.quantize import (
     DTYPES,
     PRECISIONS,
@@ -36,9 +39,6 @@ from stzoo.retrieval.store.shards import (
     write_shard,
 )
 from stzoo.utils.files import held
-
-if TYPE_CHECKING:
-    import numpy as np
 
 __all__ = ["PRECISIONS", "SHARD_ROWS", "Store", "fill", "open_store", "place", "quantise"]
 
@@ -85,17 +85,15 @@ class Store:
     @property
     def nbytes(self) -> int:
         """Bytes of the vectors on disk."""
-        import numpy as np
-
         return len(self) * width(self.manifest) * np.dtype(DTYPES[self.precision]).itemsize
 
-    def __getitem__(self, rows: slice) -> "np.ndarray":
+    def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, step = rows.indices(len(self))
         if step != 1:
             raise ValueError("a store gives consecutive rows only")
         return loosened(read_rows(self.folder, self.manifest, start, max(start, stop)), self.manifest)
 
-    def packed(self, start: int, stop: int) -> "np.ndarray":
+    def packed(self, start: int, stop: int) -> np.ndarray:
         """The bits of a binary store, for Hamming distances.
 
         Args:
@@ -130,10 +128,10 @@ def fill(
     folder: str | Path,
     texts: Any,
     facts: Mapping[str, Any],
-    encode: Callable[[Any], "np.ndarray"],
+    encode: Callable[[Any], np.ndarray],
     *,
     precision: str = "float32",
-    ranges: "np.ndarray | None" = None,
+    ranges: np.ndarray | None = None,
     shard_rows: int = SHARD_ROWS,
     data: Mapping[str, str] | None = None,
     seconds_before: float = 0.0,
@@ -162,8 +160,6 @@ def fill(
             stay.
         RecipeError: if the precision is unknown, or shard_rows below 1.
     """
-    from tqdm import tqdm
-
     check_precision(precision)
     if shard_rows < 1:
         raise RecipeError(f"shard_rows is {shard_rows}; expected at least 1.")
@@ -263,11 +259,9 @@ def open_store(folder: str | Path) -> Store:
 
 
 def _encoded(
-    texts: Any, number: int, shard_rows: int, encode: Callable[[Any], "np.ndarray"]
-) -> tuple["np.ndarray", float]:
+    texts: Any, number: int, shard_rows: int, encode: Callable[[Any], np.ndarray]
+) -> tuple[np.ndarray, float]:
     """The vectors of one shard and the seconds they took."""
-    import numpy as np
-
     start, stop = number * shard_rows, min((number + 1) * shard_rows, len(texts))
     begun = time.monotonic()
     vectors = encode(texts[start:stop])

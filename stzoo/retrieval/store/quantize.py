@@ -11,12 +11,12 @@ Unlike sentence-transformers, whose int8 comes back as the lower edge of its ste
 """
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from sentence_transformers.util.quantization import quantize_embeddings
 
 from stzoo.errors import ModelError, check_known
-
-if TYPE_CHECKING:
-    import numpy as np
 
 DTYPES = {"float32": "float32", "float16": "float16", "int8": "int8", "binary": "uint8"}
 PRECISIONS = tuple(DTYPES)
@@ -36,15 +36,13 @@ def width(manifest: Mapping[str, Any]) -> int:
     return -(-manifest["dim"] // 8) if manifest["precision"] == "binary" else int(manifest["dim"])
 
 
-def ranges_of(parts: "Iterable[np.ndarray]") -> "np.ndarray":
+def ranges_of(parts: Iterable[np.ndarray]) -> np.ndarray:
     """float32 [2, D], the least and the greatest value of each dimension of float32 [n, D] parts."""
-    import numpy as np
-
     extremes = [np.stack([part.min(0), part.max(0)]) for part in parts]
     return np.stack([np.min(extremes, 0)[0], np.max(extremes, 0)[1]])
 
 
-def tightened(vectors: "np.ndarray", manifest: Mapping[str, Any]) -> "np.ndarray":
+def tightened(vectors: np.ndarray, manifest: Mapping[str, Any]) -> np.ndarray:
     """Vectors as they are stored.
 
     Args:
@@ -57,25 +55,20 @@ def tightened(vectors: "np.ndarray", manifest: Mapping[str, Any]) -> "np.ndarray
     Raises:
         ModelError: if float16 cannot hold them.
     """
-    import numpy as np
-
     if manifest["precision"] in ("float32", "float16"):
         with np.errstate(over="ignore"):
             stored = np.ascontiguousarray(vectors, manifest["precision"])
         if not np.isfinite(stored).all():
             raise ModelError("vectors hold numbers beyond float16's 65504; store them as float32 or int8.")
         return stored
-    from sentence_transformers.util.quantization import quantize_embeddings
 
     if manifest["precision"] == "binary":
         return np.asarray(quantize_embeddings(vectors, "ubinary"))
     return np.asarray(quantize_embeddings(vectors, "int8", np.array(manifest["ranges"], np.float32)))
 
 
-def loosened(stored: "np.ndarray", manifest: Mapping[str, Any]) -> "np.ndarray":
+def loosened(stored: np.ndarray, manifest: Mapping[str, Any]) -> np.ndarray:
     """float32 [n, D] of what `tightened` gave."""
-    import numpy as np
-
     if manifest["precision"] == "binary":
         return np.unpackbits(stored, axis=1, count=manifest["dim"]) * np.float32(2) - np.float32(1)
     if manifest["precision"] == "int8":

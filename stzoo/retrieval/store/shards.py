@@ -12,14 +12,15 @@ import zlib
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from stzoo.errors import DataError, OutputError
 from stzoo.retrieval.store.quantize import DTYPES, width
 from stzoo.utils.files import whole_file, write_json
-
-if TYPE_CHECKING:
-    import numpy as np
 
 SCHEMA_VERSION = 1
 
@@ -73,15 +74,13 @@ def check_foreign(folder: Path) -> None:
 
 
 def write_shard(
-    folder: Path, manifest: Mapping[str, Any], number: int, stored: "np.ndarray", seconds: float
+    folder: Path, manifest: Mapping[str, Any], number: int, stored: np.ndarray, seconds: float
 ) -> None:
     """Writes one shard.
 
     Raises:
         OutputError: if the disk is full or the folder cannot be written; nothing is left behind.
     """
-    from safetensors.numpy import save
-
     about = {"store": _identity(manifest), "number": str(number), "seconds": f"{seconds:.3f}"}
     about["checksum"] = _checksum(stored, about)
     with whole_file(shard_path(folder, number)) as draft:
@@ -90,8 +89,6 @@ def write_shard(
 
 def check_shard(folder: Path, manifest: Mapping[str, Any], number: int) -> float | None:
     """The seconds that a shard took, or None if it is missing, damaged or of another store."""
-    from safetensors import safe_open
-
     rows = min(manifest["shard_rows"], manifest["rows"] - number * manifest["shard_rows"])
     path = shard_path(folder, number)
     try:
@@ -109,14 +106,12 @@ def check_shard(folder: Path, manifest: Mapping[str, Any], number: int) -> float
         return None
 
 
-def read_rows(folder: Path, manifest: Mapping[str, Any], start: int, stop: int) -> "np.ndarray":
+def read_rows(folder: Path, manifest: Mapping[str, Any], start: int, stop: int) -> np.ndarray:
     """Stored rows [stop - start, width]; bytes are read, not mapped, and so count as memory only once.
 
     Raises:
         DataError: if a shard was removed or cut short since it was checked.
     """
-    import numpy as np
-
     dtype, columns, size = np.dtype(DTYPES[manifest["precision"]]), width(manifest), manifest["shard_rows"]
     found = np.empty((stop - start, columns), dtype)
     row = start
@@ -141,6 +136,6 @@ def _identity(manifest: Mapping[str, Any]) -> str:
     return digest({name: value for name, value in manifest.items() if name not in ("data", "seconds_before")})
 
 
-def _checksum(vectors: "np.ndarray", about: Mapping[str, str]) -> str:
+def _checksum(vectors: np.ndarray, about: Mapping[str, str]) -> str:
     """CRC-32, which finds any damaged byte, at 7 GB/s; SHA-256 would take three times as long."""
     return f"{zlib.crc32(vectors.data, zlib.crc32(digest(dict(about)).encode())):08x}"
