@@ -14,8 +14,6 @@ from typing import Any
 
 import yaml
 
-from stzoo.errors import DataError, nearest
-
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -82,24 +80,6 @@ def suites() -> Mapping[str, tuple[str, ...]]:
 def find(name: str) -> Entry | None:
     """The set that goes by this name, or None."""
     return _by_key().get(_key(name))
-
-
-def lookup(name: str) -> Entry:
-    """The set that goes by this name.
-
-    Raises:
-        DataError: if none does; it offers the nearest name.
-    """
-    entry = find(name)
-    if entry is None:
-        near = nearest(
-            name.lower(), [*suites(), *(known for each in entries().values() for known in each.names)]
-        )
-        raise DataError(
-            f"the registry has no data set {name!r}"
-            + (f"; did you mean {near!r}?" if near else f"; it has {', '.join(entries())}.")
-        )
-    return entry
 
 
 def expand(names: Sequence[str]) -> list[str]:

@@ -99,7 +99,7 @@ def test_commands_of_plugins_stand_beside_our_own():
     assert re.search(r"^ +taco +look into models", cli("--help").stdout, re.M)
     assert re.search(r"^ +inspect ", cli("taco", "--help").stdout, re.M)
     light = (
-        "import sys; from stzoo.cli import add_plugins as a; a([]); print('stzoo_taco_cli' in sys.modules)"
+        "import sys; from stzoo.cli import add_plugins as a; a([]); print('stzoo_taco.cli' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

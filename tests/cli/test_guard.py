@@ -70,7 +70,7 @@ def test_a_plugins_fault_names_the_plugin(capsys):
     code, said = run(lambda: build(None), "pretrain", capsys=capsys)
     assert code == 70
     assert re.search(
-        r"arose in the plugin retromae \(stzoo-retromae \S+\) \(\S+/stzoo_retromae\.py:\d+\)", said
+        r"arose in the plugin retromae \(stzoo-retromae \S+\) \(\S+/stzoo_retromae/retromae\.py:\d+\)", said
     )
     assert "report it to stzoo-retromae's author" in said
     assert "github.com" not in said

@@ -342,12 +342,11 @@ def test_a_killed_download_leaves_no_set_and_the_next_one_clears_up(hub, tmp_pat
     code = f"""
         import dataclasses
         from pathlib import Path
-        from stzoo import registry
-        from stzoo.bench import fetch
+        from stzoo.data import download, registry
         entry = registry.entries()["scifact"]
         entry = dataclasses.replace(entry, md5={entry.md5!r}, zip_bytes={entry.zip_bytes})
-        with fetch.alone(entry, Path({str(tmp_path / "place")!r})):
-            fetch.from_zip(entry, Path({str(tmp_path / "place")!r}))
+        with download.alone(entry, Path({str(tmp_path / "place")!r})):
+            download.from_zip(entry, Path({str(tmp_path / "place")!r}))
     """
     place = tmp_path / "place"
     (place / ".scifact.mine").mkdir(parents=True)
@@ -458,15 +457,14 @@ def copies(rows):
 CHILD = """
     import dataclasses, json
     from pathlib import Path
-    from stzoo import registry
-    from stzoo.bench import datasets
+    from stzoo.data import find_datasets, registry
     from stzoo.errors import DataError
 
     def find(name, **changes):
         known = registry.find
         registry.find = lambda _: dataclasses.replace(known(name), **changes)
         try:
-            print(json.dumps(["found", str(datasets.find(name).folder)]))
+            print(json.dumps(["found", str(find_datasets.find(name).folder)]))
         except DataError as error:
             print(json.dumps(["error", str(error)]))
         finally:

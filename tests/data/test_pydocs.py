@@ -119,7 +119,7 @@ def test_whole_docstrings_are_given_where_no_query_is_held_out():
 
 def test_the_library_is_read_and_not_run_and_read_the_same_every_time():
     code = (
-        "import sys, hashlib, json; from stzoo import pydocs; before = set(sys.modules)\n"
+        "import sys, hashlib, json; from stzoo.data import pydocs; before = set(sys.modules)\n"
         "text = json.dumps([pydocs.passages(), pydocs.beir()]); new = set(sys.modules) - before\n"
         "print(hashlib.sha256(text.encode()).hexdigest(), sorted(new & {'this', 'antigravity', 'turtle'}))"
     )

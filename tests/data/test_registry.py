@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from stzoo.data import registry
 from stzoo.data.beir import read_beir
-from stzoo.errors import DataError
 
 ENTRIES, SUITES = registry.entries(), registry.suites()
 
@@ -113,16 +112,6 @@ def test_real_scifact_has_the_registrys_counts(data):
 def test_a_set_is_found_by_any_of_its_names(name, found):
     entry = registry.find(name)
     assert (entry and entry.name) == found
-
-
-@pytest.mark.parametrize(
-    ("name", "near"), [("scifcat", "'scifact'"), ("NanoSciFcat", "nano"), ("?", "it has ms")]
-)
-def test_a_name_that_nothing_has_is_answered_with_the_nearest(name, near):
-    assert registry.lookup("HotpotQA").name == "hotpotqa"
-    with pytest.raises(DataError, match="no data set") as error:
-        registry.lookup(name)
-    assert near in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from stzoo.evaluation.bench.score import score
 from stzoo.evaluation.bench.tables import costs, table
 from stzoo.models.loaded import folder_revision
 from stzoo.retrieval.search import retriever as retriever_room
-from stzoo.retrieval.search.search import search
+from stzoo.retrieval.search import search as search_module
 from stzoo.testing import TEXTS, sentences, tiny_masked_lm
 from stzoo.utils.files import fingerprint
 
@@ -430,13 +430,13 @@ def test_static_embeddings_of_the_hub_have_the_commit_as_their_revision(data, tm
 def test_a_store_is_asked_in_the_dtype_it_was_made_in(model, data, tmp_path, monkeypatch):
     bench(model, data=data, output=tmp_path / "out", bm25=False, store=tmp_path / "store", dtype="bfloat16")
     (store,) = (tmp_path / "store").glob("*/*-document-*")
-    seen, encode = [], search.encode
+    seen, encode = [], search_module.encode
 
     def watched(model, *texts, **options):
         seen.append(str(model.dtype))
         return encode(model, *texts, **options)
 
-    monkeypatch.setattr(search, "encode", watched)
+    monkeypatch.setattr(search_module, "encode", watched)
     stzoo.search(store, "what lift")
     assert seen == ["torch.bfloat16"]
 

@@ -177,7 +177,7 @@ def test_an_interval_does_not_depend_on_what_else_is_reported(tmp_path):
 def test_a_suite_is_averaged_only_where_every_set_of_it_is_there(tmp_path):
     folder, sets = tmp_path / "in", registry.suites()["decontaminated-beir"]
     for place, name in enumerate(sets):
-        data = judged(name, 30 + place, split=registry.lookup(name).split)
+        data = judged(name, 30 + place, split=registry.find(name).split)
         for model, at in (("a weak one", 0.3), ("strong", 0.6), ("partial", 0.5)):
             if (model, place) != ("partial", 3):
                 file_result(folder, model, data, at=at)

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from stzoo.data.beir import write_beir
 from stzoo.errors import DataError, OutputError, RecipeError, StzooError
-from stzoo.evaluation import compare, report
 from stzoo.evaluation.bench import results
 from stzoo.evaluation.bench.bench import bench
 from stzoo.evaluation.bench.score import score
+from stzoo.evaluation.compare import compare
+from stzoo.evaluation.report import report
 from stzoo.evaluation.scoring import overall
 
 CORPUS = [{"_id": f"d{i}", "text": f"word{i} of all"} for i in range(6)]

@@ -311,7 +311,7 @@ WAIT = """
 import datetime, sys, time
 from pathlib import Path
 import torch.distributed as dist
-from stzoo.training.runs import first_process_first, is_first_process
+from stzoo.utils.distributed import first_process_first, is_first_process
 
 dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=2))
 with first_process_first(cpu=True):

@@ -468,8 +468,9 @@ def test_a_teacher_scores_no_more_than_are_needed(model, judged, cross_encoder, 
 # Imports once, then mines in a child for each moment at which it is to be killed, and once to the end.
 KILLED = """import json, os, signal, sys
 import pyarrow.parquet, safetensors.numpy, sentence_transformers, torch
-from stzoo.finetuning.mining import mine, parts
-parts.PART = parts.TAUGHT = 5
+from stzoo.finetuning.mining import shards
+from stzoo.finetuning.mining.mine import mine
+shards.PART = shards.TAUGHT = 5
 for moments, options in json.loads(sys.argv[1]):
     for event, where in [*moments, ["never", ""]]:
         child = os.fork()

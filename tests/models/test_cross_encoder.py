@@ -201,9 +201,9 @@ def test_neither_pickled_weights_nor_code_beside_them_are_run(folder, tmp_path, 
 def test_scores_that_are_no_numbers_are_errors(folder, tmp_path):
     spoilt = shutil.copytree(folder, tmp_path / "spoilt")
     weights = load_file(spoilt / "model.safetensors")
-    weights["classifier.bias"][:] = np.nan
+    weights["classifier.weight"][:] = 3e38
     save_file(weights, spoilt / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match="scores 2 of 2 pairs as no finite number: nan for 'a wing' with"):
+    with pytest.raises(ModelError, match=r"scores 2 of 2 pairs as no finite number: .* for 'a wing' with"):
         open_teacher(str(spoilt)).score(["a wing", "lift"], ["sugar", "water"])
 
 
@@ -238,7 +238,7 @@ SCRIPT = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import stzoo.models.cross_encoder
-from test_teacher import open_teacher, rescore, training_set
+from test_cross_encoder import open_teacher, rescore, training_set
 stzoo.models.cross_encoder.PART_QUERIES = 8
 rescore(training_set(400), open_teacher(sys.argv[2], device="cpu"), sys.argv[3])
 """

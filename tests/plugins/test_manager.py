@@ -51,10 +51,10 @@ def reason(host, distribution):
 
 def test_nothing_is_loaded_at_import_and_everything_at_first_use():
     code = (
-        "import sys; from stzoo import host; assert 'fake_good' not in sys.modules;"
-        "host.find('objective', 'fake-objective'); assert 'fake_good' in sys.modules;"
+        "import sys; from stzoo.plugins import manager; assert 'fake_good' not in sys.modules;"
+        "manager.find('objective', 'fake-objective'); assert 'fake_good' in sys.modules;"
         "assert 'fake_good.heavy' not in sys.modules;"
-        "host.build('objective', 'fake-objective', None, rate=1); assert 'fake_good.heavy' in sys.modules"
+        "manager.build('objective', 'fake-objective', None, rate=1); assert 'fake_good.heavy' in sys.modules"
     )
     subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(FAKES)!r}); {code}"], check=True

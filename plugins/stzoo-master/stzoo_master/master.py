@@ -11,9 +11,9 @@ The algorithm (Zhou et al., 2022, https://arxiv.org/abs/2212.07841):
 In each pass the encoder also finds what was hidden from itself (`encoder`, `encoder-neighbour`,
 `encoder-complement`). TASKS says all of this as data; MASTER.losses is one loop over it.
 
-Reading order: TASKS, MASTER.losses, MASTER.draw. How a word becomes a keyword is in stzoo_master_words.py;
-how queries, continuations and neighbours are made, in stzoo_master_prepare.py. The hooks are in
-stzoo_master_plugin.py.
+Reading order: TASKS, MASTER.losses, MASTER.draw. How a word becomes a keyword is in words.py;
+how queries, continuations and neighbours are made, in prepare.py. The hooks are in
+plugin.py.
 
 Source: https://github.com/microsoft/SimXNS at 0163380, MASTER/pretrain. Losses and gradients are compared
 with its own by tests/parity of stzoo.

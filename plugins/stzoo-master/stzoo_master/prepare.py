@@ -6,7 +6,7 @@ Rows that the corpus brings a column for keep it; the rest is made. The released
 Source: https://github.com/microsoft/SimXNS at 0163380, MASTER/README.md: queries by docT5, continuations by
 GPT-2, the form of the data, how words are counted.
 
-Unlike: the settings of the two generators are not published; see stzoo_master_generate.py for those here.
+Unlike: the settings of the two generators are not published; see generate.py for those here.
     The released code halves passages where the paper's figure draws a neighbour; here there are neighbours.
 """
 

@@ -154,7 +154,7 @@ def test_equal_texts_are_no_neighbours_and_stand_once(tmp_path):
 
 
 def test_a_passage_asks_with_its_rarest_terms_only(tmp_path, monkeypatch):
-    monkeypatch.setattr("stzoo_master_related.POSTINGS", 3)
+    monkeypatch.setattr("stzoo_master.related.POSTINGS", 3)
     texts = ["common rare", "common seldom", "common rare other", "common more", "common"]
     found = NearestByBM25(corpus_of(texts), 4, tmp_path)(0, 5)
     assert found[0] == [2]

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import stzoo_master.words as stzoo_master_words
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stzoo_master import words as master_words
 from stzoo_master.words import WordWeights, count_words, read_table, write_table
 
 from stzoo.errors import DataError, ModelError, OutputError
@@ -216,7 +216,7 @@ def test_words_that_hold_spaces_are_counted_whole(passages):
 def test_counts_are_the_same_however_few_chunks_are_held(family, monkeypatch):
     passages = sentences(300)
     whole = count_words(iter(passages), TOKENIZERS[family])
-    monkeypatch.setattr(stzoo_master_words, "_HELD", 10)
+    monkeypatch.setattr(master_words, "_HELD", 10)
     assert count_words(passages, TOKENIZERS[family]) == whole
     assert whole.total() == sum(
         len(text.replace(",", " ,").replace(".", " .").split()) for text in passages
@@ -303,7 +303,7 @@ def test_no_two_words_of_a_real_vocabulary_have_one_hash(wordpiece):
     longer = torch.cat([several, several.flip(1)]).unique(dim=0)
     hashes = torch.cat(
         [
-            stzoo_master_words._hash(pieces, torch.zeros_like(pieces))[:, 0]
+            master_words._hash(pieces, torch.zeros_like(pieces))[:, 0]
             for pieces in (single.unsqueeze(1), rows, longer)
         ]
     )

@@ -10,7 +10,7 @@ A query q and a document d score h_q . h_d + sum over the document's words i of 
 product of their vectors. The authors never released this part; what their paper leaves open is said under
 `Unlike`.
 
-The vector is some 31,000 wide: stzoo_dupmae_search.py keeps and searches documents without ever holding many.
+The vector is some 31,000 wide: dupmae_search.py keeps and searches documents without ever holding many.
 This file is stored beside a model that is not exported as portable, so it imports nothing of stzoo.
 """
 

@@ -6,8 +6,8 @@ The algorithm (Xiao et al., EMNLP 2022, https://arxiv.org/abs/2205.12035):
 2. find the hidden tokens from the encoder's hidden states (the loss `encoder`);
 3. rebuild the passage by a decoder of one layer that sees h and little else (the loss `decoder`).
 
-Reading order: RetroMAE (enhanced decoding, section 3.3), RetroMAEBasic (section 3.2), then stzoo_dupmae.py.
-The hooks are in stzoo_retromae_plugin.py.
+Reading order: RetroMAE (enhanced decoding, section 3.3), RetroMAEBasic (section 3.2), then dupmae.py.
+The hooks are in plugin.py.
 
 Source: https://github.com/staoxiao/RetroMAE at ee37587, src/pretrain. Losses and gradients are compared with
 its own by tests/parity of stzoo.

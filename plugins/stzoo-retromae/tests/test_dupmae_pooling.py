@@ -11,8 +11,6 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-import stzoo_retromae.dupmae_pooling as stzoo_dupmae_pooling
-import stzoo_retromae.dupmae_search as stzoo_dupmae_search
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,15 +19,16 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.modules import Normalize
 from sentence_transformers.util import dot_score
+from stzoo_retromae import dupmae_pooling, dupmae_search
 from stzoo_retromae.dupmae_search import compact, retrieve, sparse
 from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 
-import stzoo
 from stzoo.data.beir import read_beir, write_beir
 from stzoo.errors import ModelError, OutputError, RecipeError
 from stzoo.evaluation.scoring import score
 from stzoo.hub.export import export
 from stzoo.models.loading import like, load_model
+from stzoo.retrieval.search.exact import retrieve as retrieve_exact
 from stzoo.retrieval.search.exact import top_k
 from stzoo.testing import FAMILIES, TEXTS, sentences, tiny_masked_lm
 
@@ -137,7 +136,7 @@ def test_saturation_takes_the_logarithm_of_the_positive_scores(bases, model):
 def test_positions_taken_a_few_at_a_time_change_neither_vector_nor_gradient(model):
     def run(logits):
         model.zero_grad()
-        with patch.object(stzoo_dupmae_pooling, "LOGITS", logits):
+        with patch.object(dupmae_pooling, "LOGITS", logits):
             vectors = model(model.preprocess(MIXED) | {"task": "query"})["sentence_embedding"]
         (vectors * torch.arange(vectors.numel()).view_as(vectors).cos()).sum().backward()
         return [vectors.detach(), *(part.grad for part in model.parameters() if part.grad is not None)]
@@ -218,7 +217,7 @@ def test_the_dense_variant_loads_plain_and_is_the_first_part_of_the_vector(expor
 
 ALONE = """
 import sys
-for name in ("stzoo", "stzoo_dupmae_pooling", "stzoo_retromae", "stzoo_dupmae_search"):
+for name in ("stzoo", "stzoo_retromae"):
     sys.modules[name] = None
 import numpy
 from sentence_transformers import SentenceTransformer
@@ -264,7 +263,7 @@ def test_options_that_do_not_hold_are_refused(bases):
     with pytest.raises(RecipeError, match=r"pooling_options \(top_k\) need the pooling"):
         load_model(bases["bert"], pooling_options={"top_k": 3})
     with pytest.raises(ValueError, match="no MLM head yet"):
-        stzoo_dupmae_pooling.dupmae(32)({})
+        dupmae_pooling.dupmae(32)({})
 
 
 def test_a_pooling_that_is_wider_than_what_stands_behind_it_is_refused(model, bases, tmp_path):
@@ -288,7 +287,7 @@ def test_search_finds_what_comparing_all_whole_vectors_finds(model, judged, simi
     model = like(model, [*model, *[Normalize()] * (similarity == "normalised")])
     model.similarity_fn_name = "cosine" if similarity == "cosine" else "dot"
     names = dict(zip(("ENCODED", "QUERIES", "PASSAGES"), sizes, strict=True))
-    with patch.multiple(stzoo_dupmae_search, **names):
+    with patch.multiple(dupmae_search, **names):
         found = retrieve(model, judged, k=9)
     queries = model.encode_query(list(judged.queries.values()))
     documents = model.encode_document(list(judged.passages))
@@ -309,7 +308,7 @@ def test_search_finds_what_comparing_all_whole_vectors_finds(model, judged, simi
 
 
 def test_equal_documents_tie_and_the_later_id_stands_first(model, judged):
-    with patch.multiple(stzoo_dupmae_search, PASSAGES=7, ENCODED=9):
+    with patch.multiple(dupmae_search, PASSAGES=7, ENCODED=9):
         found = retrieve(model, judged, k=100)
     for query in judged.queries:
         for number in range(5):
@@ -320,7 +319,7 @@ def test_equal_documents_tie_and_the_later_id_stands_first(model, judged):
 
 def test_documents_that_are_kept_are_not_encoded_again_and_not_mixed_up(model, judged, tmp_path):
     first = retrieve(model, judged, k=3, folder=tmp_path / "store")
-    with patch.object(stzoo_dupmae_search, "compact", side_effect=AssertionError("encoded again")):
+    with patch.object(dupmae_search, "compact", side_effect=AssertionError("encoded again")):
         again = retrieve(model, judged, k=3, folder=tmp_path / "store")
     assert dict(again) == dict(first)
     with torch.no_grad():
@@ -336,7 +335,7 @@ def test_memory_does_not_grow_by_whole_vectors(model, judged):
         ids = [f"d{i}" for i in range(documents)]
         many = replace(judged, corpus_ids=ids, passages=texts, queries=two)
         tracemalloc.start()
-        with patch.multiple(stzoo_dupmae_search, PASSAGES=64, ENCODED=64):
+        with patch.multiple(dupmae_search, PASSAGES=64, ENCODED=64):
             retrieve(model, many, k=5)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -366,7 +365,7 @@ def test_the_readme_shows_how_to_score_both_forms(exported, judged, tmp_path, mo
     exec(compile(code, "README.md", "exec"), {})
     lines = capsys.readouterr().out.strip().splitlines()
     runs = {
-        "dense": stzoo.retrieval.search.exact.retrieve(dense(model), judged),
+        "dense": retrieve_exact(dense(model), judged),
         "hybrid": retrieve(model, judged),
     }
     wanted = {name: score(judged.qrels, run).mean["nDCG@10"] for name, run in runs.items()}

@@ -30,7 +30,7 @@ def read_training(
     columns: str | Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> TrainingSet:
-    """Reads queries with their positives and negatives, in any of the forms that `FORMS` describes.
+    """Reads queries with their positives and negatives, in any of the forms that `formats.described` lists.
 
     The names of the columns, over all rows, decide the form and what each column is. This is shown to the
     user and kept in `TrainingSet.columns`. A row may say of its passages which are positive: by labels (0 or
