@@ -193,7 +193,7 @@ def teach(work: Path, name: str, settings: dict[str, Any]) -> Path:
     from sentence_transformers.cross_encoder.losses import ListNetLoss
     from transformers import set_seed
 
-    from stzoo.utils.malloc import keep_blocks
+    from stzoo.utils.malloc import disable_malloc_trim
 
     folder = work / "teachers" / name
     if (folder / "config.json").exists():
@@ -222,7 +222,7 @@ def teach(work: Path, name: str, settings: dict[str, Any]) -> Path:
         warmup_steps=0.1, save_strategy="no", report_to=[], disable_tqdm=True, seed=settings["seed"],
         dataloader_pin_memory=False,
     )  # fmt: skip
-    keep_blocks()
+    disable_malloc_trim()
     trainer = CrossEncoderTrainer(
         model=model, args=arguments, train_dataset=Dataset.from_list(lists), loss=ListNetLoss(model)
     )

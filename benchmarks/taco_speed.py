@@ -116,13 +116,13 @@ def one_side(side: str, tasks: int, size: int, steps: int) -> dict[str, Any]:
     """Seconds a step and peak memory of one side, in this process."""
     import torch
 
-    from stzoo.finetuning.balancers import Balancing, Gradients
+    from stzoo.finetuning.balancers import BalancerContext, Gradients
     from stzoo.finetuning.losses import make_loss
     from stzoo.models.loading import load_model
     from stzoo.plugins import manager
-    from stzoo.utils.malloc import keep_blocks
+    from stzoo.utils.malloc import disable_malloc_trim
 
-    keep_blocks()
+    disable_malloc_trim()
     torch.manual_seed(0)
     model = load_model(MODEL).train()
     loss = make_loss(model, {"contrastive": 1.0}, {}, temperature=0.05, mini_batch_size=64)
@@ -145,7 +145,7 @@ def one_side(side: str, tasks: int, size: int, steps: int) -> dict[str, Any]:
             parameter.grad = torch.zeros_like(parameter)
         gather, balance = released(parameters, torch.zeros(tasks, entries))
     else:
-        about = Balancing(tuple(map(str, range(tasks))), entries, steps)
+        about = BalancerContext(tuple(map(str, range(tasks))), entries, steps)
         options = {"warmup_ratio": 0.0, "beta": BETA, "tau": TAU} if side == "taco" else {}
         balancer = manager.build("balancer", side, about, **options)
         gradients = Gradients(parameters, 1 if side == "sum" else tasks)
@@ -160,7 +160,7 @@ def one_side(side: str, tasks: int, size: int, steps: int) -> dict[str, Any]:
         def balance(rows: Any) -> None:
             with torch.no_grad():
                 values = torch.empty(0) if side == "sum" else gradients.values()
-                gradients.give(balancer(rows, torch.ones(tasks), values))
+                gradients.set_gradients(balancer(rows, torch.ones(tasks), values))
 
     for _ in range(steps):
         begun, own[0] = time.perf_counter(), 0.0

@@ -72,9 +72,9 @@ def check_numbers(words: list[str]) -> None:
 
 def done(folder: Path) -> None:
     """Says where the model is."""
-    from stzoo.utils.distributed import is_first_process
+    from stzoo.utils.distributed import is_main_process
 
-    if is_first_process():
+    if is_main_process():
         typer.echo(f"The model is in {folder}: SentenceTransformer({str(folder)!r})", err=True)
 
 

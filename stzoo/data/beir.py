@@ -25,7 +25,7 @@ from stzoo.data import registry
 from stzoo.data.qrels import Qrels, read_judgements
 from stzoo.data.texts import Texts, TextsWriter, numbered_lines, numbered_objects, once
 from stzoo.errors import DataError, OutputError, RecipeError, nearest, quoted
-from stzoo.utils.files import check_replaceable, whole_folder
+from stzoo.utils.files import atomic_folder, check_replaceable
 from stzoo.utils.inputs import user_path
 
 MISSING_JUDGED = ("error", "drop", "not-found")
@@ -40,7 +40,7 @@ BEIR_FILES = (r"(?:corpus|queries)\.jsonl(?:\.gz)?", r"qrels/[^/]+\.tsv(?:\.gz)?
 
 
 @dataclass(frozen=True)
-class JudgedSet:
+class RetrievalDataset:
     """One split of a judged set, in memory.
 
     Attributes:
@@ -163,7 +163,7 @@ def read_beir(
     name: str | None = None,
     missing_judged: str = "error",
     progress: bool | None = None,
-) -> JudgedSet:
+) -> RetrievalDataset:
     """Reads one split of a BEIR folder, or of one task in it (FOLDER/TASK).
 
     Memory grows to little more than the bytes of the corpus's ids and texts, and of what the split judges.
@@ -191,7 +191,7 @@ def read_beir(
     corpus_ids, passages, notes = read_corpus(files.corpus, progress)
     notes += of_queries
     notes += _settle_documents(judgements, corpus_ids, files.qrels, missing_judged, name)
-    judged = JudgedSet(
+    judged = RetrievalDataset(
         name=name,
         split=split,
         corpus_ids=corpus_ids,
@@ -258,7 +258,7 @@ def _settle_documents(
     )
 
 
-def notes_on_queries(judged: JudgedSet) -> Iterator[str]:
+def notes_on_queries(judged: RetrievalDataset) -> Iterator[str]:
     """What to know, where a set is scored, of queries without an answer and of those that are documents."""
     if empty := sum(not text.strip() for text in judged.queries.values()):
         yield f"{empty} of {len(judged.queries)} judged queries have an empty text; they count like others"
@@ -301,7 +301,7 @@ def write_beir(
     if folder.exists() and not is_beir(folder) and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} holds something other than a BEIR set; choose a new folder.")
     check_replaceable(folder, BEIR_FILES)
-    with whole_folder(folder, replaces=BEIR_FILES) as draft:
+    with atomic_folder(folder, replaces=BEIR_FILES) as draft:
         _write_rows(
             draft / "corpus.jsonl",
             ({"_id": row["_id"], "title": row.get("title", ""), "text": row["text"]} for row in corpus),

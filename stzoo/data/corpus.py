@@ -26,7 +26,7 @@ from stzoo.data import corpus_sources as readers
 from stzoo.data import pydocs, words
 from stzoo.errors import DataError, ModelError, OutputError, RecipeError
 from stzoo.utils import inputs
-from stzoo.utils.files import clear_drafts, fingerprint, whole_folder, write_json
+from stzoo.utils.files import atomic_folder, clear_drafts, fingerprint, write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -126,7 +126,7 @@ def load_corpus(
     if not _is_whole(folder):
         with _alone(folder):
             if not _is_whole(folder):  # another process may have made it meanwhile
-                with whole_folder(folder, replaces=[r"rows\.arrow", r"corpus\.json"]) as draft:
+                with atomic_folder(folder, replaces=[r"rows\.arrow", r"corpus\.json"]) as draft:
                     text_of = rows.TextReader(tokenizer)
                     report = _write(parts, draft / "rows.arrow", columns, text_of, **settings)
                     if _key(parts, settings, columns, tokenizer) != key:

@@ -28,8 +28,8 @@ from stzoo.data.beir import BEIR_FILES, is_beir, write_beir
 from stzoo.data.qrels import as_grade
 from stzoo.data.registry import Entry, entries
 from stzoo.errors import DataError, StzooError
-from stzoo.utils.files import NEW, clear_drafts, draft_folder, whole_folder, writing
-from stzoo.utils.logging import quietly
+from stzoo.utils.files import NEW, atomic_folder, clear_drafts, draft_folder, writing
+from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.network import limit_waits, retry, seconds
 
 ARCHIVES = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
@@ -49,7 +49,7 @@ def archive_url(entry: Entry) -> str:
 
 
 @contextlib.contextmanager
-def alone(entry: Entry, place: Path) -> Iterator[None]:
+def exclusive(entry: Entry, place: Path) -> Iterator[None]:
     """Waits while another process fetches the same set, and clears away what a killed one has left of it.
 
     Raises:
@@ -91,7 +91,7 @@ def from_hub(entry: Entry, place: Path, progress: bool | None = None, *, split: 
             f"{where}: a folder {entry.mteb} lies here, which the datasets library would read instead"
         )
     limit_waits()
-    with quietly(), _told(where):
+    with silence_hf_logging(), _told(where):
         configs = datasets.get_dataset_config_names(entry.mteb, revision=entry.revision)
         judgements = "default" if "default" in configs else "qrels"
         corpora, queries, qrels = (
@@ -183,7 +183,7 @@ def _unpack(path: Path, entry: Entry, folder: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = _members(archive, entry)
-            with whole_folder(folder, replaces=BEIR_FILES) as draft:
+            with atomic_folder(folder, replaces=BEIR_FILES) as draft:
                 (draft / "qrels").mkdir()
                 for name, member in members.items():
                     with archive.open(member) as source, (draft / name).open("wb") as target:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from stzoo.data import download, registry
-from stzoo.data.beir import JudgedSet, is_beir, qrels_names
+from stzoo.data.beir import RetrievalDataset, is_beir, qrels_names
 from stzoo.data.corpus import cache_folder
 from stzoo.data.registry import Entry
 from stzoo.errors import DataError, nearest
@@ -75,7 +75,7 @@ def find(
     return Found(place / entry.name, split, entry)
 
 
-def check(entry: Entry, judged: JudgedSet) -> tuple[str, ...]:
+def check(entry: Entry, judged: RetrievalDataset) -> tuple[str, ...]:
     """Says where a set's counts are not the official ones.
 
     Args:
@@ -128,7 +128,7 @@ def _fetch(entry: Entry, data: Path | None, place: Path, split: str, progress: b
     sources += [download.from_zip] if entry.zip else []
     reasons = ["HF_HUB_OFFLINE forbids the network"] if download.offline() else []
     if not reasons:
-        with download.alone(entry, place):
+        with download.exclusive(entry, place):
             for source in sources:
                 if is_beir(place / entry.name):  # fetched, if not by another process meanwhile
                     return

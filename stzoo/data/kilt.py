@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stzoo.data.beir import JudgedSet, as_text, digest_rows, find_jsonl, read_corpus
+from stzoo.data.beir import RetrievalDataset, as_text, digest_rows, find_jsonl, read_corpus
 from stzoo.data.kilt_provenance import evidence_sets, id_of, objects, pages_in_rows
 from stzoo.data.qrels import Qrels
 from stzoo.data.texts import Texts, numbered_lines, numbered_objects
@@ -56,7 +56,7 @@ def to_pages(run: Run, page_of: Mapping[str, str]) -> Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KiltSet(JudgedSet):
+class KiltSet(RetrievalDataset):
     """A KILT file over a corpus of passages: these are searched, and judged by their pages.
 
     Attributes:

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from stzoo.data.beir import JudgedSet
+from stzoo.data.beir import RetrievalDataset
 from stzoo.data.qrels import Qrels, add_judgement, is_header, read_judgements
 from stzoo.data.texts import numbered_lines
 from stzoo.errors import DataError, quoted
-from stzoo.utils.files import whole_file
+from stzoo.utils.files import atomic_file
 
 Run = Mapping[str, Mapping[str, float]]  # score by document id by query id
 
@@ -86,7 +86,7 @@ def write_run(path: str | Path, run: Run, tag: str) -> None:
         run: scores by document id by query id, best first; a query without results leaves no line.
         tag: one word that names the system.
     """
-    with whole_file(path) as draft, draft.open("w", encoding="utf-8") as file:
+    with atomic_file(path) as draft, draft.open("w", encoding="utf-8") as file:
         for query, found in run.items():
             file.writelines(
                 f"{query} Q0 {document} {rank} {score:.9g} {tag}\n"
@@ -128,7 +128,7 @@ def _fields(line: str) -> list[str]:
     return _SPACES.split(line.strip(_SPACE))
 
 
-def check_ids(judged: JudgedSet) -> None:
+def check_ids(judged: RetrievalDataset) -> None:
     """Refuses ids that a TREC run file cannot hold.
 
     Raises:

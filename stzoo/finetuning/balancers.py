@@ -17,7 +17,7 @@ from stzoo.errors import MissingExtraError, ModelError, RecipeError, check_known
 
 
 @dataclass(frozen=True)
-class Balancing:
+class BalancerContext:
     """What a balancer is built for.
 
     Attributes:
@@ -88,7 +88,7 @@ class Gradients:
         """[P], a copy of the parameters."""
         return torch.cat([parameter.detach().reshape(-1) for parameter in self.parameters])
 
-    def give(self, update: Tensor) -> None:
+    def set_gradients(self, update: Tensor) -> None:
         """Makes [P] the parameters' gradients, without a copy."""
         for parameter, piece in zip(self.parameters, self._split(update), strict=True):
             parameter.grad = piece
@@ -107,7 +107,7 @@ class Balancer(nn.Module):
 
     additive = False
 
-    def __init__(self, about: Balancing):
+    def __init__(self, about: BalancerContext):
         super().__init__()
         self.about = about
 
@@ -151,7 +151,7 @@ class Aggregated(Balancer):
 
     step: Tensor
 
-    def __init__(self, about: Balancing, aggregator: str, scale: float = 1.0, **options: Any):
+    def __init__(self, about: BalancerContext, aggregator: str, scale: float = 1.0, **options: Any):
         super().__init__(about)
         try:
             from torchjd import aggregation
@@ -178,12 +178,12 @@ def finite(values: Tensor) -> bool:
     return bool(values.sum(-1).isfinite().all())  # what is not stays so in the sum
 
 
-def pcgrad(about: Balancing) -> Aggregated:
+def pcgrad(about: BalancerContext) -> Aggregated:
     """Each gradient without what conflicts with another (https://arxiv.org/abs/2001.06782); the mean."""
     return Aggregated(about, "PCGrad", scale=1 / len(about.tasks))
 
 
-def cagrad(about: Balancing, c: float = 0.4) -> Aggregated:
+def cagrad(about: BalancerContext, c: float = 0.4) -> Aggregated:
     """The mean, moved towards what the worst task gains by (https://arxiv.org/abs/2110.14048).
 
     `c` bounds how far, as a share of the mean's length.
@@ -191,22 +191,22 @@ def cagrad(about: Balancing, c: float = 0.4) -> Aggregated:
     return Aggregated(about, "CAGrad", c=c)
 
 
-def upgrad(about: Balancing) -> Aggregated:
+def upgrad(about: BalancerContext) -> Aggregated:
     """The mean of gradients that are projected so as to harm no task (https://arxiv.org/abs/2406.16232)."""
     return Aggregated(about, "UPGrad")
 
 
-def aligned_mtl(about: Balancing, scale_mode: str = "min") -> Aggregated:
+def aligned_mtl(about: BalancerContext, scale_mode: str = "min") -> Aggregated:
     """Gradients made orthogonal and of one length (https://arxiv.org/abs/2305.19000); the mean."""
     check_known("scale_mode", scale_mode, ("min", "median", "rmse"))
     return Aggregated(about, "AlignedMTL", scale_mode=scale_mode)
 
 
-def mgda(about: Balancing) -> Aggregated:
+def mgda(about: BalancerContext) -> Aggregated:
     """The shortest vector between the gradients (https://arxiv.org/abs/1810.04650)."""
     return Aggregated(about, "MGDA")
 
 
-def imtl_g(about: Balancing) -> Aggregated:
+def imtl_g(about: BalancerContext) -> Aggregated:
     """The combination that leans on each gradient alike (IMTL-G, ICLR 2021)."""
     return Aggregated(about, "IMTLG")

@@ -9,7 +9,7 @@ import torch
 from stzoo.data.training_sets.sets import TrainingSet
 
 
-class Examples:
+class QueryPassageCollator:
     """Makes batches of a training set; an example is a query with one of its positives.
 
     What a batch holds depends on the seed, the epoch and the examples in it alone, so that a run that goes on

@@ -10,14 +10,14 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sentence_transformers.base.evaluation import BaseEvaluator
 
-from stzoo.data.beir import JudgedSet, names_beir, read_beir
+from stzoo.data.beir import RetrievalDataset, names_beir, read_beir
 from stzoo.data.texts import each_file_once
 from stzoo.data.training_sets.read import from_judged, read_judged, read_training
 from stzoo.data.training_sets.sets import TrainingSet
 from stzoo.errors import DataError, RecipeError
 from stzoo.evaluation.scoring import score
 from stzoo.retrieval.search.exact import retrieve
-from stzoo.training.callbacks import own_numbers
+from stzoo.training.callbacks import preserve_rng_state
 from stzoo.training.settings import FinetuneSettings
 from stzoo.utils.messages import notify
 
@@ -35,8 +35,8 @@ class Data(NamedTuple):
     """
 
     train: TrainingSet
-    dev: JudgedSet | None
-    judged: JudgedSet | None
+    dev: RetrievalDataset | None
+    judged: RetrievalDataset | None
     shared: int
 
 
@@ -138,7 +138,7 @@ def hold_out(train: TrainingSet, queries: int, seed: int) -> tuple[TrainingSet, 
     return rest, held, int(shared)
 
 
-def _part(judged: JudgedSet, queries: Container[str]) -> JudgedSet:
+def _part(judged: RetrievalDataset, queries: Container[str]) -> RetrievalDataset:
     return replace(
         judged,
         queries={query: text for query, text in judged.queries.items() if query in queries},
@@ -146,7 +146,7 @@ def _part(judged: JudgedSet, queries: Container[str]) -> JudgedSet:
     )
 
 
-def cut_corpus(judged: JudgedSet, passages: int, seed: int) -> JudgedSet:
+def cut_corpus(judged: RetrievalDataset, passages: int, seed: int) -> RetrievalDataset:
     """Keeps the judged passages and fills up to `passages` with others drawn at random; 0 keeps all."""
     if not passages or passages >= len(judged.corpus_ids):
         return judged
@@ -165,7 +165,7 @@ class DevScore(BaseEvaluator):
         judged: dev queries of each task, by name.
     """
 
-    def __init__(self, judged: Mapping[str, JudgedSet]):
+    def __init__(self, judged: Mapping[str, RetrievalDataset]):
         super().__init__()
         self.judged = dict(judged)
         self.primary_metric: str = DEV_METRIC
@@ -180,7 +180,7 @@ class DevScore(BaseEvaluator):
         """The mean over tasks, 0..1, under the name of `primary_metric`; of several tasks, each as well."""
         found = {}
         for task, judged in self.judged.items():
-            with own_numbers():
+            with preserve_rng_state():
                 run = retrieve(model, judged, k=10, progress=False)
             found[task] = score(judged.qrels, run).mean[METRIC]
         mean = {DEV_METRIC: sum(found.values()) / len(found)}

@@ -29,29 +29,29 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers.util import get_device_name
 from transformers import set_seed
 
-from stzoo.data.beir import JudgedSet
+from stzoo.data.beir import RetrievalDataset
 from stzoo.data.training_sets.builder import TrainingSetWriter, text_key
 from stzoo.data.training_sets.read import read_training
 from stzoo.data.training_sets.sets import TrainingSet
 from stzoo.errors import OutputError
 from stzoo.finetuning.data import DEV_METRIC
-from stzoo.finetuning.mining.searchers import Dense, Finder, Lexical
+from stzoo.finetuning.mining.searchers import Dense, Lexical, Searcher
 from stzoo.finetuning.mining.shards import mine_into
 from stzoo.finetuning.multitask import STATE
-from stzoo.models.loaded import Opened
+from stzoo.models.loaded import LoadedModel
 from stzoo.models.loading import like
 from stzoo.models.names import parse_name
 from stzoo.retrieval.search.retriever import Retriever
 from stzoo.training.runs import SCRATCH, Run, finite
 from stzoo.training.settings import FinetuneSettings
-from stzoo.utils.distributed import first_process_first, is_first_process
+from stzoo.utils.distributed import is_main_process, main_process_first
 from stzoo.utils.files import (
+    atomic_file,
     clear_drafts,
     files_under,
     fingerprint,
     remove_files,
     sha256,
-    whole_file,
     write_json,
 )
 from stzoo.utils.messages import notify
@@ -64,7 +64,7 @@ def train(
     wanted: FinetuneSettings,
     run: Run,
     student: Any,
-    judged: Mapping[str, JudgedSet],
+    judged: Mapping[str, RetrievalDataset],
     teacher: Any,
     fit: Callable[..., dict[str, Any]],
 ) -> dict[str, Any]:
@@ -93,12 +93,12 @@ def train(
         folder = run.folder / "episodes" / str(number)
         settings = wanted.model_copy(update={"seed": (wanted.seed + number - 1) % 2**32})
         files = {task: folder / (f"{task}.{NEGATIVES}" if task else NEGATIVES) for task in judged}
-        with first_process_first(cpu=wanted.device == "cpu"):
+        with main_process_first(cpu=wanted.device == "cpu"):
             facts = _open(folder, identity)
             for task, one in settings.each().items():
                 if not files[task].is_file():
                     _mine(one, student, judged[task], teacher, files[task], number)
-            if is_first_process():
+            if is_main_process():
                 _clear(folder)
                 _seal(folder, facts, *(file.name for file in files.values()))
         new = {task: read_training(file) for task, file in files.items()}
@@ -111,15 +111,15 @@ def train(
 
             def record(folder: Path = folder, facts: dict[str, Any] = facts, **more: Any) -> None:
                 facts |= more
-                if is_first_process():
+                if is_main_process():
                     write_json(folder / FACTS, finite(facts))
 
             found = fit(settings, folder, student, new, record=record, before=before)
-            if is_first_process():
+            if is_main_process():
                 weights = {
                     name: tensor.cpu().contiguous().clone() for name, tensor in student.state_dict().items()
                 }
-                with whole_file(folder / END) as draft:
+                with atomic_file(folder / END) as draft:
                     save_file(weights, draft)
                 _seal(folder, facts, END, *([STATE] if (folder / STATE).is_file() else ()))
             made = {task: one.made for task, one in new.items()}
@@ -155,7 +155,7 @@ def _open(folder: Path, identity: str) -> dict[str, Any]:
         facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except FileNotFoundError:
         facts = {"run": identity}
-        if is_first_process():
+        if is_main_process():
             if any(not entry.name.startswith(".") for entry in folder.glob("*")):  # no draft of a kill
                 raise OutputError(
                     f"{folder} has no {FACTS}, so nothing says which run made it. Remove it."
@@ -172,18 +172,18 @@ def _open(folder: Path, identity: str) -> dict[str, Any]:
             f"{folder} is an episode of another run (of other settings, another model or other data). Remove "
             "it, or replace the run with --overwrite."
         )
-    if is_first_process():
+    if is_main_process():
         _remove_damaged(folder, facts)
     return facts
 
 
 def _mine(
-    wanted: FinetuneSettings, student: Any, judged: JudgedSet, teacher: Any, file: Path, number: int
+    wanted: FinetuneSettings, student: Any, judged: RetrievalDataset, teacher: Any, file: Path, number: int
 ) -> None:
     """Writes the episode's negatives of a task."""
     folder = file.parent
     bars = sys.stderr.isatty()
-    finder: Finder
+    finder: Searcher
     if number == 1 and wanted.first_negatives == "bm25s":
         finder = Lexical(judged, wanted.language, progress=bars)
     else:
@@ -192,7 +192,7 @@ def _mine(
         revision = fingerprint(weights)[:12] if weights.exists() else "base"
         own = like(student, list(student))  # without the autocast that training put around it
         own.to(wanted.device or get_device_name()).eval()
-        opened = Opened(parse_name(wanted.model)[0], f"episode-{number}", revision, own)
+        opened = LoadedModel(parse_name(wanted.model)[0], f"episode-{number}", revision, own)
         retriever = Retriever(opened, folder / "embeddings", progress=bars)
         finder = Dense(retriever, judged)
     mine_into(
@@ -242,7 +242,7 @@ def _best(folder: Path, student: Any, done: list[dict[str, Any]]) -> dict[str, A
     scored = [one for one in done if one.get(DEV_METRIC) is not None]
     if scored:
         best = max(scored, key=lambda one: (one[DEV_METRIC], -one["episode"]))
-        if is_first_process():  # which exports it; it may still be writing these weights
+        if is_main_process():  # which exports it; it may still be writing these weights
             end = folder / "episodes" / str(best["episode"]) / END
             if sha256(end) != best.get(SUMS, {}).get(END, sha256(end)):
                 raise OutputError(f"{end} is damaged. Run again with --resume, which makes it again.")

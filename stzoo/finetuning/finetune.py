@@ -14,7 +14,7 @@ from stzoo.data.training_sets.sets import TrainingSet
 from stzoo.errors import RecipeError
 from stzoo.finetuning import episodes
 from stzoo.finetuning.data import Data, read_data
-from stzoo.finetuning.fit import alone, examples_of, fit, loss_of
+from stzoo.finetuning.fit import examples_of, fit, loss_of, single_or_dict
 from stzoo.finetuning.losses import needs_scores
 from stzoo.finetuning.mining.rules import check_rules
 from stzoo.finetuning.multitask import check_balancer
@@ -28,8 +28,8 @@ from stzoo.training import runs
 from stzoo.training.history import PICTURE, PRETRAINING, draw
 from stzoo.training.settings import FinetuneSettings, MiningRules
 from stzoo.training.trainer import arguments
-from stzoo.utils.distributed import first_process_first, is_first_process, processes, refuse_sharding
-from stzoo.utils.files import fingerprint, whole_file
+from stzoo.utils.distributed import is_main_process, main_process_first, refuse_sharding, world_size
+from stzoo.utils.files import atomic_file, fingerprint
 from stzoo.utils.messages import collect_notes, notify
 
 # settings of mining and of adapters, which mean nothing without them
@@ -111,10 +111,10 @@ def finetune(
         local = Path(wanted.model).is_dir()
         run.record_inputs(
             base={"fingerprint": fingerprint(wanted.model)} if local else {"id": wanted.model},
-            data=alone({task: _facts(train) for task, train in trains.items()}),
-            dev=alone({task: _dev_facts(one) for task, one in data.items()}),
+            data=single_or_dict({task: _facts(train) for task, train in trains.items()}),
+            dev=single_or_dict({task: _dev_facts(one) for task, one in data.items()}),
             teacher=teacher.facts if teacher else None,
-            processes=processes(),
+            processes=world_size(),
         )
         named = [name for one in wanted.each().values() for name in (one.data, one.corpus) if name]
         before, imported = runs.earlier(wanted.model), runs.imported(wanted.model)
@@ -136,13 +136,13 @@ def finetune(
             facts = episodes.train(wanted, run, student, judged, teacher, partial(fit, dev=dev))
         else:
             if teacher:
-                with first_process_first(cpu=wanted.device == "cpu"):  # the others find its scores
+                with main_process_first(cpu=wanted.device == "cpu"):  # the others find its scores
                     trains = {
                         task: rescore(train, teacher, run.folder / "teacher" / task)
                         for task, train in trains.items()
                     }
             facts = fit(wanted, run.folder, student, trains, dev=dev, record=run.record)
-        if is_first_process():
+        if is_main_process():
             run.record(**facts)
             _finish(run, student, wanted.portable)
             run.record(status="finished")
@@ -256,7 +256,7 @@ def _finish(run: runs.Run, student: Any, portable: bool) -> None:
 
 def _illustrate(run: runs.Run) -> None:
     """Draws the curves and writes the card of a finished run, unless a kill came after that."""
-    if is_first_process() and not (run.folder / card.README).exists():
+    if is_main_process() and not (run.folder / card.README).exists():
         draw(run.folder)
         _keep_curve(run)
         card.write(run.folder)
@@ -268,5 +268,5 @@ def _keep_curve(run: runs.Run) -> None:
     pretrained = before and before[-1]["recipe"].get("command") == "pretrain"
     picture = Path(run.facts["recipe"]["model"]) / (PICTURE if pretrained else PRETRAINING)
     if before and picture.is_file():
-        with whole_file(run.folder / PRETRAINING) as draft:
+        with atomic_file(run.folder / PRETRAINING) as draft:
             shutil.copyfile(picture, draft)

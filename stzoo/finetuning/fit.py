@@ -9,19 +9,19 @@ import numpy as np
 from datasets import Dataset
 from transformers import EarlyStoppingCallback
 
-from stzoo.data.beir import JudgedSet
+from stzoo.data.beir import RetrievalDataset
 from stzoo.data.training_sets.builder import note_missing
 from stzoo.data.training_sets.sets import TrainingSet
 from stzoo.errors import DataError, RecipeError
-from stzoo.finetuning.collator import Examples
+from stzoo.finetuning.collator import QueryPassageCollator
 from stzoo.finetuning.data import DEV_METRIC, DevScore
 from stzoo.finetuning.losses import make_loss, means, needs_scores
-from stzoo.finetuning.multitask import STATE, MultiTaskTrainer, in_order, mixed
+from stzoo.finetuning.multitask import STATE, MultiTaskTrainer, in_order, make_task_batcher
 from stzoo.training.checkpoints import last_checkpoint
 from stzoo.training.settings import FinetuneSettings
 from stzoo.training.trainer import ObjectiveTrainer, arguments
-from stzoo.utils.distributed import is_first_process, processes
-from stzoo.utils.logging import quietly
+from stzoo.utils.distributed import is_main_process, world_size
+from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.messages import notify
 
 DEFAULT_NEGATIVES = 7
@@ -34,7 +34,7 @@ def fit(
     student: Any,
     trains: Mapping[str, TrainingSet],
     *,
-    dev: Mapping[str, JudgedSet],
+    dev: Mapping[str, RetrievalDataset],
     record: Callable[..., None],
     before: Path | None = None,
 ) -> dict[str, Any]:
@@ -73,13 +73,13 @@ def fit(
             )
     for name, found in (("left_out", left_out), ("teacher_margin", margins)):
         if found:
-            record(**{name: alone(found)})
+            record(**{name: single_or_dict(found)})
     evaluator = DevScore(dev) if dev else None
     trainer = _trainer(wanted, folder, student, examples, evaluator, record, before)
     checkpoint = last_checkpoint(folder)
-    with quietly():
-        trainer.go_on(checkpoint)
-    if isinstance(trainer, MultiTaskTrainer) and is_first_process():
+    with silence_hf_logging():
+        trainer.train_or_resume(checkpoint)
+    if isinstance(trainer, MultiTaskTrainer) and is_main_process():
         trainer.leave_balancer(folder, checkpoint)
     history = [line for line in trainer.state.log_history if "train_runtime" not in line]
     best = {DEV_METRIC: trainer.state.best_metric, "best_step": trainer.state.best_global_step}
@@ -105,7 +105,9 @@ def _tell_of_scores(wanted: FinetuneSettings, train: TrainingSet, of: str) -> fl
     return margin
 
 
-def examples_of(wanted: FinetuneSettings, student: Any, train: TrainingSet, task: str = "") -> Examples:
+def examples_of(
+    wanted: FinetuneSettings, student: Any, train: TrainingSet, task: str = ""
+) -> QueryPassageCollator:
     """The examples of a training set, which has to go with the losses; see `fit`."""
     scores = needs_scores(wanted.losses)
     negatives = wanted.negatives
@@ -121,7 +123,7 @@ def examples_of(wanted: FinetuneSettings, student: Any, train: TrainingSet, task
             f"{wanted.data} has no teacher's scores, which {', '.join(wanted.losses)} learns from. Name a "
             "cross-encoder by teacher (--teacher), or give data with scores."
         )
-    examples = Examples(
+    examples = QueryPassageCollator(
         train,
         student,
         negatives=negatives,
@@ -131,7 +133,7 @@ def examples_of(wanted: FinetuneSettings, student: Any, train: TrainingSet, task
         task=task,
     )
     # On several processes the host drops what is left of a batch; of several tasks, small ones begin anew.
-    fewest = 2 if processes() == 1 or task else processes() * wanted.batch_size
+    fewest = 2 if world_size() == 1 or task else world_size() * wanted.batch_size
     if len(examples.pairs) < fewest:
         way = (
             f" {examples.left_out} queries without a negative are left out; --negatives 0 trains on them too."
@@ -161,7 +163,7 @@ def _trainer(
     wanted: FinetuneSettings,
     folder: Path,
     model: Any,
-    examples: Mapping[str, Examples],
+    examples: Mapping[str, QueryPassageCollator],
     evaluator: DevScore | None,
     record: Callable[..., None],
     before: Path | None,
@@ -186,8 +188,8 @@ def _trainer(
     if not wanted.tasks:
         (single,) = examples.values()
         rows = Dataset.from_dict({"example": np.arange(len(single.pairs))})
-        return ObjectiveTrainer(train_dataset=rows, collate=single, figures=partial(means, loss), **given)
-    mixture = mixed(wanted, examples)
+        return ObjectiveTrainer(train_dataset=rows, collate=single, extra_logs=partial(means, loss), **given)
+    mixture = make_task_batcher(wanted, examples)
     return MultiTaskTrainer(
         train_dataset=mixture.rows(),
         mixture=mixture,
@@ -198,6 +200,6 @@ def _trainer(
     )
 
 
-def alone(by_task: dict[str, Any]) -> Any:
+def single_or_dict(by_task: dict[str, Any]) -> Any:
     """What stands under '' where there is a single task."""
     return by_task.get("", by_task)

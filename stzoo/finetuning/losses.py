@@ -50,7 +50,7 @@ class Candidates(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Similarity:
     """How queries and passages are compared.
 
     Attributes:
@@ -84,7 +84,7 @@ class Contrastive(nn.Module):
 
     needs_scores = False
 
-    def __init__(self, comparison: Comparison):
+    def __init__(self, comparison: Similarity):
         super().__init__()
         self.comparison = comparison
         self.false_negative: Tensor | None = None
@@ -155,7 +155,7 @@ class KL(nn.Module):
 
     needs_scores = True
 
-    def __init__(self, comparison: Comparison, teacher_temperature: float = 1.0):
+    def __init__(self, comparison: Similarity, teacher_temperature: float = 1.0):
         super().__init__()
         if not teacher_temperature > 0:
             raise RecipeError(f"loss_options.kl.teacher_temperature is {teacher_temperature}; expected > 0.")
@@ -183,7 +183,7 @@ class MarginMSE(nn.Module):
 
     needs_scores = True
 
-    def __init__(self, comparison: Comparison):
+    def __init__(self, comparison: Similarity):
         super().__init__()
         self.loss = MarginMSELoss(None, similarity_fct=comparison.pairwise)  # type: ignore[arg-type]
 
@@ -303,7 +303,7 @@ def make_loss(
             raise RecipeError(f"loss_options.{name}: losses has no {name!r}, only {', '.join(weights)}.")
         if not isinstance(options[name], Mapping):
             raise RecipeError(f"loss_options.{name} is {options[name]!r}; expected options by name.")
-    comparison = Comparison(model.similarity_fn_name, temperature, cross_device)
+    comparison = Similarity(model.similarity_fn_name, temperature, cross_device)
     terms = {name: manager.build("loss", name, comparison, **options.get(name, {})) for name in weights}
     loss = RankingLoss(model, terms, weights, mini_batch_size)
     dims = sorted(set(matryoshka), reverse=True)

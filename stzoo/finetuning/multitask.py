@@ -18,13 +18,13 @@ from torch import distributed as dist
 from torch.utils.data import SequentialSampler
 
 from stzoo.errors import ModelError, RecipeError
-from stzoo.finetuning.balancers import Balancing, Gradients
-from stzoo.finetuning.collator import Examples
+from stzoo.finetuning.balancers import BalancerContext, Gradients
+from stzoo.finetuning.collator import QueryPassageCollator
 from stzoo.plugins import manager
 from stzoo.training.settings import FinetuneSettings
 from stzoo.training.trainer import ObjectiveTrainer
-from stzoo.utils.distributed import processes
-from stzoo.utils.files import whole_file
+from stzoo.utils.distributed import world_size
+from stzoo.utils.files import atomic_file
 
 STATE = "balancer.safetensors"
 
@@ -57,7 +57,7 @@ def shares(sizes: Sequence[float], batch_size: int, temperature: float = 1.0) ->
     return (given + 1).tolist()
 
 
-class Mixture:
+class TaskBatcher:
     """Makes the batches of steps with several tasks; small tasks begin anew while large ones last.
 
     What a batch holds depends on the seed and its number alone.
@@ -72,12 +72,14 @@ class Mixture:
         batches: of an epoch, in which each task is gone through once at least.
     """
 
-    def __init__(self, examples: Mapping[str, Examples], shares: Sequence[int], in_turn: bool, seed: int):
+    def __init__(
+        self, examples: Mapping[str, QueryPassageCollator], shares: Sequence[int], in_turn: bool, seed: int
+    ):
         self.examples, self.shares, self.in_turn, self.seed = dict(examples), list(shares), in_turn, seed
         self.epoch = 0
         every = zip(self.examples.values(), self.shares, strict=True)
         longest = max(-(-len(one.pairs) // share) for one, share in every)
-        self.devices = processes()
+        self.devices = world_size()
         rounds = -(-longest // self.devices) * self.devices
         self.batches = rounds * len(self.examples) if in_turn else rounds
         self._order = lru_cache(maxsize=2 * len(self.examples))(self._draw)
@@ -91,7 +93,7 @@ class Mixture:
         return Dataset.from_dict({"batch": np.arange(self.batches)})
 
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
-        """The batch of that number: `tasks`, what `Examples` makes for each task by its name."""
+        """The batch of that number: `tasks`, what `QueryPassageCollator` makes for each task by its name."""
         number = self.epoch * self.batches + rows[0]["batch"]
         names = list(self.examples)
         if self.in_turn:
@@ -115,7 +117,7 @@ class Mixture:
         return np.random.default_rng([self.seed, task, around]).permutation(len(examples.pairs))
 
 
-def mixed(wanted: FinetuneSettings, examples: Mapping[str, Examples]) -> Mixture:
+def make_task_batcher(wanted: FinetuneSettings, examples: Mapping[str, QueryPassageCollator]) -> TaskBatcher:
     """The mixture of tasks that the settings ask for.
 
     Raises:
@@ -132,11 +134,11 @@ def mixed(wanted: FinetuneSettings, examples: Mapping[str, Examples]) -> Mixture
                 f"of batch_size {wanted.batch_size}, {task} has a share of 1 query a step, which has no "
                 "passage but its own to be compared with. Give larger batches, or data with negatives."
             )
-    return Mixture(examples, parts, in_turn, wanted.seed)
+    return TaskBatcher(examples, parts, in_turn, wanted.seed)
 
 
 def in_order(dataset: Any, batch_size: int, drop_last: bool, **given: Any) -> DefaultBatchSampler:  # noqa: ARG001
-    """A batch sampler for `Mixture.rows`: each row is a batch."""
+    """A batch sampler for `TaskBatcher.rows`: each row is a batch."""
     return DefaultBatchSampler(SequentialSampler(dataset), batch_size=1, drop_last=False, **given)
 
 
@@ -152,7 +154,9 @@ def check_balancer(wanted: FinetuneSettings) -> None:
     if wanted.precision == "fp16":
         raise RecipeError("several tasks cannot be trained in fp16, whose scaling is for one loss; use bf16.")
     names = tuple(task.name for task in wanted.tasks)
-    balancer = manager.build("balancer", wanted.balancer, Balancing(names, 1, 1), **wanted.balancer_options)
+    balancer = manager.build(
+        "balancer", wanted.balancer, BalancerContext(names, 1, 1), **wanted.balancer_options
+    )
     if wanted.mixing == "round-robin" and not balancer.additive:
         raise RecipeError(
             f"the balancer {wanted.balancer} compares the tasks of a step, and with round-robin mixing a "
@@ -177,13 +181,13 @@ class MultiTaskTrainer(ObjectiveTrainer):
     def __init__(
         self,
         *,
-        mixture: Mixture,
+        mixture: TaskBatcher,
         balancer: str,
         options: Mapping[str, Any],
         before: Path | None = None,
         **given: Any,
     ):
-        super().__init__(collate=mixture, figures=self._task_losses, **given)
+        super().__init__(collate=mixture, extra_logs=self._task_losses, **given)
         self.tasks = list(mixture.examples)
         self.in_turn = mixture.in_turn
         self.kind, self.options, self.before = balancer, dict(options), before
@@ -194,7 +198,7 @@ class MultiTaskTrainer(ObjectiveTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The host's; and the balancer, which needs the number of steps, too."""
         trained = list(self._trained().values())
-        about = Balancing(
+        about = BalancerContext(
             tuple(self.tasks[:1] if self.in_turn else self.tasks),
             sum(parameter.numel() for parameter in trained),
             num_training_steps,
@@ -255,7 +259,7 @@ class MultiTaskTrainer(ObjectiveTrainer):
         self._check_finite(now=True)
         with torch.no_grad():
             values = torch.empty(0) if self.balancer.additive else self.gradients.values()
-            self.gradients.give(self.balancer(rows, self.losses, values))
+            self.gradients.set_gradients(self.balancer(rows, self.losses, values))
         self.empty = True
         return super()._clip_grad_norm(model)
 
@@ -273,7 +277,7 @@ class MultiTaskTrainer(ObjectiveTrainer):
         state = {name: tensor.cpu().contiguous() for name, tensor in self.balancer.state_dict().items()}
         columns = {name: list(tensor.shape) for name, tensor in self._trained().items()}
         about = {"tasks": json.dumps(self.tasks), "columns": json.dumps(columns), "balancer": self.kind}
-        with whole_file(folder / STATE) as draft:
+        with atomic_file(folder / STATE) as draft:
             save_file(state, draft, about)
 
     def leave_balancer(self, folder: Path, checkpoint: Path | None) -> None:
@@ -281,7 +285,7 @@ class MultiTaskTrainer(ObjectiveTrainer):
         if self.balancer is not None:
             self.save_balancer(folder)
         elif checkpoint is not None:
-            with whole_file(folder / STATE) as draft:
+            with atomic_file(folder / STATE) as draft:
                 shutil.copyfile(checkpoint / STATE, draft)
 
     def _load_balancer(self, path: Path) -> None:

@@ -33,7 +33,7 @@ from stzoo.hub.card_data import Step, read_model, read_steps
 from stzoo.hub.card_scores import MEASURE, SHOWN, Scored, eval_results, model_index, read_scores
 from stzoo.models.encode.batches import USUAL
 from stzoo.training.history import PICTURE, PRETRAINING
-from stzoo.utils.files import whole_file
+from stzoo.utils.files import atomic_file
 from stzoo.utils.inputs import user_path
 from stzoo.utils.outputs import check_output
 
@@ -89,7 +89,7 @@ def card(
         user_path(folder, ModelError), repo_id=repo_id, results=results, license=license, language=language
     )
     if output is not None:
-        with whole_file(output) as draft:
+        with atomic_file(output) as draft:
             draft.write_bytes(files[README])
     return files[README].decode()
 
@@ -160,7 +160,7 @@ def make(
 def write(folder: Path) -> None:
     """Writes the card of a model that was trained into its folder, or says why it cannot be made."""
     try:
-        with whole_file(folder / README) as draft:
+        with atomic_file(folder / README) as draft:
             draft.write_bytes(make(folder)[README])
     except (StzooError, OSError) as error:  # no reason to call hours of training a failure
         print(

@@ -38,8 +38,8 @@ from stzoo.models.loaded import PICKLED
 from stzoo.models.loading import load_plain
 from stzoo.training.history import PICTURE, PRETRAINING
 from stzoo.training.runs import told
-from stzoo.utils.files import check_replaceable, whole_folder, write_json
-from stzoo.utils.logging import quietly
+from stzoo.utils.files import atomic_folder, check_replaceable, write_json
+from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.outputs import IMPORTED, MERGED, MODEL_FILES, RECORD, check_output
 
 TOLERANCE = 1e-6
@@ -102,7 +102,7 @@ def export(
             f"{broken} has NaN or infinity, as after a training that diverged; such weights are not exported."
         )
     bar = tqdm(total=2, desc="export", disable=None)
-    with quietly(), bar, whole_folder(output, replaces=_files_of(output)) as draft:
+    with silence_hf_logging(), bar, atomic_folder(output, replaces=_files_of(output)) as draft:
         if portable:
             layout.write(model, draft, masked_lm)
         else:

@@ -23,7 +23,7 @@ from stzoo.training.runs import versions
 from stzoo.training.settings import SCHEMA_VERSION
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import sha256, write_json
-from stzoo.utils.logging import quietly
+from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.outputs import IMPORTED
 
 
@@ -64,7 +64,7 @@ def import_checkpoint(
     local = Path(checkpoint).is_dir()
     folder = Path(checkpoint) if local else fetch(row.hub_id, row.revision, row.files)
     published = Published(folder, row)
-    with quietly(), tqdm(total=2, desc="import", disable=None) as bar:
+    with silence_hf_logging(), tqdm(total=2, desc="import", disable=None) as bar:
         made = manager.call(f"checkpoint {row.name!r}", manager.resolve(row), published, **(options or {}))
         limits.prepare(made.model, str(checkpoint))
         bar.update()

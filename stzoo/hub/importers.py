@@ -100,9 +100,9 @@ def tower(
         if isinstance(model.base_model, type(transformer.model)):
             transformer.model = model.base_model  # whose head, if any, then shares its weights
         pooling = manager.build("pooling", checkpoint.pooling, transformer.get_embedding_dimension())
-        if hasattr(pooling, "take"):
+        if hasattr(pooling, "init_from_base"):
             try:
-                pooling.take(scratch, transformer)
+                pooling.init_from_base(scratch, transformer)
             except ValueError as error:  # all that a pooling's code can raise
                 raise ModelError(f"the pooling {checkpoint.pooling!r} cannot go on it: {error}.") from error
     behind = [head] if head is not None else []

@@ -30,9 +30,9 @@ from stzoo.models.encode import score_pairs
 from stzoo.models.loaded import NO_REVISION, commit_of, folder_revision, limit
 from stzoo.models.loading import check_device, reason
 from stzoo.models.names import parse_name
-from stzoo.utils.distributed import is_first_process
-from stzoo.utils.files import held, read_arrays, write_arrays, write_json
-from stzoo.utils.logging import quietly
+from stzoo.utils.distributed import is_main_process
+from stzoo.utils.files import lock_folder, read_arrays, write_arrays, write_json
+from stzoo.utils.logging import silence_hf_logging
 
 SCHEMA_VERSION = 1
 PART_QUERIES = 128  # with 30 passages each a minute of MiniLM on two CPU cores
@@ -122,7 +122,7 @@ def open_teacher(name: str, *, max_tokens: int | None = None, device: str | None
     if local and not any((folder / file).is_file() for file in ("modules.json", "config.json")):
         raise ModelError(f"{given} is no model; expected a cross-encoder's folder, with a config.json.")
     try:
-        with quietly(), loading_reports() as reports:
+        with silence_hf_logging(), loading_reports() as reports:
             _check_kind(given)
             model = CrossEncoder(given, device="cpu", trust_remote_code=False)
     except ModelError:
@@ -182,7 +182,7 @@ def rescore(
     scores = [np.empty(len(side.places), np.float32) for side in sides]
     off = None if progress is None else not progress
     # of several processes the first one scores, and the others read what it has left
-    place = held(folder) if is_first_process() else contextlib.nullcontext(Path(folder))
+    place = lock_folder(folder) if is_main_process() else contextlib.nullcontext(Path(folder))
     with place as path, tqdm(total=sum(map(len, scores)), disable=off, **_BAR) as bar:
         _claim(path, facts)
         for number, first in enumerate(range(0, len(training.queries), PART_QUERIES)):

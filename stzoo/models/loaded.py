@@ -27,7 +27,7 @@ NO_REVISION = "no_revision_available"  # as mteb files such models
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedModel:
     """A loaded model.
 
     Attributes:
@@ -93,7 +93,7 @@ def open_model(
     device: str | None = None,
     dtype: str | None = None,
     backend: str = "torch",
-) -> Opened:
+) -> LoadedModel:
     """Loads a model; code from its folder or repository is never run.
 
     Args:
@@ -123,7 +123,7 @@ def open_model(
         limit(model, max_tokens, given)
     revision = folder_revision(folder, backend) if local else commit_of(model, given)
     place = str(folder.resolve()) if local else given
-    return Opened(name, place, revision, model, devices, tuple(notes))
+    return LoadedModel(name, place, revision, model, devices, tuple(notes))
 
 
 def limit(model: Any, max_tokens: int, given: str) -> None:

@@ -16,7 +16,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from stzoo.errors import ModelError, RecipeError, check_known, first_line, is_failure
 from stzoo.models import check_weights, limits
 from stzoo.plugins import manager
-from stzoo.utils.logging import quietly
+from stzoo.utils.logging import silence_hf_logging
 
 DTYPES = ("float32", "bfloat16", "float16")
 # The module that each backend needs, and why pip may find none that goes with transformers 5.23.
@@ -69,7 +69,7 @@ def load_plain(
             f"{name} is no model; expected modules.json (of sentence-transformers) or a config.json."
         )
     try:
-        with quietly(), check_weights.loading_reports() as reports:
+        with silence_hf_logging(), check_weights.loading_reports() as reports:
             options |= dict(device=device, trust_remote_code=False)
             classes = _of_plugins(name, revision)
             model = SentenceTransformer._load_with_module_classes(name, classes, **options)
@@ -99,7 +99,7 @@ def load_masked_lm(name: str, dtype: Any = None) -> tuple[Any, frozenset[str]]:
     """
     how = {} if dtype is None else {"dtype": dtype}
     try:
-        with quietly(), check_weights.loading_reports() as reports:
+        with silence_hf_logging(), check_weights.loading_reports() as reports:
             masked_lm = AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=False, **how)
     except BaseException as error:  # whatever a broken folder makes the loaders raise
         if not is_failure(error):
@@ -161,7 +161,7 @@ def load_tokenizer(name: str) -> Any:
         ModelError: if there is none, or it is no fast one.
     """
     try:
-        with quietly():
+        with silence_hf_logging():
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except BaseException as error:  # whatever a broken folder makes the loaders raise
         if not is_failure(error):
@@ -234,11 +234,11 @@ def load_model(
     rest = [module for module in rest if module not in before]
     try:
         made = manager.build("pooling", chosen, first.get_embedding_dimension(), **(pooling_options or {}))
-        if hasattr(made, "take"):
+        if hasattr(made, "init_from_base"):
             if any(type(module) is type(made) for module in before):
                 return model  # trained with that very pooling, which has taken all it needs
-            with quietly():
-                made.take(name, first)
+            with silence_hf_logging():
+                made.init_from_base(name, first)
     except ValueError as error:  # all that a pooling's code can raise, which must also run without stzoo
         raise ModelError(f"the pooling {chosen!r} cannot go on {name}: {error}.") from error
     wide = made.get_embedding_dimension()

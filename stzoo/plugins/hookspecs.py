@@ -143,7 +143,7 @@ def stzoo_poolings() -> Iterable[Component]:  # type: ignore[empty-body]
 
 @hookspec
 def stzoo_losses() -> Iterable[Component]:  # type: ignore[empty-body]
-    """Losses of fine-tuning: `build(comparison, **options) -> Module`, of a `losses.Comparison`.
+    """Losses of fine-tuning: `build(comparison, **options) -> Module`, of a `losses.Similarity`.
 
     Its `forward(vectors, candidates)` is given float [B, D] vectors of the queries and of each of their C
     candidates, the positive first, and a `losses.Candidates`; it returns a scalar. `needs_scores` is
@@ -156,7 +156,7 @@ def stzoo_losses() -> Iterable[Component]:  # type: ignore[empty-body]
 
 @hookspec
 def stzoo_balancers() -> Iterable[Component]:  # type: ignore[empty-body]
-    """Balancers of many tasks' gradients: `build(about, **options)`, of a `balancers.Balancing`.
+    """Balancers of many tasks' gradients: `build(about, **options)`, of a `balancers.BalancerContext`.
 
     It is a `balancers.Balancer`, whose `forward(gradients, losses, parameters)` is given float [K, P],
     [K] and [P] once an optimiser step and returns the update, [P]. Its state is its state_dict.

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.compute as pc
 from sentence_transformers.base.sampler import DefaultBatchSampler
 
-from stzoo.utils.distributed import processes
+from stzoo.utils.distributed import world_size
 
 POOL = 50  # batches sorted by length together: enough to even them out, few enough to keep them random
 
@@ -40,7 +40,7 @@ class LengthBatchSampler(DefaultBatchSampler):
         **unused: Any,
     ):
         super().__init__(dataset, batch_size=batch_size, drop_last=drop_last, seed=seed, **unused)
-        self.devices = devices or processes()
+        self.devices = devices or world_size()
         column = dataset.select_columns("text").with_format("arrow")
         self.lengths = np.concatenate(
             [

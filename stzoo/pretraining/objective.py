@@ -1,6 +1,6 @@
 """What a pre-training objective is: how rows become tensors, and tensors become named losses.
 
-Two halves are kept apart on purpose. `draw` makes the views of a batch: every random choice (what is
+Two halves are kept apart on purpose. `make_views` makes the views of a batch: every random choice (what is
 hidden, what is corrupted) is made there, on the device, from torch's generator, so that a resumed run draws
 the very masks that an uninterrupted one would have drawn. `losses` computes from given views and draws
 nothing, so that it can be compared with the authors' numbers.
@@ -21,7 +21,7 @@ from stzoo.pretraining.masking import corrupt, hide_words, word_numbers
 
 
 class Objective(nn.Module):
-    """The base of all objectives: subclass it, set `weights`, write `draw` and `losses`.
+    """The base of all objectives: subclass it, set `weights`, write `make_views` and `losses`.
 
     Args:
         backbone: the encoder taken apart.
@@ -52,7 +52,7 @@ class Objective(nn.Module):
         """The SentenceTransformer in training; sentence-transformers looks for it under this name."""
         return self.backbone.model
 
-    def weigh(self, weights: Mapping[str, float]) -> None:
+    def set_weights(self, weights: Mapping[str, float]) -> None:
         """Changes the weights of some losses.
 
         Raises:
@@ -63,7 +63,7 @@ class Objective(nn.Module):
                 raise UnknownNameError("loss of this objective", name, self.weights)
             self.weights = {**self.weights, name: float(weight)}
 
-    def adapt(self, corpus: Corpus) -> list[str]:  # noqa: ARG002 - for objectives that read more than the text
+    def configure_for(self, corpus: Corpus) -> list[str]:  # noqa: ARG002 - for objectives that read more than the text
         """Is told of the corpus before training; may drop losses, but add none.
 
         Returns:
@@ -122,7 +122,7 @@ class Objective(nn.Module):
         Raises:
             PluginError: if `losses` gives a loss that is not among the weights.
         """
-        found = self.losses(**self.draw(views))
+        found = self.losses(**self.make_views(views))
         if unknown := sorted(found.keys() - self.weights.keys()):
             raise PluginError(
                 f"{type(self).__module__}.{type(self).__name__} gives the losses {', '.join(unknown)}, which "
@@ -130,9 +130,9 @@ class Objective(nn.Module):
             )
         return found
 
-    def draw(self, views: list[dict[str, Tensor]]) -> dict[str, Any]:
+    def make_views(self, views: list[dict[str, Tensor]]) -> dict[str, Any]:
         """Makes every random choice, and returns what `losses` takes."""
-        raise NotImplementedError(f"{type(self).__name__} must define draw(views)")
+        raise NotImplementedError(f"{type(self).__name__} must define make_views(views)")
 
     def losses(self, *_: Any, **views: Any) -> dict[str, Tensor]:
         """The named losses of given views."""
@@ -153,7 +153,7 @@ class Objective(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             return self.backbone.encode(ids, attention)
 
-    def hide(self, ids: Tensor, words: Tensor, attention: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+    def mask_words(self, ids: Tensor, words: Tensor, attention: Tensor, rate: float) -> tuple[Tensor, Tensor]:
         """Hides whole words from a view and corrupts them 80/10/10.
 
         Args:
@@ -169,7 +169,7 @@ class Objective(nn.Module):
         tokenizer = self.backbone.tokenizer
         return corrupt(ids, hidden, tokenizer.mask_token_id, len(tokenizer))
 
-    def find(self, name: str, hidden: Tensor, labels: Tensor) -> Tensor:
+    def mlm_loss(self, name: str, hidden: Tensor, labels: Tensor) -> Tensor:
         """The loss of finding the labelled tokens; counts the hits for the log under `<name>_accuracy`.
 
         Args:

@@ -28,7 +28,7 @@ from stzoo.plugins import manager
 from stzoo.training import runs
 from stzoo.training.settings import PrepareSettings
 from stzoo.utils.distributed import require_one_process
-from stzoo.utils.files import files_under, remove_files, whole_file
+from stzoo.utils.files import atomic_file, files_under, remove_files
 
 WORK = "work"  # of an unfinished preparation
 FILE_ROWS = 200_000
@@ -169,7 +169,7 @@ def _make(made: Preparation, work: Path) -> None:
             if not _shard(work, first).exists():
                 given = rows[first:last]
                 values = {"id": given["id"], "text": given["text"], **made.shard(first, last)}
-                with whole_file(_shard(work, first)) as draft:
+                with atomic_file(_shard(work, first)) as draft:
                     pq.write_table(pa.table(values, schema), draft, compression="zstd")
             bar.update(last - first)
 
@@ -194,7 +194,7 @@ def _put_together(made: Preparation, work: Path, folder: Path) -> dict[str, int]
     for number in range(files):
         name = f"passages-{number:05d}-of-{files:05d}.parquet"
         with (
-            whole_file(folder / name) as draft,
+            atomic_file(folder / name) as draft,
             pq.ParquetWriter(draft, schema, compression="zstd") as writer,
         ):
             of_file = starts[number * shards_a_file : (number + 1) * shards_a_file]
@@ -259,5 +259,5 @@ What made the columns:
 {made_by}
 ```
 """
-    with whole_file(run.folder / "README.md") as draft:
+    with atomic_file(run.folder / "README.md") as draft:
         draft.write_text(text, encoding="utf-8")

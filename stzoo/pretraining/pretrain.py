@@ -32,14 +32,14 @@ from stzoo.pretraining.length_sampler import LengthBatchSampler
 from stzoo.pretraining.objective import Objective
 from stzoo.retrieval.search.exact import retrieve
 from stzoo.training import runs
-from stzoo.training.callbacks import Every
+from stzoo.training.callbacks import EveryNSteps
 from stzoo.training.checkpoints import last_checkpoint
 from stzoo.training.history import PICTURE, draw
 from stzoo.training.settings import PretrainSettings
 from stzoo.training.trainer import ObjectiveTrainer, arguments
-from stzoo.utils.distributed import is_first_process, processes, refuse_sharding
+from stzoo.utils.distributed import is_main_process, refuse_sharding, world_size
 from stzoo.utils.files import fingerprint, write_json
-from stzoo.utils.logging import quietly
+from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.messages import collect_notes, notify
 from stzoo.utils.outputs import RECORD
 
@@ -104,7 +104,7 @@ def make_objective(base: Base, settings: PretrainSettings) -> Objective:
             f"the objective {settings.objective!r} is a {type(objective).__name__}; expected a subclass of "
             "stzoo.Objective."
         )
-    objective.weigh(settings.weights)
+    objective.set_weights(settings.weights)
     return objective
 
 
@@ -204,7 +204,7 @@ def pretrain(
             columns=objective.columns,
         )
         notes = reading_notes(base.finished, corpus.rows["text"], "passages")
-        notes += objective.adapt(corpus)
+        notes += objective.configure_for(corpus)
         new = load_parts(objective, base, wanted)
         # refuses what cannot be trained with, before what it overwrites is gone
         trainer = _trainer(wanted, run, base, objective, new, corpus)
@@ -212,17 +212,17 @@ def pretrain(
             base={"fingerprint": fingerprint(base.folder)} if base.folder else {"id": wanted.base},
             corpus=_describe(corpus),
             new_parameters=sorted(new),
-            processes=processes(),
+            processes=world_size(),
         )
         before, imported = runs.earlier(wanted.base), runs.imported(wanted.base)
         datasets = hub_ids(wanted.corpus)
         run.record(before=before, imported=imported, datasets=datasets, notes=of_base + notes)
-        if is_first_process():
+        if is_main_process():
             for note in notes:
                 notify(note)
         checkpoint = last_checkpoint(run.folder) if resume else None
-        with quietly():
-            trainer.go_on(checkpoint)
+        with silence_hf_logging():
+            trainer.train_or_resume(checkpoint)
         if trainer.is_world_process_zero():
             _finish(run, base, objective, trainer)
         return run.folder
@@ -256,7 +256,7 @@ def _trainer(
             base.finished.train(was)
             return {"probe_ndcg_at_10": scores.mean["nDCG@10"]}
 
-        callbacks.append(Every(wanted.probe_steps, probe))
+        callbacks.append(EveryNSteps(wanted.probe_steps, probe))
     trainer = ObjectiveTrainer(
         model=base.backbone.model,
         args=arguments(wanted, run.folder, batch_sampler=LengthBatchSampler),
@@ -295,6 +295,6 @@ def _finish(run: runs.Run, base: Base, objective: Objective, trainer: ObjectiveT
 
 def _illustrate(run: runs.Run) -> None:
     """Draws the curves and writes the card of a finished run, unless a kill came after that."""
-    if is_first_process() and not (run.folder / card.README).exists():
+    if is_main_process() and not (run.folder / card.README).exists():
         draw(run.folder)
         card.write(run.folder)

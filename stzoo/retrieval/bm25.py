@@ -20,7 +20,7 @@ import Stemmer
 from bm25s.tokenization import Tokenized, Tokenizer
 from tqdm import tqdm
 
-from stzoo.data.beir import JudgedSet
+from stzoo.data.beir import RetrievalDataset
 from stzoo.data.languages import (
     LANGUAGES,
     NONE,
@@ -238,7 +238,7 @@ class Lexical:
 
 
 def retrieve_bm25(
-    judged: JudgedSet, k: int = 1000, *, language: str | None = None, progress: bool | None = None
+    judged: RetrievalDataset, k: int = 1000, *, language: str | None = None, progress: bool | None = None
 ) -> Run:
     """Finds the k best passages of each judged query by BM25.
 

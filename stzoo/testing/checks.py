@@ -16,8 +16,8 @@ def check_objective(
 ) -> None:
     """Checks on a tiny model that an objective trains and resumes, and learns from what it should.
 
-    Among others it finds: reading of columns that are not declared; random choices outside `draw`, or from
-    another generator than torch's; losses that do not train the bottleneck; padding that changes a loss;
+    Among others it finds: reading of columns that are not declared; random choices outside `make_views`, or
+    from another generator than torch's; losses that do not train the bottleneck; padding that changes a loss;
     state that a checkpoint does not keep; and labels or uncorrupted text that the encoder or a decoder sees.
     The component need not be installed.
 
@@ -89,8 +89,8 @@ def check_pooling(component: Component) -> None:
     def put_on(base: Path) -> Any:
         transformer = load_model(str(base))[0]
         made = _build("pooling", component, transformer.get_embedding_dimension())
-        if hasattr(made, "take"):
-            made.take(str(base), transformer)
+        if hasattr(made, "init_from_base"):
+            made.init_from_base(str(base), transformer)
         return made
 
     _check_texts(component)
@@ -123,10 +123,10 @@ def check_loss(component: Component) -> None:
     """
     import torch
 
-    from stzoo.finetuning.losses import Candidates, Comparison
+    from stzoo.finetuning.losses import Candidates, Similarity
 
     _check_texts(component)
-    loss = _build("loss", component, Comparison("cosine", 0.1))
+    loss = _build("loss", component, Similarity("cosine", 0.1))
     torch.manual_seed(0)
     queries = torch.randn(4, 8)
     vectors = [queries, *(torch.randn(4, 8).requires_grad_() for _ in range(3))]
@@ -154,11 +154,11 @@ def check_balancer(component: Component) -> None:
     """
     import torch
 
-    from stzoo.finetuning.balancers import Balancing
+    from stzoo.finetuning.balancers import BalancerContext
 
     _check_texts(component)
     K, P = 3, 50
-    about = Balancing(("one", "two", "three"), P, steps=10, seed=1)
+    about = BalancerContext(("one", "two", "three"), P, steps=10, seed=1)
     draw = torch.Generator().manual_seed(0)
     steps = [torch.randn(K, P, generator=draw) for _ in range(6)]
     losses, parameters = torch.tensor([1.0, 2.0, 0.5]), torch.randn(P, generator=draw)

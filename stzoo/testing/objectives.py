@@ -93,7 +93,7 @@ class _CrossEntropies(_WithoutDropout):
         super().__init__()
         self.vocabulary = {len(objective.backbone.tokenizer), objective.backbone.config.vocab_size}
         self.name = ""
-        find = objective.find
+        find = objective.mlm_loss
 
         def named(name: str, *args: Any, **kwargs: Any) -> Tensor:
             self.name = f"the loss {name!r}"
@@ -102,7 +102,7 @@ class _CrossEntropies(_WithoutDropout):
             finally:
                 self.name = ""
 
-        objective.find = named  # type: ignore[method-assign]
+        objective.mlm_loss = named  # type: ignore[method-assign]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in CROSS_ENTROPY:
@@ -222,30 +222,30 @@ def _no_draws(where: str, *, torch_too: bool) -> Iterator[None]:
     yield
     drew = [name for name, state in states().items() if state != before[name]]
     assert not drew, (
-        f"{where} draws from {' and '.join(drew)}; every random choice belongs into draw(), from torch's "
-        "generator, or a resumed run makes other choices"
+        f"{where} draws from {' and '.join(drew)}; every random choice belongs into "
+        "make_views(), from torch's generator, or a resumed run makes other choices"
     )
 
 
 def check_draws(bench: Bench) -> None:
-    """Random choices are made in draw() only, from torch's generator only."""
+    """Random choices are made in make_views() only, from torch's generator only."""
     objective = bench.make()
     with _no_draws("collate()", torch_too=True):
         views = _batch(objective)
     state, before = _copy(objective), _attributes(objective)
     torch.manual_seed(1)
-    with _no_draws("draw()", torch_too=False):
-        drawn = objective.draw(views)
+    with _no_draws("make_views()", torch_too=False):
+        drawn = objective.make_views(views)
     with _no_draws("losses()", torch_too=False):  # dropout draws from torch's
         first = objective.losses(**drawn)
     with _WithoutDropout(), _no_draws("losses()", torch_too=True):
         objective.losses(**drawn)
     _restore(objective, state)
     torch.manual_seed(1)
-    again = objective.draw(views)
+    again = objective.make_views(views)
     one, other = _tensors_of(drawn), _tensors_of(again)
     same = len(one) == len(other) and all(map(torch.equal, one, other))
-    assert same, f"draw() gives other views {_why(objective, before)}"
+    assert same, f"make_views() gives other views {_why(objective, before)}"
     second = objective.losses(**again)
     differing = ", ".join(name for name, loss in first.items() if not torch.equal(loss, second[name]))
     assert not differing, f"losses() gives others of {differing} {_why(objective, before)}"
@@ -331,7 +331,7 @@ def check_padding(bench: Bench) -> None:
     objective = bench.make()
     tokenizer = objective.backbone.tokenizer
     torch.manual_seed(1)
-    drawn = objective.draw(_batch(objective))
+    drawn = objective.make_views(_batch(objective))
 
     def disturb(_: Any, args: Any, embedded: Tensor) -> Tensor:
         # at the end of a row only: a random token that stands for a hidden one may be [PAD], too
@@ -445,7 +445,7 @@ def check_sight(bench: Bench) -> None:
     rng = random.Random(0)  # noqa: S311 - no secret
     views = views_of(objective.collate(_rows(objective, lambda: _random_text(rng), ROWS)))
     torch.manual_seed(1)
-    drawn = objective.draw(views)
+    drawn = objective.make_views(views)
     sight = _Sight(objective, views)
 
     def embed(_: Any, args: Any, embedded: Tensor) -> Tensor:

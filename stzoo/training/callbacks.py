@@ -21,7 +21,7 @@ LEFT_OUT = {
 
 
 @contextlib.contextmanager
-def own_numbers() -> Iterator[None]:
+def preserve_rng_state() -> Iterator[None]:
     """Leaves torch's generators as they were before the block."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
@@ -121,7 +121,7 @@ class Progress(TrainerCallback):
             self.bar.close()
 
 
-class Every(TrainerCallback):
+class EveryNSteps(TrainerCallback):
     """Calls a function every so many steps and after the last, leaving torch's generators as they were.
 
     Args:
@@ -138,6 +138,6 @@ class Every(TrainerCallback):
         """Calls if this step is one of them."""
         if state.global_step % self.steps == 0 or state.global_step == state.max_steps:
             due = control.should_log  # which the host takes back after any line of the log
-            with own_numbers():
+            with preserve_rng_state():
                 self.log(self.call())
             control.should_log = due

@@ -17,7 +17,7 @@ from torch import distributed as dist
 from transformers.trainer_pt_utils import safe_globals
 
 from stzoo.errors import OutputError, first_line
-from stzoo.utils.distributed import is_first_process
+from stzoo.utils.distributed import is_main_process
 from stzoo.utils.files import sha256, write_json
 from stzoo.utils.messages import notify
 
@@ -108,7 +108,7 @@ def last_checkpoint(output: Path) -> Path | None:
     if not dist.is_initialized():
         return _find(output)
     answer: list[Path | OutputError | None] = [None]
-    if is_first_process():
+    if is_main_process():
         try:
             answer = [_find(output)]
         except OutputError as error:

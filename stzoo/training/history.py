@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from stzoo.errors import DataError, MissingExtraError
 from stzoo.training.settings import FinetuneSettings, PretrainSettings
-from stzoo.utils.files import whole_file
+from stzoo.utils.files import atomic_file
 from stzoo.utils.inputs import user_path
 from stzoo.utils.outputs import RECORD
 
@@ -264,7 +264,7 @@ def draw(run: str | Path) -> Path | None:
     with style.context(["default", LOOK]), warnings.catch_warnings():  # not as the user has set matplotlib up
         warnings.filterwarnings("ignore", message="Glyph")  # in names: the font has no Chinese
         figure = _figure(history)
-        with whole_file(path) as draft:
+        with atomic_file(path) as draft:
             figure.savefig(draft, format="png", metadata={"Software": None})
     return path
 

@@ -25,12 +25,12 @@ from stzoo.training.settings import (
     PretrainSettings,
     Settings,
 )
-from stzoo.utils.distributed import is_first_process
+from stzoo.utils.distributed import is_main_process
 from stzoo.utils.files import (
     PART,
     clear_drafts,
     files_under,
-    held,
+    lock_folder,
     move_files,
     remove_files,
     sha256,
@@ -84,7 +84,7 @@ class Run:
     """
 
     def __init__(self, folder: Path, facts: dict[str, Any], goes_on: bool):
-        self.folder, self.facts, self.goes_on = folder, facts, goes_on
+        self.folder, self.facts, self.resumed = folder, facts, goes_on
         self.components: list[dict[str, str]] = []
         self._begun = time.monotonic() - facts.get("seconds", 0)
         self._recorded = False  # True once this process has written run.json
@@ -95,7 +95,7 @@ class Run:
         before = self.facts.get("components", [])
         used = [one for one in self.components if one not in before]
         self.facts = finite(self.facts | {"components": [*before, *used]} | facts)
-        if not is_first_process():
+        if not is_main_process():
             return
         self.facts["seconds"] = round(time.monotonic() - self._begun, 1)
         write_json(self.folder / RECORD, self.facts)
@@ -107,7 +107,7 @@ class Run:
         Raises:
             OutputError: if it goes on from other inputs.
         """
-        for name, now in facts.items() if self.goes_on else ():
+        for name, now in facts.items() if self.resumed else ():
             before = self.facts.get(name)
             if before is not None and before != finite(now):
                 raise OutputError(
@@ -117,7 +117,7 @@ class Run:
         self.facts.pop("error", None)  # of a run that failed before
         self.record(status="running", **facts)
         self._has_inputs = True
-        if is_first_process() and not (self.folder / OLD).is_symlink():
+        if is_main_process() and not (self.folder / OLD).is_symlink():
             shutil.rmtree(self.folder / OLD, ignore_errors=True)
 
     def install(self, made: Path, also: Sequence[str] = ()) -> None:
@@ -180,12 +180,12 @@ def start(
     """
     check_resume(resume, overwrite)
     output = check_output(output, kind="run", inputs=_inputs(settings))
-    if not is_first_process():
+    if not is_main_process():
         # The first holds the folder and writes; the others only need to agree with it on where to begin.
         facts = _read(output) if resume else None
         yield Run(output, facts or {"status": "running", "recipe": settings.dump()}, goes_on=resume)
         return
-    with held(output) as folder:
+    with lock_folder(output) as folder:
         run = _open(folder, settings, resume, overwrite)
         before, kept = set(files_under(folder)), _matches(folder, worth)
         try:
@@ -223,7 +223,7 @@ def _end_failed(run: Run, error: BaseException, before: set[str], *, has_more: b
     """
     is_mistake = isinstance(error, StzooError) and not isinstance(error, TrainingError | OutputError)
     has_begun = run._has_inputs and (not is_mistake or bool(run.facts.get("log")))
-    if run.goes_on or has_begun or has_more:
+    if run.resumed or has_begun or has_more:
         if run._recorded and run.facts["status"] != "finished":
             failed = isinstance(error, Exception)
             kind = type(error).__name__

@@ -15,7 +15,7 @@ sentence-transformers 6.2 and transformers 5.23; tests/test_trainer.py shows the
 - `optimizer_cls_and_kwargs` forgets them: `create_optimizer`
 - a loss that is a mean counts once per accumulated batch: `loss_is_scaled_for_ga`
 - autocast covers the encoder only: `compute_loss`
-- a resume forgets how long early stopping has waited, and trains on after it: `go_on`
+- a resume forgets how long early stopping has waited, and trains on after it: `train_or_resume`
 - a run that was moved loses its best checkpoint: `_load_best_model`, `FindBest`
 - a resume between two lines of the log forgets the steps before it in the next line: `_log_sums`
 - a resume inside an epoch on several processes begins another order: `get_batch_sampler`, `SetEpoch`
@@ -48,8 +48,8 @@ from stzoo.training.callbacks import EachStep, FindBest, Progress, SetEpoch
 from stzoo.training.checkpoints import LOG_SUMS, MARKER, STATE, complete, fault, rotate, seal
 from stzoo.training.settings import Training
 from stzoo.utils.distributed import largest
-from stzoo.utils.files import whole_file, writing
-from stzoo.utils.malloc import keep_blocks
+from stzoo.utils.files import atomic_file, writing
+from stzoo.utils.malloc import disable_malloc_trim
 from stzoo.utils.messages import notify
 from stzoo.utils.signals import StopSignals
 
@@ -166,7 +166,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         new: names of parameters of `loss` that start untrained, and learn at `settings.new_learning_rate`.
         collate: rows -> batch; the host's own if None.
         record: is given the log so far at each checkpoint.
-        figures: gives more numbers for the log; `loss.accuracies`, where there is one, if None.
+        extra_logs: gives more numbers for the log; `loss.accuracies`, where there is one, if None.
         Further arguments are the host trainer's.
     """
 
@@ -180,7 +180,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         new: frozenset[str] = frozenset(),
         collate: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
         record: Callable[[list[dict[str, float]]], None] | None = None,
-        figures: Callable[[], dict[str, float]] | None = None,
+        extra_logs: Callable[[], dict[str, float]] | None = None,
         **given: Any,
     ):
         check_host()
@@ -198,7 +198,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         self.progress = Progress(self._saved)
         self.add_callback(self.progress)
         self.loss: Any  # one module, not the host's dict of several
-        self.figures: Any = figures or getattr(loss, "accuracies", dict)
+        self.extra_logs: Any = extra_logs or getattr(loss, "accuracies", dict)
         self.settings = settings
         self.new = new
         # Taken before anything wraps the model, so that names are the same in every kind of run. Shared
@@ -220,7 +220,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         self.seen: list[tuple[str, Tensor]] = []  # losses and gradient norms of the step so far
         self.unchecked: deque[tuple[int, list[str], Tensor, Any]] = deque()  # those that a GPU still computes
         if self.args.device.type == "cpu":
-            keep_blocks()
+            disable_malloc_trim()
 
     # -- batches, losses, log
 
@@ -274,7 +274,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
             now = time.monotonic()
             logs["tokens_per_s"] = round(self.tokens / max(now - self.since, 1e-9), 1)
             self.tokens, self.since = 0, now
-            logs |= {name: round(value, 4) for name, value in self.figures().items()}
+            logs |= {name: round(value, 4) for name, value in self.extra_logs().items()}
         super().log(logs, start_time)
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
@@ -428,7 +428,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
 
     # -- checkpoints
 
-    def go_on(self, checkpoint: Path | None) -> None:
+    def train_or_resume(self, checkpoint: Path | None) -> None:
         """Trains from a checkpoint, or the start; of one that training ended at, only loads the weights.
 
         Ctrl-C and SIGTERM end it after a step, when a checkpoint is saved; see `StopSignals`.
@@ -483,7 +483,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
         folder = Path(output_dir or self.args.output_dir or ".")
-        with whole_file(folder / STATE) as draft:
+        with atomic_file(folder / STATE) as draft:
             save_file({name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}, draft)
 
     def _load_from_checkpoint(  # type: ignore[override]  # as sentence-transformers has it
@@ -523,7 +523,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
             if self.args.should_save:
                 (folder / MARKER).unlink(missing_ok=True)  # what is written over is incomplete until the end
             super()._save_checkpoint(*given, **named)
-            with whole_file(folder / self._log_sums_file()) as draft:
+            with atomic_file(folder / self._log_sums_file()) as draft:
                 save_file({k: t.detach().cpu().clone() for k, t in self._log_sums().items()}, draft)
             if dist.is_initialized():
                 dist.barrier()  # each process writes the state of its own generators

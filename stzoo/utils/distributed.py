@@ -24,7 +24,7 @@ def require_one_process(command: str) -> None:
     Raises:
         StzooError: if torchrun or accelerate started more than one process.
     """
-    if (count := processes()) > 1:
+    if (count := world_size()) > 1:
         raise StzooError(
             f"{command} runs in one process, and {count} were started (WORLD_SIZE is {count}). Start it "
             "without torchrun or accelerate; only pretrain and finetune run in several processes."
@@ -63,12 +63,12 @@ def largest(values: Sequence[float], group: Any) -> list[float]:
     return found.tolist()
 
 
-def is_first_process() -> bool:
+def is_main_process() -> bool:
     """False in every process but the first of those that torchrun or accelerate started together."""
     return _of_launcher("RANK", 0) == 0
 
 
-def processes() -> int:
+def world_size() -> int:
     """How many processes torchrun or accelerate started together."""
     return _of_launcher("WORLD_SIZE", 1)
 
@@ -89,13 +89,13 @@ def _of_launcher(variable: str, alone: int) -> int:
 
 
 @contextlib.contextmanager
-def first_process_first(cpu: bool) -> Iterator[None]:
+def main_process_first(cpu: bool) -> Iterator[None]:
     """Lets the first process go through the block before the others do.
 
     Args:
         cpu: True if the processes compute on the CPU.
     """
-    if processes() == 1:
+    if world_size() == 1:
         yield
         return
     from accelerate import PartialState
@@ -103,9 +103,9 @@ def first_process_first(cpu: bool) -> Iterator[None]:
 
     PartialState(cpu=cpu)  # brings them together, with the time limit that their other exchanges keep
     group = dist.new_group(backend="gloo", timeout=PATIENCE)
-    if not is_first_process():
+    if not is_main_process():
         dist.barrier(group)
     yield
-    if is_first_process():
+    if is_main_process():
         dist.barrier(group)
     dist.destroy_process_group(group)

@@ -49,7 +49,7 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def atomic_file(path: str | Path) -> Iterator[Path]:
     """Gives a temporary path that is renamed to `path` when the block ends well.
 
     The temporary file is on the same disk, in a private folder next to `path` (see `draft_folder`).
@@ -67,7 +67,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: str | Path, *, replaces: Sequence[str] = ()) -> Iterator[Path]:
+def atomic_folder(path: str | Path, *, replaces: Sequence[str] = ()) -> Iterator[Path]:
     """Gives a temporary folder that replaces `path` when the block ends well.
 
     Args:
@@ -88,7 +88,7 @@ def whole_folder(path: str | Path, *, replaces: Sequence[str] = ()) -> Iterator[
 
 
 def check_replaceable(path: Path, replaces: Sequence[str] = ()) -> None:
-    """Refuses a folder with files that may not be removed; see `whole_folder`.
+    """Refuses a folder with files that may not be removed; see `atomic_folder`.
 
     Raises:
         OutputError: if there is such a file; it lists them.
@@ -255,7 +255,7 @@ def _try_lock(opened: int, without_locks: bool) -> bool:
 
 
 @contextlib.contextmanager
-def held(folder: str | Path) -> Iterator[Path]:
+def lock_folder(folder: str | Path) -> Iterator[Path]:
     """Holds an output folder for this process; it is made if it is not there, and removed if left empty.
 
     Drafts that killed processes left in it are cleared away.
@@ -357,7 +357,7 @@ def remove_empty(folder: Path, name: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Writes indented UTF-8 JSON, whole or not at all. NaN and infinity are refused."""
-    with whole_file(path) as draft:
+    with atomic_file(path) as draft:
         draft.write_text(
             json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
         )
@@ -367,7 +367,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Writes numpy arrays by name as safetensors with a checksum, whole or not at all; see `read_arrays`."""
     from safetensors.numpy import save
 
-    with whole_file(path) as draft:
+    with atomic_file(path) as draft:
         draft.write_bytes(save(dict(arrays), {"sha256": _checksum(arrays)}))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def quietly() -> Iterator[None]:
+def silence_hf_logging() -> Iterator[None]:
     """Silences transformers, datasets and sentence-transformers below errors while the block runs.
 
     STZOO_VERBOSE=1 leaves them as they are.

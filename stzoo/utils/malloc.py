@@ -12,7 +12,7 @@ import sys
 TRIM_THRESHOLD, TOP_PAD, MMAP_MAX = -1, -2, -4  # of malloc.h
 
 
-def keep_blocks() -> None:
+def disable_malloc_trim() -> None:
     """Lets this process keep what it frees for its next use; does nothing but on Linux with glibc."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):

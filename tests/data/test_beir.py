@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stzoo.data.beir import JudgedSet, read_beir, write_beir
+from stzoo.data.beir import RetrievalDataset, read_beir, write_beir
 from stzoo.data.qrels import MAX_GRADE, as_grade
 from stzoo.data.texts import Texts
 from stzoo.errors import DataError, OutputError, RecipeError
@@ -423,7 +423,7 @@ def test_published_results_are_of_the_data_as_it_is_read_now(data, name):
 def test_real_sets_have_their_known_counts():
     beir = Path(os.environ["STZOO_DATA"]) / "beir"
 
-    def counts(judged: JudgedSet) -> tuple[int, int, int]:
+    def counts(judged: RetrievalDataset) -> tuple[int, int, int]:
         return len(judged.corpus_ids), len(judged.queries), judged.judgements
 
     assert counts(read_beir(beir / "scifact")) == (5183, 300, 339)

@@ -367,11 +367,11 @@ def test_a_set_is_fetched_by_one_process_while_others_wait(tmp_path):
     entry, order = registry.entries()["scifact"], []
 
     def second():
-        with download.alone(entry, tmp_path):
+        with download.exclusive(entry, tmp_path):
             order.append("second")
 
     thread = threading.Thread(target=second)
-    with download.alone(entry, tmp_path):
+    with download.exclusive(entry, tmp_path):
         thread.start()
         thread.join(0.3)
         order.append("first")

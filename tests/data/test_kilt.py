@@ -20,7 +20,7 @@ from stzoo.models.loaded import open_model
 from stzoo.retrieval.bm25 import retrieve_bm25
 from stzoo.retrieval.search.retriever import Retriever
 from stzoo.testing import tiny_masked_lm
-from stzoo.utils.logging import quietly
+from stzoo.utils.logging import silence_hf_logging
 
 PAGES = list("abcdefgh")
 evidence_sets = st.lists(st.frozensets(st.sampled_from(PAGES[:5]), max_size=3), max_size=4, unique=True)
@@ -371,7 +371,7 @@ def test_the_suite_has_every_task_of_a_folder(layout, tmp_path):
 def test_queries_of_a_task_get_its_prompt_and_one_without_is_told(tmp_path, capsys):
     folder = kilt_folder(tmp_path / "data")
     model = tmp_path / "model"
-    with quietly():
+    with silence_hf_logging():
         tiny = SentenceTransformer(str(tiny_masked_lm("bert", tmp_path / "bert")), device="cpu")
     tiny.prompts |= {"zsre": "Treaty: "}
     tiny.save_pretrained(str(model))

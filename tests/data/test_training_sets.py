@@ -15,7 +15,7 @@ from stzoo.data.beir import read_beir, write_beir
 from stzoo.data.column_roles import parse_columns
 from stzoo.data.texts import Texts
 from stzoo.data.training_sets.builder import TrainingSetWriter
-from stzoo.data.training_sets.formats import described
+from stzoo.data.training_sets.formats import describe_formats
 from stzoo.data.training_sets.mined import read_made, write_training
 from stzoo.data.training_sets.read import from_judged, read_judged, read_training
 from stzoo.data.training_sets.sets import Candidate, Mined, TrainingSet
@@ -1059,8 +1059,8 @@ def test_bad_rows_are_named_by_file_and_line(tmp_path, rows, found):
 def test_an_unknown_form_is_answered_with_all_that_are_known(tmp_path):
     with pytest.raises(DataError) as error:
         read_training(put(tmp_path / "a.jsonl", {"text": "t"}))
-    assert described() in str(error.value)
-    assert [line.split(":")[0] for line in described().splitlines()] == [
+    assert describe_formats() in str(error.value)
+    assert [line.split(":")[0] for line in describe_formats().splitlines()] == [
         "- BEIR",
         "- FlagEmbedding",
         "- Tevatron",

@@ -18,7 +18,7 @@ from stzoo.models.loaded import open_model
 from stzoo.models.names import parse_name
 from stzoo.retrieval.bm25 import SETTINGS, retrieve_bm25
 from stzoo.testing import TEXTS, tiny_masked_lm
-from stzoo.utils.files import held
+from stzoo.utils.files import lock_folder
 
 CORPUS = [{"_id": f"d{i}", "title": text.split()[0], "text": text} for i, text in enumerate(TEXTS)]
 QUERIES = {f"q{i}": " ".join(text.split()[-4:]) for i, text in enumerate(TEXTS)} | {"none": "qwerty"}
@@ -348,7 +348,7 @@ def test_bad_options_are_errors_before_anything_is_encoded(models, data, tmp_pat
 
 
 def test_an_output_in_use_is_left_alone(data, tmp_path):
-    with held(tmp_path / "out"), pytest.raises(OutputError, match="in use"):
+    with lock_folder(tmp_path / "out"), pytest.raises(OutputError, match="in use"):
         bench([], data=data / "first", output=tmp_path / "out")
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="is a file; expected the name of a folder"):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.helpers import cli, record_run
 
 from stzoo.data import registry
-from stzoo.data.beir import JudgedSet
+from stzoo.data.beir import RetrievalDataset
 from stzoo.errors import DataError, MissingExtraError, OutputError, RecipeError
 from stzoo.evaluation.bench import results
 from stzoo.evaluation.measures import MEASURES, parse_measures
@@ -37,7 +37,7 @@ def judged(name, count=40, *, split="test", word=""):
     """A judged set of `count` queries; another word makes other data of it."""
     queries = {f"q{i}": f"query {i} {word}" for i in range(count)}
     qrels = {query: {"d0": 1} for query in queries}
-    return JudgedSet(name, split, ["d0", "d1"], ["one", "two"], queries, qrels, Path(name))
+    return RetrievalDataset(name, split, ["d0", "d1"], ["one", "two"], queries, qrels, Path(name))
 
 
 def file_result(folder, model, data, *, at=0.5, revision="r1", **how):

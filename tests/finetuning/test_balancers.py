@@ -6,11 +6,11 @@ from torch import nn
 
 import stzoo
 from stzoo import ModelError, RecipeError
-from stzoo.finetuning.balancers import Balancing, Gradients, finite
+from stzoo.finetuning.balancers import BalancerContext, Gradients, finite
 from stzoo.plugins import manager
 from stzoo.testing import check_balancer
 
-THREE = Balancing(("a", "b", "c"), 50, steps=10)
+THREE = BalancerContext(("a", "b", "c"), 50, steps=10)
 
 
 @pytest.mark.parametrize("name", manager.all("balancer"))  # of every stzoo_balancers hook
@@ -41,7 +41,7 @@ def test_rows_hold_each_tasks_gradient(seed, tasks, rounds):
         expected = torch.cat([g.reshape(-1) for g in torch.autograd.grad(total, trained)])
         torch.testing.assert_close(gradients.rows[task], expected)
     assert all(p.grad is None for p in net.parameters())
-    gradients.give(gradients.rows[0])
+    gradients.set_gradients(gradients.rows[0])
     assert frozen.grad is None
     assert trained[0].grad.data_ptr() == gradients.rows.data_ptr()  # no copy
     torch.testing.assert_close(gradients.values(), torch.cat([p.detach().reshape(-1) for p in trained]))
@@ -83,7 +83,7 @@ def test_one_gradient_that_is_not_finite_is_noticed(bad):
 
 def test_pcgrad_removes_what_conflicts():
     one, other = torch.tensor([1.0, 0.0]), torch.tensor([-0.5, 1.0])
-    balancer = manager.build("balancer", "pcgrad", Balancing(("a", "b"), 2, 1))
+    balancer = manager.build("balancer", "pcgrad", BalancerContext(("a", "b"), 2, 1))
     update = balancer(torch.stack([one, other]), torch.ones(2), torch.zeros(2))
     # each without its part along the other, and the mean of both
     expected = (one - (one @ other) / (other @ other) * other + other + 0.5 * one) / 2
@@ -94,7 +94,7 @@ def test_what_a_balancer_draws_depends_on_seed_and_step_alone():
     rows = torch.randn(4, 20, generator=torch.Generator().manual_seed(3))
 
     def updates(noise):
-        balancer = manager.build("balancer", "pcgrad", Balancing(("a", "b", "c", "d"), 20, 9, seed=5))
+        balancer = manager.build("balancer", "pcgrad", BalancerContext(("a", "b", "c", "d"), 20, 9, seed=5))
         found = []
         for _ in range(6):
             torch.rand(noise)  # something else draws, too

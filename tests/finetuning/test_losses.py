@@ -18,8 +18,8 @@ from sentence_transformers.util import cos_sim, dot_score, pairwise_cos_sim, pai
 import stzoo
 from stzoo.data.training_sets.builder import TrainingSetWriter
 from stzoo.data.training_sets.sets import Candidate
-from stzoo.finetuning.collator import Examples
-from stzoo.finetuning.losses import Candidates, Comparison, Contrastive, known_positives, make_loss, means
+from stzoo.finetuning.collator import QueryPassageCollator
+from stzoo.finetuning.losses import Candidates, Contrastive, Similarity, known_positives, make_loss, means
 from stzoo.models.loading import load_model
 from stzoo.plugins import builtin, manager
 
@@ -51,7 +51,9 @@ def model(base):
 
 
 def batch_of(data, model, negatives=2):
-    examples = Examples(data, model, negatives=negatives, max_query_tokens=64, max_passage_tokens=64, seed=3)
+    examples = QueryPassageCollator(
+        data, model, negatives=negatives, max_query_tokens=64, max_passage_tokens=64, seed=3
+    )
     return examples, examples([{"example": place} for place in range(len(examples.pairs))])
 
 
@@ -206,7 +208,7 @@ def test_what_is_masked_is_what_is_known_and_not_the_rows_own(ids, more, data):
 
 def test_dot_products_are_compared_as_such():
     queries, passages = torch.randn(3, 4), torch.randn(5, 4)
-    comparison = Comparison("dot", 2.0)
+    comparison = Similarity("dot", 2.0)
     assert torch.equal(comparison.every(queries, passages), dot_score(queries, passages) / 2)
     assert torch.equal(
         comparison.pairwise(queries, passages[:3]), pairwise_dot_score(queries, passages[:3]) / 2
@@ -216,7 +218,7 @@ def test_dot_products_are_compared_as_such():
 def test_a_contrastive_loss_reads_in_nats():
     vectors = [torch.zeros(2, 4), torch.zeros(2, 4), torch.zeros(2, 4)]
     candidates = Candidates(torch.tensor([[0, 1], [2, 3]]), torch.tensor([[0], [2]]))
-    assert float(Contrastive(Comparison("dot"))(vectors, candidates)) == pytest.approx(math.log(4))
+    assert float(Contrastive(Similarity("dot"))(vectors, candidates)) == pytest.approx(math.log(4))
 
 
 @pytest.mark.parametrize(
@@ -261,7 +263,7 @@ def test_each_epoch_draws_other_negatives_and_the_same_epoch_the_same(model):
 def test_a_batch_holds_each_querys_own_texts_and_scores(n, mined, negatives, model):
     data = rows(n, negatives=mined)
     if not mined and negatives:
-        examples = Examples(
+        examples = QueryPassageCollator(
             data, model, negatives=negatives, max_query_tokens=9, max_passage_tokens=9, seed=0
         )
         assert (len(examples.pairs), examples.left_out) == (0, n)

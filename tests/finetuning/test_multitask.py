@@ -25,7 +25,7 @@ from stzoo import ModelError
 from stzoo.data.beir import write_beir
 from stzoo.finetuning.balancers import Gradients
 from stzoo.finetuning.data import read_data
-from stzoo.finetuning.multitask import Mixture, MultiTaskTrainer, shares
+from stzoo.finetuning.multitask import MultiTaskTrainer, TaskBatcher, shares
 from stzoo.testing import sentences
 from stzoo.training.settings import FinetuneSettings
 
@@ -54,7 +54,7 @@ def test_shares_are_flattened_by_temperature():
 
 
 class Counting:
-    """Stands for `stzoo.finetuning.collator.Examples`: notes what it is asked for."""
+    """Stands for `stzoo.finetuning.collator.QueryPassageCollator`: notes what it is asked for."""
 
     negatives = 0
 
@@ -78,7 +78,7 @@ class Counting:
 def test_every_task_is_gone_through_evenly(sizes, batch, seed):
     def mixture():
         examples = {str(number): Counting(size) for number, size in enumerate(sizes)}
-        return Mixture(examples, shares(sizes, batch), False, seed), examples
+        return TaskBatcher(examples, shares(sizes, batch), False, seed), examples
 
     whole, seen = mixture()
     batches = []
@@ -96,7 +96,7 @@ def test_every_task_is_gone_through_evenly(sizes, batch, seed):
 
 def test_turns_have_one_task_each():
     examples = {"a": Counting(6), "b": Counting(3)}
-    mixture = Mixture(examples, [3, 3], True, 0)
+    mixture = TaskBatcher(examples, [3, 3], True, 0)
     names = [list(mixture([{"batch": number}])["tasks"]) for number in range(mixture.batches)]
     assert names == [["a"], ["b"], ["a"], ["b"]]
     assert sorted(example for _, example in examples["a"].asked) == list(range(6))
@@ -198,13 +198,13 @@ def test_rows_of_their_own_add_up_to_the_sum(still, tasks, tmp_path):
 
 @pytest.mark.usefixtures("unverified")
 def test_the_gradient_that_is_logged_and_clipped_is_the_balanced_one(still, tasks, tmp_path, monkeypatch):
-    given, give = [], Gradients.give
+    given, give = [], Gradients.set_gradients
 
     def keep(self, update):
         given.append(float(torch.linalg.vector_norm(update)))
         give(self, update)
 
-    monkeypatch.setattr(Gradients, "give", keep)
+    monkeypatch.setattr(Gradients, "set_gradients", keep)
     out = stzoo.finetune(
         str(still), tasks=tasks, balancer="taco", balancer_options={"warmup_ratio": 0.0, "beta": 0.0},
         dev_queries=0, max_steps=3, batch_size=8, output=tmp_path / "out", **SHORT,

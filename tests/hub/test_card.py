@@ -19,7 +19,7 @@ from support.helpers import cli
 
 import stzoo
 from stzoo.data import registry
-from stzoo.data.beir import JudgedSet
+from stzoo.data.beir import RetrievalDataset
 from stzoo.errors import DataError, ModelError, OutputError, RecipeError
 from stzoo.evaluation.bench import results as filed
 from stzoo.evaluation.measures import MEASURES
@@ -95,7 +95,7 @@ def file_results(output, folder, datasets, *, notes=(), name="mine", revision=No
     """Files results of a model as if these sets of two queries had been scored."""
     for dataset in datasets:
         entry = registry.find(dataset)
-        judged = JudgedSet(
+        judged = RetrievalDataset(
             dataset,
             entry.split if entry else "test",
             ["d0", "d1"],

@@ -21,7 +21,7 @@ from stzoo.errors import ModelError, OutputError, RecipeError
 from stzoo.models.cross_encoder import PART_QUERIES, open_teacher, rescore
 from stzoo.models.encode import score_pairs
 from stzoo.testing import sentences, tiny_cross_encoder, tiny_masked_lm
-from stzoo.utils.files import held
+from stzoo.utils.files import lock_folder
 
 # short and long, nothing at all, cut at 64 tokens, not of the tokenizer's alphabet
 QUERIES = [*(" ".join(text.split()[:5]) for text in sentences(40, seed=1)), "", "wing " * 90, "翼"]
@@ -266,7 +266,7 @@ def test_a_kill_and_a_second_call_give_the_same_scores_bit_for_bit(folder, teach
 
 def test_several_processes_read_what_the_first_has_scored_at_once(teacher, tmp_path, monkeypatch):
     first = rescore(training_set(3), teacher, tmp_path / "scores")
-    with held(tmp_path / "scores"):
+    with lock_folder(tmp_path / "scores"):
         with pytest.raises(OutputError, match="in use"):
             rescore(training_set(3), teacher, tmp_path / "scores")
         monkeypatch.setenv("RANK", "1")

@@ -138,7 +138,7 @@ def train(base, output, steps, *, resume=None, **changes):
         settings=settings,
         callbacks=[norms, stop],
     )
-    trainer.go_on(resume)
+    trainer.train_or_resume(resume)
     return model, before, norms.seen
 
 

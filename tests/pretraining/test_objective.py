@@ -196,7 +196,7 @@ def test_dupmae_counts_the_words_of_the_passage():
     objective = manager.build("objective", "dupmae", tiny_backbone()).eval()
     batch = objective.collate([{"text": "the wing the wing the lift"}])
     view = {name.removeprefix("passage_"): tensor for name, tensor in batch.items()}
-    bag = objective.draw([view])["bag"][0]
+    bag = objective.make_views([view])["bag"][0]
     ids = objective.backbone.tokenizer("the wing lift", add_special_tokens=False)["input_ids"]
     assert set(bag.nonzero().flatten().tolist()) == set(ids)
     assert torch.allclose(bag[bag > 0], torch.tensor(1 / 6))
@@ -209,7 +209,7 @@ def test_dupmae_by_the_papers_rule_leaves_hidden_and_special_tokens_out():
     paper = manager.build("objective", "dupmae", backbone, visible_only=True).eval()
     paper.load_state_dict(released.state_dict())
     batch = released.collate([{"text": text} for text in sentences(4)])
-    views = released.draw([{name.removeprefix("passage_"): t for name, t in batch.items()}])
+    views = released.make_views([{name.removeprefix("passage_"): t for name, t in batch.items()}])
     with torch.no_grad():
         hidden, _ = released.encode(views["encoder_ids"], views["attention"])
         one, other = released.losses(**views), paper.losses(**views)

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from stzoo.data.beir import JudgedSet, read_beir, write_beir
+from stzoo.data.beir import RetrievalDataset, read_beir, write_beir
 from stzoo.data.texts import Texts
 from stzoo.data.trec import in_order
 from stzoo.errors import ModelError, RecipeError, ShapeError
@@ -374,7 +374,7 @@ def model_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory) -> JudgedSet:
+def judged(tmp_path_factory) -> RetrievalDataset:
     corpus = [{"_id": f"d{i}", "title": text.split()[0], "text": text} for i, text in enumerate(TEXTS)]
     queries = {f"q{i}": " ".join(text.split()[-3:]) for i, text in enumerate(TEXTS)}
     qrels = {"test": {f"q{i}": {f"d{i}": 1} for i in range(len(TEXTS))}}

@@ -17,7 +17,7 @@ from support.helpers import abandoned_draft
 from stzoo.errors import DataError, ModelError, OutputError, RecipeError
 from stzoo.retrieval.store import PRECISIONS, Store, fill, open_store, place, quantise
 from stzoo.retrieval.store.shards import read_manifest, write_shard
-from stzoo.utils.files import held
+from stzoo.utils.files import lock_folder
 
 FACTS = {"model": "tiny", "revision": "0123456789ab", "role": "document", "texts": "f" * 64}
 ROWS, WIDTH, SHARD_ROWS = 50, 12, 8
@@ -223,7 +223,7 @@ def test_the_manifest_follows_texts_that_have_moved_and_costs_no_encoding(tmp_pa
 
 
 def test_two_processes_never_fill_one_store(tmp_path):
-    with held(tmp_path / "store"), pytest.raises(OutputError, match="in use"):
+    with lock_folder(tmp_path / "store"), pytest.raises(OutputError, match="in use"):
         filled(tmp_path / "store")
 
 

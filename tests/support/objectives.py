@@ -24,19 +24,19 @@ class Autoencoder(Objective):
         self.rate = rate
         self.head = self.decoder("stacked")
 
-    def draw(self, views):
+    def make_views(self, views):
         ids, words, attention = (views[0][name] for name in ("input_ids", "words", "attention_mask"))
         attention = attention.bool()
-        read, labels = self.hide(ids, words, attention, 0.3)
-        left, wanted = self.hide(ids, words, attention, self.rate)
+        read, labels = self.mask_words(ids, words, attention, 0.3)
+        left, wanted = self.mask_words(ids, words, attention, self.rate)
         return {"clean": ids, "attention": attention, "encoder": (read, labels), "decoder": (left, wanted)}
 
     def losses(self, clean, attention, encoder, decoder):
         hidden, h = self.encode(encoder[0], attention)
         rebuilt = self.rebuild(h, decoder[0], attention)
         return {
-            "encoder": self.find("encoder", hidden, encoder[1]),
-            "decoder": self.find("decoder", rebuilt, decoder[1]),
+            "encoder": self.mlm_loss("encoder", hidden, encoder[1]),
+            "decoder": self.mlm_loss("decoder", rebuilt, decoder[1]),
         }
 
     def rebuild(self, h, ids, attention):
@@ -49,7 +49,7 @@ class Contriever(Objective):
 
     weights = {"contrastive": 1.0}
 
-    def draw(self, views):
+    def make_views(self, views):
         ids, attention = views[0]["input_ids"], views[0]["attention_mask"].bool()
         at, length = torch.arange(ids.shape[1], device=ids.device), attention.sum(1, keepdim=True)
         crops = []
@@ -93,15 +93,15 @@ class Both(Contriever):
 
     weights = {"contrastive": 1.0, "mlm": 1.0}
 
-    def draw(self, views):
+    def make_views(self, views):
         one = views[0]
-        masked = self.hide(one["input_ids"], one["words"], one["attention_mask"].bool(), 0.3)
-        return super().draw(views) | {"masked": masked}
+        masked = self.mask_words(one["input_ids"], one["words"], one["attention_mask"].bool(), 0.3)
+        return super().make_views(views) | {"masked": masked}
 
     def losses(self, ids, crops, masked):
         hidden, _ = self.encode(masked[0], crops[0])
         labels = masked[1].masked_fill(~crops[0], -100)
-        return super().losses(ids, crops) | {"mlm": self.find("mlm", hidden, labels)}
+        return super().losses(ids, crops) | {"mlm": self.mlm_loss("mlm", hidden, labels)}
 
 
 class Head(Autoencoder):
@@ -113,8 +113,8 @@ class Head(Autoencoder):
         hidden, _ = self.encode(encoder[0], attention)
         rebuilt = self.head(hidden, hidden, attention.unsqueeze(1))
         return {
-            "encoder": self.find("encoder", hidden, encoder[1]),
-            "decoder": self.find("decoder", rebuilt, encoder[1]),
+            "encoder": self.mlm_loss("encoder", hidden, encoder[1]),
+            "decoder": self.mlm_loss("decoder", rebuilt, encoder[1]),
         }
 
 
@@ -125,10 +125,10 @@ class Annealed(Autoencoder):
         super().__init__(backbone)
         self.register_buffer("steps", torch.tensor(0))
 
-    def draw(self, views):
+    def make_views(self, views):
         self.rate = min(0.7, 0.3 + 0.01 * int(self.steps))
         self.steps += 1
-        return super().draw(views)
+        return super().make_views(views)
 
 
 class Titled(Autoencoder):
@@ -148,16 +148,16 @@ SOUND = (Autoencoder, Contriever, Momentum, Both, Head, Annealed, Titled)
 class EncoderReadsCleanText(Autoencoder):
     fault = "the loss 'encoder' sees"
 
-    def draw(self, views):
-        drawn = super().draw(views)
+    def make_views(self, views):
+        drawn = super().make_views(views)
         return drawn | {"encoder": (drawn["clean"], drawn["encoder"][1])}
 
 
 class EncoderReadsHalfOfWhatIsHidden(Autoencoder):
     fault = "the loss 'encoder' sees"
 
-    def draw(self, views):
-        drawn = super().draw(views)
+    def make_views(self, views):
+        drawn = super().make_views(views)
         ids, labels = drawn["encoder"]
         return drawn | {"encoder": (torch.where(torch.rand(ids.shape) < 0.5, drawn["clean"], ids), labels)}
 
@@ -165,8 +165,8 @@ class EncoderReadsHalfOfWhatIsHidden(Autoencoder):
 class EncoderIsAskedForWhatIsNotHidden(Autoencoder):
     fault = "the loss 'encoder' sees"
 
-    def draw(self, views):
-        drawn = super().draw(views)
+    def make_views(self, views):
+        drawn = super().make_views(views)
         labels = drawn["clean"].masked_fill(views[0]["words"] < 0, -100)
         return drawn | {"encoder": (drawn["encoder"][0], labels)}
 
@@ -190,8 +190,8 @@ class DecoderReadsLabels(Autoencoder):
         asked = self.backbone.embed(decoder[1].clamp(min=0)) * (decoder[1] >= 0).unsqueeze(2)
         rebuilt = self.rebuild(h, decoder[0], attention) + asked
         return {
-            "encoder": self.find("encoder", hidden, encoder[1]),
-            "decoder": self.find("decoder", rebuilt, decoder[1]),
+            "encoder": self.mlm_loss("encoder", hidden, encoder[1]),
+            "decoder": self.mlm_loss("decoder", rebuilt, decoder[1]),
         }
 
 
@@ -203,8 +203,8 @@ class DecoderReadsTheEncodersTokens(Autoencoder):
         keys = torch.cat([h.unsqueeze(1), (self.backbone.embed(decoder[0]) + hidden)[:, 1:]], 1)
         rebuilt = self.head(keys, keys, attention.unsqueeze(1))
         return {
-            "encoder": self.find("encoder", hidden, encoder[1]),
-            "decoder": self.find("decoder", rebuilt, decoder[1]),
+            "encoder": self.mlm_loss("encoder", hidden, encoder[1]),
+            "decoder": self.mlm_loss("decoder", rebuilt, decoder[1]),
         }
 
 
@@ -223,8 +223,8 @@ class RowsSeeThemselves(Autoencoder):
         keys = torch.cat([h.unsqueeze(1), self.backbone.embed(clean)[:, 1:]], 1)
         rebuilt = self.head(rows, keys, attention.unsqueeze(1))
         return {
-            "encoder": self.find("encoder", hidden, encoder[1]),
-            "decoder": self.find("decoder", rebuilt, clean.masked_fill(~attention, -100)),
+            "encoder": self.mlm_loss("encoder", hidden, encoder[1]),
+            "decoder": self.mlm_loss("decoder", rebuilt, clean.masked_fill(~attention, -100)),
         }
 
 
@@ -241,8 +241,8 @@ class RowsSeeThemselvesNotTheNext(RowsSeeThemselves):
         own[:, 0] = False
         rebuilt = self.head(rows, keys, attention.unsqueeze(1) & ~own)
         return {
-            "encoder": self.find("encoder", hidden, encoder[1]),
-            "decoder": self.find("decoder", rebuilt, clean.masked_fill(~attention, -100)),
+            "encoder": self.mlm_loss("encoder", hidden, encoder[1]),
+            "decoder": self.mlm_loss("decoder", rebuilt, clean.masked_fill(~attention, -100)),
         }
 
 
@@ -256,8 +256,8 @@ class DecoderAttendsToTheEncodersTokens(RowsSeeThemselves):
         rows = h.unsqueeze(1) + self.backbone.positions(clean.shape[1])
         rebuilt = self.head(rows, hidden, attention.unsqueeze(1))
         return {
-            "encoder": self.find("encoder", hidden, encoder[1]),
-            "decoder": self.find("decoder", rebuilt, decoder[1]),
+            "encoder": self.mlm_loss("encoder", hidden, encoder[1]),
+            "decoder": self.mlm_loss("decoder", rebuilt, decoder[1]),
         }
 
 
@@ -271,8 +271,8 @@ class DecoderReadsLabelsByARouteOfItsOwn(Autoencoder):
         words = self.backbone.model[0].auto_model.get_input_embeddings().weight
         asked = words[decoder[1].clamp(min=0)] * (decoder[1] >= 0).unsqueeze(2)
         return {
-            "encoder": self.find("encoder", hidden, encoder[1]),
-            "decoder": self.find("decoder", self.rebuild(h, decoder[0], attention) + asked, decoder[1]),
+            "encoder": self.mlm_loss("encoder", hidden, encoder[1]),
+            "decoder": self.mlm_loss("decoder", self.rebuild(h, decoder[0], attention) + asked, decoder[1]),
         }
 
 
@@ -323,8 +323,8 @@ class DecoderReadsTheMeanOfTokens(Autoencoder):
         mean = (hidden * attention.unsqueeze(2)).sum(1) / attention.sum(1, keepdim=True)
         rebuilt = self.rebuild(mean, decoder[0], attention)
         return {
-            "encoder": self.find("encoder", hidden, encoder[1]),
-            "decoder": self.find("decoder", rebuilt, decoder[1]),
+            "encoder": self.mlm_loss("encoder", hidden, encoder[1]),
+            "decoder": self.mlm_loss("decoder", rebuilt, decoder[1]),
         }
 
 
@@ -347,11 +347,11 @@ class DrawsInLosses(Autoencoder):
 
 
 class DrawsByNumpy(Autoencoder):
-    fault = r"draw\(\) draws from numpy's random"
+    fault = r"make_views\(\) draws from numpy's random"
 
-    def draw(self, views):
+    def make_views(self, views):
         self.rate = float(np.random.uniform(0.3, 0.5))
-        return super().draw(views)
+        return super().make_views(views)
 
 
 class DrawsByNumpyInLosses(Autoencoder):
@@ -376,15 +376,15 @@ class DrawsByTorchInCollate(Autoencoder):
 
 
 class DrawsByAGeneratorOfItsOwn(Autoencoder):
-    fault = r"draw\(\) gives other views for the same seed"
+    fault = r"make_views\(\) gives other views for the same seed"
 
     def __init__(self, backbone):
         super().__init__(backbone)
         self.generator = np.random.default_rng(0)
 
-    def draw(self, views):
+    def make_views(self, views):
         self.rate = float(self.generator.uniform(0.1, 0.9))
-        return super().draw(views)
+        return super().make_views(views)
 
 
 class DrawsByAnUnseededGeneratorInLosses(Autoencoder):
@@ -424,8 +424,8 @@ class AveragesOverPadding(Contriever):
 class AsksForPadding(Autoencoder):
     fault = "padding changes the loss decoder;"
 
-    def draw(self, views):
-        drawn = super().draw(views)
+    def make_views(self, views):
+        drawn = super().make_views(views)
         ids, labels = drawn["decoder"]
         return drawn | {"decoder": (ids, torch.where(drawn["attention"], labels, ids))}
 
@@ -440,10 +440,10 @@ class AnnealedByAnAttribute(Autoencoder):
         super().__init__(backbone)
         self.steps = 0
 
-    def draw(self, views):
+    def make_views(self, views):
         self.rate = min(0.7, 0.3 + self.steps / 100_000)
         self.steps += 1
-        return super().draw(views)
+        return super().make_views(views)
 
 
 class QueueInAnAttribute(Momentum):

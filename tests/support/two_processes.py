@@ -11,7 +11,7 @@ from torch import distributed as dist
 from transformers import TrainerCallback
 
 import stzoo
-from stzoo.training.callbacks import own_numbers
+from stzoo.training.callbacks import preserve_rng_state
 from stzoo.training.checkpoints import last_checkpoint
 from stzoo.training.trainer import ObjectiveTrainer
 
@@ -57,7 +57,7 @@ class Draw(TrainerCallback):
         self.drawn = []
 
     def on_step_begin(self, *_, **__):
-        with own_numbers():
+        with preserve_rng_state():
             self.drawn.append(torch.rand(()).item())
 
 
@@ -72,7 +72,7 @@ def train(label, checkpoint=None, *callbacks, prepare=lambda trainer: trainer, *
     given = dict(device="cpu", save_steps=100, log_steps=3) | changes
     trainer = prepare(make(ObjectiveTrainer, base, output / label, callbacks=callbacks, **given))
     try:
-        trainer.go_on(checkpoint)
+        trainer.train_or_resume(checkpoint)
     except (SystemExit, stzoo.StzooError) as error:
         return trainer, str(error)
     return trainer, ""

@@ -10,7 +10,7 @@ from stzoo.finetuning import multitask
 
 base, recipe, output = sys.argv[1:]
 kept = {}
-train = multitask.MultiTaskTrainer.go_on
+train = multitask.MultiTaskTrainer.train_or_resume
 
 
 def go_on(self, checkpoint):
@@ -19,7 +19,7 @@ def go_on(self, checkpoint):
     save_file(state, f"{output}.{os.environ['RANK']}.safetensors")
 
 
-multitask.MultiTaskTrainer.go_on = go_on
+multitask.MultiTaskTrainer.train_or_resume = go_on
 
 import stzoo  # noqa: E402
 

@@ -392,17 +392,17 @@ def test_a_signal_saves_a_checkpoint_from_which_the_run_continues_to_the_bit(
     given = dict(max_steps=10, save_steps=100, accumulation=2, log_steps=3)
     stopped = make(ObjectiveTrainer, base, tmp_path, callbacks=[Signals(step, number)], **given)
     with pytest.raises(ENDS[number]) as ended:
-        stopped.go_on(None)
+        stopped.train_or_resume(None)
     assert getattr(ended.value, "code", 143) == 143
     assert "saved a checkpoint after step" in capsys.readouterr().err
     assert [signal.getsignal(one) for one in ENDS] == handlers
     checkpoint = last_checkpoint(tmp_path)
     assert checkpoint.name == f"checkpoint-{step + 1}"
     resumed = make(ObjectiveTrainer, base, tmp_path, **given)
-    resumed.go_on(checkpoint)
+    resumed.train_or_resume(checkpoint)
     assert f"resuming from step {step + 1} of 10." in capsys.readouterr().err
     straight = make(ObjectiveTrainer, base, tmp_path / "straight", **given)
-    straight.go_on(None)
+    straight.train_or_resume(None)
     assert same(straight.tensors, resumed.tensors)
     assert log_of(straight) == log_of(resumed)
 
@@ -410,7 +410,7 @@ def test_a_signal_saves_a_checkpoint_from_which_the_run_continues_to_the_bit(
 def test_a_second_signal_stops_at_once(base, tmp_path):
     twice = Signals(1, signal.SIGTERM, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        make(ObjectiveTrainer, base, tmp_path, callbacks=[twice]).go_on(None)
+        make(ObjectiveTrainer, base, tmp_path, callbacks=[twice]).train_or_resume(None)
     assert last_checkpoint(tmp_path) is None
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
@@ -419,7 +419,7 @@ def test_training_in_another_thread_leaves_the_signals_alone(base, tmp_path):
     trainer = make(ObjectiveTrainer, base, tmp_path, max_steps=1)
     seen = []
     trainer.add_callback(Look(lambda: seen.append(signal.getsignal(signal.SIGINT))))
-    thread = threading.Thread(target=trainer.go_on, args=[None])
+    thread = threading.Thread(target=trainer.train_or_resume, args=[None])
     thread.start()
     thread.join()
     assert seen == [signal.default_int_handler]
@@ -453,7 +453,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_is_named(value, base, t
     given = dict(save_steps=1, log_steps=100, max_steps=9, given={"record": logs.append})
     trainer = spoil(make(ObjectiveTrainer, base, tmp_path, **given), "decoder", 4, value)
     with pytest.raises(stzoo.TrainingError, match=f"step 4 of 9: decoder is {value}.*checkpoint-3.*--learn"):
-        trainer.go_on(None)
+        trainer.train_or_resume(None)
     assert last_checkpoint(tmp_path).name == "checkpoint-3"
     assert all(
         torch.isfinite(t).all() for t in load_file(last_checkpoint(tmp_path) / "state.safetensors").values()
@@ -470,7 +470,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_is_named(value, base, t
 def test_training_that_diverges_saves_no_checkpoint_that_is_not_finite(changes, what, base, tmp_path):
     given = dict(save_steps=1, max_steps=6, max_grad_norm=1e9, warmup_ratio=0) | changes
     with pytest.raises(stzoo.TrainingError, match=what):
-        make(ObjectiveTrainer, base, tmp_path, **given).go_on(None)
+        make(ObjectiveTrainer, base, tmp_path, **given).train_or_resume(None)
     for file in tmp_path.rglob("state.safetensors"):
         assert all(torch.isfinite(tensor).all() for tensor in load_file(file).values())
 

@@ -10,20 +10,20 @@ import pytest
 from support.helpers import abandoned_draft
 
 import stzoo
-from stzoo.utils.files import fingerprint, held, whole_file, whole_folder, write_json
+from stzoo.utils.files import atomic_file, atomic_folder, fingerprint, lock_folder, write_json
 
 
 def test_a_file_is_there_whole_or_not_at_all(tmp_path):
     path = tmp_path / "deep" / "file"
-    with pytest.raises(ZeroDivisionError), whole_file(path) as draft:
+    with pytest.raises(ZeroDivisionError), atomic_file(path) as draft:
         draft.write_text("half")
         assert not path.exists()
         raise ZeroDivisionError
     assert not list(path.parent.iterdir())
-    with whole_file(path) as draft:
+    with atomic_file(path) as draft:
         draft.write_text("all")
     assert path.read_text() == "all"
-    with pytest.raises(ZeroDivisionError), whole_file(path) as draft:
+    with pytest.raises(ZeroDivisionError), atomic_file(path) as draft:
         draft.write_text("another half")
         raise ZeroDivisionError
     assert path.read_text() == "all"
@@ -32,14 +32,17 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "folder"
     for number in range(2):
-        with whole_folder(path, replaces=[r"file\d"]) as draft:
+        with atomic_folder(path, replaces=[r"file\d"]) as draft:
             (draft / f"file{number}").touch()
         assert [file.name for file in path.iterdir()] == [f"file{number}"]
-    with pytest.raises(ZeroDivisionError), whole_folder(path, replaces=[r"file\d"]) as draft:
+    with pytest.raises(ZeroDivisionError), atomic_folder(path, replaces=[r"file\d"]) as draft:
         raise ZeroDivisionError
     assert [file.name for file in tmp_path.rglob("*")] == ["folder", "file1"]
     (path / "mine").mkdir()
-    with pytest.raises(stzoo.OutputError, match="not replace: mine/"), whole_folder(path, replaces=["file1"]):
+    with (
+        pytest.raises(stzoo.OutputError, match="not replace: mine/"),
+        atomic_folder(path, replaces=["file1"]),
+    ):
         pass
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["file1", "folder", "mine"]
 
@@ -48,7 +51,7 @@ def test_a_link_in_the_place_of_a_folder_is_replaced_and_not_followed(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/mine").touch()
     (tmp_path / "link").symlink_to("data")
-    with whole_folder(tmp_path / "link") as draft:
+    with atomic_folder(tmp_path / "link") as draft:
         (draft / "file").touch()
     assert [file.name for file in (tmp_path / "link").iterdir()] == ["file"]
     assert (tmp_path / "data/mine").exists()
@@ -65,11 +68,11 @@ def test_a_draft_is_cleared_once_its_owner_is_gone_and_not_before(tmp_path):
     mine = [".f.12.part", ".out.abcdefgh.part"]
     for name in mine:
         (tmp_path / name).mkdir()
-    with whole_folder(tmp_path / "a"):
+    with atomic_folder(tmp_path / "a"):
         assert len(list(tmp_path.glob(".*.stzoo.part"))) == 3
     process.kill()
     process.wait()
-    with whole_folder(tmp_path / "b"):
+    with atomic_folder(tmp_path / "b"):
         assert len(list(tmp_path.glob(".*.stzoo.part"))) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [*mine, "a", "b"]
 
@@ -86,14 +89,14 @@ def test_a_replacement_that_a_kill_or_an_error_cuts_short_is_ended_or_undone(tmp
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", fails_for_the_new_one)
-        with pytest.raises(stzoo.OutputError, match="disk is gone"), whole_folder(path, replaces=["old"]):
+        with pytest.raises(stzoo.OutputError, match="disk is gone"), atomic_folder(path, replaces=["old"]):
             pass
     assert [file.name for file in tmp_path.rglob("*")] == ["folder", "old"]
     box = abandoned_draft(tmp_path, "folder")  # a kill between the two renames
     (box / "new").mkdir()
     (box / "new/file").touch()
     path.rename(box / "old")
-    with whole_folder(tmp_path / "other"):
+    with atomic_folder(tmp_path / "other"):
         pass
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["file", "folder", "other"]
 
@@ -110,7 +113,7 @@ def test_a_lock_is_removed_while_it_is_held_and_one_that_was_removed_is_not_take
                 pass
         unlink(path, **more)
 
-    with held(tmp_path):
+    with lock_folder(tmp_path):
         stale = os.open(tmp_path / ".stzoo.lock", os.O_RDWR)  # as by a process that locks it too late
         monkeypatch.setattr(Path, "unlink", sees_whether_it_is_locked)
     assert not list(tmp_path.iterdir())
@@ -118,15 +121,15 @@ def test_a_lock_is_removed_while_it_is_held_and_one_that_was_removed_is_not_take
     real, first = os.open, [stale]
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", lambda *given, **more: first.pop() if first else real(*given, **more))
-        with held(tmp_path), pytest.raises(stzoo.OutputError, match="in use"), held(tmp_path):
+        with lock_folder(tmp_path), pytest.raises(stzoo.OutputError, match="in use"), lock_folder(tmp_path):
             pass
 
 
 @pytest.mark.parametrize("words", ["No space left on device (os error 28)", "file write failed"])
 def test_a_full_disk_is_known_by_whatever_writer(words, tmp_path):
-    with pytest.raises(stzoo.OutputError, match="No space left"), whole_file(tmp_path / "file"):
+    with pytest.raises(stzoo.OutputError, match="No space left"), atomic_file(tmp_path / "file"):
         raise RuntimeError(words)
-    with pytest.raises(RuntimeError, match="something else"), whole_file(tmp_path / "file"):
+    with pytest.raises(RuntimeError, match="something else"), atomic_file(tmp_path / "file"):
         raise RuntimeError("something else")
 
 
@@ -143,11 +146,11 @@ def test_a_held_folder_is_refused_to_another_process_and_free_after_a_kill(tmp_p
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     process.stdout.readline()
-    with pytest.raises(stzoo.OutputError, match="in use by another run"), held(tmp_path):
+    with pytest.raises(stzoo.OutputError, match="in use by another run"), lock_folder(tmp_path):
         pass
     process.kill()
     process.wait()
-    with held(tmp_path) as folder:
+    with lock_folder(tmp_path) as folder:
         assert folder == tmp_path
     assert not list(tmp_path.iterdir())
 
@@ -155,7 +158,7 @@ def test_a_held_folder_is_refused_to_another_process_and_free_after_a_kill(tmp_p
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(stzoo.OutputError, match=str(tmp_path)), held(tmp_path / "out"):
+    with pytest.raises(stzoo.OutputError, match=str(tmp_path)), lock_folder(tmp_path / "out"):
         pass
 
 
@@ -173,5 +176,8 @@ def test_a_fingerprint_follows_names_and_bytes(tmp_path):
 
 def test_a_file_in_the_way_of_a_folder_is_said(tmp_path):
     (tmp_path / "taken").touch()
-    with pytest.raises(stzoo.OutputError, match="could not be written"), whole_file(tmp_path / "taken" / "x"):
+    with (
+        pytest.raises(stzoo.OutputError, match="could not be written"),
+        atomic_file(tmp_path / "taken" / "x"),
+    ):
         raise AssertionError("never reached")

@@ -35,7 +35,7 @@ from transformers import (
 from stzoo.errors import ModelError, RecipeError, first_line
 from stzoo.models.loading import check_device
 from stzoo.utils.files import fingerprint
-from stzoo.utils.logging import quietly
+from stzoo.utils.logging import silence_hf_logging
 
 
 class _Sampler:
@@ -52,7 +52,7 @@ class _Sampler:
         check_device(device)
         self.name, self.settings = model, settings
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        with quietly():
+        with silence_hf_logging():
             config = self._load(AutoConfig)
             if not self.is_kind(config):
                 raise ModelError(f"{model} is of type {config.model_type}, no {self.kind}; {self.instead}")
@@ -152,7 +152,7 @@ class _Sampler:
         size = self.settings["batch_size"]
         # seeding torch seeds every device's generator, so all are put back
         devices = range(torch.accelerator.device_count())
-        with quietly(), torch.inference_mode(), torch.random.fork_rng(devices=devices):
+        with silence_hf_logging(), torch.inference_mode(), torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             for start in range(0, len(order), size):
                 batch = order[start : start + size]

@@ -16,7 +16,7 @@ import numpy as np
 from stzoo.data import words as any_words
 from stzoo.data.words import words_and_pairs
 from stzoo.errors import RecipeError
-from stzoo.utils.files import fingerprint, whole_file
+from stzoo.utils.files import atomic_file, fingerprint
 from stzoo_master.related import column, distinct_of
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _counts(rows: "Dataset", path: Path) -> dict[str, int]:
         for text in column(rows, "text", "Counting words"):
             counts.update(set(words_and_pairs(text)))
         table = pa.table({"word": list(counts), "passages": list(counts.values())})
-        with whole_file(path) as draft:
+        with atomic_file(path) as draft:
             pq.write_table(table.replace_schema_metadata(about), draft)
         return counts
     table = pq.read_table(path)

@@ -11,7 +11,7 @@ The algorithm (Zhou et al., 2022, https://arxiv.org/abs/2212.07841):
 In each pass the encoder also finds what was hidden from itself (`encoder`, `encoder-neighbour`,
 `encoder-complement`). TASKS says all of this as data; MASTER.losses is one loop over it.
 
-Reading order: TASKS, MASTER.losses, MASTER.draw. How a word becomes a keyword is in words.py;
+Reading order: TASKS, MASTER.losses, MASTER.make_views. How a word becomes a keyword is in words.py;
 how queries, continuations and neighbours are made, in prepare.py. The hooks are in
 plugin.py.
 
@@ -138,7 +138,9 @@ class MASTER(Objective):
             complement_rate,
             decoder_rate,
         )
-        self.keywords = WordWeights([], [], backbone.tokenizer)  # every word weighs the same, until `adapt`
+        self.keywords = WordWeights(
+            [], [], backbone.tokenizer
+        )  # every word weighs the same, until `configure_for`
         names = NAMES if tasks is None else tasks
         self.heads = nn.ModuleDict({name: self.decoder("stacked", layers=layers) for name in names})
         self._keep(names)
@@ -156,7 +158,7 @@ class MASTER(Objective):
         self.weights = {name: weight for name, weight in self.weights.items() if name in kept}
         self.heads = nn.ModuleDict({task.name: self.heads[task.name] for task in self.tasks})
 
-    def adapt(self, corpus: Any) -> list[str]:
+    def configure_for(self, corpus: Any) -> list[str]:
         """Drops the tasks that the corpus has no column for, and finds or counts its word frequencies.
 
         Raises:
@@ -217,7 +219,7 @@ class MASTER(Objective):
             batch |= {name: tensor.unflatten(0, (len(rows), most)) for name, tensor in flat.items()}
         return batch
 
-    def draw(self, views: list[dict[str, Tensor]]) -> dict[str, View]:
+    def make_views(self, views: list[dict[str, Tensor]]) -> dict[str, View]:
         """The views of the three encoder passes, by the names of their losses, and those of the decoders."""
         read = [Read(v["input_ids"], v["words"], v["attention_mask"].bool()) for v in views]
         passage = read.pop(0)
@@ -246,7 +248,7 @@ class MASTER(Objective):
         """The eight losses or those that are left, float scalars in nats; one of weight 0 is not computed.
 
         Args:
-            views: as `draw` returns them.
+            views: as `make_views` returns them.
         """
         found, bottlenecks = {}, {}
         tasks = [task for task in self.tasks if self.weights[task.name]]
@@ -256,10 +258,10 @@ class MASTER(Objective):
                 view = views[name]
                 hidden, bottlenecks[name] = self.encode(view.ids, view.attention)
                 if self.weights[name]:
-                    found[name] = self.find(name, hidden, view.labels)
+                    found[name] = self.mlm_loss(name, hidden, view.labels)
         for task in tasks:
             rebuilt = self.rebuild(task.name, bottlenecks[task.encoder], views[task.name])
-            found[task.name] = self.find(task.name, rebuilt, views[task.name].labels)
+            found[task.name] = self.mlm_loss(task.name, rebuilt, views[task.name].labels)
         return found
 
     def rebuild(self, name: str, h: Tensor, view: View) -> Tensor:

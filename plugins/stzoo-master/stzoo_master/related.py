@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from stzoo.data import words
-from stzoo.data.beir import JudgedSet
+from stzoo.data.beir import RetrievalDataset
 from stzoo.data.texts import Texts
 from stzoo.errors import RecipeError
 from stzoo.models.loaded import open_model
 from stzoo.retrieval.bm25 import choose_language, index_terms, settings_of
 from stzoo.retrieval.search.exact import top_k
 from stzoo.retrieval.search.retriever import Retriever
-from stzoo.utils.files import fingerprint, whole_folder, write_json
+from stzoo.utils.files import atomic_folder, fingerprint, write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -231,7 +231,7 @@ class NearestByEncoder:
         # ties are settled by the greater id, so the earlier row gets that
         self._ids = Texts(f"{number:010d}" for number in reversed(range(len(texts))))
         root = Path(work) / "embeddings"
-        judged = JudgedSet("corpus", "", self._ids, texts, {}, {}, root)
+        judged = RetrievalDataset("corpus", "", self._ids, texts, {}, {}, root)
         self._store = Retriever(opened, root, batch_tokens, progress=_shown()).documents(judged)
         self._found_from = 0
         self._found: list[list[int]] = []
@@ -362,7 +362,7 @@ def keep_folder(folder: Path, facts: dict[str, Any], make: Callable[[Path], None
     """Lets a folder be made, unless it is there with the same facts, whole."""
     if _is_whole(folder, facts):
         return
-    with whole_folder(folder, replaces=[r"[^/]+"]) as draft:
+    with atomic_folder(folder, replaces=[r"[^/]+"]) as draft:
         make(draft)
         sizes = {file.name: file.stat().st_size for file in sorted(draft.iterdir())}
         write_json(draft / "made.json", {"facts": facts, "bytes": sizes})

@@ -32,7 +32,7 @@ from torch import Tensor
 
 from stzoo.data.corpus import tokenizer_fingerprint
 from stzoo.errors import DataError
-from stzoo.utils.files import whole_file
+from stzoo.utils.files import atomic_file
 
 _FINGERPRINT = b"stzoo.tokenizer"
 _GAP = re.compile(r"(?<=\S)(?= \S)")
@@ -106,7 +106,7 @@ def write_table(path: str | Path, counts: Mapping[str, int], tokenizer: Any) -> 
             "count": pa.array([count for _, count in rows], pa.int64()),
         }
     ).replace_schema_metadata({_FINGERPRINT: tokenizer_fingerprint(tokenizer)})
-    with whole_file(path) as draft:
+    with atomic_file(path) as draft:
         pq.write_table(table, draft, compression="zstd")
 
 

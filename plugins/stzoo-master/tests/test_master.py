@@ -47,7 +47,7 @@ def views_of(objective, rows):
 
 def drawn(objective, rows, seed=0):
     torch.manual_seed(seed)
-    return objective.draw(views_of(objective, rows))
+    return objective.make_views(views_of(objective, rows))
 
 
 def restored(view, place=0):
@@ -77,7 +77,7 @@ def test_any_subset_of_the_tasks_trains(count):
 
 def test_a_loss_of_weight_0_is_not_computed():
     objective = master()
-    objective.weigh({"query": 0, "encoder-neighbour": 0, "neighbour": 0})
+    objective.set_weights({"query": 0, "encoder-neighbour": 0, "neighbour": 0})
     passes = []
     encode = objective.encode
     objective.encode = lambda ids, attention: passes.append(ids) or encode(ids, attention)
@@ -249,7 +249,7 @@ def corpus(tmp_path):
 
 def test_tasks_without_their_columns_are_left_out_and_told(corpus):
     objective = master()
-    notes = objective.adapt(corpus("continuation"))
+    notes = objective.configure_for(corpus("continuation"))
     assert set(objective.heads) == {"passage", "continuation", "neighbour", "complement"}
     assert "No task query: the corpus brings no queries." in notes
     assert "Neighbours are the halves of each passage." in notes
@@ -258,16 +258,16 @@ def test_tasks_without_their_columns_are_left_out_and_told(corpus):
 
 def test_a_corpus_that_leaves_no_loss_of_any_weight_is_told(corpus):
     objective = master()
-    objective.weigh({name: 0 for name in objective.weights if name != "query"})
+    objective.set_weights({name: 0 for name in objective.weights if name != "query"})
     with pytest.raises(stzoo.RecipeError, match="weigh 0: encoder"):
-        objective.adapt(corpus())
+        objective.configure_for(corpus())
 
 
 def test_neighbours_of_the_corpus_are_taken_unless_halves_are_asked_for(corpus):
     brought = corpus("neighbours")
     for asked, found in ((None, True), (False, False), (True, True)):
         objective = master(neighbours=asked)
-        objective.adapt(brought)
+        objective.configure_for(brought)
         assert objective.neighbours is found
 
 
@@ -277,7 +277,7 @@ def test_neighbours_of_the_corpus_are_taken_unless_halves_are_asked_for(corpus):
 )
 def test_a_task_asked_for_needs_its_column(corpus, options, told):
     with pytest.raises(stzoo.DataError, match=told):
-        master(**options).adapt(corpus())
+        master(**options).configure_for(corpus())
 
 
 def test_a_table_beside_the_corpus_tells_its_keywords(corpus):
@@ -286,7 +286,7 @@ def test_a_table_beside_the_corpus_tells_its_keywords(corpus):
     rare = words[0]
     counts = {word: 1 if word == rare else 10**6 for word in words}
     objective = master()
-    notes = objective.adapt(corpus(table=(counts, BACKBONE.tokenizer)))
+    notes = objective.configure_for(corpus(table=(counts, BACKBONE.tokenizer)))
     assert any("frequencies/words.parquet" in note for note in notes)
     numbers = objective.collate([{"text": text}])["passage_words"][0]
     first = numbers == numbers[1]
@@ -297,13 +297,13 @@ def test_a_table_beside_the_corpus_tells_its_keywords(corpus):
 def test_the_table_is_found_in_a_folder_under_home(corpus, tmp_path, monkeypatch):
     corpus(table=({"the": 3}, BACKBONE.tokenizer))
     monkeypatch.setenv("HOME", str(tmp_path))
-    notes = master().adapt(load_corpus("~/corpus-", cache=tmp_path / "cache"))
+    notes = master().configure_for(load_corpus("~/corpus-", cache=tmp_path / "cache"))
     assert any("frequencies/words.parquet" in note for note in notes)
 
 
 def test_without_a_table_the_words_of_the_corpus_are_counted(corpus):
     objective = master()
-    notes = objective.adapt(corpus())
+    notes = objective.configure_for(corpus())
     assert any("counted in the corpus" in note for note in notes)
     batch = objective.collate([row()])
     weights = objective.keywords(batch["passage_input_ids"], batch["passage_words"])
@@ -313,7 +313,7 @@ def test_without_a_table_the_words_of_the_corpus_are_counted(corpus):
 def test_a_table_of_another_tokenizer_is_refused(corpus):
     other = tiny_backbone("roberta").tokenizer
     with pytest.raises(stzoo.DataError, match="another tokenizer"):
-        master().adapt(corpus(table=({"the": 3}, other)))
+        master().configure_for(corpus(table=({"the": 3}, other)))
 
 
 def test_a_run_resumes_to_the_same_bits_and_goes_on_later(tmp_path):

@@ -43,12 +43,12 @@ class DupMAE(RetroMAE):
         super().__init__(backbone, encoder_rate, decoder_rate, layers)
         self.visible_only = visible_only
 
-    def draw(self, views: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def make_views(self, views: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """RetroMAE's views, and the bag: float [B, V], the share of each word of the vocabulary."""
         ids, ordinary = views[0]["input_ids"], views[0]["words"] >= 0
         share = ordinary / ordinary.sum(1, keepdim=True).clamp(min=1)
         bag = torch.zeros(len(ids), self.backbone.config.vocab_size, device=ids.device)
-        return super().draw(views) | {"bag": bag.scatter_(1, ids, share)}
+        return super().make_views(views) | {"bag": bag.scatter_(1, ids, share)}
 
     def losses(  # type: ignore[override]  # one view more
         self,
@@ -66,17 +66,17 @@ class DupMAE(RetroMAE):
         if self.visible_only:
             scored = (encoder_labels == -100) & (decoder_labels != -100)
         return {
-            "encoder": self.find("encoder", hidden, encoder_labels),
-            "decoder": self.find("decoder", self.rebuild(h, decoder_ids, visible), decoder_labels),
-            "bag": self.name_words(hidden[:, 1:], scored[:, 1:], bag),
+            "encoder": self.mlm_loss("encoder", hidden, encoder_labels),
+            "decoder": self.mlm_loss("decoder", self.rebuild(h, decoder_ids, visible), decoder_labels),
+            "bag": self.bag_of_words_loss(hidden[:, 1:], scored[:, 1:], bag),
         }
 
     def rebuild(self, h: Tensor, ids: Tensor, visible: Tensor) -> Tensor:
         """As RetroMAE, but for rows that pass the whole embedding layer: position, type, norm and dropout."""
         rows = self.backbone.embed_vectors(h.unsqueeze(1).expand(-1, ids.shape[1], -1))
-        return self.head(rows, self.behind(h, ids), visible)
+        return self.head(rows, self.decoder_input(h, ids), visible)
 
-    def name_words(self, hidden: Tensor, scored: Tensor, bag: Tensor) -> Tensor:
+    def bag_of_words_loss(self, hidden: Tensor, scored: Tensor, bag: Tensor) -> Tensor:
         """Cross-entropy of the bag under the softmax of each word's best score (equations 8 and 9).
 
         Args:

@@ -57,8 +57,8 @@ class DupMAEPooling(Module):
         top_k: words of a document that keep their score.
         saturate: True makes log(1 + max(mu, 0)) of each mu, as SPLADE does, whose code the authors name for
             their word part (https://github.com/staoxiao/RetroMAE/issues/29); False is the paper's equation.
-        special_ids: ids of tokens that are not ordinary; `take` finds them.
-        masked_lm: configuration of the masked LM that the head is of; `take` finds it.
+        special_ids: ids of tokens that are not ordinary; `init_from_base` finds them.
+        masked_lm: configuration of the masked LM that the head is of; `init_from_base` finds it.
 
     Raises:
         ValueError: if projection or top_k is below 1.
@@ -100,7 +100,7 @@ class DupMAEPooling(Module):
             with torch.device("meta"):
                 self._keep_head(AutoModelForMaskedLM.from_config(AutoConfig.for_model(**masked_lm)))
 
-    def take(self, base: str, transformer: Any) -> None:
+    def init_from_base(self, base: str, transformer: Any) -> None:
         """Takes over a base's MLM head; one that is tied to the word embeddings is then tied to the model's.
 
         Args:
@@ -150,7 +150,7 @@ class DupMAEPooling(Module):
             ValueError: if there is no MLM head yet.
         """
         if self.head is None:
-            raise ValueError("this pooling has no MLM head yet; `take` gives it one")
+            raise ValueError("this pooling has no MLM head yet; `init_from_base` gives it one")
         hidden, ids, attention = self._padded(features)
         first = Pooling(self.dim, "cls")({"token_embeddings": hidden, "attention_mask": attention})
         ordinary = attention.bool() & ~torch.isin(ids, torch.tensor(self.special_ids, device=ids.device))

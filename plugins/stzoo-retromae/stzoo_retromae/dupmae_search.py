@@ -21,7 +21,7 @@ import torch
 from scipy.sparse import csr_array
 from tqdm import tqdm
 
-from stzoo.data.beir import JudgedSet
+from stzoo.data.beir import RetrievalDataset
 from stzoo.data.trec import Run
 from stzoo.errors import ModelError
 from stzoo.models.encode import encode
@@ -35,7 +35,7 @@ SHORTEST = 1e-12  # as the length of a shorter vector, as in sentence-transforme
 
 def retrieve(
     model: Any,
-    judged: JudgedSet,
+    judged: RetrievalDataset,
     k: int = 1000,
     *,
     folder: str | Path | None = None,

@@ -47,10 +47,10 @@ class RetroMAE(Objective):
         self.encoder_rate, self.decoder_rate = encoder_rate, decoder_rate
         self.head = self.decoder(self.kind, layers=layers)
 
-    def draw(self, views: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def make_views(self, views: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The passage twice: corrupted for the encoder, and as it is for the decoder."""
         ids, words, attention = (views[0][name] for name in ("input_ids", "words", "attention_mask"))
-        encoder_ids, encoder_labels = self.hide(ids, words, attention.bool(), self.encoder_rate)
+        encoder_ids, encoder_labels = self.mask_words(ids, words, attention.bool(), self.encoder_rate)
         return {
             "encoder_ids": encoder_ids,
             "encoder_labels": encoder_labels,
@@ -81,8 +81,8 @@ class RetroMAE(Objective):
         """
         hidden, h = self.encode(encoder_ids, attention)
         return {
-            "encoder": self.find("encoder", hidden, encoder_labels),
-            "decoder": self.find("decoder", self.rebuild(h, decoder_ids, visible), decoder_labels),
+            "encoder": self.mlm_loss("encoder", hidden, encoder_labels),
+            "decoder": self.mlm_loss("decoder", self.rebuild(h, decoder_ids, visible), decoder_labels),
         }
 
     def rebuild(self, h: Tensor, ids: Tensor, visible: Tensor) -> Tensor:
@@ -97,9 +97,9 @@ class RetroMAE(Objective):
             float [B, T, H].
         """
         rows = h.unsqueeze(1) + self.backbone.positions(ids.shape[1])
-        return self.head(rows, self.behind(h, ids), visible)
+        return self.head(rows, self.decoder_input(h, ids), visible)
 
-    def behind(self, h: Tensor, ids: Tensor) -> Tensor:
+    def decoder_input(self, h: Tensor, ids: Tensor) -> Tensor:
         """The embedded passage with h in its first place: float [B, T, H]."""
         embedded = self.backbone.embed(ids)
         return torch.cat([h.unsqueeze(1).to(embedded.dtype), embedded[:, 1:]], dim=1)
@@ -124,11 +124,11 @@ class RetroMAEBasic(RetroMAE):
     ):
         super().__init__(backbone, encoder_rate, decoder_rate, layers)
 
-    def draw(self, views: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def make_views(self, views: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The passage twice, corrupted for the encoder and, more, for the decoder."""
         ids, words, attention = (views[0][name] for name in ("input_ids", "words", "attention_mask"))
-        encoder_ids, encoder_labels = self.hide(ids, words, attention.bool(), self.encoder_rate)
-        decoder_ids, decoder_labels = self.hide(ids, words, attention.bool(), self.decoder_rate)
+        encoder_ids, encoder_labels = self.mask_words(ids, words, attention.bool(), self.encoder_rate)
+        decoder_ids, decoder_labels = self.mask_words(ids, words, attention.bool(), self.decoder_rate)
         return {
             "encoder_ids": encoder_ids,
             "encoder_labels": encoder_labels,
@@ -140,5 +140,5 @@ class RetroMAEBasic(RetroMAE):
 
     def rebuild(self, h: Tensor, ids: Tensor, visible: Tensor) -> Tensor:
         """Decodes [h, e_1+p_1, ..., e_N+p_N] by self-attention; shapes as in RetroMAE."""
-        sequence = self.behind(h, ids)
+        sequence = self.decoder_input(h, ids)
         return self.head(sequence, sequence, visible)

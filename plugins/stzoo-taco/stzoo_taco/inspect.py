@@ -27,10 +27,10 @@ from stzoo.finetuning.balancers import Gradients
 from stzoo.finetuning.data import read_data
 from stzoo.finetuning.finetune import set_prompts
 from stzoo.finetuning.fit import examples_of, loss_of
-from stzoo.finetuning.multitask import mixed
+from stzoo.finetuning.multitask import make_task_batcher
 from stzoo.models.loading import load_model
 from stzoo.training.settings import FinetuneSettings
-from stzoo.utils.files import whole_file
+from stzoo.utils.files import atomic_file
 from stzoo_taco.taco import medians
 
 FIGURE = "figures/specialisation.png"
@@ -95,7 +95,7 @@ def sensitivities(model: Any, wanted: FinetuneSettings, trains: dict[str, Any], 
     """
     model.eval()
     each = wanted.each()
-    mixture = mixed(
+    mixture = make_task_batcher(
         wanted, {task: examples_of(each[task], model, train, task) for task, train in trains.items()}
     )
     loss = loss_of(wanted, model)
@@ -219,5 +219,5 @@ def _draw(found: dict[str, Any], path: Path) -> None:
         f"{Path(found['run']).name} ({found['balancer']}): whom the parameters serve", ha="left", x=0.01
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as draft:
+    with atomic_file(path) as draft:
         figure.savefig(draft, format="png", metadata={"Software": None})

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim.adam import adam
 
 from stzoo import RecipeError
-from stzoo.finetuning.balancers import Balancer, Balancing
+from stzoo.finetuning.balancers import Balancer, BalancerContext
 
 
 def norms(gradients: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class GradNorm(Balancer):
     moment: Tensor
     square: Tensor
 
-    def __init__(self, about: Balancing, alpha: float = 1.5, learning_rate: float = 0.025):
+    def __init__(self, about: BalancerContext, alpha: float = 1.5, learning_rate: float = 0.025):
         super().__init__(about)
         if not learning_rate > 0:
             raise RecipeError(f"balancer_options.learning_rate is {learning_rate}; expected above 0.")
@@ -90,7 +90,9 @@ class CGD(Balancer):
 
     weights: Tensor
 
-    def __init__(self, about: Balancing, beta: float = 0.25, tau: float = 100.0, normalised: bool = True):
+    def __init__(
+        self, about: BalancerContext, beta: float = 0.25, tau: float = 100.0, normalised: bool = True
+    ):
         super().__init__(about)
         if not tau > 0:
             raise RecipeError(f"balancer_options.tau is {tau}; expected above 0.")

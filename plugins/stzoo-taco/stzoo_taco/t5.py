@@ -36,7 +36,7 @@ class T5Decoder(Module):
 
     Args:
         dim: D, the width of the hidden states.
-        t5: configuration of the T5 that the decoder is of; `take` finds it.
+        t5: configuration of the T5 that the decoder is of; `init_from_base` finds it.
     """
 
     config_keys = ["dim", "t5"]
@@ -54,7 +54,7 @@ class T5Decoder(Module):
         self.decoder = T5Stack(config)
         self.decoder.embed_tokens = nn.Embedding(1, config.d_model)  # of the token that it begins with
 
-    def take(self, base: str, transformer: Any) -> None:  # noqa: ARG002 - the encoder stays as it is
+    def init_from_base(self, base: str, transformer: Any) -> None:  # noqa: ARG002 - the encoder stays as it is
         """Takes over a T5's decoder.
 
         Args:
@@ -95,7 +95,7 @@ class T5Decoder(Module):
             ValueError: if there is no decoder yet.
         """
         if self.decoder is None:
-            raise ValueError("this pooling has no decoder yet; `take` gives it one")
+            raise ValueError("this pooling has no decoder yet; `init_from_base` gives it one")
         hidden: Tensor = features["token_embeddings"]
         said = self.decoder(
             input_ids=torch.zeros(len(hidden), 1, dtype=torch.int64, device=hidden.device),

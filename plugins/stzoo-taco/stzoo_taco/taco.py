@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from stzoo import RecipeError
-from stzoo.finetuning.balancers import Balancer, Balancing
+from stzoo.finetuning.balancers import Balancer, BalancerContext
 
 TINY = 1e-12  # added to medians, as in the authors' code
 CHUNK = {"cpu": 2**15}  # entries at a time, few enough to stay in a core's cache; elsewhere 2**20
@@ -65,7 +65,7 @@ class TACO(Balancer):
 
     def __init__(
         self,
-        about: Balancing,
+        about: BalancerContext,
         beta: float = 0.999,
         tau: float = 2.0,
         warmup_ratio: float = 0.1,

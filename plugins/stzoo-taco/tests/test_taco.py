@@ -13,13 +13,13 @@ from stzoo_taco.inspect import inspect, summary
 
 import stzoo
 from stzoo import RecipeError
-from stzoo.finetuning.balancers import Balancing
+from stzoo.finetuning.balancers import BalancerContext
 from stzoo.plugins import manager
 from stzoo.testing import sentences, tiny_masked_lm
 
 
 def build(name, tasks=3, entries=40, steps=10, **options):
-    about = Balancing(tuple(f"t{number}" for number in range(tasks)), entries, steps, seed=2)
+    about = BalancerContext(tuple(f"t{number}" for number in range(tasks)), entries, steps, seed=2)
     return manager.build("balancer", name, about, **options)
 
 

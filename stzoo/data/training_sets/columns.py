@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from stzoo.data.column_roles import COLUMN_ROLES, IGNORE
-from stzoo.data.training_sets.values import At
+from stzoo.data.training_sets.values import RowLocation
 from stzoo.errors import abbreviated, quoted
 
 Given = Mapping[str, Sequence[str]]  # columns by role, as the user says
@@ -120,7 +120,7 @@ def has_columns(names: Collection[str], given: Given) -> bool:
     )
 
 
-def find_columns(form: str, names: Sequence[str], given: Given, at: At) -> Columns:
+def find_columns(form: str, names: Sequence[str], given: Given, at: RowLocation) -> Columns:
     """What the columns of these names are, before anything is known of their values.
 
     Args:
@@ -164,7 +164,7 @@ def find_columns(form: str, names: Sequence[str], given: Given, at: At) -> Colum
 
 
 def with_unused(
-    columns: Columns, names: Sequence[str], given: Given, at: At, *, named: bool = True
+    columns: Columns, names: Sequence[str], given: Given, at: RowLocation, *, named: bool = True
 ) -> Columns:
     """The columns, with those of no role as unused.
 
@@ -197,7 +197,7 @@ def _is_settled(family: str, given: Given) -> bool:
     return any(role in given for role in (OF_LABELS if family == "label" else (family,)))
 
 
-def check_given(names: Sequence[str], given: Given, at: At) -> None:
+def check_given(names: Sequence[str], given: Given, at: RowLocation) -> None:
     """Refuses columns that the user names and that are not there."""
     for role, column in given.items():
         for name in column:
@@ -257,7 +257,9 @@ class _Seen(NamedTuple):
     score: int
 
 
-def settle_labels(columns: Columns, given: Given, rows: Iterable[tuple[int, Any]], at: At) -> Columns:
+def settle_labels(
+    columns: Columns, given: Given, rows: Iterable[tuple[int, Any]], at: RowLocation
+) -> Columns:
     """The columns, of which labels, grades and scores mean one thing in all rows.
 
     Without the user's word, labels are 0 and 1, grades are whole numbers, and scores, or labels beside
@@ -283,26 +285,26 @@ def settle_labels(columns: Columns, given: Given, rows: Iterable[tuple[int, Any]
     name = columns.one(mark) if mark else ""
     if mark and mark not in given and seen.negatives:
         if mark == "grade" or "score" in columns.roles:
-            raise At(at.file, seen.negatives).error(
+            raise RowLocation(at.file, seen.negatives).error(
                 f"negatives beside {name}, which says which passages are positive",
                 f"one or the other; leave it out by --columns ignore={name}, or say --columns {mark}={name}",
             )
         columns, mark = replace(columns, roles=_renamed(columns.roles, "label", "score")), ""
     wrong = seen.not_binary if mark == "label" else seen.not_whole if mark == "grade" else 0
     if wrong:
-        raise At(at.file, wrong).error(
+        raise RowLocation(at.file, wrong).error(
             f"a {name} that is not {'0 or 1' if mark == 'label' else 'a whole number'}",
             f"one of these in all rows: --columns label={name} (1 is positive, 0 negative), --columns "
             f"grade={name} (whole numbers; above 0 is positive) or --columns score={name} (a teacher's; all "
             "passages are positive)",
         )
     if mark and seen.no_label:
-        raise At(at.file, seen.no_label).error(
+        raise RowLocation(at.file, seen.no_label).error(
             f"a row without {name}, which other rows have", f"{name} in each row, or --columns ignore={name}"
         )
     name = columns.one("score")
     if name and "score" not in given and not mark and seen.score_alone:
-        raise At(at.file, seen.score_alone).error(
+        raise RowLocation(at.file, seen.score_alone).error(
             f"a {name} and no negatives: the {name} of a positive, or one that says whether it is a positive",
             f"one of these: --columns score={name} (all passages are positive), --columns label={name} "
             f"(1 is positive, 0 negative), --columns grade={name} (whole numbers; above 0 is positive) or "
@@ -323,7 +325,7 @@ def _see(columns: Columns, mark: str, rows: Iterable[tuple[int, Any]], file: Any
         has_negatives = any(row.get(name) not in (None, "", []) for name in negatives)
         if has_negatives:
             note("negatives", line)
-        numbers = At(file, line).number_list(row.get(label), label) if label else []
+        numbers = RowLocation(file, line).number_list(row.get(label), label) if label else []
         note("label" if numbers else "no_label", line)
         if not all(one in (0, 1) for one in numbers):
             note("not_binary", line)

@@ -20,7 +20,7 @@ from stzoo.data.corpus_sources import is_hub_id, load_hub
 from stzoo.data.texts import numbered_lines, numbered_objects
 from stzoo.data.training_sets.columns import Given
 from stzoo.data.training_sets.formats import is_header, unknown_form
-from stzoo.data.training_sets.values import At
+from stzoo.data.training_sets.values import RowLocation
 from stzoo.errors import DataError, StzooError, first_line
 from stzoo.utils.inputs import (
     arrow_rows,
@@ -134,7 +134,7 @@ def open_table(path: Path, progress: bool | None, given: Given | None = None) ->
         check_column_names(path, names)
         return Table(path, lambda: _csv(path, mark, progress), names)
     if mark == ",":
-        raise unknown_form(f"the line {first[:40]!r}", At(path, number))
+        raise unknown_form(f"the line {first[:40]!r}", RowLocation(path, number))
     return Table(path, lambda: ((line, text.split(mark)) for line, text in numbered_lines(path, progress)))
 
 

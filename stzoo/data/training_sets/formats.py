@@ -17,7 +17,7 @@ from stzoo.data.training_sets.columns import (
     with_unused,
 )
 from stzoo.data.training_sets.sets import MADE, Candidate
-from stzoo.data.training_sets.values import At
+from stzoo.data.training_sets.values import RowLocation
 from stzoo.errors import DataError, abbreviated
 
 
@@ -47,7 +47,7 @@ class Form(NamedTuple):
 
     name: str
     holds: str
-    read: Callable[[Any, At], Example] | None
+    read: Callable[[Any, RowLocation], Example] | None
     roles: dict[str, str]
     needs: tuple[str, ...] = ()
     named: str = ""
@@ -64,21 +64,21 @@ class Understood(NamedTuple):
 
     form: Form
     columns: Columns
-    read: Callable[[Any, At], Example]
+    read: Callable[[Any, RowLocation], Example]
 
 
-def _read_columns(columns: Columns) -> Callable[[dict[str, Any], At], Example]:
+def _read_columns(columns: Columns) -> Callable[[dict[str, Any], RowLocation], Example]:
     """Reads a row whose columns are known."""
     names = {role: columns.one(role) for role in COLUMN_ROLES}
     mark = "label" if names["label"] else "grade" if names["grade"] else ""
 
-    def texts(row: dict[str, Any], role: str, at: At) -> list[str]:
+    def texts(row: dict[str, Any], role: str, at: RowLocation) -> list[str]:
         return [text for name in columns.roles.get(role, ()) for text in at.texts(row.get(name), name)]
 
-    def numbers(row: dict[str, Any], role: str, count: int, at: At) -> list[float | None]:
+    def numbers(row: dict[str, Any], role: str, count: int, at: RowLocation) -> list[float | None]:
         return at.numbers(row.get(names[role]), names[role], count) if names[role] else [None] * count
 
-    def ids(row: dict[str, Any], role: str, count: int, at: At) -> list[str]:
+    def ids(row: dict[str, Any], role: str, count: int, at: RowLocation) -> list[str]:
         value = row.get(names[role]) if names[role] else None
         if value in (None, "", []):
             return [""] * count
@@ -91,7 +91,7 @@ def _read_columns(columns: Columns) -> Callable[[dict[str, Any], At], Example]:
             raise at.error(f"{len(found)} {names[role]} for {count} passages", "an id a passage")
         return found
 
-    def read(row: dict[str, Any], at: At) -> Example:
+    def read(row: dict[str, Any], at: RowLocation) -> Example:
         query = at.text(row.get(names["query"]), names["query"])
         sides = [texts(row, role, at) for role in ("positive", "negative")]
         counts = [len(side) for side in sides]
@@ -122,7 +122,7 @@ def _read_columns(columns: Columns) -> Callable[[dict[str, Any], At], Example]:
     return read
 
 
-def _tevatron(row: dict[str, Any], at: At) -> Example:
+def _tevatron(row: dict[str, Any], at: RowLocation) -> Example:
     positives, negatives = (
         [_passage(one, at) for one in objects(row, f"{kind}_passages", *at)]
         for kind in ("positive", "negative")
@@ -130,12 +130,12 @@ def _tevatron(row: dict[str, Any], at: At) -> Example:
     return Example(at.text(row.get("query"), "query"), positives, negatives, _id(row, "query_id", at))
 
 
-def _passage(one: dict[str, Any], at: At) -> Candidate:
+def _passage(one: dict[str, Any], at: RowLocation) -> Candidate:
     title = as_text(one.get("title"), "title", *at)
     return Candidate(f"{title} {at.text(one.get('text'), 'text')}".strip(), _id(one, "docid", at))
 
 
-def _tevatron_ids(row: dict[str, Any], at: At) -> Example:
+def _tevatron_ids(row: dict[str, Any], at: RowLocation) -> Example:
     positives, negatives = (
         [Candidate("", id_of({name: one}, name, *at)) for one in _list(row, name, at)]
         for name in ("positive_document_ids", "negative_document_ids")
@@ -144,36 +144,36 @@ def _tevatron_ids(row: dict[str, Any], at: At) -> Example:
     return Example(at.text(query, "query_text"), positives, negatives, _id(row, "query_id", at))
 
 
-def _list(row: dict[str, Any], name: str, at: At) -> list[Any]:
+def _list(row: dict[str, Any], name: str, at: RowLocation) -> list[Any]:
     found = row.get(name)
     if not isinstance(found, list | None):
         raise at.error(f"{name} of type {type(found).__name__}", "a list of ids")
     return found or []
 
 
-def _kilt(row: dict[str, Any], at: At) -> Example:
+def _kilt(row: dict[str, Any], at: RowLocation) -> Example:
     pages = dict.fromkeys(page for found in evidence_sets(row, *at) for page in sorted(found))
     query = at.text(row.get("input"), "input")
     return Example(query, [Candidate("", page) for page in pages], [], id_of(row, "id", *at))
 
 
-def _triple(row: list[str], at: At) -> Example:
+def _triple(row: list[str], at: RowLocation) -> Example:
     query, positive, negative = _three(row, at)
     return Example(query, [Candidate(positive)], [Candidate(negative)])
 
 
-def _id_triple(row: list[str], at: At) -> Example:
+def _id_triple(row: list[str], at: RowLocation) -> Example:
     query, positive, negative = (field.strip() for field in _three(row, at))
     return Example("", [Candidate("", positive)], [Candidate("", negative)], query)
 
 
-def _three(row: list[str], at: At) -> list[str]:
+def _three(row: list[str], at: RowLocation) -> list[str]:
     if len(row) != 3 or not all(map(str.strip, row)):
         raise at.error(f"{len(row)} fields, {sum(map(bool, row))} of them filled", "three that are filled")
     return row
 
 
-def _id(row: dict[str, Any], key: str, at: At) -> str:
+def _id(row: dict[str, Any], key: str, at: RowLocation) -> str:
     """An id that may be missing."""
     return "" if row.get(key) in (None, "") else id_of(row, key, *at)
 
@@ -259,8 +259,8 @@ def understand(
     """
     line, row = next(rows(), (0, None))
     if row is None:
-        raise DataError(f"{file} holds no row; expected training data:\n{described()}")
-    at = At(file, line)
+        raise DataError(f"{file} holds no row; expected training data:\n{describe_formats()}")
+    at = RowLocation(file, line)
     if isinstance(row, list):
         return _understand_triples(row, given, at)
     if names is None:
@@ -282,7 +282,7 @@ def understand(
     return Understood(form, columns, _read_columns(columns))
 
 
-def _understand_triples(row: list[str], given: Given, at: At) -> Understood:
+def _understand_triples(row: list[str], given: Given, at: RowLocation) -> Understood:
     if given:
         raise at.error("a line without names of columns, which --columns names", "a header, or no --columns")
     if len(row) != 3:
@@ -302,9 +302,9 @@ def _is_id(field: str) -> bool:
 OTHER_NAMES = "- columns of other names: say what they are by --columns query=NAME,positive=NAME"
 
 
-def unknown_form(found: str, at: At) -> DataError:
+def unknown_form(found: str, at: RowLocation) -> DataError:
     """The error that lists the forms."""
-    return at.error(found, f"one of these forms:\n{described()}\n{OTHER_NAMES}")
+    return at.error(found, f"one of these forms:\n{describe_formats()}\n{OTHER_NAMES}")
 
 
 def is_header(names: Sequence[str], given: Given) -> bool:
@@ -312,7 +312,7 @@ def is_header(names: Sequence[str], given: Given) -> bool:
     return any(all(name in names for name in form.needs) for form in FIXED) or has_columns(names, given)
 
 
-def described() -> str:
+def describe_formats() -> str:
     """The forms, a line each."""
     lines = ["- BEIR: a folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv"]
     lines += [f"- {form.name}: {form.holds}" for form in (FLAG, *FIXED, COLUMNS, TRIPLES, ID_TRIPLES)]
@@ -328,7 +328,7 @@ def examples(
         DataError: if a row does not hold.
     """
     for line, row in rows:
-        at = At(file, line)
+        at = RowLocation(file, line)
         example = understood.read(row, at)
         if understood.form is not ID_TRIPLES and not example.query.strip():
             raise at.error("a blank query", "text")

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from stzoo.data.training_sets.files import Table, open_table
 from stzoo.data.training_sets.sets import MADE, Candidate, Mined
 from stzoo.errors import DataError, RecipeError
-from stzoo.utils.files import whole_file
+from stzoo.utils.files import atomic_file
 from stzoo.utils.inputs import parse_json
 
 SUFFIXES = (".parquet", ".jsonl")
@@ -57,7 +57,7 @@ def write_training(path: str | Path, rows: Iterable[Mined], made: dict[str, Any]
     if first is None:
         raise DataError(f"there is no row to write to {path}: no query got a negative.")
     about = json.dumps(made, ensure_ascii=False, allow_nan=False)
-    with whole_file(path) as draft:
+    with atomic_file(path) as draft:
         write = _write_parquet if path.suffix == ".parquet" else _write_jsonl
         write(draft, chain([first], filed), about)
     return path

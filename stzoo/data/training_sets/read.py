@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from stzoo.data.beir import JudgedSet, names_beir, notes_on_queries, read_beir
+from stzoo.data.beir import RetrievalDataset, names_beir, notes_on_queries, read_beir
 from stzoo.data.column_roles import parse_columns
 from stzoo.data.texts import Texts
 from stzoo.data.training_sets.builder import TrainingSetWriter, free_name, text_key
@@ -30,7 +30,8 @@ def read_training(
     columns: str | Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> TrainingSet:
-    """Reads queries with their positives and negatives, in any of the forms that `formats.described` lists.
+    """Reads queries with their positives and negatives, in any of the forms that `formats.describe_formats`
+    lists.
 
     The names of the columns, over all rows, decide the form and what each column is. This is shown to the
     user and kept in `TrainingSet.columns`. A row may say of its passages which are positive: by labels (0 or
@@ -69,7 +70,7 @@ def read_judged(
     corpus: str | Path | None = None,
     columns: str | Mapping[str, Any] | None = None,
     progress: bool | None = None,
-) -> JudgedSet:
+) -> RetrievalDataset:
     """Reads what mining searches: queries, a corpus, and which passages of it are relevant.
 
     A BEIR folder is read as `stzoo.data.beir.read_beir` reads it. Other data are searched over their own
@@ -95,7 +96,7 @@ def read_judged(
     return training.judged(split) if held is None else _over(training, split, held)
 
 
-def from_judged(judged: JudgedSet) -> TrainingSet:
+def from_judged(judged: RetrievalDataset) -> TrainingSet:
     """The judged queries with their relevant passages; what is not relevant to any query is not kept.
 
     Raises:
@@ -181,7 +182,7 @@ def _refuse_two_meanings(tables: list[Table], all_understood: list[Understood]) 
             )
 
 
-def _over(training: TrainingSet, split: str, corpus: Corpus) -> JudgedSet:
+def _over(training: TrainingSet, split: str, corpus: Corpus) -> RetrievalDataset:
     """The positives of a training set among all passages of a corpus."""
     ids, texts, notes = corpus.passages
     positives = set(training.positives.places.tolist())

@@ -10,7 +10,7 @@ from stzoo.data.kilt_provenance import id_of, pages_in_rows
 from stzoo.data.texts import Texts, TextsWriter, numbered_lines, numbered_objects, once
 from stzoo.data.training_sets.formats import Example
 from stzoo.data.training_sets.sets import Candidate
-from stzoo.data.training_sets.values import At
+from stzoo.data.training_sets.values import RowLocation
 from stzoo.errors import DataError
 from stzoo.utils.inputs import check_is_file, user_path
 
@@ -119,14 +119,14 @@ def with_texts(read: Examples, file: Path, corpus: Corpus) -> Iterator[tuple[int
     places, queries = corpus.places(wanted), corpus.queries(asked) if asked else {}
     texts = corpus.passages.texts
 
-    def found(candidates: list[Candidate], at: At) -> list[Candidate]:
+    def found(candidates: list[Candidate], at: RowLocation) -> list[Candidate]:
         for one in candidates:
             if one.id not in places:
                 raise at.error(f"the unknown passage {one.id!r}", f"an id of {corpus.file}")
         return [Candidate(texts[places[one.id or ""]], one.id, one.score) for one in candidates]
 
     for line, row in read():
-        at = At(file, line)
+        at = RowLocation(file, line)
         if not row.query and not queries.get(row.query_id):
             raise at.error(
                 f"the unknown query {row.query_id!r}", f"an id of the queries beside {corpus.file}"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stzoo.data.beir import JudgedSet
+from stzoo.data.beir import RetrievalDataset
 
 BLOCK = 1 << 16
 MADE = "stzoo"  # where a mined file says what made it
@@ -149,9 +149,9 @@ class TrainingSet:
             for place, score in zip(places, scores, strict=True)
         ]
 
-    def judged(self, split: str = "train") -> JudgedSet:
+    def judged(self, split: str = "train") -> RetrievalDataset:
         """The same as a judged set: its passages are the corpus, its positives are relevant."""
-        return JudgedSet(
+        return RetrievalDataset(
             name=self.name,
             split=split,
             corpus_ids=self.passage_ids,

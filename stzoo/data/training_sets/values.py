@@ -10,7 +10,7 @@ from stzoo.utils.inputs import parse_json
 MOST = 3.4028235e38  # the largest float32, as it is written
 
 
-class At(NamedTuple):
+class RowLocation(NamedTuple):
     """Where a row stands."""
 
     file: Path

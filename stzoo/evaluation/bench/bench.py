@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from stzoo.data.beir import JudgedSet
+from stzoo.data.beir import RetrievalDataset
 from stzoo.data.languages import check_language
 from stzoo.data.texts import each_file_once
 from stzoo.data.trec import check_ids, write_run
@@ -28,7 +28,7 @@ from stzoo.evaluation.bench.results import Result
 from stzoo.evaluation.bench.systems import Dense, Found, System
 from stzoo.evaluation.measures import Measure, wanted_measures
 from stzoo.models.encode.batches import USUAL
-from stzoo.models.loaded import Opened, open_model
+from stzoo.models.loaded import LoadedModel, open_model
 from stzoo.models.names import slug
 from stzoo.retrieval import bm25 as lexical
 from stzoo.retrieval.search.retriever import Retriever, default_root
@@ -177,14 +177,14 @@ def bench(
 
         chosen: dict[str, str] = {}  # BM25's language, by data set
 
-        def systems_of(judged: JudgedSet) -> list[System]:
+        def systems_of(judged: RetrievalDataset) -> list[System]:
             if not bm25:
                 return systems
             if judged.name not in chosen:
                 chosen[judged.name] = lexical.choose_language(language, judged.passages, judged.name)
             return [_bm25(k, chosen[judged.name], progress), *systems]
 
-        def check(judged: JudgedSet) -> None:
+        def check(judged: RetrievalDataset) -> None:
             if run_files:
                 check_ids(judged)
             for system in systems_of(judged) if not overwrite else ():
@@ -230,7 +230,7 @@ def _check_no_model(**given: Any) -> None:
             )
 
 
-def _tell_of_prompt(opened: Opened, task: str) -> None:
+def _tell_of_prompt(opened: LoadedModel, task: str) -> None:
     """Says if a model that has prompts for tasks has none for this one, which may just have another name."""
     own = [name for name, prompt in opened.model.prompts.items() if prompt and name not in USUAL]
     if task and own and task not in opened.model.prompts:
@@ -242,7 +242,7 @@ def _tell_of_prompt(opened: Opened, task: str) -> None:
 
 def _score(
     system: System,
-    judged: JudgedSet,
+    judged: RetrievalDataset,
     output: Path,
     measures: Sequence[Measure],
     run_files: bool,
@@ -283,7 +283,7 @@ def _bm25(k: int, language: str, progress: bool | None) -> System:
     every = {name: settings[name] for name in ("method", "k1", "b")}  # the rest differs from set to set
     meta = {"name": lexical.NAME, "revision": revision, **every}
 
-    def retrieve(judged: JudgedSet) -> Found:
+    def retrieve(judged: RetrievalDataset) -> Found:
         run = lexical.retrieve_bm25(judged, k, language=language, progress=progress)
         note = lexical.note_empty(run, language)
         return Found(run, notes=(note,) if note else ())

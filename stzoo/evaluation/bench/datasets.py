@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from stzoo.data import find_datasets, kilt, registry
-from stzoo.data.beir import JudgedSet, check_missing_judged, find_split, is_beir, read_beir
+from stzoo.data.beir import RetrievalDataset, check_missing_judged, find_split, is_beir, read_beir
 from stzoo.data.trec import Run
 from stzoo.errors import DataError, RecipeError, check_known
 from stzoo.evaluation import kilt as kilt_scoring
@@ -29,7 +29,7 @@ def find_sets(
     suite: str | None = None,
     missing_judged: str = "error",
     progress: bool | None = None,
-) -> list[Callable[[], JudgedSet]]:
+) -> list[Callable[[], RetrievalDataset]]:
     """Finds data sets, fetching what is not there; each is read when it is called.
 
     Raises:
@@ -84,8 +84,8 @@ def find_sets(
 
 
 def check_sets(
-    sets: Sequence[Callable[[], JudgedSet]], check: Callable[[JudgedSet], None]
-) -> tuple[list[str], JudgedSet]:
+    sets: Sequence[Callable[[], RetrievalDataset]], check: Callable[[RetrievalDataset], None]
+) -> tuple[list[str], RetrievalDataset]:
     """Reads all sets, so that what is wrong with one of them is said before another is scored.
 
     Only one is held in memory at a time.
@@ -107,7 +107,7 @@ def check_sets(
     return names[::-1], judged
 
 
-def _read(found: find_datasets.Found, missing_judged: str, progress: bool | None) -> JudgedSet:
+def _read(found: find_datasets.Found, missing_judged: str, progress: bool | None) -> RetrievalDataset:
     judged = read_beir(
         found.folder, found.split, name=found.name, missing_judged=missing_judged, progress=progress
     )
@@ -116,7 +116,9 @@ def _read(found: find_datasets.Found, missing_judged: str, progress: bool | None
     return replace(judged, notes=(*judged.notes, *find_datasets.check(found.entry, judged)))
 
 
-def evaluate(judged: JudgedSet, run: Run, measures: Sequence[Measure], *, of_pages: bool = False) -> Scores:
+def evaluate(
+    judged: RetrievalDataset, run: Run, measures: Sequence[Measure], *, of_pages: bool = False
+) -> Scores:
     """Scores a run; of a KILT set passages are turned into pages first, and KILT's own scores are added.
 
     Args:

@@ -28,12 +28,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from stzoo.data import registry
-from stzoo.data.beir import JudgedSet
+from stzoo.data.beir import RetrievalDataset
 from stzoo.errors import DataError, OutputError, RecipeError, abbreviated, quoted
 from stzoo.evaluation.measures import MEASURES, Measure
 from stzoo.evaluation.scoring import Scores, overall
 from stzoo.models.names import slug
-from stzoo.utils.files import held, write_json
+from stzoo.utils.files import lock_folder, write_json
 from stzoo.utils.inputs import user_path
 
 SCHEMA_VERSION = 1
@@ -179,7 +179,7 @@ def output_folder(output: str | Path) -> Iterator[Path]:
     output = Path(output)
     made = [folder for folder in (output, *output.parents) if not folder.exists()]
     try:
-        with held(output):
+        with lock_folder(output):
             yield output
     finally:
         for folder in made:
@@ -226,7 +226,7 @@ def check_places(output: Path, systems: Iterable[tuple[str, str]], names: Iterab
                     )
 
 
-def result_file(output: Path, model: str, revision: str, judged: JudgedSet) -> Path:
+def result_file(output: Path, model: str, revision: str, judged: RetrievalDataset) -> Path:
     """Where a result lies.
 
     Raises:
@@ -257,7 +257,9 @@ def run_file(path: Path, split: str) -> Path:
     return path.with_name(f"{path.stem}.{split}.run")
 
 
-def find(path: Path, system: tuple[str, str], judged: JudgedSet, settings: dict[str, Any]) -> Result | None:
+def find(
+    path: Path, system: tuple[str, str], judged: RetrievalDataset, settings: dict[str, Any]
+) -> Result | None:
     """The result that lies at `path`, or None if this split is not there.
 
     Args:
@@ -327,7 +329,7 @@ def check_replaceable(path: Path) -> None:
 def store(
     path: Path | None,
     system: tuple[str, str],
-    judged: JudgedSet,
+    judged: RetrievalDataset,
     settings: dict[str, Any],
     scores: Scores,
     measures: Sequence[Measure],

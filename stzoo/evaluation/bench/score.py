@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from stzoo.data import kilt
-from stzoo.data.beir import JudgedSet
+from stzoo.data.beir import RetrievalDataset
 from stzoo.data.trec import Run, in_order, read_qrels, read_run
 from stzoo.errors import DataError, RecipeError, quoted
 from stzoo.evaluation.bench import results
@@ -111,7 +111,7 @@ def _judgements(
     pages: str | Path | None,
     missing_judged: str,
     progress: bool | None,
-) -> JudgedSet:
+) -> RetrievalDataset:
     """What runs are scored against; of bare judgements the corpus and the queries' texts are unknown."""
     if corpus is not None or not data.is_file():
         (one,) = find_sets(
@@ -128,7 +128,7 @@ def _judgements(
         option = "--missing-judged" if pages is None else "--pages"
         raise RecipeError(f"{option} has no effect on judgements alone, without a corpus ({data}).")
     stem = data.name.lstrip(".").partition(".")[0]
-    unknown = JudgedSet(
+    unknown = RetrievalDataset(
         stem,
         split or "test",
         [],
@@ -158,7 +158,7 @@ def _read(path: Path, progress: bool | None) -> Run:
     }
 
 
-def _check_documents(path: Path, run: Run, judged: JudgedSet) -> None:
+def _check_documents(path: Path, run: Run, judged: RetrievalDataset) -> None:
     """Compares the documents of a run with the corpus, where that is known.
 
     Raises:
@@ -187,7 +187,7 @@ def _is_guess(path: Path) -> bool:
     return ".jsonl" in path.suffixes
 
 
-def _kept(run: Run, judged: JudgedSet, k: int) -> Run:
+def _kept(run: Run, judged: RetrievalDataset, k: int) -> Run:
     """The k best of each query, without the document that is the query."""
     kept = {}
     for query, found in run.items():

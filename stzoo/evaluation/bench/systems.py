@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from stzoo.data.beir import JudgedSet
+from stzoo.data.beir import RetrievalDataset
 from stzoo.data.trec import Run
 from stzoo.retrieval.search.faiss_build import empty, set_parameters
 from stzoo.retrieval.search.faiss_index import open_index, recall
@@ -58,8 +58,8 @@ class System:
     meta: dict[str, Any]
     settings: dict[str, Any]
     how: dict[str, Any]
-    retrieve: Callable[[JudgedSet], Found]
-    notes: Callable[[JudgedSet], list[str]] = lambda _: []
+    retrieve: Callable[[RetrievalDataset], Found]
+    notes: Callable[[RetrievalDataset], list[str]] = lambda _: []
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Dense:
         """Exact search with each precision, then each FAISS index, built on the full vectors."""
         opened = self.retriever.opened
         settings = {"k": self.k, **opened.settings}
-        ways: list[tuple[str, dict[str, Any], Callable[[JudgedSet], Found]]] = []
+        ways: list[tuple[str, dict[str, Any], Callable[[RetrievalDataset], Found]]] = []
         for precision in precisions:
             if precision == PRECISIONS[0]:
                 ways.append(("", {}, self.exact))
@@ -109,17 +109,17 @@ class Dense:
             for label, about, retrieve in ways
         ]
 
-    def exact(self, judged: JudgedSet) -> Found:
+    def exact(self, judged: RetrievalDataset) -> Found:
         """Exact search over full vectors."""
         return self._search(judged, self.retriever.documents(judged))
 
-    def smaller(self, precision: str, judged: JudgedSet) -> Found:
+    def smaller(self, precision: str, judged: RetrievalDataset) -> Found:
         """Search over vectors of a smaller precision, made from the full ones."""
         full = self.retriever.documents(judged)
         folder = full.folder.with_name(f"{full.folder.name}-{precision}")
         return self._search(judged, quantise(full, folder, precision))
 
-    def indexed(self, factory: str, search_params: str | None, judged: JudgedSet) -> Found:
+    def indexed(self, factory: str, search_params: str | None, judged: RetrievalDataset) -> Found:
         """Search through a FAISS index; its recall against exact search is among the facts."""
         retriever, opened = self.retriever, self.retriever.opened
         queries, documents = retriever.queries(judged), retriever.documents(judged)
@@ -152,7 +152,7 @@ class Dense:
         }
         return Found(run, _cost(queries, documents, seconds) | {"index_bytes": built.nbytes}, facts)
 
-    def _search(self, judged: JudgedSet, documents: Store) -> Found:
+    def _search(self, judged: RetrievalDataset, documents: Store) -> Found:
         queries = self.retriever.queries(judged)
         begun = time.monotonic()
         run = self.retriever.top_k(judged, queries[:], list(judged.queries), documents, self.k)

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from stzoo.data import registry
-from stzoo.data.beir import JudgedSet, read_beir
+from stzoo.data.beir import RetrievalDataset, read_beir
 from stzoo.errors import DataError, OutputError, RecipeError
 from stzoo.evaluation.bench.results import Result, read
 from stzoo.evaluation.compare.systems import label, measure_name, scores_of
 from stzoo.evaluation.contamination.overlap import Index, datasketch_module
 from stzoo.evaluation.contamination.result import CleanScore, Contamination, Hit, as_json
 from stzoo.evaluation.contamination.training_texts import TrainingText, find_training, training_texts
-from stzoo.utils.files import whole_file, write_json
+from stzoo.utils.files import atomic_file, write_json
 from stzoo.utils.inputs import user_path
 from stzoo.utils.outputs import check_output
 
@@ -168,7 +168,7 @@ def _listed(given: str | Path | Sequence[str | Path]) -> list[Path]:
     return [user_path(path) for path in ([given] if isinstance(given, str | Path) else given)]
 
 
-def _results(judged: JudgedSet, folders: Sequence[Path]) -> list[Result]:
+def _results(judged: RetrievalDataset, folders: Sequence[Path]) -> list[Result]:
     found = []
     for folder in folders:
         rows = read(folder)
@@ -225,7 +225,7 @@ def _mean(values: Iterable[float]) -> float | None:
 
 def _write(report: Contamination, output: Path) -> None:
     (output / REPORT).unlink(missing_ok=True)  # so that no kill leaves it beside another list
-    with whole_file(output / LIST) as draft, draft.open("w", encoding="utf-8") as file:
+    with atomic_file(output / LIST) as draft, draft.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(asdict(hit), ensure_ascii=False) + "\n" for hit in report.hits)
     plain = as_json(report)
     del plain["hits"]

@@ -24,7 +24,7 @@ from stzoo.errors import MissingExtraError, OutputError, RecipeError
 from stzoo.evaluation.report.data import COST, Group, Page, gather
 from stzoo.evaluation.report.intervals import RESAMPLES, Interval
 from stzoo.training.history import History, Line, running_mean, shortened
-from stzoo.utils.files import whole_file
+from stzoo.utils.files import atomic_file
 from stzoo.utils.inputs import user_path
 from stzoo.utils.outputs import check_output
 
@@ -84,7 +84,7 @@ def report(
     writers: dict[str, Callable[[Page], str]] = {"html": _html, "txt": _text, "csv": _csv}
     texts = [writers[form](page) for form in formats]
     for path, text in zip(paths, texts, strict=True):
-        with whole_file(path) as draft:
+        with atomic_file(path) as draft:
             draft.write_text(text, encoding="utf-8", newline="\n")
     return paths
 

@@ -6,14 +6,14 @@ from hashlib import blake2b
 import numpy as np
 from tqdm import tqdm
 
-from stzoo.data.beir import JudgedSet
+from stzoo.data.beir import RetrievalDataset
 from stzoo.data.training_sets.sets import Lists
 from stzoo.data.words import same_text_key
 from stzoo.errors import DataError
 
 
 @dataclass(frozen=True)
-class Known:
+class KnownPositives:
     """The answers of a judged set's queries.
 
     Attributes:
@@ -33,7 +33,7 @@ class Known:
     spread: np.ndarray
 
     @classmethod
-    def of(cls, judged: JudgedSet, *, progress: bool = False) -> "Known":
+    def of(cls, judged: RetrievalDataset, *, progress: bool = False) -> "KnownPositives":
         """Looks the judged passages up; 8 bytes a passage stay, and 40 are needed meanwhile.
 
         Raises:
@@ -70,7 +70,7 @@ class Known:
         return cls(list(relevant), _lists(positives), listed, kinds, spread)
 
 
-def _kinds(judged: JudgedSet, progress: bool) -> np.ndarray:
+def _kinds(judged: RetrievalDataset, progress: bool) -> np.ndarray:
     bar = dict(desc="Comparing texts", unit=" texts", delay=2, leave=False, disable=not progress)
     hashes = np.fromiter(
         (

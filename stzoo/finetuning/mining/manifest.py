@@ -6,18 +6,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stzoo.data.beir import JudgedSet
+from stzoo.data.beir import RetrievalDataset
 from stzoo.errors import OutputError
 from stzoo.finetuning.mining.cross_encoder_filter import Teacher
-from stzoo.finetuning.mining.searchers import Finder
+from stzoo.finetuning.mining.searchers import Searcher
 from stzoo.training.settings import MiningRules
 
 SCHEMA_VERSION = 1
 PACKAGES = ("stzoo", "sentence-transformers", "torch")
 
 
-def facts_of(
-    finder: Finder, judged: JudgedSet, rules: MiningRules, seed: int, teacher: Teacher | None
+def build_manifest(
+    finder: Searcher, judged: RetrievalDataset, rules: MiningRules, seed: int, teacher: Teacher | None
 ) -> dict[str, Any]:
     """All that mined negatives depend on, as JSON; no path is among it."""
     facts = {

@@ -10,9 +10,9 @@ import torch
 from stzoo.data.training_sets.mined import check_mined_name, read_made
 from stzoo.data.training_sets.read import read_judged
 from stzoo.errors import DataError, OutputError, RecipeError
-from stzoo.finetuning.mining.manifest import facts_of, refuse_others
+from stzoo.finetuning.mining.manifest import build_manifest, refuse_others
 from stzoo.finetuning.mining.rules import check_rules
-from stzoo.finetuning.mining.searchers import Dense, Finder, Lexical
+from stzoo.finetuning.mining.searchers import Dense, Lexical, Searcher
 from stzoo.finetuning.mining.shards import mine_into, remove, unfinished
 from stzoo.models.cross_encoder import open_teacher
 from stzoo.models.loaded import open_model
@@ -95,7 +95,7 @@ def mine(
         made = read_made(path)
         assert made is not None, "see is_ours"
         found = {name: made.get(name) for name in ("counts", "notes")}
-        refuse_others(path, made, facts_of(finder, judged, wanted, wanted.seed, teacher) | found)
+        refuse_others(path, made, build_manifest(finder, judged, wanted, wanted.seed, teacher) | found)
     else:
         try:
             made = mine_into(
@@ -124,7 +124,7 @@ def _is_mined(path: Path) -> bool:
         return False
 
 
-def _finder(wanted: MineSettings, judged: Any, bars: bool) -> Finder:
+def _finder(wanted: MineSettings, judged: Any, bars: bool) -> Searcher:
     if wanted.model == bm25.NAME:
         if wanted.max_tokens is not None:
             raise RecipeError(f"{bm25.NAME} reads texts whole, of any length; leave max_tokens out.")

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from stzoo.data.beir import JudgedSet
+from stzoo.data.beir import RetrievalDataset
 from stzoo.errors import ModelError
 from stzoo.retrieval import bm25
 from stzoo.retrieval.search.exact_kernels import checked, scores_of
@@ -17,7 +17,7 @@ from stzoo.retrieval.store import Store
 ROWS = 8192  # vectors read at once
 
 
-class Finder(Protocol):
+class Searcher(Protocol):
     """What finds passages for the queries of a judged set.
 
     Attributes:
@@ -61,7 +61,7 @@ class Dense:
         judged: what is searched.
     """
 
-    def __init__(self, retriever: Retriever, judged: JudgedSet):
+    def __init__(self, retriever: Retriever, judged: RetrievalDataset):
         opened = retriever.opened
         self.facts = {"name": opened.name, "revision": opened.revision, **opened.settings}
         self._retriever, self._judged, self._ids = retriever, judged, list(judged.queries)
@@ -79,13 +79,13 @@ class Dense:
 
     @property
     def query_bytes(self) -> int:
-        """See `Finder`: the vector, and what search makes of it."""
+        """See `Searcher`: the vector, and what search makes of it."""
         return 12 * self._stores[0].shape[1]
 
     def find(
         self, first: int, last: int, k: int, rows: np.ndarray, places: np.ndarray
     ) -> tuple[Ranked, np.ndarray]:
-        """See `Finder`. The store is read twice, chunk by chunk."""
+        """See `Searcher`. The store is read twice, chunk by chunk."""
         queries, documents = self._stores
         vectors = queries[first:last]
         found = self._retriever.top_k(self._judged, vectors, self._ids[first:last], documents, k)
@@ -93,7 +93,7 @@ class Dense:
         return found, self._scores(vectors, documents, rows, places)
 
     def tokens(self, place: int) -> tuple[int, ...]:
-        """See `Finder`."""
+        """See `Searcher`."""
         read = self._retriever.opened.model.preprocess([self._judged.passages[place]])
         return tuple(read["input_ids"].flatten().tolist()) if "input_ids" in read else ()
 
@@ -129,7 +129,7 @@ class Lexical:
 
     query_bytes = 0
 
-    def __init__(self, judged: JudgedSet, language: str | None = None, *, progress: bool = False):
+    def __init__(self, judged: RetrievalDataset, language: str | None = None, *, progress: bool = False):
         self._language = bm25.choose_language(language, judged.passages, judged.name)
         settings = bm25.settings_of(self._language)
         self.facts = {"name": bm25.NAME, "revision": version("bm25s"), **settings}
@@ -148,7 +148,7 @@ class Lexical:
     def find(
         self, first: int, last: int, k: int, rows: np.ndarray, places: np.ndarray
     ) -> tuple[Ranked, np.ndarray]:
-        """See `Finder`."""
+        """See `Searcher`."""
         asked = {query: self._judged.queries[query] for query in self._ids[first:last]}
         found = self._index.retrieve(asked, k, drop_self=self._judged.shares_ids)
         assert isinstance(found, Ranked)
@@ -160,5 +160,5 @@ class Lexical:
         return found, scores
 
     def tokens(self, place: int) -> tuple[int, ...]:  # noqa: ARG002 - as of others
-        """See `Finder`."""
+        """See `Searcher`."""
         return ()

@@ -5,8 +5,8 @@ WORK/part-000000.safetensors   of some queries the places of their negatives, an
 
 A part is written whole or not at all, and is the same whatever was made before it, so the file that they are
 joined into is the same as without the kill. Memory: the results of a block of queries, 8 bytes a passage
-found; one part's texts, with a teacher; 8 bytes a passage of the corpus (40 for a moment, see `Known`),
-beside corpus and judgements themselves.
+found; one part's texts, with a teacher; 8 bytes a passage of the corpus (40 for a moment, see
+`KnownPositives`), beside corpus and judgements themselves.
 """
 
 import contextlib
@@ -19,18 +19,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from stzoo.data.beir import JudgedSet
+from stzoo.data.beir import RetrievalDataset
 from stzoo.data.training_sets.builder import note_missing
 from stzoo.data.training_sets.mined import check_mined_name, write_training
 from stzoo.data.training_sets.sets import Candidate, Mined
 from stzoo.errors import OutputError
 from stzoo.finetuning.mining.cross_encoder_filter import Teacher, verdicts
-from stzoo.finetuning.mining.known_positives import Known
-from stzoo.finetuning.mining.manifest import facts_of, refuse_others
+from stzoo.finetuning.mining.known_positives import KnownPositives
+from stzoo.finetuning.mining.manifest import build_manifest, refuse_others
 from stzoo.finetuning.mining.rules import REMOVED, candidates, check_rules, chosen
-from stzoo.finetuning.mining.searchers import Finder
+from stzoo.finetuning.mining.searchers import Searcher
 from stzoo.training.settings import MiningRules
-from stzoo.utils.files import files_under, held, read_arrays, remove_files, write_arrays, write_json
+from stzoo.utils.files import files_under, lock_folder, read_arrays, remove_files, write_arrays, write_json
 from stzoo.utils.messages import notify
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ BLOCK = 16384  # queries searched at once: for fewer, reading the store takes lo
 
 def mine_into(
     path: str | Path,
-    finder: Finder,
-    judged: JudgedSet,
+    finder: Searcher,
+    judged: RetrievalDataset,
     rules: MiningRules,
     *,
     work: str | Path,
@@ -79,11 +79,11 @@ def mine_into(
     """
     check_rules(rules)
     path, work = check_mined_name(path), Path(work)
-    known = Known.of(judged, progress=progress)
-    facts = facts_of(finder, judged, rules, seed, teacher)
+    known = KnownPositives.of(judged, progress=progress)
+    facts = build_manifest(finder, judged, rules, seed, teacher)
     if work.is_symlink():
         raise OutputError(f"{work} is a symbolic link; remove it.")
-    with held(work):
+    with lock_folder(work):
         if not unfinished(work) and (others := _others(work)):
             raise OutputError(
                 f"{work} holds files that no mining wrote: {', '.join(others)}. Move them away."
@@ -134,12 +134,12 @@ class _Mining:
 
     def __init__(
         self,
-        finder: Finder,
-        judged: JudgedSet,
+        finder: Searcher,
+        judged: RetrievalDataset,
         rules: MiningRules,
         seed: int,
         teacher: Teacher | None,
-        known: Known,
+        known: KnownPositives,
         work: Path,
     ):
         self.finder, self.judged, self.rules, self.seed = finder, judged, rules, seed

@@ -32,7 +32,7 @@ from stzoo.training.runs import versions
 from stzoo.training.settings import SCHEMA_VERSION
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import write_json
-from stzoo.utils.logging import quietly
+from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.outputs import MERGED
 
 
@@ -68,7 +68,7 @@ def merge(
     found = find(sources)
     shares = normalised(weights, found)
     output = check_model_output(output, overwrite, [*sources, *(source.folder for source in found)])
-    with quietly():
+    with silence_hf_logging():
         model, masked_lm = average(found, shares)
     merged = [
         {"source": source.name, "weight": share, "revision": source.revision}

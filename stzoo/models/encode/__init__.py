@@ -11,8 +11,8 @@ Unlike sentence-transformers (sentence_transformer/model.py, `_inference`), whic
 fixed number of texts into a batch, tokenises batch by batch, and on the CPU splits each operation of a batch
 between the cores; here each core has a batch of its own, and waits for none. What else was measured, on two
 cores of an AMD CPU with all-MiniLM-L6-v2: batches of 1,000 tokens stay in a core's cache, those of 8,000 take
-a quarter longer; `onednn.py` nearly halves the time again; `memory.keep_blocks` gains nothing with batches so
-small.
+a quarter longer; `onednn.py` nearly halves the time again; `memory.disable_malloc_trim` gains nothing with
+batches so small.
 """
 
 import copy

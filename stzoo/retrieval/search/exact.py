@@ -24,7 +24,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from stzoo.data.beir import JudgedSet
+from stzoo.data.beir import RetrievalDataset
 from stzoo.data.trec import Run
 from stzoo.errors import ModelError, RecipeError, ShapeError
 from stzoo.models.encode import encode
@@ -57,7 +57,7 @@ class Vectors(Protocol):
 
 def retrieve(
     model: Any,
-    judged: JudgedSet,
+    judged: RetrievalDataset,
     k: int = 1000,
     *,
     batch_tokens: int | None = None,

@@ -31,7 +31,7 @@ from stzoo.retrieval.search.exact import Vectors
 from stzoo.retrieval.search.exact_kernels import checked
 from stzoo.retrieval.search.faiss_build import built, faiss_errors, lengthened, set_parameters
 from stzoo.retrieval.search.ranking import Ranking
-from stzoo.utils.files import sha256, whole_file, write_json
+from stzoo.utils.files import atomic_file, sha256, write_json
 
 SCHEMA_VERSION = 1
 QUERIES_AT_ONCE = 1024
@@ -186,7 +186,7 @@ def open_index(
 
     begun = time.monotonic()
     index = built(vectors, factory, similarity, seed, memory_gib, progress)
-    with whole_file(path) as draft:
+    with atomic_file(path) as draft:
         faiss.write_index(index, str(draft))
     del index
     made = {

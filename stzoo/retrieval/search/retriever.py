@@ -8,12 +8,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from stzoo.data.beir import JudgedSet
+from stzoo.data.beir import RetrievalDataset
 from stzoo.data.corpus import cache_folder
 from stzoo.data.trec import Run
 from stzoo.models.encode import copies_on, encode
 from stzoo.models.encode.batches import prompt_of, reading_notes
-from stzoo.models.loaded import NO_REVISION, Opened
+from stzoo.models.loaded import NO_REVISION, LoadedModel
 from stzoo.retrieval.search.binary import top_k_binary
 from stzoo.retrieval.search.exact import top_k
 from stzoo.retrieval.store import SHARD_ROWS, Store, fill, place
@@ -36,7 +36,7 @@ class Retriever:
         progress: True for progress bars on stderr.
     """
 
-    opened: Opened
+    opened: LoadedModel
     root: Path
     batch_tokens: int | None = None
     shard_rows: int = SHARD_ROWS
@@ -50,17 +50,17 @@ class Retriever:
         devices = self.opened.devices
         return copies_on(self.opened.model, devices) if len(devices) > 1 else self.opened.model
 
-    def documents(self, judged: JudgedSet) -> Store:
+    def documents(self, judged: RetrievalDataset) -> Store:
         """The store of a corpus, filled; the same for all splits."""
         return self._store(judged, judged.passages, judged.corpus_fingerprint, "document")
 
-    def queries(self, judged: JudgedSet) -> Store:
+    def queries(self, judged: RetrievalDataset) -> Store:
         """The store of the judged queries, filled."""
         fingerprint = hashlib.sha256(json.dumps(list(judged.queries.items())).encode()).hexdigest()
         return self._store(judged, list(judged.queries.values()), fingerprint, "query", judged.task)
 
     def top_k(
-        self, judged: JudgedSet, query_vectors: Any, query_ids: Sequence[str], documents: Store, k: int
+        self, judged: RetrievalDataset, query_vectors: Any, query_ids: Sequence[str], documents: Store, k: int
     ) -> Run:
         """Every query with every passage; for few results over one bit a dimension `top_k_binary`."""
         about: dict[str, Any] = dict(
@@ -74,7 +74,7 @@ class Retriever:
         device = "cuda" if self.opened.model.device.type == "cuda" else "cpu"
         return top_k(query_vectors, documents, query_ids, judged.corpus_ids, k, device=device, **about)
 
-    def notes(self, judged: JudgedSet) -> list[str]:
+    def notes(self, judged: RetrievalDataset) -> list[str]:
         """What a reader of the model's scores on this set should know; shown to the user the first time."""
         key = (judged.folder, judged.name, judged.split, judged.task)
         if key not in self._notes:
@@ -93,7 +93,7 @@ class Retriever:
         return self._notes[key]
 
     def _store(
-        self, judged: JudgedSet, texts: Sequence[str], fingerprint: str, role: str, task: str = ""
+        self, judged: RetrievalDataset, texts: Sequence[str], fingerprint: str, role: str, task: str = ""
     ) -> Store:
         facts = {"revision": self.opened.revision, **self.opened.settings, "role": role, "texts": fingerprint}
         facts["prompts"] = {role: prompt_of(self.opened.model, role, task) or ""}  # no other prompt matters

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from stzoo.data.beir import JudgedSet, find_jsonl, read_corpus
+from stzoo.data.beir import RetrievalDataset, find_jsonl, read_corpus
 from stzoo.errors import DataError, ModelError, RecipeError
 from stzoo.models.encode import encode
 from stzoo.models.loaded import open_model
@@ -108,10 +108,10 @@ def search(
     ]
 
 
-def _corpus(data: Path, progress: bool) -> JudgedSet:
+def _corpus(data: Path, progress: bool) -> RetrievalDataset:
     """A corpus alone, without queries."""
     file = find_jsonl(data, "corpus") if data.is_dir() else data
     if not file.is_file():
         raise DataError(f"{data} is not there; expected a BEIR folder or a corpus.jsonl(.gz).")
     ids, passages, notes = read_corpus(file, progress)
-    return JudgedSet(file.resolve().parent.name, "", ids, passages, {}, {}, file.parent, notes)
+    return RetrievalDataset(file.resolve().parent.name, "", ids, passages, {}, {}, file.parent, notes)

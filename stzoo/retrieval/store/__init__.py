@@ -38,7 +38,7 @@ from stzoo.retrieval.store.shards import (
     write_manifest,
     write_shard,
 )
-from stzoo.utils.files import held
+from stzoo.utils.files import lock_folder
 
 __all__ = ["PRECISIONS", "SHARD_ROWS", "Store", "fill", "open_store", "place", "quantise"]
 
@@ -167,7 +167,7 @@ def fill(
         raise DataError(f"there is no text to fill {folder} with.")
     wanted = {"facts": json.loads(json.dumps(facts)), "rows": len(texts), "precision": precision}
     bar = tqdm(total=len(texts), desc="Embeddings", unit=" texts", delay=2, leave=False, disable=not progress)
-    with held(folder) as home, bar:
+    with lock_folder(folder) as home, bar:
         manifest, made = read_manifest(home), None
         if manifest is None:
             check_foreign(home)

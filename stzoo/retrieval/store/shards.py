@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from stzoo.errors import DataError, OutputError
 from stzoo.retrieval.store.quantize import DTYPES, width
-from stzoo.utils.files import whole_file, write_json
+from stzoo.utils.files import atomic_file, write_json
 
 SCHEMA_VERSION = 1
 
@@ -83,7 +83,7 @@ def write_shard(
     """
     about = {"store": _identity(manifest), "number": str(number), "seconds": f"{seconds:.3f}"}
     about["checksum"] = _checksum(stored, about)
-    with whole_file(shard_path(folder, number)) as draft:
+    with atomic_file(shard_path(folder, number)) as draft:
         draft.write_bytes(save({"vectors": stored}, about))
 
 

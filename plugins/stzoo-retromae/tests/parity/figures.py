@@ -32,7 +32,7 @@ def errors(tensors: dict[str, torch.Tensor], about: dict[str, str]) -> dict[str,
         "visible": inputs["decoder_visibility"].bool(),
     }
     if has_bag:
-        objective.weigh({"bag": float(about["bow_loss_weight"])})
+        objective.set_weights({"bag": float(about["bow_loss_weight"])})
         views["bag"] = inputs["bow_weight"]
     losses = objective.losses(**views)
     expected = {ours: about[theirs] for theirs, ours in LOSSES.items() if theirs in about}

@@ -6,7 +6,7 @@ import ast
 
 import torch
 
-from stzoo.finetuning.balancers import Balancing, Gradients
+from stzoo.finetuning.balancers import BalancerContext, Gradients
 from stzoo.plugins import manager
 from stzoo.testing.parity import part, relative
 
@@ -44,7 +44,7 @@ def taco_errors(tensors: dict[str, torch.Tensor], about: dict[str, str]) -> dict
         balancer = manager.build(
             "balancer",
             "taco",
-            Balancing(tasks, gradients.rows.shape[1], steps),
+            BalancerContext(tasks, gradients.rows.shape[1], steps),
             beta=float(about["beta"]),
             tau=float(about["tau"]),
             warmup_ratio=float(about["warmup_ratio"]),
@@ -62,7 +62,7 @@ def taco_errors(tensors: dict[str, torch.Tensor], about: dict[str, str]) -> dict
                     loss.backward()
                 losses[number] = loss.detach()
             with torch.no_grad():
-                gradients.give(balancer(gradients.rows, losses, gradients.values()))
+                gradients.set_gradients(balancer(gradients.rows, losses, gradients.values()))
                 for name, parameter in zip(names, parameters, strict=True):
                     place = f"step{step}.grad.{name}"
                     found[f"{variant} {place}"] = relative(parameter.grad, theirs[place])
@@ -87,7 +87,7 @@ def default_taco_errors(tensors: dict[str, torch.Tensor], about: dict[str, str])
         one.load_state_dict(part(theirs, "init."))
     parameters, exact_parameters = list(model.parameters()), list(exact.parameters())
     gradients = Gradients(parameters, len(tasks))
-    about_run = Balancing(tasks, gradients.rows.shape[1], steps)
+    about_run = BalancerContext(tasks, gradients.rows.shape[1], steps)
     warmup = float(about["warmup_ratio"])
     balancer = manager.build("balancer", "taco", about_run, beta=beta, tau=tau, warmup_ratio=warmup)
     average, found = torch.zeros(gradients.rows.shape, dtype=torch.float64), {}
@@ -111,7 +111,7 @@ def default_taco_errors(tensors: dict[str, torch.Tensor], about: dict[str, str])
         with torch.no_grad():
             update = balancer(gradients.rows, torch.ones(len(tasks)), gradients.values())
             found[f"default step{step}"] = relative(update, expected)
-            gradients.give(update.clone())
+            gradients.set_gradients(update.clone())
             rate, offset = float(about["lr"]), 0
             for parameter, twin in zip(parameters, exact_parameters, strict=True):
                 parameter -= rate * parameter.grad
