@@ -44,9 +44,7 @@ class UnknownNameError(PluginError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = ""):
         known = sorted(known)
-        near = nearest(name, known)
-        text = f"there is no {kind} {name!r}" + (f"; did you mean {near!r}?" if near else ".")
-        text += f" Known: {', '.join(known) if known else 'none'}."
+        text = f"there is no {kind} {name!r}{suggest(name, known)} Known: {', '.join(known) or 'none'}."
         super().__init__(f"{text} {hint}".rstrip())
 
 
@@ -119,10 +117,11 @@ def quoted(value: object) -> str:
     return abbreviated(repr(value), 80)
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is spelt most like this one, or None if none is close."""
-    found = get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return found[0] if found else None
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: "; did you mean 'x'?", or "." if none is close."""
+    by_lower = {one.lower(): one for one in known}
+    close = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else "."
 
 
 def check_known(option: str, given: str, known: Iterable[str]) -> None:
@@ -132,12 +131,7 @@ def check_known(option: str, given: str, known: Iterable[str]) -> None:
         RecipeError: if it is not; it offers the nearest.
     """
     if given not in known:
-        near = nearest(given, known)
-        raise RecipeError(
-            f"there is no {option} {given!r}"
-            + (f"; did you mean {near!r}?" if near else ".")
-            + f" Known: {', '.join(known)}."
-        )
+        raise RecipeError(f"there is no {option} {given!r}{suggest(given, known)} Known: {', '.join(known)}.")
 
 
 def is_failure(error: BaseException) -> bool:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from stzoo.data import registry
 from stzoo.data.qrels import Qrels, read_judgements
 from stzoo.data.texts import Texts, TextsWriter, numbered_lines, numbered_objects, once
-from stzoo.errors import DataError, OutputError, RecipeError, nearest, quoted
+from stzoo.errors import DataError, OutputError, RecipeError, quoted, suggest
 from stzoo.utils.files import atomic_folder, check_replaceable
 from stzoo.utils.inputs import user_path
 
@@ -136,11 +136,9 @@ def find_split(folder: str | Path, split: str = "test") -> SplitFiles:
         if qrels.is_file():
             return SplitFiles(name, corpus, queries, qrels)
     known = [each[len(prefix) :] for each in qrels_names(folder) if each.startswith(prefix)]
-    near = nearest(split, known)
     raise DataError(
-        f"{folder} has no split {split!r} (qrels/{prefix}{split}.tsv)"
-        + (f"; did you mean {near!r}?" if near else ".")
-        + f" Splits there: {', '.join(known) if known else 'none'}."
+        f"{folder} has no split {split!r} (qrels/{prefix}{split}.tsv){suggest(split, known)} "
+        f"Splits there: {', '.join(known) or 'none'}."
     )
 
 

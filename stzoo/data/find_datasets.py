@@ -9,7 +9,7 @@ from stzoo.data import download, registry
 from stzoo.data.beir import RetrievalDataset, is_beir, qrels_names
 from stzoo.data.corpus import cache_folder
 from stzoo.data.registry import Entry
-from stzoo.errors import DataError, nearest
+from stzoo.errors import DataError, suggest
 from stzoo.utils.inputs import user_path
 
 
@@ -157,11 +157,10 @@ def _layout(split: str = "test") -> str:
 
 def _unknown(name: str, data: Path | None) -> str:
     inside = [folder.name for folder in data.iterdir() if is_beir(folder)] if data else []
-    near = nearest(name.lower(), [*inside, *registry.suites(), *registry.entries()])
+    guess = suggest(name, [*inside, *registry.suites(), *registry.entries()])
     return (
         f"there is no data set {name!r}: "
         + (f"{data / name} is no BEIR folder ({_layout()})" if data else "no folder was given")
-        + ", and the registry has none of that name"
-        + (f"; did you mean {near!r}?" if near else ".")
+        + f", and the registry has none of that name{guess}"
         + (f" In {data}: {', '.join(sorted(inside))}." if inside else "")
     )

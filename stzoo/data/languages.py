@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 
 from stzoo.data.words import words
-from stzoo.errors import RecipeError, nearest
+from stzoo.errors import RecipeError, suggest
 
 NONE = "none"  # no stemmer and no stop words, for any language
 LANGUAGES = {
@@ -61,10 +61,9 @@ def check_language(language: str) -> str:
     """
     codes = {name: code for code, name in LANGUAGES.items()} | {code: code for code in (*LANGUAGES, NONE)}
     if (code := codes.get(language.strip().lower())) is None:
-        near = nearest(language.lower(), codes)
         known = ", ".join(f"{code} ({name})" for code, name in LANGUAGES.items())
         raise RecipeError(
-            f"the language {language!r} is unknown{f'; did you mean {near!r}?' if near else '.'} "
+            f"the language {language!r} is unknown{suggest(language, codes)} "
             f"Known are {known}; use none for any other language."
         )
     return code

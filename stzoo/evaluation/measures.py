@@ -3,7 +3,7 @@
 import re
 from typing import Any, NamedTuple
 
-from stzoo.errors import RecipeError, nearest
+from stzoo.errors import RecipeError, suggest
 
 
 class Measure(NamedTuple):
@@ -46,13 +46,10 @@ def parse_measures(text: str) -> tuple[Measure, ...]:
         try:
             measure = ir_measures.parse_measure(word)
         except (NameError, ValueError, SyntaxError, KeyError, TypeError, AssertionError):
-            names = {name.lower(): name for name in ir_measures.measures.registry}
-            near = nearest(re.split(r"\W", word)[0].lower(), names)
+            guess = suggest(re.split(r"\W", word)[0], ir_measures.measures.registry)
             raise RecipeError(
-                f"the measure {word!r} is unknown"
-                + (f"; did you mean {names[near]!r}?" if near else ".")
-                + " Expected names of ir-measures, e.g. nDCG@10 RR@10 R@1000 "
-                "(https://ir-measur.es/en/latest/measures.html)."
+                f"the measure {word!r} is unknown{guess} Expected names of ir-measures, e.g. nDCG@10 "
+                "RR@10 R@1000 (https://ir-measur.es/en/latest/measures.html)."
             ) from None
         if reason := _why_not(measure):
             raise RecipeError(f"the measure {word!r} cannot be used: {reason}.")

@@ -15,7 +15,7 @@ from typing import Any
 from sentence_transformers.base.modules import Transformer
 from torch import Tensor, nn
 
-from stzoo.errors import MissingExtraError, ModelError, RecipeError, nearest
+from stzoo.errors import MissingExtraError, ModelError, RecipeError, suggest
 
 BASE, DOWN, UP = ".base_layer", ".lora_A.default", ".lora_B.default"  # peft's names inside an adapted layer
 UNUSED = "pooler"  # of BERT and its kin; no module of sentence-transformers reads it
@@ -100,11 +100,9 @@ def _chosen(layers: Sequence[str], targets: Iterable[str]) -> list[str]:
     wrong = [t for t in targets if not any(_ends(name, t) for name in layers)]
     if wrong:
         ends = sorted({name.rpartition(".")[2] for name in layers})
-        near = nearest(wrong[0], ends)
         raise RecipeError(
-            f"no linear layer's name ends in the target {wrong[0]!r}"
-            + (f"; did you mean {near!r}?" if near else ".")
-            + f" Names here end in {', '.join(ends)}; the first in full is {layers[0]}."
+            f"no linear layer's name ends in the target {wrong[0]!r}{suggest(wrong[0], ends)} "
+            f"Names here end in {', '.join(ends)}; the first in full is {layers[0]}."
         )
     return [name for name in layers if not targets or any(_ends(name, t) for t in targets)]
 

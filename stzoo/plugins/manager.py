@@ -37,7 +37,7 @@ from stzoo.errors import (
     RecipeError,
     StzooError,
     UnknownNameError,
-    nearest,
+    suggest,
 )
 from stzoo.plugins import hookspecs
 from stzoo.plugins.hookspecs import Checkpoint, Component, Recipe
@@ -408,9 +408,7 @@ def check_options(what: str, builder: Callable[..., Any], options: Iterable[str]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for name in options:
         if name not in known and not takes_any:
-            near = nearest(name, known)
-            guess = f"; did you mean {near!r}?" if near else "."
-            raise RecipeError(f"{what} has no option {name!r}{guess} {listed}")
+            raise RecipeError(f"{what} has no option {name!r}{suggest(name, known)} {listed}")
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in options:
             raise RecipeError(f"{what} needs the option {name!r}. {listed}")
@@ -531,8 +529,8 @@ def _hooks(name: str, module: Any) -> dict[str, list[Callable[..., Any]]]:
         if caller.has_spec():
             hooks[kind] = [i.function for i in implementations]
         elif any(not i.optionalhook for i in implementations):
-            near = nearest(caller.name, map(hook_name, KINDS))
-            raise PluginError(f"unknown hook {caller.name}" + (f"; the nearest is {near}" if near else ""))
+            guess = suggest(caller.name, map(hook_name, KINDS))
+            raise PluginError(f"unknown hook {caller.name}{guess}".rstrip("."))
     for kind in KINDS:
         hook = hook_name(kind)
         function = getattr(module, hook, None)

@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from stzoo.data.column_roles import COLUMN_ROLES, IGNORE, parse_columns
 from stzoo.data.languages import check_language
-from stzoo.errors import RecipeError, nearest, quoted
+from stzoo.errors import RecipeError, quoted, suggest
 from stzoo.plugins import manager
 from stzoo.utils.bounds import MAX_THREADS, plausible
 from stzoo.utils.inputs import check_is_file, check_number, parse_yaml, user_path
@@ -88,11 +88,9 @@ class Settings(_Checked):
             key = ".".join(map(str, problem["loc"]))
             if problem["type"] == "extra_forbidden":
                 known = TaskSettings.model_fields if "." in key else cls.model_fields
-                near = nearest(str(problem["loc"][-1]), known)
-                lines.append(
-                    f"unknown setting {key!r}"
-                    + (f"; did you mean {near!r}?" if near else f". Settings: {', '.join(known)}.")
-                )
+                guess = suggest(str(problem["loc"][-1]), known)
+                listed = f" Settings: {', '.join(known)}." if guess == "." else ""
+                lines.append(f"unknown setting {key!r}{guess}{listed}")
             elif problem["type"] == "missing":
                 lines.append(f"{key} is missing; give --{key.replace('_', '-')} or set it in the recipe.")
             else:

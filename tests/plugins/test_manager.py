@@ -107,7 +107,7 @@ def test_a_plugin_that_exits_is_left_out(host):
 def test_a_plugin_with_an_unknown_hook_is_left_out_and_told_the_nearest(host):
     path = FAKES / "fake_unknown_hook.py"
     assert reason(host, "dist-unknown-hook") == (
-        f"unknown hook stzoo_objectivs; the nearest is stzoo_objectives ({path}:4)"
+        f"unknown hook stzoo_objectivs; did you mean 'stzoo_objectives'? ({path}:4)"
     )
     assert "fake-beside-misspelt" not in host.all("pooling")
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from stzoo.errors import DataError, RecipeError, nearest
+from stzoo.errors import DataError, RecipeError, suggest
 from stzoo.evaluation.bench.results import Result, read
 from stzoo.evaluation.measures import parse_measures
 from stzoo.utils.inputs import user_path
@@ -33,11 +33,9 @@ def find_system(given: str, output: str | Path | None, stored: Sequence[Result])
         )
     if not rows:
         known = sorted({result.model for result in stored})
-        near = nearest(given, known)
         raise DataError(
-            f"there is no system {given!r} in {output}, nor a folder of that name"
-            + (f"; did you mean {near!r}?" if near else ".")
-            + f" Known: {', '.join(known)}."
+            f"there is no system {given!r} in {output}, nor a folder of that name{suggest(given, known)} "
+            f"Known: {', '.join(known)}."
         )
     folders = {result.path.parent: f"{result.model} {result.revision}" for result in rows}
     if len(folders) > 1:
@@ -70,11 +68,8 @@ def choose(found: Sequence[Rows], datasets: Sequence[str]) -> list[Rows]:
     known = sorted({dataset for rows in found for dataset, _ in rows})
     for name in datasets:
         if name not in known:
-            near = nearest(name, known)
             raise DataError(
-                f"no system has results on {name!r}"
-                + (f"; did you mean {near!r}?" if near else ".")
-                + f" There are: {', '.join(known)}."
+                f"no system has results on {name!r}{suggest(name, known)} There are: {', '.join(known)}."
             )
     return [{place: row for place, row in rows.items() if place[0] in datasets} for rows in found]
 
