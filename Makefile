@@ -1,5 +1,5 @@
 # Everything runs in .venv, which is made at first use, and made again only when what it is made from changes.
-# Another Python: make test PYTHON=python3.12. Some tests only: make test ARGS="tests/test_masking.py -k budget".
+# Another Python: make test PYTHON=python3.12. Some tests only: make test ARGS="tests/pretraining/test_masking.py -k budget".
 
 export PYTHON ?= python3 python3.13 python3.12 python3.11
 plugins := $(wildcard plugins/*/pyproject.toml)
