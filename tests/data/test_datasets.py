@@ -345,7 +345,7 @@ def test_a_killed_download_leaves_no_set_and_the_next_one_clears_up(hub, tmp_pat
         from stzoo.data import download, registry
         entry = registry.entries()["scifact"]
         entry = dataclasses.replace(entry, md5={entry.md5!r}, zip_bytes={entry.zip_bytes})
-        with download.alone(entry, Path({str(tmp_path / "place")!r})):
+        with download.exclusive(entry, Path({str(tmp_path / "place")!r})):
             download.from_zip(entry, Path({str(tmp_path / "place")!r}))
     """
     place = tmp_path / "place"

@@ -311,11 +311,11 @@ WAIT = """
 import datetime, sys, time
 from pathlib import Path
 import torch.distributed as dist
-from stzoo.utils.distributed import first_process_first, is_first_process
+from stzoo.utils.distributed import is_main_process, main_process_first
 
 dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=2))
-with first_process_first(cpu=True):
-    if is_first_process():
+with main_process_first(cpu=True):
+    if is_main_process():
         time.sleep(5)
         Path(sys.argv[1]).touch()
     assert Path(sys.argv[1]).exists()

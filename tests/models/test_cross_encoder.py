@@ -236,7 +236,7 @@ def test_a_set_without_negatives_is_scored(teacher, tmp_path):
 
 SCRIPT = """
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1], sys.argv[1].rpartition('/')[0]
 import stzoo.models.cross_encoder
 from test_cross_encoder import open_teacher, rescore, training_set
 stzoo.models.cross_encoder.PART_QUERIES = 8

@@ -1,5 +1,3 @@
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -492,11 +490,3 @@ def test_a_backend_that_is_not_installed_is_named_with_what_to_do(base, backend)
         pytest.skip("optimum is installed here")
     with pytest.raises(ModelError, match=rf"pip install 'sentence-transformers\[{backend}\]'.*transformers"):
         load_plain(str(base), device="cpu", backend=backend)
-
-
-def test_importing_encode_and_store_imports_nothing_heavy():
-    check = (
-        "import stzoo.models.encode, stzoo.retrieval.store, sys; "
-        "print({'torch', 'numpy', 'faiss'} & set(sys.modules))"
-    )
-    assert subprocess.check_output([sys.executable, "-c", check], text=True).strip() == "set()"

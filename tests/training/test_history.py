@@ -181,7 +181,7 @@ def test_no_words_of_the_picture_meet_or_are_cut_off(case, tmp_path, monkeypatch
     with style.context(["default", curves.LOOK]):
         figure = curves._figure(history)
         canvas = FigureCanvasAgg(figure)
-        canvas.make_views()
+        canvas.draw()
     drawn |= {text for text in figure.findobj(Text) if "\n" in text.get_text()}  # drawn line by line
     boxes = [text.get_window_extent(canvas.get_renderer()) for text in drawn - {None}]
     assert len(boxes) > 8

@@ -1,6 +1,7 @@
 """Each trap of the host's trainer: mended, and there again with the host's own method."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -180,7 +181,10 @@ def test_two_processes_train_stop_and_continue_together(base, tmp_path):
         "--nproc-per-node=2",
         str(script),
     ]
-    done = subprocess.run([*command, str(base), str(tmp_path)], capture_output=True, text=True, timeout=300)
+    here = Path(__file__).parent
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent), *sys.path])}
+    words = [*command, str(base), str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
     spread = json.loads((tmp_path / "spread.json").read_text())
     assert spread["mended"] == {"encoder": 0.0, "own": 0.0}

@@ -59,8 +59,8 @@ def test_a_link_in_the_place_of_a_folder_is_replaced_and_not_followed(tmp_path):
 
 def test_a_draft_is_cleared_once_its_owner_is_gone_and_not_before(tmp_path):
     code = (
-        "import sys, time; from stzoo.utils.files import whole_file, whole_folder\n"
-        "with whole_file(sys.argv[1] + '/f') as f, whole_folder(sys.argv[1] + '/out') as out:\n"
+        "import sys, time; from stzoo.utils.files import atomic_file, atomic_folder\n"
+        "with atomic_file(sys.argv[1] + '/f') as f, atomic_folder(sys.argv[1] + '/out') as out:\n"
         "    f.touch(); (out / 'x').touch(); print(1, flush=True); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
@@ -141,8 +141,8 @@ def test_a_number_that_is_none_is_not_written_as_json(tmp_path):
 
 def test_a_held_folder_is_refused_to_another_process_and_free_after_a_kill(tmp_path):
     code = (
-        "import sys, time; from stzoo.utils.files import held\n"
-        "with held(sys.argv[1]): print(1, flush=True); time.sleep(60)"
+        "import sys, time; from stzoo.utils.files import lock_folder\n"
+        "with lock_folder(sys.argv[1]): print(1, flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
     process.stdout.readline()

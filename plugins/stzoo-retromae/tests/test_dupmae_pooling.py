@@ -252,7 +252,7 @@ def test_a_base_without_a_trained_head_is_refused(exported, tmp_path):
         made(str(folder))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}))
     with pytest.raises(ValueError, match="it has no MLM head"):
-        model[1].take(str(tmp_path), model[0])
+        model[1].init_from_base(str(tmp_path), model[0])
 
 
 def test_options_that_do_not_hold_are_refused(bases):
