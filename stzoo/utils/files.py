@@ -61,9 +61,37 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
     with writing(path), draft_folder(path) as box:
         draft = box / NEW
         yield draft
-        with draft.open("rb") as written:
-            os.fsync(written.fileno())
-        draft.replace(path)
+        _install(draft, path)
+
+
+@contextlib.contextmanager
+def claimed_file(path: Path) -> Iterator[Path | None]:
+    """Like `atomic_file`, but gives None if another living process is in such a block for the same path.
+
+    The claim is the draft's private folder, here under a fixed name, so it ends with the process at the
+    latest. A file system without locks grants every claim. Nothing is renamed if no draft was written.
+
+    Raises:
+        OutputError: if the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    with writing(path):
+        box, owner = _claim(path)
+    if owner is None:
+        yield None
+        return
+    try:
+        yield box / NEW
+        if (box / NEW).exists():
+            with writing(path):
+                _install(box / NEW, path)
+    finally:
+        _remove_box(box, owner)
+
+
+def _install(draft: Path, path: Path) -> None:
+    with draft.open("rb") as written:
+        os.fsync(written.fileno())
+    draft.replace(path)
 
 
 @contextlib.contextmanager
@@ -117,6 +145,7 @@ def _listed(names: Sequence[str], most: int = 5) -> str:
 PART = ".stzoo.part"
 NEW, _OLD, _OWNER = "new", "old", "owner"
 _TEMPORARY = ".tmp"  # what safetensors writes first, next to the file it is given
+_CLAIM = "_claimed"  # in place of a random name, where only one process may write
 _cleared: set[Path] = set()  # folders that this process has cleared of drafts
 _BOX = re.compile(r"\..*\.[a-z0-9_]{8}" + re.escape(PART))
 
@@ -136,21 +165,48 @@ def draft_folder(path: Path) -> Iterator[Path]:
     try:
         yield box
     finally:
-        shutil.rmtree(box, ignore_errors=True)
-        os.close(owner)
+        _remove_box(box, owner)
 
 
 def _new_box(path: Path) -> tuple[Path, int]:
-    stem = os.fsdecode(os.fsencode(path.name)[:100])
     while True:
-        box = Path(tempfile.mkdtemp(prefix=f".{stem}.", suffix=PART, dir=path.parent))
-        try:
-            owner = _lock(box / _OWNER)
-        except FileNotFoundError:  # another process took it for abandoned before it was locked
-            continue
-        if owner is not None:
-            os.write(owner, os.fsencode(path.name))
+        box = Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=PART, dir=path.parent))
+        if (owner := _own(box, path)) is not None:
             return box, owner
+
+
+def _claim(path: Path) -> tuple[Path, int | None]:
+    """The box of `claimed_file`, and the descriptor that holds it; None if another process holds it."""
+    box = path.with_name(f"{_prefix(path)}{_CLAIM}{PART}")
+    for _ in range(2):
+        try:
+            box.mkdir()
+        except FileExistsError:
+            with contextlib.suppress(OSError):  # another process has just removed it
+                _clear_box(box, without_locks=True)  # if a killed process left it
+        else:
+            return box, _own(box, path)
+    return box, None
+
+
+def _prefix(path: Path) -> str:
+    return f".{os.fsdecode(os.fsencode(path.name)[:100])}."
+
+
+def _own(box: Path, path: Path) -> int | None:
+    """Locks a new box; None if another process took it for abandoned before it was locked."""
+    try:
+        owner = _lock(box / _OWNER)
+    except FileNotFoundError:
+        return None
+    if owner is not None:
+        os.write(owner, os.fsencode(path.name))
+    return owner
+
+
+def _remove_box(box: Path, owner: int) -> None:
+    shutil.rmtree(box, ignore_errors=True)
+    os.close(owner)
 
 
 def _swap(box: Path, path: Path) -> None:
@@ -174,11 +230,11 @@ def clear_drafts(folder: Path) -> None:
                 _clear_box(box)
 
 
-def _clear_box(box: Path) -> None:
+def _clear_box(box: Path, *, without_locks: bool = False) -> None:
     others = {entry.name for entry in box.iterdir()} - {NEW, _OLD, _OWNER}
     if not all(name.startswith(_TEMPORARY) for name in others):
         return
-    owner = _lock(box / _OWNER, without_locks=False)
+    owner = _lock(box / _OWNER, without_locks=without_locks)
     if owner is None:
         return
     try:

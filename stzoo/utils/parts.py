@@ -1,0 +1,232 @@
+"""Work cut into parts that are numbered, made once, and written whole or not at all.
+
+FOLDER/MANIFEST.json   what every part depends on; a folder made from anything else is refused
+FOLDER/PART files      each holds the rows `first` to `last - 1` of the work
+
+A part does not depend on which others were made before it, so a run that is stopped at any moment loses the
+part that it was making and ends with the same files as a run that was not.
+"""
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from stzoo.errors import DataError, OutputError, first_line
+from stzoo.utils.files import claimed_file, remove_files, write_json, writing
+from stzoo.utils.messages import notify
+
+T = TypeVar("T")
+
+
+# -- the manifest
+
+
+def open_manifest(path: Path, settings: Mapping[str, Any], *, parts: str = "") -> dict[str, Any]:
+    """Reads the manifest of a folder, or writes it where there is none, and returns it.
+
+    Args:
+        path: Path of the manifest; its folder exists.
+        settings: What the parts depend on, as JSON. A manifest may have more keys.
+        parts: Regular expression for names of files that are removed if there is no manifest, as nothing says
+            what they were made from.
+
+    Raises:
+        OutputError: If the manifest is damaged or has other values, or if there is none and the folder has
+            other files. Nothing is changed.
+    """
+    folder = path.parent
+    if not path.exists():
+        names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
+        orphans = {name for name in names if re.fullmatch(parts, name)}
+        if others := sorted(names - orphans):
+            raise OutputError(
+                f"{folder} has no {path.name} but other files ({', '.join(others[:5])}); expected an empty "
+                "folder or one that stzoo has made. Move them away, or choose another folder."
+            )
+        remove_files(folder, orphans)
+        write_json(path, settings)
+        return dict(settings)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise OutputError(f"{path} cannot be read: {first_line(error)}. Remove {folder}.") from None
+    if not isinstance(found, dict):
+        raise OutputError(f"{path} is damaged: it is not a JSON object. Remove {folder}.")
+    check_manifest(folder, found, settings)
+    return found
+
+
+def check_manifest(made: Path, found: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuses what was made from other settings.
+
+    Args:
+        made: Path of the file or folder, for the message.
+        found: Its manifest.
+        settings: What the parts depend on now. A manifest may have more keys.
+
+    Raises:
+        OutputError: If a value differs; it names each key with its two values.
+    """
+    if differing := differences(found, settings):
+        shown = "; ".join(f"{key}: {then!r} then, {now!r} now" for key, (then, now) in differing.items())
+        raise OutputError(
+            f"{made} was made with other settings ({shown}). Use the same settings again, choose another "
+            "output, or remove it (--overwrite)."
+        )
+
+
+def differences(found: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The values that differ, e.g. {"model.revision": (then, now)}; None is the same as no value."""
+    plain = json.loads(json.dumps(dict(settings)))
+    return {key: two for name in plain for key, two in _differing(name, found.get(name), plain[name])}
+
+
+def _differing(key: str, then: Any, now: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    if isinstance(then, dict) and isinstance(now, dict):
+        for name in {**then, **now}:
+            yield from _differing(f"{key}.{name}", then.get(name), now.get(name))
+    elif then != now:
+        yield key, (then, now)
+
+
+# -- the parts
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part.
+
+    Attributes:
+        number: Place among the parts, from 0.
+        first: Its first row.
+        last: The row after its last one.
+        path: Path of its file.
+    """
+
+    number: int
+    first: int
+    last: int
+    path: Path
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+
+class Parts(Generic[T]):
+    """The parts of a work of some rows; a sequence of `Part`. A subclass defines `load` and `save`.
+
+    Args:
+        folder: Folder of the files.
+        name: File name with a field {number} or {first}, e.g. "part-{number:06d}.safetensors".
+        rows: Rows of the work.
+        size: Rows of a part; the last one may have fewer.
+    """
+
+    def __init__(self, folder: Path, name: str, rows: int, size: int):
+        self.folder, self.name, self.rows, self.size = folder, name, rows, size
+
+    def load(self, part: Part) -> T | None:
+        """The content of a part; None if its file is missing, damaged or of other work."""
+        raise NotImplementedError
+
+    def save(self, draft: Path, part: Part, content: T) -> None:
+        """Writes the content of a part to a file that takes its place later."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return -(-self.rows // self.size)
+
+    def __getitem__(self, number: int) -> Part:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        first = number * self.size
+        path = self.folder / self.name.format(number=number, first=first)
+        return Part(number, first, min(first + self.size, self.rows), path)
+
+    def __iter__(self) -> Iterator[Part]:
+        return map(self.__getitem__, range(len(self)))
+
+    def missing(self) -> list[Part]:
+        """The parts that are still to be made; a damaged one is."""
+        return [part for part in self if self.load(part) is None]
+
+    def read(self, part: Part) -> T:
+        """The content of a part that was made.
+
+        Raises:
+            DataError: If its file is missing or damaged.
+        """
+        if (content := self.load(part)) is None:
+            raise DataError(
+                f"{part.path} is missing or damaged. Run the command that wrote it again; it makes only the "
+                "parts that are missing."
+            )
+        return content
+
+    def get(self, part: Part, make: Callable[[Part], T]) -> T:
+        """The content of a part, which is made if it is missing; see `make`."""
+        content = self.load(part)
+        return self.make(part, make) if content is None else content
+
+    def make(self, part: Part, make: Callable[[Part], T]) -> T:
+        """Makes and writes a part, in place of a damaged one if there is one.
+
+        Args:
+            part: One of `missing()`.
+            make: Computes its content.
+
+        Raises:
+            OutputError: If another process is making it, the disk is full or the folder cannot be written.
+        """
+        with self.claim(part) as draft:
+            if draft is None:
+                raise OutputError(f"{part.path} is being made by another process. Wait for it to end.")
+            if part.path.exists():
+                notify(f"{part.path} is damaged, or was made from something else, and is made again.")
+            content = make(part)
+            with writing(part.path):
+                self.save(draft, part, content)
+        return content
+
+    def claim(self, part: Part) -> contextlib.AbstractContextManager[Path | None]:
+        """Reserves a part for this process and gives the path to write it to; see `claimed_file`.
+
+        Each of several processes can go through `missing()` and make the parts that it gets. Another one may
+        have made a part since, so `load` it first.
+        """
+        return claimed_file(part.path)
+
+
+class ArrayParts(Parts[dict[str, np.ndarray]]):
+    """Parts of arrays by name, as safetensors with the SHA-256 of number and arrays."""
+
+    def load(self, part: Part) -> dict[str, np.ndarray] | None:
+        """See `Parts`."""
+        try:
+            with safe_open(part.path, "numpy") as opened:
+                stored = (opened.metadata() or {}).get("sha256")
+                arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dict
+        except (OSError, SafetensorError):
+            return None
+        # older versions left the number out
+        return arrays if stored == _checksum(arrays, part.number) or stored == _checksum(arrays) else None
+
+    def save(self, draft: Path, part: Part, content: dict[str, np.ndarray]) -> None:
+        """See `Parts`."""
+        draft.write_bytes(save(content, {"sha256": _checksum(content, part.number)}))
+
+
+def _checksum(arrays: Mapping[str, np.ndarray], number: int | None = None) -> str:
+    digest = sha256(b"" if number is None else f"{number} ".encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
