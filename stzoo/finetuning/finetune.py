@@ -14,6 +14,7 @@ from stzoo.data.training_sets.sets import TrainingSet
 from stzoo.errors import RecipeError
 from stzoo.finetuning import episodes
 from stzoo.finetuning.data import Data, read_data
+from stzoo.finetuning.distillation import rescore
 from stzoo.finetuning.fit import examples_of, fit, loss_of, single_or_dict
 from stzoo.finetuning.losses import needs_scores
 from stzoo.finetuning.mining.rules import check_rules
@@ -21,7 +22,7 @@ from stzoo.finetuning.multitask import check_balancer
 from stzoo.hub import card, layout
 from stzoo.hub.export import export
 from stzoo.models import lora
-from stzoo.models.cross_encoder import open_teacher, rescore
+from stzoo.models.cross_encoder import open_teacher
 from stzoo.models.encode.batches import PROMPTS, prompt_of, reading_notes
 from stzoo.models.loading import like, load_model
 from stzoo.training import runs
