@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -417,34 +417,6 @@ def write_json(path: str | Path, value: Any) -> None:
         draft.write_text(
             json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
         )
-
-
-def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Writes numpy arrays by name as safetensors with a checksum, whole or not at all; see `read_arrays`."""
-    from safetensors.numpy import save
-
-    with atomic_file(path) as draft:
-        draft.write_bytes(save(dict(arrays), {"sha256": _checksum(arrays)}))
-
-
-def read_arrays(path: Path) -> dict[str, Any] | None:
-    """The arrays of `write_arrays`; None if the file is missing or not as it was written."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "numpy") as opened:
-            expected = (opened.metadata() or {}).get("sha256")
-            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dict
-    except (OSError, SafetensorError):
-        return None
-    return arrays if expected == _checksum(arrays) else None
-
-
-def _checksum(arrays: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
-    return digest.hexdigest()
 
 
 def sha256(path: Path) -> str:

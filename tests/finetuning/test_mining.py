@@ -516,12 +516,11 @@ def test_what_is_done_is_neither_done_again_nor_mixed_with_other_settings(mined,
     monkeypatch.setattr(shards, "PART", 10)
     made, arrays = [], shards._Mining._arrays
 
-    def breaks(self, start, *given):
-        if start == 20 and 20 not in made:
-            made.append(start)
+    def breaks(self, part, **given):
+        made.append(part.first)
+        if made.count(20) == 1 and part.first == 20:
             raise KeyboardInterrupt
-        made.append(start)
-        return arrays(self, start, *given)
+        return arrays(self, part, **given)
 
     monkeypatch.setattr(shards._Mining, "_arrays", breaks)
     with pytest.raises(KeyboardInterrupt):

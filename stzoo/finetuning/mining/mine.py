@@ -10,7 +10,7 @@ import torch
 from stzoo.data.training_sets.mined import check_mined_name, read_made
 from stzoo.data.training_sets.read import read_judged
 from stzoo.errors import DataError, OutputError, RecipeError
-from stzoo.finetuning.mining.manifest import build_manifest, refuse_others
+from stzoo.finetuning.mining.manifest import build_manifest
 from stzoo.finetuning.mining.rules import check_rules
 from stzoo.finetuning.mining.searchers import Dense, Lexical, Searcher
 from stzoo.finetuning.mining.shards import mine_into, remove, unfinished
@@ -23,6 +23,7 @@ from stzoo.training.settings import MineSettings
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.inputs import user_path
 from stzoo.utils.outputs import check_output, check_resume
+from stzoo.utils.parts import check_manifest
 
 
 def mine(
@@ -94,8 +95,7 @@ def mine(
     if path.exists() and not overwrite and not left:
         made = read_made(path)
         assert made is not None, "see is_ours"
-        found = {name: made.get(name) for name in ("counts", "notes")}
-        refuse_others(path, made, build_manifest(finder, judged, wanted, wanted.seed, teacher) | found)
+        check_manifest(path, made, build_manifest(finder, judged, wanted, wanted.seed, teacher))
     else:
         try:
             made = mine_into(

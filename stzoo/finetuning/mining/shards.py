@@ -1,18 +1,16 @@
 """Mining some hundred queries at a time, so that a kill loses little, and the file made of it.
 
-WORK/mining.json               what the parts depend on; a folder of other facts is refused
+WORK/mining.json               what the parts depend on (see `stzoo.utils.parts`)
 WORK/part-000000.safetensors   of some queries the places of their negatives, and the scores
 
-A part is written whole or not at all, and is the same whatever was made before it, so the file that they are
-joined into is the same as without the kill. Memory: the results of a block of queries, 8 bytes a passage
-found; one part's texts, with a teacher; 8 bytes a passage of the corpus (40 for a moment, see
-`KnownPositives`), beside corpus and judgements themselves.
+Memory: the results of a block of queries, 8 bytes a passage found; one part's texts, with a teacher; 8 bytes
+a passage of the corpus (40 for a moment, see `KnownPositives`); and the corpus and judgements themselves.
 """
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,17 +24,18 @@ from stzoo.data.training_sets.sets import Candidate, Mined
 from stzoo.errors import OutputError
 from stzoo.finetuning.mining.cross_encoder_filter import Teacher, verdicts
 from stzoo.finetuning.mining.known_positives import KnownPositives
-from stzoo.finetuning.mining.manifest import build_manifest, refuse_others
+from stzoo.finetuning.mining.manifest import build_manifest
 from stzoo.finetuning.mining.rules import REMOVED, candidates, check_rules, chosen
 from stzoo.finetuning.mining.searchers import Searcher
 from stzoo.training.settings import MiningRules
-from stzoo.utils.files import files_under, lock_folder, read_arrays, remove_files, write_arrays, write_json
+from stzoo.utils.files import files_under, lock_folder, remove_files
 from stzoo.utils.messages import notify
+from stzoo.utils.parts import ArrayParts, Part, open_manifest
 
 if TYPE_CHECKING:
     from stzoo.retrieval.search.ranking import Ranked
 
-MANIFEST = "mining.json"
+MANIFEST, PARTS = "mining.json", r"part-\d+\.safetensors"
 PART = 256  # queries; a few seconds of search
 TAUGHT = 64  # queries of a part with a teacher; half a minute of a small one on two CPU cores
 BLOCK = 16384  # queries searched at once: for fewer, reading the store takes longer than searching it
@@ -66,7 +65,7 @@ def mine_into(
         seed: of random negatives.
         teacher: scores positives and candidates; None keeps the finder's own scores.
         memory_gib: the results of the queries that are searched at once take a quarter of it at most.
-        overwrite: begin anew, whatever another mining has left in `work`.
+        overwrite: start again, whatever another mining has left in `work`.
         progress: True for progress bars on stderr.
 
     Returns:
@@ -74,7 +73,7 @@ def mine_into(
 
     Raises:
         DataError: if no query has a positive in the corpus.
-        OutputError: if `work` is in use or holds mining of other facts, or the disk is full.
+        OutputError: if `work` is in use or of a mining with other settings, or the disk is full.
         RecipeError: if the rules leave nothing to take from, or the file is of another kind.
     """
     check_rules(rules)
@@ -84,14 +83,9 @@ def mine_into(
     if work.is_symlink():
         raise OutputError(f"{work} is a symbolic link; remove it.")
     with lock_folder(work):
-        if not unfinished(work) and (others := _others(work)):
-            raise OutputError(
-                f"{work} holds files that no mining wrote: {', '.join(others)}. Move them away."
-            )
-        if overwrite or not unfinished(work):
+        if overwrite and unfinished(work):
             _clear(work)
-            write_json(work / MANIFEST, facts)
-        refuse_others(work, json.loads((work / MANIFEST).read_text(encoding="utf-8")), facts)
+        open_manifest(work / MANIFEST, facts, parts=PARTS)
         mining = _Mining(finder, judged, rules, seed, teacher, known, work)
         try:
             mining.make(memory_gib, progress)
@@ -121,12 +115,7 @@ def remove(work: Path) -> None:
 
 
 def _clear(work: Path) -> None:
-    parts = [name for name in files_under(work) if re.fullmatch(r"part-\d+\.safetensors", name)]
-    remove_files(work, [MANIFEST, *parts])
-
-
-def _others(work: Path) -> list[str]:
-    return [n for n in files_under(work) if not re.fullmatch(r"part-\d+\.safetensors|\.stzoo\..*", n)]
+    remove_files(work, [MANIFEST, *(name for name in files_under(work) if re.fullmatch(PARTS, name))])
 
 
 class _Mining:
@@ -143,51 +132,53 @@ class _Mining:
         work: Path,
     ):
         self.finder, self.judged, self.rules, self.seed = finder, judged, rules, seed
-        self.teacher, self.known, self.work = teacher, known, work
-        self.size = PART if teacher is None else TAUGHT
-        self.starts = range(0, len(known.query_ids), self.size)
+        self.teacher, self.known = teacher, known
+        size = PART if teacher is None else TAUGHT
+        self.parts = ArrayParts(work, "part-{number:06d}.safetensors", len(known.query_ids), size)
 
     def make(self, memory_gib: float, progress: bool) -> None:
         """Writes each part that is not there, or not whole."""
         known, Q = self.known, len(self.known.query_ids)
         width = min(self.rules.depth + int(known.spread.max()), len(self.judged.corpus_ids))
         fitting = int(memory_gib * 2**28 / (8 * width + self.finder.query_bytes))
-        block = max(1, min(BLOCK, fitting) // self.size) * self.size
-        missing = [start for start in self.starts if not self._whole(start)]
+        size = self.parts.size
+        block = max(1, min(BLOCK, fitting) // size) * size
+        missing = self.parts.missing()
         bar = dict(unit=" queries", desc="Mining", delay=2, leave=False, disable=not progress)
-        with tqdm(total=Q, initial=Q - sum(min(Q - start, self.size) for start in missing), **bar) as shown:
+        with tqdm(total=Q, initial=Q - sum(map(len, missing)), **bar) as shown:
             while missing:
-                first = missing[0]
-                here = [start for start in missing if start < first + block]
+                first = missing[0].first
+                here = [part for part in missing if part.first < first + block]
                 missing = missing[len(here) :]
-                last = min(here[-1] + self.size, Q)
+                last = here[-1].last
                 pairs = known.positives.of(np.arange(first, last))
                 rows = np.repeat(np.arange(last - first), np.diff(pairs.starts))
                 k = self.rules.depth + int(known.spread[first:last].max())
                 found, scores = self.finder.find(first, last, k, rows, pairs.places)
-                for start in here:
-                    stop = min(start + self.size, Q)
-                    own = np.split(scores, pairs.starts[1:-1])[start - first : stop - first]
-                    arrays = self._arrays(start, stop, first, found, own)
-                    write_arrays(self._part(start), arrays)
-                    shown.update(stop - start)
-
-    def _part(self, start: int) -> Path:
-        return self.work / f"part-{start // self.size:06d}.safetensors"
-
-    def _whole(self, start: int) -> bool:
-        """False if a part is missing or damaged."""
-        return read_arrays(self._part(start)) is not None
+                positives = np.split(scores, pairs.starts[1:-1])
+                for part in here:
+                    self.parts.make(
+                        part, partial(self._arrays, first=first, found=found, positives=positives)
+                    )
+                    shown.update(len(part))
 
     def _arrays(
-        self, start: int, stop: int, first: int, found: "Ranked", own: list[np.ndarray]
+        self, part: Part, first: int, found: "Ranked", positives: list[np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """A part: the queries from start to stop, of which `own` are the scores of the positives."""
+        """Computes a part from the results of a block of queries and the scores of their positives.
+
+        Args:
+            part: Some of the block's queries.
+            first: The block's first query.
+            found: The block's results.
+            positives: Of each of the block's queries, float32 scores.
+        """
         known, rules = self.known, self.rules
-        places, scores = found.arrays(slice(start - first, stop - first))
+        here = slice(part.first - first, part.last - first)
+        own, (places, scores) = positives[here], found.arrays(here)
         removed = np.zeros(len(REMOVED), np.int64)
         orders = []  # of each query, the ranks of its candidates
-        for row, query in enumerate(range(start, stop)):
+        for row, query in enumerate(range(part.first, part.last)):
             order = np.empty(0, np.int64)
             if len(own[row]):
                 there = places[row][places[row] >= 0]
@@ -206,8 +197,8 @@ class _Mining:
             said = verdicts(
                 self.teacher,
                 self.judged.passages,
-                [self.judged.queries[query] for query in known.query_ids[start:stop]],
-                [known.positives[query] for query in range(start, stop)],
+                [self.judged.queries[query] for query in known.query_ids[part.first : part.last]],
+                [known.positives[query] for query in range(part.first, part.last)],
                 [places[row][order] for row, order in enumerate(orders)],
                 rules.mined,
                 rules.teacher_margin,
@@ -241,8 +232,7 @@ class _Mining:
     def counts(self) -> dict[str, int]:
         """What was mined, and what was not."""
         removed, found = np.zeros(len(REMOVED), np.int64), []
-        for start in self.starts:
-            arrays = self._read(start)
+        for arrays in map(self.parts.read, self.parts):
             removed += arrays["removed"]
             found.append(np.diff(arrays["starts"]))
         asked = np.diff(self.known.positives.starts) > 0
@@ -256,22 +246,17 @@ class _Mining:
             **{f"removed_{name}": int(count) for name, count in zip(REMOVED, removed, strict=True)},
         }
 
-    def _read(self, start: int) -> dict[str, np.ndarray]:
-        if (arrays := read_arrays(self._part(start))) is None:
-            raise OutputError(f"{self._part(start)} was damaged while this mining ran; run it again.")
-        return arrays
-
     def rows(self, progress: bool) -> Iterator[Mined]:
         """The rows of the file: queries with a positive at least."""
         positives, query_ids = self.known.positives, self.known.query_ids
         bar = dict(total=len(query_ids), unit=" queries", desc="Writing", delay=2, leave=False)
         with tqdm(disable=not progress, **bar) as shown:
-            for start in self.starts:
-                arrays = self._read(start)
-                offset = positives.starts[start]
-                for query in range(start, min(start + self.size, len(query_ids))):
+            for part in self.parts:
+                arrays = self.parts.read(part)
+                offset = positives.starts[part.first]
+                for row, query in enumerate(range(part.first, part.last)):
                     own = slice(*(positives.starts[query : query + 2] - offset))
-                    new = slice(*arrays["starts"][query - start : query - start + 2])
+                    new = slice(*arrays["starts"][row : row + 2])
                     if own.stop > own.start:
                         yield Mined(
                             query_ids[query],
