@@ -16,7 +16,7 @@ from support.helpers import abandoned_draft
 
 from stzoo.errors import DataError, ModelError, OutputError, RecipeError
 from stzoo.retrieval.store import PRECISIONS, Store, fill, open_store, place, quantise
-from stzoo.retrieval.store.shards import read_manifest, write_shard
+from stzoo.retrieval.store.shards import Shard, Shards, read_manifest
 from stzoo.utils.files import lock_folder
 
 FACTS = {"model": "tiny", "revision": "0123456789ab", "role": "document", "texts": "f" * 64}
@@ -177,8 +177,9 @@ def test_a_shard_of_wrong_shape_or_of_another_store_is_made_again(tmp_path):
     paths = [made.folder / f"shard-0000{number}.safetensors" for number in range(7)]
     paths[1].write_bytes((other.folder / paths[1].name).read_bytes())
     paths[2].write_bytes(paths[3].read_bytes())
-    write_shard(made.folder, read_manifest(made.folder), 4, np.zeros((3, WIDTH), np.float32), 0.0)
-    write_shard(made.folder, read_manifest(made.folder), 6, np.zeros((2, WIDTH)), 0.0)
+    shards = Shards(made.folder, made.manifest)
+    shards.make(shards[4], lambda _: Shard(np.zeros((3, WIDTH), np.float32), 0.0))
+    shards.make(shards[6], lambda _: Shard(np.zeros((2, WIDTH)), 0.0))
     paths[5].unlink()
     counted = Counted()
     assert np.array_equal(fill(made.folder, NUMBERS, FACTS, counted)[:], VECTORS)
@@ -190,11 +191,12 @@ def test_a_store_of_other_facts_is_never_reused(tmp_path):
     before = contents(made.folder)
     changes = [{"revision": "other"}, {"prompt": "query: "}, {"texts": "0" * 64}]
     for change in changes:
-        with pytest.raises(OutputError, match="other facts"):
+        ((name, value),) = change.items()
+        with pytest.raises(OutputError, match=rf"facts\.{name}: .* then, '{value}' now"):
             fill(made.folder, NUMBERS, FACTS | change, encode)
-    with pytest.raises(OutputError, match="other facts"):
+    with pytest.raises(OutputError, match="rows: 50 then, 49 now"):
         fill(made.folder, NUMBERS[:-1], FACTS, encode)
-    with pytest.raises(OutputError, match="other facts"):
+    with pytest.raises(OutputError, match="precision: 'float32' then, 'float16' now"):
         filled(made.folder, precision="float16")
     assert contents(made.folder) == before
     folders = {place(tmp_path, "a/b", "set one-query", FACTS | change) for change in [{}, *changes]}
@@ -267,7 +269,7 @@ def test_a_folder_with_another_programs_manifest_is_not_filled(tmp_path):
 def test_what_is_no_store_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text('{"rows": 3}')
     for folder in (tmp_path / "none", tmp_path):
-        with pytest.raises(DataError, match="no embedding store"):
+        with pytest.raises(DataError, match="not an embedding store"):
             open_store(folder)
 
 

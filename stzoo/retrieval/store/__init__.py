@@ -1,9 +1,7 @@
 """An embedding store: a folder of vectors that is filled shard by shard and found again.
 
-A shard is written whole or not at all, so a fill that is stopped, at whatever moment, goes on where it was. A
-shard that is damaged, cut short or of another store is made again. A folder whose facts differ is refused.
-
-`shards.py` holds the files, `precision.py` the smaller vectors.
+shards.py     the files
+quantize.py   smaller vectors
 """
 
 import json
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from stzoo.errors import DataError, ModelError, OutputError, RecipeError
+from stzoo.errors import DataError, ModelError, RecipeError
 from stzoo.models.names import slug
 from stzoo.retrieval.store.quantize import (
     DTYPES,
@@ -27,18 +25,9 @@ from stzoo.retrieval.store.quantize import (
     tightened,
     width,
 )
-from stzoo.retrieval.store.shards import (
-    check_foreign,
-    check_shard,
-    digest,
-    read_manifest,
-    read_rows,
-    shard_count,
-    shard_path,
-    write_manifest,
-    write_shard,
-)
+from stzoo.retrieval.store.shards import Shard, Shards, check_foreign, digest, read_manifest, write_manifest
 from stzoo.utils.files import lock_folder
+from stzoo.utils.parts import Part, check_manifest
 
 __all__ = ["PRECISIONS", "SHARD_ROWS", "Store", "fill", "open_store", "place", "quantise"]
 
@@ -91,7 +80,7 @@ class Store:
         start, stop, step = rows.indices(len(self))
         if step != 1:
             raise ValueError("a store gives consecutive rows only")
-        return loosened(read_rows(self.folder, self.manifest, start, max(start, stop)), self.manifest)
+        return loosened(Shards(self.folder, self.manifest).read_rows(start, max(start, stop)), self.manifest)
 
     def packed(self, start: int, stop: int) -> np.ndarray:
         """The bits of a binary store, for Hamming distances.
@@ -109,7 +98,7 @@ class Store:
         """
         if self.precision != "binary":
             raise RecipeError(f"{self.folder} holds {self.precision}; only a binary store has packed bits.")
-        return read_rows(self.folder, self.manifest, start, min(stop, len(self)))
+        return Shards(self.folder, self.manifest).read_rows(start, min(stop, len(self)))
 
 
 def place(root: str | Path, model: str, label: str, facts: Mapping[str, Any]) -> Path:
@@ -165,41 +154,41 @@ def fill(
         raise RecipeError(f"shard_rows is {shard_rows}; expected at least 1.")
     if not len(texts):
         raise DataError(f"there is no text to fill {folder} with.")
-    wanted = {"facts": json.loads(json.dumps(facts)), "rows": len(texts), "precision": precision}
+    settings = {"facts": json.loads(json.dumps(facts)), "rows": len(texts), "precision": precision}
     bar = tqdm(total=len(texts), desc="Embeddings", unit=" texts", delay=2, leave=False, disable=not progress)
     with lock_folder(folder) as home, bar:
         manifest, made = read_manifest(home), None
-        if manifest is None:
+        if manifest is not None:
+            check_manifest(home, manifest, settings)
+        else:
             check_foreign(home)
-            made = _encoded(texts, 0, shard_rows, encode)
+            made = _encoded(texts, 0, min(shard_rows, len(texts)), encode)
             if precision == "int8" and ranges is None:
-                ranges = ranges_of([made[0]])
+                ranges = ranges_of([made.vectors])
             manifest = {
-                **wanted,
-                "dim": made[0].shape[1],
+                **settings,
+                "dim": made.vectors.shape[1],
                 "shard_rows": shard_rows,
                 "ranges": ranges.tolist() if precision == "int8" and ranges is not None else None,
                 "seconds_before": seconds_before,
                 "data": None,
             }
-        elif any(manifest[name] != value for name, value in wanted.items()):
-            raise OutputError(f"{home} holds vectors of other facts; choose another folder, or remove it.")
         if made or (data and manifest["data"] != data):  # new, or the texts have moved
             manifest["data"] = data and dict(data)
             write_manifest(home, manifest)
+        shards = Shards(home, manifest)
+
+        def make(part: Part) -> Shard:
+            shard = made or _encoded(texts, part.first, part.last, encode)
+            if (dim := shard.vectors.shape[1]) != manifest["dim"]:
+                raise ModelError(f"vectors are {dim} wide; those in {home} are {manifest['dim']} wide.")
+            return Shard(tightened(shard.vectors, manifest), shard.seconds)
+
         seconds = manifest["seconds_before"]
-        for number in range(shard_count(manifest)):
-            took = check_shard(home, manifest, number)
-            if took is None:
-                vectors, took = made or _encoded(texts, number, manifest["shard_rows"], encode)
-                if vectors.shape[1] != manifest["dim"]:
-                    raise ModelError(
-                        f"vectors are {vectors.shape[1]} wide; those in {home} are {manifest['dim']} wide."
-                    )
-                write_shard(home, manifest, number, tightened(vectors, manifest), took)
+        for part in shards:
+            seconds += shards.get(part, make).seconds
             made = None
-            seconds += took
-            bar.update(min(manifest["shard_rows"], len(texts) - bar.n))
+            bar.update(len(part))
     return Store(home, manifest, seconds)
 
 
@@ -245,24 +234,15 @@ def open_store(folder: str | Path) -> Store:
     folder = Path(folder)
     manifest = read_manifest(folder)
     if manifest is None:
-        raise DataError(f"{folder} is no embedding store: it has no manifest.json that holds.")
-    seconds = manifest["seconds_before"]
-    for number in range(shard_count(manifest)):
-        took = check_shard(folder, manifest, number)
-        if took is None:
-            raise DataError(
-                f"{shard_path(folder, number)} is missing or damaged. Run again what made the store; only "
-                "what is missing is made anew."
-            )
-        seconds += took
-    return Store(folder, manifest, seconds)
+        raise DataError(f"{folder} is not an embedding store (manifest.json is missing or damaged).")
+    shards = Shards(folder, manifest)
+    return Store(
+        folder, manifest, manifest["seconds_before"] + sum(shards.read(part).seconds for part in shards)
+    )
 
 
-def _encoded(
-    texts: Any, number: int, shard_rows: int, encode: Callable[[Any], np.ndarray]
-) -> tuple[np.ndarray, float]:
-    """The vectors of one shard and the seconds they took."""
-    start, stop = number * shard_rows, min((number + 1) * shard_rows, len(texts))
+def _encoded(texts: Any, start: int, stop: int, encode: Callable[[Any], np.ndarray]) -> Shard:
+    """The vectors of some texts, as float32 [n, D]."""
     begun = time.monotonic()
     vectors = encode(texts[start:stop])
     seconds = time.monotonic() - begun
@@ -270,4 +250,4 @@ def _encoded(
         raise ModelError(f"{stop - start} texts were encoded as {list(vectors.shape)}, not a vector each.")
     if not np.isfinite(vectors).all():
         raise ModelError(f"vectors of the texts {start} to {stop - 1} hold NaN or infinity.")
-    return vectors, seconds
+    return Shard(vectors, seconds)

@@ -1,7 +1,7 @@
-"""The files of an embedding store: its manifest and its shards, each written whole and checked when read.
+"""The files of an embedding store: its manifest and its shards, which are parts as of `stzoo.utils.parts`.
 
 manifest.json             facts, rows, dim, precision, shard_rows, ranges (of int8), seconds_before, data, and
-                          a checksum of all this
+                          a checksum of all this; a damaged one is replaced
 shard-00000.safetensors   "vectors" [rows, width]; in the metadata the store that it belongs to (a digest of
                           the manifest), its number, the seconds that making it took, and a checksum
 """
@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import safe_open
@@ -20,19 +20,10 @@ from safetensors.numpy import save
 
 from stzoo.errors import DataError, OutputError
 from stzoo.retrieval.store.quantize import DTYPES, width
-from stzoo.utils.files import atomic_file, write_json
+from stzoo.utils.files import write_json
+from stzoo.utils.parts import Part, Parts
 
 SCHEMA_VERSION = 1
-
-
-def shard_path(folder: Path, number: int) -> Path:
-    """Where a shard lies."""
-    return folder / f"shard-{number:05}.safetensors"
-
-
-def shard_count(manifest: Mapping[str, Any]) -> int:
-    """Number of shards of a whole store."""
-    return -(-int(manifest["rows"]) // int(manifest["shard_rows"]))
 
 
 def digest(value: Any) -> str:
@@ -73,62 +64,78 @@ def check_foreign(folder: Path) -> None:
         raise OutputError(f"{folder / 'manifest.json'} is not an embedding store's; choose another folder.")
 
 
-def write_shard(
-    folder: Path, manifest: Mapping[str, Any], number: int, stored: np.ndarray, seconds: float
-) -> None:
-    """Writes one shard.
+class Shard(NamedTuple):
+    """The content of a shard.
 
-    Raises:
-        OutputError: if the disk is full or the folder cannot be written; nothing is left behind.
+    Attributes:
+        vectors: [rows, width] of the precision's dtype.
+        seconds: Seconds that computing them took.
     """
-    about = {"store": _identity(manifest), "number": str(number), "seconds": f"{seconds:.3f}"}
-    about["checksum"] = _checksum(stored, about)
-    with atomic_file(shard_path(folder, number)) as draft:
-        draft.write_bytes(save({"vectors": stored}, about))
+
+    vectors: np.ndarray
+    seconds: float
 
 
-def check_shard(folder: Path, manifest: Mapping[str, Any], number: int) -> float | None:
-    """The seconds that a shard took, or None if it is missing, damaged or of another store."""
-    rows = min(manifest["shard_rows"], manifest["rows"] - number * manifest["shard_rows"])
-    path = shard_path(folder, number)
-    try:
-        if not path.is_file():
-            return None
-        with safe_open(path, "np") as reader:
-            about, vectors = dict(reader.metadata()), reader.get_tensor("vectors")
-        holds = (
-            about.pop("checksum") == _checksum(vectors, about)
-            and (about["store"], about["number"]) == (_identity(manifest), str(number))
-            and (vectors.shape, vectors.dtype) == ((rows, width(manifest)), DTYPES[manifest["precision"]])
-        )
-        return float(about["seconds"]) if holds else None
-    except Exception:  # whatever a damaged file makes the reader raise
-        return None
+class Shards(Parts[Shard]):
+    """The shards of a store.
 
-
-def read_rows(folder: Path, manifest: Mapping[str, Any], start: int, stop: int) -> np.ndarray:
-    """Stored rows [stop - start, width]; bytes are read, not mapped, and so count as memory only once.
-
-    Raises:
-        DataError: if a shard was removed or cut short since it was checked.
+    Args:
+        folder: Folder of the store.
+        manifest: Its manifest.
     """
-    dtype, columns, size = np.dtype(DTYPES[manifest["precision"]]), width(manifest), manifest["shard_rows"]
-    found = np.empty((stop - start, columns), dtype)
-    row = start
-    while row < stop:
-        number, first = divmod(row, size)
-        rows = min(size - first, stop - row)
-        path = shard_path(folder, number)
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]):
+        super().__init__(folder, "shard-{number:05}.safetensors", manifest["rows"], manifest["shard_rows"])
+        self.manifest = manifest
+        self.dtype, self.width = np.dtype(DTYPES[manifest["precision"]]), width(manifest)
+
+    def load(self, part: Part) -> Shard | None:
+        """See `Parts`."""
         try:
-            with path.open("rb") as file:
-                header = int.from_bytes(file.read(8), "little")  # safetensors: its length comes first
-                offset = header + first * columns * dtype.itemsize
-                read = np.fromfile(file, dtype, rows * columns, offset=offset)
-            found[row - start : row - start + rows] = read.reshape(rows, columns)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{path} can no longer be read: {error}.") from error
-        row += rows
-    return found
+            if not part.path.is_file():
+                return None
+            with safe_open(part.path, "np") as reader:
+                about, vectors = dict(reader.metadata()), reader.get_tensor("vectors")
+            holds = (
+                about.pop("checksum") == _checksum(vectors, about)
+                and (about["store"], about["number"]) == (_identity(self.manifest), str(part.number))
+                and (vectors.shape, vectors.dtype) == ((len(part), self.width), self.dtype)
+            )
+            return Shard(vectors, float(about["seconds"])) if holds else None
+        except Exception:  # whatever a damaged file makes the reader raise
+            return None
+
+    def save(self, draft: Path, part: Part, content: Shard) -> None:
+        """See `Parts`."""
+        about = {
+            "store": _identity(self.manifest),
+            "number": str(part.number),
+            "seconds": f"{content.seconds:.3f}",
+        }
+        about["checksum"] = _checksum(content.vectors, about)
+        draft.write_bytes(save({"vectors": content.vectors}, about))
+
+    def read_rows(self, start: int, stop: int) -> np.ndarray:
+        """Stored rows [stop - start, width]; bytes are read, not mapped, and so count as memory only once.
+
+        Raises:
+            DataError: If a shard was removed or cut short since it was checked.
+        """
+        found = np.empty((stop - start, self.width), self.dtype)
+        row = start
+        while row < stop:
+            part = self[row // self.size]
+            first, end = row - part.first, min(part.last, stop)
+            try:
+                with part.path.open("rb") as file:
+                    header = int.from_bytes(file.read(8), "little")  # safetensors: its length comes first
+                    offset = header + first * self.width * self.dtype.itemsize
+                    read = np.fromfile(file, self.dtype, (end - row) * self.width, offset=offset)
+                found[row - start : end - start] = read.reshape(end - row, self.width)
+            except (OSError, ValueError) as error:
+                raise DataError(f"{part.path} can no longer be read: {error}.") from error
+            row = end
+        return found
 
 
 def _identity(manifest: Mapping[str, Any]) -> str:
