@@ -1,10 +1,9 @@
 """Preparing a corpus: the columns that an objective reads beside the text, made once and kept as Parquet.
 
-What is made is a plugin's (`Preparation`); how it is made so that a kill loses little is here. The corpus is
-gone through in shards of some hundred passages. Each shard is a file in `work/` as soon as it is made, whole
-or not at all; at the end they are put together into `passages-….parquet` in the order of the corpus, and the
-folder is a corpus for `stzoo pretrain` and a data set for `datasets.load_dataset`. Memory does not grow with
-the corpus, unless what a plugin looks up does.
+A plugin's `Preparation` makes them, in shards of some hundred passages, which are kept in `work/` until all
+are made (see `stzoo.utils.parts`). Then they are put together into `passages-….parquet` in the order of the
+corpus, and the folder is a corpus for `stzoo pretrain` and a data set for `datasets.load_dataset`. Memory
+does not grow with the corpus, unless what a plugin looks up does.
 """
 
 import json
@@ -29,6 +28,7 @@ from stzoo.training import runs
 from stzoo.training.settings import PrepareSettings
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import atomic_file, files_under, remove_files
+from stzoo.utils.parts import Part, Parts
 
 WORK = "work"  # of an unfinished preparation
 FILE_ROWS = 200_000
@@ -131,10 +131,10 @@ def prepare(
             tokenizer=tokenizer_fingerprint(tokenizer),
             made_by=made.facts(),
         )
-        _make(made, work)
+        shards = _make(made, work)
         draft = run.folder / runs.MODEL_DRAFT
         draft.mkdir()
-        filled = _put_together(made, work, draft)
+        filled = _put_together(shards, draft)
         made.finish(draft)
         run.install(draft, also=["README.md"])
         run.record(filled=filled, notes=made.notes, peak_memory_mib=_peak_memory())
@@ -151,56 +151,66 @@ def _clear(folder: Path, patterns: Sequence[str] = runs.WORK_FILES) -> None:
     remove_files(folder, left)
 
 
-def _starts(made: Preparation) -> range:
-    return range(0, len(made.corpus.rows), made.settings.shard_rows)
+class _Shards(Parts[pa.Table]):
+    """The rows of a corpus with the columns that a preparation makes."""
+
+    def __init__(self, work: Path, made: Preparation):
+        super().__init__(work, "rows-{first:09d}.parquet", len(made.corpus.rows), made.settings.shard_rows)
+        self.columns = made.columns
+        types = {str: pa.string(), list[str]: pa.list_(pa.string())}
+        self.schema = pa.schema(
+            {"id": pa.string(), "text": pa.string()}
+            | {name: types[kind] for name, kind in made.columns.items()}
+        )
+
+    def load(self, part: Part) -> pa.Table | None:
+        """See `Parts`."""
+        try:
+            table = pq.read_table(part.path)
+        except (OSError, pa.ArrowException):
+            return None
+        return table if len(table) == len(part) and table.schema == self.schema else None
+
+    def save(self, draft: Path, part: Part, content: pa.Table) -> None:  # noqa: ARG002 - as of others
+        """See `Parts`."""
+        pq.write_table(content, draft, compression="zstd")
 
 
-def _shard(work: Path, first: int) -> Path:
-    return work / f"rows-{first:09d}.parquet"
+def _make(made: Preparation, work: Path) -> _Shards:
+    """Makes each shard that is not there yet."""
+    shards, rows = _Shards(work, made), made.corpus.rows
 
+    def make(part: Part) -> pa.Table:
+        given = rows[part.first : part.last]
+        values = {"id": given["id"], "text": given["text"], **made.shard(part.first, part.last)}
+        return pa.table(values, shards.schema)
 
-def _make(made: Preparation, work: Path) -> None:
-    """Writes each shard that is not there yet."""
-    rows = made.corpus.rows
-    schema = _schema(made.columns)
     with tqdm(total=len(rows), unit=" passages", desc="preparing", disable=None) as bar:
-        for first in _starts(made):
-            last = min(first + made.settings.shard_rows, len(rows))
-            if not _shard(work, first).exists():
-                given = rows[first:last]
-                values = {"id": given["id"], "text": given["text"], **made.shard(first, last)}
-                with atomic_file(_shard(work, first)) as draft:
-                    pq.write_table(pa.table(values, schema), draft, compression="zstd")
-            bar.update(last - first)
+        for part in shards:
+            shards.get(part, make)
+            bar.update(len(part))
+    return shards
 
 
-def _schema(columns: Mapping[str, Any]) -> Any:
-    types = {str: pa.string(), list[str]: pa.list_(pa.string())}
-    return pa.schema({"id": pa.string(), "text": pa.string()} | {n: types[t] for n, t in columns.items()})
-
-
-def _put_together(made: Preparation, work: Path, folder: Path) -> dict[str, int]:
+def _put_together(shards: _Shards, folder: Path) -> dict[str, int]:
     """Copies the shards into files of FILE_ROWS rows.
 
     Returns:
         how many rows each column fills.
     """
-    filled = dict.fromkeys(made.columns, 0)
-    shards_a_file, shards_a_group = (
-        max(1, rows // made.settings.shard_rows) for rows in (FILE_ROWS, GROUP_ROWS)
-    )
-    starts, schema = _starts(made), _schema(made.columns)
-    files = math.ceil(len(starts) / shards_a_file)
+    filled = dict.fromkeys(shards.columns, 0)
+    shards_a_file, shards_a_group = (max(1, rows // shards.size) for rows in (FILE_ROWS, GROUP_ROWS))
+    parts = list(shards)
+    files = math.ceil(len(parts) / shards_a_file)
     for number in range(files):
         name = f"passages-{number:05d}-of-{files:05d}.parquet"
         with (
             atomic_file(folder / name) as draft,
-            pq.ParquetWriter(draft, schema, compression="zstd") as writer,
+            pq.ParquetWriter(draft, shards.schema, compression="zstd") as writer,
         ):
-            of_file = starts[number * shards_a_file : (number + 1) * shards_a_file]
+            of_file = parts[number * shards_a_file : (number + 1) * shards_a_file]
             for place in range(0, len(of_file), shards_a_group):
-                shards = [_shard(work, first) for first in of_file[place : place + shards_a_group]]
-                table = pa.concat_tables(map(pq.read_table, shards))
+                table = pa.concat_tables(map(shards.read, of_file[place : place + shards_a_group]))
                 for column in filled:
                     values = table[column]
                     if pa.types.is_list(values.type):
