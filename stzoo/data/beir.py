@@ -23,7 +23,10 @@ from typing import Any, NamedTuple
 
 from stzoo.data import registry
 from stzoo.data.qrels import Qrels, read_judgements
-from stzoo.data.texts import Texts, TextsWriter, numbered_lines, numbered_objects, once
+from stzoo.data.read_once import once
+from stzoo.data.row_location import RowLocation
+from stzoo.data.rows import read_jsonl, read_lines
+from stzoo.data.texts import Texts, TextsWriter
 from stzoo.errors import DataError, OutputError, RecipeError, quoted, suggest
 from stzoo.utils.files import atomic_folder, check_replaceable
 from stzoo.utils.inputs import user_path
@@ -183,7 +186,7 @@ def read_beir(
     check_missing_judged(missing_judged)
     files = find_split(folder, split)
     name = files.name if name is None else name
-    judgements = read_judgements(files.qrels, numbered_lines(files.qrels, progress))
+    judgements = read_judgements(files.qrels, read_lines(files.qrels, progress))
     queries = _read_queries(files.queries, judgements, progress)
     of_queries = _settle_queries(judgements, queries, files.qrels, missing_judged)
     corpus_ids, passages, notes = read_corpus(files.corpus, progress)
@@ -349,13 +352,13 @@ def read_corpus(path: Path, progress: bool | None) -> tuple[Texts, Texts, tuple[
 def _read_corpus(path: Path, progress: bool | None) -> tuple[Texts, Texts, tuple[str, ...]]:
     ids, passages = TextsWriter(), TextsWriter()
     titled, untitled, first = False, 0, 0
-    for line, row in numbered_objects(path, progress):
-        document = _id(row, path, line)
+    for at, row in read_jsonl(path, progress):
+        document = _id(row, at)
         if "title" not in row and "text" not in row:
-            raise DataError.at(path, line, f"document {quoted(document)} without a text", '"text" or "title"')
-        title, text = (as_text(row.get(key), key, path, line) for key in ("title", "text"))
+            raise at.error(f"document {quoted(document)} without a text", '"text" or "title"')
+        title, text = (at.optional_text(row.get(key), key) for key in ("title", "text"))
         if row.get("title") is None:
-            untitled, first = untitled + 1, first or line
+            untitled, first = untitled + 1, first or at.line
         titled = titled or bool(title)
         ids.append(document)
         passages.append(f"{title} {text}".strip())
@@ -370,12 +373,12 @@ def _read_corpus(path: Path, progress: bool | None) -> tuple[Texts, Texts, tuple
 def _read_queries(path: Path, judged: Qrels, progress: bool | None) -> dict[str, str]:
     """Texts of the judged queries by id, in the file's order; the others are only checked."""
     ids, texts = TextsWriter(), TextsWriter()
-    for line, row in numbered_objects(path, progress):
-        query = _id(row, path, line)
+    for at, row in read_jsonl(path, progress):
+        query = _id(row, at)
         if row.get("text") is None:
-            raise DataError.at(path, line, f"query {quoted(query)} without a text", 'a "text"')
+            raise at.error(f"query {quoted(query)} without a text", 'a "text"')
         ids.append(query)
-        texts.append(as_text(row["text"], "text", path, line))
+        texts.append(at.optional_text(row["text"], "text"))
     held = ids.finish()
     _refuse_repeats(path, "query", held)
     return {query: text for query, text in zip(held, texts.finish(), strict=True) if query in judged}
@@ -384,17 +387,17 @@ def _read_queries(path: Path, judged: Qrels, progress: bool | None) -> dict[str,
 def _refuse_repeats(path: Path, kind: str, ids: Texts) -> None:
     place = ids.first_repeat()
     if place is not None:
-        line, _ = next(islice(numbered_lines(path), place, None))
-        raise DataError.at(path, line, f"{kind} id {quoted(ids[place])} for the second time", "unique ids")
+        at, _ = next(islice(read_lines(path), place, None))
+        raise at.error(f"{kind} id {quoted(ids[place])} for the second time", "unique ids")
 
 
 def _unknown(path: Path, column: int, names: set[str], kind: str, where: str) -> DataError:
     """The error that names the first line of qrels with one of these names in a column."""
-    for line, row in numbered_lines(path):
+    for at, row in read_lines(path):
         name = row.split("\t")[column]
-        if line > 1 and name in names:
+        if at.line > 1 and name in names:
             found = f"the unknown {kind} {quoted(name)} (one of {len(names)})"
-            return DataError.at(path, line, found, f"an id of {where} next to {path.parent} ({_GO_ON[kind]})")
+            return at.error(found, f"an id of {where} next to {path.parent} ({_GO_ON[kind]})")
     return DataError(f"{path} was changed while it was read. Start again.")
 
 
@@ -410,29 +413,12 @@ def find_jsonl(folder: Path, stem: str) -> Path:
     raise DataError(f"{folder} has no {stem}.jsonl (or .jsonl.gz); expected a folder in BEIR's layout.")
 
 
-def _id(row: dict[str, Any], path: Path, line: int) -> str:
+def _id(row: dict[str, Any], at: RowLocation) -> str:
     value = row.get("_id")
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         found = f"the _id {quoted(value)}" if "_id" in row else "no _id"
-        raise DataError.at(path, line, found, 'an "_id" that is text or a whole number')
-    return as_text(str(value), "_id", path, line)
-
-
-def as_text(value: object, key: str, path: Path, line: int) -> str:
-    """A field of a row as text; "" for null.
-
-    Raises:
-        DataError: if it is something else, or no whole characters; it names file and line.
-    """
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise DataError.at(path, line, f"a {key} of type {type(value).__name__}", "text or null")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise DataError.at(path, line, f"half of a surrogate pair in the {key}", "whole characters") from None
-    return value
+        raise at.error(found, 'an "_id" that is text or a whole number')
+    return at.optional_text(str(value), "_id")
 
 
 def _write_rows(path: Path, rows: Iterable[Mapping[str, str]]) -> None:

@@ -21,9 +21,7 @@ import pyarrow as pa
 from filelock import FileLock
 from tqdm import tqdm
 
-from stzoo.data import corpus_rows as rows
-from stzoo.data import corpus_sources as readers
-from stzoo.data import pydocs, words
+from stzoo.data import corpus_rows, corpus_sources, pydocs, row_location, rows, words
 from stzoo.errors import DataError, ModelError, OutputError, RecipeError
 from stzoo.utils import inputs
 from stzoo.utils.files import atomic_folder, clear_drafts, fingerprint, write_json
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
 
 MIN_WORDS = 3
 _BATCH_BYTES = 2 << 20
+_MODULES = (corpus_rows, corpus_sources, rows, row_location, words, inputs, pydocs)  # decide the rows
 _KINDS: tuple[type, ...] = (str, list[str])  # of a further column
 
 
@@ -119,7 +118,7 @@ def load_corpus(
                 f"The column {name!r} of {kind} cannot be kept; expected str or list[str] by a "
                 "name other than id and text, which are always there."
             )
-    parts = [part for source in given for part in readers.find(source, columns)]
+    parts = [part for source in given for part in corpus_sources.find(source, columns)]
     settings: dict[str, Any] = {"min_words": min_words, "skip_bad_lines": skip_bad_lines}
     key = _key(parts, settings, columns, tokenizer)
     folder = (inputs.user_path(cache, OutputError) if cache else cache_folder()) / "corpora" / key
@@ -127,7 +126,7 @@ def load_corpus(
         with _alone(folder):
             if not _is_whole(folder):  # another process may have made it meanwhile
                 with atomic_folder(folder, replaces=[r"rows\.arrow", r"corpus\.json"]) as draft:
-                    text_of = rows.TextReader(tokenizer)
+                    text_of = corpus_rows.TextReader(tokenizer)
                     report = _write(parts, draft / "rows.arrow", columns, text_of, **settings)
                     if _key(parts, settings, columns, tokenizer) != key:
                         raise DataError("A file of the corpus was changed while it was read. Start again.")
@@ -166,12 +165,15 @@ def cache_folder() -> Path:
 
 
 def _key(
-    parts: Sequence[readers.Source], settings: dict[str, Any], columns: Mapping[str, type], tokenizer: Any
+    parts: Sequence[corpus_sources.Source],
+    settings: dict[str, Any],
+    columns: Mapping[str, type],
+    tokenizer: Any,
 ) -> str:
     """Names the folder of the rows after all that decides what is in them."""
     known: list[Any] = [
         settings,
-        fingerprint(*(str(one.__file__) for one in (rows, words, readers, inputs, pydocs)), __file__),
+        fingerprint(*(str(module.__file__) for module in _MODULES), __file__),
     ]
     known.append([[name, str(kind)] for name, kind in columns.items()])
     if tokenizer is not None:
@@ -227,10 +229,10 @@ def _open(folder: Path, sources: Sequence[str]) -> Corpus:
 
 
 def _write(
-    parts: Sequence[readers.Source],
+    parts: Sequence[corpus_sources.Source],
     path: Path,
     columns: Mapping[str, type],
-    text_of: rows.TextReader,
+    text_of: corpus_rows.TextReader,
     min_words: int,
     skip_bad_lines: bool,
 ) -> dict[str, Any]:
@@ -272,14 +274,20 @@ def _write(
 
 
 def _passages(
-    parts: Sequence[readers.Source],
+    parts: Sequence[corpus_sources.Source],
     columns: Mapping[str, type],
-    text_of: rows.TextReader,
+    text_of: corpus_rows.TextReader,
     min_words: int,
     skip_bad_lines: bool,
     counts: dict[str, int],
-) -> Iterator[rows.Row]:
+) -> Iterator[corpus_rows.Row]:
     """The passages to keep; the others are counted."""
+
+    def bad_line(error: DataError) -> None:
+        if not skip_bad_lines:
+            raise error
+        counts["bad_lines"] += 1
+
     sizes = [sum(file.stat().st_size for file in part.files) for part in parts]
     with tqdm(total=sum(sizes), unit="B", unit_scale=True, desc="reading the corpus", disable=None) as bar:
         for done, size, part in zip(accumulate(sizes, initial=0), sizes, parts, strict=False):
@@ -287,14 +295,11 @@ def _passages(
             def progress(share: float, done: int = done, size: int = size) -> None:
                 bar.update(done + int(share * size) - bar.n)
 
-            file = Path(part.name).name
-            for number, parse, line in part.read(progress):
+            for at, values in part.read(progress, bad_line):
                 try:
-                    row = rows.read_row(parse(line), f"{file}:{number}", columns, text_of)
-                except rows.BadLineError as bad:
-                    if not skip_bad_lines:
-                        raise DataError.at(part.name, number, *bad.args) from None
-                    counts["bad_lines"] += 1
+                    row = corpus_rows.read_row(values, at, columns, text_of)
+                except DataError as error:
+                    bad_line(error)
                     continue
                 if not words.has_words(row.text.decode(), min_words):
                     counts["dropped"] += 1

@@ -1,56 +1,37 @@
-"""The sources of a corpus, each as a stream of lines that become rows when they are parsed.
+"""The sources of a corpus (files, folders, data sets on the Hub), each as a stream of rows."""
 
-Reading a line and parsing it are apart, so that a bad line can be counted and the next one read. A damaged
-file is never taken for one with bad lines: what follows the damage is unknown.
-"""
-
-import codecs
-import gzip
-import json
-import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stzoo.data import pydocs
-from stzoo.data.corpus_rows import EXPECTED, BadLineError
+from stzoo.data.row_location import RowLocation
+from stzoo.data.rows import OnBad, Progress, Rows, read_dataset, read_rows
 from stzoo.errors import DataError
-from stzoo.utils.inputs import (
-    arrow_value,
-    check_is_file,
-    check_tables,
-    open_input,
-    open_parquet,
-    parse_json,
-    user_path,
-)
+from stzoo.utils.inputs import check_is_file, parse_json, user_path
 from stzoo.utils.network import limit_waits
 
 IN_FOLDERS = (".jsonl", ".jsonl.gz", ".parquet", ".txt", ".txt.gz")
 # In a folder a .json file is most often a record or settings (run.json), so it is read only when it is named.
 SUFFIXES = (*IN_FOLDERS, ".json", ".json.gz")
 COLUMNS = ("_id", "id", "title", "text")
-ONE_A_LINE = f"on each line {EXPECTED}; a document spread over many lines is not read"
-
-Progress = Callable[[float], None]
-Line = tuple[int, Callable[[Any], Any], Any]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file, or another stretch of rows.
+    """A file, or another source of rows.
 
     Attributes:
-        name: of the file or data set, for messages.
-        files: that hold the rows; they change when the rows do.
-        read: tells its argument the share read so far (0 to 1), and yields of each line its number (from 1),
-            a function that makes a row of it or raises BadLineError, and the line.
+        name: Path of the file or id of the data set, for messages.
+        files: The files that have the rows; they change when the rows do.
+        read: Streams the rows; its arguments are `progress` and `on_bad` of `stzoo.data.rows.read_rows`.
     """
 
     name: str
     files: Sequence[Path]
-    read: Callable[[Progress], Iterator[Line]]
+    read: Callable[[Progress, OnBad], Rows]
 
 
 def find(source: str, columns: Collection[str] = ()) -> list[Source]:
@@ -151,87 +132,29 @@ def _readable(folder: Path) -> list[Path]:
 
 
 def _file(path: Path, columns: Collection[str]) -> Source:
-    name = path.name.lower()
-    if name.endswith(".parquet"):
-        return Source(str(path), [path], lambda progress: _parquet(path, columns, progress))
-    parse = _from_text if name.removesuffix(".gz").endswith(".txt") else _from_json
-    return Source(str(path), [path], lambda progress: _lines(path, parse, progress))
-
-
-def _lines(path: Path, parse: Callable[[bytes], Any], progress: Progress) -> Iterator[Line]:
-    number = 0
-    try:
-        with open_input(path) as raw, gzip.open(raw) if path.suffix.lower() == ".gz" else raw as opened:
-            size = path.stat().st_size
-            for number, line in enumerate(opened, 1):
-                if number % 1000 == 0:
-                    progress(raw.tell() / size)
-                text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-                if text.strip():
-                    yield number, parse, text
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(
-            f"{path} is damaged after line {number} ({error}); expected a whole gzip file. "
-            "Fetch or compress it again."
-        ) from error
-    except OSError as error:
-        raise DataError(f"{path} could not be read: {error.strerror or error}.") from error
-
-
-def _parquet(path: Path, columns: Collection[str], progress: Progress) -> Iterator[Line]:
-    with open_parquet(path) as opened:
-        names = _columns(opened.schema_arrow.names, columns, path)
-        yield from _rows(opened.iter_batches(1000, columns=names), opened.metadata.num_rows, progress)
+    choose = partial(_columns, columns, path)
+    return Source(
+        str(path),
+        [path],
+        lambda progress, on_bad: read_rows(
+            path, progress, columns=lambda schema: choose(schema.names), on_bad=on_bad
+        ),
+    )
 
 
 def _hub(source: str, columns: Collection[str]) -> Source:
     found = load_hub(source)
-    rows = found.select_columns(_columns(found.column_names, columns, source)).with_format("arrow")
-    files = [Path(file["filename"]) for file in rows.cache_files]
-    return Source(
-        source, files, lambda progress: _rows(check_tables(source, rows.iter(1000)), len(rows), progress)
-    )
+    kept = found.select_columns(_columns(columns, source, found.column_names))
+    files = [Path(file["filename"]) for file in kept.cache_files]
+    return Source(source, files, partial(read_dataset, source, kept))
 
 
-def _pydocs(_: Progress) -> Iterator[Line]:
+def _pydocs(_: Progress, __: OnBad) -> Rows:
     for number, row in enumerate(pydocs.passages(), 1):
-        yield number, dict, row
+        yield RowLocation("pydocs", number), row
 
 
-def _columns(names: Sequence[str], wanted: Collection[str], where: object) -> list[str]:
+def _columns(further: Collection[str], where: object, names: Sequence[str]) -> list[str]:
     if "text" not in names:
         raise DataError(f'{where} has the columns {", ".join(names) or "none"}; expected one named "text".')
-    return [name for name in dict.fromkeys((*COLUMNS, *wanted)) if name in names]
-
-
-def _rows(tables: Iterator[Any], total: int, progress: Progress) -> Iterator[Line]:
-    done = 0
-    for table in tables:
-        for row in range(len(table)):
-            yield done + row + 1, _from_table, (table, row)
-        done += len(table)
-        progress(done / total)
-
-
-def _from_table(place: tuple[Any, int]) -> Any:
-    table, row = place
-    try:
-        return {name: arrow_value(table, name, row) for name in table.schema.names}
-    except ValueError as error:
-        raise BadLineError(str(error)) from None
-
-
-def _from_json(line: bytes) -> Any:
-    try:
-        return parse_json(_from_text(line)["text"])
-    except json.JSONDecodeError as error:
-        raise BadLineError(f"no JSON ({error.msg} at character {error.pos + 1})", ONE_A_LINE) from None
-    except ValueError as error:
-        raise BadLineError(f"JSON that cannot be read ({error})") from None
-
-
-def _from_text(line: bytes) -> dict[str, str]:
-    try:
-        return {"text": line.decode()}
-    except UnicodeDecodeError as error:
-        raise BadLineError(f"byte {error.start + 1} of the line is no UTF-8", "text in UTF-8") from None
+    return [name for name in dict.fromkeys((*COLUMNS, *further)) if name in names]

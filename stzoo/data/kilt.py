@@ -18,10 +18,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stzoo.data.beir import RetrievalDataset, as_text, digest_rows, find_jsonl, read_corpus
-from stzoo.data.kilt_provenance import evidence_sets, id_of, objects, pages_in_rows
+from stzoo.data.beir import RetrievalDataset, digest_rows, find_jsonl, read_corpus
+from stzoo.data.kilt_provenance import evidence_sets, pages_in_rows
 from stzoo.data.qrels import Qrels
-from stzoo.data.texts import Texts, numbered_lines, numbered_objects
+from stzoo.data.row_location import RowLocation
+from stzoo.data.rows import read_jsonl, read_lines
+from stzoo.data.texts import Texts
 from stzoo.data.trec import Run, in_order
 from stzoo.errors import DataError, quoted
 
@@ -101,11 +103,11 @@ def read_kilt(
     corpus = find_jsonl(corpus, "corpus") if corpus.is_dir() else corpus
     evidence: Evidence = {}
     queries: dict[str, str] = {}
-    for query, row, line in _questions(file, progress):
-        evidence[query] = evidence_sets(row, file, line)
-        queries[query] = as_text(row.get("input"), "input", file, line)
+    for at, query, row in _questions(file, progress):
+        evidence[query] = evidence_sets(row, at)
+        queries[query] = at.optional_text(row.get("input"), "input")
         if not queries[query]:
-            raise DataError.at(file, line, f"question {quoted(query)} without a text", 'an "input"')
+            raise at.error(f"question {quoted(query)} without a text", 'an "input"')
     ids, passages, notes = read_corpus(corpus, progress)
     named = _pages_in_map(Path(pages), ids, progress) if pages else pages_in_rows(corpus, progress)
     page_of_each = Texts(named)
@@ -142,7 +144,7 @@ def read_gold(path: str | Path) -> Evidence:
         DataError: if a line does not hold (named by file and line), or there is none.
     """
     path = Path(path)
-    return {query: evidence_sets(row, path, line) for query, row, line in _questions(path)}
+    return {query: evidence_sets(row, at) for at, query, row in _questions(path)}
 
 
 def page_qrels(evidence: Evidence) -> Qrels:
@@ -157,39 +159,38 @@ def read_guess(path: str | Path) -> dict[str, list[str]]:
         DataError: if a line does not hold (named by file and line), or there is none.
     """
     path, guess = Path(path), {}
-    for query, row, line in _questions(path):
+    for at, query, row in _questions(path):
         if len(row["output"]) != 1:
-            raise DataError.at(path, line, f"{len(row['output'])} outputs", "exactly one in a guess")
-        items = objects(row["output"][0], "provenance", path, line)
-        guess[query] = [id_of(item, "wikipedia_id", path, line) for item in items if "wikipedia_id" in item]
+            raise at.error(f"{len(row['output'])} outputs", "exactly one in a guess")
+        items = at.objects(row["output"][0], "provenance")
+        guess[query] = [at.id(item, "wikipedia_id") for item in items if "wikipedia_id" in item]
     return guess
 
 
-def _questions(path: Path, progress: bool | None = None) -> Iterator[tuple[str, dict[str, Any], int]]:
-    """Question id, row and line; the row's outputs are objects, one at least."""
+def _questions(path: Path, progress: bool | None = None) -> Iterator[tuple[RowLocation, str, dict[str, Any]]]:
+    """The location, id and row of each question; every row has at least one output, an object."""
     seen: set[str] = set()
-    for line, row in numbered_objects(path, progress):
-        query = id_of(row, "id", path, line)
+    for at, row in read_jsonl(path, progress):
+        query = at.id(row, "id")
         if query in seen:
-            raise DataError.at(path, line, f"question id {quoted(query)} for the second time", "unique ids")
+            raise at.error(f"question id {quoted(query)} for the second time", "unique ids")
         seen.add(query)
-        if not objects(row, "output", path, line):
-            raise DataError.at(
-                path, line, f"question {quoted(query)} without output", "some (KILT's test files have none)"
-            )
-        yield query, row, line
+        if not at.objects(row, "output"):
+            found = f"question {quoted(query)} without output"
+            raise at.error(found, "at least one output (KILT's test files have none)")
+        yield at, query, row
     if not seen:
         raise DataError(f"{path} holds no question; expected one JSON object a line.")
 
 
 def _pages_in_map(path: Path, passages: Iterable[str], progress: bool | None) -> Iterator[str]:
     page_of: dict[str, str] = {}
-    for line, row in numbered_lines(path, progress):
+    for at, row in read_lines(path, progress):
         fields = [field.strip() for field in row.split("\t")]
         if len(fields) != 2 or not all(fields):
-            raise DataError.at(path, line, f"{len(fields)} fields", "passage-id<TAB>page-id")
+            raise at.error(f"{len(fields)} fields", "passage-id<TAB>page-id")
         if page_of.setdefault(*fields) != fields[1]:
-            raise DataError.at(path, line, f"a second page for passage {quoted(fields[0])}", "one")
+            raise at.error(f"a second page for passage {quoted(fields[0])}", "one")
     for passage in passages:
         if passage not in page_of:
             raise DataError(f"{path} names no page for the passage {quoted(passage)}.")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from stzoo.data.row_location import RowLocation
 from stzoo.errors import DataError, quoted
 
 Qrels = dict[str, dict[str, int]]  # grade by document id by query id; above 0 is relevant
@@ -14,7 +15,7 @@ GRADE = f"a whole number in ASCII digits, at most {MAX_GRADE}"
 _GRADE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 
 
-def read_judgements(path: Path, lines: Iterable[tuple[int, str]]) -> Qrels:
+def read_judgements(path: Path, lines: Iterable[tuple[RowLocation, str]]) -> Qrels:
     """Reads the numbered lines of a file of qrels/: grade by document id by query id, in the file's order.
 
     Raises:
@@ -22,14 +23,14 @@ def read_judgements(path: Path, lines: Iterable[tuple[int, str]]) -> Qrels:
     """
     qrels: Qrels = {}
     layout = "query-id<TAB>corpus-id<TAB>score"
-    for line, row in lines:
+    for at, row in lines:
         fields = row.split("\t")
         if len(fields) != 3:
-            raise DataError.at(path, line, f"{len(fields)} fields", layout)
-        if line > 1:
-            add_judgement(qrels, fields[0], fields[1], fields[2], path, line)
+            raise at.error(f"{len(fields)} fields", layout)
+        if at.line > 1:
+            add_judgement(qrels, fields[0], fields[1], fields[2], at)
         elif not is_header(fields):
-            raise DataError.at(path, line, "a judgement where the header belongs", f"the header {layout}")
+            raise at.error("a judgement where the header belongs", f"the header {layout}")
     if not qrels:
         raise DataError(f"{path} holds no judgement; expected lines of {layout} under a header.")
     return qrels
@@ -40,20 +41,20 @@ def is_header(fields: list[str]) -> bool:
     return len(fields) == 3 and not any(sign.isdigit() for sign in fields[2])
 
 
-def add_judgement(qrels: Qrels, query: str, document: str, grade: str, path: Path, line: int) -> None:
+def add_judgement(qrels: Qrels, query: str, document: str, grade: str, at: RowLocation) -> None:
     """Adds the judgement of one line of a file.
 
     Raises:
         DataError: if an id is empty, the grade is not one, or not the one that the pair has already.
     """
     if not query or not document:
-        raise DataError.at(path, line, f"an empty {'document' if query else 'query'} id", "an id")
+        raise at.error(f"an empty {'document' if query else 'query'} id", "an id")
     value = as_grade(grade)
     if value is None:
-        raise DataError.at(path, line, f"the score {quoted(grade)}", GRADE)
+        raise at.error(f"the score {quoted(grade)}", GRADE)
     if qrels.setdefault(query, {}).setdefault(document, value) != value:
         pair = f"query {quoted(query)}, document {quoted(document)}"
-        raise DataError.at(path, line, f"a second score for {pair}", "one score a pair")
+        raise at.error(f"a second score for {pair}", "one score a pair")
 
 
 def as_grade(field: str) -> int | None:

@@ -1,53 +1,19 @@
-"""Many texts in little memory, and files read line by line.
+"""Many texts in little memory.
 
 A Python string takes 49 to 76 bytes beside its characters, and up to four bytes for each of them. `Texts` are
 UTF-8 in Arrow's memory, with eight bytes each beside them; strings are made of them when they are asked for.
 """
 
-import gzip
 import sys
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
-from json import JSONDecodeError
+from collections.abc import Iterable, Iterator, Sequence
 from operator import eq
-from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm import tqdm
-
-from stzoo.errors import DataError
-from stzoo.utils.inputs import open_input, parse_json
 
 CHUNK_BYTES = 1 << 20
-R = TypeVar("R")
-_kept: ContextVar[dict[Path, Any] | None] = ContextVar("what was read, by file", default=None)
-
-
-@contextmanager
-def each_file_once() -> Iterator[None]:
-    """Inside, what is read by `once` is kept, and neither read nor held a second time."""
-    token = _kept.set({})
-    try:
-        yield
-    finally:
-        _kept.reset(token)
-
-
-def once(file: Path, read: Callable[[], R]) -> R:
-    """What `read` makes of the file: inside `each_file_once` that of the first call."""
-    kept = _kept.get()
-    if kept is None:
-        return read()
-    name = file.resolve()
-    if name not in kept:
-        kept[name] = read()
-    found: R = kept[name]
-    return found
 
 
 class Texts(Sequence[str]):
@@ -153,48 +119,3 @@ class TextsWriter:
         data = pa.py_buffer(b"".join(self._waiting))
         self._chunks.append(pa.LargeStringArray.from_buffers(len(self._waiting), pa.py_buffer(ends), data))
         self._waiting, self._size = [], 0
-
-
-def numbered_lines(path: Path, progress: bool | None = None) -> Iterator[tuple[int, str]]:
-    """Yields the lines of a UTF-8 file (.gz is unpacked) that are not blank, with their numbers from 1.
-
-    Args:
-        path: of the file; a byte order mark at its start is passed over.
-        progress: True for a progress bar on stderr after two seconds; None shows it on a terminal only.
-
-    Raises:
-        DataError: if the file cannot be read to its end, or is not UTF-8.
-    """
-    number = 0
-    off = None if progress is None else not progress
-    try:
-        with open_input(path) as raw, gzip.open(raw) if path.suffix == ".gz" else raw as file:
-            options = dict(unit="B", unit_scale=True, delay=2, leave=False, disable=off)
-            with tqdm(total=path.stat().st_size, desc=f"Reading {path.name}", **options) as bar:
-                for number, line in enumerate(file, 1):
-                    if not number % 1000 and raw.seekable():
-                        bar.update(raw.tell() - bar.n)
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-                    if text.strip():
-                        yield number, text
-    except UnicodeDecodeError:
-        raise DataError.at(path, number, "bytes that are not UTF-8", "UTF-8 text") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read after line {number}: {error}.") from error
-
-
-def numbered_objects(path: Path, progress: bool | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields the JSON objects of a file that has one a line, as `numbered_lines` does its lines.
-
-    Raises:
-        DataError: also if a line is no JSON object.
-    """
-    for number, text in numbered_lines(path, progress):
-        try:
-            row = parse_json(text)
-        except ValueError as error:
-            kind = "no JSON" if isinstance(error, JSONDecodeError) else "JSON that cannot be read"
-            raise DataError.at(path, number, f"{kind} ({error})", "one JSON object a line") from None
-        if not isinstance(row, dict):
-            raise DataError.at(path, number, f"a JSON {type(row).__name__}", "a JSON object")
-        yield number, row

@@ -20,7 +20,7 @@ import numpy as np
 
 from stzoo.data.beir import RetrievalDataset
 from stzoo.data.qrels import Qrels, add_judgement, is_header, read_judgements
-from stzoo.data.texts import numbered_lines
+from stzoo.data.rows import read_lines
 from stzoo.errors import DataError, quoted
 from stzoo.utils.files import atomic_file
 
@@ -51,23 +51,19 @@ def read_run(path: str | Path, progress: bool | None = None) -> Run:
     """
     path = Path(path)
     run: dict[str, dict[str, float]] = {}
-    for line, row in numbered_lines(path, progress):
+    for at, row in read_lines(path, progress):
         fields = _fields(row)
         if len(fields) != 6:
-            raise DataError.at(path, line, f"{len(fields)} fields", RUN_LAYOUT)
+            raise at.error(f"{len(fields)} fields", RUN_LAYOUT)
         query, _, document, _, score, _ = fields
         if score.lower().lstrip("+-") == "nan":
-            raise DataError.at(path, line, "NaN as score", "a number, which has a place in the order")
+            raise at.error("NaN as score", "a number, which has a place in the order")
         if not _SCORE.fullmatch(score):
-            raise DataError.at(path, line, f"the score {quoted(score)}", f"a number ({RUN_LAYOUT})")
+            raise at.error(f"the score {quoted(score)}", f"a number ({RUN_LAYOUT})")
         found = run.setdefault(query, {})
         if document in found:
-            raise DataError.at(
-                path,
-                line,
-                f"document {quoted(document)} for the second time for query {quoted(query)}",
-                "it once",
-            )
+            pair = f"document {quoted(document)} for the second time for query {quoted(query)}"
+            raise at.error(pair, "it once")
         found[document] = float(score)
     if not run:
         raise DataError(f"{path} holds no results; expected lines of {RUN_LAYOUT}.")
@@ -109,16 +105,16 @@ def read_qrels(path: str | Path, progress: bool | None = None) -> Qrels:
     """
     path = Path(path)
     qrels: Qrels = {}
-    lines = numbered_lines(path, progress)
-    for line, row in lines:
-        if line == 1 and is_header(row.split("\t")):
+    lines = read_lines(path, progress)
+    for at, row in lines:
+        if at.line == 1 and is_header(row.split("\t")):
             return read_judgements(path, lines)
         fields = _fields(row)
         if len(fields) != 4:
             expected = f"{QRELS_LAYOUT}, or BEIR's tab-separated query-id, corpus-id, score under a header"
-            raise DataError.at(path, line, f"{len(fields)} fields", expected)
+            raise at.error(f"{len(fields)} fields", expected)
         query, _, document, grade = fields
-        add_judgement(qrels, query, document, grade, path, line)
+        add_judgement(qrels, query, document, grade, at)
     if not qrels:
         raise DataError(f"{path} holds no judgement; expected lines of {QRELS_LAYOUT}.")
     return qrels

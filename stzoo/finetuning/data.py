@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from sentence_transformers.base.evaluation import BaseEvaluator
 
 from stzoo.data.beir import RetrievalDataset, names_beir, read_beir
-from stzoo.data.texts import each_file_once
+from stzoo.data.read_once import each_file_once
 from stzoo.data.training_sets.read import from_judged, read_judged, read_training
 from stzoo.data.training_sets.sets import TrainingSet
 from stzoo.errors import DataError, RecipeError

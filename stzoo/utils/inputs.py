@@ -1,16 +1,14 @@
-"""What users give (paths, files, JSON, YAML, Arrow tables), checked in one place.
+"""What users give (paths, files, JSON, YAML), checked in one place.
 
 Whatever is wrong with it becomes a StzooError here, or a ValueError whose text the caller puts behind file
 and line. So ~nouser, endless nesting, repeated keys, halves of surrogate pairs, pipes that nobody writes to
 and dates that Python has no value for never reach the code behind.
 """
 
-import contextlib
 import json
 import re
 import stat
 import types
-from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Union, get_args, get_origin
 
@@ -230,93 +228,3 @@ def check_number(kind: Any, value: Any) -> None:
         wrong_bool = isinstance(value, bool) and bool not in others
         if wrong_bool or (isinstance(value, str) and str not in others and not _NUMBER.fullmatch(value)):
             raise ValueError("expected a plain number such as 10, 0.5 or 1e-4")
-
-
-# Arrow tables
-
-
-def check_column_names(path: object, names: Sequence[str]) -> None:
-    """Refuses names that stand twice, of which one would be passed over.
-
-    Raises:
-        DataError: if there is one.
-    """
-    for place, name in enumerate(names):
-        if name in names[:place]:
-            raise DataError(f"{path} has two columns named {quoted(name)}; expected each name once.")
-
-
-@contextlib.contextmanager
-def open_parquet(path: Path) -> Iterator[Any]:
-    """Opens a Parquet file, a `pyarrow.parquet.ParquetFile`, and explains what goes wrong while it is read.
-
-    Raises:
-        DataError: if it is damaged, or two columns have one name.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        check_is_file(path)
-        # With a buffer it reads a column piece by piece, not a whole row group at once.
-        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as opened:
-            check_column_names(path, opened.schema_arrow.names)
-            yield opened
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read ({error}); expected a whole Parquet file.") from error
-
-
-def check_tables(path: object, tables: Iterable[Any]) -> Iterator[Any]:
-    """Arrow tables of a mapped file, checked: a damaged offset would end the process when a value is read.
-
-    Raises:
-        DataError: if one is damaged.
-    """
-    import pyarrow as pa
-
-    for table in tables:
-        try:
-            table.validate(full=True)
-        except pa.ArrowException as error:
-            raise DataError(f"{path} is damaged ({error}). Write or fetch it again.") from None
-        yield table
-
-
-def arrow_value(table: Any, column: str, row: int) -> Any:
-    """One value of an Arrow table as a Python value.
-
-    Raises:
-        ValueError: if Python has no such value, e.g. of a date in the year 20000.
-    """
-    try:
-        return table.column(column)[row].as_py()
-    except UnicodeDecodeError:
-        raise ValueError(f"a string that is not UTF-8 in {abbreviated(column)}") from None
-    except (ValueError, ArithmeticError, LookupError, TypeError, NotImplementedError) as error:
-        raise ValueError(f"a value in {abbreviated(column)} that cannot be read ({error})") from None
-
-
-def arrow_rows(path: object, table: Any, first: int = 1) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of an Arrow table, each with its number.
-
-    Raises:
-        DataError: if a value cannot be read; it names the row and the column.
-    """
-    try:
-        rows = table.to_pylist()
-    except (ValueError, ArithmeticError, LookupError, TypeError, NotImplementedError):
-        rows = _one_by_one(path, table, first)
-    yield from enumerate(rows, first)
-
-
-def _one_by_one(path: object, table: Any, first: int) -> Iterator[dict[str, Any]]:
-    for row in range(len(table)):
-        try:
-            yield {name: arrow_value(table, name, row) for name in table.schema.names}
-        except ValueError as error:
-            raise DataError.at(
-                path,
-                first + row,
-                str(error),
-                "a value that Python can hold; change it, or leave the column out of the file",
-            ) from None

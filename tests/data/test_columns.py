@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from stzoo.data.corpus import load_corpus, tokenizer_fingerprint
 from stzoo.data.corpus_rows import TextReader, read_row
+from stzoo.data.row_location import RowLocation
 from stzoo.errors import DataError, ModelError, RecipeError
 from stzoo.testing import TEXTS, sentences, tiny_tokenizer
 from stzoo.utils.outputs import RECORD
@@ -233,7 +234,7 @@ letters = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 def test_text_read_from_ids_gives_the_same_ids_again(which, parts, joint):
     ids = ids_of(joint.join(parts), which)
     row = {"text": ids, "continuation": ids, "queries": [ids]}
-    read = read_row(row, "", COLUMNS, reader(which))
+    read = read_row(row, RowLocation("a.jsonl", 1), COLUMNS, reader(which))
     texts = [read.text.decode(), read.columns.get("continuation", ""), *read.columns.get("queries", [""])]
     assert [ids_of(text, which) for text in texts] == [ids] * 3
 

@@ -172,7 +172,7 @@ def test_a_kilt_file_is_read(tmp_path, name):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([row("a", ["1"]), "{oops"], r"gold\.jsonl:2: no JSON"),
+        ([row("a", ["1"]), "{oops"], r"gold\.jsonl:2: invalid JSON"),
         ([row("a", ["1"]), row("a", ["2"])], r"gold\.jsonl:2: question id 'a' for the second time"),
         ([{"output": [{}]}], r"gold\.jsonl:1: no id"),
         ([row(1.5, ["1"])], r"gold\.jsonl:1: the id 1\.5; expected a \"id\" that is text or a whole number"),
@@ -183,7 +183,7 @@ def test_a_kilt_file_is_read(tmp_path, name):
         ([{"id": "a", "output": [{"provenance": ["7"]}]}], r"gold\.jsonl:1: the provenance \[\"7\"\]"),
         ([row("a", ["1", None])], r"gold\.jsonl:1: the wikipedia_id null"),
         ([row("a", [True])], r"gold\.jsonl:1: the wikipedia_id true"),
-        ([row("a", ["\ud800"])], r"gold\.jsonl:1: JSON .*half of a surrogate pair.*wikipedia_id"),
+        ([row("a", ["\ud800"])], r"gold\.jsonl:1: invalid JSON .*half of a surrogate pair.*wikipedia_id"),
         ([{"id": "a", "output": [{"provenance": [{"title": "t"}]}]}], r"gold\.jsonl:1: no wikipedia_id"),
         ([], r"gold\.jsonl holds no question"),
     ],

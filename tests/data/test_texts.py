@@ -1,8 +1,4 @@
-import gzip
-import os
 import random
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stzoo.data import texts
-from stzoo.data.texts import Texts, numbered_lines, numbered_objects
-from stzoo.errors import DataError
+from stzoo.data.texts import Texts
 
 # All that UTF-8 can hold; short ones of few letters repeat.
 strings = st.lists(st.one_of(st.text(), st.text("aé\U0001d538", max_size=2)), max_size=30)
@@ -82,43 +77,3 @@ def test_a_text_takes_its_bytes_and_eight_more(monkeypatch):
 def test_half_of_a_surrogate_pair_is_refused():
     with pytest.raises(UnicodeEncodeError):
         Texts(["fine", "\ud800"])
-
-
-def test_lines_are_numbered_and_blank_ones_passed_over(tmp_path):
-    # Other marks that some take for the end of a line are part of it.
-    content = "\ufeffone\r\n\n \t\n\ufefftwo\x0b\x85\u2028\nthree".encode()
-    (tmp_path / "a.txt").write_bytes(content)
-    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(content))
-    for name in ("a.txt", "a.txt.gz"):
-        found = list(numbered_lines(tmp_path / name))
-        assert found == [(1, "one"), (4, "\ufefftwo\x0b\x85\u2028"), (5, "three")]
-
-
-def test_objects_are_read_line_by_line_and_anything_else_is_named(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"a": 1}\n\n{"b": "é"}\n"c"\n', encoding="utf-8")
-    rows = numbered_objects(tmp_path / "a.jsonl")
-    assert [next(rows), next(rows)] == [(1, {"a": 1}), (3, {"b": "é"})]
-    with pytest.raises(DataError, match=r"a\.jsonl:4: a JSON str"):
-        next(rows)
-
-
-def test_a_pipe_is_read_as_a_file():
-    out, into = os.pipe()
-    os.write(into, "".join(f"{i}\n" for i in range(2500)).encode())
-    os.close(into)
-    assert len(list(numbered_lines(Path(f"/dev/fd/{out}"), progress=True))) == 2500
-    os.close(out)
-
-
-def test_a_bar_is_shown_when_reading_takes_over_two_seconds(tmp_path, capsys):
-    shown, hidden = tmp_path / "shown.jsonl", tmp_path / "hidden.jsonl"
-    for path in (shown, hidden):
-        path.write_text("x\n" * 2500)
-    assert len(list(numbered_lines(shown, progress=True))) == 2500
-    assert capsys.readouterr().err.strip() == ""
-    for (number, _), _ in zip(numbered_lines(shown, True), numbered_lines(hidden, False), strict=True):
-        if number == 999:
-            time.sleep(2.1)
-    bar = capsys.readouterr().err
-    assert "Reading shown.jsonl:" in bar
-    assert "hidden" not in bar

@@ -1008,7 +1008,7 @@ BAD_ROWS = [
     ([GOOD, "", GOOD | {"neg": ["p"]}], r":3: a passage that is both positive and negative .*: 'p'"),
     ([GOOD | {"neg": ["p"]}], r":1: a passage that is both"),
     ([COLUMNS, COLUMNS | {"negative": "p"}], r":2: a passage that is both"),
-    ([GOOD | {"pos_scores": [1, 2]}], r":1: 2 pos_scores for 1 passages; expected one number a passage"),
+    ([GOOD | {"pos_scores": [1, 2]}], r":1: 2 pos_scores for 1 passages; expected one number per passage"),
     ([GOOD | {"neg_scores": [1], "neg": []}], r":1: 1 neg_scores for 0"),
     ([COLUMNS | {"scores": [1.0]}], r":1: 1 scores for 2 passages"),
     ([COLUMNS | {"score": 0.7}], r":1: 1 score for 2"),
@@ -1034,15 +1034,15 @@ BAD_ROWS = [
     ([{"text": "p", "id": 1}], r":1: a row with text, id; expected one of these forms:\n- BEIR: "),
     ([GOOD, COLUMNS], r":1: the columns query, anchor, each of which can be the query"),
     ([GOOD, "[1]"], r":2: a JSON list; expected a JSON object"),
-    (["{"], r":1: no JSON"),
+    (["{"], r":1: invalid JSON"),
     ([GOOD | {"stzoo": 3}], "its 'stzoo' is no JSON object"),
     (["a,b", "1,2"], r":1: the line 'a,b'; expected one of these forms"),
     (["a\tb", "1\t2"], r":1: a line of 2 fields; expected one of these forms"),
     (["what is it\tsome thing\tno thing", "a b\tc d"], r":2: 2 fields, 2 of them filled; expected three"),
     (["what is it\tsome thing\tno thing", "a b\t\tc d"], r":2: 3 fields, 2 of them filled; expected three"),
     (["anchor,positive,positive", "a,b,c"], "has two columns named 'positive'"),
-    (["anchor,positive", "a,b", "a,b,c"], r":3: 3 fields; expected 2, as the header has"),
-    (["anchor,positive", 'a,"b'], r":2: no row of csv"),
+    (["anchor,positive", "a,b", "a,b,c"], r":3: 3 fields; expected 2, as in the header"),
+    (["anchor,positive", 'a,"b'], r":2: an invalid row of csv"),
     (["anchor,positive"], "holds no row"),
     ([], "is empty"),
     ([" "], "is empty"),
@@ -1133,10 +1133,10 @@ def test_what_is_not_there_or_damaged_is_refused(tmp_path):
         read_training(path, "test")
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(GOOD).encode() * 10)[:-9])
-    with pytest.raises(DataError, match="cannot be read after line"):
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz is damaged after line"):
         read_training(path)
     (tmp_path / "a.csv").write_bytes(b"anchor,positive\nq,\xff\n")
-    with pytest.raises(DataError, match=r"a\.csv:2: bytes that are not UTF-8"):
+    with pytest.raises(DataError, match=r"a\.csv:2: byte 3 of the line is not UTF-8"):
         read_training(tmp_path / "a.csv")
     (tmp_path / "a.parquet").write_bytes(write_training(tmp_path / "m.parquet", ROWS, {}).read_bytes()[:-20])
     with pytest.raises(DataError, match="expected a whole Parquet file"):

@@ -227,7 +227,7 @@ def test_every_set_is_read_before_the_first_is_scored(tmp_path):
     sets(tmp_path, "good", "bad")
     (tmp_path / "bad" / "queries.jsonl").write_text("{oops")
     scored = []
-    with pytest.raises(DataError, match=r"bad/queries\.jsonl:1: no JSON"):
+    with pytest.raises(DataError, match=r"bad/queries\.jsonl:1: invalid JSON"):
         bench([], data=tmp_path, datasets="good,bad", output=tmp_path / "a" / "out", on_result=scored.append)
     sets(tmp_path, "bad")
     bench([], data=tmp_path, datasets="bad", output=tmp_path / "old")

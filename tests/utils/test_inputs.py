@@ -185,7 +185,7 @@ def test_a_row_that_could_be_misread_is_refused_by_every_reader(tmp_path, rest, 
         lambda: contamination(folder / "corpus.jsonl"),
         lambda: read_beir(folder),
     ):
-        with pytest.raises(DataError, match=rf"\.jsonl:2: JSON that cannot be read \(.*{error}"):
+        with pytest.raises(DataError, match=rf"\.jsonl:2: invalid JSON \(.*{error}"):
             read()
     assert load_corpus(folder / "corpus.jsonl", skip_bad_lines=True).bad_lines == 1
 
@@ -273,8 +273,8 @@ def test_a_damaged_folder_of_datasets_is_refused_or_read(tmp_path):
 def test_csv_that_ends_in_the_middle_or_has_endless_fields_is_refused(tmp_path):
     for text, error in (
         ('anchor,positive,label\nq,p,"' + "[" * 3000 + '"\n', r":2: the label '\[+ … \[+' \(3002 char"),
-        ("anchor,positive\nq," + "x" * 200_000 + "\n", r":2: no row of csv \(field larger"),
-        ('anchor,positive\nq,"p\n', r":2: no row of csv"),
+        ("anchor,positive\nq," + "x" * 200_000 + "\n", r":2: an invalid row of csv \(field larger"),
+        ('anchor,positive\nq,"p\n', r":2: an invalid row of csv"),
     ):
         (tmp_path / "a.csv").write_text(text)
         with pytest.raises(DataError, match=rf"a\.csv{error}"):

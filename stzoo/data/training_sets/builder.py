@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from stzoo.data.row_location import RowLocation
 from stzoo.data.texts import Texts, TextsWriter
 from stzoo.data.training_sets.sets import Candidate, Lists, TrainingSet
 from stzoo.data.words import same_text_key
@@ -33,7 +34,7 @@ class TrainingSetWriter:
     def __init__(self) -> None:
         self._queries, self._passages = _Register("query"), _Register("passage")
         self._of_row, self._lines = array("q"), array("q")
-        self._files: list[tuple[int, Path | None]] = []
+        self._files: list[tuple[int, str | Path | None]] = []
         self._lists = _Entries(), _Entries()
 
     def add(
@@ -43,8 +44,7 @@ class TrainingSetWriter:
         negatives: Iterable[Candidate] = (),
         query_id: str | None = None,
         *,
-        file: Path | None = None,
-        line: int | None = None,
+        at: RowLocation | None = None,
     ) -> int:
         """Takes a row in, and returns the query's place.
 
@@ -53,16 +53,16 @@ class TrainingSetWriter:
             positives: passages that answer it; without any, another row of the query must have some.
             negatives: passages that do not.
             query_id: None or "" where it has none.
-            file: where the row stands, for messages.
-            line: likewise; the number of the row if left out.
+            at: The row's location, for messages; by default the number of the row.
 
         Raises:
             DataError: if an id has had another text.
         """
         number = len(self._of_row)
+        file = at and at.file
         if not self._files or self._files[-1][1] != file:
             self._files.append((number, file))
-        self._lines.append(number + 1 if line is None else line)
+        self._lines.append(at.line if at else number + 1)
         try:
             place = self._queries.named(query, query_id) if query_id else self._queries.place(query)
             for entries, candidates in zip(self._lists, (positives, negatives), strict=True):
@@ -74,7 +74,7 @@ class TrainingSetWriter:
                     entries.scores.append(nan if score is None else score)
                 entries.sizes.append(len(entries.places) - before)
         except _TwoTextsError as error:
-            raise self._error(number, str(error), "one text an id", file) from None
+            raise self._error(number, str(error), "one text per id", file) from None
         self._of_row.append(place)
         return place
 
@@ -145,7 +145,7 @@ class TrainingSetWriter:
         )
         return whole.part(np.flatnonzero(counts)) if lone else whole
 
-    def _error(self, row: int, found: str, expected: str, source: Path | None) -> DataError:
+    def _error(self, row: int, found: str, expected: str, source: str | Path | None) -> DataError:
         file = next(file for first, file in reversed(self._files) if first <= row)
         return DataError.at(file or source or "the rows", self._lines[row], found, expected)
 

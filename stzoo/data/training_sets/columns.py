@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from stzoo.data.column_roles import COLUMN_ROLES, IGNORE
-from stzoo.data.training_sets.values import RowLocation
+from stzoo.data.row_location import RowLocation
 from stzoo.errors import abbreviated, quoted
 
 Given = Mapping[str, Sequence[str]]  # columns by role, as the user says
@@ -246,20 +246,18 @@ def _looks_like(name: str) -> str | None:
 
 
 class _Seen(NamedTuple):
-    """The first lines in which something is so; 0 for none."""
+    """The first row of each kind, or None."""
 
-    negatives: int
-    label: int
-    no_label: int
-    not_binary: int
-    not_whole: int
-    score_alone: int
-    score: int
+    negatives: RowLocation | None
+    label: RowLocation | None
+    no_label: RowLocation | None
+    not_binary: RowLocation | None
+    not_whole: RowLocation | None
+    score_alone: RowLocation | None
+    score: RowLocation | None
 
 
-def settle_labels(
-    columns: Columns, given: Given, rows: Iterable[tuple[int, Any]], at: RowLocation
-) -> Columns:
+def settle_labels(columns: Columns, given: Given, rows: Iterable[tuple[RowLocation, Any]]) -> Columns:
     """The columns, of which labels, grades and scores mean one thing in all rows.
 
     Without the user's word, labels are 0 and 1, grades are whole numbers, and scores, or labels beside
@@ -269,7 +267,6 @@ def settle_labels(
         columns: as `find_columns` found them.
         given: columns by role, as the user says.
         rows: of the file.
-        at: where the file begins, for messages.
 
     Raises:
         DataError: if they could mean more than one thing; it names the line.
@@ -277,7 +274,7 @@ def settle_labels(
     mark = "label" if "label" in columns.roles else "grade" if "grade" in columns.roles else ""
     if not mark and "score" not in columns.roles:
         return columns
-    seen = _see(columns, mark, rows, at.file)
+    seen = _see(columns, mark, rows)
     if mark and not seen.label:
         columns, mark = _without(columns, mark), ""
     if "score" in columns.roles and not seen.score:
@@ -285,26 +282,26 @@ def settle_labels(
     name = columns.one(mark) if mark else ""
     if mark and mark not in given and seen.negatives:
         if mark == "grade" or "score" in columns.roles:
-            raise RowLocation(at.file, seen.negatives).error(
+            raise seen.negatives.error(
                 f"negatives beside {name}, which says which passages are positive",
                 f"one or the other; leave it out by --columns ignore={name}, or say --columns {mark}={name}",
             )
         columns, mark = replace(columns, roles=_renamed(columns.roles, "label", "score")), ""
-    wrong = seen.not_binary if mark == "label" else seen.not_whole if mark == "grade" else 0
+    wrong = seen.not_binary if mark == "label" else seen.not_whole if mark == "grade" else None
     if wrong:
-        raise RowLocation(at.file, wrong).error(
+        raise wrong.error(
             f"a {name} that is not {'0 or 1' if mark == 'label' else 'a whole number'}",
             f"one of these in all rows: --columns label={name} (1 is positive, 0 negative), --columns "
             f"grade={name} (whole numbers; above 0 is positive) or --columns score={name} (a teacher's; all "
             "passages are positive)",
         )
     if mark and seen.no_label:
-        raise RowLocation(at.file, seen.no_label).error(
+        raise seen.no_label.error(
             f"a row without {name}, which other rows have", f"{name} in each row, or --columns ignore={name}"
         )
     name = columns.one("score")
     if name and "score" not in given and not mark and seen.score_alone:
-        raise RowLocation(at.file, seen.score_alone).error(
+        raise seen.score_alone.error(
             f"a {name} and no negatives: the {name} of a positive, or one that says whether it is a positive",
             f"one of these: --columns score={name} (all passages are positive), --columns label={name} "
             f"(1 is positive, 0 negative), --columns grade={name} (whole numbers; above 0 is positive) or "
@@ -313,29 +310,29 @@ def settle_labels(
     return columns
 
 
-def _see(columns: Columns, mark: str, rows: Iterable[tuple[int, Any]], file: Any) -> _Seen:
+def _see(columns: Columns, mark: str, rows: Iterable[tuple[RowLocation, Any]]) -> _Seen:
     negatives = columns.roles.get("negative", ())
     label, score = columns.one(mark) if mark else "", columns.one("score")
-    seen = dict.fromkeys(_Seen._fields, 0)
+    seen: dict[str, RowLocation | None] = dict.fromkeys(_Seen._fields)
 
-    def note(what: str, line: int) -> None:
-        seen[what] = seen[what] or line
+    def note(kind: str, at: RowLocation) -> None:
+        seen[kind] = seen[kind] or at
 
-    for line, row in rows:
+    for at, row in rows:
         has_negatives = any(row.get(name) not in (None, "", []) for name in negatives)
         if has_negatives:
-            note("negatives", line)
-        numbers = RowLocation(file, line).number_list(row.get(label), label) if label else []
-        note("label" if numbers else "no_label", line)
+            note("negatives", at)
+        numbers = at.number_list(row.get(label), label) if label else []
+        note("label" if numbers else "no_label", at)
         if not all(one in (0, 1) for one in numbers):
-            note("not_binary", line)
+            note("not_binary", at)
         if not all(one.is_integer() for one in numbers):
-            note("not_whole", line)
+            note("not_whole", at)
         scored = row.get(score) not in (None, "", []) if score else bool(numbers)
         if scored and score:
-            note("score", line)
+            note("score", at)
         if scored and not has_negatives:
-            note("score_alone", line)
+            note("score_alone", at)
     return _Seen(**seen)
 
 

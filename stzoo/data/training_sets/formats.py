@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stzoo.data.beir import as_text
 from stzoo.data.column_roles import COLUMN_ROLES, IGNORE
-from stzoo.data.kilt_provenance import evidence_sets, id_of, objects
+from stzoo.data.kilt_provenance import evidence_sets
+from stzoo.data.row_location import RowLocation
 from stzoo.data.training_sets.columns import (
     Columns,
     Given,
@@ -17,7 +17,6 @@ from stzoo.data.training_sets.columns import (
     with_unused,
 )
 from stzoo.data.training_sets.sets import MADE, Candidate
-from stzoo.data.training_sets.values import RowLocation
 from stzoo.errors import DataError, abbreviated
 
 
@@ -84,7 +83,7 @@ def _read_columns(columns: Columns) -> Callable[[dict[str, Any], RowLocation], E
             return [""] * count
         key = names[role]
         found = [
-            "" if one is None else one if isinstance(one, str) else id_of({key: one}, key, *at)
+            "" if one is None else one if isinstance(one, str) else at.id({key: one}, key)
             for one in (value if isinstance(value, list) else [value])
         ]
         if len(found) != count:
@@ -124,20 +123,20 @@ def _read_columns(columns: Columns) -> Callable[[dict[str, Any], RowLocation], E
 
 def _tevatron(row: dict[str, Any], at: RowLocation) -> Example:
     positives, negatives = (
-        [_passage(one, at) for one in objects(row, f"{kind}_passages", *at)]
+        [_passage(one, at) for one in at.objects(row, f"{kind}_passages")]
         for kind in ("positive", "negative")
     )
     return Example(at.text(row.get("query"), "query"), positives, negatives, _id(row, "query_id", at))
 
 
 def _passage(one: dict[str, Any], at: RowLocation) -> Candidate:
-    title = as_text(one.get("title"), "title", *at)
+    title = at.optional_text(one.get("title"), "title")
     return Candidate(f"{title} {at.text(one.get('text'), 'text')}".strip(), _id(one, "docid", at))
 
 
 def _tevatron_ids(row: dict[str, Any], at: RowLocation) -> Example:
     positives, negatives = (
-        [Candidate("", id_of({name: one}, name, *at)) for one in _list(row, name, at)]
+        [Candidate("", at.id({name: one}, name)) for one in _list(row, name, at)]
         for name in ("positive_document_ids", "negative_document_ids")
     )
     query = row["query_text"] if "query_text" in row else row.get("query")
@@ -152,9 +151,9 @@ def _list(row: dict[str, Any], name: str, at: RowLocation) -> list[Any]:
 
 
 def _kilt(row: dict[str, Any], at: RowLocation) -> Example:
-    pages = dict.fromkeys(page for found in evidence_sets(row, *at) for page in sorted(found))
+    pages = dict.fromkeys(page for found in evidence_sets(row, at) for page in sorted(found))
     query = at.text(row.get("input"), "input")
-    return Example(query, [Candidate("", page) for page in pages], [], id_of(row, "id", *at))
+    return Example(query, [Candidate("", page) for page in pages], [], at.id(row, "id"))
 
 
 def _triple(row: list[str], at: RowLocation) -> Example:
@@ -175,7 +174,7 @@ def _three(row: list[str], at: RowLocation) -> list[str]:
 
 def _id(row: dict[str, Any], key: str, at: RowLocation) -> str:
     """An id that may be missing."""
-    return "" if row.get(key) in (None, "") else id_of(row, key, *at)
+    return "" if row.get(key) in (None, "") else at.id(row, key)
 
 
 # The names of columns, unlike those of the other forms, are found by `stzoo.data.training_sets.columns`.
@@ -243,7 +242,10 @@ ID_TRIPLES = Form(
 
 
 def understand(
-    file: Path, names: Sequence[str] | None, rows: Callable[[], Iterator[tuple[int, Any]]], given: Given
+    file: Path,
+    names: Sequence[str] | None,
+    rows: Callable[[], Iterator[tuple[RowLocation, Any]]],
+    given: Given,
 ) -> Understood:
     """The form of a file's rows, and what their columns are; decided over all rows.
 
@@ -257,10 +259,10 @@ def understand(
         DataError: if they are of no form (it lists them all), there is no row, or it is ambiguous what a
             column is.
     """
-    line, row = next(rows(), (0, None))
-    if row is None:
+    first = next(rows(), None)
+    if first is None:
         raise DataError(f"{file} holds no row; expected training data:\n{describe_formats()}")
-    at = RowLocation(file, line)
+    at, row = first
     if isinstance(row, list):
         return _understand_triples(row, given, at)
     if names is None:
@@ -278,7 +280,7 @@ def understand(
     if not has_columns(names, given):
         raise unknown_form(f"a row with {', '.join(map(abbreviated, names)) or 'nothing'}", at)
     form = FLAG if "query" in names and "pos" in names else COLUMNS
-    columns = settle_labels(find_columns(form.name, names, given, at), given, rows(), at)
+    columns = settle_labels(find_columns(form.name, names, given, at), given, rows())
     return Understood(form, columns, _read_columns(columns))
 
 
@@ -320,21 +322,20 @@ def describe_formats() -> str:
 
 
 def examples(
-    understood: Understood, rows: Iterator[tuple[int, Any]], file: Path
-) -> Iterator[tuple[int, Example]]:
-    """Reads rows of one form, and yields each with its line.
+    understood: Understood, rows: Iterator[tuple[RowLocation, Any]]
+) -> Iterator[tuple[RowLocation, Example]]:
+    """Reads rows of one form, and yields each with its location.
 
     Raises:
         DataError: if a row does not hold.
     """
-    for line, row in rows:
-        at = RowLocation(file, line)
+    for at, row in rows:
         example = understood.read(row, at)
         if understood.form is not ID_TRIPLES and not example.query.strip():
             raise at.error("a blank query", "text")
         if not understood.form.named and not all(one.text.strip() for one in example.positives):
             raise at.error("a blank positive", "text")
-        yield line, example
+        yield at, example
 
 
 class Blanks:
@@ -343,9 +344,9 @@ class Blanks:
     def __init__(self) -> None:
         self.passages = self.rows = 0
 
-    def without(self, rows: Iterator[tuple[int, Example]]) -> Iterator[tuple[int, Example]]:
+    def without(self, rows: Iterator[tuple[RowLocation, Example]]) -> Iterator[tuple[RowLocation, Example]]:
         """The rows, but those none of whose passages has text."""
-        for line, row in rows:
+        for at, row in rows:
             positives, negatives = (
                 [one for one in side if one.text.strip()] for side in (row.positives, row.negatives)
             )
@@ -354,7 +355,7 @@ class Blanks:
             if blank and not positives and not negatives:
                 self.rows += 1
             else:
-                yield line, Example(row.query, positives, negatives, row.query_id)
+                yield at, Example(row.query, positives, negatives, row.query_id)
 
     def notes(self) -> Iterator[str]:
         """What was left out, in a sentence each."""

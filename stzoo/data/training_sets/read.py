@@ -9,6 +9,7 @@ from typing import Any
 
 from stzoo.data.beir import RetrievalDataset, names_beir, notes_on_queries, read_beir
 from stzoo.data.column_roles import parse_columns
+from stzoo.data.row_location import RowLocation
 from stzoo.data.texts import Texts
 from stzoo.data.training_sets.builder import TrainingSetWriter, free_name, text_key
 from stzoo.data.training_sets.columns import Given
@@ -147,9 +148,9 @@ def _read(
         elif understood.form.named == "pages":
             rows = with_pages(read, table.file, corpus, notes)
         else:
-            rows = with_texts(read, table.file, corpus)
-        for line, example in blanks.without(rows):
-            writer.add(*example, file=table.file, line=line)
+            rows = with_texts(read, corpus)
+        for at, example in blanks.without(rows):
+            writer.add(*example, at=at)
     notes += blanks.notes()
     made = made_of(tables[0]) if len(tables) == 1 else None
     columns = {one.columns.sentence(): one.columns.facts() for one in all_understood}
@@ -211,8 +212,8 @@ def _over(training: TrainingSet, split: str, corpus: Corpus) -> RetrievalDataset
     )
 
 
-def _examples(understood: Understood, table: Table) -> Iterator[tuple[int, Example]]:
-    return examples(understood, table.read(), table.file)
+def _examples(understood: Understood, table: Table) -> Iterator[tuple[RowLocation, Example]]:
+    return examples(understood, table.read())
 
 
 def _name(source: Path) -> str:

@@ -5,16 +5,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from stzoo.data.beir import as_text, find_jsonl, read_corpus
-from stzoo.data.kilt_provenance import id_of, pages_in_rows
-from stzoo.data.texts import Texts, TextsWriter, numbered_lines, numbered_objects, once
+from stzoo.data.beir import find_jsonl, read_corpus
+from stzoo.data.kilt_provenance import pages_in_rows
+from stzoo.data.read_once import once
+from stzoo.data.row_location import RowLocation
+from stzoo.data.rows import read_jsonl, read_lines
+from stzoo.data.texts import Texts, TextsWriter
 from stzoo.data.training_sets.formats import Example
 from stzoo.data.training_sets.sets import Candidate
-from stzoo.data.training_sets.values import RowLocation
 from stzoo.errors import DataError
 from stzoo.utils.inputs import check_is_file, user_path
 
-Examples = Callable[[], Iterator[tuple[int, Example]]]
+Examples = Callable[[], Iterator[tuple[RowLocation, Example]]]
 
 
 class Passages(NamedTuple):
@@ -31,7 +33,7 @@ class Corpus:
     Args:
         path: a BEIR folder, its corpus.jsonl(.gz), or a folder with MS MARCO's collection.tsv(.gz) and
             queries*.tsv(.gz), whose lines are id<TAB>text.
-        progress: see `stzoo.data.texts.numbered_lines`.
+        progress: see `stzoo.data.rows.read_rows`.
 
     Raises:
         DataError: if it is not there.
@@ -86,9 +88,9 @@ class Corpus:
         folder, found = self.file.parent, {}
         if self._collection is None:
             file = find_jsonl(folder, "queries")
-            for line, row in numbered_objects(file, self._progress):
-                if (name := id_of(row, "_id", file, line)) in wanted:
-                    found[name] = as_text(row.get("text"), "text", file, line)
+            for at, row in read_jsonl(file, self._progress):
+                if (name := at.id(row, "_id")) in wanted:
+                    found[name] = at.optional_text(row.get("text"), "text")
             return found
         files = sorted(path for path in folder.glob("queries*.tsv*") if path.suffix in (".tsv", ".gz"))
         if not files:
@@ -101,14 +103,13 @@ class Corpus:
         return found
 
 
-def with_texts(read: Examples, file: Path, corpus: Corpus) -> Iterator[tuple[int, Example]]:
+def with_texts(read: Examples, corpus: Corpus) -> Iterator[tuple[RowLocation, Example]]:
     """Rows that name passages by id, and queries where they have no text, with the texts of a corpus.
 
     The rows are read twice, so that only the names are held in between.
 
     Args:
         read: gives the rows, the same each time.
-        file: where they stand.
         corpus: has the passages, and the queries beside them.
 
     Raises:
@@ -125,17 +126,18 @@ def with_texts(read: Examples, file: Path, corpus: Corpus) -> Iterator[tuple[int
                 raise at.error(f"the unknown passage {one.id!r}", f"an id of {corpus.file}")
         return [Candidate(texts[places[one.id or ""]], one.id, one.score) for one in candidates]
 
-    for line, row in read():
-        at = RowLocation(file, line)
+    for at, row in read():
         if not row.query and not queries.get(row.query_id):
             raise at.error(
                 f"the unknown query {row.query_id!r}", f"an id of the queries beside {corpus.file}"
             )
         query = row.query or queries[row.query_id]
-        yield line, Example(query, found(row.positives, at), found(row.negatives, at), row.query_id)
+        yield at, Example(query, found(row.positives, at), found(row.negatives, at), row.query_id)
 
 
-def with_pages(read: Examples, file: Path, corpus: Corpus, notes: list[str]) -> Iterator[tuple[int, Example]]:
+def with_pages(
+    read: Examples, file: Path, corpus: Corpus, notes: list[str]
+) -> Iterator[tuple[RowLocation, Example]]:
     """Rows that name pages, with all passages of these as positives; rows without any are left out.
 
     Args:
@@ -158,11 +160,11 @@ def with_pages(read: Examples, file: Path, corpus: Corpus, notes: list[str]) -> 
         notes.append(f"{absent} of {len(wanted)} evidence pages have no passage in the corpus")
     ids, texts = corpus.passages.ids, corpus.passages.texts
     left_out = 0
-    for line, row in read():
+    for at, row in read():
         found = [place for one in row.positives for place in places.get(one.id or "", ())]
         if found:
             positives = [Candidate(texts[place], ids[place]) for place in found]
-            yield line, Example(row.query, positives, [], row.query_id)
+            yield at, Example(row.query, positives, [], row.query_id)
         else:
             left_out += 1
     if left_out:
@@ -172,10 +174,10 @@ def with_pages(read: Examples, file: Path, corpus: Corpus, notes: list[str]) -> 
 def _pairs(file: Path, progress: bool | None) -> tuple[Texts, Texts]:
     """Ids and texts of a file of id<TAB>text lines."""
     ids, texts = TextsWriter(), TextsWriter()
-    for line, row in numbered_lines(file, progress):
+    for at, row in read_lines(file, progress):
         name, mark, text = row.partition("\t")
         if not mark or not name.strip():
-            raise DataError.at(file, line, "a line without an id and a tab", "id<TAB>text")
+            raise at.error("a line without an id and a tab", "id<TAB>text")
         ids.append(name.strip())
         texts.append(text.strip())
     held = ids.finish()

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from stzoo.data.beir import RetrievalDataset
 from stzoo.data.languages import check_language
-from stzoo.data.texts import each_file_once
+from stzoo.data.read_once import each_file_once
 from stzoo.data.trec import check_ids, write_run
 from stzoo.errors import RecipeError
 from stzoo.evaluation.bench import results

@@ -18,7 +18,8 @@ from rich.table import Table
 
 from stzoo.data.beir import find_jsonl, find_split, is_beir, qrels_names, read_beir
 from stzoo.data.kilt import KiltSet, page_qrels, read_kilt
-from stzoo.data.texts import Texts, numbered_objects
+from stzoo.data.rows import read_jsonl
+from stzoo.data.texts import Texts
 from stzoo.errors import DataError, RecipeError
 from stzoo.evaluation.bench.results import Result
 
@@ -81,7 +82,7 @@ def _of_file(file: Path, corpus: str | Path, pages: str | Path | None, progress:
 
 def _of_passages(folder: Path, task: str, split: str, missing_judged: str, progress: bool | None) -> KiltSet:
     judged = read_beir(folder / task, split, missing_judged=missing_judged, progress=progress)
-    rows = numbered_objects(find_jsonl(folder, "corpus"), progress)
+    rows = read_jsonl(find_jsonl(folder, "corpus"), progress)
     pages = Texts(str(row.get("wikipedia_id") or row.get("title") or row["_id"]) for _, row in rows)
     wanted = {document for grades in judged.qrels.values() for document in grades}
     page_of = {

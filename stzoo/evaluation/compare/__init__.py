@@ -24,7 +24,7 @@ from scipy import stats
 from tqdm import tqdm
 
 from stzoo.data import registry
-from stzoo.data.texts import numbered_objects
+from stzoo.data.rows import read_jsonl
 from stzoo.errors import DataError, RecipeError
 from stzoo.evaluation.bench.results import read
 from stzoo.evaluation.compare.result import Average, Comparison, Example, Pair
@@ -208,6 +208,6 @@ def _texts(data: Path, dataset: str, queries: _Scores, bars: bool) -> dict[str, 
     folders = [data / name for name in names] + ([data] if data.resolve().name in names else [])
     for file in (folder / name for folder in folders for name in ("queries.jsonl", "queries.jsonl.gz")):
         if file.is_file():
-            rows = ((str(row.get("_id")), str(row.get("text"))) for _, row in numbered_objects(file, bars))
+            rows = ((str(row.get("_id")), str(row.get("text"))) for _, row in read_jsonl(file, bars))
             return {query: text for query, text in rows if query in queries}
     return {}

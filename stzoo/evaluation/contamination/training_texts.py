@@ -7,17 +7,18 @@ any other form); a "title" and the "text" beside it are one.
 """
 
 from collections.abc import Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm import tqdm
+import pyarrow as pa
 
 from stzoo.data import corpus_sources
 from stzoo.data.beir import find_split, names_beir
 from stzoo.data.qrels import read_judgements
-from stzoo.data.texts import numbered_lines, numbered_objects
+from stzoo.data.rows import read_lines, read_rows, row_suffix
 from stzoo.errors import DataError
-from stzoo.utils.inputs import arrow_rows, open_parquet, user_path
+from stzoo.utils.inputs import user_path
 
 
 class TrainingText(NamedTuple):
@@ -48,7 +49,7 @@ def find_training(path: Path, bars: bool) -> list[TrainingFile]:
     """
     if names_beir(path):
         files = find_split(path, "train")
-        judgements = read_judgements(files.qrels, numbered_lines(files.qrels, bars))
+        judgements = read_judgements(files.qrels, read_lines(files.qrels, bars))
         relevant = {d for grades in judgements.values() for d, grade in grades.items() if grade > 0}
         return [TrainingFile(files.queries, judgements.keys()), TrainingFile(files.corpus, relevant)]
     if not user_path(path).exists():
@@ -66,32 +67,20 @@ def training_texts(file: TrainingFile, bars: bool) -> Iterator[TrainingText]:
     Raises:
         DataError: if it is damaged, or a line does not hold.
     """
-    name = file.path.name.lower()
-    if name.endswith(".parquet"):
-        yield from _parquet(file.path, bars)
-    elif name.endswith((".txt", ".txt.gz")):
-        for line, text in numbered_lines(file.path, bars):
-            yield TrainingText(str(file.path), line, "", text)
-    else:
-        for line, row in numbered_objects(file.path, bars):
-            if file.only is None or str(row.get("_id")) in file.only:
-                for field, text in _strings(row):
-                    yield TrainingText(str(file.path), line, field, text)
+    in_lines = row_suffix(file.path) == ".txt"
+    for at, row in read_rows(file.path, bars, columns=partial(_text_columns, file.path)):
+        if file.only is None or str(row.get("_id")) in file.only:
+            for field, text in _strings(row):
+                yield TrainingText(str(file.path), at.line, "" if in_lines else field, text)
 
 
-def _parquet(file: Path, bars: bool) -> Iterator[TrainingText]:
-    with open_parquet(file) as opened:
-        columns = [field.name for field in opened.schema_arrow if "string" in str(field.type)]
-        if not columns:
-            raise DataError(f"{file} has no column of text, only {', '.join(opened.schema_arrow.names)}.")
-        with tqdm(total=opened.metadata.num_rows, desc=file.name, leave=False, disable=not bars) as bar:
-            done = 0
-            for batch in opened.iter_batches(1000, columns=columns):
-                for line, row in arrow_rows(file, batch, first=done + 1):
-                    for field, text in _strings(row):
-                        yield TrainingText(str(file), line, field, text)
-                done += len(batch)
-                bar.update(len(batch))
+def _text_columns(file: Path, schema: pa.Schema) -> list[str]:
+    columns = [field.name for field in schema if "string" in str(field.type)]
+    if not columns:
+        raise DataError(
+            f"{file} has the columns {', '.join(schema.names) or 'none'}; expected at least one of text."
+        )
+    return columns
 
 
 def _strings(value: Any, field: str = "") -> Iterator[tuple[str, str]]:
