@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from stzoo.data import registry
 from stzoo.data.qrels import Qrels, read_judgements
@@ -91,6 +91,15 @@ class RetrievalDataset:
         relevant = self.qrels.get(name, {}).get(name, 0) > 0
         document = " ".join(passage.split())  # a title may be in front of the query's own text
         return not relevant and document.endswith(query) and 2 * len(query) > len(document)
+
+    def part(self, queries: Iterable[str]) -> Self:
+        """The same corpus with the judgements of some queries, by id, in their present order."""
+        kept = frozenset(queries)
+        return replace(
+            self,
+            queries={query: text for query, text in self.queries.items() if query in kept},
+            qrels={query: grades for query, grades in self.qrels.items() if query in kept},
+        )
 
     @property
     def judgements(self) -> int:

@@ -13,10 +13,10 @@ A ranking of 1000 passages holds fewer pages, so that measures deeper than these
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from stzoo.data.beir import RetrievalDataset, digest_rows, find_jsonl, read_corpus
 from stzoo.data.kilt_provenance import evidence_sets, pages_in_rows
@@ -69,6 +69,11 @@ class KiltSet(RetrievalDataset):
 
     pages: Sequence[str]
     evidence: Evidence
+
+    def part(self, queries: Iterable[str]) -> Self:
+        """The same passages with the judgements and evidence of some questions."""
+        part = super().part(queries)
+        return replace(part, evidence={query: self.evidence[query] for query in part.queries})
 
     def to_pages(self, run: Run) -> Run:
         """See the function `to_pages`."""

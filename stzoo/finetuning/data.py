@@ -1,7 +1,7 @@
-"""What a run learns from and what it stops by: training data, and dev queries of their own or held out."""
+"""The data of a fine-tuning run: training queries, and dev queries that are given or held out."""
 
 import random
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -25,13 +25,13 @@ METRIC, DEV_METRIC = "nDCG@10", "dev_ndcg_at_10"
 
 
 class Data(NamedTuple):
-    """What a run learns from and stops by.
+    """The data of a run, or of one of its tasks.
 
     Attributes:
-        train: the queries to train on.
-        dev: the queries to stop early by, if there are any.
-        judged: the training queries and the whole corpus to mine from; None where nothing is mined.
-        shared: how many held-out queries share an answer with a training query.
+        train: The queries to train on.
+        dev: The queries for early stopping, or None.
+        judged: The training queries and the whole corpus to mine from; None if nothing is mined.
+        shared: Number of held-out queries that share an answer with a training query.
     """
 
     train: TrainingSet
@@ -40,81 +40,89 @@ class Data(NamedTuple):
     shared: int
 
 
-def read_data(wanted: FinetuneSettings) -> dict[str, Data]:
-    """Reads the training data and dev queries of each task; a corpus of several is read and held once.
+def read_data(settings: FinetuneSettings) -> dict[str, Data]:
+    """Reads the training data and dev queries of each task; a corpus that several tasks share is read once.
 
     Args:
-        wanted: the settings.
+        settings: The settings of the run.
 
     Returns:
-        by the tasks' names; a single task has the name ''.
+        The data by task name; a single task has the name "".
 
     Raises:
-        DataError: if they do not hold.
-        RecipeError: if a dev split is asked for where there is none.
+        DataError: If the data are invalid, or there are too few queries to hold some out.
+        RecipeError: If the dev split does not exist, or is the one to train on.
     """
     with each_file_once():
-        return {task: _read(one, task) for task, one in wanted.each().items()}
+        return {task: _read(one, task) for task, one in settings.each().items()}
 
 
-def _read(wanted: FinetuneSettings, task: str) -> Data:
-    beir = names_beir(wanted.data)
+def _read(settings: FinetuneSettings, task: str) -> Data:
+    data, split, corpus, columns = settings.data, settings.split, settings.corpus, settings.columns
     judged = None
-    if beir or wanted.episodes:
-        judged = read_judged(wanted.data, wanted.split, corpus=wanted.corpus, columns=wanted.columns)
-        train = from_judged(judged)
+    if settings.episodes or names_beir(data):
+        judged = read_judged(data, split, corpus=corpus, columns=columns)
+        whole = from_judged(judged)
     else:
-        train = read_training(wanted.data, wanted.split, corpus=wanted.corpus, columns=wanted.columns)
-    dev, shared = None, 0
-    if wanted.dev_data or wanted.dev_split:
-        if not wanted.dev_data and not beir:
-            raise RecipeError(
-                f"dev_split is {wanted.dev_split!r}, but {wanted.data} is no BEIR folder, which has splits. "
-                "Name one by dev_data (--dev-data)."
-            )
-        if not wanted.dev_data and wanted.dev_split == wanted.split:
-            raise RecipeError(
-                f"dev_split and split are both {wanted.split!r}: it would stop by what it trains on. Name "
-                "another dev_split, or leave it out to hold some of the training queries out."
-            )
-        dev = read_beir(wanted.dev_data or wanted.data, wanted.dev_split or "dev")
-    elif wanted.dev_queries:
-        train, held, shared = hold_out(train, wanted.dev_queries, wanted.seed)
+        whole = read_training(data, split, corpus=corpus, columns=columns)
+    train, dev, shared = whole, None, 0
+    if settings.dev_data or settings.dev_split:
+        dev = _read_dev(settings)
+    elif settings.dev_queries:
+        train, held, shared = hold_out(whole, settings.dev_queries, settings.seed)
         if not held.query_ids:
             raise DataError(
-                f"{wanted.data}, split {wanted.split}: too few queries to hold any out. Set dev_queries to 0 "
-                "to train without early stopping, or name a dev_split."
+                f"{data}, split {split}: too few queries to hold any out. Set dev_queries to 0 to train "
+                "without early stopping, or name a dev_split."
             )
-        if len(held.query_ids) < wanted.dev_queries:
+        if len(held.query_ids) < settings.dev_queries:
             notify(
-                f"dev_queries is {wanted.dev_queries}; at most a fifth of the queries is held out, here "
+                f"dev_queries is {settings.dev_queries}; at most a fifth of the queries is held out, here "
                 f"{len(held.query_ids)}."
             )
-        dev = _part(judged, frozenset(held.query_ids)) if judged else held.judged()
-        judged = judged and _part(judged, frozenset(train.query_ids))
-    if wanted.max_queries and wanted.max_queries < len(train.query_ids):
-        drawn = random.Random(wanted.seed).sample(range(len(train.query_ids)), wanted.max_queries)  # noqa: S311
-        train = train.part(np.array(sorted(drawn)))
-        judged = judged and _part(judged, frozenset(train.query_ids))
-    dev = dev and replace(cut_corpus(dev, wanted.dev_passages, wanted.seed), task=task)
-    judged = judged and replace(judged, task=task)
-    return Data(train, dev, judged if wanted.episodes else None, shared)
+        dev = judged.part(held.query_ids) if judged else held.judged()
+    if settings.max_queries and settings.max_queries < len(train.query_ids):
+        places = range(len(train.query_ids))
+        chosen = random.Random(settings.seed).sample(places, settings.max_queries)  # noqa: S311
+        train = train.part(np.array(sorted(chosen)))
+    if dev:
+        dev = replace(cut_corpus(dev, settings.dev_passages, settings.seed), task=task)
+    if not settings.episodes or not judged:
+        return Data(train, dev, None, shared)
+    judged = judged if train is whole else judged.part(train.query_ids)
+    return Data(train, dev, replace(judged, task=task), shared)
+
+
+def _read_dev(settings: FinetuneSettings) -> RetrievalDataset:
+    if not settings.dev_data:
+        if not names_beir(settings.data):
+            raise RecipeError(
+                f"dev_split is {settings.dev_split!r}, but {settings.data} is not a BEIR folder and has no "
+                "splits. Name a BEIR folder by dev_data (--dev-data)."
+            )
+        if settings.dev_split == settings.split:
+            raise RecipeError(
+                f"dev_split and split are both {settings.split!r}; early stopping needs queries that are not "
+                "trained on. Name another dev_split, or leave it out to hold out training queries."
+            )
+    return read_beir(settings.dev_data or settings.data, settings.dev_split or "dev")
 
 
 def hold_out(train: TrainingSet, queries: int, seed: int) -> tuple[TrainingSet, TrainingSet, int]:
-    """Splits queries at random, and keeps those together that have answers in common.
+    """Splits queries at random into those to train on and those held out.
 
-    A model that was shown the answers of one finds them for the others, too, and dev would praise what it has
-    learnt by heart. Where most queries hang together by their answers (less than half of what is asked for
-    could be held out), they are split all the same.
+    Queries that have answers in common stay together: a model that was trained on the answers of one finds
+    them for the others too, and the dev score would reward memorising. If most queries are connected by their
+    answers, so that less than half of the number asked for could be held out, they are split all the same.
 
     Args:
-        train: what is split.
-        queries: how many to hold out; at most a fifth of all are.
-        seed: of the draw.
+        train: The queries to split.
+        queries: Number to hold out; at most a fifth of all queries are.
+        seed: Seed of the random choice.
 
     Returns:
-        the rest, the held-out queries, and how many of these share an answer with the rest.
+        The remaining queries, the held-out queries, and the number of held-out queries that share an answer
+        with a remaining one.
     """
     Q, positives = len(train.query_ids), train.positives
     links = np.repeat(np.arange(Q), np.diff(positives.starts)), Q + positives.places
@@ -138,16 +146,8 @@ def hold_out(train: TrainingSet, queries: int, seed: int) -> tuple[TrainingSet, 
     return rest, held, int(shared)
 
 
-def _part(judged: RetrievalDataset, queries: Container[str]) -> RetrievalDataset:
-    return replace(
-        judged,
-        queries={query: text for query, text in judged.queries.items() if query in queries},
-        qrels={query: grades for query, grades in judged.qrels.items() if query in queries},
-    )
-
-
 def cut_corpus(judged: RetrievalDataset, passages: int, seed: int) -> RetrievalDataset:
-    """Keeps the judged passages and fills up to `passages` with others drawn at random; 0 keeps all."""
+    """Cuts the corpus to the judged passages and others drawn at random, `passages` in all; 0 keeps all."""
     if not passages or passages >= len(judged.corpus_ids):
         return judged
     kept = {document for grades in judged.qrels.values() for document in grades}
@@ -159,10 +159,10 @@ def cut_corpus(judged: RetrievalDataset, passages: int, seed: int) -> RetrievalD
 
 
 class DevScore(BaseEvaluator):
-    """nDCG@10 on dev queries, by the very code that the benchmark scores with.
+    """nDCG@10 on dev queries, computed by the benchmark's own code.
 
     Args:
-        judged: dev queries of each task, by name.
+        judged: Dev queries by task name.
     """
 
     def __init__(self, judged: Mapping[str, RetrievalDataset]):
@@ -177,7 +177,7 @@ class DevScore(BaseEvaluator):
         epoch: float = -1,  # noqa: ARG002
         steps: int = -1,  # noqa: ARG002
     ) -> dict[str, float]:
-        """The mean over tasks, 0..1, under the name of `primary_metric`; of several tasks, each as well."""
+        """Returns nDCG@10 (0..1): the mean over tasks as `primary_metric`, and each of several tasks."""
         found = {}
         for task, judged in self.judged.items():
             with preserve_rng_state():

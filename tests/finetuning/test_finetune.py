@@ -445,7 +445,10 @@ BAD = {
     "loss": (dict(losses={"kll": 1.0}), "did you mean 'kl'|kl"),
     "a loss that needs candidates": (dict(losses={"kl": 1.0}), "negatives"),
     "dev split of a file": (dict(data=MINED, dev_split="dev"), "--dev-data"),
-    "the training split as dev": (dict(dev_split="train"), "stop by what it trains on"),
+    "the training split as dev": (
+        dict(dev_split="train"),
+        "early stopping needs queries that are not trained on",
+    ),
     "mining that nobody asks for": (dict(depth=50), "depth says .* episodes"),
     "adapters that nobody asks for": (dict(lora_alpha=4.0), "lora_alpha says .* lora_rank"),
     "distilled episodes without a teacher": (dict(losses={"kl": 1.0}, episodes=1), "--teacher"),
