@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from stzoo.cli import ask_standalone as ask_alone
-from stzoo.data.beir import find_split, read_beir
+from stzoo.data.beir import read_beir
+from stzoo.data.beir_layout import find_split
 from stzoo.data.pydocs import write_pydocs
 from stzoo.errors import MissingExtraError, ModelError, StzooError
 from stzoo.evaluation.bench.bench import bench

@@ -24,7 +24,8 @@ from filelock import FileLock
 from huggingface_hub import constants
 from tqdm import tqdm
 
-from stzoo.data.beir import BEIR_FILES, is_beir, write_beir
+from stzoo.data.beir import BEIR_FILES, write_beir
+from stzoo.data.beir_layout import is_beir
 from stzoo.data.qrels import as_grade
 from stzoo.data.registry import Entry, entries
 from stzoo.errors import DataError, StzooError

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from stzoo.data import download, registry
-from stzoo.data.beir import RetrievalDataset, is_beir, qrels_names
+from stzoo.data.beir import RetrievalDataset
+from stzoo.data.beir_layout import is_beir, qrels_names
 from stzoo.data.corpus import cache_folder
 from stzoo.data.registry import Entry
 from stzoo.errors import DataError, suggest

@@ -18,7 +18,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from stzoo.data.beir import RetrievalDataset, digest_rows, find_jsonl, read_corpus
+from stzoo.data.beir import RetrievalDataset, digest_rows, read_corpus
+from stzoo.data.beir_layout import find_jsonl
 from stzoo.data.kilt_provenance import evidence_sets, pages_in_rows
 from stzoo.data.qrels import Qrels
 from stzoo.data.row_location import RowLocation

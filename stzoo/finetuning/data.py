@@ -10,7 +10,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sentence_transformers.base.evaluation import BaseEvaluator
 
-from stzoo.data.beir import RetrievalDataset, names_beir, read_beir
+from stzoo.data.beir import RetrievalDataset, read_beir
+from stzoo.data.beir_layout import names_beir
 from stzoo.data.read_once import each_file_once
 from stzoo.data.training_sets.read import from_judged, read_judged, read_training
 from stzoo.data.training_sets.sets import TrainingSet

@@ -78,7 +78,7 @@ def test_gzipped_files_and_windows_lines_are_read_alike(folder):
         file.unlink()
     packed = read_beir(folder)
     assert packed == plain
-    with pytest.raises(DataError, match=r"mean 'test'\? Splits there: dev, test\."):
+    with pytest.raises(DataError, match=r"mean 'test'\? Available splits: dev, test\."):
         read_beir(folder, "tset")
     assert packed.fingerprint == plain.fingerprint
 
@@ -88,7 +88,7 @@ def test_a_task_of_several_over_one_corpus_is_read_by_its_name(folder):
     judged = read_beir(folder / "qa", "dev")
     assert (judged.name, judged.split, judged.folder) == ("set-qa", "dev", folder)
     assert judged.qrels == QRELS["test"]
-    with pytest.raises(DataError, match="Splits there: dev"):
+    with pytest.raises(DataError, match="Available splits: dev"):
         read_beir(folder / "qa", "test")
 
 
@@ -159,7 +159,7 @@ def test_only_arguana_and_quora_share_ids(folder, name, shares):
             r"corpus\.jsonl:1: invalid JSON .*half of a surrogate pair.* in _id",
         ),
         ("corpus.jsonl", [{"_id": "d1", "text": ["x"]}], r"corpus\.jsonl:1: a text of type list"),
-        ("corpus.jsonl", [], r"corpus\.jsonl holds no document"),
+        ("corpus.jsonl", [], r"corpus\.jsonl has no document"),
         ("queries.jsonl", [{"_id": "q1", "text": "x"}] * 2, r"queries\.jsonl:2: query id 'q1'"),
         ("queries.jsonl", [{"_id": i, "text": "x"} for i in "abcb"], r"queries\.jsonl:4: query id 'b'"),
         ("queries.jsonl", [{"_id": "q1"}], r"queries\.jsonl:1: query 'q1' without a text"),
@@ -266,7 +266,7 @@ def test_what_is_missing_is_refused_with_a_way_on(folder):
     ):
         read_beir(folder, missing_judged="not-found")
     put(folder, "qrels/test.tsv", "a\tb\tc", "q2\tx2\t1")
-    with pytest.raises(DataError, match="none of the judged documents is in the corpus"):
+    with pytest.raises(DataError, match="the corpus has none of the judged documents"):
         read_beir(folder, missing_judged="drop")
     with pytest.raises(RecipeError, match="expected one of error, drop, not-found"):
         read_beir(folder, missing_judged="ignore")
@@ -382,12 +382,12 @@ def test_a_gzip_file_that_breaks_off_is_named(folder):
 
 
 def test_a_split_that_is_not_there_lists_those_that_are(folder):
-    with pytest.raises(DataError, match=r"no split 'tset'.*mean 'test'\? Splits there: dev, test\."):
+    with pytest.raises(DataError, match=r"no split 'tset'.*mean 'test'\? Available splits: dev, test\."):
         read_beir(folder, "tset")
 
 
 def test_a_folder_that_is_not_there_or_no_set_is_an_error(folder, tmp_path):
-    with pytest.raises(DataError, match="is not there"):
+    with pytest.raises(DataError, match="does not exist"):
         read_beir(tmp_path / "none")
     with pytest.raises(DataError, match=r"has no corpus\.jsonl"):
         read_beir(tmp_path)
@@ -401,7 +401,7 @@ def test_writing_replaces_a_set_and_nothing_else(folder, tmp_path):
     assert read_beir(folder).corpus_ids == ["d1"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(OutputError, match="something other"):
+    with pytest.raises(OutputError, match="has content that is not a BEIR data set"):
         write_beir(tmp_path / "mine", CORPUS, QUERIES, QRELS)
     with pytest.raises(DataError, match="tab or line break"):
         write_beir(tmp_path / "new", CORPUS, QUERIES, {"test": {"q1": {"a\tb": 1}}})

@@ -661,7 +661,7 @@ def test_a_saved_data_set_has_splits(tmp_path):
     }
     datasets.DatasetDict(sets).save_to_disk(str(tmp_path / "d"))
     assert read_training(tmp_path / "d", "dev").queries == [ROWS[1].query]
-    with pytest.raises(DataError, match=r"no split 'test'. Splits there: dev, train"):
+    with pytest.raises(DataError, match=r"no split 'test'. Available splits: dev, train"):
         read_training(tmp_path / "d", "test")
 
 

@@ -140,7 +140,7 @@ def _saved(path: Path, split: str, progress: bool | None) -> Table:
         found = datasets.load_from_disk(str(path))
     if isinstance(found, datasets.DatasetDict):
         if split not in found:
-            raise DataError(f"{path} has no split {split!r}. Splits there: {', '.join(sorted(found))}.")
+            raise DataError(f"{path} has no split {split!r}. Available splits: {', '.join(sorted(found))}.")
         found = found[split]
     else:
         _refuse_split(path, split)

@@ -7,7 +7,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from stzoo.data.beir import RetrievalDataset, names_beir, notes_on_queries, read_beir
+from stzoo.data.beir import RetrievalDataset, notes_on_queries, read_beir
+from stzoo.data.beir_layout import names_beir
 from stzoo.data.column_roles import parse_columns
 from stzoo.data.row_location import RowLocation
 from stzoo.data.texts import Texts

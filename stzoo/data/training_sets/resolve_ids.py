@@ -5,7 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-from stzoo.data.beir import find_jsonl, read_corpus
+from stzoo.data.beir import read_corpus
+from stzoo.data.beir_layout import find_jsonl
 from stzoo.data.kilt_provenance import pages_in_rows
 from stzoo.data.read_once import once
 from stzoo.data.row_location import RowLocation

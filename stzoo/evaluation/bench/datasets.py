@@ -6,7 +6,9 @@ from functools import partial
 from pathlib import Path
 
 from stzoo.data import find_datasets, kilt, registry
-from stzoo.data.beir import RetrievalDataset, check_missing_judged, find_split, is_beir, read_beir
+from stzoo.data.beir import RetrievalDataset, read_beir
+from stzoo.data.beir_layout import find_split, is_beir
+from stzoo.data.missing_judged import check_missing_judged
 from stzoo.data.trec import Run
 from stzoo.errors import DataError, RecipeError, check_known
 from stzoo.evaluation import kilt as kilt_scoring

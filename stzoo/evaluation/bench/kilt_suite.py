@@ -16,7 +16,8 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from stzoo.data.beir import find_jsonl, find_split, is_beir, qrels_names, read_beir
+from stzoo.data.beir import read_beir
+from stzoo.data.beir_layout import find_jsonl, find_split, is_beir, qrels_names
 from stzoo.data.kilt import KiltSet, page_qrels, read_kilt
 from stzoo.data.rows import read_jsonl
 from stzoo.data.texts import Texts

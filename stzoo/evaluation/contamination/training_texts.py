@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from stzoo.data import corpus_sources
-from stzoo.data.beir import find_split, names_beir
+from stzoo.data.beir_layout import find_split, names_beir
 from stzoo.data.qrels import read_judgements
 from stzoo.data.rows import read_lines, read_rows, row_suffix
 from stzoo.errors import DataError

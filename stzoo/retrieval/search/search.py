@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from stzoo.data.beir import RetrievalDataset, find_jsonl, read_corpus
+from stzoo.data.beir import RetrievalDataset, read_corpus
+from stzoo.data.beir_layout import find_jsonl
 from stzoo.errors import DataError, ModelError, RecipeError
 from stzoo.models.encode import encode
 from stzoo.models.loaded import open_model
