@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from stzoo.errors import DataError, suggest
+from stzoo.errors import DataError
 from stzoo.utils.inputs import user_path
 
 _QRELS_ENDS = (".tsv", ".tsv.gz")
@@ -40,9 +40,8 @@ def find_split(folder: str | Path, split: str = "test") -> SplitFiles:
             return SplitFiles(name, corpus, queries, qrels)
     known = [each[len(prefix) :] for each in qrels_names(folder) if each.startswith(prefix)]
     raise DataError(
-        f"{folder} has no split {split!r} (qrels/{prefix}{split}.tsv)"
-        + (f"; did you mean {near!r}?" if near else ".")
-        + f" Available splits: {', '.join(known) if known else 'none'}."
+        f"{folder} has no split {split!r} (qrels/{prefix}{split}.tsv){suggest(split, known)} "
+        f"Available splits: {', '.join(known) or 'none'}."
     )
 
 
