@@ -1,9 +1,9 @@
-"""Asks a finished model with sentence-transformers alone, as it is used where stzoo is not installed.
+"""Searches with a finished model using only sentence-transformers, as where stzoo is not installed.
 
-    python ask.py MODEL CORPUS.jsonl[.gz] QUESTION [QUESTION …]
+    python ask_standalone.py MODEL CORPUS.jsonl[.gz] QUESTION [QUESTION …]
 
-prints a line of JSON a question: {"question": str, "found": [{"id": str, "score": float, "text": str}, …]},
-the three nearest passages, best first. It imports nothing of stzoo.
+prints one line of JSON per question, with the three nearest passages, best first:
+{"question": str, "found": [{"id": str, "score": float, "text": str}, …]}. It imports nothing of stzoo.
 """
 
 import gzip

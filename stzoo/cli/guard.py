@@ -1,13 +1,13 @@
-"""The guard around a command: whatever exception ends it becomes one message and an exit code.
+"""Turns any exception that ends a command into one message and an exit code.
 
 0    success
-1    nobody reads the output any more (broken pipe)
-2    a mistake that the user can mend, a full disk, too little memory
-70   anything else: a fault of stzoo or of a plugin; the traceback is kept in a file
+1    the reader of the output has closed it (broken pipe)
+2    a mistake that the user can fix, a full disk, or too little memory
+70   anything else: a bug in stzoo or in a plugin; the traceback is saved to a file
 130  Ctrl-C
 143  SIGTERM
 
-STZOO_DEBUG=1 shows the traceback as well.
+With STZOO_DEBUG=1 the traceback is printed as well.
 """
 
 import datetime
@@ -34,14 +34,14 @@ BROKEN_PIPE, MISTAKE, FAULT, INTERRUPTED, TERMINATED = 1, 2, 70, 130, 143
 ISSUES = "https://github.com/stzoo/stzoo/issues"
 RESUMED = ("pretrain", "finetune", "prepare", "mine")  # commands with --resume
 REPEATED = ("demo", "bench", "publish")  # commands that continue when they are run again
-# errors of the operating system that say what the user can do about a path or the machine
+# errors of the operating system that the user can fix
 OF_THE_SYSTEM = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE),
     *(errno.EDQUOT, errno.EIO, errno.ENXIO, errno.ETXTBSY, errno.ENOTSUP),
 }
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
-PATHS = ("path", "file", "place", "source", "folder", "data")  # names of variables that hold a path
-LONGEST = 1000  # characters of an exception's text that are shown
+PATHS = ("path", "file", "place", "source", "folder", "data")  # names of variables whose value is a path
+LONGEST = 1000  # characters of an exception's text to show
 
 
 class Terminated(KeyboardInterrupt):
@@ -49,13 +49,16 @@ class Terminated(KeyboardInterrupt):
 
 
 def guarded(work: Callable[[], Any], words: Sequence[str]) -> int:
-    """Runs a command and returns its exit code; an exception is explained on stderr.
+    """Runs a command and returns its exit code; explains an exception on stderr.
 
     Args:
-        work: the command; the number it returns, if any, is the exit code.
-        words: the command line, without the program's name.
+        work: The command; the number it returns, if any, is the exit code.
+        words: The command line, without the program's name.
     """
-    for stream in (sys.stdout, sys.stderr):  # what a terminal's encoding lacks is no reason to fail
+    for stream in (
+        sys.stdout,
+        sys.stderr,
+    ):  # escape what the terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     main_thread = threading.current_thread() is threading.main_thread()
@@ -83,7 +86,7 @@ def _terminate(process: int, number: int, frame: FrameType | None) -> None:  # n
 
 
 def leave(code: int) -> None:
-    """Ends the process. After an interrupt it does not wait for threads, e.g. of a download."""
+    """Ends the process; after an interrupt without waiting for threads, e.g. of a download."""
     if code in (INTERRUPTED, TERMINATED) and any(
         thread is not threading.current_thread() and not thread.daemon for thread in threading.enumerate()
     ):
@@ -94,11 +97,11 @@ def leave(code: int) -> None:
 
 
 def explain(error: BaseException, words: Sequence[str]) -> tuple[str, int]:
-    """What to tell the user of the exception that ended a command, and the exit code.
+    """The message for the exception that ended a command, and the exit code.
 
     Args:
-        error: the exception.
-        words: the command line, without the program's name.
+        error: The exception.
+        words: The command line, without the program's name.
     """
     if isinstance(error, SystemExit):
         code = error.code
@@ -133,7 +136,7 @@ def _command(words: Sequence[str]) -> str:
 
 
 def _of_the_machine(error: BaseException, words: Sequence[str]) -> str:
-    """A sentence for what the disk, the memory or the file system refuses; "" for other errors."""
+    """A sentence for errors of the disk, the memory or the file system; "" for other errors."""
     from stzoo.utils.files import is_disk_full
 
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
@@ -158,7 +161,7 @@ def _of_the_machine(error: BaseException, words: Sequence[str]) -> str:
 
 
 def _fault(error: BaseException, words: Sequence[str]) -> str:
-    """The message on an exception that nobody foresaw."""
+    """The message for an unexpected exception."""
     name = f"stzoo {_command(words)}".rstrip()
     file, fault = _file(error), _plugin(error)
     place = next((frame for frame in _frames(error) if _is_ours(frame, fault)), None)
@@ -176,8 +179,7 @@ def _fault(error: BaseException, words: Sequence[str]) -> str:
         )
     else:
         lines.append(
-            "stzoo should have handled this: it is a fault of stzoo, perhaps set off by an unusual input. "
-            f"Please report it at {ISSUES}."
+            f"This is a bug in stzoo, perhaps triggered by an unusual input. Please report it at {ISSUES}."
         )
     return "\n".join([*lines, _kept(error, words)])
 
@@ -196,7 +198,7 @@ def _redacted(text: str) -> str:
 
 
 def _frames(error: BaseException) -> Iterator[FrameType]:
-    """The frames of an exception and of what it came from, the innermost first."""
+    """The frames of an exception and of its causes, the innermost first."""
     for one in _causes(error):
         yield from reversed([frame for frame, _ in traceback.walk_tb(one.__traceback__)])
 
@@ -207,7 +209,7 @@ def _is_ours(frame: FrameType, fault: Any) -> bool:
 
 
 def _file(error: BaseException) -> str:
-    """The file that was read or written, if that is known."""
+    """The file that was being read or written, if known."""
     if isinstance(error, OSError) and error.filename:
         return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
     for frame in _frames(error):
@@ -225,7 +227,7 @@ def _exists(path: str) -> bool:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception and what it came from."""
+    """An exception and its causes."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
@@ -235,14 +237,14 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _plugin(error: BaseException) -> Any:
-    """The innermost place in a plugin's code that an exception went through, or None."""
+    """The innermost line of a plugin's code that an exception passed through, or None."""
     from stzoo.plugins import manager
 
     return next(filter(None, map(manager.culprit, _causes(error))), None)
 
 
 def _kept(error: BaseException, words: Sequence[str]) -> str:
-    """Writes the traceback into a file and says where; it never fails."""
+    """Saves the traceback to a file and returns a sentence with its path; never raises."""
     try:
         return f"The full traceback is in {_write(_log(error, words))}."
     except Exception as problem:
@@ -269,7 +271,7 @@ def _log(error: BaseException, words: Sequence[str]) -> str:
 
 
 def _write(text: str) -> Path:
-    """Writes a log that only its owner can read into the cache folder, or into the temporary one."""
+    """Writes a log that only its owner can read to the cache folder, or else to the temporary folder."""
     from stzoo.data.corpus import cache_folder
 
     now = datetime.datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
