@@ -1,38 +1,48 @@
-"""The command line: a thin skin over the functions of the same names; help imports nothing heavy.
+"""The command line: each command is its settings class and one function; help imports nothing heavy.
 
-guard.py               what becomes of an exception that ends a command
-shared.py              the app, common flags, printing
-info.py                plugins, list, recipe
-train.py               pretrain, finetune, export, card, demo
-evaluate.py            bench, search, score, compare, report, contamination
-import_checkpoint.py, merge.py, mine.py, prepare.py, publish.py    the command of that name
-demo.py                what `stzoo demo` does; ask_standalone.py its last step, without stzoo
+guard.py      explains the exception that ends a command
+shared.py     the app, the order of its commands, printing
+flags.py      a command's flags, made from its settings; complete.py completes their values in the shell
+settings.py   settings of search and demo; those of other commands are with their functions
+info.py       plugins, recipe; components.py is `stzoo list`
+demo.py       what `stzoo demo` does; ask_standalone.py is its last step, without stzoo
+
+The other modules have the command of their name each.
 """
 
+import os
 import sys
+from typing import Any
 
 import typer
 
-from stzoo.cli import evaluate, import_checkpoint, info, merge, mine, prepare, publish, train
+from stzoo.cli import (  # noqa: F401 - each registers its command
+    bench,
+    card,
+    compare,
+    components,
+    contamination,
+    demo_command,
+    export,
+    finetune,
+    import_checkpoint,
+    info,
+    merge,
+    mine,
+    prepare,
+    pretrain,
+    publish,
+    report,
+    score,
+    search,
+)
 from stzoo.cli.guard import guarded, leave
 from stzoo.cli.shared import app
 from stzoo.errors import PluginError
 from stzoo.plugins import manager
 
-__all__ = [
-    "app",
-    "evaluate",
-    "import_checkpoint",
-    "info",
-    "main",
-    "merge",
-    "mine",
-    "prepare",
-    "publish",
-    "train",
-]
-
-LIGHT = ("plugins", "list", "recipe", "--version", "--help")  # commands that ask nothing of a hub
+LIGHT = ("plugins", "list", "recipe", "--version", "--help")  # commands that use no network
+COMPLETE = "_STZOO_COMPLETE"  # set by a shell that asks for completions
 OWN = tuple(app.registered_commands), tuple(app.registered_groups)
 
 
@@ -47,6 +57,10 @@ def main(words: list[str] | None = None) -> None:
 
 
 def _run(words: list[str]) -> object:
+    if os.environ.get(COMPLETE):
+        line = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
+        add_plugins(line.split()[1:2])
+        typer.main.get_command(app).main([], prog_name="stzoo")  # answers the shell and exits
     add_plugins(words[:1])
     if words and words[0] not in LIGHT and "--help" not in words:
         from stzoo.utils.network import limit_waits
@@ -62,17 +76,18 @@ def add_plugins(asked: list[str]) -> None:
     """Adds the commands that plugins bring; the code of one is imported only if it is asked for.
 
     Raises:
-        PluginError: if one has the name of a command of ours, or is no `typer.Typer`.
+        PluginError: if one has the name of a command of stzoo, or is not a `typer.Typer`.
     """
     app.registered_commands[:], app.registered_groups[:] = OWN  # without those of an earlier call
     own = {one.name for one in app.registered_commands} | {one.name for one in app.registered_groups}
     for name, component in manager.all("command").items():
         if name in own:
             raise PluginError(f"a plugin brings the command {name!r}, which stzoo has itself.")
+        about: dict[str, Any] = dict(name=name, help=component.summary, rich_help_panel="Plugins")
         if [name] != asked:
-            app.command(name, help=component.summary)(lambda: None)
+            app.command(**about)(lambda: None)
             continue
         made = manager.resolve(component)
         if not isinstance(made, typer.Typer):
             raise PluginError(f"the command {name!r} is a {type(made).__name__}; expected a typer.Typer.")
-        app.add_typer(made, name=name, help=component.summary)
+        app.add_typer(made, **about)

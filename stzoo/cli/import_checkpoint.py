@@ -1,31 +1,28 @@
-"""stzoo import: published checkpoints as plain sentence-transformers folders."""
+"""stzoo import."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from stzoo.cli.shared import app, done
-from stzoo.training.settings import parse_changes
+from stzoo.cli.flags import Overwrite, settings_as_flags
+from stzoo.cli.shared import command, done
+from stzoo.hub.settings import ImportSettings
 
 
-@app.command("import")
+@command("import")
+@settings_as_flags(ImportSettings, nested="options")
 def import_command(
-    checkpoint: Annotated[
-        str, typer.Argument(help="A name or Hub id of `stzoo list checkpoints`; or a folder, with --like.")
-    ],
-    output: Annotated[Path, typer.Option(help="The folder to write.")],
-    like: Annotated[
-        str | None, typer.Option(help="The name of the checkpoint whose form the folder has.")
-    ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="An option of the importer, e.g. rescale_t5=true."),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")] = False,
+    recipe: str | None,
+    settings: dict[str, Any],
+    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    overwrite: Overwrite = False,
 ) -> None:
-    """Turn a published checkpoint into a sentence-transformers folder, pooled as it was trained."""
-    options = parse_changes(changes or [])
+    """Convert a published checkpoint for sentence-transformers.
+
+    It gets the pooling, similarity and prompts that its authors trained it with.
+    """
+    given = ImportSettings.read(recipe, settings)
     from stzoo.hub.import_checkpoint import import_checkpoint
 
-    done(import_checkpoint(checkpoint, output=output, like=like, options=options, overwrite=overwrite))
+    done(import_checkpoint(**given.arguments(), output=output, overwrite=overwrite))

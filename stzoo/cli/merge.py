@@ -1,46 +1,32 @@
-"""stzoo merge: the average of several models' weights."""
+"""stzoo merge."""
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from stzoo.cli.shared import app, done, new_table, show
-from stzoo.errors import RecipeError
+from stzoo.cli.flags import Overwrite, settings_as_flags
+from stzoo.cli.shared import command, done, new_table, show
+from stzoo.hub.settings import MergeSettings
 
 
-@app.command("merge")
+@command("merge")
+@settings_as_flags(MergeSettings)
 def merge_command(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            help="Model folders, or checkpoints (RUN/checkpoints/checkpoint-N); one RUN: all it kept."
-        ),
-    ],
-    output: Annotated[Path, typer.Option(help="The folder to write.")],
-    weights: Annotated[
-        str | None, typer.Option(help="One for each, with commas: 0.7,0.3. All the same if left out.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model that is there.")] = False,
+    recipe: str | None,
+    settings: dict[str, Any],
+    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    overwrite: Overwrite = False,
 ) -> None:
-    """Average the weights of models of one architecture (a model soup), and export the result."""
-    numbers = _numbers(weights)
+    """Average the weights of several models (a model soup)."""
+    given = MergeSettings.read(recipe, settings)
     from stzoo.hub.merge import merge
     from stzoo.utils.outputs import MERGED
 
-    folder = merge(sources, output=output, weights=numbers, overwrite=overwrite)
+    folder = merge(**given.arguments(), output=output, overwrite=overwrite)
     table = new_table("source", "weight", "revision")
     for one in json.loads((folder / MERGED).read_text(encoding="utf-8"))["merged"]:
         table.add_row(one["source"], f"{one['weight']:.4g}", one["revision"])
     show(table)
     done(folder)
-
-
-def _numbers(text: str | None) -> list[float] | None:
-    try:
-        return None if text is None else [float(part) for part in text.split(",")]
-    except ValueError:
-        raise RecipeError(
-            f"weights is {text!r}; expected numbers with commas between, e.g. 0.7,0.3."
-        ) from None

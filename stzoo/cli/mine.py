@@ -1,31 +1,32 @@
-"""stzoo mine: hard negatives."""
+"""stzoo mine."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from stzoo.cli.shared import Json, app, new_table, print_json, show
-from stzoo.cli.train import Recipe, Resume, Set, settings_as_flags
+from stzoo.cli.flags import Json, Overwrite, Resume, settings_as_flags
+from stzoo.cli.shared import command, new_table, print_json, show
 from stzoo.training.settings import MineSettings
 
 
-@app.command("mine")
-@settings_as_flags(MineSettings, positional="model")
+@command("mine")
+@settings_as_flags(MineSettings)
 def mine_command(
-    output: Annotated[Path, typer.Option(help="The file to write, .parquet or .jsonl.")],
+    recipe: str | None,
     settings: dict[str, Any],
-    recipe: Recipe = None,
-    changes: Set = None,  # noqa: ARG001 - merged into settings
+    output: Annotated[Path, typer.Option(help="File to write, .parquet or .jsonl.")],
     resume: Resume = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew; replace the file.")] = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Mine hard negatives: what a model ranks high for a query, though it is no known answer."""
+    """Mine hard negatives for training.
+
+    They are passages that a model ranks high for a query although they are not known to be relevant.
+    """
     from stzoo.finetuning.mining.mine import mine
 
-    model = settings.pop("model", None)
-    made = mine(model, recipe, output=output, resume=resume, overwrite=overwrite, **settings)
+    made = mine(recipe=recipe, output=output, resume=resume, overwrite=overwrite, **settings)
     if as_json:
         print_json(made)
         return

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from stzoo.cli.shared import Json, Overwrite, app, new_table, print_json, show
-from stzoo.cli.train import Recipe, Resume, Set, settings_as_flags
+from stzoo.cli.flags import Json, Overwrite, Resume, settings_as_flags
+from stzoo.cli.shared import PANEL_OF, app, new_table, print_json, show
 
 
 class _Preparations(TyperGroup):
@@ -26,39 +26,37 @@ class _Preparations(TyperGroup):
 
         @settings_as_flags(kind.Settings, hidden="preparation")
         def command(
-            output: Annotated[Path, typer.Option(help="Folder for the data set.")],
+            recipe: str | None,
             settings: dict[str, Any],
-            recipe: Recipe = None,
-            changes: Set = None,  # noqa: ARG001 - merged into settings
+            output: Annotated[Path, typer.Option(help="Folder for the data set.")],
             resume: Resume = False,
             overwrite: Overwrite = False,
             as_json: Json = False,
         ) -> None:
             from stzoo.pretraining.prepare import prepare
 
-            _tell(
+            _report(
                 prepare(name, recipe, output=output, resume=resume, overwrite=overwrite, **settings), as_json
             )
 
-        one = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        one = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
         one.command(name, help=f"Make {component.summary}.")(command)
         made = typer.main.get_command(one)
         made.name = name
         return made
 
 
-preparations = typer.Typer(
-    cls=_Preparations, help="Make the columns that an objective reads beside the text.", no_args_is_help=True
-)
-app.add_typer(preparations, name="prepare")
+HELP = "Make the extra columns that some objectives read."
+preparations = typer.Typer(cls=_Preparations, help=HELP, no_args_is_help=True)
+app.add_typer(preparations, name="prepare", rich_help_panel=PANEL_OF["prepare"])
 
 
 @preparations.callback()
 def _prepare() -> None:
-    """Make the columns that an objective reads beside the text, and keep them as a data set."""
+    """Make the extra columns that some objectives read, and save them as a data set."""
 
 
-def _tell(folder: Path, as_json: bool) -> None:
+def _report(folder: Path, as_json: bool) -> None:
     import json
     import shlex
 

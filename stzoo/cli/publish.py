@@ -1,55 +1,35 @@
-"""stzoo publish: a model on its way to the Hub."""
+"""stzoo publish."""
 
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from stzoo.cli.shared import Json, app, print_json
+from stzoo.cli.flags import Json, settings_as_flags
+from stzoo.cli.shared import command, print_json
+from stzoo.hub.settings import PublishSettings
 
 
-@app.command("publish")
+@command("publish")
+@settings_as_flags(PublishSettings)
 def publish_command(
-    folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="An exported model, or a run that ended in one.")
-    ],
-    repo: Annotated[
-        str, typer.Argument(metavar="ORG/NAME", help="The model on the Hub; made if it is not there.")
-    ],
-    private: Annotated[bool, typer.Option("--private", help="Make it one that only its owners see.")] = False,
-    revision: Annotated[
-        str | None, typer.Option(help="The branch, made if it is not there; main if left out.")
-    ] = None,
-    results: Annotated[Path | None, typer.Option(help="An --output of bench, for the card.")] = None,
-    license: Annotated[  # noqa: A002 - the Hub's name of it
-        str | None, typer.Option(help="By the Hub's names: apache-2.0; else as DIR's README.md has it.")
-    ] = None,
-    language: Annotated[str | None, typer.Option(help="Codes, with commas between: en,de; likewise.")] = None,
-    collection: Annotated[
-        str | None, typer.Option(help="Its slug, or a title of your own: the model is put into it.")
-    ] = None,
+    recipe: str | None,
+    settings: dict[str, Any],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check and show all, and change nothing.")
+        bool, typer.Option("--dry-run", help="Check and show everything, and change nothing.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that no publish put there.")
+        bool, typer.Option("--overwrite", help="Replace files that stzoo publish did not upload.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check a model, show its card and files, and put them on the Hub in one commit."""
+    """Publish a model on the Hub, with its card, in one commit."""
+    given = PublishSettings.read(recipe, settings)
     from dataclasses import asdict
 
     from stzoo.hub.publish import publish
 
     made = publish(
-        folder,
-        repo,
-        private=private,
-        revision=revision,
-        results=results,
-        license=license,
-        language=language,
-        collection=collection,
+        **given.arguments(),
         dry_run=dry_run,
         overwrite=overwrite,
         say=lambda line: typer.echo(line, err=as_json),

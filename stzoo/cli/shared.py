@@ -1,26 +1,32 @@
-"""What the commands share: the app itself, flags of the same meaning, printing."""
+"""What the commands share: the app itself, the order of its commands, printing."""
 
-import inspect
 import json
-import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any
 
 import typer
 
-from stzoo.errors import RecipeError, quoted
-from stzoo.utils.bounds import MAX_THREADS
-from stzoo.utils.inputs import check_number
+# the panels of `stzoo --help` and the commands in them, in this order; those of plugins come last
+PANELS = {
+    "Train": ("prepare", "pretrain", "mine", "finetune", "merge"),
+    "Evaluate": ("bench", "score", "compare", "report", "contamination", "search"),
+    "Share": ("import", "export", "card", "publish"),
+    "Look around": ("demo", "plugins", "list", "recipe"),
+}
+PANEL_OF = {command: panel for panel, commands in PANELS.items() for command in commands}
 
 
 class _Commands(typer.core.TyperGroup):
-    """Commands whose numbers are written in the digits 0 to 9; Python, and so typer, reads 1_0 as 10."""
+    """The commands in the order of PANELS, then those of plugins."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """See typer; first it looks at the numbers."""
-        check_numbers(args)
-        return super().parse_args(ctx, args)
+    def list_commands(self, ctx: Any) -> list[str]:
+        """See typer."""
+        order = list(PANEL_OF)
+        return sorted(
+            super().list_commands(ctx), key=lambda name: order.index(name) if name in order else len(order)
+        )
 
 
 app = typer.Typer(
@@ -28,46 +34,14 @@ app = typer.Typer(
     cls=_Commands,
     help="Dense retrievers that train with plugins and serve with plain sentence-transformers.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace the run in --output. Files that it did not write stay.")
-]
-Threads = Annotated[int | None, typer.Option(min=1, max=MAX_THREADS, help="CPU threads.")]
-SEEDS = {"min": 0, "max": 2**32 - 1}
 
-
-def finite(value: float) -> float:
-    """Refuses NaN, which lies within any bounds for typer."""
-    if math.isnan(value):
-        raise typer.BadParameter("nan is not a number.")
-    return value
-
-
-def check_numbers(words: list[str]) -> None:
-    """Refuses a command line in which a number has other characters than the digits 0 to 9, sign and point.
-
-    Raises:
-        RecipeError: it names the option.
-    """
-    callbacks = {one.name: one.callback for one in app.registered_commands}
-    callback = callbacks.get(words[0]) if words else None
-    kinds = {}
-    for name, parameter in inspect.signature(callback).parameters.items() if callback else ():
-        kind = (*get_args(parameter.annotation), parameter.annotation)[0]  # of Annotated
-        items = next((get_args(one)[0] for one in get_args(kind) if get_origin(one) is list), kind)
-        kinds[f"--{name.replace('_', '-')}"] = items
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        option, equals, value = word.partition("=")
-        given = value if equals else following
-        try:
-            check_number(kinds.get(option), given or None)
-        except ValueError as error:
-            raise RecipeError(f"{option} is {quoted(given)}: {error}.") from None
+def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a command of this name in its panel."""
+    return app.command(name, rich_help_panel=PANEL_OF[name])
 
 
 def done(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from stzoo.errors import DataError
+from stzoo.errors import DataError, suggest
 from stzoo.utils.inputs import user_path
 
 _QRELS_ENDS = (".tsv", ".tsv.gz")

@@ -45,13 +45,20 @@ from stzoo.utils.inputs import check_number
 
 
 def singular(plural: str) -> str:
-    """The kind of a plural: "objective" of "objectives", "loss" of "losses"."""
+    """The kind of a plural: "objective" of "objectives", "loss" of "losses"; a singular as it is."""
+    if plural.endswith("ss"):
+        return plural
     return plural.removesuffix("es") if plural.endswith("sses") else plural.removesuffix("s")
+
+
+def plural(kind: str) -> str:
+    """The plural of a kind: "objectives" of "objective", "losses" of "loss"."""
+    return f"{kind}{'es' if kind.endswith('s') else 's'}"
 
 
 def hook_name(kind: str) -> str:
     """The hook that provides a kind: "stzoo_objectives" of "objective"."""
-    return f"stzoo_{kind}{'es' if kind.endswith('s') else 's'}"
+    return f"stzoo_{plural(kind)}"
 
 
 # kind -> type of its values, read off the hooks: stzoo_objectives() -> Iterable[Component] makes "objective"

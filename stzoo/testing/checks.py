@@ -284,6 +284,13 @@ def check_recipe(recipe: Recipe) -> None:
     import yaml
     from pydantic import ValidationError
 
+    from stzoo.evaluation.settings import (
+        BenchSettings,
+        CompareSettings,
+        ContaminationSettings,
+        ReportSettings,
+        ScoreSettings,
+    )
     from stzoo.training.settings import (
         SCHEMA_VERSION,
         FinetuneSettings,
@@ -296,7 +303,10 @@ def check_recipe(recipe: Recipe) -> None:
     values = yaml.safe_load(manager.read_recipe(recipe))
     assert isinstance(values, dict), "it holds no settings"
     assert values.pop("schema_version", None) == SCHEMA_VERSION, f"expected schema_version: {SCHEMA_VERSION}"
-    kinds: tuple[Any, ...] = (PretrainSettings, FinetuneSettings, MineSettings, PrepareSettings)
+    kinds: tuple[Any, ...] = (
+        *(PretrainSettings, FinetuneSettings, MineSettings, PrepareSettings),
+        *(BenchSettings, ScoreSettings, CompareSettings, ReportSettings, ContaminationSettings),
+    )
     commands = {kind.command: kind for kind in kinds}
     command = values.pop("command", None)
     assert command in commands, f"command is {command!r}; expected one of {sorted(commands)}"

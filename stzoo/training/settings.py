@@ -1,9 +1,14 @@
-"""Recipes: the settings of a command, checked. A key of the YAML file is a flag of the command."""
+"""Settings: one class per command, from which its flags, recipe keys, checks and reference page come.
+
+Here are the base class and the settings of prepare, pretrain, mine and finetune; those of other commands are
+in `stzoo.evaluation.settings`, `stzoo.hub.settings` and `stzoo.cli.search`. A field's group is the panel that
+`stzoo COMMAND --help` shows its flag in; a field without one is among the most important, shown first.
+"""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -14,22 +19,72 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from stzoo.data.column_roles import COLUMN_ROLES, IGNORE, parse_columns
 from stzoo.data.languages import check_language
 from stzoo.errors import RecipeError, quoted, suggest
-from stzoo.plugins import manager
-from stzoo.utils.bounds import MAX_THREADS, plausible
-from stzoo.utils.inputs import check_is_file, check_number, parse_yaml, user_path
+from stzoo.training.recipes import SCHEMA_VERSION, load_recipe
+from stzoo.utils.bounds import MAX_THREADS, check_plausible, plausible
+from stzoo.utils.inputs import check_number
 
-SCHEMA_VERSION = 1
+__all__ = ["SCHEMA_VERSION"]  # of recipes; what has settings in it is written with it
 
 
+# groups of flags, in the order in which help shows them; those of plugins come before HARDWARE
+GROUPS = (
+    DATA := "Data",
+    SCORING := "Scoring",
+    MODEL := "Model",
+    VECTORS := "Vectors and indexes",
+    TASKS := "Several tasks",
+    LOSSES := "Losses",
+    NEGATIVES := "Negatives",
+    EVALUATION := "Evaluation during training",
+    OPTIMISER := "Optimiser and batches",
+    LORA := "LoRA",
+    LOGS := "Checkpoints and logs",
+    HARDWARE := "Hardware",
+)
+
+
+def setting(default: Any, description: str, group: str = "", *, names: str = "", **bounds: Any) -> Any:
+    """A field of a settings class.
+
+    Args:
+        default: its value if it is not given; ... if it must be given.
+        description: one sentence for help and the reference page.
+        group: one of GROUPS, the panel of help that shows its flag; "" for the first panel, which has the
+            most important flags.
+        names: kind of component ("pooling") or "dataset", whose names the shell completes.
+        bounds: as `pydantic.Field` has them, e.g. ge=1.
+    """
+    extra: JsonDict = {"group": group, "names": names}
+    return Field(default, description=description, json_schema_extra=extra, **bounds)
+
+
+def _text(given: Any) -> Any:
+    return str(given) if isinstance(given, Path) else given
+
+
+def _several(given: Any) -> Any:
+    given = [given] if isinstance(given, str | Path) else given
+    return [_text(one) for one in given] if isinstance(given, list | tuple) else given
+
+
+def _split(given: Any) -> Any:
+    return [part.strip() for part in given.split(",")] if isinstance(given, str) else _several(given)
+
+
+Name = Annotated[str, BeforeValidator(_text)]  # of a folder or on the Hub; Python callers may give a Path
+Names = Annotated[list[str], BeforeValidator(_several)]  # one or several; the flag can be repeated
+COMMAS = BeforeValidator(_split)
+CommaList = Annotated[list[str], COMMAS]  # a list, or a text with commas, which is what the flag takes
 Columns = Annotated[dict[str, list[str]] | None, BeforeValidator(lambda given: parse_columns(given) or None)]
 COLUMNS_HELP = (
-    "what columns of training files are, where their names do not say it: query=question,positive=passage; "
-    f"roles: {', '.join(COLUMN_ROLES)}, {IGNORE}"
+    "Roles of a training file's columns whose names do not show them, as in query=question,positive=passage. "
+    f"Roles: {', '.join(COLUMN_ROLES)}, {IGNORE}."
 )
 
 
@@ -39,6 +94,7 @@ class _Checked(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     _plausible = plausible
+    _plausible_number = field_validator("*")(check_plausible)  # also if it was given as text
 
     @field_validator("*", mode="before")
     @classmethod
@@ -51,9 +107,15 @@ class _Checked(BaseModel):
 
 
 class Settings(_Checked):
-    """What all commands' settings share."""
+    """What all commands' settings share.
+
+    Attributes:
+        command: whose settings they are.
+        positional: names of the fields that the command line takes as arguments, not as flags, in this order.
+    """
 
     command: ClassVar[str]
+    positional: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def read(cls, recipe: str | Path | None, changes: Mapping[str, Any]) -> Self:
@@ -67,19 +129,32 @@ class Settings(_Checked):
             RecipeError: for an unknown key (with the nearest one), a wrong type, a missing setting, or a
                 recipe of another command.
         """
-        values = _load(recipe, cls.command) if recipe is not None else {}
+        values = load_recipe(recipe, cls.command) if recipe is not None else {}
         for key, value in changes.items():
             place = values
             *parents, last = key.split(".")
             for parent in parents:
                 place = place.setdefault(parent, {})
                 if not isinstance(place, dict):
-                    raise RecipeError(f"--set {key}: {parent!r} holds no settings of its own.")
+                    raise RecipeError(f"--set {key}: {parent!r} is a single value, without settings in it.")
             place[last] = value
         try:
             return cls.model_validate(values)
         except ValidationError as error:
             raise RecipeError(cls._explain(error, recipe)) from None
+
+    @classmethod
+    def check(cls, arguments: Mapping[str, Any]) -> Self:
+        """Settings from the arguments of the command's function; arguments of other names are ignored.
+
+        Raises:
+            RecipeError: see `read`.
+        """
+        return cls.read(None, {name: arguments[name] for name in cls.model_fields})
+
+    def arguments(self) -> dict[str, Any]:
+        """The settings as arguments of the command's function."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
 
     @classmethod
     def _explain(cls, error: ValidationError, recipe: str | Path | None) -> str:
@@ -92,7 +167,14 @@ class Settings(_Checked):
                 listed = f" Settings: {', '.join(known)}." if guess == "." else ""
                 lines.append(f"unknown setting {key!r}{guess}{listed}")
             elif problem["type"] == "missing":
-                lines.append(f"{key} is missing; give --{key.replace('_', '-')} or set it in the recipe.")
+                flag = key.upper() if key in cls.positional else f"--{key.replace('_', '-')}"
+                lines.append(f"{key} is missing; give {flag} or set it in the recipe.")
+            elif problem["type"] == "literal_error":
+                words = choices(cls.model_fields[str(problem["loc"][0])].annotation)
+                guess = suggest(str(problem["input"]), words)
+                lines.append(
+                    f"{key} is {quoted(problem['input'])}; expected one of {', '.join(words)}{guess}"
+                )
             else:
                 lines.append(f"{key} is {quoted(problem['input'])}: {problem['msg'].lower()}.")
         of = f"the recipe {recipe}" if recipe is not None else "the settings"
@@ -103,47 +185,11 @@ class Settings(_Checked):
         return {"schema_version": SCHEMA_VERSION, "command": self.command, **self.model_dump(mode="json")}
 
 
-def _load(recipe: str | Path, command: str) -> dict[str, Any]:
-    path = user_path(recipe, RecipeError)
-    looks_like_path = path.suffix in (".yaml", ".yml") or path.exists()
-    if looks_like_path and not path.exists():
-        raise RecipeError(f"there is no recipe file {recipe}.")
-    try:
-        if looks_like_path:
-            check_is_file(path, RecipeError)
-            text = path.read_text(encoding="utf-8")
-        else:
-            text = manager.recipe_text(str(recipe))
-        values = parse_yaml(text)
-    except (ValueError, OSError) as error:
-        raise RecipeError(f"the recipe {recipe} cannot be read as YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise RecipeError(f"the recipe {recipe} holds no settings; expected `key: value` lines.")
-    version = values.pop("schema_version", SCHEMA_VERSION)
-    if version != SCHEMA_VERSION:
-        raise RecipeError(
-            f"the recipe {recipe} has schema_version {version!r}; this stzoo reads {SCHEMA_VERSION}."
-        )
-    of = values.pop("command", command)
-    if of != command:
-        raise RecipeError(f"the recipe {recipe} is for `stzoo {of}`, not for `stzoo {command}`.")
-    return values
-
-
-def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
-    """Settings from `key=value` words; a value is read as YAML ("1e-4" as a number, "[a, b]" as a list)."""
-    changes = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise RecipeError(f"--set takes key=value, not {quoted(pair)}.")
-        if key in changes:
-            raise RecipeError(f"--set {key} is given twice; keep one of the two.")
-        try:
-            changes[key] = parse_yaml(value)
-        except ValueError as error:
-            raise RecipeError(f"--set {key}: {quoted(value)} cannot be read as YAML: {error}") from None
-    return changes
+def choices(kind: Any) -> tuple[str, ...]:
+    """The words that a Literal, or a union or list of one, allows; none for other types."""
+    if getattr(kind, "__origin__", None) is Literal:
+        return get_args(kind)
+    return next(filter(None, map(choices, get_args(kind))), ())
 
 
 def _language(given: Any) -> Any:
@@ -155,33 +201,54 @@ def _language(given: Any) -> Any:
 LanguageCode = Annotated[str, BeforeValidator(_language)]
 Precision = Literal["fp32", "bf16", "fp16"]
 Device = Literal["cpu", "cuda", "mps"]
+DEVICE_HELP = "Device to run on; the best available one by default."
+THREADS_HELP = "CPU threads; chosen by PyTorch by default."
 
 
 class Training(Settings):
     """What pre-training and fine-tuning share."""
 
-    batch_size: int = Field(32, ge=1, le=2**20, description="rows a step and device")
-    accumulation: int = Field(1, ge=1, le=2**20, description="batches a step")
-    epochs: float = Field(1.0, gt=0, le=10**6, description="passes over the data")
-    max_steps: int | None = Field(None, ge=1, le=10**9, description="optimiser steps; instead of epochs")
-    learning_rate: float = Field(1e-4, gt=0, description="peak, of AdamW")
-    warmup_ratio: float = Field(
-        0.1, ge=0, le=1, description="share of the steps in which the rate rises; then it falls to 0"
+    batch_size: int = setting(32, "Rows per step on each device.", OPTIMISER, ge=1, le=2**20)
+    accumulation: int = setting(
+        1, "Batches whose gradients are accumulated in one step.", OPTIMISER, ge=1, le=2**20
     )
-    weight_decay: float = Field(0.01, ge=0, description="of AdamW; not on biases and norms")
-    max_grad_norm: float = Field(
-        1.0, gt=0, description="gradients are clipped to this norm, over all parameters"
+    epochs: float = setting(1.0, "Passes over the training data.", OPTIMISER, gt=0, le=10**6)
+    max_steps: int | None = setting(
+        None, "Number of optimiser steps; replaces --epochs.", OPTIMISER, ge=1, le=10**9
     )
-    precision: Precision = Field("fp32", description="fp32, bf16 or fp16; the latter two by autocast")
-    seed: int = Field(42, ge=0, le=2**32 - 1, description="of masks, order, dropout and new parts")
-    save_steps: int = Field(500, ge=1, description="steps between checkpoints")
-    save_minutes: float = Field(10.0, gt=0, description="minutes between further checkpoints")
-    keep_checkpoints: int = Field(2, ge=2, description="how many checkpoints to keep")
-    log_steps: int = Field(10, ge=1, description="steps between lines of the log")
-    report_to: list[str] = Field([], description="where else to log, e.g. tensorboard")
-    workers: int = Field(0, ge=0, le=256, description="processes that tokenise")
-    device: Device | None = Field(None, description="cpu, cuda or mps; the best there is if left out")
-    threads: int | None = Field(None, ge=1, le=MAX_THREADS, description="threads on the CPU")
+    learning_rate: float = setting(1e-4, "Peak learning rate of AdamW.", OPTIMISER, gt=0)
+    warmup_ratio: float = setting(
+        0.1,
+        "Share of the steps in which the learning rate rises; then it falls to 0.",
+        OPTIMISER,
+        ge=0,
+        le=1,
+    )
+    weight_decay: float = setting(
+        0.01, "Weight decay of AdamW, not applied to biases and norms.", OPTIMISER, ge=0
+    )
+    max_grad_norm: float = setting(1.0, "Clip the norm of all gradients to this value.", OPTIMISER, gt=0)
+    precision: Precision = setting(
+        "fp32", "Precision of the forward pass; bf16 and fp16 use autocast.", HARDWARE
+    )
+    seed: int = setting(
+        42, "Random seed for masks, data order, dropout and new parameters.", OPTIMISER, ge=0, le=2**32 - 1
+    )
+    save_steps: int = setting(500, "Steps between checkpoints.", LOGS, ge=1)
+    save_minutes: float = setting(
+        10.0, "Minutes after which a checkpoint is saved even if --save-steps is not reached.", LOGS, gt=0
+    )
+    keep_checkpoints: int = setting(2, "Number of checkpoints to keep.", LOGS, ge=2)
+    log_steps: int = setting(10, "Steps between log lines.", LOGS, ge=1)
+    report_to: list[str] = setting([], "Additional loggers, e.g. tensorboard.", LOGS)
+    workers: int = setting(0, "Processes that tokenise the data.", HARDWARE, ge=0, le=256)
+    device: Device | None = setting(None, DEVICE_HELP, HARDWARE)
+    threads: int | None = setting(None, THREADS_HELP, HARDWARE, ge=1, le=MAX_THREADS)
+
+
+CORPUS_HELP = "Text files, folders or Hub data set ids; pydocs for the docstrings of Python's library."
+MIN_WORDS_HELP = "Skip passages with fewer words."
+SKIP_BAD_LINES_HELP = "Count invalid lines and skip them instead of stopping."
 
 
 class PretrainSettings(Training):
@@ -189,205 +256,268 @@ class PretrainSettings(Training):
 
     command: ClassVar[str] = "pretrain"
 
-    base: str = Field(description="a masked LM or a sentence-transformers model: folder or Hub id")
-    corpus: list[str] = Field(min_length=1, description="files, folders, Hub data set ids, or pydocs")
-    objective: str = Field("retromae", description="see `stzoo list objectives`")
-    options: dict[str, Any] = Field({}, description="of the objective, e.g. decoder_rate")
-    weights: dict[str, float] = Field({}, description="of its losses, by name")
-    pooling: str | None = Field(
-        None, description="the bottleneck; the base's own if left out, cls for a bare masked LM"
+    base: str = setting(
+        ..., "Masked language model or sentence-transformers model to start from: folder or Hub id."
     )
-    max_tokens: int | None = Field(
-        None, ge=4, description="passages are cut here; the base's own limit if left out"
+    corpus: list[str] = setting(..., CORPUS_HELP, min_length=1)
+    objective: str = setting(
+        "retromae", "Pre-training objective; `stzoo list objectives` shows all.", names="objective"
     )
-    min_words: int = Field(3, ge=1, description="shorter passages are left out")
-    skip_bad_lines: bool = Field(False, description="count bad lines and go on")
-    new_learning_rate: float | None = Field(
-        None, gt=0, description="peak for new heads and decoders; learning_rate if left out"
+    options: dict[str, Any] = setting({}, "Options of the objective, e.g. decoder_rate.")
+    weights: dict[str, float] = setting({}, "Weights of the objective's losses, by name.")
+    pooling: str | None = setting(
+        None,
+        "Pooling that makes the bottleneck; by default the base model's own, or cls if it has none.",
+        MODEL,
+        names="pooling",
     )
-    head_warmup_steps: int = Field(0, ge=0, description="first steps, with the encoder frozen")
-    probe: str | None = Field(None, description="a BEIR folder, scored zero-shot as training goes")
-    probe_split: str = Field("test", description="split of the probe")
-    probe_steps: int = Field(500, ge=1, description="steps between probes")
+    max_tokens: int | None = setting(
+        None, "Truncate passages to this many tokens; the base model's limit by default.", DATA, ge=4
+    )
+    min_words: int = setting(3, MIN_WORDS_HELP, DATA, ge=1)
+    skip_bad_lines: bool = setting(False, SKIP_BAD_LINES_HELP, DATA)
+    new_learning_rate: float | None = setting(
+        None, "Peak learning rate of new heads and decoders; --learning-rate by default.", OPTIMISER, gt=0
+    )
+    head_warmup_steps: int = setting(
+        0, "Freeze the encoder for this many steps and train only the new parts.", OPTIMISER, ge=0
+    )
+    probe: str | None = setting(None, "BEIR folder to evaluate on zero-shot during training.", EVALUATION)
+    probe_split: str = setting("test", "Split of --probe.", EVALUATION)
+    probe_steps: int = setting(500, "Steps between evaluations on --probe.", EVALUATION, ge=1)
 
 
 class PrepareSettings(Settings):
-    """Settings of `stzoo prepare`; what is prepared has settings of its own beside these."""
+    """Settings of `stzoo prepare`; a preparation adds its own fields in a subclass."""
 
     command: ClassVar[str] = "prepare"
 
-    preparation: str = Field("", description="see `stzoo list preparations`")
-    corpus: list[str] = Field(min_length=1, description="files, folders, Hub data set ids, or pydocs")
-    min_words: int = Field(3, ge=1, description="shorter passages are left out")
-    skip_bad_lines: bool = Field(False, description="count bad lines and go on")
-    tokenizer: str = Field(
+    preparation: str = setting("", "Name of the preparation; `stzoo list preparations` shows all.")
+    corpus: list[str] = setting(..., CORPUS_HELP, min_length=1)
+    min_words: int = setting(3, MIN_WORDS_HELP, DATA, ge=1)
+    skip_bad_lines: bool = setting(False, SKIP_BAD_LINES_HELP, DATA)
+    tokenizer: str = setting(
         "bert-base-uncased",
-        description="the base to be pre-trained (folder or Hub id), whose tokenizer tells words",
+        "Base model to be pre-trained (folder or Hub id); its tokenizer determines the words.",
     )
-    shard_rows: int = Field(500, ge=1, description="passages at a time; a kill loses no more than those")
-    seed: int = Field(42, ge=0, le=2**32 - 1, description="of all that is drawn")
-    device: Device | None = Field(None, description="cpu, cuda or mps; the best there is if left out")
-    threads: int | None = Field(None, ge=1, le=MAX_THREADS, description="threads on the CPU")
+    shard_rows: int = setting(
+        500, "Passages per shard; an interrupted run loses at most the unfinished shard.", HARDWARE, ge=1
+    )
+    seed: int = setting(42, "Random seed.", HARDWARE, ge=0, le=2**32 - 1)
+    device: Device | None = setting(None, DEVICE_HELP, HARDWARE)
+    threads: int | None = setting(None, THREADS_HELP, HARDWARE, ge=1, le=MAX_THREADS)
 
 
 class MiningRules(Settings):
-    """Which of a model's answers become hard negatives: what mining and its episodes in fine-tuning share."""
+    """Which retrieved passages become hard negatives; shared by mining and by episodes in fine-tuning."""
 
-    mined: int = Field(30, ge=1, description="negatives kept a query")
-    depth: int = Field(200, ge=1, description="they are taken from so many of the best passages")
-    skip: int = Field(0, ge=0, description="so many of the best are left out; positives do not count")
-    sampling: Literal["random", "top"] = Field(
-        "random", description="which of them: random ones, or those on top"
+    mined: int = setting(30, "Negatives to keep per query.", NEGATIVES, ge=1)
+    depth: int = setting(200, "Sample negatives from the top N retrieved passages.", NEGATIVES, ge=1)
+    skip: int = setting(
+        0, "Ignore the N highest-ranked candidates (known positives not counted).", NEGATIVES, ge=0
     )
-    absolute_margin: float | None = Field(
-        None, description="a negative scores at least this much less than the query's best positive"
+    sampling: Literal["random", "top"] = setting(
+        "random", "Take random candidates, or the highest-ranked ones.", NEGATIVES
     )
-    relative_margin: float | None = Field(
-        None, ge=0, lt=1, description="likewise, as a share of the positive's score: 0.05 allows 95 % of it"
+    absolute_margin: float | None = setting(
+        None, "Keep only negatives that score at least this much below the query's best positive.", NEGATIVES
     )
-    language: LanguageCode | None = Field(
+    relative_margin: float | None = setting(
         None,
-        description="language of the passages, for the stemmer and stop words of bm25s: de, german, none; "
-        "detected if left out",
+        "The same margin as a share of the positive's score: 0.05 keeps negatives up to 95 % of it.",
+        NEGATIVES,
+        ge=0,
+        lt=1,
     )
-    teacher: str | None = Field(
-        None, description="a cross-encoder (folder or Hub id) that scores positives and negatives"
+    language: LanguageCode | None = setting(
+        None,
+        "Language of the passages for BM25's stemmer and stop words (de, german, none); detected by default.",
+        NEGATIVES,
     )
-    teacher_margin: float | None = Field(
-        None, description="with a teacher: a negative scores at least this much less than the best positive"
+    teacher: str | None = setting(
+        None, "Cross-encoder (folder or Hub id) that scores positives and negatives.", NEGATIVES
     )
-    teacher_tokens: int | None = Field(None, ge=4, description="query and passage are cut here together")
+    teacher_margin: float | None = setting(
+        None,
+        "Keep only negatives that the teacher scores at least this much below the best positive.",
+        NEGATIVES,
+    )
+    teacher_tokens: int | None = setting(
+        None, "Truncate each query and passage together to this many tokens for the teacher.", NEGATIVES, ge=4
+    )
 
 
 class MineSettings(MiningRules):
     """Settings of `stzoo mine`."""
 
     command: ClassVar[str] = "mine"
+    positional: ClassVar[tuple[str, ...]] = ("model",)
 
-    model: str = Field(description="a sentence-transformers model: folder or Hub id; or bm25s")
-    data: str = Field(description="a BEIR folder, or a file of training data; see the README")
-    split: str = Field("train", description="qrels of a BEIR folder whose queries get negatives")
-    corpus: str | None = Field(
-        None, description="passages to search, a BEIR folder or corpus.jsonl; the data's own if left out"
+    model: str = setting(..., "Sentence-transformers model to search with (folder or Hub id), or bm25s.")
+    data: str = setting(..., "BEIR folder or file of training data.")
+    split: str = setting("train", "Split of a BEIR folder whose queries get negatives.", DATA)
+    corpus: str | None = setting(
+        None, "Passages to search, as a BEIR folder or corpus.jsonl; those of --data by default.", DATA
     )
-    columns: Columns = Field(None, description=COLUMNS_HELP)
-    max_tokens: int | None = Field(None, ge=4, description="texts are cut here; the model's own limit")
-    batch_tokens: int | None = Field(None, ge=1, description="tokens encoded at once; suits the device")
-    memory_gib: float = Field(2.0, gt=0, le=2**20, description="bound on what the search holds")
-    store: str | None = Field(None, description="where embeddings are kept; stzoo's cache if left out")
-    seed: int = Field(42, ge=0, le=2**32 - 1, description="of random negatives")
-    device: Device | None = Field(None, description="cpu, cuda or mps; the best there is if left out")
-    threads: int | None = Field(None, ge=1, le=MAX_THREADS, description="threads on the CPU")
+    columns: Columns = setting(None, COLUMNS_HELP, DATA)
+    max_tokens: int | None = setting(
+        None, "Truncate texts to this many tokens; the model's limit by default.", DATA, ge=4
+    )
+    batch_tokens: int | None = setting(
+        None, "Tokens encoded at once; chosen for the device by default.", HARDWARE, ge=1
+    )
+    memory_gib: float = setting(2.0, "Memory for the search in GiB.", HARDWARE, gt=0, le=2**20)
+    store: str | None = setting(None, "Folder for the embeddings; stzoo's cache by default.", HARDWARE)
+    seed: int = setting(42, "Random seed of the sampling.", NEGATIVES, ge=0, le=2**32 - 1)
+    device: Device | None = setting(None, DEVICE_HELP, HARDWARE)
+    threads: int | None = setting(None, THREADS_HELP, HARDWARE, ge=1, le=MAX_THREADS)
 
 
 RESERVED = ("query", "document", "passage", "corpus")
 
 
 class TaskSettings(_Checked):
-    """One of several tasks of `stzoo finetune`; what is left out is as for all of them."""
+    """One of several tasks of `stzoo finetune`; settings that are left out are those of the whole recipe."""
 
-    name: str = Field(description="its name, without dots, slashes and spaces")
-    data: str = Field(description="as `data` of a single task")
-    split: str | None = Field(None, description="qrels of a BEIR folder to train on")
-    corpus: str | None = Field(None, description="passages that the data names by id, and to mine from")
-    columns: Columns = Field(None, description="as `columns` of a single task")
-    dev_data: str | None = Field(None, description="a BEIR folder to stop early by")
-    dev_split: str | None = Field(None, description="qrels to stop early by")
-    query_prompt: str | None = Field(
-        None, description="put before its queries, and kept in the model under the task's name"
+    name: str = setting(..., "Name of the task, without dots, slashes and spaces.")
+    data: str = setting(..., "BEIR folder, mined file or other training data of the task.")
+    split: str | None = setting(None, "Split of a BEIR folder to train on.")
+    corpus: str | None = setting(None, "Passages that the data refers to by id, and to mine negatives from.")
+    columns: Columns = setting(None, COLUMNS_HELP)
+    dev_data: str | None = setting(None, "BEIR folder for early stopping.")
+    dev_split: str | None = setting(None, "Split for early stopping.")
+    query_prompt: str | None = setting(
+        None, "Prompt put before the task's queries; the model keeps it under the task's name."
     )
-    max_query_tokens: int | None = Field(None, ge=4, description="queries are cut here in training")
-    max_passage_tokens: int | None = Field(None, ge=4, description="passages are cut here in training")
-    negatives: int | None = Field(None, ge=0, description="hard negatives beside each query")
-    weight: float = Field(1.0, gt=0, description="its size counts so many times when batches are shared out")
-    max_queries: int | None = Field(None, ge=1, description="at most so many of its queries, drawn at random")
+    max_query_tokens: int | None = setting(None, "Truncate queries to this many tokens in training.", ge=4)
+    max_passage_tokens: int | None = setting(None, "Truncate passages to this many tokens in training.", ge=4)
+    negatives: int | None = setting(None, "Hard negatives per query.", ge=0)
+    weight: float = setting(1.0, "Multiply the task's size by this when batches are shared out.", gt=0)
+    max_queries: int | None = setting(None, "Train on at most this many queries, drawn at random.", ge=1)
 
 
 class FinetuneSettings(Training, MiningRules):
     """Settings of `stzoo finetune`."""
 
     command: ClassVar[str] = "finetune"
+    positional: ClassVar[tuple[str, ...]] = ("model",)
 
-    model: str = Field(description="a sentence-transformers model: folder or Hub id")
-    data: str = Field("", description="a BEIR folder, a mined file, or training data of another form")
-    tasks: list[TaskSettings] = Field([], description="several tasks instead of data, each with its own")
-    mixing: Literal["temperature", "proportional", "round-robin"] = Field(
+    model: str = setting(..., "Sentence-transformers model to fine-tune: folder or Hub id.")
+    data: str = setting("", "BEIR folder, mined file or other training data.")
+    tasks: list[TaskSettings] = setting([], "Several tasks instead of --data, in a recipe.")
+    mixing: Literal["temperature", "proportional", "round-robin"] = setting(
         "temperature",
-        description="of a step, each task has a share by its size, flattened or not; or steps take turns",
+        "How tasks share a batch: by size flattened by a temperature, by size, or in turn step by step.",
+        TASKS,
     )
-    mixing_temperature: float = Field(
-        4.0, gt=0, description="shares go with size ^ (1 / this); 1 is proportional"
+    mixing_temperature: float = setting(
+        4.0, "A task's share is its size ^ (1 / temperature); 1 means proportional.", TASKS, gt=0
     )
-    balancer: str = Field("sum", description="makes one update of the tasks'; see `stzoo list balancers`")
-    balancer_options: dict[str, Any] = Field({}, description="of the balancer, e.g. tau")
-    split: str = Field("train", description="qrels of a BEIR folder to train on")
-    corpus: str | None = Field(
-        None, description="passages that the data names by id, and to mine from; the data's own if left out"
+    balancer: str = setting(
+        "sum",
+        "How the tasks' gradients become one update; `stzoo list balancers` shows all.",
+        TASKS,
+        names="balancer",
     )
-    columns: Columns = Field(None, description=COLUMNS_HELP)
-    max_queries: int | None = Field(None, ge=1, description="train on at most so many, drawn at random")
-    dev_data: str | None = Field(None, description="a BEIR folder to stop early by; data if left out")
-    dev_split: str | None = Field(
-        None, description="qrels to stop early by; part of the training queries if left out"
+    balancer_options: dict[str, Any] = setting({}, "Options of the balancer, e.g. tau.", TASKS)
+    split: str = setting("train", "Split of a BEIR folder to train on.", DATA)
+    corpus: str | None = setting(
+        None,
+        "Passages that the data refers to by id, and to mine negatives from; those of --data by default.",
+        DATA,
     )
-    dev_queries: int = Field(
-        200, ge=0, description="training queries held out where there is no dev_split; 0: no early stop"
+    columns: Columns = setting(None, COLUMNS_HELP, DATA)
+    max_queries: int | None = setting(
+        None, "Train on at most this many queries, drawn at random.", DATA, ge=1
     )
-    dev_passages: int = Field(
-        2000, ge=0, description="passages searched for them: the judged ones, and others at random; 0: all"
+    dev_data: str | None = setting(None, "BEIR folder for early stopping; --data by default.", EVALUATION)
+    dev_split: str | None = setting(
+        None, "Split for early stopping; part of the training queries by default.", EVALUATION
     )
-    pooling: str | None = Field(None, description="the model's own if left out, cls for a bare transformer")
-    pooling_options: dict[str, Any] = Field({}, description="of the pooling")
-    portable: bool = Field(
-        True, description="export built-in modules only; without, the model's own code beside it"
+    dev_queries: int = setting(
+        200,
+        "Training queries to hold out if there is no --dev-split; 0 turns early stopping off.",
+        EVALUATION,
+        ge=0,
     )
-    similarity: Literal["cosine", "dot"] | None = Field(
-        None, description="how vectors are compared, in training and ever after; the model's own if left out"
+    dev_passages: int = setting(
+        2000,
+        "Passages to search for the dev queries: the judged ones and random others; 0 means all.",
+        EVALUATION,
+        ge=0,
     )
-    query_prompt: str | None = Field(None, description="put before queries; the model's own if left out")
-    passage_prompt: str | None = Field(None, description="put before passages; the model's own if left out")
-    max_query_tokens: int = Field(64, ge=4, description="queries are cut here in training")
-    max_passage_tokens: int = Field(256, ge=4, description="passages are cut here in training")
-    batch_size: int = Field(
-        64, ge=2, le=2**20, description="queries a step and device; the others' passages are negatives"
+    pooling: str | None = setting(
+        None,
+        "Pooling of token embeddings; by default the model's own, or cls if it has none.",
+        MODEL,
+        names="pooling",
     )
-    mini_batch_size: int = Field(
-        32, ge=1, description="texts at a time in memory; changes no loss, but what dropout draws"
+    pooling_options: dict[str, Any] = setting({}, "Options of the pooling.", MODEL)
+    portable: bool = setting(
+        True, "Export built-in modules only; --no-portable saves the model's own code with it.", MODEL
     )
-    negatives: int | None = Field(
-        None, ge=0, description="hard negatives beside each query; if left out 7, or as many as there are"
+    similarity: Literal["cosine", "dot"] | None = setting(
+        None,
+        "Similarity of embeddings, in training and in the exported model; the model's own by default.",
+        MODEL,
     )
-    losses: dict[str, float] = Field(
-        {"contrastive": 1.0}, min_length=1, description="weights by name; see `stzoo list losses`"
+    query_prompt: str | None = setting(None, "Prompt put before queries; the model's own by default.", MODEL)
+    passage_prompt: str | None = setting(
+        None, "Prompt put before passages; the model's own by default.", MODEL
     )
-    loss_options: dict[str, Any] = Field({}, description="of the losses, e.g. kl.teacher_temperature")
-    temperature: float = Field(0.05, gt=0, description="similarities are divided by this, in each loss")
-    matryoshka: list[int] = Field([], description="also train vectors cut to so many dimensions")
-    cross_device: bool = Field(False, description="passages on the other devices are negatives, too")
-    learning_rate: float = Field(2e-5, gt=0, description="peak, of AdamW")
-    eval_steps: int = Field(50, ge=1, description="steps between scores on the dev queries")
-    patience: int = Field(3, ge=1, description="scores without a gain before training stops")
-    lora_rank: int = Field(
-        0, ge=0, le=2**14, description="train low-rank adapters of this rank only; 0: all weights"
+    max_query_tokens: int = setting(64, "Truncate queries to this many tokens in training.", DATA, ge=4)
+    max_passage_tokens: int = setting(256, "Truncate passages to this many tokens in training.", DATA, ge=4)
+    batch_size: int = setting(
+        64,
+        "Queries per step on each device; passages of the other queries are in-batch negatives.",
+        OPTIMISER,
+        ge=2,
+        le=2**20,
     )
-    lora_alpha: float | None = Field(
-        None, gt=0, description="adapters are scaled by alpha / rank; 2 x rank if left out"
+    mini_batch_size: int = setting(
+        32, "Texts encoded at once to save memory; affects only the random draws of dropout.", OPTIMISER, ge=1
     )
-    lora_dropout: float = Field(0.0, ge=0, lt=1, description="before the adapters")
-    lora_targets: list[str] = Field(
-        [], description="modules with adapters, by the end of their name; all linear layers if left out"
+    negatives: int | None = setting(
+        None, "Hard negatives per query; by default 7, or fewer if the data has fewer.", NEGATIVES, ge=0
     )
-    episodes: int = Field(
-        0, ge=0, description="rounds of mining with the model as it is, then training; 0 mines nothing"
+    losses: dict[str, float] = setting(
+        {"contrastive": 1.0},
+        "Weights of the losses, by name; `stzoo list losses` shows all.",
+        LOSSES,
+        min_length=1,
     )
-    first_negatives: Literal["model", "bm25s"] = Field("model", description="who mines for the first episode")
-    keep_old: float = Field(
-        0.0, ge=0, lt=1, description="share of an episode's negatives that are the last episode's"
+    loss_options: dict[str, Any] = setting({}, "Options of the losses, e.g. kl.teacher_temperature.", LOSSES)
+    temperature: float = setting(0.05, "Divide similarities by this in every loss.", LOSSES, gt=0)
+    matryoshka: list[int] = setting([], "Also train embeddings truncated to this many dimensions.", LOSSES)
+    cross_device: bool = setting(False, "Use passages on other devices as negatives, too.", LOSSES)
+    learning_rate: float = setting(2e-5, "Peak learning rate of AdamW.", OPTIMISER, gt=0)
+    eval_steps: int = setting(50, "Steps between evaluations on the dev queries.", EVALUATION, ge=1)
+    patience: int = setting(
+        3, "Stop training after this many evaluations without improvement.", EVALUATION, ge=1
+    )
+    lora_rank: int = setting(
+        0, "Train only low-rank adapters of this rank; 0 trains all weights.", LORA, ge=0, le=2**14
+    )
+    lora_alpha: float | None = setting(
+        None, "Scale adapters by alpha / rank; 2 x rank by default.", LORA, gt=0
+    )
+    lora_dropout: float = setting(0.0, "Dropout before the adapters.", LORA, ge=0, lt=1)
+    lora_targets: list[str] = setting(
+        [], "Modules to adapt, by the end of their name; all linear layers by default.", LORA
+    )
+    episodes: int = setting(
+        0, "Rounds of mining with the current model and training; 0 turns mining off.", NEGATIVES, ge=0
+    )
+    first_negatives: Literal["model", "bm25s"] = setting(
+        "model", "Retriever that mines the negatives of the first episode.", NEGATIVES
+    )
+    keep_old: float = setting(
+        0.0, "Share of an episode's negatives to keep from the previous episode.", NEGATIVES, ge=0, lt=1
     )
 
     @classmethod
     def read(cls, recipe: str | Path | None, changes: Mapping[str, Any]) -> Self:
-        """See `Settings.read`; either `data` or `tasks` must be there."""
+        """See `Settings.read`; either `data` or `tasks` must be given."""
         made = super().read(recipe, changes)
         if not made.data and not made.tasks:
             raise RecipeError("data is missing; give --data, or tasks in the recipe.")
@@ -398,16 +528,16 @@ class FinetuneSettings(Training, MiningRules):
         names = [task.name for task in made.tasks]
         if wrong := [name for name in names if not re.fullmatch(r"[^./\\\s]+", name) or name in RESERVED]:
             raise RecipeError(
-                f"a task is named {wrong[0]!r}; expected a name without dots, slashes and spaces, and none "
-                f"of {', '.join(RESERVED)}, which are prompts of every model."
+                f"a task is named {wrong[0]!r}; expected a name without dots, slashes and spaces, other than "
+                f"{', '.join(RESERVED)}, which are prompts of every model."
             )
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise RecipeError(f"two tasks are named {', '.join(twice)}; a name must be of one task.")
+            raise RecipeError(f"two tasks are named {', '.join(twice)}; give each task its own name.")
         alone = sorted(
             {"mixing", "mixing_temperature", "balancer", "balancer_options"} & made.model_fields_set
         )
         if not made.tasks and alone:
-            raise RecipeError(f"{alone[0]} says something of several tasks, and no tasks are given.")
+            raise RecipeError(f"{alone[0]} has no effect without tasks; add tasks, or drop it.")
         return made
 
     def each(self) -> "dict[str, FinetuneSettings]":

@@ -1,5 +1,6 @@
 """The command line: flags that are the recipe's keys, JSON beside every table, errors for people."""
 
+import inspect
 import json
 import os
 import re
@@ -12,8 +13,23 @@ from support.helpers import cli
 import stzoo
 from stzoo import Component, PluginError
 from stzoo.cli import add_plugins
+from stzoo.cli.settings import DemoSettings, SearchSettings
+from stzoo.cli.shared import PANELS
+from stzoo.evaluation import settings as of_evaluation
+from stzoo.hub import settings as of_hub
 from stzoo.plugins import manager
 from stzoo.training.settings import FinetuneSettings, MineSettings, PretrainSettings
+
+SETTINGS = (
+    *(PretrainSettings, FinetuneSettings, MineSettings, SearchSettings, DemoSettings),
+    *(of_evaluation.BenchSettings, of_evaluation.ScoreSettings, of_evaluation.CompareSettings),
+    *(of_evaluation.ReportSettings, of_evaluation.ContaminationSettings),
+    *(of_hub.ExportSettings, of_hub.CardSettings, of_hub.PublishSettings, of_hub.ImportSettings),
+    of_hub.MergeSettings,
+)
+# arguments that say where a command writes and how it is shown; they are not settings of a recipe
+NO_SETTINGS = {"output", "overwrite", "on_result", "progress", "say", "dry_run"}
+NO_SETTINGS |= {"masked_lm", "extra", "verify", "describe"}  # of export, for Python only
 
 
 def test_version():
@@ -22,22 +38,55 @@ def test_version():
 
 def test_help_names_every_command():
     shown = cli("--help").stdout
-    for command in ("plugins", "list", "pretrain", "finetune", "bench", "export", "publish", "import", "demo",
-                    "recipe", "search", "score", "compare", "report", "contamination"):  # fmt: skip
-        assert command in shown
+    panels = re.split(r"^╭─ (.+?) ─+╮$", shown, flags=re.M)
+    in_panel = dict(zip(panels[1::2], panels[2::2], strict=True))
+    for panel, commands in PANELS.items():
+        rows = re.findall(r"^│ ([a-z]+) +(.+?) *│$", in_panel[panel], re.M)
+        assert tuple(name for name, _ in rows) == commands  # a row each: their summaries fit in 80 columns
+        assert all(summary.endswith(".") for _, summary in rows)
 
 
-@pytest.mark.parametrize(
-    ("command", "settings"),
-    [("pretrain", PretrainSettings), ("finetune", FinetuneSettings), ("mine", MineSettings)],
-)
-def test_every_setting_is_a_flag(command, settings):
-    shown = cli(command, "--help", env={**os.environ, "COLUMNS": "200"}).stdout
-    nested = ("options", "weights", "pooling_options", "losses", "loss_options")  # by --set
-    nested += ("balancer_options", "tasks")
-    for name in settings.model_fields:
-        if name not in (*nested, "model"):
-            assert f"--{name.replace('_', '-')}" in shown, name
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: settings.command)
+def test_every_setting_is_a_flag(settings):
+    shown = cli(settings.command, "--help").stdout
+    nested = ("options", "pooling_options", "losses", "loss_options")  # by --set
+    nested += ("balancer_options", "tasks", *(["weights"] if settings is PretrainSettings else []))
+    for name, field in settings.model_fields.items():
+        assert re.match(r"[A-Z].*\.$", field.description), name
+        if name in settings.positional:
+            assert re.search(rf"│ +{name.upper()} ", shown), name
+        elif name not in nested:
+            assert re.search(rf"--{name.replace('_', '-')} ", shown), name
+
+
+@pytest.mark.parametrize("settings", SETTINGS[3:], ids=lambda settings: settings.command)
+def test_a_function_has_the_settings_of_its_command_with_the_same_defaults(settings):
+    function = getattr(stzoo, settings.command.replace("import", "import_checkpoint"))
+    parameters = inspect.signature(function).parameters
+    assert settings.model_fields.keys() == parameters.keys() - NO_SETTINGS
+    for name, field in settings.model_fields.items():
+        default = parameters[name].default
+        assert (default is inspect.Parameter.empty) == field.is_required(), name
+        if not field.is_required() and default not in (None, field.default):
+            made = settings.read(None, {**required(settings), name: default})
+            assert getattr(made, name) == field.default, name
+
+
+def required(settings):
+    """Values of the settings that must be given."""
+    return {name: "x" for name, field in settings.model_fields.items() if field.is_required()}
+
+
+def test_a_recipe_has_the_settings_of_any_command(tmp_path):
+    (tmp_path / "s.yaml").write_text("command: score\nk: 0\nmeasures: RR@5\ndata: nowhere\n")
+    done = cli("score", "x.run", "--recipe", "s.yaml", "--output", "out", cwd=tmp_path)
+    assert "the recipe s.yaml of `stzoo score`:\n  k is 0: input should be greater than" in done.stderr
+    done = cli("score", "x.run", "--recipe", "s.yaml", "--set", "k=7", cwd=tmp_path)
+    assert "x.run is not there" in done.stderr
+    done = cli("score", "x.run", "--recipe", "s.yaml", "--k", "7", "--set", "k=7", cwd=tmp_path)
+    assert "--k and --set k are both given" in done.stderr
+    done = cli("bench", "--recipe", "s.yaml", "--output", "out", cwd=tmp_path)
+    assert "is for `stzoo score`, not for `stzoo bench`" in done.stderr
 
 
 def test_plugins_and_list_speak_json():
@@ -54,6 +103,69 @@ def test_plugins_and_list_speak_json():
 def test_list_shows_what_is_there():
     shown = cli("list", "checkpoints").stdout
     assert "Shitao/RetroMAE_MSMARCO" in shown
+    kinds = cli("list").stdout
+    assert re.search(r"losses +contrastive, kl, margin-mse", kinds)
+    assert re.search(r"datasets +.*beir-13", kinds)
+
+
+def test_list_shows_one_component_with_its_options():
+    shown = cli("list", "objectives", "retromae").stdout
+    assert re.search(r"plugin +retromae \(stzoo-retromae \S+\)", shown)
+    assert re.search(r"^ decoder_rate +float +0\.5", shown, re.M)
+    assert "@inproceedings" in shown
+    made = json.loads(cli("list", "loss", "kl", "--json").stdout)
+    assert made["options"] == [
+        {"name": "teacher_temperature", "type": "float", "required": False, "default": 1.0}
+    ]
+    assert (made["plugin"], made["distribution"]) == ("builtin", "stzoo")
+    prepared = json.loads(cli("list", "preparations", "master", "--json").stdout)
+    assert "queries_per_passage" in {option["name"] for option in prepared["options"]}
+    assert "hub_id" in cli("list", "checkpoints", "retromae-base.msmarco").stdout
+    assert "5183" in cli("list", "datasets", "scifact").stdout
+    for kind in manager.KINDS:
+        for name in manager.all(kind):
+            assert cli("list", kind, name, "--json").returncode == 0, (kind, name)
+
+
+def complete(line):
+    """What bash is offered for the last word of a command line."""
+    words = line.split(" ")
+    env = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1), "_STZOO_COMPLETE": "complete_bash"}
+    done = cli(env={**os.environ, **env})
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("stzoo pretr", "pretrain"),
+        ("stzoo taco ins", "inspect"),
+        ("stzoo finetune m --lora-r", "--lora-rank"),
+        ("stzoo pretrain --objective retromae-", "retromae-basic"),
+        ("stzoo finetune m --balancer ta", "taco"),
+        ("stzoo finetune m --pooling me", "mean"),
+        ("stzoo finetune m --precision b", "bf16"),
+        ("stzoo finetune m --set losses.k", "losses.kl="),
+        ("stzoo finetune m --set temp", "temperature="),
+        ("stzoo pretrain --recipe retromae-pretrain-", "retromae-pretrain-msmarco"),
+        ("stzoo recipe show retromae-pretrain-", "retromae-pretrain-msmarco"),
+        ("stzoo bench m --datasets nfcorpus,nano-be", "nfcorpus,nano-beir"),
+        ("stzoo import retromae-base.w", "retromae-base.wikibook"),
+        ("stzoo list obj", "objectives"),
+        ("stzoo list losses marg", "margin-mse"),
+    ],
+)
+def test_the_shell_completes_commands_flags_and_values(line, offered):
+    assert complete(line) == [offered]
+
+
+def test_completion_can_be_installed_and_shown():
+    shown = cli("--help").stdout
+    assert "--install-completion" in shown
+    named = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # the shell is given, not detected
+    script = cli("--show-completion", "bash", env={**os.environ, **named})
+    assert "_STZOO_COMPLETE=complete_bash" in script.stdout
 
 
 def test_list_shows_the_data_sets_of_the_registry():
@@ -96,8 +208,8 @@ def test_a_mistake_is_one_message_and_exit_code_2(what, tmp_path):
 
 def test_commands_of_plugins_stand_beside_our_own():
     """By the hook stzoo_commands, as stzoo-taco has it."""
-    assert re.search(r"^ +taco +look into models", cli("--help").stdout, re.M)
-    assert re.search(r"^ +inspect ", cli("taco", "--help").stdout, re.M)
+    assert re.search(r"^│ +taco +see which parameters", cli("--help").stdout, re.M)
+    assert re.search(r"^│ +inspect ", cli("taco", "--help").stdout, re.M)
     light = (
         "import sys; from stzoo.cli import add_plugins as a; a([]); print('stzoo_taco.cli' in sys.modules)"
     )

@@ -336,7 +336,7 @@ def test_bad_options_are_errors_before_anything_is_encoded(models, data, tmp_pat
         (dict(data=data / "first", k=3), RecipeError, "name some by --measures"),
         (dict(data=data / "first", k=50, measures="R@100"), RecipeError, "more than the 50 results"),
         (dict(data=data / "first", max_tokens=65), ModelError, "max_tokens is 65; .* can read 3 to 64"),
-        (dict(data=data / "first", max_tokens=0), ModelError, "max_tokens is 0"),
+        (dict(data=data / "first", max_tokens=0), RecipeError, "max_tokens is 0"),
     ):
         with pytest.raises(error, match=message):
             bench([one], output=out, **options)

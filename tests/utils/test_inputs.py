@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.helpers import cli
 
-from stzoo.cli.shared import check_numbers
 from stzoo.data.beir import read_beir
 from stzoo.data.corpus import load_corpus
 from stzoo.data.training_sets.read import read_judged, read_training
@@ -18,7 +18,8 @@ from stzoo.data.trec import read_qrels, read_run
 from stzoo.errors import DataError, RecipeError, StzooError
 from stzoo.evaluation.contamination.training_texts import find_training, training_texts
 from stzoo.plugins import manager
-from stzoo.training.settings import PretrainSettings, parse_changes
+from stzoo.training.recipes import parse_changes
+from stzoo.training.settings import PretrainSettings
 from stzoo.utils.inputs import MAX_DEPTH, parse_json
 
 
@@ -87,20 +88,22 @@ def test_a_setting_is_given_once():
 
 
 WORDS = [
-    (["pretrain", "--batch-size", "1_0"], "--batch-size is '1_0': expected a plain number"),
-    (["pretrain", "--learning-rate", "\uff11e-3"], "--learning-rate is '\uff11e-3'"),
-    (["pretrain", "--seed=1_0"], "--seed is '1_0'"),
-    (["finetune", "m", "--matryoshka", "6_4"], "--matryoshka is '6_4'"),
-    (["bench", "m", "--k", "1_000"], "--k is '1_000'"),
-    (["mine", "m", "--memory-gib", "\u0663"], "--memory-gib is '\u0663'"),
+    (["pretrain", "--batch-size", "1_0"], "batch_size is '1_0': expected a plain number"),
+    (["pretrain", "--learning-rate", "\uff11e-3"], "learning_rate is '\uff11e-3'"),
+    (["pretrain", "--seed=1_0"], "seed is '1_0'"),
+    (["finetune", "m", "--matryoshka", "6_4"], "matryoshka is ['6_4']"),
+    (["bench", "m", "--k", "1_000"], "k is '1_000'"),
+    (["mine", "m", "--memory-gib", "\u0663"], "memory_gib is '\u0663'"),
+    (["demo", "--seed", "1_0"], "seed is '1_0'"),
+    (["prepare", "master", "--query-tokens", "6_4"], "query_tokens is '6_4'"),
 ]
 
 
 @pytest.mark.parametrize(("words", "error"), WORDS)
 def test_numbers_of_the_command_line_are_written_in_digits(words, error):
-    with pytest.raises(RecipeError, match=error):
-        check_numbers(words)
-    check_numbers(["pretrain", "--seed=7", "--learning-rate", "1e-3", "--base", "1_0", "--batch-size"])
+    done = cli(*words, "--output", "x")
+    assert done.returncode == 2
+    assert error in done.stderr
 
 
 def test_options_of_components_are_numbers_too():

@@ -65,7 +65,7 @@ def stzoo_commands() -> Iterable[Component]:
     yield Component(
         name="taco",
         build="stzoo_taco.cli:app",
-        summary="look into models of several tasks: which parameters serve which",
+        summary="see which parameters serve which of several tasks",
         source=TACO,
     )
 

@@ -12,13 +12,11 @@ import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from stzoo.data.beir import RetrievalDataset
-from stzoo.data.languages import check_language
 from stzoo.data.read_once import each_file_once
 from stzoo.data.trec import check_ids, write_run
 from stzoo.errors import RecipeError
@@ -27,6 +25,7 @@ from stzoo.evaluation.bench.datasets import check_sets, evaluate, find_sets
 from stzoo.evaluation.bench.results import Result
 from stzoo.evaluation.bench.systems import Dense, Found, System
 from stzoo.evaluation.measures import Measure, wanted_measures
+from stzoo.evaluation.settings import BenchSettings
 from stzoo.models.encode.batches import USUAL
 from stzoo.models.loaded import LoadedModel, open_model
 from stzoo.models.names import slug
@@ -39,11 +38,9 @@ from stzoo.utils.files import write_json
 from stzoo.utils.messages import notify
 from stzoo.utils.outputs import check_output
 
-DEPTH = 1000  # results kept a query: what Recall@1000 needs
-
 
 def bench(
-    models: str | Sequence[str],
+    models: str | Sequence[str] = (),
     *,
     output: str | Path,
     data: str | Path | None = None,
@@ -53,7 +50,7 @@ def bench(
     pages: str | Path | None = None,
     suite: str | None = None,
     measures: str | None = None,
-    k: int = DEPTH,
+    k: int = 1000,
     bm25: bool = True,
     language: str | None = None,
     precision: str | Sequence[str] = "float32",
@@ -125,24 +122,16 @@ def bench(
         RecipeError: if an option does not hold.
     """
     require_one_process("bench")
-    models = [models] if isinstance(models, str) else models
-    listed = precision.split(",") if isinstance(precision, str) else precision
-    precisions = list(dict.fromkeys(one.strip() for one in listed))
-    indexes = [index] if isinstance(index, str) else index
+    settings = BenchSettings.check(locals())
+    models, precisions = settings.models, list(dict.fromkeys(settings.precision))
     if not models and not bm25:
         raise RecipeError("there is nothing to score; give a model, or let BM25 be scored.")
     if not models:
-        _check_no_model(
-            dtype=dtype, backend=backend, index=indexes, precision=precisions, max_tokens=max_tokens
-        )
+        _check_no_model(settings)
     for one in precisions:
         check_precision(one)
-    if shard_rows is not None and shard_rows < 1:
-        raise RecipeError(f"shard_rows is {shard_rows}; expected at least 1.")
-    if language is not None:
-        if not bm25:
-            raise RecipeError("the language is for BM25, which is left out; drop --language or --no-bm25.")
-        language = check_language(language)
+    if language is not None and not bm25:
+        raise RecipeError("the language is for BM25, which is left out; drop --language or --no-bm25.")
     wanted = wanted_measures(measures, k)
     read = [data, corpus, pages, *models]
     output = check_output(output, kind="results", inputs=read)
@@ -154,7 +143,7 @@ def bench(
     bars = sys.stderr.isatty() if progress is None else progress
     sets = find_sets(
         data,
-        datasets,
+        settings.datasets,
         split=split,
         corpus=corpus,
         pages=pages,
@@ -173,7 +162,7 @@ def bench(
             models_opened.append(opened)
             retriever = Retriever(opened, root, batch_tokens, shard_rows or SHARD_ROWS, memory_gib, bars)
             how = {"device": opened.model.device.type}
-            systems += Dense(retriever, k).systems(precisions, indexes, how)
+            systems += Dense(retriever, k).systems(precisions, settings.index, how)
 
         chosen: dict[str, str] = {}  # BM25's language, by data set
 
@@ -181,7 +170,7 @@ def bench(
             if not bm25:
                 return systems
             if judged.name not in chosen:
-                chosen[judged.name] = lexical.choose_language(language, judged.passages, judged.name)
+                chosen[judged.name] = lexical.choose_language(settings.language, judged.passages, judged.name)
             return [_bm25(k, chosen[judged.name], progress), *systems]
 
         def check(judged: RetrievalDataset) -> None:
@@ -215,15 +204,14 @@ def bench(
     return found
 
 
-def _check_no_model(**given: Any) -> None:
+def _check_no_model(settings: BenchSettings) -> None:
     """Refuses settings of models if no model is given.
 
     Raises:
         RecipeError: if one is given.
     """
-    usual = {"dtype": None, "backend": "torch", "index": [], "precision": ["float32"], "max_tokens": None}
-    for name, value in given.items():
-        if (list(value) if isinstance(value, tuple) else value) != usual[name]:
+    for name in ("dtype", "backend", "index", "precision", "max_tokens"):
+        if getattr(settings, name) != BenchSettings.model_fields[name].default:
             raise RecipeError(
                 f"--{name.replace('_', '-')} has no effect without a model: BM25 alone is scored. Name a "
                 "model, or leave the option out."

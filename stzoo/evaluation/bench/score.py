@@ -14,6 +14,7 @@ from stzoo.evaluation.bench import results
 from stzoo.evaluation.bench.datasets import evaluate, find_sets
 from stzoo.evaluation.bench.results import Result
 from stzoo.evaluation.measures import wanted_measures
+from stzoo.evaluation.settings import ScoreSettings
 from stzoo.models.names import parse_name
 from stzoo.utils.files import fingerprint, write_json
 from stzoo.utils.inputs import user_path
@@ -60,7 +61,8 @@ def score(
         OutputError: if `output` is in use, or holds results of other data.
         RecipeError: if an option does not hold.
     """
-    runs = [runs] if isinstance(runs, str) else runs
+    settings = ScoreSettings.check(locals())
+    runs = settings.runs
     wanted = wanted_measures(measures, k)
     if output is not None:
         output = check_output(output, kind="results", inputs=[data, corpus, pages, *runs])

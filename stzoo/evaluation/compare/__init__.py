@@ -39,6 +39,7 @@ from stzoo.evaluation.compare.systems import (
     shared,
 )
 from stzoo.evaluation.scoring import is_sum, paired_test
+from stzoo.evaluation.settings import CompareSettings
 from stzoo.utils.inputs import user_path
 
 TIE = 1e-9  # smaller differences are of rounding
@@ -78,19 +79,17 @@ def compare(
             come from other data or another depth k.
         RecipeError: if there are fewer than two systems, one is given twice, or the measure is unknown.
     """
-    given = [str(system) for system in systems]
+    settings = CompareSettings.check(locals())
+    given = settings.systems
     if len(given) < 2:
         raise RecipeError(f"compare needs at least two systems; got {', '.join(given) or 'none'}.")
-    if examples < 0:
-        raise RecipeError(f"examples is {examples}; expected 0 or more.")
     if data is not None and not user_path(data).is_dir():
         raise DataError(f"{data} is not there; expected a BEIR folder, or the parent of several.")
     stored = read(results) if results is not None else []
     found = [find_system(system, results, stored) for system in given]
     labels = label(found, given)
-    if datasets is not None:
-        names = datasets.split(",") if isinstance(datasets, str) else datasets
-        found = choose(found, registry.expand(names))
+    if settings.datasets is not None:
+        found = choose(found, registry.expand(settings.datasets))
     others = [(name, rows, shared(found[0], rows)) for name, rows in zip(labels[1:], found[1:], strict=True)]
     places = [place for place in found[0] if any(place in common for _, _, common in others)]
     measure = measure_name(measure, (result for rows in found for result in rows.values()))

@@ -27,6 +27,7 @@ from stzoo.evaluation.compare.systems import label, measure_name, scores_of
 from stzoo.evaluation.contamination.overlap import Index, datasketch_module
 from stzoo.evaluation.contamination.result import CleanScore, Contamination, Hit, as_json
 from stzoo.evaluation.contamination.training_texts import TrainingText, find_training, training_texts
+from stzoo.evaluation.settings import ContaminationSettings
 from stzoo.utils.files import atomic_file, write_json
 from stzoo.utils.inputs import user_path
 from stzoo.utils.outputs import check_output
@@ -42,7 +43,7 @@ def contamination(
     data: str | Path,
     split: str = "test",
     output: str | Path | None = None,
-    results: str | Path | Sequence[str | Path] | None = None,
+    results: str | Path | Sequence[str | Path] = (),
     measure: str = "nDCG@10",
     ngram: int = 13,
     jaccard: float = 0.8,
@@ -71,27 +72,24 @@ def contamination(
         OutputError: if `output` holds a report, or cannot be written.
         RecipeError: if an option does not hold.
     """
-    if ngram < 2:
-        raise RecipeError(f"ngram is {ngram}; expected at least 2 words.")
-    if not 0.1 <= jaccard <= 1:
-        raise RecipeError(f"jaccard is {jaccard}; expected 0.1 to 1.")
-    named = [train] if isinstance(train, str | Path) else list(train)
-    if not named or not all(str(path).strip() for path in named):
+    settings = ContaminationSettings.check(locals())
+    if not settings.train or not all(path.strip() for path in settings.train):
         raise RecipeError(
             "no training data was given, or an empty name; expected files or folders (--train)."
         )
-    given = _listed(named)
+    given = [user_path(path) for path in settings.train]
+    of_results = [user_path(path) for path in settings.results]
     if minhash:
         datasketch_module()  # said before anything is read
     if output is not None:
         output = user_path(output, OutputError)
-        _check_output(output, [*given, data, *([] if results is None else _listed(results))], overwrite)
+        _check_output(output, [*given, data, *of_results], overwrite)
     bars = sys.stderr.isatty() if progress is None else progress
     files = [file for path in given for file in find_training(path, bars)]
     data = user_path(data)
     entry = registry.find(data.resolve().name) if data.is_dir() else None  # a task has its own name
     judged = read_beir(data, split, name=entry.name if entry else None, progress=bars)
-    scored = _results(judged, [] if results is None else _listed(results))
+    scored = _results(judged, of_results)
     measure = measure_name(measure, scored)
     per_query = [scores_of(result, measure) for result in scored]
 
@@ -162,10 +160,6 @@ def _check_output(output: Path, inputs: list[Any], overwrite: bool) -> None:
         check_output(output / name, kind="file", is_ours=is_ours, what="of stzoo contamination")
     if os.path.lexists(output / REPORT) and not overwrite:
         raise OutputError(f"{output} holds a report already. Use --overwrite, or another --output.")
-
-
-def _listed(given: str | Path | Sequence[str | Path]) -> list[Path]:
-    return [user_path(path) for path in ([given] if isinstance(given, str | Path) else given)]
 
 
 def _results(judged: RetrievalDataset, folders: Sequence[Path]) -> list[Result]:

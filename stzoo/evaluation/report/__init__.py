@@ -23,6 +23,7 @@ from rich.table import Table
 from stzoo.errors import MissingExtraError, OutputError, RecipeError
 from stzoo.evaluation.report.data import COST, Group, Page, gather
 from stzoo.evaluation.report.intervals import RESAMPLES, Interval
+from stzoo.evaluation.settings import ReportSettings
 from stzoo.training.history import History, Line, running_mean, shortened
 from stzoo.utils.files import atomic_file
 from stzoo.utils.inputs import user_path
@@ -64,7 +65,8 @@ def report(
         OutputError: if a file is there already or cannot be written.
         RecipeError: if a format is unknown.
     """
-    formats = formats.split(",") if isinstance(formats, str) else formats
+    settings = ReportSettings.check(locals())
+    formats = settings.formats
     if not formats or set(formats) - set(FORMATS):
         raise RecipeError(f"formats is {','.join(formats)!r}; expected some of {','.join(FORMATS)}.")
     base = user_path(output, OutputError)
@@ -79,8 +81,7 @@ def report(
     if "html" in formats:
         _plotly()
     bars = sys.stderr.isatty() if progress is None else progress
-    runs = [runs] if isinstance(runs, str | Path) else runs
-    page = gather(user_path(results), measure, seed=seed, progress=bars, runs=runs)
+    page = gather(user_path(results), measure, seed=seed, progress=bars, runs=settings.runs)
     writers: dict[str, Callable[[Page], str]] = {"html": _html, "txt": _text, "csv": _csv}
     texts = [writers[form](page) for form in formats]
     for path, text in zip(paths, texts, strict=True):

@@ -1,0 +1,64 @@
+"""stzoo bench, and the printing of results that `stzoo score` shares."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stzoo.cli.flags import Json, settings_as_flags
+from stzoo.cli.shared import command, print_json, show
+from stzoo.evaluation.settings import BenchSettings
+
+
+@command("bench")
+@settings_as_flags(BenchSettings)
+def bench_command(
+    recipe: str | None,
+    settings: dict[str, Any],
+    output: Annotated[Path, typer.Option(help="Folder for the results.")],
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace results of other data or settings."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Score models on BEIR and KILT data, and BM25 as well."""
+    given = BenchSettings.read(recipe, settings)
+    from stzoo.evaluation.bench.bench import bench
+
+    with printed(given.measures, as_json, given.suite) as on_result:
+        bench(**given.arguments(), output=output, overwrite=overwrite, on_result=on_result)
+
+
+@contextmanager
+def printed(measures: str | None, as_json: bool, suite: str | None = None) -> Iterator[Callable[[Any], None]]:
+    """Collects results and prints them at the end, also those before a failure or Ctrl-C."""
+    results: list[Any] = []
+    whole = False
+    try:
+        yield results.append
+        whole = True
+    finally:
+        if results:  # there is no mean of an unfinished suite
+            _print(results, measures, as_json, suite if whole else None)
+
+
+def _print(results: Any, measures: str | None, as_json: bool, suite: str | None) -> None:
+    from stzoo.evaluation.bench import kilt_suite
+    from stzoo.evaluation.bench.tables import as_json as to_json
+    from stzoo.evaluation.bench.tables import costs, table
+    from stzoo.evaluation.measures import parse_measures
+
+    for note in dict.fromkeys(f"{r.dataset}: {note}" for r in results for note in r.facts.get("notes", ())):
+        typer.echo(f"warning: {note}", err=True)
+    if as_json:
+        print_json(to_json(results) | (kilt_suite.as_json(results) if suite else {}))
+        return
+    if suite:
+        show(kilt_suite.table(results))
+        return
+    show(table(results, [measure.name for measure in parse_measures(measures)] if measures else ()))
+    if variants := costs(results):
+        show(variants)

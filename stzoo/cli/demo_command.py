@@ -1,0 +1,44 @@
+"""stzoo demo."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stzoo.cli.flags import Json, Overwrite, settings_as_flags
+from stzoo.cli.settings import DemoSettings
+from stzoo.cli.shared import command, done, print_json, show, show_answers
+
+
+@command("demo")
+@settings_as_flags(DemoSettings)
+def demo_command(
+    recipe: str | None,
+    settings: dict[str, Any],
+    output: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo"),
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Pre-train, fine-tune, compare, export and search in minutes.
+
+    A second call continues where the first one ended.
+    """
+    given = DemoSettings.read(recipe, settings)
+    from stzoo.cli.demo import demo, verdict
+    from stzoo.evaluation.bench.tables import as_json as to_json
+    from stzoo.evaluation.bench.tables import table
+
+    made = demo(
+        **given.arguments(), output=output, overwrite=overwrite, say=lambda line: typer.echo(line, err=True)
+    )
+    if as_json:
+        verdicts = [verdict(test) for test in made["tests"]]
+        print_json({**made, "verdicts": verdicts, **to_json(made["results"])})
+        return
+    show(table(made["results"]))
+    for test in made["tests"]:
+        typer.echo(verdict(test))
+    typer.echo("")
+    show_answers(made["answers"])
+    typer.echo("")
+    done(Path(made["model"]))

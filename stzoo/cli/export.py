@@ -1,0 +1,31 @@
+"""stzoo export."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stzoo.cli.flags import Overwrite, settings_as_flags
+from stzoo.cli.shared import command, done
+from stzoo.hub.settings import ExportSettings
+
+
+@command("export")
+@settings_as_flags(ExportSettings)
+def export_command(
+    recipe: str | None,
+    settings: dict[str, Any],
+    output: Annotated[Path, typer.Option(help="Folder to write.")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Export a model for plain sentence-transformers, and verify.
+
+    The folder loads in sentence-transformers 5 and 6 alike, which a fresh process checks.
+    Only the retriever is exported; an MLM head or decoders kept for pre-training are left out.
+    """
+    given = ExportSettings.read(recipe, settings)
+    from stzoo.hub.export import export
+    from stzoo.utils.distributed import require_one_process
+
+    require_one_process("export")
+    done(export(**given.arguments(), output=output, overwrite=overwrite))

@@ -1,0 +1,154 @@
+"""Makes a command's flags from its settings class."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from stzoo.cli.complete import complete_choices, complete_names, complete_recipes, complete_settings
+from stzoo.errors import RecipeError
+from stzoo.training.recipes import parse_changes
+from stzoo.training.settings import COMMAS, GROUPS, HARDWARE, Settings, TaskSettings, choices
+
+Recipe = Annotated[
+    str | None,
+    typer.Option(help="YAML file or name of an installed recipe.", autocompletion=complete_recipes),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the unfinished run in --output.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what an earlier run wrote to --output.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+NESTED = (dict[str, Any], dict[str, float], list[TaskSettings])  # set by --set, or in a recipe
+METAVARS = {int: "<int>", float: "<float>", Path: "<path>"}
+
+
+def settings_as_flags(
+    settings: type[Settings], hidden: str = "", nested: str = ""
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the flags of its settings, `--recipe` and `--set`.
+
+    The command is called with `recipe` and `settings`, the changes to it that were given, and with what else
+    it takes. Typer reads every value as text, so that settings are checked in one place: `settings.read`.
+
+    Args:
+        settings: the class.
+        hidden: a field without a flag, which the command itself sets.
+        nested: a field, a dict, that `--set` puts its keys into; "" if they are names of settings.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = [
+            p for p in inspect.signature(command).parameters.values() if p.name not in ("recipe", "settings")
+        ]
+        fields = {
+            name: field
+            for name, field in settings.model_fields.items()
+            if field.annotation not in NESTED and name != hidden
+        }
+        flags = [_flag(settings, name, field) for name, field in fields.items()]
+        places = {name: _place(settings, name, field) for name, field in fields.items()}
+        places |= {p.name: (1, 1 if p.name == "output" else 3) for p in own}
+        places |= {"recipe": (1, 2), "changes": (1, 2)}
+        parameters = sorted([*flags, *own, *_of_recipe(settings, nested)], key=lambda p: places[p.name])
+
+        def run(*, recipe: str | None, changes: list[str] | None, **given: Any) -> None:
+            named = {parameter.name: given.pop(parameter.name) for parameter in own}
+            by_flag = {name: value for name, value in given.items() if value not in (None, [])}
+            by_set = parse_changes(changes or [])
+            if nested:
+                by_set = {f"{nested}.{name}": value for name, value in by_set.items()}
+            if twice := sorted(by_flag.keys() & by_set.keys()):
+                flag = twice[0].replace("_", "-")
+                raise RecipeError(f"--{flag} and --set {twice[0]} are both given; keep one of the two.")
+            command(recipe=recipe, settings=by_flag | by_set, **named)
+
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+        run.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in keyword_only}
+        return run
+
+    return decorate
+
+
+def _of_recipe(settings: type[Settings], nested: str) -> list[inspect.Parameter]:
+    example = "an option of the importer, e.g. rescale_t5=true" if nested else "any setting by its name"
+    change = typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help=f"Set {example}. Can be repeated.",
+        autocompletion=None if nested else complete_settings(settings),
+    )
+    kinds = {"recipe": Recipe, "changes": Annotated[list[str] | None, change]}
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+        for name, kind in kinds.items()
+    ]
+
+
+def _flag(settings: type[Settings], name: str, field: FieldInfo) -> inspect.Parameter:
+    kind, words = _kind(field), choices(field.annotation)
+    extra: dict[str, Any] = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    about: dict[str, Any] = dict(
+        help=_help(field, words, repeated=kind == list[str]),
+        metavar=None if kind is bool else METAVARS.get(_item(field), "<str>"),
+        rich_help_panel=extra.get("group") or None,
+    )
+    if extra.get("names"):
+        about["autocompletion"] = complete_names(extra["names"])
+    elif words:
+        about["autocompletion"] = complete_choices(words)
+    if name in settings.positional:
+        about |= dict(metavar=name.upper(), rich_help_panel=None, help=_help(field, words, repeated=False))
+        option = typer.Argument(**about)
+    else:
+        option = typer.Option(**about)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
+    )
+
+
+def _item(field: FieldInfo) -> Any:
+    """The type of a setting, or of the items of a list; the first of a union."""
+    if COMMAS in field.metadata:
+        return str
+    return next(iter(get_args(field.annotation)), field.annotation)
+
+
+def _kind(field: FieldInfo) -> Any:
+    """What typer reads: a switch, a text, or several texts."""
+    if field.annotation is bool:
+        return bool
+    return list[str] if get_origin(field.annotation) is list and COMMAS not in field.metadata else str
+
+
+def _help(field: FieldInfo, words: tuple[str, ...], *, repeated: bool) -> str:
+    text = (field.description or "").replace("[", r"\[")  # not rich's markup
+    if words:
+        text += f" One of {', '.join(words)}."
+    if repeated:
+        text += " Can be repeated."
+    default = ", ".join(map(str, field.default)) if isinstance(field.default, list) else field.default
+    if field.is_required():
+        text += r" [red]\[required][/red]"
+    elif default not in (None, "") and not isinstance(default, bool):
+        text += rf" [dim]\[default: {default}][/dim]"
+    elif isinstance(default, bool):
+        text += rf" [dim]\[default: {'on' if default else 'off'}][/dim]"
+    return text
+
+
+def _place(settings: type[Settings], name: str, field: FieldInfo) -> tuple[int, int]:
+    """Sorts arguments first, then the flags of the first panel, then the groups in their order."""
+    if name in settings.positional:
+        return 0, settings.positional.index(name)
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    title = extra.get("group") or ""
+    if not title:
+        return 1, 0
+    return 2, GROUPS.index(title) if title in GROUPS else GROUPS.index(HARDWARE)

@@ -1,0 +1,63 @@
+"""Reading recipes: YAML files with the settings of a command, and `--set key=value`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stzoo.errors import RecipeError, quoted
+from stzoo.plugins import manager
+from stzoo.utils.inputs import check_is_file, parse_yaml, user_path
+
+SCHEMA_VERSION = 1
+
+
+def load_recipe(recipe: str | Path, command: str) -> dict[str, Any]:
+    """The settings in a recipe of a command.
+
+    Args:
+        recipe: a YAML file, or the name of an installed recipe.
+        command: e.g. "pretrain".
+
+    Raises:
+        RecipeError: if it cannot be read, or is for another command.
+    """
+    path = user_path(recipe, RecipeError)
+    looks_like_path = path.suffix in (".yaml", ".yml") or path.exists()
+    if looks_like_path and not path.exists():
+        raise RecipeError(f"there is no recipe file {recipe}.")
+    try:
+        if looks_like_path:
+            check_is_file(path, RecipeError)
+            text = path.read_text(encoding="utf-8")
+        else:
+            text = manager.recipe_text(str(recipe))
+        values = parse_yaml(text)
+    except (ValueError, OSError) as error:
+        raise RecipeError(f"the recipe {recipe} cannot be read as YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"the recipe {recipe} holds no settings; expected `key: value` lines.")
+    version = values.pop("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise RecipeError(
+            f"the recipe {recipe} has schema_version {version!r}; this stzoo reads {SCHEMA_VERSION}."
+        )
+    of = values.pop("command", command)
+    if of != command:
+        raise RecipeError(f"the recipe {recipe} is for `stzoo {of}`, not for `stzoo {command}`.")
+    return values
+
+
+def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
+    """Settings from `key=value` words; a value is read as YAML ("1e-4" as a number, "[a, b]" as a list)."""
+    changes = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise RecipeError(f"--set takes key=value, not {quoted(pair)}.")
+        if key in changes:
+            raise RecipeError(f"--set {key} is given twice; keep one of the two.")
+        try:
+            changes[key] = parse_yaml(value)
+        except ValueError as error:
+            raise RecipeError(f"--set {key}: {quoted(value)} cannot be read as YAML: {error}") from None
+    return changes
