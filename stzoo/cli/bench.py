@@ -51,7 +51,7 @@ def _print(results: Any, measures: str | None, as_json: bool, suite: str | None)
     from stzoo.evaluation.bench.tables import costs, table
     from stzoo.evaluation.measures import parse_measures
 
-    for note in dict.fromkeys(f"{r.dataset}: {note}" for r in results for note in r.facts.get("notes", ())):
+    for note in dict.fromkeys(f"{r.dataset}: {note}" for r in results for note in r.details.get("notes", ())):
         typer.echo(f"warning: {note}", err=True)
     if as_json:
         print_json(to_json(results) | (kilt_suite.as_json(results) if suite else {}))

@@ -1,4 +1,4 @@
-"""Means over suites of judged sets."""
+"""Means over the data sets of a suite."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from stzoo.evaluation.bench.results import Result
 
 @dataclass(frozen=True)
 class Average:
-    """A model's mean over all sets of a suite.
+    """A model's mean over all data sets of a suite.
 
     Attributes:
-        model: its name.
-        revision: of the model.
-        suite: as the registry names it.
-        sets: what is averaged; a suite among them counts as one, its mean.
-        measure: e.g. "nDCG@10".
-        value: the mean.
-        notes: of the results it is made from.
+        model: Name of the model.
+        revision: Revision of the model.
+        suite: Name of the suite in the registry.
+        sets: Data sets averaged over; a suite among them counts once, with its mean.
+        measure: Name of the measure, e.g. "nDCG@10".
+        value: The mean.
+        notes: Notes of the results averaged.
     """
 
     model: str
@@ -32,9 +32,9 @@ class Average:
 
 
 def averages(results: Sequence[Result], measure: str = "nDCG@10") -> list[Average]:
-    """Means by model and suite, where every set of the suite is there in its official split.
+    """Means by model and suite, for models with results on the official split of every data set of the suite.
 
-    A suite with a gap has no average. A set that is there twice with two scores is a gap as well.
+    A suite with a missing data set has no average, nor has one with two different scores for a data set.
     """
     systems: dict[tuple[str, str], dict[str, set[float]]] = {}
     notes: dict[tuple[str, str], dict[str, list[str]]] = {}
@@ -43,7 +43,7 @@ def averages(results: Sequence[Result], measure: str = "nDCG@10") -> list[Averag
         if entry and result.split == entry.split and measure in result.scores.mean:
             scores = systems.setdefault(system, {})
             scores.setdefault(entry.name, set()).add(result.scores.mean[measure])
-            notes.setdefault(system, {})[entry.name] = list(result.facts.get("notes", ()))
+            notes.setdefault(system, {})[entry.name] = list(result.details.get("notes", ()))
     return [
         Average(
             *system,
@@ -62,7 +62,7 @@ def averages(results: Sequence[Result], measure: str = "nDCG@10") -> list[Averag
 def _mean(name: str, scores: dict[str, set[float]]) -> float | None:
     members = registry.suites().get(name)
     if members is None:
-        found = scores.get(name, set())
-        return next(iter(found)) if len(found) == 1 else None
-    values = [_mean(member, scores) for member in members]
-    return None if None in values else fmean(value for value in values if value is not None)
+        values = scores.get(name, set())
+        return next(iter(values)) if len(values) == 1 else None
+    means = [_mean(member, scores) for member in members]
+    return None if None in means else fmean(mean for mean in means if mean is not None)

@@ -1,4 +1,4 @@
-"""The scores of one model for its card: rows, averages, contamination, and the two forms that the Hub reads.
+"""The scores of a model for its card: rows, averages, contamination, and the two formats that the Hub reads.
 
 Sources: the README front matter `model-index` and `.eval_results/*.yaml` as mteb 2.26 writes them
 (mteb/results/task_result.py): values from 0 to 1 in the former, times 100 in the latter.
@@ -27,36 +27,36 @@ from stzoo.retrieval import bm25 as lexical
 
 MEASURE = "nDCG@10"
 SHOWN = (MEASURE, "MRR@10", "Recall@100", *kilt_suite.MEASURES)
-SMALLER = ("precision", "index")  # settings of results that are not of exact search in full vectors
+SMALLER = ("precision", "index")  # settings of results other than exact search over full vectors
 
 
 @dataclass(frozen=True)
 class Leak:
-    """What `stzoo contamination` found in training data of a data set.
+    """A report of `stzoo contamination` on a data set.
 
     Attributes:
-        row: the result on that data set.
-        facts: contamination.json.
-        trained: names of what was looked into.
-        without: mean over the queries that are left; None where none is.
+        row: The result on that data set.
+        report: Content of contamination.json.
+        trained: Names of the training data that was searched.
+        without: Mean over the queries that are not contaminated; None if there are none.
     """
 
     row: Row
-    facts: dict[str, Any]
+    report: dict[str, Any]
     trained: list[str]
     without: float | None
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a model scores.
+    """The scores of a model.
 
     Attributes:
-        rows: by data set, of exact search.
-        smaller: those with smaller vectors or an index.
-        averages: suite, its sets, mean and its interval.
-        bm25: of BM25 on the same data, by data set and split.
-        leaks: by data set.
+        rows: Results of exact search, by data set.
+        smaller: Results with smaller vectors or an index.
+        averages: Suite, its data sets, mean and interval.
+        bm25: Scores of BM25 on the same data, by data set and split.
+        leaks: Reports of contamination, by data set.
     """
 
     rows: list[Row]
@@ -67,32 +67,32 @@ class Scored:
 
 
 def read_scores(results: Path, folder: Path) -> Scored:
-    """Reads the results of the model in `folder`, which it is told by its fingerprint.
+    """Reads the results of the model in `folder`, identified by its fingerprint.
 
     Args:
-        results: an --output of bench, in which reports of contamination may lie, too.
-        folder: of the model.
+        results: An --output of bench, optionally with reports of contamination.
+        folder: Path to the model folder.
 
     Raises:
-        DataError: if there are no results of it, two that a card cannot tell apart, or means that the scores
-            of their queries do not give.
-        OutputError: if a file there is no result of this version.
+        DataError: If there are no results of the model, two on the same data set, or means that disagree
+            with the scores of their queries.
+        OutputError: If a file is not a result of this version.
     """
     page = gather(results, MEASURE, seed=0, progress=sys.stderr.isatty())
     revision = folder_revision(folder)
-    own = [row for row in page.rows if row.result.revision == revision]
-    if not own:
+    model_rows = [row for row in page.rows if row.result.revision == revision]
+    if not model_rows:
         others = sorted({f"{row.result.model} ({row.result.revision[:12]})" for row in page.rows})
         raise DataError(
-            f"{results} has no results of {folder} as it is now (fingerprint {revision}); it has results of "
-            f"{', '.join(others)}. Score this model by `stzoo bench`, or name its own results."
+            f"{results} has no results of {folder} in its present form (fingerprint {revision}), only of "
+            f"{', '.join(others)}. Score this model with `stzoo bench`, or give the folder of its results."
         )
-    rows = [row for row in own if not any(key in row.result.facts["settings"] for key in SMALLER)]
+    rows = [row for row in model_rows if not any(key in row.result.details["settings"] for key in SMALLER)]
     _check_distinct(rows, results)
     systems = {row.system for row in rows}
     return Scored(
         rows=rows,
-        smaller=[row for row in own if row not in rows],
+        smaller=[row for row in model_rows if row not in rows],
         averages=[
             (suite.name, suite.sets, mean, interval)
             for suite in page.suites
@@ -108,13 +108,13 @@ def _check_distinct(rows: list[Row], results: Path) -> None:
     models = sorted({row.result.model for row in rows})
     if len(models) > 1:
         raise DataError(
-            f"{results} holds this model under several names ({', '.join(models)}). Name the folder of one."
+            f"{results} has this model under several names ({', '.join(models)}). Give the folder of one."
         )
     counts = Counter((row.result.dataset, row.result.split) for row in rows)
     if twice := [f"{dataset} ({split})" for (dataset, split), count in counts.items() if count > 1]:
         raise DataError(
-            f"{results} holds results on other data under one name: {', '.join(twice)}. Name the folder of "
-            "those that belong on the card."
+            f"{results} has results on different data with the same name: {', '.join(twice)}. Give the "
+            "folder of those for the card."
         )
 
 
@@ -128,36 +128,36 @@ def _bm25(page: Page, rows: list[Row]) -> dict[tuple[str, str], float]:
 
 
 def _leaks(results: Path, rows: list[Row]) -> list[Leak]:
-    found = []
+    leaks = []
     for path in sorted(results.rglob(REPORT)):
         try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-            same = (facts["dataset"], facts["split"], facts["queries"])
-            ids = set(facts["contaminated"])
-            trained = [base_name(path) for path in facts["train"]]
+            report = json.loads(path.read_text(encoding="utf-8"))
+            data = (report["dataset"], report["split"], report["queries"])
+            ids = set(report["contaminated"])
+            trained = [base_name(path) for path in report["train"]]
             for key in ("passages", "found_queries", "found_passages", "ngram", "jaccard"):
-                facts[key]
+                report[key]
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise DataError(
-                f"{path} is no report of this version of `stzoo contamination`; make it anew."
+                f"{path} is not a report of this version of `stzoo contamination`; run the command again."
             ) from error
         for row in rows:
             scores = row.result.scores.per_query[MEASURE]
-            if (row.result.dataset, row.result.split, row.result.queries) == same and ids <= scores.keys():
-                kept = [value for query, value in scores.items() if query not in ids]
-                found.append(Leak(row, facts, trained, fmean(kept) if kept else None))
-    return found
+            if (row.result.dataset, row.result.split, row.result.queries) == data and ids <= scores.keys():
+                clean = [value for query, value in scores.items() if query not in ids]
+                leaks.append(Leak(row, report, trained, fmean(clean) if clean else None))
+    return leaks
 
 
 def model_index(scored: Scored) -> list[Any]:
-    """`EvalResult`s for the front matter: every measure of every data set."""
-    found = []
+    """The `EvalResult`s for the front matter: every measure of every data set."""
+    index = []
     for row in scored.rows:
         result = row.result
         entry = None if _of_other_data(result) else registry.find(result.dataset)
         dataset, split = shown([result.dataset, result.split], {})
-        for name, key in result.facts["measures"].items():
-            found.append(
+        for name, key in result.details["measures"].items():
+            index.append(
                 EvalResult(
                     task_type="text-retrieval",
                     task_name="Retrieval",
@@ -170,30 +170,30 @@ def model_index(scored: Scored) -> list[Any]:
                     metric_value=round(result.scores.mean[name], 5),
                 )
             )
-    return found
+    return index
 
 
 def _of_other_data(result: Any) -> bool:
-    """True if a note says that the data are not the official ones; notes of the system do not."""
-    return bool(set(result.facts.get("notes") or ()) - set(result.facts.get("system_notes") or ()))
+    """True if a note says that the data is not the official one; notes of the system never do."""
+    return bool(set(result.details.get("notes") or ()) - set(result.details.get("system_notes") or ()))
 
 
 def eval_results(scored: Scored) -> dict[str, bytes]:
-    """`.eval_results/TASK.yaml`, of the sets of mteb whose official split and data were scored."""
+    """`.eval_results/TASK.yaml` for each data set of mteb that was scored on its official split and data."""
     files = {}
     for row in scored.rows:
         result = row.result
         entry = registry.find(result.dataset)
         if not (entry and entry.mteb and entry.task) or result.split != entry.split or _of_other_data(result):
             continue
-        made = f"stzoo {row.made['stzoo']}: {MEASURE}, the mean over all judged queries, by exact search"
+        notes = f"stzoo {row.made['stzoo']}: {MEASURE}, the mean over all judged queries, by exact search"
         entries = [
             EvalResultEntry(
                 dataset_id=entry.mteb,
                 task_id=task,
                 value=round(100 * result.scores.mean[MEASURE], 5),
                 date=row.date[:10],
-                notes=made,
+                notes=notes,
             )
             for task in (f"{entry.task}_default_{result.split}", entry.task)
         ]

@@ -12,7 +12,7 @@ import stzoo
 from stzoo.data import kilt
 from stzoo.errors import DataError, RecipeError, StzooError
 from stzoo.evaluation import kilt as kilt_scoring
-from stzoo.evaluation.bench.datasets import find_sets
+from stzoo.evaluation.bench.datasets import select_datasets
 from stzoo.evaluation.bench.kilt_suite import by_task
 from stzoo.evaluation.measures import parse_measures
 from stzoo.evaluation.scoring import score as score_documents
@@ -140,7 +140,7 @@ def test_where_each_set_is_one_page_the_scores_are_the_usual_ones(pages, ranking
 
 def test_cutoffs_below_1_and_no_questions_are_errors():
     for ks in ([], [0], [5, -1]):
-        with pytest.raises(RecipeError, match="from 1"):
+        with pytest.raises(RecipeError, match="at least 1"):
             kilt_scoring.score(sets("a"), {"q": "a"}, ks)
     with pytest.raises(DataError, match="no questions"):
         kilt_scoring.score({}, {})
@@ -355,7 +355,8 @@ def beir_folder(folder):
 def test_the_suite_has_every_task_of_a_folder(layout, tmp_path):
     folder = layout(tmp_path / "data")
     sets = {
-        judged.task: judged for judged in (one() for one in find_sets(folder, None, split=None, suite="kilt"))
+        judged.task: judged
+        for judged in (one() for one in select_datasets(folder, None, split=None, suite="kilt"))
     }
     assert set(sets) == {"nq", "zsre"}
     assert sets["zsre"].evidence == {"a": (frozenset(["10"]),)}
@@ -376,7 +377,7 @@ def test_queries_of_a_task_get_its_prompt_and_one_without_is_told(tmp_path, caps
     tiny.prompts |= {"zsre": "Treaty: "}
     tiny.save_pretrained(str(model))
     retriever = Retriever(open_model(str(model), device="cpu"), tmp_path / "store")
-    for one in find_sets(folder, None, split=None, suite="kilt"):
+    for one in select_datasets(folder, None, split=None, suite="kilt"):
         judged = one()
         prompt = "Treaty: " if judged.task == "zsre" else ""
         expected = tiny.encode([prompt + text for text in judged.queries.values()])
@@ -388,7 +389,7 @@ def test_queries_of_a_task_get_its_prompt_and_one_without_is_told(tmp_path, caps
 
     stzoo.bench(f"mine={model}", data=folder, suite="kilt", output=tmp_path / "results", bm25=False)
     told = capsys.readouterr().err
-    assert "mine has prompts for zsre; the queries of nq get none of them" in told
+    assert "mine has prompts for zsre, but none for nq, so the queries of nq get none" in told
     assert "queries of zsre" not in told
     card = stzoo.card(model, results=tmp_path / "results")
     assert "| KILT Rprec | KILT recall@20 | KILT recall@100 |" in card
@@ -399,7 +400,7 @@ def test_queries_of_a_task_get_its_prompt_and_one_without_is_told(tmp_path, caps
     [
         (dict(suite="kelt"), "did you mean 'kilt'"),
         (dict(suite="kilt", data=None), "needs --data"),
-        (dict(suite="kilt", data="nowhere"), "is not there"),
+        (dict(suite="kilt", data="nowhere"), "does not exist"),
         (dict(suite="kilt", split="test"), "TASK-test-kilt.jsonl"),
     ],
 )

@@ -166,7 +166,7 @@ def test_the_options_of_beirs_searchers_are_honoured(model):
 def test_a_similarity_that_beir_has_not_is_an_error(model):
     other = like(model, list(model))
     other.similarity_fn_name = "euclidean"
-    with pytest.raises(ModelError, match=r"BEIR has no similarity 'euclidean', only cosine and dot\."):
+    with pytest.raises(ModelError, match=r"is 'euclidean', but BEIR supports only cosine and dot\."):
         _ = BEIRModel(other).score_function
 
 

@@ -154,7 +154,7 @@ def test_results_of_other_data_or_settings_are_kept_unless_overwritten(models, d
     ):
         bench([str(models / "one")], max_tokens=8, **options)
     rewrite(data / "first", "queries.jsonl", lambda text: text.replace("propeller", "airscrew"))
-    with pytest.raises(OutputError, match=r"first\.json holds the result of other data.*--overwrite"):
+    with pytest.raises(OutputError, match=r"first\.json is the result of other data.*--overwrite"):
         bench([str(models / "one")], **options)
     rewrite(data / "first", "corpus.jsonl", lambda text: text.replace("Mitochondria", "Chloroplasts"))
     with pytest.raises(OutputError, match="other data"):
@@ -167,7 +167,7 @@ def test_results_of_other_data_or_settings_are_kept_unless_overwritten(models, d
     assert not again.reused
     assert json.loads(again.path.read_text())["splits"]["test"]["settings"]["max_tokens"] == 8
     again.path.write_text("{")
-    with pytest.raises(OutputError, match="is no result of this version"):
+    with pytest.raises(OutputError, match="is not a result of this version"):
         bench([str(models / "one")], **options)
     assert bench([str(models / "one")], overwrite=True, **options)[0].scores != again.scores
     again.path.write_text('{"mine": 1}')
@@ -247,14 +247,14 @@ def test_bm25_searches_other_languages_and_says_what_it_took_them_for(tmp_path, 
     folder = write_beir(tmp_path / "zh", rows, queries, {"test": {f"q{n}": {f"d{n}": 1} for n in range(3)}})
     (result,) = bench([], data=folder, output=tmp_path / "out")
     assert result.scores.mean["nDCG@10"] == 1
-    assert result.facts["settings"]["language"] == "zh"
-    assert result.facts["notes"] == []
+    assert result.details["settings"]["language"] == "zh"
+    assert result.details["notes"] == []
     assert "reads zh as Chinese" in capsys.readouterr().err
     with pytest.raises(OutputError, match="language: 'zh' then"):
         bench([], data=folder, output=tmp_path / "out", language="de")
     with pytest.raises(RecipeError, match="language 'xx' is unknown"):
         bench([], data=folder, output=tmp_path / "out", language="xx")
-    with pytest.raises(RecipeError, match="drop --language"):
+    with pytest.raises(RecipeError, match="--no-bm25 leaves out"):
         bench(["m"], data=folder, output=tmp_path / "out", language="de", bm25=False)
 
 
@@ -263,7 +263,7 @@ def test_queries_that_share_no_word_with_any_passage_are_noted(tmp_path):
     queries = {"q0": "the cat", "q1": "the bed", "q2": "chat"}
     folder = write_beir(tmp_path / "fr", rows, queries, {"test": {query: {"d": 1} for query in queries}})
     (result,) = bench([], data=folder, output=tmp_path / "out", language="fr")
-    (note,) = result.facts["notes"]
+    (note,) = result.details["notes"]
     assert "BM25 finds nothing for 2 of 3 queries (read as French)" in note
 
 
@@ -327,14 +327,14 @@ def test_a_folder_that_is_no_model_is_an_error(models, data, tmp_path):
 def test_bad_options_are_errors_before_anything_is_encoded(models, data, tmp_path):
     one, out = str(models / "one"), tmp_path / "out"
     for options, error, message in (
-        (dict(data=data), DataError, "holds several data sets; name some by --datasets: first, second"),
+        (dict(data=data), DataError, "contains several data sets; choose some by --datasets: first, second"),
         (dict(data=data, datasets=[]), RecipeError, "list of data sets is empty"),
         (dict(data=data, datasets=["first", "third"]), DataError, "third is no BEIR folder"),
         (dict(data=data / "first", split="tset"), DataError, "mean 'test'"),
         (dict(data=data / "first", shard_rows=0), RecipeError, "shard_rows is 0"),
         (dict(data=data / "first", precision="int4"), RecipeError, "mean 'int8'"),
-        (dict(data=data / "first", k=3), RecipeError, "name some by --measures"),
-        (dict(data=data / "first", k=50, measures="R@100"), RecipeError, "more than the 50 results"),
+        (dict(data=data / "first", k=3), RecipeError, "name others by --measures"),
+        (dict(data=data / "first", k=50, measures="R@100"), RecipeError, "more than k = 50 results"),
         (dict(data=data / "first", max_tokens=65), ModelError, "max_tokens is 65; .* can read 3 to 64"),
         (dict(data=data / "first", max_tokens=0), RecipeError, "max_tokens is 0"),
     ):

@@ -78,17 +78,17 @@ def test_precisions_and_indexes_are_systems_of_their_own(model, data, tmp_path):
     assert [result.model for result in found] == names
     full, half, int8, binary, flat, ivf = found
     assert flat.scores.mean == full.scores.mean
-    assert flat.facts["recall_against_exact"] == {"@10": 1.0, "@100": 1.0, "@1000": 1.0}
-    assert ivf.facts["recall_against_exact"]["@1000"] < 1  # one of two lists
-    width = full.facts["cost"]["vector_bytes"] // (4 * len(CORPUS))
-    assert [result.facts["cost"]["vector_bytes"] for result in (full, half, int8, binary)] == [
+    assert flat.details["recall_against_exact"] == {"@10": 1.0, "@100": 1.0, "@1000": 1.0}
+    assert ivf.details["recall_against_exact"]["@1000"] < 1  # one of two lists
+    width = full.details["cost"]["vector_bytes"] // (4 * len(CORPUS))
+    assert [result.details["cost"]["vector_bytes"] for result in (full, half, int8, binary)] == [
         len(CORPUS) * bytes_ for bytes_ in (4 * width, 2 * width, width, -(-width // 8))
     ]
-    assert full.facts["cost"].keys() == {"encode_s", "search_s", "ms_per_query", "vector_bytes"}
-    assert flat.facts["cost"]["index_bytes"] > 4 * width * len(CORPUS)
-    assert "precision" not in full.facts["settings"]
-    assert int8.facts["settings"]["precision"] == "int8"
-    assert ivf.facts["settings"]["index"] == "IVF2,Flat nprobe=1"
+    assert full.details["cost"].keys() == {"encode_s", "search_s", "ms_per_query", "vector_bytes"}
+    assert flat.details["cost"]["index_bytes"] > 4 * width * len(CORPUS)
+    assert "precision" not in full.details["settings"]
+    assert int8.details["settings"]["precision"] == "int8"
+    assert ivf.details["settings"]["index"] == "IVF2,Flat nprobe=1"
     assert len({result.path for result in found}) == len(found)
 
     from io import StringIO
@@ -270,7 +270,7 @@ def test_a_run_file_scores_what_the_system_that_wrote_it_scores(model, data, tmp
     )
     (bare,) = score([str(run)], data=qrels)
     assert bare.scores.mean == dense.scores.mean
-    assert "without the corpus" in bare.facts["notes"][0]
+    assert "without the corpus" in bare.details["notes"][0]
     assert bare.path == run
     (cut,) = score([str(run)], data=data, k=10)
     assert cut.scores.mean["nDCG@10"] == dense.scores.mean["nDCG@10"]
@@ -280,17 +280,17 @@ def test_a_run_file_scores_what_the_system_that_wrote_it_scores(model, data, tmp
 
 def test_a_scored_run_must_be_of_the_judged_queries_and_their_corpus(data, tmp_path, capsys):
     (tmp_path / "a.run").write_text("other Q0 d1 1 0.5 tag\n")
-    with pytest.raises(DataError, match=r"a\.run holds none of the 12 judged queries"):
+    with pytest.raises(DataError, match=r"a\.run has none of the 12 judged queries"):
         score([str(tmp_path / "a.run")], data=data)
     judged = read_beir(data, "test").qrels
     query, (document, *_) = next((query, list(grades)) for query, grades in judged.items())
     (tmp_path / "b.run").write_text(f"{query} Q0 msmarco-1 1 0.5 tag\n")
-    with pytest.raises(DataError, match=r"b\.run has none of the documents of .*'msmarco-1'"):
+    with pytest.raises(DataError, match=r"b\.run has no document of .*'msmarco-1'"):
         score([str(tmp_path / "b.run")], data=data)
     (tmp_path / "b.run").write_text(f"{query} Q0 msmarco-1 1 0.5 tag\n{query} Q0 {document} 2 0.4 tag\n")
     score([str(tmp_path / "b.run")], data=data)
     assert "1 of 2 documents are not in the corpus" in capsys.readouterr().err
-    with pytest.raises(DataError, match="no\\.run is not there"):
+    with pytest.raises(DataError, match="no\\.run does not exist"):
         score([str(tmp_path / "no.run")], data=data)
 
 
@@ -332,7 +332,7 @@ def test_a_damaged_result_is_named_whoever_reads_it(data, tmp_path, name, conten
     for words in (lambda: stzoo.report(tmp_path / "out", output=tmp_path / "page.html"),) + (
         (lambda: bench([], data=data, output=tmp_path / "out"),) if name == "small.json" else ()
     ):
-        with pytest.raises(OutputError, match=rf"{name} is no result of this version"):
+        with pytest.raises(OutputError, match=rf"{name} is not a result of this version"):
             words()
     (again,) = bench([], data=data, output=tmp_path / "out", overwrite=True)
     assert again.scores == result.scores
@@ -479,8 +479,8 @@ def test_devices_side_by_side_and_half_precision(model, data, tmp_path):
     (pair,) = bench(model, output=tmp_path / "pair", device="cpu,cpu", **options)
     assert pair.scores.mean == pytest.approx(alone.scores.mean, abs=1e-9)
     (half,) = bench(model, output=tmp_path / "half", dtype="bfloat16", **options)
-    assert half.facts["settings"]["dtype"] == "bfloat16"
-    assert "dtype" not in alone.facts["settings"]
+    assert half.details["settings"]["dtype"] == "bfloat16"
+    assert "dtype" not in alone.details["settings"]
     with pytest.raises(OutputError, match="was made with"):
         bench(model, output=tmp_path / "alone", dtype="float16", **options)
     with pytest.raises(RecipeError, match="mean 'bfloat16'"):

@@ -215,8 +215,8 @@ def test_texts_of_one_task_of_several_come_from_the_folder_they_share(tmp_path):
     [
         (dict(corpus="c2"), "scored on different corpora"),
         (dict(data="f2"), "scored on different queries or judgements"),
-        (dict(k=100), "keep 1000 and 100 results a query"),
-        (dict(self_hits_dropped=True), "whether a document under the query's own id counts"),
+        (dict(k=100), "have 1000 and 100 results per query"),
+        (dict(self_hits_dropped=True), "whether a document with the query's own id counts"),
     ],
 )
 def test_scores_on_other_data_or_another_depth_are_refused(tmp_path, other, reason):
@@ -243,7 +243,7 @@ def test_a_system_is_found_by_name_or_folder_and_several_are_listed(tmp_path):
         compare(["org/one", two])
     newer = write(tmp_path, "two", B, revision="r2")
     for name in ("two", str(tmp_path / "two")):
-        with pytest.raises(DataError, match="holds several systems") as raised:
+        with pytest.raises(DataError, match="has results of several systems") as raised:
             compare(["org/one", name], results=tmp_path)
         assert f"two r1 in {two}; two r2 in {newer}" in str(raised.value)
     assert compare([two, newer]).systems == ("two (r2)",)
@@ -258,8 +258,8 @@ def test_a_system_is_found_by_name_or_folder_and_several_are_listed(tmp_path):
         (["one", "one"], {}, RecipeError, "given twice"),
         (["one", "two"], dict(measure="nDGC@10"), RecipeError, "'nDGC@10' is unknown"),
         (["one", "two"], dict(measure="P@10"), DataError, r"set\.json has no P@10, only nDCG@10"),
-        (["one", "two"], dict(datasets="sat"), DataError, r"on 'sat'; did you mean 'set'\? There are: set\."),
-        (["one", "two"], dict(data="absent"), DataError, "absent is not there"),
+        (["one", "two"], dict(datasets="sat"), DataError, r"on 'sat'; did you mean 'set'\? Known: set\."),
+        (["one", "two"], dict(data="absent"), DataError, "absent does not exist"),
         (["one", "two"], dict(examples=-1), RecipeError, "examples is -1"),
     ],
 )

@@ -201,7 +201,7 @@ def test_a_suite_is_averaged_only_where_every_set_of_it_is_there(tmp_path):
     assert "decontaminated-beir: mean over 8 data sets" in text
     assert "No average for partial (1 of 8 missing)." in flat(text)
     assert "mean nDCG@10 over 8 data sets" in html
-    assert "No system covers" not in html + text
+    assert "No system has results on all" not in html + text
 
 
 def test_a_suite_within_a_suite_counts_as_one_set(tmp_path):
@@ -220,8 +220,8 @@ def test_a_suite_within_a_suite_counts_as_one_set(tmp_path):
 
 def test_no_average_is_shown_over_a_part_of_a_suite(tmp_path):
     html, text, _ = written(RESULTS, tmp_path)
-    assert "No system covers a suite in full, so no average is given." in flat(text)
-    assert "No system covers a suite in full" in html
+    assert "No system has results on all data sets of a suite, so there are no averages." in flat(text)
+    assert "No system has results on all data sets of a suite" in html
     assert "mean over" not in text
 
 
@@ -243,7 +243,7 @@ def test_other_data_under_one_name_stands_apart_with_a_warning(tmp_path):
     }
     html, text, _ = written(folder, tmp_path)
     for shown in (html, flat(text)):
-        assert "data 1 of 2; scifact (test), data 2 of 2: other data goes by the same name" in shown
+        assert "data 1 of 2; scifact (test), data 2 of 2: other data has the same name" in shown
 
 
 def test_notes_of_the_data_are_warnings_everywhere(tmp_path):
@@ -268,7 +268,7 @@ def test_nothing_is_warned_of_where_nothing_is_odd(tmp_path):
 def test_costs_that_were_not_measured_are_never_shown_as_nought(tmp_path):
     shutil.copytree(RESULTS / "bm25s", tmp_path / "bare" / "bm25s")  # which notes no cost
     html, text, _ = written(tmp_path / "bare", tmp_path)
-    assert "No result here holds a measured cost" in html
+    assert "No result here has a measured cost" in html
     assert 'id="latency"' not in html
     assert "costs" not in text
     file_result(tmp_path / "in", "dense", judged("own"), cost=COST)
@@ -291,7 +291,7 @@ def test_costs_that_were_not_measured_are_never_shown_as_nought(tmp_path):
     }
     assert "indexed: recall against exact search 0.9870 @10" in text
     assert "<td>0.9870 @10</td>" in html
-    assert "1 of 3 results hold no measured cost" in html
+    assert "1 of 3 results have no measured cost" in html
     assert '<td class="n" data-value="999600">1 MB</td>' in html
 
 
@@ -309,7 +309,7 @@ def test_a_result_that_is_there_twice_is_shown_once_and_said(tmp_path):
     html, text, rows = written(tmp_path / "in", tmp_path)
     assert {row["file"] for row in rows} == {"a/model/r1/own.json"}
     for shown in (html, flat(text)):
-        assert "b/model/r1/own.json is left out: a/model/r1/own.json is of the same model and data." in shown
+        assert "b/model/r1/own.json is left out: a/model/r1/own.json has the same model and data." in shown
 
 
 def test_a_sum_over_queries_has_the_interval_of_a_sum(tmp_path):
@@ -337,7 +337,7 @@ def test_results_on_one_data_with_other_queries_are_refused(tmp_path):
         scores["q99"] = scores.pop("q3")
     write_json(path, stored)
     with pytest.raises(
-        DataError, match=r"two/r1/own\.json: nDCG@10 is of other queries than .*one/r1/own\.json"
+        DataError, match=r"two/r1/own\.json has nDCG@10 scores of other queries than .*one/r1/own\.json"
     ):
         report(tmp_path / "in", output=tmp_path / "r.html")
     assert not list(tmp_path.glob("r.*"))
@@ -476,7 +476,7 @@ def test_files_that_are_there_are_kept_unless_overwritten(tmp_path):
     assert (tmp_path / "r.csv").read_text() == "mine"
     made = (tmp_path / "r.txt").read_text()
     (tmp_path / "r.txt").write_text(made[:100])
-    with pytest.raises(OutputError, match=r"r\.txt is there already.*--overwrite"):
+    with pytest.raises(OutputError, match=r"r\.txt exists already.*--overwrite"):
         report(RESULTS, output=tmp_path / "r", formats="txt")
     report(RESULTS, output=tmp_path / "r", formats="txt", overwrite=True)
     assert (tmp_path / "r.txt").read_text() == made
@@ -495,7 +495,7 @@ def test_an_output_that_names_no_file_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("formats", ["", "pdf", "html,pdf", []])
 def test_unknown_formats_are_refused(formats, tmp_path):
-    with pytest.raises(RecipeError, match="expected some of html,txt,csv"):
+    with pytest.raises(RecipeError, match="expected one or more of html,txt,csv"):
         report(RESULTS, output=tmp_path / "r.html", formats=formats)
 
 
@@ -509,7 +509,7 @@ def test_without_plotly_the_extra_is_named_before_anything_is_written(tmp_path, 
 
 
 def test_a_folder_without_results_is_refused(tmp_path):
-    with pytest.raises(DataError, match="holds no results"):
+    with pytest.raises(DataError, match="has no results"):
         report(tmp_path, output=tmp_path / "r.html")
 
 

@@ -66,7 +66,8 @@ def test_a_mean_that_its_queries_do_not_give_is_refused_whoever_reads_it(output,
         lambda: bench([], data=set_of(output), output=output),
     ):
         with pytest.raises(
-            DataError, match=rf"^{path} \(test\) states a nDCG@10 of 0\.\d+, .* come to 0\.\d{{6}}"
+            DataError,
+            match=rf"^{path} \(test\) states a nDCG@10 of 0\.\d+, but .* its queries give 0\.\d{{6}}",
         ):
             read()
     (again,) = bench([], data=output.parent / "set", output=output, overwrite=True)
@@ -84,8 +85,8 @@ def test_a_sum_over_queries_is_checked_as_a_sum(output):
 @pytest.mark.parametrize(
     ("action", "reason"),
     [
-        (lambda stored: stored["per_query"]["test"]["mrr_at_10"].pop("q1"), r"scores of 3 queries by MRR@10"),
-        (lambda stored: stored["splits"]["test"].update(queries=5), r"the same 5 queries by every measure"),
+        (lambda stored: stored["per_query"]["test"]["mrr_at_10"].pop("q1"), r"MRR@10 scores of 3 queries"),
+        (lambda stored: stored["splits"]["test"].update(queries=5), r"the same 5 queries for every measure"),
         (lambda stored: stored["splits"]["test"].update(queries="4"), r"splits\.test\.queries: .*integer"),
         (lambda stored: stored["splits"]["test"].update(notes="note"), r"splits\.test\.notes: .*list"),
         (lambda stored: stored["splits"]["test"].update(cost={"encode_s": "1"}), r"cost\.encode_s: .*number"),
@@ -115,13 +116,13 @@ def test_what_is_no_file_or_nested_without_end_is_refused(filed, output):
     text = path.read_text()
     for depth in (60, 600, 60_000):
         path.write_text(text.replace('"settings": {', f'"settings": {{"x": {"[" * depth}{"]" * depth},'))
-        with pytest.raises(OutputError, match=r"set\.json is no result .*nested too deeply"):
+        with pytest.raises(OutputError, match=r"set\.json is not a result .*nested too deeply"):
             results.read(output)
     path.write_text(text)
     for file in (path, path.with_name("model_meta.json")):
         file.unlink()
         file.mkdir()
-        with pytest.raises(OutputError, match=rf"{file.name} is no result .*not a file"):
+        with pytest.raises(OutputError, match=rf"{file.name} is not a result .*not a file"):
             results.read(output)
         with pytest.raises(OutputError, match=rf"{file.name} is a folder"):
             bench([], data=set_of(output), output=output, overwrite=True)
@@ -182,13 +183,13 @@ def sets(folder, *names):
 @pytest.mark.parametrize(
     ("names", "reason"),
     [
-        (["a b", "a-b"], "the data sets 'a b' and 'a-b' would have their results in one file"),
-        (["Mine", "mine"], "the data sets 'Mine' and 'mine' would have their results in one file"),
+        (["a b", "a-b"], "the data sets 'a b' and 'a-b' would have their results in the same file"),
+        (["Mine", "mine"], "the data sets 'Mine' and 'mine' would have their results in the same file"),
         (["x/mine", "y/mine"], "two data sets are named 'mine'"),
         (["model_meta"], "a data set cannot be named 'model_meta'"),
         (["Model_Meta"], "a data set cannot be named 'Model_Meta'"),
-        (["..."], r"the name '\.\.\.' cannot be a file's"),
-        (["x" * 200], "cannot be a file's: it is too long"),
+        (["..."], r"the name '\.\.\.' cannot be used as a file name"),
+        (["x" * 200], "cannot be used as a file name: it is too long"),
     ],
 )
 def test_names_that_have_no_file_of_their_own_are_refused_before_anything_is_scored(tmp_path, names, reason):
@@ -202,11 +203,11 @@ def test_results_under_a_name_of_the_same_file_are_not_taken_for_anothers(tmp_pa
     sets(tmp_path, "a b", "a-b")
     options = dict(data=tmp_path, output=tmp_path / "out")
     (first,) = bench([], datasets=["a b"], **options)
-    with pytest.raises(OutputError, match=r"a-b\.json holds the result of the data set 'a b'"):
+    with pytest.raises(OutputError, match=r"a-b\.json is the result of the data set 'a b'"):
         bench([], datasets=["a-b"], **options)
     run = str(first.path.with_name("a-b.test.run"))
     score(f"my run={run}", data=tmp_path / "a b", output=tmp_path / "out")
-    with pytest.raises(OutputError, match=r"holds results of my run .*, not my-run"):
+    with pytest.raises(OutputError, match=r"has results of my run .*, not my-run"):
         score(f"my-run={run}", data=tmp_path / "a b", output=tmp_path / "out")
     bench([], datasets=["a-b"], split="dev", overwrite=True, **options)
     assert {(one.dataset, one.split) for one in results.read(tmp_path / "out" / "bm25s")} == {("a-b", "dev")}
@@ -232,7 +233,7 @@ def test_every_set_is_read_before_the_first_is_scored(tmp_path):
     sets(tmp_path, "bad")
     bench([], data=tmp_path, datasets="bad", output=tmp_path / "old")
     (tmp_path / "bad" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq0\td0\t1\n")
-    with pytest.raises(OutputError, match=r"bad\.json holds the result of other data"):
+    with pytest.raises(OutputError, match=r"bad\.json is the result of other data"):
         bench([], data=tmp_path, datasets="good,bad", output=tmp_path / "old", on_result=scored.append)
     assert scored == []
     assert not (tmp_path / "a").exists()
@@ -260,7 +261,7 @@ def test_what_is_finished_is_shown_where_a_later_run_fails(filed, tmp_path):
     [
         (bench, dict(pages="pages.tsv"), "--pages is for KILT files"),
         (score, dict(pages="pages.tsv"), "--pages is for KILT files"),
-        (bench, dict(datasets="set,,x"), "holds an empty name"),
+        (bench, dict(datasets="set,,x"), "has an empty name"),
         (bench, dict(backend="onnx"), "--backend has no effect without a model"),
         (bench, dict(dtype="float16"), "--dtype has no effect without a model"),
         (bench, dict(index="HNSW32"), "--index has no effect without a model"),
@@ -275,10 +276,10 @@ def test_options_without_an_effect_are_refused(filed, tmp_path, command, options
 
 
 def test_a_folder_too_large_for_results_is_not_searched(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "MOST_FOLDERS", 3)
+    monkeypatch.setattr(results, "MAX_FOLDERS", 3)
     for name in "abc":
         (tmp_path / name).mkdir()
-    with pytest.raises(DataError, match="holds more than 3 folders; expected an --output"):
+    with pytest.raises(DataError, match="has more than 3 subfolders; expected an --output"):
         compare(["one", "two"], results=tmp_path)
 
 

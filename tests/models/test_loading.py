@@ -368,11 +368,11 @@ def small(tmp_path):
 def test_a_passage_prompt_is_put_before_documents_and_an_export_keeps_it(base, small, tmp_path, capsys):
     folder = with_modules(tmp_path / "model", base, prompts={"query": "query: ", "passage": "passage: "})
     (result,) = bench([str(folder)], data=small.parent / "small", output=tmp_path / "out", bm25=False)
-    (note,) = result.facts["notes"]
+    (note,) = result.details["notes"]
     assert "declares the prompt 'passage: ' as 'passage'; documents get it" in note
     assert note in capsys.readouterr().err
     assert not _of_other_data(result)
-    assert result.facts["settings"]["prompts"]["document"] == "passage: "
+    assert result.details["settings"]["prompts"]["document"] == "passage: "
     model = load_plain(str(folder), device="cpu")
     found = encode(model, ["the wing"], role="document")
     np.testing.assert_allclose(found, model.encode(["passage: the wing"], prompt=""), atol=1e-6)
@@ -401,7 +401,7 @@ def test_what_keeps_a_model_from_telling_texts_apart_is_noted(base, tmp_path, ca
     (result,) = bench(
         [str(folder)], data=tmp_path / "data", output=tmp_path / "out", bm25=False, max_tokens=12
     )
-    queries_note, documents_note = result.facts["notes"]
+    queries_note, documents_note = result.details["notes"]
     assert prompt in queries_note
     assert unknown.format("documents") in documents_note
     how = dict(max_steps=1, batch_size=4)

@@ -1,9 +1,9 @@
-"""Scoring retrievers on judged sets: `stzoo.bench(...)`, `stzoo.score(...)`.
+"""Scoring retrievers on data sets with judgements: `stzoo.bench(...)`, `stzoo.score(...)`.
 
-bench.py          bench(): all models on all sets
-score.py          score(): runs that other systems made
-datasets.py       what is scored; kilt_suite.py all files of KILT
-systems.py        a model as a system: exact, smaller vectors, FAISS
-results.py        one JSON file a model and data set, in mteb's shape; tables.py shows them
+bench.py          bench(): every model on every data set
+score.py          score(): run files of other systems
+datasets.py       finding data sets and scoring runs on them; kilt_suite.py: the tasks of KILT
+systems.py        ways to search with a model: exact search, smaller vectors, FAISS
+results.py        result files, one per model and data set, in mteb's format; tables.py shows them
 beir_model.py     a model with BEIR's interface, for BEIR's scripts
 """

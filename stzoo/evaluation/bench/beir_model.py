@@ -1,12 +1,12 @@
-"""BEIRModel: a model in scripts written for BEIR.
+"""BEIRModel: use a model in scripts written for BEIR.
 
     model = BEIRModel("sentence-transformers/all-MiniLM-L6-v2")
     retriever = EvaluateRetrieval(DenseRetrievalExactSearch(model), score_function=model.score_function)
     results = retriever.retrieve(corpus, queries)
 
 Unlike beir's own SentenceBERT (https://github.com/beir-cellar/beir, beir/retrieval/models/sentence_bert.py):
-the prompts that the model holds are used without being named, documents may lack a title, the corpus may be
-a datasets.Dataset, and batches are filled by tokens.
+the model's own prompts are applied without being named, documents may lack a title, the corpus may be a
+datasets.Dataset, and batches are filled by tokens.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,15 +22,15 @@ SCORE_FUNCTIONS = {"cosine": "cos_sim", "dot": "dot"}
 
 
 class BEIRModel:
-    """A model under the interface that BEIR's searchers call.
+    """A model with the interface that BEIR's searchers call.
 
     Args:
-        model: a SentenceTransformer, or the folder or Hub id of one.
-        batch_tokens: tokens encoded at once; None chooses.
-        device: of torch, for a folder or Hub id; None takes the best there is.
+        model: A SentenceTransformer, or its folder or Hub id.
+        batch_tokens: Maximum number of tokens per batch; None chooses one for the device.
+        device: Torch device for a model given by folder or Hub id; None uses the best available.
 
     Raises:
-        ModelError: if there is no such model.
+        ModelError: If the model cannot be found or loaded.
     """
 
     def __init__(self, model: Any, *, batch_tokens: int | None = None, device: str | None = None):
@@ -39,43 +39,46 @@ class BEIRModel:
 
     @property
     def score_function(self) -> str:
-        """The model's own similarity as BEIR calls it: "cos_sim" or "dot".
+        """BEIR's name for the model's similarity: "cos_sim" or "dot".
 
         Raises:
-            ModelError: if BEIR does not have it.
+            ModelError: If BEIR does not support the model's similarity.
         """
         similarity = self.model.similarity_fn_name
         if similarity not in SCORE_FUNCTIONS:
-            raise ModelError(f"BEIR has no similarity {similarity!r}, only {' and '.join(SCORE_FUNCTIONS)}.")
+            raise ModelError(
+                f"the model's similarity is {similarity!r}, but BEIR supports only "
+                f"{' and '.join(SCORE_FUNCTIONS)}. Use stzoo.bench(), which supports it."
+            )
         return SCORE_FUNCTIONS[similarity]
 
     def encode_queries(self, queries: Iterable[str], batch_size: int | None = None, **options: Any) -> Any:
-        """Encodes queries, with the model's own prompt for them.
+        """Encodes queries with the model's query prompt.
 
         Args:
             queries: Q texts.
-            batch_size: passed over; `batch_tokens` bounds a batch.
-            options: show_progress_bar, convert_to_tensor, normalize_embeddings; all False.
+            batch_size: Ignored; `batch_tokens` limits the batches.
+            options: show_progress_bar, convert_to_tensor and normalize_embeddings; each defaults to False.
 
         Returns:
-            float32 [Q, D], an array, or a tensor on the CPU if convert_to_tensor.
+            float32 array [Q, D], or a tensor on the CPU with convert_to_tensor.
         """
         return self._encode(list(queries), "query", batch_size, **options)
 
     def encode_corpus(self, corpus: Any, batch_size: int | None = None, **options: Any) -> Any:
-        """Encodes documents, title and text joined by a space, with the model's own prompt for them.
+        """Encodes documents (title and text joined by a space) with the model's document prompt.
 
         Args:
-            corpus: N rows with "title" and "text", or these columns (a mapping of lists, a datasets.Dataset),
-                or N texts. One of the two may be missing, either may be None.
-            batch_size: passed over; `batch_tokens` bounds a batch.
-            options: show_progress_bar, convert_to_tensor, normalize_embeddings; all False.
+            corpus: N rows with "title" and "text", the two columns (a mapping of lists or a
+                datasets.Dataset), or N texts. One of the two may be missing, and either may be None.
+            batch_size: Ignored; `batch_tokens` limits the batches.
+            options: show_progress_bar, convert_to_tensor and normalize_embeddings; each defaults to False.
 
         Returns:
-            float32 [N, D], an array, or a tensor on the CPU if convert_to_tensor.
+            float32 array [N, D], or a tensor on the CPU with convert_to_tensor.
 
         Raises:
-            DataError: if a document has neither title nor text.
+            DataError: If a document has neither a title nor a text.
         """
         return self._encode(_passages(corpus), "document", batch_size, **options)
 
@@ -91,9 +94,9 @@ class BEIRModel:
     ) -> Any:
         from stzoo.models.encode import encode
 
-        bars = bool(show_progress_bar)
+        progress = bool(show_progress_bar)
         vectors = torch.from_numpy(
-            encode(self.model, texts, role=role, batch_tokens=self.batch_tokens, progress=bars)
+            encode(self.model, texts, role=role, batch_tokens=self.batch_tokens, progress=progress)
         )
         if normalize_embeddings:
             vectors = torch.nn.functional.normalize(vectors)
@@ -101,7 +104,7 @@ class BEIRModel:
 
 
 def _passages(corpus: Any) -> list[str]:
-    """Title and text of each document, joined as in a judged set."""
+    """The title and text of each document, joined as in a RetrievalDataset."""
     names = ("title", "text")
     columns = corpus if isinstance(corpus, Mapping) else getattr(corpus, "column_names", None)
     rows: Iterable[tuple[str | None, ...]]

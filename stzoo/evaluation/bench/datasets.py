@@ -1,4 +1,4 @@
-"""What is searched and scored: BEIR folders, sets of the registry, KILT files; and scores of their runs."""
+"""Finding the data sets to score (BEIR folders, data sets of the registry, KILT files), and scoring runs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,11 +17,11 @@ from stzoo.evaluation.measures import Measure
 from stzoo.evaluation.scoring import Scores, score
 from stzoo.utils.inputs import user_path
 
-SUITES = ("kilt",)  # whose tasks are read from a folder; those of the registry are names of --datasets
+SUITES = ("kilt",)  # suites whose tasks are read from a folder; the registry's go by --datasets
 KILT_CUTOFFS = (1, 5, 20, 100)
 
 
-def find_sets(
+def select_datasets(
     data: str | Path | None,
     names: str | Sequence[str] | None,
     *,
@@ -32,80 +32,83 @@ def find_sets(
     missing_judged: str = "error",
     progress: bool | None = None,
 ) -> list[Callable[[], RetrievalDataset]]:
-    """Finds data sets, fetching what is not there; each is read when it is called.
+    """Finds data sets, downloading those that are missing; the arguments are those of `bench`.
+
+    Returns:
+        A function per data set which reads it.
 
     Raises:
-        DataError: if one is not there or has no such split.
-        RecipeError: if none is named, or options do not go together.
+        DataError: If a data set is missing or has no such split.
+        RecipeError: If no data set is named, or options contradict each other.
     """
     check_missing_judged(missing_judged)
     if names is not None:
         names = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
         if "" in names:
-            raise RecipeError(f"the list of data sets ({','.join(names)!r}) holds an empty name.")
+            raise RecipeError(f"the list of data sets ({','.join(names)!r}) has an empty name; remove it.")
     path, corpus, pages = (one if one is None else user_path(one) for one in (data, corpus, pages))
     if suite is not None:
         check_known("suite", suite, SUITES)
         if path is None or names:
-            raise RecipeError(f"--suite {suite} needs --data FOLDER with its tasks, and no --datasets.")
+            raise RecipeError(f"--suite {suite} needs --data FOLDER with its tasks, without --datasets.")
         if not path.is_dir():
-            raise DataError(f"{path} is not there; expected a folder with the tasks of {suite}.")
+            raise DataError(f"{path} does not exist; expected a folder with the tasks of {suite}.")
         return [*kilt_suite.find_tasks(path, split, corpus, pages, missing_judged, progress)]
     if corpus is not None or (path and path.is_file()):
         if path is None or corpus is None or names:
             raise RecipeError(
-                "a KILT file needs --data FILE.jsonl and --corpus with its passages, no --datasets."
+                "a KILT file needs --data FILE.jsonl and --corpus with its passages, without --datasets."
             )
         if missing_judged != "error":
             raise RecipeError(kilt_suite.NO_MISSING)
         return [partial(kilt.read_kilt, path, corpus, pages, progress=progress)]
     if pages is not None:
-        raise RecipeError("--pages is for KILT files; a BEIR folder judges its passages themselves.")
+        raise RecipeError("--pages is for KILT files; a BEIR folder has judgements of its passages. Drop it.")
     if names is None:
         if path is None:
             raise RecipeError(
-                "there is no data; give --data FOLDER, or --datasets with names of the registry."
+                "no data is given; give --data FOLDER, or --datasets with names of the registry."
             )
         if path.is_dir() and not is_beir(path):
             inside = sorted(folder.name for folder in path.iterdir() if folder.is_dir() and is_beir(folder))
             if inside:
                 raise DataError(
-                    f"{path} holds several data sets; name some by --datasets: {', '.join(inside)}."
+                    f"{path} contains several data sets; choose some by --datasets: {', '.join(inside)}."
                 )
-        entry = registry.find(path.resolve().name) if path.is_dir() else None  # a task has its own name
+        entry = registry.find(path.resolve().name) if path.is_dir() else None  # not that of FOLDER/TASK
         found = [find_datasets.Found(path, split or (entry.split if entry else "test"), entry)]
     elif not names:
-        raise RecipeError("the list of data sets is empty.")
+        raise RecipeError("the list of data sets is empty; name at least one.")
     else:
         found = [
             find_datasets.find(name, path, split=split, progress=progress) for name in registry.expand(names)
         ]
-    for one in found:
-        find_split(one.folder, one.split)
-    return [partial(_read, one, missing_judged, progress) for one in found]
+    for dataset in found:
+        find_split(dataset.folder, dataset.split)
+    return [partial(_read, dataset, missing_judged, progress) for dataset in found]
 
 
-def check_sets(
-    sets: Sequence[Callable[[], RetrievalDataset]], check: Callable[[RetrievalDataset], None]
+def check_datasets(
+    datasets: Sequence[Callable[[], RetrievalDataset]], check: Callable[[RetrievalDataset], None]
 ) -> tuple[list[str], RetrievalDataset]:
-    """Reads all sets, so that what is wrong with one of them is said before another is scored.
+    """Reads and checks all data sets, so that a fault in one is reported before another is scored.
 
-    Only one is held in memory at a time.
+    Only one is in memory at a time.
 
     Args:
-        sets: at least one, as `find_sets` gives them.
-        check: raises a StzooError for a set that cannot be scored.
+        datasets: At least one, as `select_datasets` returns them.
+        check: Function that raises a StzooError for a data set that cannot be scored.
 
     Returns:
-        the names of all sets, and the first set, which need not be read again.
+        The names of all data sets, and the first data set, which need not be read again.
     """
     names, judged = [], None
-    for read in reversed(sets):
-        judged = None
+    for read in reversed(datasets):
+        judged = None  # frees the last one first
         judged = read()
         check(judged)
         names.append(judged.name)
-    assert judged is not None, "there is a set"
+    assert judged is not None, "there is at least one data set"
     return names[::-1], judged
 
 
@@ -121,20 +124,21 @@ def _read(found: find_datasets.Found, missing_judged: str, progress: bool | None
 def evaluate(
     judged: RetrievalDataset, run: Run, measures: Sequence[Measure], *, of_pages: bool = False
 ) -> Scores:
-    """Scores a run; of a KILT set passages are turned into pages first, and KILT's own scores are added.
+    """Scores a run. For a KILT data set, ranks pages instead of passages and adds KILT's own measures.
 
     Args:
-        judged: by what.
-        run: of passages.
-        measures: beside KILT's own.
-        of_pages: True if the run of a KILT set holds pages already, as it does where there is no corpus.
+        judged: The data set with its judgements.
+        run: Retrieved passages.
+        measures: Measures to score.
+        of_pages: True if the run of a KILT data set already ranks pages, as without a corpus.
     """
     if not isinstance(judged, kilt.KiltSet):
         return score(judged.qrels, run, measures)
     if len(judged.corpus_ids) and not of_pages:
         run = judged.to_pages(run)
-    usual, own = score(judged.qrels, run, measures), kilt_scoring.score(judged.evidence, run, KILT_CUTOFFS)
+    scores = score(judged.qrels, run, measures)
+    kilt_scores = kilt_scoring.score(judged.evidence, run, KILT_CUTOFFS)
     return Scores(
-        usual.mean | {f"KILT {name}": value for name, value in own.mean.items()},
-        usual.per_query | {f"KILT {name}": values for name, values in own.per_query.items()},
+        scores.mean | {f"KILT {name}": value for name, value in kilt_scores.mean.items()},
+        scores.per_query | {f"KILT {name}": values for name, values in kilt_scores.per_query.items()},
     )

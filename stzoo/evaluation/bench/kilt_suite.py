@@ -1,9 +1,9 @@
-"""KILT's tasks over one corpus: which files they are, and the table of the tasks' scores.
+"""The tasks of KILT over one corpus, and the table of their scores.
 
-Two layouts of a folder: KILT's own files, TASK-SPLIT-kilt.jsonl, with corpus.jsonl beside them or named by
---corpus; or a BEIR folder of several tasks, qrels/TASK.SPLIT.tsv, which judges passages. Of the latter, each
-relevant passage's page is evidence by itself; a page is what the passage names as "wikipedia_id", else its
-title.
+A folder has one of two layouts:
+- KILT's own files, TASK-SPLIT-kilt.jsonl, with corpus.jsonl in the same folder or given by --corpus;
+- a BEIR folder of several tasks, qrels/TASK.SPLIT.tsv, with judgements of passages. Each relevant passage's
+  page is then an evidence set of its own; the page is the passage's "wikipedia_id", or else its title.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,10 +26,10 @@ from stzoo.evaluation.bench.results import Result
 
 MEASURES = ("KILT Rprec", "KILT recall@20", "KILT recall@100")
 NO_MISSING = (
-    "--missing-judged is for BEIR folders; in KILT files, evidence pages without a passage always count as "
-    "not found."
+    "--missing-judged is for BEIR folders; with KILT files, evidence pages without a passage always count as "
+    "not found. Drop the option."
 )
-# what TACO's recipes and its paper call a task, where KILT's file has another name
+# names of tasks in TACO's recipes and paper, where those of KILT's files differ
 TASKS = {"structured_zeroshot": "zsre", "aidayago2": "aida", "hotpotqa": "hotpot"}
 
 
@@ -41,19 +41,22 @@ def find_tasks(
     missing_judged: str,
     progress: bool | None,
 ) -> list[Callable[[], KiltSet]]:
-    """The tasks in a folder, each read when it is called; queries get a model's prompt of the task's name.
+    """Finds the tasks in a folder. Their queries get the model's prompt with the task's name.
 
     Args:
-        folder: see the head of this module.
-        split: "dev" if None.
-        corpus: the passages for KILT's files; those in the folder if None.
-        pages: passage-id<TAB>page-id lines for KILT's files.
-        missing_judged: as in `read_beir`, for a BEIR folder.
-        progress: True for progress bars on stderr; None shows them on a terminal only.
+        folder: Folder with the tasks, in one of the two layouts above.
+        split: Split to score; None means "dev".
+        corpus: Passages for KILT's files; None uses the corpus in the folder.
+        pages: File with passage-id<TAB>page-id lines, for KILT's files.
+        missing_judged: As in `read_beir`, for a BEIR folder.
+        progress: True shows progress bars on stderr; None shows them on a terminal only.
+
+    Returns:
+        A function per task which reads it.
 
     Raises:
-        DataError: if the folder or its tasks are not there.
-        RecipeError: if an option does not go with the layout of the folder.
+        DataError: If the folder has no task with this split.
+        RecipeError: If an option does not apply to the folder's layout.
     """
     split = split or "dev"
     files = sorted(folder.glob(f"*-{split}*-kilt.jsonl*"))
@@ -65,11 +68,11 @@ def find_tasks(
     tasks = [name.removesuffix(end) for name in qrels_names(folder) if name.endswith(end)]
     if not tasks or not is_beir(folder):
         raise DataError(
-            f"{folder} holds no task of KILT: expected TASK-{split}-kilt.jsonl, or corpus.jsonl, "
+            f"{folder} has no task of KILT; expected TASK-{split}-kilt.jsonl, or corpus.jsonl, "
             f"queries.jsonl and qrels/TASK.{split}.tsv."
         )
     if corpus is not None or pages is not None:
-        raise RecipeError(f"--corpus and --pages are for KILT files; {folder} is a BEIR folder.")
+        raise RecipeError(f"--corpus and --pages are for KILT files; {folder} is a BEIR folder. Drop them.")
     for task in tasks:
         find_split(folder / task, split)
     return [partial(_of_passages, folder, task, split, missing_judged, progress) for task in tasks]
@@ -85,15 +88,15 @@ def _of_passages(folder: Path, task: str, split: str, missing_judged: str, progr
     judged = read_beir(folder / task, split, missing_judged=missing_judged, progress=progress)
     rows = read_jsonl(find_jsonl(folder, "corpus"), progress)
     pages = Texts(str(row.get("wikipedia_id") or row.get("title") or row["_id"]) for _, row in rows)
-    wanted = {document for grades in judged.qrels.values() for document in grades}
+    judged_ids = {document for grades in judged.qrels.values() for document in grades}
     page_of = {
-        passage: page for passage, page in zip(judged.corpus_ids, pages, strict=True) if passage in wanted
+        passage: page for passage, page in zip(judged.corpus_ids, pages, strict=True) if passage in judged_ids
     }
     evidence = {
         query: tuple(
             dict.fromkeys(
-                frozenset([page_of.get(one, f"the page of {one}, which is not in the corpus")])
-                for one, grade in grades.items()
+                frozenset([page_of.get(document, f"the page of {document}, which is not in the corpus")])
+                for document, grade in grades.items()
                 if grade > 0
             )
         )
@@ -115,38 +118,38 @@ def _of_passages(folder: Path, task: str, split: str, missing_judged: str, progr
 
 
 def by_task(results: Sequence[Result]) -> dict[str, dict[str, dict[str, float]]]:
-    """Scores by measure by task by model, and the mean over the tasks as "mean"."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    """Scores by model, task and measure; the task "mean" is the mean over all tasks."""
+    models: dict[str, dict[str, dict[str, float]]] = {}
     for result in results:
         scores = {name: result.scores.mean[name] for name in MEASURES}
-        found.setdefault(result.model, {})[result.dataset.removesuffix("-kilt")] = scores
-    for tasks in found.values():
-        every = list(tasks.values())
-        tasks["mean"] = {name: sum(one[name] for one in every) / len(every) for name in MEASURES}
-    return found
+        models.setdefault(result.model, {})[result.dataset.removesuffix("-kilt")] = scores
+    for tasks in models.values():
+        rows = list(tasks.values())
+        tasks["mean"] = {name: sum(scores[name] for scores in rows) / len(rows) for name in MEASURES}
+    return models
 
 
 def table(results: Sequence[Result]) -> "Table":
-    """The scores of each model, task by task, and their mean; the best of each task in bold."""
-    found = by_task(results)
+    """The scores of each model on each task, and their means, with each task's best in bold."""
+    models = by_task(results)
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     shown.add_column("Task\n  Model", overflow="fold")
     for name in MEASURES:
         shown.add_column(name.removeprefix("KILT ").replace("@", "\n@"), justify="right", no_wrap=True)
-    for task in next(iter(found.values()), {}):
+    for task in next(iter(models.values()), {}):
         shown.add_row(escape(task))
-        best = {name: max(tasks[task][name] for tasks in found.values()) for name in MEASURES}
-        for number, (model, tasks) in enumerate(found.items(), 1):
+        best = {name: max(tasks[task][name] for tasks in models.values()) for name in MEASURES}
+        for number, (model, tasks) in enumerate(models.items(), 1):
             cells = [
                 f"[bold]{tasks[task][name]:.4f}[/]"
                 if tasks[task][name] == best[name]
                 else f"{tasks[task][name]:.4f}"
                 for name in MEASURES
             ]
-            shown.add_row(escape(f"  {model}"), *cells, end_section=number == len(found))
+            shown.add_row(escape(f"  {model}"), *cells, end_section=number == len(models))
     return shown
 
 
 def as_json(results: Sequence[Result]) -> dict[str, Any]:
-    """What `by_task` gives, under "kilt"."""
+    """The scores of `by_task` as JSON, under "kilt"."""
     return {"kilt": by_task(results)}

@@ -1,13 +1,13 @@
-"""Results: OUTPUT/<model__name>/<revision>/<Dataset>.json, one file a model and data set, all splits in it.
+"""Result files: OUTPUT/<model__name>/<revision>/<Dataset>.json, one per model and data set, for all splits.
 
-It has the shape of mteb's result files, so that mteb's own tools read it, and beside that:
-- splits: by split, what the scores depend on (fingerprint of the data, settings) and the counts;
-- per_query: by split, measure and query id;
-- versions of what computed it.
-A TREC run (<Dataset>.<split>.run: qid Q0 docid rank score tag, ranks from 1) lies beside it.
+A file has the format of mteb's result files, so that mteb's own tools read it, and in addition:
+- splits: for each split, what the scores depend on (fingerprint of the data, settings) and the counts;
+- per_query: scores by split, measure and query id;
+- versions: versions of the packages that computed it.
+The TREC run is saved next to it (<Dataset>.<split>.run: qid Q0 docid rank score tag, ranks from 1).
 
-Whoever reads a result gets it from here: its fields have the right types, and its means are those of its
-queries' scores.
+All code reads results through this module, which checks that fields have the right types and that means
+agree with the queries' scores.
 
 Source: https://github.com/embeddings-benchmark/mteb, mteb/results/task_result.py
 """
@@ -37,35 +37,35 @@ from stzoo.utils.files import lock_folder, write_json
 from stzoo.utils.inputs import user_path
 
 SCHEMA_VERSION = 1
-MTEB_LAYOUT = "2.20.0"  # the release of mteb whose layout this is; mteb had no part in the scores
+MTEB_LAYOUT = "2.20.0"  # the release of mteb whose file format this is; mteb does not compute the scores
 META = "model_meta.json"
-MAKE_AGAIN = "Score the system again by `stzoo bench --overwrite`."
+SCORE_AGAIN = "Score the system again with `stzoo bench --overwrite`."
 WAY_OUT = "Use --overwrite, or another --output."
-MOST_FOLDERS = 20_000  # looked into for results; more are no --output of bench
-MOST_NESTED = 40  # objects and lists inside each other
-LONGEST_NAME = 180  # bytes of a file's name before its ending; file systems allow 255
+MAX_FOLDERS = 20_000  # searched for results; a folder with more is not an --output of bench
+MAX_DEPTH = 40  # of nested objects and lists
+MAX_NAME = 180  # bytes of a file's name before its extension; file systems allow 255
 PACKAGES = ("stzoo", "sentence-transformers", "transformers", "torch", "ir-measures", "bm25s")
 
 
-_HALF = re.compile(r"\\ud[89a-f]", re.IGNORECASE)  # of a surrogate pair
+_SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
 
 
 _Name = Annotated[str, Field(min_length=1, max_length=1000)]
 
 
-class _Checked(BaseModel):
+class _Strict(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
 
-class _Meta(_Checked):
-    """What is read of model_meta.json."""
+class _Meta(_Strict):
+    """The fields of model_meta.json that are read."""
 
     name: _Name
     revision: _Name
 
 
-class _Split(_Checked):
-    """What is read of a split in a result's file."""
+class _Split(_Strict):
+    """The fields of a split in a result file that are read."""
 
     fingerprint: str
     settings: dict[str, Any]
@@ -82,8 +82,8 @@ class _Split(_Checked):
     versions: dict[str, Any] = {}
 
 
-class _Stored(_Checked):
-    """What is read of a result's file."""
+class _Stored(_Strict):
+    """The fields of a result file that are read."""
 
     schema_version: Literal[1]
     task_name: _Name
@@ -97,22 +97,22 @@ class _Stored(_Checked):
 
 @dataclass(frozen=True)
 class Result:
-    """How a model does on one split of a judged set.
+    """A model's scores on one split of a data set.
 
     Attributes:
-        model: the model's name.
-        revision: of the model.
-        dataset: the judged set's name.
-        split: e.g. "test".
-        documents: passages searched.
-        queries: judged queries, all of which count.
-        judgements: judged pairs.
-        seconds: taken by encoding, searching and scoring.
-        scores: mean and per query, by measure.
-        path: the JSON file.
-        reused: True if it was there already.
-        facts: all that the file notes of the split: fingerprint, settings, counts, how it was made, notes.
-        corpus: fingerprint of the corpus searched.
+        model: Name of the model.
+        revision: Revision of the model.
+        dataset: Name of the data set.
+        split: Split of the judgements, e.g. "test".
+        documents: Number of passages searched.
+        queries: Number of judged queries, which all count.
+        judgements: Number of judged pairs.
+        seconds: Time for encoding, searching and scoring.
+        scores: Mean and per-query scores by measure.
+        path: Path to the JSON file.
+        reused: True if the file existed before.
+        details: All that the file records of the split: fingerprint, settings, counts, costs, notes.
+        corpus: Fingerprint of the corpus.
     """
 
     model: str
@@ -126,180 +126,186 @@ class Result:
     scores: Scores
     path: Path
     reused: bool
-    facts: dict[str, Any]
+    details: dict[str, Any]
     corpus: str
 
     @property
     def data(self) -> tuple[str, str]:
-        """Fingerprints of corpus and of judged queries with their grades: equal where results compare."""
-        return self.corpus, self.facts["fingerprint"]
+        """Fingerprints of the corpus and of the judged queries; results with the same are comparable."""
+        return self.corpus, self.details["fingerprint"]
 
 
 def read(folder: str | Path) -> list[Result]:
-    """All results under a folder (an --output of bench, or one model's in it), by data set, split and model.
+    """Reads all results under a folder: an --output of bench, or a model's folder in it.
+
+    Returns:
+        The results, sorted by data set, split, model and revision.
 
     Raises:
-        DataError: if there is none.
-        OutputError: if a file there is no result of this version.
+        DataError: If there are no results, or a file's means disagree with its queries' scores.
+        OutputError: If a file is not a result of this version.
     """
-    folder, found = user_path(folder), []
-    for path in list(_files(folder)):  # before any is read, so that / is refused at once
+    folder, results = user_path(folder), []
+    for path in list(_files(folder)):  # lists all before reading one, so that / is refused at once
         system = _system(path.with_name(META))
         stored = _read(path)
         if stored is None:
-            raise OutputError(f"{path} was removed while it was read. Start again.")
-        found += [
+            raise OutputError(f"{path} was deleted while results were read. Try again.")
+        results += [
             _result(path, system, stored["task_name"], split, stored, True) for split in stored["splits"]
         ]
-    if not found:
-        raise DataError(f"{folder} holds no results; expected an --output of `stzoo bench`.")
-    return sorted(found, key=lambda result: (result.dataset, result.split, result.model, result.revision))
+    if not results:
+        raise DataError(f"{folder} has no results; expected an --output of `stzoo bench`.")
+    return sorted(results, key=lambda result: (result.dataset, result.split, result.model, result.revision))
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """The files of results under a folder, in order; hidden folders are left out."""
-    for number, (place, inside, names) in enumerate(os.walk(folder)):
-        if number == MOST_FOLDERS:
+    """The result files under a folder, in order, without those in hidden folders."""
+    for number, (parent, folders, files) in enumerate(os.walk(folder)):
+        if number == MAX_FOLDERS:
             raise DataError(
-                f"{folder} holds more than {MOST_FOLDERS} folders; expected an --output of `stzoo bench`."
+                f"{folder} has more than {MAX_FOLDERS} subfolders; expected an --output of `stzoo bench`."
             )
-        if META in names + inside:
-            there = sorted(name for name in names + inside if name.endswith(".json") and name != META)
-            yield from (Path(place, name) for name in there)
-        inside[:] = sorted(name for name in inside if not name.startswith("."))
+        names = files + folders
+        if META in names:
+            results = sorted(name for name in names if name.endswith(".json") and name != META)
+            yield from (Path(parent, name) for name in results)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
 
 
 @contextlib.contextmanager
 def output_folder(output: str | Path) -> Iterator[Path]:
-    """Holds the folder of results for this process; what it has to make is removed if it stays empty.
+    """Locks the folder of results for this process, and removes folders it created if they stay empty.
 
     Raises:
-        OutputError: if another process holds it, or it cannot be written.
+        OutputError: If another process uses the folder, or it cannot be written.
     """
     output = Path(output)
-    made = [folder for folder in (output, *output.parents) if not folder.exists()]
+    created = [folder for folder in (output, *output.parents) if not folder.exists()]
     try:
         with lock_folder(output):
             yield output
     finally:
-        for folder in made:
-            with contextlib.suppress(OSError):  # it holds something
+        for folder in created:
+            with contextlib.suppress(OSError):  # it is not empty
                 folder.rmdir()
 
 
-def check_places(output: Path, systems: Iterable[tuple[str, str]], names: Iterable[str]) -> None:
-    """Sees that each system and data set has a file of its own, also where capitals make no difference.
+def check_paths(output: Path, systems: Iterable[tuple[str, str]], names: Iterable[str]) -> None:
+    """Checks that every system and data set has a file of its own, on case-insensitive file systems too.
 
     Args:
-        output: where results go.
-        systems: name and revision of each model.
-        names: of the data sets.
+        output: Folder for the results.
+        systems: Name and revision of each model.
+        names: Names of the data sets.
 
     Raises:
-        OutputError: if a folder lies where a file belongs.
-        RecipeError: if two names lead to one file, or a name cannot be a file's.
+        OutputError: If a folder has the name of a result file.
+        RecipeError: If two names give the same file, or a name cannot be a file's name.
     """
     names, owners = list(names), dict[str, tuple[str, str, str]]()
     for first, second in zip(sorted(names), sorted(names)[1:], strict=False):
         if first == second:
             raise RecipeError(
-                f"two data sets are named {first!r}, and their results would be one file. Score them by "
+                f"two data sets are named {first!r}, so their results would be the same file. Score them in "
                 "separate calls, each with its own --output."
             )
     for model, revision in systems:
         for name in names:
-            path = _place(output, model, revision, name)
+            path = _path(output, model, revision, name)
             owner = owners.setdefault(str(path).casefold(), (model, revision, name))
             if owner != (model, revision, name):
                 kind, one, other = "data sets", owner[2], name
                 if one == other:
                     kind, one, other = "models", owner[0], model
                 raise RecipeError(
-                    f"the {kind} {one!r} and {other!r} would have their results in one file, {path}: their "
-                    "names differ only in capitals or in characters that file names lack. Rename one, or "
-                    "score them by separate calls, each with its own --output."
+                    f"the {kind} {one!r} and {other!r} would have their results in the same file, {path}: "
+                    "their names differ only in case or in characters that file names cannot have. Rename "
+                    "one, or score them in separate calls, each with its own --output."
                 )
             for file in (path, path.with_name(META)):
                 if file.exists() and not file.is_file():
                     raise OutputError(
-                        f"{file} is a folder; a result's file belongs there. Choose another --output."
+                        f"{file} is a folder; expected a file or nothing there. Choose another --output."
                     )
 
 
 def result_file(output: Path, model: str, revision: str, judged: RetrievalDataset) -> Path:
-    """Where a result lies.
+    """The path of a result file.
 
     Raises:
-        RecipeError: if a name cannot be a file's.
+        RecipeError: If a name cannot be a file's name.
     """
-    return _place(output, model, revision, judged.name)
+    return _path(output, model, revision, judged.name)
 
 
-def _place(output: Path, model: str, revision: str, dataset: str) -> Path:
+def _path(output: Path, model: str, revision: str, dataset: str) -> Path:
     parts = slug(model), slug(revision), slug(dataset)
     for name, part in zip((model, revision, dataset), parts, strict=True):
-        if not part or len(part.encode()) > LONGEST_NAME:
+        if not part or len(part.encode()) > MAX_NAME:
             raise RecipeError(
-                f"the name {quoted(name)} cannot be a file's: it "
+                f"the name {quoted(name)} cannot be used as a file name: it "
                 + ("is too long" if part else "has neither letters nor digits")
-                + ". Rename the folder, or give a model a name by NAME=MODEL."
+                + ". Rename the folder, or name a model by NAME=MODEL."
             )
     if f"{parts[2].casefold()}.json" == META:
         raise RecipeError(
-            f"a data set cannot be named {dataset!r}: results keep the model's record in {META}. Rename its "
-            "folder."
+            f"a data set cannot be named {dataset!r}: {META} is the name of the model's record among the "
+            "results. Rename the data set's folder."
         )
     return output / parts[0] / parts[1] / f"{parts[2]}.json"
 
 
 def run_file(path: Path, split: str) -> Path:
-    """Where the TREC run of a result lies."""
+    """The path of the TREC run of a result."""
     return path.with_name(f"{path.stem}.{split}.run")
 
 
 def find(
     path: Path, system: tuple[str, str], judged: RetrievalDataset, settings: dict[str, Any]
 ) -> Result | None:
-    """The result that lies at `path`, or None if this split is not there.
+    """Reads the result at `path`; returns None if the file or this split does not exist.
 
     Args:
-        path: of the JSON file.
-        system: name and revision of the model.
-        judged: what is to be searched.
-        settings: what the scores depend on beside the model and the data.
+        path: Path to the JSON file.
+        system: Name and revision of the model.
+        judged: The data set.
+        settings: What the scores depend on besides the model and the data.
 
     Raises:
-        DataError: if its means are not those of its queries.
-        OutputError: if what lies there came from another system, other data or settings, or is no result.
+        DataError: If the file's means disagree with its queries' scores.
+        OutputError: If the file belongs to another system, other data or settings, or is not a result.
     """
     meta = path.with_name(META)
-    if meta.is_file() and (of := _system(meta)) != system:
-        raise OutputError(f"{path.parent} holds results of {' '.join(of)}, not {' '.join(system)}. {WAY_OUT}")
+    if meta.is_file() and (other := _system(meta)) != system:
+        raise OutputError(
+            f"{path.parent} has results of {' '.join(other)}, not {' '.join(system)}. {WAY_OUT}"
+        )
     stored = _read(path)
     if stored is None:
         return None
     if stored["task_name"] != judged.name:
-        raise OutputError(f"{path} holds the result of the data set {quoted(stored['task_name'])}. {WAY_OUT}")
-    facts = stored["splits"].get(judged.split, {})
-    fingerprint = facts.get("fingerprint", judged.fingerprint)
+        raise OutputError(f"{path} is the result of the data set {quoted(stored['task_name'])}. {WAY_OUT}")
+    details = stored["splits"].get(judged.split, {})
+    fingerprint = details.get("fingerprint", judged.fingerprint)
     if (stored["dataset_revision"], fingerprint) != (judged.corpus_fingerprint, judged.fingerprint):
-        raise OutputError(f"{path} holds the result of other data under the same name. {WAY_OUT}")
-    if facts.get("self_hits_dropped", judged.shares_ids) != judged.shares_ids:
-        way = "counts" if judged.shares_ids else "leaves out"
-        raise OutputError(f"{path} {way} documents under the query's own id, unlike this run. {WAY_OUT}")
-    if facts and facts["settings"] != settings:
-        then = facts["settings"]
-        shown = "; ".join(
-            f"{name}: {then.get(name)!r} then, {settings.get(name)!r} now"
-            for name in {**then, **settings}
-            if then.get(name) != settings.get(name)
+        raise OutputError(f"{path} is the result of other data with the same name. {WAY_OUT}")
+    if details.get("self_hits_dropped", judged.shares_ids) != judged.shares_ids:
+        verb = "counts" if judged.shares_ids else "ignores"
+        raise OutputError(f"{path} {verb} documents whose id is the query's own, unlike this run. {WAY_OUT}")
+    if details and details["settings"] != settings:
+        old = details["settings"]
+        differences = "; ".join(
+            f"{name}: {old.get(name)!r} then, {settings.get(name)!r} now"
+            for name in {**old, **settings}
+            if old.get(name) != settings.get(name)
         )
-        raise OutputError(f"{path} was made with other settings ({shown}). {WAY_OUT}")
-    return _result(path, system, judged.name, judged.split, stored, True) if facts else None
+        raise OutputError(f"{path} was made with other settings ({differences}). {WAY_OUT}")
+    return _result(path, system, judged.name, judged.split, stored, True) if details else None
 
 
 def _keys(path: Path) -> set[str] | None:
-    """The keys of the object in a JSON file; None if it is damaged, or has none."""
+    """The keys of the object in a JSON file; None if the file is damaged or is not an object."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         stored = json.loads(path.read_text(encoding="utf-8"))
         return set(stored) if isinstance(stored, dict) else None
@@ -307,22 +313,23 @@ def _keys(path: Path) -> set[str] | None:
 
 
 def check_replaceable(path: Path) -> None:
-    """Refuses a file that is not a result, not even a damaged one in the folder of its model's results.
+    """Refuses to replace a file of the user's.
 
-    JSON of another kind is not a damaged result: it is the user's own.
+    A result may be replaced, and so may a damaged file among its model's results. JSON of another kind is
+    not a damaged result but a file of the user's.
 
     Raises:
-        OutputError: if there is such a file.
+        OutputError: If the file is neither.
     """
     if not os.path.lexists(path):
         return
     keys = _keys(path)
     is_result = keys is not None and {"task_name", "scores"} <= keys
     is_damaged = keys is None or keys <= {"name", *_Stored.model_fields}
-    is_there = is_damaged and {"name", "revision"} <= (_keys(path.with_name(META)) or set())
-    if not (is_result or is_there) or not path.is_file():
+    was_result = is_damaged and {"name", "revision"} <= (_keys(path.with_name(META)) or set())
+    if not (is_result or was_result) or not path.is_file():
         raise OutputError(
-            f"{path} is not a result and is not replaced. Move it away, or use another --output."
+            f"{path} is not a result and is not replaced. Move it elsewhere, or use another --output."
         )
 
 
@@ -334,19 +341,19 @@ def store(
     scores: Scores,
     measures: Sequence[Measure],
     seconds: float,
-    how: dict[str, Any],
+    run_info: dict[str, Any],
 ) -> Result:
-    """Writes a result, and keeps the other splits that the file holds of the same corpus.
+    """Writes a result, and keeps the file's other splits if they are of the same corpus.
 
     Args:
-        path: of the JSON file; None writes none.
-        system: name and revision of the model.
-        judged: what was searched.
-        settings: what the scores depend on; another run must have the same to reuse them.
-        scores: of the run.
-        measures: those of the scores that have a key of their own in the file; others are filed by name.
-        seconds: taken.
-        how: what else to note, e.g. the device.
+        path: Path to the JSON file; None writes no file.
+        system: Name and revision of the model.
+        judged: The data set.
+        settings: What the scores depend on; only a run with the same settings reuses them.
+        scores: Scores of the run.
+        measures: Measures with mteb's keys; other scores are stored under their names.
+        seconds: Time that the scores took.
+        run_info: More to record of the split, e.g. the device.
     """
     stored: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -361,15 +368,15 @@ def store(
     try:
         old = _read(path) if path else None
     except (DataError, OutputError):
-        old = None  # only reached to overwrite it
-    same = ("task_name", "dataset_revision")
-    keep = old is not None and all(old[part] == stored[part] for part in same)
-    stored |= {part: old[part] if old and keep else {} for part in ("scores", "splits", "per_query")}
+        old = None  # a damaged file is overwritten
+    if old and any(old[key] != stored[key] for key in ("task_name", "dataset_revision")):
+        old = None
+    stored |= {part: old[part] if old else {} for part in ("scores", "splits", "per_query")}
     keys = {name: name for name in scores.mean} | {measure.name: measure.mteb for measure in measures}
     stored["scores"][judged.split] = [
         {key: scores.mean[name] for name, key in keys.items()}
         | {"main_score": scores.mean[measures[0].name], "hf_subset": "default"}
-        | {"languages": ["eng-Latn"] if registry.find(judged.name) else []}  # those are all English
+        | {"languages": ["eng-Latn"] if registry.find(judged.name) else []}  # the registry's are all English
     ]
     stored["splits"][judged.split] = {
         "fingerprint": judged.fingerprint,
@@ -383,7 +390,7 @@ def store(
         "measures": keys,
         "date": stored["date"],
         "versions": stored["versions"],
-        **how,
+        **run_info,
     }
     stored["per_query"][judged.split] = {key: scores.per_query[name] for name, key in keys.items()}
     if path:
@@ -395,84 +402,84 @@ def _read(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     stored = _load(path, _Stored)
-    with _whole(path):
+    with _damage_as_output_error(path):
         for split in stored["splits"]:
             _check_means(path, _result(path, ("", ""), "", split, stored, True))
     return stored
 
 
 def _check_means(path: Path, result: Result) -> None:
-    """Sees that all measures are of the same queries and that their means are those of these.
+    """Checks that all measures have the same queries and that each mean agrees with the queries' scores.
 
     Raises:
-        DataError: if they are not.
+        DataError: If not.
     """
     queries = next(iter(result.scores.per_query.values()), {}).keys()
     for name, mean in result.scores.mean.items():
         scores = result.scores.per_query[name]
         if scores.keys() != queries or len(scores) != result.queries:
             raise DataError(
-                f"{path} ({result.split}) has scores of {len(scores)} queries by {name}; expected those of "
-                f"the same {result.queries} queries by every measure. {MAKE_AGAIN}"
+                f"{path} ({result.split}) has {name} scores of {len(scores)} queries; expected scores of the "
+                f"same {result.queries} queries for every measure. {SCORE_AGAIN}"
             )
         if isinstance(mean, bool) or not isinstance(mean, int | float):
             raise ValueError(f"its {name} is {quoted(mean)}")
         value = overall(name, scores.values())
         if not math.isclose(value, mean, rel_tol=1e-6, abs_tol=1e-6):
             raise DataError(
-                f"{path} ({result.split}) states a {name} of {mean}, which its queries do not give: their "
-                f"scores come to {value:.6f}. {MAKE_AGAIN}"
+                f"{path} ({result.split}) states a {name} of {mean}, but the scores of its queries give "
+                f"{value:.6f}. {SCORE_AGAIN}"
             )
 
 
 def _system(meta: Path) -> tuple[str, str]:
-    named = _load(meta, _Meta)
-    return named["name"], named["revision"]
+    record = _load(meta, _Meta)
+    return record["name"], record["revision"]
 
 
-def _load(path: Path, kind: type[BaseModel]) -> dict[str, Any]:
-    """A JSON file, after its types are checked; no number in it is infinite or NaN.
+def _load(path: Path, schema: type[BaseModel]) -> dict[str, Any]:
+    """Reads a JSON file and checks its types; no number may be infinite or NaN.
 
     Raises:
-        OutputError: if it is not of this kind.
+        OutputError: If the file does not fit the schema.
     """
-    with _whole(path):
+    with _damage_as_output_error(path):
         if not path.is_file():
             raise ValueError("it is not a file")
         text = path.read_text(encoding="utf-8")
         stored = json.loads(text, parse_constant=_finite, parse_float=_finite)
         if isinstance(stored, dict | list):
-            _check_depth(stored, MOST_NESTED)
-        if _HALF.search(text):  # half of a pair can be neither shown nor written: "?" stands for it
+            _check_depth(stored, MAX_DEPTH)
+        if _SURROGATE.search(text):  # a lone surrogate can be neither shown nor written, and becomes "?"
             stored = json.loads(json.dumps(stored, ensure_ascii=False).encode("utf-8", "replace"))
-        kind.model_validate(stored)
-    found: dict[str, Any] = stored
-    return found
+        schema.model_validate(stored)
+    checked: dict[str, Any] = stored
+    return checked
 
 
-def _check_depth(value: dict[str, Any] | list[Any], most: int) -> None:
-    if not most:
+def _check_depth(value: dict[str, Any] | list[Any], limit: int) -> None:
+    if not limit:
         raise RecursionError
     for part in value.values() if isinstance(value, dict) else value:
         if isinstance(part, dict | list):
-            _check_depth(part, most - 1)
+            _check_depth(part, limit - 1)
 
 
 def _finite(number: str) -> float:
     value = float(number)
     if not math.isfinite(value):
-        raise ValueError(f"it holds the number {abbreviated(number)}")
+        raise ValueError(f"it contains the number {abbreviated(number)}")
     return value
 
 
 @contextlib.contextmanager
-def _whole(path: Path) -> Iterator[None]:
-    """Makes what a file lacks that a program or a person has damaged an OutputError."""
+def _damage_as_output_error(path: Path) -> Iterator[None]:
+    """Turns the errors of reading a damaged file into an OutputError."""
     try:
         yield
     except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError, OSError) as error:
         raise OutputError(
-            f"{path} is no result of this version of stzoo: {_reason(error)}. {WAY_OUT}"
+            f"{path} is not a result of this version of stzoo: {_reason(error)}. {WAY_OUT}"
         ) from error
 
 
@@ -492,23 +499,23 @@ def _result(
     mean, per_query = stored["scores"][split][0], stored["per_query"][split]
     general = {part: stored[part] for part in ("date", "versions")}
     general["measures"] = {measure.name: measure.mteb for measure in MEASURES}
-    facts = general | stored["splits"][split]
-    keys = facts["measures"]
+    details = general | stored["splits"][split]
+    keys = details["measures"]
     return Result(
         model=system[0],
         revision=system[1],
         dataset=dataset,
         split=split,
-        documents=facts["documents"],
-        queries=facts["queries"],
-        judgements=facts["judgements"],
-        seconds=facts["seconds"],
+        documents=details["documents"],
+        queries=details["queries"],
+        judgements=details["judgements"],
+        seconds=details["seconds"],
         scores=Scores(
             {name: mean[key] for name, key in keys.items()},
             {name: per_query[key] for name, key in keys.items()},
         ),
         path=path,
         reused=reused,
-        facts=facts,
+        details=details,
         corpus=stored["dataset_revision"],
     )

@@ -1,4 +1,4 @@
-"""score(): runs that some other system made, by the rules and in the files of bench()."""
+"""score(): score the run files of other systems as bench() does, and write results in the same format."""
 
 import contextlib
 import time
@@ -11,9 +11,9 @@ from stzoo.data.beir import RetrievalDataset
 from stzoo.data.trec import Run, in_order, read_qrels, read_run
 from stzoo.errors import DataError, RecipeError, quoted
 from stzoo.evaluation.bench import results
-from stzoo.evaluation.bench.datasets import evaluate, find_sets
+from stzoo.evaluation.bench.datasets import evaluate, select_datasets
 from stzoo.evaluation.bench.results import Result
-from stzoo.evaluation.measures import wanted_measures
+from stzoo.evaluation.measures import choose_measures
 from stzoo.evaluation.settings import ScoreSettings
 from stzoo.models.names import parse_name
 from stzoo.utils.files import fingerprint, write_json
@@ -37,73 +37,76 @@ def score(
     on_result: Callable[[Result], None] | None = None,
     progress: bool | None = None,
 ) -> list[Result]:
-    """Scores run files: of TREC against judgements, or answers in KILT's format against a KILT file.
+    """Scores TREC run files against judgements, or KILT guesses against a KILT file.
 
     Args:
-        runs: one or several of FILE or NAME=FILE: a TREC run, or a KILT guess (jsonl).
-        data: a BEIR folder (or FOLDER/TASK), a TREC or BEIR qrels file, or a KILT file (jsonl).
-        output: where results go, as those of bench; None files none.
-        split: of a BEIR folder; None for the one the registry names, or "test".
-        corpus: the passages of a KILT file, for TREC runs over passages; else these hold pages.
-        pages: passage-id<TAB>page-id lines for passages that do not name their pages.
-        measures: names of ir-measures with spaces between, scored beside the usual ones.
-        k: results of a query that count; deeper ones are cut off.
-        missing_judged: of a BEIR folder, as in bench().
-        overwrite: True to replace results of other data or of another run of the name.
-        on_result: called with each result as soon as it is there.
-        progress: True for progress bars on stderr; None shows them on a terminal only.
+        runs: One or several run files, each FILE or NAME=FILE: a TREC run, or a KILT guess (jsonl).
+        data: A BEIR folder (or FOLDER/TASK), a qrels file of TREC or BEIR, or a KILT file (jsonl).
+        output: Folder for the results, as for bench(); None writes none.
+        split: Split of a BEIR folder; None uses the registry's split for the data set, or else "test".
+        corpus: Passages of a KILT file, for TREC runs that rank passages. Without it, runs must rank pages.
+        pages: File with passage-id<TAB>page-id lines, for passages that do not name their pages.
+        measures: Names of ir-measures separated by spaces, scored in addition to the default ones.
+        k: Number of results per query that count; deeper ones are ignored.
+        missing_judged: What to do with judged documents that are not in a BEIR folder's corpus; see bench().
+        overwrite: True to replace results of other data, or of another run with the same name.
+        on_result: Function called with each result as soon as it is available.
+        progress: True shows progress bars on stderr; None shows them on a terminal only.
 
     Returns:
-        a result a run, in the order given; its path is the run's own where nothing was filed.
+        One result per run, in the order given. Without `output`, a result's path is that of its run.
 
     Raises:
-        DataError: if a file is not there or does not hold, or no query of a run is judged.
-        OutputError: if `output` is in use, or holds results of other data.
-        RecipeError: if an option does not hold.
+        DataError: If a file is missing or invalid, or no query of a run is judged.
+        OutputError: If `output` is in use, or has results of other data.
+        RecipeError: If an option is invalid.
     """
     settings = ScoreSettings.check(locals())
     runs = settings.runs
-    wanted = wanted_measures(measures, k)
+    chosen_measures = choose_measures(measures, k)
     if output is not None:
         output = check_output(output, kind="results", inputs=[data, corpus, pages, *runs])
     systems = [_system(text) for text in runs]
     judged = _judgements(user_path(data), split, corpus, pages, missing_judged, progress)
     if output is not None:
-        results.check_places(output, [(name, revision) for name, revision, _ in systems], [judged.name])
-    found = []
-    with contextlib.ExitStack() as held_things:
-        place = None if output is None else held_things.enter_context(results.output_folder(output))
+        results.check_paths(output, [(name, revision) for name, revision, _ in systems], [judged.name])
+    scored = []
+    with contextlib.ExitStack() as stack:
+        folder = None if output is None else stack.enter_context(results.output_folder(output))
         for name, revision, path in systems:
-            begun = time.monotonic()
+            start = time.monotonic()
             run = _read(path, progress)
             if not run.keys() & judged.qrels.keys():
-                raise DataError(f"{path} holds none of the {len(judged.qrels)} judged queries of {data}.")
+                raise DataError(
+                    f"{path} has none of the {len(judged.qrels)} judged queries of {data}. Check that both "
+                    "are of the same data set."
+                )
             if not _is_guess(path):
                 _check_documents(path, run, judged)
-            scores = evaluate(judged, _kept(run, judged, k), wanted, of_pages=_is_guess(path))
+            scores = evaluate(judged, _top_k(run, judged, k), chosen_measures, of_pages=_is_guess(path))
             system = (name, revision)
-            target = results.result_file(place, *system, judged) if place else None
+            target = results.result_file(folder, *system, judged) if folder else None
             if target:
                 if overwrite:
                     results.check_replaceable(target)
                 else:
                     results.find(target, system, judged, {"k": k})
-                write_json(target.with_name("model_meta.json"), {"name": name, "revision": system[1]})
-            seconds = time.monotonic() - begun
-            result = results.store(target, system, judged, {"k": k}, scores, wanted, seconds, {})
-            found.append(replace(result, path=target or path))
+                write_json(target.with_name("model_meta.json"), {"name": name, "revision": revision})
+            seconds = time.monotonic() - start
+            result = results.store(target, system, judged, {"k": k}, scores, chosen_measures, seconds, {})
+            scored.append(replace(result, path=target or path))
             if on_result:
-                on_result(found[-1])
-    return found
+                on_result(scored[-1])
+    return scored
 
 
 def _system(text: str) -> tuple[str, str, Path]:
-    """Name and revision of the system that FILE or NAME=FILE is of, and the file."""
-    name, given = parse_name(text)
-    path = user_path(given)
+    """The system's name, its revision and the run file, from FILE or NAME=FILE."""
+    name, file = parse_name(text)
+    path = user_path(file)
     if not path.is_file():
-        raise DataError(f"{path} is not there; expected a TREC run, or a KILT guess (jsonl).")
-    return path.name.lstrip(".").partition(".")[0] if name == given else name, fingerprint(path)[:12], path
+        raise DataError(f"{path} does not exist; expected a TREC run, or a KILT guess (jsonl).")
+    return path.name.lstrip(".").partition(".")[0] if name == file else name, fingerprint(path)[:12], path
 
 
 def _judgements(
@@ -114,9 +117,9 @@ def _judgements(
     missing_judged: str,
     progress: bool | None,
 ) -> RetrievalDataset:
-    """What runs are scored against; of bare judgements the corpus and the queries' texts are unknown."""
+    """The data set to score against; from a qrels file alone, it has neither corpus nor query texts."""
     if corpus is not None or not data.is_file():
-        (one,) = find_sets(
+        (read,) = select_datasets(
             data,
             None,
             split=split,
@@ -125,12 +128,14 @@ def _judgements(
             missing_judged=missing_judged,
             progress=progress,
         )
-        return one()
+        return read()
     if pages is not None or missing_judged != "error":
         option = "--missing-judged" if pages is None else "--pages"
-        raise RecipeError(f"{option} has no effect on judgements alone, without a corpus ({data}).")
+        raise RecipeError(
+            f"{option} has no effect without a corpus, and {data} has judgements only. Drop it."
+        )
     stem = data.name.lstrip(".").partition(".")[0]
-    unknown = RetrievalDataset(
+    without_corpus = RetrievalDataset(
         stem,
         split or "test",
         [],
@@ -142,10 +147,10 @@ def _judgements(
     )
     if ".jsonl" not in data.suffixes:
         qrels = read_qrels(data, progress)
-        return replace(unknown, qrels=qrels, queries=dict.fromkeys(qrels, ""))
+        return replace(without_corpus, qrels=qrels, queries=dict.fromkeys(qrels, ""))
     evidence = kilt.read_gold(data)
     return kilt.KiltSet(
-        **vars(unknown) | {"qrels": kilt.page_qrels(evidence), "queries": dict.fromkeys(evidence, "")},
+        **vars(without_corpus) | {"qrels": kilt.page_qrels(evidence), "queries": dict.fromkeys(evidence, "")},
         pages=[],
         evidence=evidence,
     )
@@ -155,44 +160,44 @@ def _read(path: Path, progress: bool | None) -> Run:
     if not _is_guess(path):
         return read_run(path, progress)
     return {
-        query: {page: float(-place) for place, page in enumerate(dict.fromkeys(pages))}
+        query: {page: float(-rank) for rank, page in enumerate(dict.fromkeys(pages))}
         for query, pages in kilt.read_guess(path).items()
     }
 
 
 def _check_documents(path: Path, run: Run, judged: RetrievalDataset) -> None:
-    """Compares the documents of a run with the corpus, where that is known.
+    """Compares the documents of a run with the corpus, if there is one.
 
     Raises:
-        DataError: if none of them is in the corpus, so that every score would be 0.
+        DataError: If none of them is in the corpus, so that every score would be 0.
     """
-    found = {document for query in run.keys() & judged.qrels.keys() for document in run[query]}
-    if not found or not judged.corpus_ids:
+    retrieved = {document for query in run.keys() & judged.qrels.keys() for document in run[query]}
+    if not retrieved or not judged.corpus_ids:
         return
-    known = {one for one in judged.corpus_ids if one in found}
-    known |= found & {one for grades in judged.qrels.values() for one in grades}  # kept by "not-found"
-    unknown = len(found - known)
+    known = {document for document in judged.corpus_ids if document in retrieved}
+    known |= retrieved & {document for grades in judged.qrels.values() for document in grades}  # "not-found"
+    unknown = len(retrieved - known)
     if not known:
         raise DataError(
-            f"{path} has none of the documents of {judged.name}, e.g. {quoted(next(iter(found)))}; expected "
-            f"ids of its corpus, e.g. {quoted(judged.corpus_ids[0])}."
+            f"{path} has no document of {judged.name}, but ids such as {quoted(next(iter(retrieved)))}; "
+            f"expected ids of its corpus, such as {quoted(judged.corpus_ids[0])}."
         )
     if unknown:
         notify(
-            f"{path}: {unknown} of {len(found)} documents are not in the corpus of {judged.name}; they count "
-            "as not relevant."
+            f"{path}: {unknown} of {len(retrieved)} documents are not in the corpus of {judged.name}; they "
+            "count as not relevant."
         )
 
 
 def _is_guess(path: Path) -> bool:
-    """True of answers in KILT's format, which are pages whatever the corpus."""
+    """True for a guess in KILT's format, which ranks pages with or without a corpus."""
     return ".jsonl" in path.suffixes
 
 
-def _kept(run: Run, judged: RetrievalDataset, k: int) -> Run:
-    """The k best of each query, without the document that is the query."""
-    kept = {}
-    for query, found in run.items():
-        ranked = [document for document in in_order(found) if not (judged.shares_ids and document == query)]
-        kept[query] = {document: found[document] for document in ranked[:k]}
-    return kept
+def _top_k(run: Run, judged: RetrievalDataset, k: int) -> Run:
+    """The k best results of each query, without the document that is the query itself."""
+    top = {}
+    for query, scores in run.items():
+        ranked = [document for document in in_order(scores) if not (judged.shares_ids and document == query)]
+        top[query] = {document: scores[document] for document in ranked[:k]}
+    return top

@@ -1,7 +1,7 @@
-"""What is scored: a model by exact search over its vectors, over smaller ones, or through a FAISS index.
+"""Ways to search with a model: exact search over its vectors, over smaller vectors, or by a FAISS index.
 
-A model's vectors lie in embedding stores, one a corpus and one a set of queries, so that a stopped run goes
-on, and neither another split nor another k, precision or index encodes the corpus again.
+A model's vectors are saved in embedding stores, one per corpus and one per set of queries. An interrupted run
+resumes from them, and another split, k, precision or index does not encode the corpus again.
 """
 
 import time
@@ -17,68 +17,70 @@ from stzoo.retrieval.search.faiss_index import open_index, recall
 from stzoo.retrieval.search.retriever import Retriever
 from stzoo.retrieval.store import PRECISIONS, Store, quantise
 
-RECALL_SAMPLE = 1000  # queries, the first
+RECALL_SAMPLE = 1000  # the first queries, on which an index is compared with exact search
 DEPTHS = (10, 100, 1000)
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a system found.
+class Retrieved:
+    """A system's results on a data set.
 
     Attributes:
-        run: its results.
-        cost: what was measured of encode_s (documents), search_s (seconds), ms_per_query (encoding and search
-            of all queries, divided by their number), vector_bytes, index_bytes.
-        facts: more for the result, e.g. an index's recall against exact search.
-        notes: what a reader of the scores should know of the results, besides the notes of the data.
+        run: The results.
+        cost: Those measured of encode_s and search_s (seconds to encode the documents and to search),
+            ms_per_query (mean time to encode a query and search), vector_bytes and index_bytes.
+        run_info: More to record in the result file, e.g. an index's recall against exact search.
+        notes: Notes on these results for readers of the scores.
     """
 
     run: Run
     cost: dict[str, float] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
+    run_info: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class System:
-    """Anything that turns a judged set into a run.
+    """Anything that retrieves documents for the queries of a data set.
 
     Attributes:
-        name: what its results are filed under.
-        revision: of the model or library.
-        meta: for model_meta.json.
-        settings: what the scores depend on beside model and data.
-        how: what else to note, e.g. the device.
-        retrieve: finds.
-        notes: what a reader of its scores on a set should know of the system.
+        name: Name under which its results are saved.
+        revision: Revision of the model, or version of the library.
+        meta: Content of model_meta.json.
+        settings: What the scores depend on besides the model and the data.
+        run_info: More to record in the result file, e.g. the device.
+        retrieve: Function that searches a data set.
+        notes: Function that returns notes on the system for readers of its scores on a data set.
     """
 
     name: str
     revision: str
     meta: dict[str, Any]
     settings: dict[str, Any]
-    how: dict[str, Any]
-    retrieve: Callable[[RetrievalDataset], Found]
+    run_info: dict[str, Any]
+    retrieve: Callable[[RetrievalDataset], Retrieved]
     notes: Callable[[RetrievalDataset], list[str]] = lambda _: []
 
 
 @dataclass(frozen=True)
 class Dense:
-    """One model and the ways in which it is searched.
+    """A model and the ways to search with it.
 
     Attributes:
-        retriever: the model and its stores.
-        k: documents kept a query.
+        retriever: The model and its embedding stores.
+        k: Number of results per query.
     """
 
     retriever: Retriever
     k: int
 
-    def systems(self, precisions: Sequence[str], indexes: Sequence[str], how: dict[str, Any]) -> list[System]:
-        """Exact search with each precision, then each FAISS index, built on the full vectors."""
+    def systems(
+        self, precisions: Sequence[str], indexes: Sequence[str], run_info: dict[str, Any]
+    ) -> list[System]:
+        """Exact search with each precision, then each FAISS index over the full vectors."""
         opened = self.retriever.opened
         settings = {"k": self.k, **opened.settings}
-        ways: list[tuple[str, dict[str, Any], Callable[[RetrievalDataset], Found]]] = []
+        ways: list[tuple[str, dict[str, Any], Callable[[RetrievalDataset], Retrieved]]] = []
         for precision in precisions:
             if precision == PRECISIONS[0]:
                 ways.append(("", {}, self.exact))
@@ -86,9 +88,9 @@ class Dense:
                 ways.append((f" ({precision})", {"precision": precision}, partial(self.smaller, precision)))
         for index in indexes:
             factory, _, params = index.strip().partition(" ")
-            made = empty(factory, opened.model.get_embedding_dimension(), opened.similarity)
+            untrained = empty(factory, opened.model.get_embedding_dimension(), opened.similarity)
             if params:
-                set_parameters(made, factory, params)  # what is wrong is said before anything is encoded
+                set_parameters(untrained, factory, params)  # reports mistakes before anything is encoded
             ways.append(
                 (
                     f" ({index.strip()})",
@@ -100,30 +102,30 @@ class Dense:
             System(
                 opened.name + label,
                 opened.revision,
-                {**opened.meta, "name": opened.name + label, **about},
-                settings | about,
-                how,
+                {**opened.meta, "name": opened.name + label, **variant},
+                settings | variant,
+                run_info,
                 retrieve,
                 self.retriever.notes,
             )
-            for label, about, retrieve in ways
+            for label, variant, retrieve in ways
         ]
 
-    def exact(self, judged: RetrievalDataset) -> Found:
-        """Exact search over full vectors."""
+    def exact(self, judged: RetrievalDataset) -> Retrieved:
+        """Exact search over the full vectors."""
         return self._search(judged, self.retriever.documents(judged))
 
-    def smaller(self, precision: str, judged: RetrievalDataset) -> Found:
-        """Search over vectors of a smaller precision, made from the full ones."""
+    def smaller(self, precision: str, judged: RetrievalDataset) -> Retrieved:
+        """Search over vectors of a smaller precision, quantised from the full ones."""
         full = self.retriever.documents(judged)
         folder = full.folder.with_name(f"{full.folder.name}-{precision}")
         return self._search(judged, quantise(full, folder, precision))
 
-    def indexed(self, factory: str, search_params: str | None, judged: RetrievalDataset) -> Found:
-        """Search through a FAISS index; its recall against exact search is among the facts."""
+    def indexed(self, factory: str, search_params: str | None, judged: RetrievalDataset) -> Retrieved:
+        """Search by a FAISS index; `run_info` has its recall against exact search."""
         retriever, opened = self.retriever, self.retriever.opened
         queries, documents = retriever.queries(judged), retriever.documents(judged)
-        built = open_index(
+        index = open_index(
             documents.folder / "indexes",
             documents,
             factory,
@@ -132,8 +134,8 @@ class Dense:
             progress=retriever.progress,
         )
         ids = list(judged.queries)
-        begun = time.monotonic()
-        run = built.search(
+        start = time.monotonic()
+        run = index.search(
             queries[:],
             ids,
             judged.corpus_ids,
@@ -142,21 +144,21 @@ class Dense:
             search_params=search_params,
             progress=retriever.progress,
         )
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - start
         sample = ids[:RECALL_SAMPLE]
         exact = retriever.top_k(judged, queries[: len(sample)], sample, documents, self.k)
-        facts = {
+        run_info = {
             "recall_against_exact": {f"@{k}": round(recall(exact, run, k), 5) for k in DEPTHS if k <= self.k},
             "recall_queries": len(sample),
-            "index_seconds": built.facts["seconds"],
+            "index_seconds": index.facts["seconds"],
         }
-        return Found(run, _cost(queries, documents, seconds) | {"index_bytes": built.nbytes}, facts)
+        return Retrieved(run, _cost(queries, documents, seconds) | {"index_bytes": index.nbytes}, run_info)
 
-    def _search(self, judged: RetrievalDataset, documents: Store) -> Found:
+    def _search(self, judged: RetrievalDataset, documents: Store) -> Retrieved:
         queries = self.retriever.queries(judged)
-        begun = time.monotonic()
+        start = time.monotonic()
         run = self.retriever.top_k(judged, queries[:], list(judged.queries), documents, self.k)
-        return Found(run, _cost(queries, documents, time.monotonic() - begun))
+        return Retrieved(run, _cost(queries, documents, time.monotonic() - start))
 
 
 def _cost(queries: Store, documents: Store, seconds: float) -> dict[str, float]:

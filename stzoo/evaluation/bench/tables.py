@@ -1,4 +1,4 @@
-"""Results as tables for a terminal and as plain values."""
+"""Results as tables for the terminal and as JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,17 +16,15 @@ MEGABYTE = 1e6
 
 
 def table(results: Sequence[Result], measures: Sequence[str] = ()) -> "Table":
-    """Results as a table, set by set and then by suite, the best score of each in bold.
+    """Results as a table by data set and then by suite, with the best score of each in bold.
 
     Args:
-        results: of one or several models and sets.
-        measures: names to show beside the usual ones; with none, 80 columns can hold it.
+        results: Results of one or several models and data sets.
+        measures: Names of measures to show besides the default ones, which fit into 80 columns.
     """
-    there = {name for result in results for name in result.scores.mean}
-    kilt = [name for name in ("KILT Rprec", "KILT recall@5") if name in there]
-    shown_measures = [
-        name for name in dict.fromkeys([m.name for m in MEASURES] + [*measures, *kilt]) if name in there
-    ]
+    scored = {name for result in results for name in result.scores.mean}
+    names = dict.fromkeys([*(m.name for m in MEASURES), *measures, "KILT Rprec", "KILT recall@5"])
+    shown_measures = [name for name in names if name in scored]
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     shown.add_column("Data set\n  Model", overflow="fold")
     for name in shown_measures:
@@ -49,16 +47,16 @@ def table(results: Sequence[Result], measures: Sequence[str] = ()) -> "Table":
         section(f"{dataset} ({split})\n{counts}", [(row.model, row.scores.mean) for row in rows])
     means: dict[tuple[str, int], dict[tuple[str, str], dict[str, float]]] = {}
     for name in shown_measures:
-        for one in averages(results, name):
-            systems = means.setdefault((one.suite, len(one.sets)), {})
-            systems.setdefault((one.model, one.revision), {})[name] = one.value
+        for average in averages(results, name):
+            systems = means.setdefault((average.suite, len(average.sets)), {})
+            systems.setdefault((average.model, average.revision), {})[name] = average.value
     for (suite, sets), systems in means.items():
         section(f"{suite}\nmean of {sets} sets", [(model, scores) for (model, _), scores in systems.items()])
     return shown
 
 
 def costs(results: Sequence[Result]) -> "Table | None":
-    """Smaller vectors and indexes against their model's full exact search; None if there are none."""
+    """A table of smaller vectors and indexes against exact search over full vectors; None without any."""
     full = {
         (result.revision, result.dataset, result.split): result for result in results if not _variant(result)
     }
@@ -67,13 +65,13 @@ def costs(results: Sequence[Result]) -> "Table | None":
     for name in ("nDCG\n@10", "against\nfull", "vectors\nMB", "index\nMB", "ms a\nquery", "recall\n@10"):
         shown.add_column(name, justify="right", no_wrap=True)
     measure = MEASURES[0].name
-    rows = [result for result in results if result.facts.get("cost") and measure in result.scores.mean]
+    rows = [result for result in results if result.details.get("cost") and measure in result.scores.mean]
     if not any(map(_variant, rows)):
         return None
     for dataset, split in dict.fromkeys((result.dataset, result.split) for result in rows):
         shown.add_row(escape(f"{dataset} ({split})"))
         for row in (row for row in rows if (row.dataset, row.split) == (dataset, split)):
-            cost, score = row.facts["cost"], row.scores.mean[measure]
+            cost, score = row.details["cost"], row.scores.mean[measure]
             base = full.get((row.revision, dataset, split))
             shown.add_row(
                 escape(f"  {row.model}"),
@@ -83,18 +81,18 @@ def costs(results: Sequence[Result]) -> "Table | None":
                 f"{cost['index_bytes'] / MEGABYTE:.1f}" if "index_bytes" in cost else "",
                 f"{cost['ms_per_query']:.2f}" if "ms_per_query" in cost else "",
                 f"{recall:.4f}"
-                if (recall := row.facts.get("recall_against_exact", {}).get("@10")) is not None
+                if (recall := row.details.get("recall_against_exact", {}).get("@10")) is not None
                 else "",
             )
     return shown
 
 
 def _variant(result: Result) -> bool:
-    return bool({"precision", "index"} & result.facts["settings"].keys())
+    return bool({"precision", "index"} & result.details["settings"].keys())
 
 
 def as_json(results: Sequence[Result]) -> dict[str, list[dict[str, Any]]]:
-    """Results, without the scores of single queries, and the averages of suites, as plain values."""
+    """Results (without per-query scores) and the averages over suites, as JSON."""
     rows = [
         {
             "model": result.model,
@@ -104,15 +102,19 @@ def as_json(results: Sequence[Result]) -> dict[str, list[dict[str, Any]]]:
             "documents": result.documents,
             "queries": result.queries,
             "judgements": result.judgements,
-            **{result.facts["measures"][name]: value for name, value in result.scores.mean.items()},
+            **{result.details["measures"][name]: value for name, value in result.scores.mean.items()},
             "seconds": result.seconds,
-            **{name: result.facts[name] for name in ("cost", "recall_against_exact") if name in result.facts},
-            "notes": result.facts.get("notes", []),
+            **{
+                name: result.details[name]
+                for name in ("cost", "recall_against_exact")
+                if name in result.details
+            },
+            "notes": result.details.get("notes", []),
             "reused": result.reused,
             "path": str(result.path),
         }
         for result in results
     ]
     names = dict.fromkeys(name for result in results for name in result.scores.mean)
-    means = [asdict(one) for name in names for one in averages(results, name)]
+    means = [asdict(average) for name in names for average in averages(results, name)]
     return {"results": rows, "averages": means}

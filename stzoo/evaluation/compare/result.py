@@ -1,4 +1,4 @@
-"""What compare() finds, and how it is shown: in words, as plain values, as tables."""
+"""The result of compare(), as sentences, JSON and tables."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ from rich.table import Table
 from stzoo.evaluation.scoring import PairedTest
 
 LEVEL = 0.05
-TEXT_LENGTH = 240  # characters of a query in a table; the JSON has it whole
+TEXT_LENGTH = 240  # characters of a query in a table; the JSON has the whole text
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Example:
     """A query on which two systems differ.
 
     Attributes:
-        query: its id.
-        text: of the query; None if it was not found.
-        baseline: score of the baseline.
-        system: score of the other system.
+        query: Id of the query.
+        text: Text of the query; None if it was not found.
+        baseline: Score of the baseline.
+        system: Score of the other system.
     """
 
     query: str
@@ -35,22 +35,22 @@ class Example:
 
 @dataclass(frozen=True)
 class Pair:
-    """How a system differs from the baseline on one split of a data set.
+    """The difference between a system and the baseline on one split of a data set.
 
     Attributes:
-        dataset: the data set's name.
-        split: e.g. "test".
-        system: the other system's label.
-        baseline_mean: mean score of the baseline.
-        system_mean: mean score of the other system.
-        test: of the difference, system - baseline.
-        p_holm: the p-value adjusted over all pairs of the comparison.
-        effect: Cohen's d_z; None where all queries differ by the same.
-        won: queries on which the system is better.
-        tied: queries on which neither is.
-        lost: queries on which the baseline is better.
-        gains: the system's largest gains, largest first.
-        losses: likewise its largest losses.
+        dataset: Name of the data set.
+        split: Split of the judgements, e.g. "test".
+        system: Label of the other system.
+        baseline_mean: Mean score of the baseline.
+        system_mean: Mean score of the other system.
+        test: Paired test of the difference, system - baseline.
+        p_holm: The p-value, adjusted over all pairs of the comparison.
+        effect: Cohen's d_z; None if all queries have the same difference.
+        won: Number of queries on which the system is better.
+        tied: Number of queries on which both are equal.
+        lost: Number of queries on which the baseline is better.
+        gains: The system's largest gains, largest first.
+        losses: The system's largest losses, largest first.
     """
 
     dataset: str
@@ -75,15 +75,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Average:
-    """How a system differs from the baseline in the mean over data sets.
+    """The difference between a system and the baseline in the mean over data sets.
 
     Attributes:
-        system: the other system's label.
-        sets: how many data sets (and splits) both have.
-        baseline_mean: mean of the baseline's means.
-        system_mean: mean of the other system's means.
-        low: lower end of the 95 % stratified bootstrap interval of the difference.
-        high: its upper end.
+        system: Label of the other system.
+        sets: Number of data sets (and splits) that both have.
+        baseline_mean: Mean of the baseline's means.
+        system_mean: Mean of the other system's means.
+        low: Lower end of the 95 % stratified bootstrap interval of the difference.
+        high: Upper end of the interval.
     """
 
     system: str
@@ -96,15 +96,15 @@ class Average:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of compare().
+    """The result of compare().
 
     Attributes:
-        measure: e.g. "nDCG@10".
-        baseline: label of the first system.
-        systems: labels of the others.
-        pairs: by data set and split, then in the order of the systems.
-        averages: one a system that shares several data sets with the baseline.
-        notes: what a reader should know.
+        measure: Name of the measure, e.g. "nDCG@10".
+        baseline: Label of the first system.
+        systems: Labels of the others.
+        pairs: Differences by data set and split, then in the order of the systems.
+        averages: One for each system that shares several data sets with the baseline.
+        notes: Notes for readers of the comparison.
     """
 
     measure: str
@@ -116,23 +116,23 @@ class Comparison:
 
 
 def verdict(comparison: Comparison, pair: Pair) -> str:
-    """What the test of a pair says, in a sentence or two."""
+    """The outcome of a pair's test in words."""
     test, count = pair.test, len(comparison.pairs)
     p = f"p = {test.p_value:.4f}"
-    said = "They differ." if pair.differ else "They do not differ beyond chance."
+    outcome = "They differ." if pair.differ else "They do not differ beyond chance."
     if count > 1:
         p += f", {pair.p_holm:.4f} by Holm over {count} tests"
         if test.p_value < LEVEL <= pair.p_holm:
-            said = f"They do not differ beyond chance, as this is one of {count} tests."
+            outcome = f"They do not differ beyond chance, as this is one of {count} tests."
     return (
         f"{pair.system} against {comparison.baseline} on {pair.dataset} ({pair.split}): "
         f"{test.difference:+.4f} {comparison.measure} (95 % interval {test.low:+.4f} to {test.high:+.4f}, "
-        f"{p}, {test.queries} queries). {said}"
+        f"{p}, {test.queries} queries). {outcome}"
     )
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """A comparison as plain values."""
+    """A comparison as JSON."""
     plain = asdict(comparison)
     for row, pair in zip(plain["pairs"], comparison.pairs, strict=True):
         row |= row.pop("test") | {"differ": pair.differ, "verdict": verdict(comparison, pair)}
@@ -140,7 +140,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def table(comparison: Comparison) -> "Group":
-    """A comparison as tables that 80 columns can hold: the figures, then the queries gained and lost most."""
+    """A comparison as tables of 80 columns: the scores, then the largest gains and losses."""
     examples = [_examples(comparison, pair) for pair in comparison.pairs if pair.gains or pair.losses]
     return Group(_figures(comparison), *examples)
 
@@ -156,9 +156,9 @@ def _figures(comparison: Comparison) -> "Table":
     def figures(a: float, b: float, low: float, high: float) -> Sequence[str]:
         return f"{b:.4f}", f"{b - a:+.4f}", f"{low:+.4f}\n{high:+.4f}"
 
-    for place in dict.fromkeys((pair.dataset, pair.split) for pair in comparison.pairs):
-        pairs = [pair for pair in comparison.pairs if (pair.dataset, pair.split) == place]
-        shown.add_row(escape(f"{place[0]} ({place[1]})\n{pairs[0].test.queries} queries"))
+    for dataset, split in dict.fromkeys((pair.dataset, pair.split) for pair in comparison.pairs):
+        pairs = [pair for pair in comparison.pairs if (pair.dataset, pair.split) == (dataset, split)]
+        shown.add_row(escape(f"{dataset} ({split})\n{pairs[0].test.queries} queries"))
         row(comparison.baseline, f"{pairs[0].baseline_mean:.4f}")
         for pair in pairs:
             row(

@@ -1,13 +1,13 @@
-"""contamination(): which test queries and relevant passages stand in training data, and scores without them.
+"""contamination(): find test queries and relevant passages in training data, and score without them.
 
 The judged queries and the passages judged relevant (grade above 0) are indexed (`overlap.py`), and the
-training files are streamed past them (`training_texts.py`). A query counts as contaminated if its own text or
-any of its relevant passages is found; both counts are given. One shared run of words is enough to be found,
-so a sentence that many abstracts end with counts too: the list has the similarity of each, to judge by. A
-text shorter than a run is found where a training text is as a whole like it, not inside a longer one.
+training files are streamed and looked up (`training_texts.py`). A query counts as contaminated if its own
+text or any of its relevant passages is found; both counts are reported. One shared n-gram is enough, so a
+sentence that ends many abstracts counts too; judge by the similarity in the list. A text shorter than an
+n-gram is found only if a whole training text matches it, not inside a longer one.
 
-With an output there are contaminated.jsonl, a line a test text and way it was found, with the place in
-training that is most like it; and contamination.json, with counts, ids, settings and scores.
+The output folder has contaminated.jsonl, with a line per test text and way in which it was found and the most
+similar training text, and contamination.json with counts, ids, settings and scores.
 """
 
 import json
@@ -33,8 +33,8 @@ from stzoo.utils.inputs import user_path
 from stzoo.utils.outputs import check_output
 
 LIST, REPORT = "contaminated.jsonl", "contamination.json"
-_BATCH = 1 << 20  # characters of training text looked at together
-_BEGINNING = 200  # characters of a text in the list
+_BATCH = 1 << 20  # characters of training text per batch
+_EXCERPT = 200  # characters of a text in the list
 
 
 def contamination(
@@ -51,45 +51,45 @@ def contamination(
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> Contamination:
-    """Finds the test queries and relevant passages that training data holds, whole, in part or nearly.
+    """Finds test queries and relevant passages that occur in training data, exactly, in part or nearly.
 
     Args:
-        train: files or folders, see `training_texts.py`; a BEIR folder is trained on by its split "train".
-        data: the BEIR folder (or FOLDER/TASK) that is tested on.
-        split: that is tested on.
-        output: folder for the list and the report; None writes nothing.
-        results: folders of results on this data, to score without what was found.
-        measure: of those scores; one that was scored.
-        ngram: words of a run; a shorter text is found whole only.
-        jaccard: threshold of MinHash, 0.1 to 1.
-        minhash: False leaves MinHash out, and needs no datasketch.
+        train: Files or folders with training data; of a BEIR folder, the split "train".
+        data: The BEIR folder (or FOLDER/TASK) with the test data.
+        split: Split of the test data.
+        output: Folder for the list and the report; None writes nothing.
+        results: Folders with results on this data, to score again without the contaminated queries.
+        measure: Measure to score; the results must have it.
+        ngram: Number of words in an n-gram; shorter texts are found by exact match only.
+        jaccard: Threshold of MinHash, 0.1 to 1.
+        minhash: False skips MinHash, which requires datasketch.
         overwrite: True to replace an earlier list and report in `output`.
-        progress: True for progress bars on stderr; None shows them on a terminal only.
+        progress: True shows progress bars on stderr; None shows them on a terminal only.
 
     Raises:
-        DataError: if data, training data or results are not there or do not hold, or go with other data.
-        MissingExtraError: if datasketch is not installed.
-        OutputError: if `output` holds a report, or cannot be written.
-        RecipeError: if an option does not hold.
+        DataError: If data, training data or results are missing or invalid, or the results are of other data.
+        MissingExtraError: If datasketch is not installed.
+        OutputError: If `output` has a report already, or cannot be written.
+        RecipeError: If an option is invalid.
     """
     settings = ContaminationSettings.check(locals())
     if not settings.train or not all(path.strip() for path in settings.train):
         raise RecipeError(
             "no training data was given, or an empty name; expected files or folders (--train)."
         )
-    given = [user_path(path) for path in settings.train]
-    of_results = [user_path(path) for path in settings.results]
+    train_paths = [user_path(path) for path in settings.train]
+    result_folders = [user_path(path) for path in settings.results]
     if minhash:
-        datasketch_module()  # said before anything is read
+        datasketch_module()  # raises before anything is read
     if output is not None:
         output = user_path(output, OutputError)
-        _check_output(output, [*given, data, *of_results], overwrite)
-    bars = sys.stderr.isatty() if progress is None else progress
-    files = [file for path in given for file in find_training(path, bars)]
+        _check_output(output, [*train_paths, data, *result_folders], overwrite)
+    show_bars = sys.stderr.isatty() if progress is None else progress
+    files = [file for path in train_paths for file in find_training(path, show_bars)]
     data = user_path(data)
-    entry = registry.find(data.resolve().name) if data.is_dir() else None  # a task has its own name
-    judged = read_beir(data, split, name=entry.name if entry else None, progress=bars)
-    scored = _results(judged, of_results)
+    entry = registry.find(data.resolve().name) if data.is_dir() else None  # not that of FOLDER/TASK
+    judged = read_beir(data, split, name=entry.name if entry else None, progress=show_bars)
+    scored = _results(judged, result_folders)
     measure = measure_name(measure, scored)
     per_query = [scores_of(result, measure) for result in scored]
 
@@ -98,7 +98,7 @@ def contamination(
     tested = [("query", query, text) for query, text in judged.queries.items()]
     tested += [("passage", document, text) for document, text in passages if document in relevant]
     index = Index([text for *_, text in tested], ngram, jaccard if minhash else None)
-    hits, texts = _search(tested, index, (text for file in files for text in training_texts(file, bars)))
+    hits, texts = _search(tested, index, (text for file in files for text in training_texts(file, show_bars)))
 
     found = {kind: {hit.id for hit in hits if hit.kind == kind} for kind in ("query", "passage")}
     contaminated = {
@@ -110,7 +110,7 @@ def contamination(
     report = Contamination(
         dataset=judged.name,
         split=split,
-        train=tuple(map(str, given)),
+        train=tuple(map(str, train_paths)),
         texts=texts,
         queries=len(judged.queries),
         passages=len(relevant),
@@ -138,10 +138,10 @@ def contamination(
 
 
 def _check_output(output: Path, inputs: list[Any], overwrite: bool) -> None:
-    """Sees that the list and the report may be written.
+    """Checks that the list and the report may be written.
 
     Raises:
-        OutputError: if not.
+        OutputError: If not.
     """
     check_output(output, kind="results", inputs=inputs)
     for name, keys in (
@@ -159,44 +159,44 @@ def _check_output(output: Path, inputs: list[Any], overwrite: bool) -> None:
 
         check_output(output / name, kind="file", is_ours=is_ours, what="of stzoo contamination")
     if os.path.lexists(output / REPORT) and not overwrite:
-        raise OutputError(f"{output} holds a report already. Use --overwrite, or another --output.")
+        raise OutputError(f"{output} already has a report. Use --overwrite, or another --output.")
 
 
 def _results(judged: RetrievalDataset, folders: Sequence[Path]) -> list[Result]:
-    found = []
+    results = []
     for folder in folders:
         rows = read(folder)
-        own = [row for row in rows if row.data == (judged.corpus_fingerprint, judged.fingerprint)]
-        if not own:
+        matching = [row for row in rows if row.data == (judged.corpus_fingerprint, judged.fingerprint)]
+        if not matching:
             names = dict.fromkeys(f"{row.dataset} ({row.split})" for row in rows)
             raise DataError(
-                f"{folder} has no results on {judged.folder} ({judged.split}) as it is now; "
-                f"it has results on {', '.join(names)}."
+                f"{folder} has no results on {judged.folder} ({judged.split}) in its present form, only on "
+                f"{', '.join(names)}. Score it again with `stzoo bench`."
             )
-        found += own
-    return found
+        results += matching
+    return results
 
 
 def _search(
     tested: Sequence[tuple[str, str, str]], index: Index, texts: Iterable[TrainingText]
 ) -> tuple[tuple[Hit, ...], int]:
     best: dict[tuple[int, str], tuple[float, TrainingText]] = {}
-    places: Counter[tuple[int, str]] = Counter()
+    occurrences: Counter[tuple[int, str]] = Counter()
     count = 0
     for batch in _batches(texts):
         count += len(batch)
         for match in index.find([text.text for text in batch]):
             key = (match.found, match.how)
-            places[key] += 1
+            occurrences[key] += 1
             if key not in best or best[key][0] < match.similarity:
                 best[key] = (match.similarity, batch[match.text])
     if not count:
-        raise DataError("the training data holds no text.")
+        raise DataError("the training data has no text; expected at least one.")
     hits = []
-    for (place, how), (similarity, where) in sorted(best.items(), key=lambda item: item[0]):
-        kind, id_, text = tested[place]
-        at = (where.file, where.line, where.field, text[:_BEGINNING], where.text[:_BEGINNING])
-        hits.append(Hit(kind, id_, how, similarity, places[place, how], *at))
+    for (i, how), (similarity, source) in sorted(best.items(), key=lambda item: item[0]):
+        kind, id_, text = tested[i]
+        where = (source.file, source.line, source.field, text[:_EXCERPT], source.text[:_EXCERPT])
+        hits.append(Hit(kind, id_, how, similarity, occurrences[i, how], *where))
     return tuple(hits), count
 
 
@@ -213,12 +213,12 @@ def _batches(texts: Iterable[TrainingText]) -> Iterator[list[TrainingText]]:
 
 
 def _mean(values: Iterable[float]) -> float | None:
-    kept = list(values)
-    return sum(kept) / len(kept) if kept else None
+    scores = list(values)
+    return sum(scores) / len(scores) if scores else None
 
 
 def _write(report: Contamination, output: Path) -> None:
-    (output / REPORT).unlink(missing_ok=True)  # so that no kill leaves it beside another list
+    (output / REPORT).unlink(missing_ok=True)  # so that an interruption never leaves it next to another list
     with atomic_file(output / LIST) as draft, draft.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(asdict(hit), ensure_ascii=False) + "\n" for hit in report.hits)
     plain = as_json(report)

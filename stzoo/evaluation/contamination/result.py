@@ -1,4 +1,4 @@
-"""What contamination() finds, and how it is shown: as plain values and as tables."""
+"""The result of contamination(), as JSON and tables."""
 
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -15,19 +15,19 @@ WAYS = ("exact", "ngram", "minhash")
 
 @dataclass(frozen=True)
 class Hit:
-    """A test text that was found, and the training text most like it.
+    """A test text that was found, and the most similar training text.
 
     Attributes:
         kind: "query" or "passage".
-        id: of the query or passage.
+        id: Id of the query or passage.
         how: "exact", "ngram" or "minhash"; see `overlap.py`.
-        similarity: 0 to 1.
-        places: how many training texts it was found in, in this way.
-        file: that holds the training text.
-        line: or row, from 1.
-        field: e.g. "pos[0]"; "" for a line of text.
-        text: the test text's beginning.
-        training_text: the training text's beginning.
+        similarity: Similarity of both texts, 0 to 1.
+        places: Number of training texts in which it was found in this way.
+        file: File of the training text.
+        line: Line or row of the training text, from 1.
+        field: Field of the training text, e.g. "pos[0]"; "" for a line of text.
+        text: Beginning of the test text.
+        training_text: Beginning of the training text.
     """
 
     kind: str
@@ -44,14 +44,14 @@ class Hit:
 
 @dataclass(frozen=True)
 class CleanScore:
-    """A system's mean score with and without what was found; None where no query is left.
+    """A system's mean score with and without contaminated queries; None if no query is left.
 
     Attributes:
-        system: its label.
-        path: of the result.
-        all: mean over all judged queries.
-        without_found: mean over the queries whose text was not found.
-        without_contaminated: mean over the queries of which no relevant passage was found either.
+        system: Label of the system.
+        path: Path to the result.
+        all: Mean over all judged queries.
+        without_found: Mean over the queries whose text was not found.
+        without_contaminated: Mean over the queries of which neither text nor relevant passages were found.
     """
 
     system: str
@@ -63,23 +63,23 @@ class CleanScore:
 
 @dataclass(frozen=True)
 class Contamination:
-    """What of a test stands in training data.
+    """The test texts that occur in training data.
 
     Attributes:
-        dataset: the judged set's name.
-        split: e.g. "test".
-        train: the training files and folders, as given.
-        texts: training texts gone through.
-        queries: judged queries.
-        passages: passages relevant to any of them.
-        found_queries: ids of queries whose text was found.
-        found_passages: ids of relevant passages that were found.
-        contaminated: ids of queries that were found, or any of whose relevant passages were.
-        hits: queries first, in the order of the data.
-        ngram: words of a run.
-        jaccard: threshold of MinHash; None if it was left out.
-        measure: of the scores.
-        scores: one a system.
+        dataset: Name of the test data set.
+        split: Split of the judgements, e.g. "test".
+        train: Training files and folders, as given.
+        texts: Number of training texts read.
+        queries: Number of judged queries.
+        passages: Number of passages relevant to any of them.
+        found_queries: Ids of queries whose text was found.
+        found_passages: Ids of relevant passages that were found.
+        contaminated: Ids of queries whose text or any of whose relevant passages was found.
+        hits: The texts found: queries first, in the order of the data.
+        ngram: Number of words in an n-gram.
+        jaccard: Threshold of MinHash; None if it was skipped.
+        measure: Measure of the scores.
+        scores: Scores of each system.
     """
 
     dataset: str
@@ -99,19 +99,19 @@ class Contamination:
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """How many were found, by kind and by way; "any" counts each once."""
+        """Number of texts found, by kind and by way; "any" counts each text once."""
         ways = Counter((hit.kind, hit.how) for hit in self.hits)
         found = {"query": len(self.found_queries), "passage": len(self.found_passages)}
         return {kind: {how: ways[kind, how] for how in WAYS} | {"any": found[kind]} for kind in found}
 
 
 def as_json(report: Contamination) -> dict[str, Any]:
-    """A report as plain values."""
+    """A report as JSON."""
     return {"schema_version": SCHEMA_VERSION, **asdict(report), "counts": report.counts}
 
 
 def table(report: Contamination) -> "Group":
-    """Counts and scores as tables that 80 columns can hold."""
+    """Counts and scores as tables of 80 columns."""
     found = Table("Found", box=box.SIMPLE_HEAD, pad_edge=False)
     for head in ("whole", f"by {report.ngram}\nwords", "by\nMinHash", "in any\nway", "of"):
         found.add_column(head, justify="right")

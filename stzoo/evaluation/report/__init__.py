@@ -1,7 +1,7 @@
-"""report(): the results under a folder as one HTML page that needs no network, as text, and as CSV.
+"""report(): the results under a folder as one HTML page that works offline, as text, and as CSV.
 
-Every number leads to its file, and to the fingerprints, settings, versions and notes there. The page is
-report.html.j2 with report.css, report.js and plotly's script in it; its tables need no script.
+Every number links to its file and shows the fingerprints, settings, versions and notes there. The page is
+report.html.j2 with report.css, report.js and plotly's script inlined; its tables work without scripts.
 """
 
 import contextlib
@@ -44,31 +44,31 @@ def report(
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> list[Path]:
-    """Reports the results under a folder: leaderboards with intervals, costs, and where each number is from.
+    """Reports the results under a folder: leaderboards with intervals, costs, and the source of each number.
 
     Args:
-        results: an --output of bench, or a folder of several.
-        output: the HTML file; text and CSV go beside it, under its name with .txt and .csv.
-        runs: folders of pretrain or finetune, whose learning curves are shown as well.
-        measure: shown and ranked by; the CSV has every measure.
-        formats: of html, txt and csv, a list or with commas between.
-        seed: of the resamples that give the intervals; the same seed gives the same files.
-        overwrite: True to replace files that are there.
-        progress: True for a progress bar on stderr; None shows it on a terminal only.
+        results: An --output of bench, or a folder of several.
+        output: Path to the HTML file; text and CSV are written next to it as .txt and .csv.
+        runs: Folders of pretrain or finetune runs whose learning curves to show.
+        measure: Measure to show and rank by; the CSV has all measures.
+        formats: Formats to write: html, txt, csv, as a list or separated by commas.
+        seed: Random seed for the intervals; the same seed gives the same files.
+        overwrite: True to replace existing files.
+        progress: True shows a progress bar on stderr; None shows it on a terminal only.
 
     Returns:
-        the files written, in the order of `formats`.
+        The files written, in the order of `formats`.
 
     Raises:
-        DataError: if there are no results, none has the measure, or a run's folder holds no run.
-        MissingExtraError: if HTML is asked for and plotly is not installed.
-        OutputError: if a file is there already or cannot be written.
-        RecipeError: if a format is unknown.
+        DataError: If there are no results, none has the measure, or a folder in `runs` is not a training run.
+        MissingExtraError: If html is requested and plotly is not installed.
+        OutputError: If a file exists already or cannot be written.
+        RecipeError: If a format is unknown.
     """
     settings = ReportSettings.check(locals())
     formats = settings.formats
     if not formats or set(formats) - set(FORMATS):
-        raise RecipeError(f"formats is {','.join(formats)!r}; expected some of {','.join(FORMATS)}.")
+        raise RecipeError(f"formats is {','.join(formats)!r}; expected one or more of {','.join(FORMATS)}.")
     base = user_path(output, OutputError)
     if base.name in ("", ".."):
         raise OutputError(f"the output is {str(output)!r}; expected a file, e.g. report.html.")
@@ -77,11 +77,11 @@ def report(
     for path in paths:
         check_output(path, kind="file", is_ours=_is_report, what="a report that stzoo wrote")
         if os.path.lexists(path) and not overwrite:
-            raise OutputError(f"{path} is there already. Use --overwrite, or another --output.")
+            raise OutputError(f"{path} exists already. Use --overwrite, or another --output.")
     if "html" in formats:
-        _plotly()
-    bars = sys.stderr.isatty() if progress is None else progress
-    page = gather(user_path(results), measure, seed=seed, progress=bars, runs=settings.runs)
+        _plotly()  # raises before anything is read
+    show_bars = sys.stderr.isatty() if progress is None else progress
+    page = gather(user_path(results), measure, seed=seed, progress=show_bars, runs=settings.runs)
     writers: dict[str, Callable[[Page], str]] = {"html": _html, "txt": _text, "csv": _csv}
     texts = [writers[form](page) for form in formats]
     for path, text in zip(paths, texts, strict=True):
@@ -108,24 +108,25 @@ def _html(page: Page) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"amount": _amount, "pairs": _pairs, "shortened": shortened, "pictures": _pictures}
-    own = {name: (here / f"report.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
+    inline = {name: (here / f"report.{name}").read_text(encoding="utf-8") for name in ("css", "js")}
+    inline["plotly"] = _plotly()
     return environment.get_template("report.html.j2").render(
         page=page,
-        settings=_distinct(row.result.facts["settings"] for row in page.rows),
+        settings=_distinct(row.result.details["settings"] for row in page.rows),
         made=_distinct(row.made for row in page.rows),
         cost=COST,
         resamples=RESAMPLES,
         plotted=_plotted(page),
         queries=[_per_query(page, group) for group in page.groups],
         curves=[_curve(history) for history in page.runs.values()],
-        inline={name: Markup(text) for name, text in (own | {"plotly": _plotly()}).items()},  # noqa: S704 - our own
+        inline={name: Markup(text) for name, text in inline.items()},  # noqa: S704 - no user's text
     )
 
 
 def _pictures(history: History) -> list[tuple[str, str]]:
-    """What plugins drew of a run into its `figures/`: the names in words, and the files in base64."""
-    drawn = sorted((history.folder / "figures").glob("*.png"))
-    return [(file.stem.replace("-", " "), b64encode(file.read_bytes()).decode()) for file in drawn]
+    """The names and base64 contents of the images that plugins saved in a run's `figures/`."""
+    files = sorted((history.folder / "figures").glob("*.png"))
+    return [(file.stem.replace("-", " "), b64encode(file.read_bytes()).decode()) for file in files]
 
 
 def _plotly() -> str:
@@ -137,7 +138,7 @@ def _plotly() -> str:
 
 
 def _plotted(page: Page) -> dict[str, Any]:
-    """What the plots show, but for the scores of single queries."""
+    """The data of the plots, without the scores of single queries."""
     systems = page.systems
     groups = [
         {
@@ -158,22 +159,22 @@ def _plotted(page: Page) -> dict[str, Any]:
 
 
 def _per_query(page: Page, group: Group) -> dict[str, Any]:
-    """Query ids and, in the order of the rows, their scores to four digits."""
+    """Query ids and their scores, rounded to four digits, in the order of the rows."""
     ids = list(group.data.scores.per_query[page.measure])
     rows = [row.result.scores.per_query[page.measure] for row in group.rows]
     return {"ids": ids, "scores": [[round(scores[query], 4) for query in ids] for scores in rows]}
 
 
 def _curve(history: History) -> dict[str, Any]:
-    """What the plot of a run shows: values to five digits, None between episodes."""
+    """The data of a run's plot: values rounded to five digits, with None between episodes."""
 
     def flat(line: Line) -> dict[str, Any]:
         steps, values, means = [], [], []
-        for own_steps, own_values in line.parts:
-            steps += [*own_steps, None]
-            values += [*(float(f"{value:.5g}") for value in own_values), None]
-            means += [*(float(f"{mean:.5g}") for mean in running_mean(own_values) or own_values), None]
-        long = any(running_mean(own) for _, own in line.parts)
+        for part_steps, part_values in line.parts:
+            steps += [*part_steps, None]
+            values += [*(float(f"{value:.5g}") for value in part_values), None]
+            means += [*(float(f"{mean:.5g}") for mean in running_mean(part_values) or part_values), None]
+        long = any(running_mean(part_values) for _, part_values in line.parts)
         return {"name": line.name, "steps": steps, "values": values, "means": means if long else None}
 
     return {
@@ -200,8 +201,8 @@ def _text(page: Page) -> str:
         console.print(f"\n{title}\n")
         console.print(shown)
 
-    systems, sets = len(page.systems), len(page.groups)
-    console.print(f"Retrieval results by {page.measure}: {systems} systems, {sets} data sets")
+    counts = f"{len(page.systems)} systems, {len(page.groups)} data sets"
+    console.print(f"Retrieval results by {page.measure}: {counts}")
     for warning in page.warnings:
         console.print(f"\nWARNING: {warning}", overflow="fold")
     head = ["System", page.measure, "95 % interval"]
@@ -209,10 +210,10 @@ def _text(page: Page) -> str:
         title = f"{suite.name}: mean over {len(suite.sets)} data sets ({', '.join(suite.sets)})"
         table(title, head, [(name, f"{mean:.4f}", _span(interval)) for name, mean, interval in suite.rows])
         if suite.missing:
-            lacking = ", ".join(f"{system} ({missing} missing)" for system, missing in suite.missing.items())
-            console.print(f"\nNo average for {lacking}.", overflow="fold")
+            systems = ", ".join(f"{system} ({missing} missing)" for system, missing in suite.missing.items())
+            console.print(f"\nNo average for {systems}.", overflow="fold")
     if not page.suites:
-        console.print("\nNo system covers a suite in full, so no average is given.")
+        console.print("\nNo system has results on all data sets of a suite, so there are no averages.")
     for group in page.groups:
         data = group.data
         means = [
@@ -238,19 +239,19 @@ def _text(page: Page) -> str:
         console.print("\nTraining\n")
     for name, history in page.runs.items():
         console.print(f"{name}: {history.title}\n  {history.outcome}", overflow="fold")
-    settings = _distinct(row.result.facts["settings"] for row in page.rows)
+    settings = _distinct(row.result.details["settings"] for row in page.rows)
     made = _distinct(row.made for row in page.rows)
     console.print("\nWhere the numbers are from")
     for group in page.groups:
         data = group.data
         console.print(f"\n{group.name}\n  corpus {data.corpus}\n  judged {data.data[1]}", soft_wrap=True)
         for row in group.rows:
-            how = (settings.index(row.result.facts["settings"]) + 1, made.index(row.made) + 1)
+            numbers = (settings.index(row.result.details["settings"]) + 1, made.index(row.made) + 1)
             console.print(f"  {row.file}", soft_wrap=True)
-            console.print("    {}, settings {}, made with {}".format(row.date, *how))
-    for title, several in (("Settings", settings), ("Made with", made)):
-        for place, one in enumerate(several, 1):
-            console.print(f"\n{title} {place}: {_pairs(one)}", overflow="fold")
+            console.print("    {}, settings {}, made with {}".format(row.date, *numbers))
+    for title, records in (("Settings", settings), ("Made with", made)):
+        for number, record in enumerate(records, 1):
+            console.print(f"\n{title} {number}: {_pairs(record)}", overflow="fold")
     lines = (line.rstrip() for line in file.getvalue().split("\n"))
     return "".join(sign if sign == "\n" or sign.isprintable() else "?" for sign in "\n".join(lines))
 
@@ -262,19 +263,19 @@ def _csv(page: Page) -> str:
     for row in page.rows:
         result = row.result
         for measure, mean in result.scores.mean.items():
-            named = [result.model, result.revision, result.dataset, result.split, measure]
-            notes = " ".join(result.facts.get("notes") or ())
+            key = [result.model, result.revision, result.dataset, result.split, measure]
+            notes = " ".join(result.details.get("notes") or ())
             low, high = row.intervals[measure] or ("", "")
-            table.writerow([*named, mean, low, high, result.queries, *result.data, row.date, notes, row.file])
+            table.writerow([*key, mean, low, high, result.queries, *result.data, row.date, notes, row.file])
     return file.getvalue()
 
 
-def _distinct(several: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    for one in several:
-        if one not in found:
-            found.append(one)
-    return found
+def _distinct(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    distinct: list[dict[str, Any]] = []
+    for record in records:
+        if record not in distinct:
+            distinct.append(record)
+    return distinct
 
 
 def _pairs(settings: dict[str, Any]) -> str:
@@ -286,7 +287,7 @@ def _span(interval: Interval) -> str:
 
 
 def _amount(value: float, unit: str) -> str:
-    """A cost for people: bytes in a decimal unit, one to three digits before the point."""
+    """A cost in readable form, with bytes in a decimal unit (kB, MB, ...)."""
     if unit != "bytes":
         return f"{value:.3g} {unit}" if value < 1000 else f"{value:,.0f} {unit}"
     power = 0

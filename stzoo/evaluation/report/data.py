@@ -1,7 +1,7 @@
-"""What a report shows: results grouped by the data they were scored on, with 95 % intervals.
+"""The content of a report: results grouped by the data they were scored on, with 95 % intervals.
 
-A group holds what was scored on the same corpus, queries and judgements. Results of other data under the same
-name stand apart, with a warning. Training runs may be shown beside them.
+The results of a group have the same corpus, queries and judgements. Results of other data with the same name
+form a group of their own, with a warning. Training runs may be shown as well.
 """
 
 import zlib
@@ -22,7 +22,7 @@ from stzoo.evaluation.report.suites import Suite, suites
 from stzoo.evaluation.scoring import is_sum
 from stzoo.training.history import History, read_history
 
-COST = {  # by key in a result's facts: what it is, and its unit
+COST = {  # title and unit, by key in a result's costs
     "encode_s": ("Encoding", "s"),
     "search_s": ("Search", "s"),
     "ms_per_query": ("Per query", "ms"),
@@ -30,11 +30,11 @@ COST = {  # by key in a result's facts: what it is, and its unit
     "index_bytes": ("Index", "bytes"),
 }
 OTHER_DATA = (
-    "other data goes by the same name; its corpus, queries or judgements differ, so its scores do not "
-    "compare with these."
+    "other data has the same name; its corpus, queries or judgements differ, so its scores cannot be "
+    "compared with these."
 )
-# of a result's facts, those that the report shows in a place of their own; the others say how it was made
-_APART = {
+# those of a result's details that the report shows separately, not under "made with"
+_SEPARATE = {
     *("fingerprint", "settings", "documents", "queries", "judgements", "self_hits_dropped", "seconds"),
     *("notes", "system_notes", "cost", "recall_against_exact", "recall_queries", "measures", "date"),
     "versions",
@@ -43,16 +43,17 @@ _APART = {
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A result, and what the report adds to it.
+    """A result with its intervals.
 
     Attributes:
-        result: as it was read.
-        system: the model's name, with its revision where the name has several.
-        file: the result's, below the folder that was read.
-        date: when it was made, in ISO form.
-        made: by what: device, versions and whatever else the file says of it.
-        intervals: 95 % interval by measure; None where the scores of the queries give none.
-        drawn: float64 [RESAMPLES], the shown measure's mean over each resample; None likewise.
+        result: The result as read.
+        system: Name of the model, with the revision if several revisions have results.
+        file: Path to the result file, relative to the report's folder.
+        date: Date of the result in ISO format.
+        made: Device, versions and other details of how the result was made.
+        intervals: 95 % interval by measure; None with fewer than two queries.
+        drawn: float64 [RESAMPLES], the shown measure's mean over each resample; None with fewer than two
+            queries.
     """
 
     result: Result
@@ -65,25 +66,25 @@ class Row:
 
     @property
     def cost(self) -> dict[str, float]:
-        """What was measured of COST."""
-        found = self.result.facts.get("cost") or {}
-        return {key: found[key] for key in COST if found.get(key) is not None}
+        """The measured costs, by key of COST."""
+        cost = self.result.details.get("cost") or {}
+        return {key: cost[key] for key in COST if cost.get(key) is not None}
 
     @property
     def recall(self) -> str:
-        """How much of exact search an index finds, by depth; empty where there is no index."""
-        found = self.result.facts.get("recall_against_exact") or {}
-        return ", ".join(f"{value:.4f} {depth}" for depth, value in found.items())
+        """An index's recall against exact search, by depth; empty without an index."""
+        recall = self.result.details.get("recall_against_exact") or {}
+        return ", ".join(f"{value:.4f} {depth}" for depth, value in recall.items())
 
 
 @dataclass(frozen=True)
 class Group:
-    """Results on the same data, the best first.
+    """Results on the same data, best first.
 
     Attributes:
-        name: data set and split; where several data have that name, which of them.
-        rows: the results.
-        warnings: what a reader must know before comparing them.
+        name: Data set and split, and a number if different data have that name.
+        rows: The results.
+        warnings: Warnings about comparing them.
     """
 
     name: str
@@ -92,21 +93,21 @@ class Group:
 
     @property
     def data(self) -> Result:
-        """Any one of the results, for what all share: data set, split, counts, fingerprints."""
+        """One of the results, for what all share: data set, split, counts, fingerprints."""
         return self.rows[0].result
 
 
 @dataclass(frozen=True)
 class Page:
-    """All that a report shows.
+    """The content of a report.
 
     Attributes:
-        folder: that was read.
-        measure: shown and ranked by.
-        groups: by data set and split.
-        suites: those that some system covers in full.
-        left_out: results that are not shown, and why.
-        runs: training runs by name, in the order given.
+        folder: Folder of the results.
+        measure: Measure to show and rank by.
+        groups: Results by data set and split.
+        suites: Averages over suites.
+        left_out: Messages about results that are not shown.
+        runs: Training runs by name, in the order given.
     """
 
     folder: Path
@@ -118,7 +119,7 @@ class Page:
 
     @property
     def warnings(self) -> list[str]:
-        """All that a reader must know before comparing."""
+        """All warnings, each with the groups it is about."""
         by_text: dict[str, list[str]] = {}
         for group in self.groups:
             for text in group.warnings:
@@ -127,41 +128,41 @@ class Page:
 
     @property
     def rows(self) -> list[Row]:
-        """Of all groups."""
+        """The rows of all groups."""
         return [row for group in self.groups for row in group.rows]
 
     @property
     def systems(self) -> list[str]:
-        """As the first suite ranks them, then by name."""
+        """All systems: first as the suites rank them, then by name."""
         ranked = [system for suite in self.suites for system, _, _ in suite.rows]
         return list(dict.fromkeys([*ranked, *sorted({row.system for row in self.rows}, key=str.lower)]))
 
     @property
     def measures(self) -> list[str]:
-        """All there are, the shown one first."""
+        """All measures, the shown one first."""
         return list(dict.fromkeys([self.measure, *(name for row in self.rows for name in row.intervals)]))
 
 
 def gather(folder: Path, measure: str, *, seed: int, progress: bool, runs: Sequence[str | Path] = ()) -> Page:
-    """Reads the results under a folder and makes of them what a report shows.
+    """Reads the results under a folder and collects the content of a report.
 
     Args:
-        folder: an --output of bench, or a folder of several.
-        measure: to show and rank by, in any spelling that `parse_measures` knows.
-        seed: of the resamples.
-        progress: True for a progress bar on stderr.
-        runs: folders of training runs.
+        folder: An --output of bench, or a folder of several.
+        measure: Measure to show and rank by, in any spelling that `parse_measures` knows.
+        seed: Random seed for the resamples.
+        progress: True shows a progress bar on stderr.
+        runs: Folders of training runs.
 
     Raises:
-        DataError: if there are no results, none has the measure, two on the same data have other queries, or
-            a folder holds no training run.
+        DataError: If there are no results, none has the measure, two results on the same data have different
+            queries, or a folder in `runs` is not a training run.
     """
     histories = _histories(runs)
-    found = read(folder)
-    measure = _spelt(measure, found)
+    results = read(folder)
+    measure = _find_measure(measure, results)
     left_out = []
     sets: dict[tuple[str, str], dict[tuple[str, str], dict[tuple[str, str], Result]]] = {}
-    for result in found:
+    for result in results:
         path = result.path.relative_to(folder)
         if measure not in result.scores.mean:
             left_out.append(f"{path} is left out: it has no {measure}.")
@@ -170,9 +171,9 @@ def gather(folder: Path, measure: str, *, seed: int, progress: bool, runs: Seque
         twin = same.setdefault((result.model, result.revision), result)
         if twin is not result:
             left_out.append(
-                f"{path} is left out: {twin.path.relative_to(folder)} is of the same model and data."
+                f"{path} is left out: {twin.path.relative_to(folder)} has the same model and data."
             )
-    systems = {(result.model, result.revision) for result in found}
+    systems = {(result.model, result.revision) for result in results}
     ambiguous = {model for model, count in Counter(model for model, _ in systems).items() if count > 1}
     groups = []
     for (dataset, split), by_data in tqdm(sets.items(), desc="intervals", leave=False, disable=not progress):
@@ -183,12 +184,12 @@ def gather(folder: Path, measure: str, *, seed: int, progress: bool, runs: Seque
                 warnings.append(OTHER_DATA)
             rows = _rows(list(members.values()), folder, measure, seed, ambiguous)
             groups.append(Group(name, rows, warnings + _notes(rows)))
-    every = [row for group in groups for row in group.rows]
-    return Page(folder, measure, groups, suites(every, measure), left_out, histories)
+    all_rows = [row for group in groups for row in group.rows]
+    return Page(folder, measure, groups, suites(all_rows, measure), left_out, histories)
 
 
 def _histories(runs: Sequence[str | Path]) -> dict[str, History]:
-    """The runs by the name of their folder; by the whole path where several have that name."""
+    """The runs by the name of their folder, or by the whole path if several have that name."""
     names = Counter(Path(run).resolve().name for run in runs)
     by_name = {}
     for run in runs:
@@ -197,11 +198,11 @@ def _histories(runs: Sequence[str | Path]) -> dict[str, History]:
     return by_name
 
 
-def _spelt(measure: str, found: Sequence[Result]) -> str:
+def _find_measure(measure: str, results: Sequence[Result]) -> str:
     """The measure as the results spell it."""
     from stzoo.evaluation.measures import parse_measures
 
-    names = list(dict.fromkeys(name for result in found for name in result.scores.mean))
+    names = list(dict.fromkeys(name for result in results for name in result.scores.mean))
     if measure in names:
         return measure
     try:
@@ -213,57 +214,56 @@ def _spelt(measure: str, found: Sequence[Result]) -> str:
     return known[0]
 
 
-def _rows(found: Sequence[Result], folder: Path, measure: str, seed: int, ambiguous: set[str]) -> list[Row]:
-    """One group's results with their intervals, the best first."""
-    drawn = _drawn(found, [seed, zlib.crc32("".join(found[0].data).encode())])
+def _rows(results: Sequence[Result], folder: Path, measure: str, seed: int, ambiguous: set[str]) -> list[Row]:
+    """One group's results with their intervals, best first."""
+    drawn = _drawn(results, [seed, zlib.crc32("".join(results[0].data).encode())])
     rows = []
-    for place, result in enumerate(found):
-        own = {name: drawn.get((place, name)) for name in result.scores.mean}
+    for i, result in enumerate(results):
+        means = {name: drawn.get((i, name)) for name in result.scores.mean}
         rows.append(
             Row(
                 result,
                 f"{result.model} ({result.revision[:12]})" if result.model in ambiguous else result.model,
                 result.path.relative_to(folder).as_posix(),
-                result.facts["date"],
-                {key: value for key, value in result.facts.items() if key not in _APART}
-                | result.facts["versions"],
-                {name: None if draws is None else interval(draws) for name, draws in own.items()},
-                own[measure],
+                result.details["date"],
+                {key: value for key, value in result.details.items() if key not in _SEPARATE}
+                | result.details["versions"],
+                {name: None if draws is None else interval(draws) for name, draws in means.items()},
+                means[measure],
             )
         )
     return sorted(rows, key=lambda row: (-row.result.scores.mean[measure], row.system))
 
 
-def _drawn(found: Sequence[Result], seed: Any) -> dict[tuple[int, str], NDArray[Any]]:
-    """Float64 [RESAMPLES] by place in `found` and measure, where there are two queries or more."""
+def _drawn(results: Sequence[Result], seed: Any) -> dict[tuple[int, str], NDArray[Any]]:
+    """Resampled means, float64 [RESAMPLES], by index of the result and measure, if it has two queries."""
     first: dict[str, Result] = {}
-    alike: dict[tuple[str, ...], list[tuple[int, str]]] = {}  # by queries, which may differ by measure
-    for place, result in enumerate(found):
+    by_queries: dict[tuple[str, ...], list[tuple[int, str]]] = {}  # the queries may differ between measures
+    for i, result in enumerate(results):
         for name, scores in result.scores.per_query.items():
             known = first.setdefault(name, result)
             if scores.keys() != known.scores.per_query[name].keys():
                 raise DataError(
-                    f"{result.path}: {name} is of other queries than in {known.path}, on the same data."
+                    f"{result.path} has {name} scores of other queries than {known.path}, but the same data. "
+                    f"Score it again with `stzoo bench --overwrite`."
                 )
-            alike.setdefault(tuple(known.scores.per_query[name]), []).append((place, name))
+            by_queries.setdefault(tuple(known.scores.per_query[name]), []).append((i, name))
     drawn: dict[tuple[int, str], NDArray[Any]] = {}
-    for queries, places in alike.items():
+    for queries, keys in by_queries.items():
         if len(queries) > 1:
-            rows = [
-                [found[place].scores.per_query[name][query] for query in queries] for place, name in places
-            ]
-            sums = [[len(queries) if is_sum(name) else 1] for _, name in places]
-            drawn |= zip(places, resampled(np.array(rows), seed) * np.array(sums), strict=True)
+            rows = [[results[i].scores.per_query[name][query] for query in queries] for i, name in keys]
+            sums = [[len(queries) if is_sum(name) else 1] for _, name in keys]
+            drawn |= zip(keys, resampled(np.array(rows), seed) * np.array(sums), strict=True)
     return drawn
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
-    """Each note of the results once, with the systems it is of where it is not of all."""
+    """Each note of the results once, naming its systems unless all have it."""
     by_note: dict[str, list[str]] = {}
     for row in rows:
-        for note in row.result.facts.get("notes") or ():
+        for note in row.result.details.get("notes") or ():
             by_note.setdefault(note, []).append(row.system)
     return [
-        note if len(of) == len(rows) else f"{note} (Noted for {', '.join(of)}.)"
-        for note, of in by_note.items()
+        note if len(systems) == len(rows) else f"{note} (Noted for {', '.join(systems)}.)"
+        for note, systems in by_note.items()
     ]

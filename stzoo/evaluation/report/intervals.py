@@ -1,4 +1,4 @@
-"""95 % intervals of means over queries, by the percentile bootstrap, for many systems at once."""
+"""95 % intervals of means over queries by the percentile bootstrap, for many systems at once."""
 
 from typing import Any
 
@@ -13,22 +13,22 @@ def resampled(scores: NDArray[Any], seed: Any) -> NDArray[Any]:
     """Means over queries drawn with replacement.
 
     Args:
-        scores: float64 [S, Q], of S systems on Q queries; each draw takes the same queries of all systems.
-        seed: of numpy's generator.
+        scores: float64 [S, Q], scores of S systems on Q queries. A draw is the same for all systems.
+        seed: Seed of numpy's generator.
 
     Returns:
-        float64 [S, RESAMPLES].
+        float64 [S, RESAMPLES], the means.
 
-    Unlike scipy.stats.bootstrap, which makes the same draws: it picks each draw's scores out for each system;
-    here the draws are counted once, and one product gives the means of all systems.
+    Unlike scipy.stats.bootstrap, which makes the same draws but gathers the scores of each draw for each
+    system; here a matrix product with the counts of the drawn queries gives the means of all systems.
     """
-    draw, queries = np.random.default_rng(seed), scores.shape[1]
-    at_once = max(1, 4_000_000 // queries)  # resamples; bounds the memory
+    rng, queries = np.random.default_rng(seed), scores.shape[1]
+    batch = max(1, 4_000_000 // queries)  # resamples at once; limits the memory
     means = []
-    for begin in range(0, RESAMPLES, at_once):
-        count = min(at_once, RESAMPLES - begin)
-        picked = draw.integers(0, queries, (count, queries)) + np.arange(count)[:, None] * queries
-        counts = np.bincount(picked.ravel(), minlength=count * queries).reshape(count, queries)
+    for start in range(0, RESAMPLES, batch):
+        count = min(batch, RESAMPLES - start)
+        drawn = rng.integers(0, queries, (count, queries)) + np.arange(count)[:, None] * queries
+        counts = np.bincount(drawn.ravel(), minlength=count * queries).reshape(count, queries)
         means.append(scores @ counts.T.astype(float) / queries)
     return np.concatenate(means, axis=1)
 

@@ -1,5 +1,5 @@
 "use strict";
-// The plots and the sorting of tables. Plotly lies in the page as text and is run when the first plot comes into view.
+// The plots and the sorting of tables. Plotly is in the page as text and runs when the first plot comes into view.
 const byId = (id) => document.getElementById(id);
 const parsed = (id) => JSON.parse(byId(id).textContent);
 const page = { ...parsed("plotted"), curves: [] };
@@ -153,7 +153,7 @@ function against(box, cost, title, unit) {
   found.sort((p, q) => p.x - q.x || q.mean - p.mean);
   if (!found.length) {
     if (box.data) Plotly.purge(box);
-    box.textContent = `Left out: no result on ${group.name} holds this cost.`;
+    box.textContent = `Left out: no result on ${group.name} has this cost.`;
     return;
   }
   if (!box.data) box.textContent = "";

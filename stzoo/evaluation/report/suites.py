@@ -1,7 +1,7 @@
-"""Leaderboards by suite: averages over all sets of a suite, never over some of them.
+"""Leaderboards by suite: averages over all data sets of a suite, never over some of them.
 
-The interval draws queries anew within each set and averages as the suite does. Systems whose sets have other
-data, under whatever name, stand in a table of their own.
+The interval resamples the queries within each data set and averages as the suite does. Systems that were
+scored on other data with the same names get a table of their own.
 """
 
 from collections import Counter
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Suite:
-    """Systems by their mean over all sets of a suite, the best first.
+    """Systems by their mean over all data sets of a suite, best first.
 
     Attributes:
-        name: of the suite; where its sets have several data, which of them.
-        sets: what the mean is over; the name of a suite among them is its mean.
-        rows: system, mean and its interval.
-        missing: by system that has some sets of the suite but not all, what it lacks, e.g. "2 of 13".
+        name: Name of the suite, and a number if its data sets exist with different data.
+        sets: Data sets averaged over; a suite among them counts once, with its mean.
+        rows: System, mean and interval.
+        missing: For each system with only some of the data sets, how many are missing, e.g. "2 of 13".
     """
 
     name: str
@@ -38,7 +38,7 @@ class Suite:
 
 
 def suites(rows: Iterable["Row"], measure: str) -> list[Suite]:
-    """The suites that some system covers, those of most systems first."""
+    """The suites that some system covers, those with most systems first."""
     rows = list(rows)
     scored: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
@@ -47,31 +47,32 @@ def suites(rows: Iterable["Row"], measure: str) -> list[Suite]:
             scored.setdefault((row.result.model, row.result.revision), {}).setdefault(entry.name, row)
     tables: dict[tuple[str, tuple[Any, ...]], list[tuple[str, float, Interval]]] = {}
     for average in averages([row.result for row in rows], measure):
-        own = scored[average.model, average.revision]
-        members = [own[name] for name in registry.expand([average.suite])]
-        sure = all(row.drawn is not None for row in members)
-        drawn = interval(_drawn(average.suite, own)) if sure else None
-        line = (members[0].system, average.value, drawn)
+        by_name = scored[average.model, average.revision]
+        members = [by_name[name] for name in registry.expand([average.suite])]
+        has_draws = all(row.drawn is not None for row in members)
+        span = interval(_drawn(average.suite, by_name)) if has_draws else None
+        line = (members[0].system, average.value, span)
         data = tuple(row.result.data for row in members)
         tables.setdefault((average.suite, data), []).append(line)
-    several, seen, found = Counter(name for name, _ in tables), Counter[str](), []
+    total, seen, leaderboards = Counter(name for name, _ in tables), Counter[str](), []
     for (name, _), lines in tables.items():
         seen[name] += 1
-        which = f", data {seen[name]} of {several[name]}" if several[name] > 1 else ""
+        number = f", data {seen[name]} of {total[name]}" if total[name] > 1 else ""
         lines.sort(key=lambda line: (-line[1], line[0]))
-        found.append(Suite(name + which, registry.suites()[name], lines, _missing(name, scored.values())))
-    return sorted(found, key=lambda suite: (-len(suite.rows), -len(suite.sets)))
+        missing = _missing(name, scored.values())
+        leaderboards.append(Suite(name + number, registry.suites()[name], lines, missing))
+    return sorted(leaderboards, key=lambda suite: (-len(suite.rows), -len(suite.sets)))
 
 
-def _drawn(name: str, own: Mapping[str, "Row"]) -> NDArray[Any]:
-    """Float64 [RESAMPLES]: resampled means of a set, or their means over the sets of a suite."""
+def _drawn(name: str, by_name: Mapping[str, "Row"]) -> NDArray[Any]:
+    """Resampled means of a data set, or their mean over the data sets of a suite, float64 [RESAMPLES]."""
     members = registry.suites().get(name)
     if members is None:
-        return np.asarray(own[name].drawn)
-    return np.mean([_drawn(member, own) for member in members], axis=0)
+        return np.asarray(by_name[name].drawn)
+    return np.mean([_drawn(member, by_name) for member in members], axis=0)
 
 
 def _missing(name: str, scored: Iterable[Mapping[str, "Row"]]) -> dict[str, str]:
     sets = registry.expand([name])
-    lacking = {next(iter(own.values())).system: sum(one not in own for one in sets) for own in scored}
-    return {system: f"{count} of {len(sets)}" for system, count in lacking.items() if 0 < count < len(sets)}
+    missing = {next(iter(rows.values())).system: sum(one not in rows for one in sets) for rows in scored}
+    return {system: f"{count} of {len(sets)}" for system, count in missing.items() if 0 < count < len(sets)}
