@@ -82,7 +82,7 @@ def test_a_recipe_has_the_settings_of_any_command(tmp_path):
     done = cli("score", "x.run", "--recipe", "s.yaml", "--output", "out", cwd=tmp_path)
     assert "the recipe s.yaml of `stzoo score`:\n  k is 0: input should be greater than" in done.stderr
     done = cli("score", "x.run", "--recipe", "s.yaml", "--set", "k=7", cwd=tmp_path)
-    assert "x.run is not there" in done.stderr
+    assert "x.run does not exist" in done.stderr
     done = cli("score", "x.run", "--recipe", "s.yaml", "--k", "7", "--set", "k=7", cwd=tmp_path)
     assert "--k and --set k are both given" in done.stderr
     done = cli("bench", "--recipe", "s.yaml", "--output", "out", cwd=tmp_path)

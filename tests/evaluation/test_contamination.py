@@ -226,7 +226,7 @@ def test_a_beir_folder_is_trained_on_by_its_train_split(tested):
     [
         ("absent", None, {}, DataError, "no training file or folder .*absent"),
         ("a.csv", "x", {}, DataError, "of no known kind"),
-        ("a.jsonl", "{} \n[", {}, DataError, "a.jsonl:2: no JSON"),
+        ("a.jsonl", "{} \n[", {}, DataError, "a.jsonl:2: invalid JSON"),
         ("a.jsonl", '{"n": 1}\n', {}, DataError, "training data has no text"),
         ("a.parquet", "x", {}, DataError, "a.parquet cannot be read"),
         ("a.txt", "x", dict(ngram=1), RecipeError, "ngram is 1"),
