@@ -8,11 +8,11 @@ part that it was making and ends with the same files as a run that was not.
 """
 
 import contextlib
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from stzoo.errors import DataError, OutputError, first_line
-from stzoo.utils.files import claimed_file, remove_files, write_json, writing
+from stzoo.utils.files import claimed_file, remove_files, sha256, write_json, writing
 from stzoo.utils.messages import notify
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ def open_manifest(path: Path, settings: Mapping[str, Any], *, parts: str = "") -
     """Reads the manifest of a folder, or writes it where there is none, and returns it.
 
     Args:
-        path: Path of the manifest; its folder exists.
+        path: Path of the manifest.
         settings: What the parts depend on, as JSON. A manifest may have more keys.
         parts: Regular expression for names of files that are removed if there is no manifest, as nothing says
             what they were made from.
@@ -45,7 +45,7 @@ def open_manifest(path: Path, settings: Mapping[str, Any], *, parts: str = "") -
     """
     folder = path.parent
     if not path.exists():
-        names = {entry.name for entry in folder.iterdir() if not entry.name.startswith(".")}
+        names = {entry.name for entry in folder.glob("*") if not entry.name.startswith(".")}
         orphans = {name for name in names if re.fullmatch(parts, name)}
         if others := sorted(names - orphans):
             raise OutputError(
@@ -55,13 +55,23 @@ def open_manifest(path: Path, settings: Mapping[str, Any], *, parts: str = "") -
         remove_files(folder, orphans)
         write_json(path, settings)
         return dict(settings)
+    found = read_manifest(path)
+    check_manifest(folder, found, settings)
+    return found
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Reads a manifest.
+
+    Raises:
+        OutputError: If it cannot be read or is damaged.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise OutputError(f"{path} cannot be read: {first_line(error)}. Remove {folder}.") from None
+        raise OutputError(f"{path} cannot be read: {first_line(error)}. Remove {path.parent}.") from None
     if not isinstance(found, dict):
-        raise OutputError(f"{path} is damaged: it is not a JSON object. Remove {folder}.")
-    check_manifest(folder, found, settings)
+        raise OutputError(f"{path} is damaged: it is not a JSON object. Remove {path.parent}.")
     return found
 
 
@@ -96,6 +106,15 @@ def _differing(key: str, then: Any, now: Any) -> Iterator[tuple[str, tuple[Any, 
             yield from _differing(f"{key}.{name}", then.get(name), now.get(name))
     elif then != now:
         yield key, (then, now)
+
+
+def damaged(folder: Path, checksums: Mapping[str, Any]) -> list[str]:
+    """The names of files that are missing or do not match the SHA-256 that a manifest has of them."""
+    return [
+        name
+        for name, expected in checksums.items()
+        if not (folder / name).is_file() or sha256(folder / name) != expected
+    ]
 
 
 # -- the parts
@@ -226,7 +245,7 @@ class ArrayParts(Parts[dict[str, np.ndarray]]):
 
 
 def _checksum(arrays: Mapping[str, np.ndarray], number: int | None = None) -> str:
-    digest = sha256(b"" if number is None else f"{number} ".encode())
+    digest = hashlib.sha256(b"" if number is None else f"{number} ".encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
     return digest.hexdigest()

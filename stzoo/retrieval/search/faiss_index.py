@@ -13,6 +13,7 @@ Unlike beir's FAISS searchers (https://github.com/beir-cellar/beir, beir/retriev
 - vectors are added chunk by chunk, never stacked.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -26,12 +27,13 @@ import numpy as np
 from tqdm import tqdm
 
 from stzoo.data.trec import Run
-from stzoo.errors import ShapeError
+from stzoo.errors import OutputError, ShapeError
 from stzoo.retrieval.search.exact import Vectors
 from stzoo.retrieval.search.exact_kernels import checked
 from stzoo.retrieval.search.faiss_build import built, faiss_errors, lengthened, set_parameters
 from stzoo.retrieval.search.ranking import Ranking
 from stzoo.utils.files import atomic_file, sha256, write_json
+from stzoo.utils.parts import damaged, differences, read_manifest
 
 SCHEMA_VERSION = 1
 QUERIES_AT_ONCE = 1024
@@ -163,26 +165,23 @@ def open_index(
     """
     if facts is None:
         facts = getattr(vectors, "facts", None) or {"sha256": _digest(vectors)}
-    wanted = json.loads(
-        json.dumps(
-            {
-                "schema_version": SCHEMA_VERSION,
-                "factory": factory,
-                "similarity": similarity,
-                "seed": seed,
-                "documents": vectors.shape[0],
-                "width": vectors.shape[1],
-                "precision": getattr(vectors, "precision", "float32"),
-                "vectors": dict(facts),
-            }
-        )
-    )
+    settings = {
+        "schema_version": SCHEMA_VERSION,
+        "factory": factory,
+        "similarity": similarity,
+        "seed": seed,
+        "documents": vectors.shape[0],
+        "width": vectors.shape[1],
+        "precision": getattr(vectors, "precision", "float32"),
+        "vectors": dict(facts),
+    }
     label = re.sub(r"[^\w.+-]", "_", factory)[:80]
     name = f"{label}-{hashlib.sha256(json.dumps([factory, similarity, seed]).encode()).hexdigest()[:8]}"
     path, noted = Path(folder) / f"{name}.faiss", Path(folder) / f"{name}.json"
-    known = _noted(noted, path)
-    if known is not None and known.items() >= wanted.items():
-        return Index(path, known, reused=True)
+    with contextlib.suppress(OutputError):  # there is no note, or a damaged one
+        known = read_manifest(noted)
+        if not differences(known, settings) and not damaged(path.parent, {path.name: known.get("sha256")}):
+            return Index(path, known, reused=True)
 
     begun = time.monotonic()
     index = built(vectors, factory, similarity, seed, memory_gib, progress)
@@ -194,8 +193,8 @@ def open_index(
         "faiss": faiss.__version__,
         "seconds": round(time.monotonic() - begun, 2),
     }
-    write_json(noted, wanted | made)
-    return Index(path, wanted | made, reused=False)
+    write_json(noted, settings | made)
+    return Index(path, settings | made, reused=False)
 
 
 def recall(exact: Run, approximate: Run, k: int) -> float:
@@ -213,15 +212,6 @@ def recall(exact: Run, approximate: Run, k: int) -> float:
 
 def _read(path: Path) -> Any:
     return faiss.read_index(str(path))
-
-
-def _noted(noted: Path, path: Path) -> dict[str, Any] | None:
-    """What is noted of an index, or None if it is not there whole."""
-    try:
-        facts = json.loads(noted.read_text(encoding="utf-8"))
-        return dict(facts) if facts["sha256"] == sha256(path) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _digest(vectors: Vectors) -> str:
