@@ -6,6 +6,7 @@ training one trains the other, and either can be saved.
 """
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -160,16 +161,35 @@ class Backbone(nn.Module):
         # its width by name: of no hidden states at all, reshape could not tell what -1 is
         return scores.reshape(*hidden.shape[:-1], scores.shape[-1])
 
-    def encode(self, ids: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, ids: Tensor, attention: Tensor, layers: Sequence[int] = ()) -> tuple[Tensor, ...]:
         """Runs the encoder and its pooling.
 
         Args:
             ids: int64 [B, T].
             attention: bool [B, T], True where there is a token, False where there is padding.
+            layers: Numbers of the layers whose hidden states are returned as well; 0 is the embeddings.
 
         Returns:
-            hidden states float [B, T, H] and the bottleneck float [B, H].
+            The last hidden states float [B, T, H], the bottleneck float [B, H], and the hidden states float
+            [B, T, H] of each layer asked for.
+
+        Raises:
+            BackboneError: If the encoder has no layer of that number.
         """
-        # only these two: BERT takes and ignores unknown keys, others refuse token types
-        read = self.model({"input_ids": ids, "attention_mask": attention.long()})
-        return read["token_embeddings"], read["sentence_embedding"]
+        config = self.encoder.config
+        before, config.output_hidden_states = config.output_hidden_states, bool(layers)
+        try:
+            # no token types: BERT ignores keys that it does not know, other encoders refuse them
+            features = self.model({"input_ids": ids, "attention_mask": attention.long()})
+        finally:
+            config.output_hidden_states = before
+        states = features.get("all_layer_embeddings", ())
+        if unknown := [layer for layer in layers if not 0 <= layer < len(states)]:
+            raise BackboneError(
+                f"encode was asked for layer {unknown[0]}; expected 0 (the embeddings) to {len(states) - 1}."
+            )
+        return (
+            features["token_embeddings"],
+            features["sentence_embedding"],
+            *(states[layer] for layer in layers),
+        )

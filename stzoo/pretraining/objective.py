@@ -6,7 +6,7 @@ the very masks that an uninterrupted one would have drawn. `losses` computes fro
 nothing, so that it can be compared with the authors' numbers.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -108,34 +108,37 @@ class Objective(nn.Module):
             f"{view}_words": word_numbers(encoded, special_ids=special),
         }
 
-    def forward(
-        self,
-        views: list[dict[str, Tensor]],
-        labels: Tensor | None = None,  # noqa: ARG002 - sentence-transformers passes it
-    ) -> dict[str, Tensor]:
-        """Named scalar losses in nats, unweighted.
+    def forward(self, batch: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Computes the losses of a batch: named scalars in nats, unweighted.
 
         Args:
-            views: one dict of tensors a view, as `collate` made them, without their prefix.
-            labels: unused.
+            batch: The tensors of `collate` by view, as `make_views` takes them.
 
         Raises:
-            PluginError: if `losses` gives a loss that is not among the weights.
+            PluginError: If `losses` returns a loss that `weights` does not name.
         """
-        found = self.losses(**self.make_views(views))
-        if unknown := sorted(found.keys() - self.weights.keys()):
+        losses = self.losses(**self.make_views(batch))
+        if unknown := sorted(losses.keys() - self.weights.keys()):
             raise PluginError(
-                f"{type(self).__module__}.{type(self).__name__} gives the losses {', '.join(unknown)}, which "
-                f"have no weight; `weights` has {', '.join(self.weights) or 'none'}."
+                f"{type(self).__module__}.{type(self).__name__} returns the losses {', '.join(unknown)}, "
+                f"which have no weight; `weights` names {', '.join(self.weights) or 'no loss'}."
             )
-        return found
+        return losses
 
-    def make_views(self, views: list[dict[str, Tensor]]) -> dict[str, Any]:
-        """Makes every random choice, and returns what `losses` takes."""
-        raise NotImplementedError(f"{type(self).__name__} must define make_views(views)")
+    def make_views(self, batch: dict[str, dict[str, Tensor]]) -> dict[str, Any]:
+        """Makes every random choice, on the device, from torch's generator.
+
+        Args:
+            batch: The tensors of `collate` by view, without their prefix: "passage_input_ids" is
+                `batch["passage"]["input_ids"]`.
+
+        Returns:
+            The keyword arguments of `losses`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define make_views(batch)")
 
     def losses(self, *_: Any, **views: Any) -> dict[str, Tensor]:
-        """The named losses of given views."""
+        """Computes the named losses of views that `make_views` made. Draws nothing."""
         raise NotImplementedError(f"{type(self).__name__} must define losses(**views)")
 
     def decoder(self, name: str, **options: Any) -> nn.Module:
@@ -143,15 +146,23 @@ class Objective(nn.Module):
         made: nn.Module = manager.build("decoder", name, self.backbone.config, **options)
         return made
 
-    def encode(self, ids: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
-        """Runs the encoder: hidden states float [B, T, H] and the bottleneck float [B, H].
+    def encode(self, ids: Tensor, attention: Tensor, layers: Sequence[int] = ()) -> tuple[Tensor, ...]:
+        """Runs the encoder and its pooling, without a gradient while `frozen`.
 
         Args:
             ids: int64 [B, T].
             attention: bool [B, T], True where there is a token.
+            layers: Numbers of the layers whose hidden states are returned as well; 0 is the embeddings.
+
+        Returns:
+            The last hidden states float [B, T, H], the bottleneck float [B, H], and the hidden states float
+            [B, T, H] of each layer asked for: `hidden, h, middle = self.encode(ids, attention, layers=[6])`.
+
+        Raises:
+            BackboneError: If the encoder has no layer of that number.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self.backbone.encode(ids, attention)
+            return self.backbone.encode(ids, attention, layers)
 
     def mask_words(self, ids: Tensor, words: Tensor, attention: Tensor, rate: float) -> tuple[Tensor, Tensor]:
         """Hides whole words from a view and corrupts them 80/10/10.

@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from stzoo.plugins import manager
 from stzoo.pretraining.objective import Objective
 from stzoo.testing.tiny_models import TEXTS, sentences, tiny_backbone
+from stzoo.training.trainer import split_views
 
 WORDS = sorted({word.strip(".,").lower() for word in " ".join(TEXTS).split()})
 # A model of 32 dimensions learns within some hundred steps only with wider weights than BERT's 0.02.
@@ -31,6 +32,7 @@ DROPOUT = {
     *(functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d),
     *(functional.alpha_dropout, functional.feature_alpha_dropout, torch.dropout),
 }
+Batch = dict[str, dict[str, Any]]  # tensors by view
 CROSS_ENTROPY = {functional.cross_entropy, functional.nll_loss}
 
 
@@ -145,10 +147,10 @@ class _Sight(_CrossEntropies):
     zero exactly where they can see it. No training is needed, so faults show that are learnt slowly.
     """
 
-    def __init__(self, objective: Objective, views: list[dict[str, Any]]):
+    def __init__(self, objective: Objective, batch: Batch):
         super().__init__(objective)
         # a word that a text has twice may be seen at the other place
-        rows = [row for view in views for row in view["input_ids"].tolist()]
+        rows = [row for view in batch.values() for row in view["input_ids"].tolist()]
         self.twice = {token for row in rows for token, times in Counter(row).items() if times > 1}
         self.embedded: list[tuple[Tensor, Tensor]] = []
         self.counts: dict[str, list[int]] = {}
@@ -177,16 +179,6 @@ def _caller() -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
-def views_of(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The batch as the trainer hands it on: one dict a view."""
-    prefixes = [name.removesuffix("input_ids") for name in batch if name.endswith("_input_ids")]
-    assert prefixes, f"collate() gave no column that ends in _input_ids: {sorted(batch)}"
-    return [
-        {name.removeprefix(prefix): value for name, value in batch.items() if name.startswith(prefix)}
-        for prefix in prefixes
-    ]
-
-
 def _rows(objective: Objective, make: Any, count: int) -> list[dict[str, Any]]:
     """Rows with the text and every declared column; `make` makes a text."""
     fill = {str: make, list[str]: lambda: [make(), make()]}
@@ -196,10 +188,18 @@ def _rows(objective: Objective, make: Any, count: int) -> list[dict[str, Any]]:
     ]
 
 
-def _batch(objective: Objective) -> list[dict[str, Any]]:
-    """The views of eight texts of different lengths."""
+def _collated(objective: Objective, make: Any, count: int) -> Batch:
+    """A batch of so many rows, as the trainer passes it to the objective."""
+    batch = objective.collate(_rows(objective, make, count))
+    views: Batch = split_views(batch)
+    assert views, f"collate() returns no tensor whose name ends in _input_ids: {sorted(batch)}"
+    return views
+
+
+def _batch(objective: Objective) -> Batch:
+    """A batch of eight texts of different lengths."""
     texts = iter(sentences(100))
-    return views_of(objective.collate(_rows(objective, lambda: next(texts), 8)))
+    return _collated(objective, lambda: next(texts), 8)
 
 
 def _tensors_of(views: Any) -> list[Tensor]:
@@ -231,18 +231,18 @@ def check_draws(bench: Bench) -> None:
     """Random choices are made in make_views() only, from torch's generator only."""
     objective = bench.make()
     with _no_draws("collate()", torch_too=True):
-        views = _batch(objective)
+        batch = _batch(objective)
     state, before = _copy(objective), _attributes(objective)
     torch.manual_seed(1)
     with _no_draws("make_views()", torch_too=False):
-        drawn = objective.make_views(views)
+        drawn = objective.make_views(batch)
     with _no_draws("losses()", torch_too=False):  # dropout draws from torch's
         first = objective.losses(**drawn)
     with _WithoutDropout(), _no_draws("losses()", torch_too=True):
         objective.losses(**drawn)
     _restore(objective, state)
     torch.manual_seed(1)
-    again = objective.make_views(views)
+    again = objective.make_views(batch)
     one, other = _tensors_of(drawn), _tensors_of(again)
     same = len(one) == len(other) and all(map(torch.equal, one, other))
     assert same, f"make_views() gives other views {_why(objective, before)}"
@@ -377,12 +377,12 @@ def _word_embeddings(objective: Objective) -> list[nn.Module]:
 def check_fit(bench: Bench) -> None:
     """30 steps on one batch, with the same draws, lower the sum of the losses."""
     objective = bench.make()
-    views = _batch(objective)
+    batch = _batch(objective)
     optimiser = torch.optim.Adam(objective.parameters(), 1e-3)
     totals = []
     for _ in range(30):
         torch.manual_seed(1)
-        totals.append(_step(objective, views, optimiser))
+        totals.append(_step(objective, batch, optimiser))
     assert min(totals[1:]) < totals[0] - 0.01 * abs(totals[0]), (
         f"30 steps on one batch took the losses from {totals[0]:.3f} to {totals[-1]:.3f}"
     )
@@ -443,10 +443,10 @@ def check_sight(bench: Bench) -> None:
     """What asks for a word does not see that word, apart from the few that masking leaves as they are."""
     objective = bench.make()
     rng = random.Random(0)  # noqa: S311 - no secret
-    views = views_of(objective.collate(_rows(objective, lambda: _random_text(rng), ROWS)))
+    batch = _collated(objective, lambda: _random_text(rng), ROWS)
     torch.manual_seed(1)
-    drawn = objective.make_views(views)
-    sight = _Sight(objective, views)
+    drawn = objective.make_views(batch)
+    sight = _Sight(objective, batch)
 
     def embed(_: Any, args: Any, embedded: Tensor) -> Tensor:
         leaf = embedded.detach().requires_grad_()
@@ -487,9 +487,9 @@ def check_leaks(bench: Bench, steps: int) -> None:
     optimiser = torch.optim.Adam(objective.parameters(), LEARNING_RATE)
     accuracies: dict[str, float] = {}
     for step in range(1, steps + 1):
-        views = views_of(objective.collate(_rows(objective, lambda: _random_text(rng), ROWS)))
+        batch = _collated(objective, lambda: _random_text(rng), ROWS)
         with hits:
-            _step(objective, views, optimiser)
+            _step(objective, batch, optimiser)
         if not hits.counts:
             return  # it asks for no words
         if step % WINDOW == 0:
@@ -503,9 +503,9 @@ def check_leaks(bench: Bench, steps: int) -> None:
     )
 
 
-def _step(objective: Objective, views: list[dict[str, Any]], optimiser: Any) -> float:
+def _step(objective: Objective, batch: Batch, optimiser: Any) -> float:
     optimiser.zero_grad()
-    total = _total(objective, objective(views))
+    total = _total(objective, objective(batch))
     total.backward()
     torch.nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
     optimiser.step()

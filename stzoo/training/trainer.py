@@ -66,7 +66,6 @@ HOOKS = (
     "create_scheduler",
     "add_model_card_callback",
     "compute_loss",
-    "collect_features",
     "track_loss_components",
 )
 GRADIENT = "gradient norm"
@@ -154,6 +153,19 @@ class Collator(SentenceTransformerDataCollator):
         """The batch of these rows."""
         assert self.make is not None
         return self.make(features)
+
+
+def split_views(batch: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Groups a batch by view: `batch["passage_input_ids"]` becomes `views["passage"]["input_ids"]`."""
+    views = [name.removesuffix("_input_ids") for name in batch if name.endswith("_input_ids")]
+    return {
+        view: {
+            name.removeprefix(f"{view}_"): value
+            for name, value in batch.items()
+            if name.startswith(f"{view}_")
+        }
+        for view in views
+    }
 
 
 class ObjectiveTrainer(SentenceTransformerTrainer):
@@ -258,11 +270,10 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
             total = found[0] if isinstance(found, tuple) else found
             self._watch({**parts, "loss": total})
             return found
-        features, labels = self.collect_features(inputs)
         if model == self.model_wrapped and self.loss.model != model:
             self.loss = self.override_model_in_loss(self.loss, model)
         with self.accelerator.autocast():  # the host does so for the encoder only
-            losses = self.loss(features, labels)
+            losses = self.loss(split_views(inputs))
         self.track_loss_components(losses)
         self._watch(losses)
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()

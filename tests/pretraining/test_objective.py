@@ -13,6 +13,7 @@ from stzoo.plugins import manager
 from stzoo.pretraining.decoders import CrossLayer, EnhancedDecoder, StackedDecoder, bert_config, masked_loss
 from stzoo.pretraining.pretrain import load_base
 from stzoo.testing import FAMILIES, check_objective, sentences, tiny_backbone, tiny_masked_lm
+from stzoo.training.trainer import split_views
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -37,6 +38,23 @@ def test_the_parts_of_a_backbone_make_the_whole_again(family):
         if backbone.own_positions is not None:
             first = first + backbone.positions(ids.shape[1])
         assert torch.allclose(backbone.embed(ids), first, atol=1e-6)
+
+
+def test_encode_returns_the_hidden_states_of_the_layers_asked_for(family):
+    backbone = load_base(str(family)).backbone
+    objective = manager.build("objective", "retromae", backbone).eval()
+    whole = AutoModelForMaskedLM.from_pretrained(family).eval()
+    ids = torch.arange(5, 13).view(2, 4)
+    attention = torch.tensor([[True] * 4, [True, True, True, False]])
+    expected = whole(ids, attention.long(), output_hidden_states=True).hidden_states
+    hidden, bottleneck, first, embedded = objective.encode(ids, attention, layers=[1, 0])
+    assert torch.allclose(first[attention], expected[1][attention], atol=1e-5)
+    assert torch.allclose(embedded[attention], expected[0][attention], atol=1e-5)
+    assert all(map(torch.equal, objective.encode(ids, attention), (hidden, bottleneck)))
+    with pytest.raises(stzoo.BackboneError, match=r"layer 3; expected 0 \(the embeddings\) to 2"):
+        objective.encode(ids, attention, layers=[1, 3])
+    objective.frozen = True
+    assert not any(states.requires_grad for states in objective.encode(ids, attention, layers=[1]))
 
 
 def test_positions_are_those_that_the_embeddings_add(family):
@@ -195,8 +213,7 @@ def test_the_loss_is_the_mean_over_labels_and_makes_logits_only_there(seed, shar
 def test_dupmae_counts_the_words_of_the_passage():
     objective = manager.build("objective", "dupmae", tiny_backbone()).eval()
     batch = objective.collate([{"text": "the wing the wing the lift"}])
-    view = {name.removeprefix("passage_"): tensor for name, tensor in batch.items()}
-    bag = objective.make_views([view])["bag"][0]
+    bag = objective.make_views(split_views(batch))["bag"][0]
     ids = objective.backbone.tokenizer("the wing lift", add_special_tokens=False)["input_ids"]
     assert set(bag.nonzero().flatten().tolist()) == set(ids)
     assert torch.allclose(bag[bag > 0], torch.tensor(1 / 6))
@@ -209,7 +226,7 @@ def test_dupmae_by_the_papers_rule_leaves_hidden_and_special_tokens_out():
     paper = manager.build("objective", "dupmae", backbone, visible_only=True).eval()
     paper.load_state_dict(released.state_dict())
     batch = released.collate([{"text": text} for text in sentences(4)])
-    views = released.make_views([{name.removeprefix("passage_"): t for name, t in batch.items()}])
+    views = released.make_views(split_views(batch))
     with torch.no_grad():
         hidden, _ = released.encode(views["encoder_ids"], views["attention"])
         one, other = released.losses(**views), paper.losses(**views)

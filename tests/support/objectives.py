@@ -24,8 +24,8 @@ class Autoencoder(Objective):
         self.rate = rate
         self.head = self.decoder("stacked")
 
-    def make_views(self, views):
-        ids, words, attention = (views[0][name] for name in ("input_ids", "words", "attention_mask"))
+    def make_views(self, batch):
+        ids, words, attention = (batch["passage"][name] for name in ("input_ids", "words", "attention_mask"))
         attention = attention.bool()
         read, labels = self.mask_words(ids, words, attention, 0.3)
         left, wanted = self.mask_words(ids, words, attention, self.rate)
@@ -49,8 +49,8 @@ class Contriever(Objective):
 
     weights = {"contrastive": 1.0}
 
-    def make_views(self, views):
-        ids, attention = views[0]["input_ids"], views[0]["attention_mask"].bool()
+    def make_views(self, batch):
+        ids, attention = batch["passage"]["input_ids"], batch["passage"]["attention_mask"].bool()
         at, length = torch.arange(ids.shape[1], device=ids.device), attention.sum(1, keepdim=True)
         crops = []
         for _ in range(2):
@@ -93,10 +93,10 @@ class Both(Contriever):
 
     weights = {"contrastive": 1.0, "mlm": 1.0}
 
-    def make_views(self, views):
-        one = views[0]
+    def make_views(self, batch):
+        one = batch["passage"]
         masked = self.mask_words(one["input_ids"], one["words"], one["attention_mask"].bool(), 0.3)
-        return super().make_views(views) | {"masked": masked}
+        return super().make_views(batch) | {"masked": masked}
 
     def losses(self, ids, crops, masked):
         hidden, _ = self.encode(masked[0], crops[0])
@@ -125,10 +125,10 @@ class Annealed(Autoencoder):
         super().__init__(backbone)
         self.register_buffer("steps", torch.tensor(0))
 
-    def make_views(self, views):
+    def make_views(self, batch):
         self.rate = min(0.7, 0.3 + 0.01 * int(self.steps))
         self.steps += 1
-        return super().make_views(views)
+        return super().make_views(batch)
 
 
 class Titled(Autoencoder):
@@ -148,16 +148,16 @@ SOUND = (Autoencoder, Contriever, Momentum, Both, Head, Annealed, Titled)
 class EncoderReadsCleanText(Autoencoder):
     fault = "the loss 'encoder' sees"
 
-    def make_views(self, views):
-        drawn = super().make_views(views)
+    def make_views(self, batch):
+        drawn = super().make_views(batch)
         return drawn | {"encoder": (drawn["clean"], drawn["encoder"][1])}
 
 
 class EncoderReadsHalfOfWhatIsHidden(Autoencoder):
     fault = "the loss 'encoder' sees"
 
-    def make_views(self, views):
-        drawn = super().make_views(views)
+    def make_views(self, batch):
+        drawn = super().make_views(batch)
         ids, labels = drawn["encoder"]
         return drawn | {"encoder": (torch.where(torch.rand(ids.shape) < 0.5, drawn["clean"], ids), labels)}
 
@@ -165,9 +165,9 @@ class EncoderReadsHalfOfWhatIsHidden(Autoencoder):
 class EncoderIsAskedForWhatIsNotHidden(Autoencoder):
     fault = "the loss 'encoder' sees"
 
-    def make_views(self, views):
-        drawn = super().make_views(views)
-        labels = drawn["clean"].masked_fill(views[0]["words"] < 0, -100)
+    def make_views(self, batch):
+        drawn = super().make_views(batch)
+        labels = drawn["clean"].masked_fill(batch["passage"]["words"] < 0, -100)
         return drawn | {"encoder": (drawn["encoder"][0], labels)}
 
 
@@ -349,9 +349,9 @@ class DrawsInLosses(Autoencoder):
 class DrawsByNumpy(Autoencoder):
     fault = r"make_views\(\) draws from numpy's random"
 
-    def make_views(self, views):
+    def make_views(self, batch):
         self.rate = float(np.random.uniform(0.3, 0.5))
-        return super().make_views(views)
+        return super().make_views(batch)
 
 
 class DrawsByNumpyInLosses(Autoencoder):
@@ -382,9 +382,9 @@ class DrawsByAGeneratorOfItsOwn(Autoencoder):
         super().__init__(backbone)
         self.generator = np.random.default_rng(0)
 
-    def make_views(self, views):
+    def make_views(self, batch):
         self.rate = float(self.generator.uniform(0.1, 0.9))
-        return super().make_views(views)
+        return super().make_views(batch)
 
 
 class DrawsByAnUnseededGeneratorInLosses(Autoencoder):
@@ -424,8 +424,8 @@ class AveragesOverPadding(Contriever):
 class AsksForPadding(Autoencoder):
     fault = "padding changes the loss decoder;"
 
-    def make_views(self, views):
-        drawn = super().make_views(views)
+    def make_views(self, batch):
+        drawn = super().make_views(batch)
         ids, labels = drawn["decoder"]
         return drawn | {"decoder": (ids, torch.where(drawn["attention"], labels, ids))}
 
@@ -440,10 +440,10 @@ class AnnealedByAnAttribute(Autoencoder):
         super().__init__(backbone)
         self.steps = 0
 
-    def make_views(self, views):
+    def make_views(self, batch):
         self.rate = min(0.7, 0.3 + self.steps / 100_000)
         self.steps += 1
-        return super().make_views(views)
+        return super().make_views(batch)
 
 
 class QueueInAnAttribute(Momentum):

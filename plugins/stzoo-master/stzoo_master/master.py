@@ -219,19 +219,22 @@ class MASTER(Objective):
             batch |= {name: tensor.unflatten(0, (len(rows), most)) for name, tensor in flat.items()}
         return batch
 
-    def make_views(self, views: list[dict[str, Tensor]]) -> dict[str, View]:
+    def make_views(self, batch: dict[str, dict[str, Tensor]]) -> dict[str, View]:
         """The views of the three encoder passes, by the names of their losses, and those of the decoders."""
-        read = [Read(v["input_ids"], v["words"], v["attention_mask"].bool()) for v in views]
-        passage = read.pop(0)
+        read = {
+            name: Read(view["input_ids"], view["words"], view["attention_mask"].bool())
+            for name, view in batch.items()
+        }
+        passage = read["passage"]
         drawn = {"encoder": self._hide(passage, self.encoder_rate)}
         hidden = hide_words(passage.words, _body(passage.attention), self.complement_rate)
         drawn["encoder-complement"] = self._view(passage, hidden)
         texts = {"passage": passage}
         for task in self.tasks:
             if task.column:
-                texts[task.view] = self._window(read.pop(0))
+                texts[task.view] = self._window(read[task.view])
             elif task.name == "neighbour":
-                source, texts[task.view] = self._neighbours(passage, read.pop(0) if read else None)
+                source, texts[task.view] = self._neighbours(passage, read.get("related"))
                 drawn[task.encoder] = self._hide(source, self.encoder_rate)
         for task in self.tasks:
             text = texts[task.view]

@@ -17,6 +17,7 @@ from stzoo.plugins import manager
 from stzoo.pretraining.pretrain import load_base, load_parts, make_objective
 from stzoo.testing import check_objective, sentences, tiny_backbone, tiny_masked_lm
 from stzoo.training.settings import PretrainSettings
+from stzoo.training.trainer import split_views
 
 ENCODERS = {task.name: task.encoder for task in TASKS}
 BACKBONE = tiny_backbone()
@@ -37,12 +38,7 @@ def row(number=0, *, queries=3, neighbours=2):
 
 
 def views_of(objective, rows):
-    batch = objective.collate(rows)
-    names = [name.removesuffix("input_ids") for name in batch if name.endswith("_input_ids")]
-    return [
-        {name.removeprefix(prefix): tensor for name, tensor in batch.items() if name.startswith(prefix)}
-        for prefix in names
-    ]
+    return split_views(objective.collate(rows))
 
 
 def drawn(objective, rows, seed=0):

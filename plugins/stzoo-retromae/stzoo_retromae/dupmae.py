@@ -43,12 +43,12 @@ class DupMAE(RetroMAE):
         super().__init__(backbone, encoder_rate, decoder_rate, layers)
         self.visible_only = visible_only
 
-    def make_views(self, views: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def make_views(self, batch: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
         """RetroMAE's views, and the bag: float [B, V], the share of each word of the vocabulary."""
-        ids, ordinary = views[0]["input_ids"], views[0]["words"] >= 0
+        ids, ordinary = batch["passage"]["input_ids"], batch["passage"]["words"] >= 0
         share = ordinary / ordinary.sum(1, keepdim=True).clamp(min=1)
         bag = torch.zeros(len(ids), self.backbone.config.vocab_size, device=ids.device)
-        return super().make_views(views) | {"bag": bag.scatter_(1, ids, share)}
+        return super().make_views(batch) | {"bag": bag.scatter_(1, ids, share)}
 
     def losses(  # type: ignore[override]  # one view more
         self,

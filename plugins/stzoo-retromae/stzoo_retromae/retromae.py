@@ -47,9 +47,9 @@ class RetroMAE(Objective):
         self.encoder_rate, self.decoder_rate = encoder_rate, decoder_rate
         self.head = self.decoder(self.kind, layers=layers)
 
-    def make_views(self, views: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def make_views(self, batch: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
         """The passage twice: corrupted for the encoder, and as it is for the decoder."""
-        ids, words, attention = (views[0][name] for name in ("input_ids", "words", "attention_mask"))
+        ids, words, attention = (batch["passage"][name] for name in ("input_ids", "words", "attention_mask"))
         encoder_ids, encoder_labels = self.mask_words(ids, words, attention.bool(), self.encoder_rate)
         return {
             "encoder_ids": encoder_ids,
@@ -124,9 +124,9 @@ class RetroMAEBasic(RetroMAE):
     ):
         super().__init__(backbone, encoder_rate, decoder_rate, layers)
 
-    def make_views(self, views: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    def make_views(self, batch: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
         """The passage twice, corrupted for the encoder and, more, for the decoder."""
-        ids, words, attention = (views[0][name] for name in ("input_ids", "words", "attention_mask"))
+        ids, words, attention = (batch["passage"][name] for name in ("input_ids", "words", "attention_mask"))
         encoder_ids, encoder_labels = self.mask_words(ids, words, attention.bool(), self.encoder_rate)
         decoder_ids, decoder_labels = self.mask_words(ids, words, attention.bool(), self.decoder_rate)
         return {

@@ -5,6 +5,7 @@ import torch
 
 from stzoo.plugins import manager
 from stzoo.testing import check_objective, sentences, tiny_backbone
+from stzoo.training.trainer import split_views
 
 NAMES = ("retromae", "retromae-basic", "dupmae")
 
@@ -20,7 +21,7 @@ def test_the_decoder_hangs_on_the_bottleneck(name):
     torch.manual_seed(0)
     objective = manager.build("objective", name, tiny_backbone()).eval()
     batch = objective.collate([{"text": text} for text in sentences(3)])
-    views = objective.make_views([{key.removeprefix("passage_"): value for key, value in batch.items()}])
+    views = objective.make_views(split_views(batch))
     h = torch.randn(3, 32, requires_grad=True)
     out = objective.rebuild(h, views["decoder_ids"], views["visible"])
     labelled = views["decoder_labels"] != -100
@@ -32,7 +33,7 @@ def test_no_row_of_the_enhanced_decoder_sees_its_own_token():
     torch.manual_seed(0)
     objective = manager.build("objective", "retromae", tiny_backbone()).eval()
     batch = objective.collate([{"text": text} for text in sentences(3)])
-    views = objective.make_views([{key.removeprefix("passage_"): value for key, value in batch.items()}])
+    views = objective.make_views(split_views(batch))
     h = torch.randn(3, 32)
     ids, visible = views["decoder_ids"], views["visible"]
     with torch.no_grad():
