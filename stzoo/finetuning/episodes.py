@@ -84,7 +84,7 @@ def train(
     Raises:
         OutputError: if a folder of an episode belongs to another run.
     """
-    made_from = [run.facts["recipe"], run.facts["base"], run.facts["data"]]
+    made_from = [run.metadata["recipe"], run.metadata["base"], run.metadata["data"]]
     identity = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     done: list[dict[str, Any]] = []
     old: dict[str, TrainingSet] = {}

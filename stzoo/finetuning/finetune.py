@@ -79,7 +79,7 @@ def finetune(
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
     with runs.start(output, wanted, resume=resume, overwrite=overwrite, worth=WORTH) as run:
-        if run.facts["status"] == "finished":
+        if run.metadata["status"] == "finished":
             _illustrate(run)
             return run.folder
         data = read_data(wanted)
@@ -265,9 +265,9 @@ def _illustrate(run: runs.Run) -> None:
 
 def _keep_curve(run: runs.Run) -> None:
     """Keeps the picture of the pre-training that the model began from, where there is one."""
-    before = run.facts["before"]
+    before = run.metadata["before"]
     pretrained = before and before[-1]["recipe"].get("command") == "pretrain"
-    picture = Path(run.facts["recipe"]["model"]) / (PICTURE if pretrained else PRETRAINING)
+    picture = Path(run.metadata["recipe"]["model"]) / (PICTURE if pretrained else PRETRAINING)
     if before and picture.is_file():
         with atomic_file(run.folder / PRETRAINING) as draft:
             shutil.copyfile(picture, draft)

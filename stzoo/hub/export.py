@@ -37,7 +37,7 @@ from stzoo.models.check_weights import first_not_finite
 from stzoo.models.loaded import PICKLED
 from stzoo.models.loading import load_plain
 from stzoo.training.history import PICTURE, PRETRAINING
-from stzoo.training.runs import told
+from stzoo.training.runs import read_record
 from stzoo.utils.files import atomic_folder, check_replaceable, write_json
 from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.outputs import IMPORTED, MERGED, MODEL_FILES, RECORD, check_output
@@ -109,7 +109,7 @@ def export(
             _write_with_code(model, draft, masked_lm)
         _write_extra(extra, draft)
         if source is not None:
-            _copy_told(source, draft)
+            _copy_read_record(source, draft)
         if describe:
             (draft / card.README).write_bytes(_described(source, draft, output.name))
         if pickled := sorted(str(p.relative_to(draft)) for p in draft.rglob("*") if p.suffix in PICKLED):
@@ -138,7 +138,7 @@ def check_model_output(output: str | Path, overwrite: bool, inputs: Iterable[obj
         raise OutputError(f"{output} is there already. Choose another folder, or pass --overwrite.")
     if not (output / "modules.json").is_file():
         raise OutputError(f"{output} is no model folder (it has no modules.json) and is not replaced.")
-    if (output / RECORD).exists() and told(output / RECORD).get(EXPORTED) is not True:
+    if (output / RECORD).exists() and read_record(output / RECORD).get(EXPORTED) is not True:
         raise OutputError(f"{output} holds a training run ({RECORD}) and is not replaced.")
     check_replaceable(output, _files_of(output))
     return output
@@ -146,13 +146,13 @@ def check_model_output(output: str | Path, overwrite: bool, inputs: Iterable[obj
 
 def _files_of(output: Path) -> tuple[str, ...]:
     """Patterns of the files of the model in a folder, those of its own code included."""
-    listing = told(output / "modules.json", list) or []
+    listing = read_record(output / "modules.json", list) or []
     types = [module.get("type") for module in listing if isinstance(module, dict)]
     code = [str(kind).partition(".")[0] for kind in types]
     return (*MODEL_FILES, *(rf"{re.escape(stem)}\.py" for stem in code))
 
 
-def _copy_told(source: Path, draft: Path) -> None:
+def _copy_read_record(source: Path, draft: Path) -> None:
     for name in TOLD:
         if (source / name).is_file():
             shutil.copyfile(source / name, draft / name)

@@ -1,8 +1,8 @@
-"""Any `AutoModelForMaskedLM`, taken apart into what the pre-training objectives need.
+"""The parts of any `AutoModelForMaskedLM` that pre-training objectives need.
 
-A backbone holds one encoder under two roofs: a SentenceTransformer (encoder and pooling, which the objective
-trains) and the masked LM that the encoder came with (encoder and MLM head). The parameters are shared, so
-training one trains the other, and either can be saved.
+A backbone joins two models that share one encoder: a SentenceTransformer (encoder and pooling, which the
+objective trains) and the masked LM that the encoder came with (encoder and MLM head). As the parameters are
+shared, training one trains the other, and either can be saved.
 """
 
 import copy
@@ -19,7 +19,7 @@ FAMILIES = ("BERT", "RoBERTa", "XLM-R", "DistilBERT", "MPNet", "ELECTRA", "Moder
 
 
 class _GivenHidden(nn.Module):
-    """Stands where the encoder was and returns the hidden states that it was given."""
+    """Takes the place of the encoder and returns the given hidden states."""
 
     def __init__(self, hidden: Tensor):
         super().__init__()
@@ -30,7 +30,7 @@ class _GivenHidden(nn.Module):
 
 
 def _first(positions: nn.Embedding) -> int:
-    """The row of the first token's position: RoBERTa and MPNet keep the rows before it for padding."""
+    """The row of the first token's position. RoBERTa and MPNet reserve the rows before it for padding."""
     return 0 if positions.padding_idx is None else positions.padding_idx + 1
 
 
@@ -38,15 +38,16 @@ class Backbone(nn.Module):
     """An encoder with its word embeddings, positions, MLM head and sentence vector.
 
     Args:
-        model: a SentenceTransformer of a Transformer and a pooling whose result is as wide as the hidden
-            states; its encoder is `masked_lm.base_model`.
-        masked_lm: a transformers `…ForMaskedLM`.
-        tokenizer: a fast tokenizer with a mask token.
-        max_tokens: the longest passage in tokens, special tokens counted; None is all that the base reads.
-        new: names of parameters of `masked_lm` that are untrained (an MLM head that the base did not have).
+        model: A SentenceTransformer of a Transformer and a pooling whose output is as wide as the hidden
+            states. Its encoder is `masked_lm.base_model`.
+        masked_lm: A transformers `…ForMaskedLM`.
+        tokenizer: A fast tokenizer with a mask token.
+        max_tokens: Maximum length of a passage in tokens, special tokens included; None for the limit of the
+            base model.
+        new: Names of the parameters of `masked_lm` that are untrained (an MLM head that the base lacked).
 
     Raises:
-        BackboneError: if the masked LM cannot be taken apart, or cannot read so many tokens.
+        BackboneError: If the masked LM cannot be taken apart, or has fewer positions than `max_tokens`.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class Backbone(nn.Module):
         limits = (longest, model.max_seq_length, getattr(self.config, "max_position_embeddings", None))
         most = longest or limits[2]
         if max_tokens and most and max_tokens > most:
-            raise BackboneError(f"max_tokens is {max_tokens}; this base has positions for {most}.")
+            raise BackboneError(
+                f"max_tokens is {max_tokens}; expected at most {most}, the number of positions of this base."
+            )
         self.max_tokens: int = max_tokens or min([n for n in limits if n] or [512])
         self.own_positions: nn.Embedding | None = None
         if table is None:
@@ -79,7 +82,7 @@ class Backbone(nn.Module):
 
     def _try(self) -> None:
         if self.tokenizer.mask_token_id is None:
-            raise BackboneError("the tokenizer of this base has no mask token, so nothing can be hidden.")
+            raise BackboneError("the tokenizer of this base has no mask token; choose a masked LM as base.")
         ids = torch.full((1, 2), self.tokenizer.mask_token_id, device=self.masked_lm.device)
         family = getattr(self.config, "model_type", type(self.masked_lm).__name__)
         try:
@@ -91,7 +94,7 @@ class Backbone(nn.Module):
         if problem:
             raise BackboneError(
                 f"a masked LM of type {family!r} cannot be taken apart into embeddings, encoder and MLM head "
-                f"({problem}). Families that can: {', '.join(FAMILIES)}."
+                f"({problem}). Supported families: {', '.join(FAMILIES)}."
             )
 
     @property
@@ -100,16 +103,22 @@ class Backbone(nn.Module):
         return self.masked_lm.base_model
 
     def _position_table(self) -> nn.Embedding | None:
-        """The encoder's own absolute positions, if it has them and they are as wide as its hidden states."""
+        """The encoder's absolute position embeddings, if they are as wide as its hidden states."""
         table = getattr(getattr(self.encoder, "embeddings", None), "position_embeddings", None)
         fits = isinstance(table, nn.Embedding) and table.embedding_dim == self.width
         return table if fits else None
 
     def positions(self, length: int) -> Tensor:
-        """Position vectors as they are added to the words, before any layer norm: float [length, H].
+        """Position vectors as they are added to the word embeddings, before any layer norm.
 
-        They are the encoder's own where it has absolute positions of hidden width, and otherwise a new table
-        that is trained with the decoder and kept beside the export.
+        They are the encoder's own if it has absolute positions of hidden width. Otherwise they come from a
+        new table that is trained with the decoder and exported with it.
+
+        Args:
+            length: Number of positions.
+
+        Returns:
+            float [length, H].
         """
         table = self._position_table()
         if table is None:
@@ -118,7 +127,7 @@ class Backbone(nn.Module):
         return table.weight[_first(table) :][:length]
 
     def embed(self, ids: Tensor) -> Tensor:
-        """What the encoder's first layer reads: words with their positions.
+        """Embeds tokens as the encoder's first layer reads them: words with their positions.
 
         Args:
             ids: int64 [B, T].
@@ -132,7 +141,7 @@ class Backbone(nn.Module):
         return embedded if self.own_positions is None else embedded + self.positions(ids.shape[1])
 
     def embed_vectors(self, vectors: Tensor) -> Tensor:
-        """Vectors in the place of words, through the whole embedding layer (position, type, norm, dropout).
+        """Passes vectors through the embedding layer (position, type, norm, dropout) in place of words.
 
         Args:
             vectors: float [B, T, H].
@@ -145,7 +154,7 @@ class Backbone(nn.Module):
         return self.encoder.embeddings(input_ids=None, inputs_embeds=vectors)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of every word by the MLM head.
+        """Scores every word of the vocabulary with the MLM head.
 
         Args:
             hidden: float [..., H].
@@ -158,7 +167,7 @@ class Backbone(nn.Module):
         head._modules[self.masked_lm.base_model_prefix] = _GivenHidden(hidden.reshape(1, -1, self.width))
         nothing = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
         scores = head(input_ids=nothing).logits
-        # its width by name: of no hidden states at all, reshape could not tell what -1 is
+        # not -1: without any hidden states, reshape cannot infer it
         return scores.reshape(*hidden.shape[:-1], scores.shape[-1])
 
     def encode(self, ids: Tensor, attention: Tensor, layers: Sequence[int] = ()) -> tuple[Tensor, ...]:

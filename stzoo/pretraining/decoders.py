@@ -1,7 +1,7 @@
-"""Small decoders that rebuild a passage from its bottleneck, and the loss they are judged by.
+"""Small decoders that reconstruct a passage from its bottleneck, and the masked-LM loss.
 
-Both are made of BERT's own layer (transformers' BertAttention, BertIntermediate, BertOutput), so that the
-parameters carry the names of the released code and weights of a BERT layer fit in.
+Both decoders are made of BERT's own layer (transformers' BertAttention, BertIntermediate, BertOutput), so
+that the parameters have the names of the released code, and the weights of a BERT layer can be loaded.
 """
 
 from typing import Any
@@ -16,13 +16,13 @@ from stzoo.errors import RecipeError, ShapeError
 
 
 def bert_config(config: Any) -> BertConfig:
-    """The sizes of any transformers config, under BERT's names."""
+    """Translates the sizes in any transformers config to BERT's names."""
 
     def first(*names: str, default: Any = None) -> Any:
         return next((v for n in names if (v := getattr(config, n, None)) is not None), default)
 
     width = config.hidden_size
-    made = BertConfig(
+    sizes = BertConfig(
         hidden_size=width,
         num_attention_heads=config.num_attention_heads,
         # ModernBERT's gated layers are narrower than the plain layer of equal cost
@@ -33,14 +33,14 @@ def bert_config(config: Any) -> BertConfig:
         layer_norm_eps=first("layer_norm_eps", "norm_eps", default=1e-12),
         initializer_range=first("initializer_range", default=0.02),
     )
-    made._attn_implementation = "sdpa"
-    return made
+    sizes._attn_implementation = "sdpa"
+    return sizes
 
 
 class CrossLayer(nn.Module):
     """One BERT layer whose queries and keys may differ.
 
-    Unlike: BertLayer of transformers reads queries, keys and values from one tensor.
+    Unlike: transformers' BertLayer reads queries, keys and values from one tensor.
     """
 
     def __init__(self, config: BertConfig):
@@ -52,7 +52,7 @@ class CrossLayer(nn.Module):
     def forward(self, query: Tensor, keys: Tensor, blocked: Tensor) -> Tensor:
         """Float [B, T, H] from query float [B, T, H], keys float [B, S, H] and blocked float [B, 1, 1|T, S].
 
-        `blocked` is 0 where a key may be seen and the most negative number of its dtype where not.
+        `blocked` is 0 where a key may be attended to and the most negative number of its dtype elsewhere.
         """
         attended = self.attention(query, None, keys, blocked)[0]
         return self.output(self.intermediate(attended), attended)
@@ -62,7 +62,7 @@ class _Decoder(nn.Module):
     def __init__(self, config: Any, layers: int):
         super().__init__()
         if layers < 1:
-            raise RecipeError(f"a decoder has at least 1 layer, not {layers}.")
+            raise RecipeError(f"layers is {layers}; expected at least 1 layer in a decoder.")
         sizes = bert_config(config)
         self.layers = nn.ModuleList(CrossLayer(sizes) for _ in range(layers))
         self.apply(lambda part: _initialise(part, sizes.initializer_range))
@@ -76,9 +76,9 @@ class _Decoder(nn.Module):
                 f"from query {list(query.shape)} and keys {list(keys.shape)}."
             )
         _refuse_blind_rows(visible)
-        # A float mask is the only form that eager attention and SDPA both read rightly; the finite minimum,
-        # not -inf, so that a row of padding, which sees nothing, gives no NaN. Autocast will narrow the mask,
-        # so it is the minimum of the narrower type.
+        # Only a float mask is read correctly by both eager attention and SDPA. It has the finite minimum, not
+        # -inf, so that a row of padding, which sees nothing, gives no NaN; and as autocast will narrow the
+        # mask, the minimum of the narrower type.
         kind = query.device.type
         narrow = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
         blocked = torch.zeros(visible.shape, dtype=query.dtype, device=query.device)
@@ -88,16 +88,18 @@ class _Decoder(nn.Module):
 def _refuse_blind_rows(visible: Tensor) -> None:
     """Refuses a row that sees nothing, because the gradient of its attention would be wrong.
 
-    With all its keys blocked, a row attends to all of them alike, and SDPA differentiates scores that had no
-    effect. Rows of padding, which no other row sees, are left: nothing is rebuilt from them.
+    With all its keys blocked, a row attends to all of them equally, and SDPA differentiates scores that had
+    no effect. Rows of padding, which no other row sees, are allowed: no token is predicted from them.
 
     Raises:
-        ShapeError: on the CPU. Other devices stop by an assertion, so nothing waits for them.
+        ShapeError: On the CPU. Other devices stop with an assertion, so that the CPU need not wait for them.
     """
     blind = ~visible.any(-1)  # [B, 1] or [B, T]
     padding = ~visible.any(-2) if visible.shape[-2] == visible.shape[-1] > 1 else torch.zeros_like(blind)
     fine = ~(blind & ~padding).any() & visible.flatten(1).any(1).all()
-    text = "a row of `visible` sees nothing: it must see at least one column, or be padding that no row sees."
+    text = (
+        "a row of `visible` sees nothing; expected at least one visible column, or padding that no row sees."
+    )
     if visible.device.type != "cpu":
         torch._assert_async(fine, text)
     elif not fine:
@@ -105,12 +107,12 @@ def _refuse_blind_rows(visible: Tensor) -> None:
 
 
 class EnhancedDecoder(_Decoder):
-    """Rebuilds each token from the bottleneck and a context of its own (RetroMAE, section 3.3).
+    """Predicts each token from the bottleneck and a context of its own (RetroMAE, section 3.3).
 
     Args:
-        config: of the encoder; sizes are taken from it.
-        layers: 1 in the paper. Further layers read the same keys: were they to read the layer before, a row
-            would see its own token through its neighbours.
+        config: Configuration of the encoder, from which the sizes are taken.
+        layers: Number of layers, 1 in the paper. All layers read the same keys: if a layer read the output of
+            the one before, a row would see its own token through its neighbours.
     """
 
     def __init__(self, config: Any, layers: int = 1):
@@ -120,15 +122,15 @@ class EnhancedDecoder(_Decoder):
         """Decodes with queries that differ from keys.
 
         Args:
-            query: float [B, T, H], position plus bottleneck.
-            keys: float [B, T, H], the bottleneck in slot 0 and then the embedded passage.
-            visible: bool [B, 1, T] or [B, T, T], True where row i may look at column j.
+            query: float [B, T, H], the sum of position and bottleneck.
+            keys: float [B, T, H], the bottleneck at position 0, followed by the embedded passage.
+            visible: bool [B, 1, T] or [B, T, T], True where row i may attend to column j.
 
         Returns:
             float [B, T, H].
 
         Raises:
-            ShapeError: if the lengths do not agree, or a row that is no padding sees nothing.
+            ShapeError: If the lengths do not agree, or a row that is not padding sees nothing.
         """
         blocked = self._blocked(query, keys, visible)
         for layer in self.layers:
@@ -140,26 +142,26 @@ class StackedDecoder(_Decoder):
     """Plain Transformer layers over the bottleneck and a corrupted passage (RetroMAE section 3.2; MASTER).
 
     Args:
-        config: of the encoder; sizes are taken from it.
-        layers: 1 in RetroMAE, 2 in MASTER.
+        config: Configuration of the encoder, from which the sizes are taken.
+        layers: Number of layers, 1 in RetroMAE and 2 in MASTER.
     """
 
     def __init__(self, config: Any, layers: int = 1):
         super().__init__(config, layers)
 
     def forward(self, query: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
-        """Decodes by self-attention; the first layer reads `keys`, each further layer the one before.
+        """Decodes by self-attention. The first layer reads `keys`, each further layer the one before it.
 
         Args:
-            query: float [B, T, H], commonly the same tensor as keys.
+            query: float [B, T, H], usually the same tensor as keys.
             keys: float [B, T, H].
-            visible: bool [B, 1, T] or [B, T, T], True where row i may look at column j.
+            visible: bool [B, 1, T] or [B, T, T], True where row i may attend to column j.
 
         Returns:
             float [B, T, H].
 
         Raises:
-            ShapeError: if the lengths do not agree, or a row that is no padding sees nothing.
+            ShapeError: If the lengths do not agree, or a row that is not padding sees nothing.
         """
         blocked = self._blocked(query, keys, visible)
         for layer in self.layers:
@@ -168,7 +170,7 @@ class StackedDecoder(_Decoder):
 
 
 def _initialise(part: nn.Module, std: float) -> None:
-    """BERT's initialisation, as the released RetroMAE code gives its decoder."""
+    """Initialises a layer as BERT does, and as the released RetroMAE code does its decoder."""
     if isinstance(part, nn.Linear):
         nn.init.normal_(part.weight, std=std)
         if part.bias is not None:
@@ -176,21 +178,21 @@ def _initialise(part: nn.Module, std: float) -> None:
 
 
 def masked_loss(logits_of: Any, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean cross-entropy over the labelled positions, with logits made at those positions only.
+    """Mean cross-entropy over the labelled positions, with logits computed at those positions only.
 
     Args:
-        logits_of: float [N, H] -> float [N, V], the MLM head.
+        logits_of: The MLM head, a function from float [N, H] to float [N, V].
         hidden: float [B, T, H].
-        labels: int64 [B, T], the token to find, -100 where there is none.
+        labels: int64 [B, T], the token to predict, -100 where there is none.
 
     Returns:
-        the loss in nats (float scalar; 0 with a gradient of 0 if nothing is labelled), the number of labelled
+        The loss in nats (float scalar; 0 with a gradient of 0 if nothing is labelled), the number of labelled
         positions whose top-scored token is the label, and the number of labelled positions (int64 scalars).
     """
     labelled = labels != -100
     targets = labels[labelled]
     logits = logits_of(hidden[labelled]).float()
     correct = (logits.detach().argmax(-1) == targets).sum()
-    # a sum over an empty set is 0, where a mean would be NaN
+    # the sum over an empty set is 0; the mean would be NaN
     loss = functional.cross_entropy(logits, targets, reduction="sum") / labelled.sum().clamp(min=1)
     return loss, correct, labelled.sum()

@@ -1,4 +1,4 @@
-"""Batches of passages of like length, so that little padding is computed on."""
+"""Batches of passages of similar length, which need little padding."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,24 +9,24 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 
 from stzoo.utils.distributed import world_size
 
-POOL = 50  # batches sorted by length together: enough to even them out, few enough to keep them random
+POOL = 50  # batches that are sorted by length together: enough for similar lengths, few enough to stay random
 
 
 class LengthBatchSampler(DefaultBatchSampler):
-    """Random batches whose texts are about equally long; the order depends on the seed and the epoch alone.
+    """Random batches of texts of about the same length. The order depends on seed and epoch alone.
 
-    The rows are shuffled, cut into pools of about POOL batches, each pool is sorted by length and cut into
-    batches, and the batches are shuffled. For several devices, groups of neighbouring batches are shuffled
-    instead, one batch for each device, so that at each step all devices have texts of about one length and
-    none waits for another.
+    The rows are shuffled and cut into pools of about POOL batches. Each pool is sorted by length and cut into
+    batches, and the batches are shuffled. With several devices, groups of neighbouring batches, one for each
+    device, are shuffled instead: at each step all devices have texts of about the same length, and none waits
+    for another.
 
     Args:
-        dataset: a `datasets.Dataset` with a column `text`.
-        batch_size: rows a batch.
-        drop_last: True leaves out the rows of an incomplete last batch.
-        seed: of the order.
-        devices: among which the batches are dealt out in turn; as many as there are processes if None.
-        More is accepted, as the host passes it, and unused.
+        dataset: A `datasets.Dataset` with a column `text`.
+        batch_size: Number of rows per batch.
+        drop_last: True to leave out the rows of an incomplete last batch.
+        seed: Seed of the order.
+        devices: Number of devices that take the batches in turn; None for the number of processes.
+        unused: Further arguments that the host trainer passes.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class LengthBatchSampler(DefaultBatchSampler):
         )
 
     def __iter__(self) -> Iterator[list[int]]:
-        draw = np.random.default_rng([self.seed, self.epoch])
-        rows = draw.permutation(len(self.lengths))
+        rng = np.random.default_rng([self.seed, self.epoch])
+        rows = rng.permutation(len(self.lengths))
         size, group = self.batch_size, self.devices * self.batch_size
         if self.drop_last and self.devices > 1:
-            rows = rows[: len(rows) // group * group]  # any rows are left out, not the longest
+            rows = rows[: len(rows) // group * group]  # random rows are left out, not the longest
         pool_rows = -(-POOL // self.devices) * group
         pools = [rows[at : at + pool_rows] for at in range(0, len(rows), pool_rows)]
         pools = [pool[np.argsort(self.lengths[pool], kind="stable")] for pool in pools]
@@ -63,7 +63,7 @@ class LengthBatchSampler(DefaultBatchSampler):
         if self.drop_last:
             starts = starts[starts + size <= len(ordered)]
         whole = len(starts) // self.devices * self.devices
-        groups = draw.permutation(starts[:whole].reshape(-1, self.devices))
+        groups = rng.permutation(starts[:whole].reshape(-1, self.devices))
         for start in (*groups.ravel(), *starts[whole:]):
             yield ordered[start : start + size].tolist()
 

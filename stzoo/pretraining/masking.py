@@ -1,22 +1,22 @@
-"""Which tokens a masked LM hides and what each position may see, drawn for a whole batch at once.
+"""Whole-word masks and the visibility of enhanced decoding, drawn for a whole batch at once.
 
-Whole-word hiding: a row has a budget of tokens, max(1, round(rate * length)), special tokens counted in its
-length. The words are shuffled and gone through; a word that would exceed the budget is passed over.
+Whole-word masking: a row has a budget of max(1, round(rate * length)) tokens, where the length includes
+special tokens. The words are visited in random order, and a word that would exceed the budget is skipped.
 Enhanced decoding draws a pool of such masks for each row; every position sees the row through one of them.
 
-Everything runs on the device that the inputs are on and draws from torch's default generator of that device.
-The draws depend on the shape of the batch: a passage padded otherwise, or among other passages, gets other
-masks, of the same distribution.
+Everything runs on the device of the inputs and draws from torch's default generator of that device. The
+draws depend on the shape of the batch: with other padding, or among other passages, a passage gets other
+masks from the same distribution.
 
 Source: RetroMAE (https://arxiv.org/abs/2205.12035, sections 3.1 to 3.3), and as its authors run it:
 https://github.com/staoxiao/RetroMAE @ee37587, src/pretrain/data.py, over the collator of transformers 4.
 
 Unlike:
-    - A word is what the tokenizer split off before it cut the pieces, not what a "##" continues, so that
-      byte-level BPE and Unigram tokenizers have words too. With BERT's WordPiece the two are the same.
-    - A word longer than its row's whole budget would never be hidden by that rule, and where words are not
-      separated by spaces that may be the whole sentence. Each token of it is taken for a word of its own.
-    - There is no further cap of 512 hidden tokens a passage.
+    - A word is what the tokenizer's pre-tokenizer splits off, not what a "##" continues, so byte-level BPE
+      and Unigram tokenizers have words too. With BERT's WordPiece the two are the same.
+    - A word longer than its row's whole budget would never be masked by that rule, and in languages without
+      spaces that may be a whole sentence. Each token of such a word counts as a word.
+    - There is no further cap of 512 masked tokens per passage.
 """
 
 from collections.abc import Collection
@@ -36,22 +36,23 @@ def word_numbers(encodings: "BatchEncoding", special_ids: Collection[int] = ()) 
     """Numbers the words of a tokenized batch, for the collator.
 
     Args:
-        encodings: what a fast tokenizer returned for a list of B texts, padded to one length T.
-        special_ids: token ids that are no words even where a text spells them out ("title [SEP] text").
+        encodings: Output of a fast tokenizer for a list of B texts, padded to one length T.
+        special_ids: Ids of special tokens, which do not count as words even if a text contains them literally
+            ("title [SEP] text").
 
     Returns:
-        int64 [B, T] on the CPU, the number of the word that a token is a piece of, ascending within a row;
-        -1 for special tokens and padding.
+        int64 [B, T] on the CPU, the number of the word that a token belongs to, ascending within a row; -1
+        for special tokens and padding.
 
     Raises:
-        ModelError: if the tokenizer does not know which word a token came from.
-        ShapeError: if the texts are not padded to one length.
+        ModelError: If the encodings do not say which word a token belongs to.
+        ShapeError: If the texts are not padded to one length.
     """
     pieces = getattr(encodings, "encodings", None)
     if not pieces:
         raise ModelError(
-            "Whole words cannot be told from these encodings. They must be what a fast tokenizer (one with a "
-            "tokenizer.json) returned for the texts, not passed on through tokenizer.pad or a plain dict."
+            "These encodings do not say which word a token belongs to. Expected the output of a fast "
+            "tokenizer (one with a tokenizer.json), not a plain dict or the output of tokenizer.pad."
         )
     if len(lengths := {len(row) for row in pieces}) > 1:
         raise ShapeError(
@@ -66,24 +67,24 @@ def word_numbers(encodings: "BatchEncoding", special_ids: Collection[int] = ()) 
 
 
 def hide_words(words: Tensor, attention: Tensor, rate: float, *, draws: int | None = None) -> Tensor:
-    """Hides whole words at random until each row's budget, max(1, round(rate * length)) tokens, is spent.
+    """Masks random whole words until each row's budget of max(1, round(rate * length)) tokens is spent.
 
-    A run of one number is a word. At the end no word that is left fits into what is left of the budget, so
-    the budget is spent to the last token wherever enough words of one token are there.
+    Neighbouring tokens with the same number form a word. In the end none of the remaining words fits into the
+    remaining budget, so the budget is spent to the last token if there are enough words of one token.
 
     Args:
-        words: int64 [B, T], the word each token belongs to; negative for special tokens and padding, which
-            are never hidden.
-        attention: bool [B, T], True where there is a token, special ones included; its sum is the length.
-        rate: the share of a row's tokens to hide, above 0 and at most 1.
-        draws: how many independent masks to draw for each row; None for one without a dimension of its own.
+        words: int64 [B, T], the word that each token belongs to; negative for special tokens and padding,
+            which are never masked.
+        attention: bool [B, T], True where there is a token, special tokens included; its sum is the length.
+        rate: Share of a row's tokens to mask, above 0 and at most 1.
+        draws: Number of independent masks to draw for each row; None for a single one without that dimension.
 
     Returns:
-        bool [B, T], or [B, draws, T]: True where a token is hidden.
+        bool [B, T], or [B, draws, T]: True where a token is masked.
 
     Raises:
-        ShapeError: if words and attention differ in shape.
-        RecipeError: if the rate is out of range.
+        ShapeError: If words and attention differ in shape.
+        RecipeError: If the rate is out of range.
     """
     _agree(words=words, attention=attention)
     budget = _budget(attention, rate).unsqueeze(1)
@@ -93,7 +94,7 @@ def hide_words(words: Tensor, attention: Tensor, rate: float, *, draws: int | No
     slot, lengths = _slots(starts | (ordinary & (lengths.gather(1, slot) > budget)), ordinary)
 
     shape = (len(words), draws or 1, words.shape[1])
-    # whole numbers sort faster than floats; two equal ones, one pair of words in 2**31, stay in any order
+    # integers sort faster than floats; equal keys, one pair of words in 2**31, may come in any order
     keys = torch.randint(2**31 - 1, shape, dtype=torch.int32, device=words.device)
     order = keys.argsort(-1)
     taken = _take(lengths.unsqueeze(1).expand(shape).gather(-1, order), budget.unsqueeze(1))
@@ -103,32 +104,33 @@ def hide_words(words: Tensor, attention: Tensor, rate: float, *, draws: int | No
 
 
 def hide_keywords(words: Tensor, rate: float, weights: Tensor) -> Tensor:
-    """Hides words drawn by their weights until at least max(1, round(rate * ordinary tokens)) are hidden.
+    """Masks words sampled by weight until at least max(1, round(rate * ordinary tokens)) tokens are masked.
 
-    Words are drawn one after another without replacement, each time with chances proportional to the weights
-    of those left. The word that reaches the budget is hidden whole, so it may exceed it by all but one of its
-    tokens; where words are not separated by spaces, that may be the whole sentence. Each word gets a random
-    key, an exponential variate over its weight; in the order of their keys the words are such a draw.
+    Words are drawn one by one without replacement, with probabilities proportional to the weights of the
+    remaining words. The word that reaches the budget is masked whole, so it may exceed the budget by all but
+    one of its tokens; in languages without spaces, that may be a whole sentence. Each word gets a random key,
+    an exponential variate divided by its weight; sorted by these keys, the words are such a sample.
 
     Args:
-        words: int64 [B, T], the word each token belongs to; negative for special tokens and padding, which
-            are never hidden. A run of one number is a word.
-        rate: the share of a row's ordinary tokens to hide, above 0 and at most 1.
+        words: int64 [B, T], the word that each token belongs to; negative for special tokens and padding,
+            which are never masked. Neighbouring tokens with the same number form a word.
+        rate: Share of a row's ordinary tokens to mask, above 0 and at most 1.
         weights: float [B, T], above 0, the weight of each token's word; read at the word's first token.
 
     Returns:
-        bool [B, T], True where a token is hidden.
+        bool [B, T], True where a token is masked.
 
     Raises:
-        ShapeError: if words and weights differ in shape.
-        RecipeError: if the rate is out of range.
+        ShapeError: If words and weights differ in shape.
+        RecipeError: If the rate is out of range.
 
-    Source: MASTER (https://arxiv.org/abs/2212.07841), as its authors run it with weights of 1 over a word's
-    frequency in the corpus: https://github.com/microsoft/SimXNS @0163380, MASTER/pretrain/data.py. The keys:
-    Efraimidis and Spirakis, 2006 (https://doi.org/10.1016/j.ipl.2005.11.003).
+    Source: MASTER (https://arxiv.org/abs/2212.07841), as its authors run it, with the inverse of a word's
+    frequency in the corpus as its weight: https://github.com/microsoft/SimXNS @0163380,
+    MASTER/pretrain/data.py. The keys: Efraimidis and Spirakis, 2006
+    (https://doi.org/10.1016/j.ipl.2005.11.003).
 
     Unlike:
-        - The budget is not capped at 512 tokens a passage.
+        - The budget is not capped at 512 tokens per passage.
     """
     _agree(words=words, weights=weights)
     ordinary = words >= 0
@@ -136,7 +138,7 @@ def hide_keywords(words: Tensor, rate: float, weights: Tensor) -> Tensor:
     starts = _starts(words)
     slot, lengths = _slots(starts, ordinary)
 
-    # by word, not by token; 0 for no word
+    # by word instead of by token; 0 where there is no word
     weights = torch.zeros_like(weights).scatter_add_(1, slot, torch.where(starts, weights, 0))
     order = (torch.empty_like(weights).exponential_() / weights).argsort(1)
     drawn = lengths.gather(1, order)
@@ -146,24 +148,24 @@ def hide_keywords(words: Tensor, rate: float, weights: Tensor) -> Tensor:
 
 
 def visibility(words: Tensor, attention: Tensor, rate: float, pool: int = 256) -> Tensor:
-    """What each position sees in enhanced decoding: the passage through a mask of its own, never itself.
+    """Draws what each position sees in enhanced decoding: the passage through its own mask, never itself.
 
-    A row of n tokens draws min(n, pool) whole-word masks, and each of its positions takes one of them at
-    random. Special tokens are seen from everywhere but themselves, so [CLS], the bottleneck, is too.
+    A row of n tokens draws min(n, pool) whole-word masks, and each of its positions uses a random one of
+    them. Special tokens, and with them [CLS], the bottleneck, are visible from every position but their own.
 
     Args:
-        words: int64 [B, T], the word each token belongs to; negative for special tokens and padding.
+        words: int64 [B, T], the word that each token belongs to; negative for special tokens and padding.
         attention: bool [B, T], True where there is a token.
-        rate: the share of a row's tokens that each mask hides, above 0 and at most 1.
-        pool: the most masks drawn for one row.
+        rate: Share of a row's tokens that each mask hides, above 0 and at most 1.
+        pool: Maximum number of masks drawn for one row.
 
     Returns:
-        bool [B, T, T]: True where position i may look at position j. Padding is not seen, and sees nothing:
-        its rows are all False.
+        bool [B, T, T]: True where position i may attend to position j. Padding is not visible and sees
+        nothing: its rows are all False.
 
     Raises:
-        ShapeError: if words and attention differ in shape.
-        RecipeError: if the rate is out of range.
+        ShapeError: If words and attention differ in shape.
+        RecipeError: If the rate is out of range.
     """
     attention = attention.bool()
     tokens = words.shape[1]
@@ -177,26 +179,24 @@ def visibility(words: Tensor, attention: Tensor, rate: float, pool: int = 256) -
 
 
 def corrupt(ids: Tensor, hidden: Tensor, mask_id: int, vocab_size: int) -> tuple[Tensor, Tensor]:
-    """Puts [MASK] on 80 % of the hidden tokens, a random token on 10 %, and leaves 10 % as they are.
+    """Replaces 80 % of the hidden tokens by [MASK] and 10 % by a random token, and keeps the other 10 %.
 
     Args:
-        ids: int64 [B, T], left as they are.
-        hidden: bool [B, T], True where the token is to be rebuilt.
-        mask_id: id of [MASK].
-        vocab_size: number of entries that a random token is drawn from, special ones included.
+        ids: int64 [B, T], left unchanged.
+        hidden: bool [B, T], True where the token is to be predicted.
+        mask_id: Id of [MASK].
+        vocab_size: Number of entries that a random token is drawn from, special tokens included.
 
     Returns:
-        int64 [B, T], the corrupted ids, and int64 [B, T], the labels: the original id where hidden, else
-        -100.
+        The corrupted ids int64 [B, T], and the labels int64 [B, T]: the original id where hidden, else -100.
 
     Raises:
-        ShapeError: if ids and hidden differ in shape.
+        ShapeError: If ids and hidden differ in shape.
 
     Source: BERT (https://arxiv.org/abs/1810.04805, section 3.1).
 
     Unlike:
-        - RetroMAE's code leaves a hidden [UNK] as it is and does not ask for it; here it is a token like any
-          other.
+        - RetroMAE's code keeps a hidden [UNK] and does not predict it; here it is a token like any other.
     """
     _agree(ids=ids, hidden=hidden)
     lot = torch.rand(ids.shape, device=ids.device)
@@ -210,15 +210,19 @@ def _agree(**tensors: Tensor) -> None:
     (one, first), (other, second) = tensors.items()
     if first.shape != second.shape:
         raise ShapeError(
-            f"{one} is {list(first.shape)} and {other} {list(second.shape)}; expected one shape."
+            f"{one} has the shape {list(first.shape)} and {other} {list(second.shape)}; expected the same "
+            "shape."
         )
 
 
 def check_rates(**rates: float) -> None:
-    """Refuses shares of tokens to hide that are not above 0 and at most 1.
+    """Refuses a masking rate that is not above 0 and at most 1.
+
+    Args:
+        rates: Rates by the name of the option.
 
     Raises:
-        RecipeError: it names the option.
+        RecipeError: If a rate is out of range; the message names the option.
     """
     for option, rate in rates.items():
         if not 0 < rate <= 1:
@@ -226,16 +230,16 @@ def check_rates(**rates: float) -> None:
 
 
 def _budget(attention: Tensor, rate: float) -> Tensor:
-    """Tokens to hide in each row, int32 [B]: the share of those for which `attention` is True."""
+    """The number of tokens to mask in each row, int32 [B]: a share of those where `attention` is True."""
     check_rates(rate=rate)
-    # looked up in a table made on the CPU, because not every device has the float64 that Python rounds in
+    # looked up in a table made on the CPU, because Python rounds in float64, which some devices lack
     lengths = torch.arange(attention.shape[1] + 1, dtype=torch.float64, device="cpu")
     table = (lengths * rate).round().clamp(min=1).int()
     return table.to(attention.device)[attention.sum(1)]
 
 
 def _starts(words: Tensor) -> Tensor:
-    """Tells where words begin: bool [B, T], True at the first token of each."""
+    """Marks where words begin: bool [B, T], True at the first token of each word."""
     starts = words >= 0
     starts[:, 1:] &= words[:, 1:] != words[:, :-1]
     return starts
@@ -248,18 +252,18 @@ def _slots(starts: Tensor, ordinary: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _take(lengths: Tensor, budget: Tensor) -> Tensor:
-    """Goes through words in the order given and takes each that still fits, in rounds, not word by word.
+    """Selects words in order, each if it still fits into the budget, in rounds instead of one by one.
 
-    Within a round, the waiting words up to the first that does not fit are the ones that word by word would
-    have taken. That first one is longer than what is left, and so is done with; hence the longest waiting
-    word gets shorter with each round, and a few rounds are all it takes.
+    A round selects the waiting words up to the first that does not fit, the same words that going one by one
+    would select. Every waiting word longer than the remaining budget is then dropped, so the longest waiting
+    word gets shorter with each round, and a few rounds are enough.
 
     Args:
-        lengths: int32 [..., W], tokens of each word; 0 for no word.
-        budget: int32 [..., 1].
+        lengths: int32 [..., W], number of tokens of each word; 0 where there is no word.
+        budget: int32 [..., 1], number of tokens to mask.
 
     Returns:
-        bool [..., W], True where the word is taken.
+        bool [..., W], True where the word is selected.
     """
     taken = torch.zeros_like(lengths, dtype=torch.bool)
     left, waiting = budget, lengths > 0

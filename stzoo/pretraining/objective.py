@@ -1,9 +1,9 @@
-"""What a pre-training objective is: how rows become tensors, and tensors become named losses.
+"""The base class of pre-training objectives: from rows to tensors, and from tensors to named losses.
 
-Two halves are kept apart on purpose. `make_views` makes the views of a batch: every random choice (what is
-hidden, what is corrupted) is made there, on the device, from torch's generator, so that a resumed run draws
-the very masks that an uninterrupted one would have drawn. `losses` computes from given views and draws
-nothing, so that it can be compared with the authors' numbers.
+Two halves are kept apart on purpose. `make_views` makes the views of a batch: every random choice (which
+tokens are masked, and how) is made there, on the device, from torch's generator, so that a resumed run draws
+the same masks as an uninterrupted one. `losses` computes from these views and draws nothing, so that its
+results can be compared with those of the authors' code.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -21,19 +21,37 @@ from stzoo.pretraining.masking import corrupt, hide_words, word_numbers
 
 
 class Objective(nn.Module):
-    """The base of all objectives: subclass it, set `weights`, write `make_views` and `losses`.
+    """A pre-training objective. Subclasses set `weights` and define `make_views` and `losses`.
 
     Args:
-        backbone: the encoder taken apart.
+        backbone: The encoder with its embeddings, MLM head and pooling.
 
     Attributes:
-        weights: of each loss by name. The trainer sums weight * loss and logs each loss as it is.
-        columns: what its rows may hold beside `text`, by name: str or list[str]. Of no other column does
-            `collate` get anything.
-        without_bottleneck: names of losses that are not computed from the bottleneck, through parts of the
-            objective's own. `stzoo.testing.check_objective` expects every other loss to train the bottleneck,
-            except those of the encoder's token vectors alone.
-        frozen: True while the encoder must not learn (the head warm-up); set by the trainer.
+        weights: Weight of each loss by name. The trainer minimises the sum of weight * loss and logs each
+            loss unweighted.
+        columns: Columns that the objective reads besides `text`, by name, each str or list[str]. `collate`
+            gets no other column.
+        without_bottleneck: Names of the losses that parts of the objective compute without the bottleneck.
+            `stzoo.testing.check_objective` expects every other loss to train the bottleneck, except those
+            computed from the encoder's token vectors alone.
+        frozen: True while the encoder must not be trained (during the head warm-up). The trainer sets it, and
+            `encode` respects it.
+
+    Example:
+        A masked LM whose encoder is trained without a decoder::
+
+            class MaskedLM(Objective):
+                weights = {"mlm": 1.0}
+
+                def make_views(self, batch):
+                    passage = batch["passage"]
+                    attention = passage["attention_mask"].bool()
+                    ids, labels = self.mask_words(passage["input_ids"], passage["words"], attention, rate=0.3)
+                    return {"ids": ids, "labels": labels, "attention": attention}
+
+                def losses(self, ids, labels, attention):
+                    hidden, _ = self.encode(ids, attention)
+                    return {"mlm": self.mlm_loss("mlm", hidden, labels)}
     """
 
     weights: Mapping[str, float] = {}
@@ -49,14 +67,17 @@ class Objective(nn.Module):
 
     @property
     def model(self) -> Any:
-        """The SentenceTransformer in training; sentence-transformers looks for it under this name."""
+        """The SentenceTransformer that is trained; sentence-transformers expects it under this name."""
         return self.backbone.model
 
     def set_weights(self, weights: Mapping[str, float]) -> None:
         """Changes the weights of some losses.
 
+        Args:
+            weights: New weights by the name of the loss; the other losses keep theirs.
+
         Raises:
-            UnknownNameError: if a name is not among this objective's losses.
+            UnknownNameError: If the objective has no loss of that name.
         """
         for name, weight in weights.items():
             if name not in self.weights:
@@ -64,36 +85,47 @@ class Objective(nn.Module):
             self.weights = {**self.weights, name: float(weight)}
 
     def configure_for(self, corpus: Corpus) -> list[str]:  # noqa: ARG002 - for objectives that read more than the text
-        """Is told of the corpus before training; may drop losses, but add none.
+        """Adapts the objective to the corpus before training. It may drop losses, but must not add any.
+
+        Args:
+            corpus: The corpus that it is about to be trained on.
 
         Returns:
-            what is done without, or what the options alone do not tell, in sentences for the user.
+            Notes for the user, in whole sentences: which losses were dropped and why, and which choices were
+            made for options that were left open.
 
         Raises:
-            DataError: if something that was asked for cannot be done with this corpus.
+            DataError: If the corpus lacks something that the options require.
         """
         return []
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Tokenises and pads the `text` of each row.
+        """Tokenises and pads the `text` of each row. Draws nothing.
+
+        Args:
+            rows: Rows of the corpus with `text` and the declared `columns`.
 
         Returns:
-            int64 [B, T] under "passage_input_ids", "passage_attention_mask" (1 where there is a token) and
+            int64 [B, T] tensors "passage_input_ids", "passage_attention_mask" (1 where there is a token) and
             "passage_words" (the number of the word that a token belongs to, -1 for special tokens and
             padding).
         """
         return self.tokenise([row["text"] for row in rows], "passage")
 
     def tokenise(self, texts: list[str], view: str, max_tokens: int | None = None) -> dict[str, Tensor]:
-        """The tensors of `collate` for these texts, their names beginning with `view` and an underscore.
+        """Tokenises and pads the texts of one view.
 
         Args:
-            texts: of one view; each is cut after `max_tokens` tokens (None: as many as the encoder may read).
-            view: its name.
-            max_tokens: special tokens counted.
+            texts: Texts of the view, one per row.
+            view: Name of the view, which the names of the tensors begin with.
+            max_tokens: Number of tokens, special tokens included, to which each text is truncated; None for
+                the encoder's limit.
+
+        Returns:
+            int64 [B, T] tensors VIEW_input_ids, VIEW_attention_mask and VIEW_words, as in `collate`.
         """
         backbone = self.backbone
-        # a text may spell them out ("title [SEP] text")
+        # a text may contain them literally ("title [SEP] text")
         special = (backbone.tokenizer.cls_token_id, backbone.tokenizer.sep_token_id)
         encoded = backbone.tokenizer(
             texts,
@@ -142,9 +174,14 @@ class Objective(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define losses(**views)")
 
     def decoder(self, name: str, **options: Any) -> nn.Module:
-        """A decoder by the name that it is registered under, in the sizes of this encoder."""
-        made: nn.Module = manager.build("decoder", name, self.backbone.config, **options)
-        return made
+        """Builds a registered decoder in the sizes of this encoder.
+
+        Args:
+            name: Name of the decoder, e.g. "enhanced" or "stacked".
+            options: Options of the decoder, e.g. `layers=2`.
+        """
+        decoder: nn.Module = manager.build("decoder", name, self.backbone.config, **options)
+        return decoder
 
     def encode(self, ids: Tensor, attention: Tensor, layers: Sequence[int] = ()) -> tuple[Tensor, ...]:
         """Runs the encoder and its pooling, without a gradient while `frozen`.
@@ -165,28 +202,31 @@ class Objective(nn.Module):
             return self.backbone.encode(ids, attention, layers)
 
     def mask_words(self, ids: Tensor, words: Tensor, attention: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-        """Hides whole words from a view and corrupts them 80/10/10.
+        """Masks whole words of a text, 80/10/10 as in BERT.
 
         Args:
             ids: int64 [B, T].
             words: int64 [B, T], word numbers, -1 for special tokens and padding.
             attention: bool [B, T], True where there is a token.
-            rate: share of the tokens to hide, 0..1.
+            rate: Share of the tokens to mask, 0..1.
 
         Returns:
-            corrupted ids int64 [B, T] and labels int64 [B, T], -100 where nothing is to be found.
+            The corrupted ids int64 [B, T], and labels int64 [B, T], -100 where a token was not masked.
         """
         hidden = hide_words(words, attention, rate)
         tokenizer = self.backbone.tokenizer
         return corrupt(ids, hidden, tokenizer.mask_token_id, len(tokenizer))
 
     def mlm_loss(self, name: str, hidden: Tensor, labels: Tensor) -> Tensor:
-        """The loss of finding the labelled tokens; counts the hits for the log under `<name>_accuracy`.
+        """Computes the masked-LM loss of the labelled tokens; hits are logged as `<name>_accuracy`.
 
         Args:
-            name: of the loss.
+            name: Name of the loss.
             hidden: float [B, T, H].
-            labels: int64 [B, T], -100 where nothing is to be found.
+            labels: int64 [B, T], the token to predict, -100 where there is none.
+
+        Returns:
+            float scalar in nats, the mean over the labelled tokens.
         """
         loss, correct, counted = masked_loss(self.backbone.logits, hidden, labels)
         before = self.log_sums.get(name)
@@ -196,6 +236,6 @@ class Objective(nn.Module):
         return loss
 
     def accuracies(self) -> dict[str, float]:
-        """The share of labelled tokens found (0..1) since the last call, as `<name>_accuracy`."""
-        counts, self.log_sums = self.log_sums, {}
-        return {f"{name}_accuracy": int(hit) / max(int(of), 1) for name, (hit, of) in counts.items()}
+        """`<name>_accuracy`, the share (0..1) of labelled tokens predicted since the last call, per loss."""
+        sums, self.log_sums = self.log_sums, {}
+        return {f"{name}_accuracy": int(hits) / max(int(of), 1) for name, (hits, of) in sums.items()}

@@ -111,7 +111,7 @@ def prepare(
         torch.set_num_threads(wanted.threads)
     with runs.start(output, wanted, resume=resume, overwrite=overwrite, worth=(f"{WORK}/*",)) as run:
         manager.use("preparation", preparation)
-        if run.facts["status"] == "finished":
+        if run.metadata["status"] == "finished":
             _clear(run.folder)  # what a kill at the very end has left
             return run.folder
         tokenizer = load_tokenizer(wanted.tokenizer)
@@ -239,7 +239,7 @@ def _called(source: str) -> str:
 
 def _write_card(run: runs.Run, kind: type[Preparation]) -> None:
     """A card that the Hub and `datasets` read."""
-    facts, settings = run.facts, run.facts["recipe"]
+    facts, settings = run.metadata, run.metadata["recipe"]
     total = facts["corpus"]["passages"]
     rows = "\n".join(f"| `{name}` | {count} of {total} |" for name, count in facts["filled"].items())
     made_by = json.dumps(facts["made_by"], indent=2, ensure_ascii=False)

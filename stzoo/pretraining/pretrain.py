@@ -1,7 +1,8 @@
-"""Pre-training: an objective and a corpus make a better encoder, exported for plain sentence-transformers.
+"""Pre-trains an encoder with an objective on a corpus, and exports it for plain sentence-transformers.
 
-Beside the model, the export keeps what continued pre-training needs: the MLM head in the root (the folder is
-also an `AutoModelForMaskedLM`) and the decoders in `pretraining/`. Given as `base`, such a folder goes on.
+The export also keeps what continued pre-training needs: the MLM head in the root (the folder is also an
+`AutoModelForMaskedLM`) and the decoders in `pretraining/`. With such a folder as `base`, training continues
+from all of them.
 """
 
 import contextlib
@@ -43,18 +44,18 @@ from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.messages import collect_notes, notify
 from stzoo.utils.outputs import RECORD
 
-PARTS = "pretraining"  # the folder of an export that keeps decoders and recipe
+PARTS = "pretraining"  # the folder of an export with the decoders and their run.json
 PARTS_FILE = "objective.safetensors"
 
 
 @dataclass
 class Base:
-    """A base, ready to be trained.
+    """A base model, ready to be trained.
 
     Attributes:
-        backbone: with the SentenceTransformer of encoder and bottleneck that trains.
-        finished: the whole model; it shares the encoder and adds what follows the base's pooling.
-        folder: of the base, if it is local.
+        backbone: The backbone, with the SentenceTransformer of encoder and bottleneck that is trained.
+        finished: The whole model, which shares the encoder and adds the modules after the base's pooling.
+        folder: Path to the base if it is local, otherwise None.
     """
 
     backbone: Backbone
@@ -68,27 +69,29 @@ def load_base(
     """Loads a masked LM or a sentence-transformers model for pre-training.
 
     Args:
-        base: folder or Hub id.
-        pooling: name of the bottleneck; None is the base's own, or cls for a bare masked LM.
-        max_tokens: passages are cut here; None is the base's own limit.
-        device: it will be trained on; only looked for here.
+        base: Path to the model folder, or its Hub id.
+        pooling: Name of the pooling that makes the bottleneck; None for the base's own, or cls for a bare
+            masked LM.
+        max_tokens: Number of tokens to which passages are truncated; None for the base's limit.
+        device: Device that the model will be trained on. It is only checked here; the model stays on the CPU.
 
     Raises:
-        ModelError: if there is no such model or it has no masked LM.
-        BackboneError: if it cannot be taken apart, or its pooling is not as wide as its hidden states.
+        ModelError: If the model does not exist, has no masked LM, or its pooling is not as wide as its hidden
+            states.
+        BackboneError: If the masked LM cannot be taken apart.
     """
     whole = load_model(base, pooling=pooling, device=device)
     masked_lm, new = load_masked_lm(base, torch.float32)
     if new:
-        notify(f"{base} has no MLM head; pre-training begins with a new one ({names(new)}).")
+        notify(f"{base} has no MLM head; pre-training starts with a new one ({names(new)}).")
     transformer, *rest = list(whole)
     transformer.model = masked_lm.base_model
     width = transformer.get_embedding_dimension()
     bottleneck = rest.pop(0) if rest and isinstance(rest[0], Pooling) else None
     if bottleneck is None or bottleneck.get_embedding_dimension() != width:
         raise ModelError(
-            f"{base} has no pooling as wide as its {width} hidden numbers, which a bottleneck must be. "
-            "Choose one with --pooling, e.g. mean."
+            f"{base} has no pooling whose output is as wide as its hidden states ({width}), which the "
+            "bottleneck needs. Choose one with --pooling, e.g. --pooling mean."
         )
     trained = like(whole, [transformer, bottleneck])
     finished = like(whole, [transformer, bottleneck, *rest])
@@ -97,7 +100,7 @@ def load_base(
 
 
 def make_objective(base: Base, settings: PretrainSettings) -> Objective:
-    """The objective, with all its parts new."""
+    """Builds the objective of the settings, with new (untrained) parts."""
     objective = manager.build("objective", settings.objective, base.backbone, **settings.options)
     if not isinstance(objective, Objective):
         raise PluginError(
@@ -109,13 +112,13 @@ def make_objective(base: Base, settings: PretrainSettings) -> Objective:
 
 
 def load_parts(objective: Objective, base: Base, settings: PretrainSettings) -> frozenset[str]:
-    """Fills in the parts that the base's `pretraining/` folder has.
+    """Loads the objective's parts from the base's `pretraining/` folder, if it has one.
 
     Returns:
-        the names of the objective's parameters that start untrained.
+        The names of the objective's parameters that start untrained.
 
     Raises:
-        ModelError: if parts are there for this objective but do not fit it.
+        ModelError: If the stored parts are damaged, or belong to another objective or other options.
     """
     parts = own_parts(objective)
     stored = base.folder / PARTS / PARTS_FILE if base.folder else None
@@ -127,11 +130,12 @@ def load_parts(objective: Objective, base: Base, settings: PretrainSettings) -> 
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 f"{stored.parent} is damaged ({type(error).__name__}: {first_line(error)}). Copy its "
-                f"{PARTS_FILE} and {RECORD} again, or remove it to begin with new parts."
+                f"{PARTS_FILE} and {RECORD} again, or remove the folder to start with new parts."
             ) from error
         if broken := first_not_finite(tensors.items()):
             raise ModelError(
-                f"{broken} in {stored} has NaN or infinity; remove {stored.parent} to begin anew."
+                f"{broken} in {stored} contains NaN or infinity. Remove {stored.parent} to start with new "
+                "parts."
             )
         same = manager.full_name("objective", made_by, record.get("components", ())) == manager.full_name(
             "objective", settings.objective
@@ -141,8 +145,8 @@ def load_parts(objective: Objective, base: Base, settings: PretrainSettings) -> 
             raise ModelError(
                 f"{stored} was made by {made_by!r} and does not fit the objective {settings.objective!r} "
                 f"(missing or of another shape: {', '.join(wrong[:5]) or 'nothing'}). Use the objective and "
-                f"options that it was made with (see "
-                f"{stored.parent / RECORD}), or remove {stored.parent} to begin with new parts."
+                f"options that it was made with (see {stored.parent / RECORD}), or remove {stored.parent} to "
+                "start with new parts."
             )
         with torch.no_grad():
             for name, part in parts.items():
@@ -154,10 +158,10 @@ def load_parts(objective: Objective, base: Base, settings: PretrainSettings) -> 
 
 
 def own_parts(objective: Objective) -> dict[str, torch.Tensor]:
-    """The objective's tensors that no export of the encoder or its MLM head holds, by name."""
-    theirs = {id(p) for p in objective.backbone.masked_lm.parameters()}
-    theirs |= {id(p) for p in objective.model.parameters()}
-    return {n: p for n, p in objective.named_parameters() if id(p) not in theirs}
+    """The objective's parameters that belong neither to the model nor to its MLM head, by name."""
+    exported = {id(p) for p in objective.backbone.masked_lm.parameters()}
+    exported |= {id(p) for p in objective.model.parameters()}
+    return {n: p for n, p in objective.named_parameters() if id(p) not in exported}
 
 
 def pretrain(
@@ -171,52 +175,56 @@ def pretrain(
     """Pre-trains an encoder and exports it.
 
     Args:
-        recipe: a YAML file or the name of an installed recipe.
-        output: the folder for checkpoints, run.json and, at the end, the model.
-        resume: go on with the unfinished run in `output`.
-        overwrite: remove the run that is in `output`.
-        settings: fields of `stzoo.training.settings.PretrainSettings`; they win over the recipe's.
+        recipe: Path to a YAML file, or the name of an installed recipe.
+        output: Folder for checkpoints, run.json and, at the end, the model.
+        resume: True to continue the unfinished run in `output`.
+        overwrite: True to replace the run in `output`.
+        settings: Fields of `stzoo.training.settings.PretrainSettings`, which take precedence over the recipe.
 
     Returns:
-        the output folder, which plain `SentenceTransformer(...)` and `AutoModelForMaskedLM` load.
+        The output folder, which plain `SentenceTransformer(...)` and `AutoModelForMaskedLM` load.
 
     Raises:
-        StzooError: for a user's mistake; see stzoo.errors.
+        StzooError: If something in the settings, the data or the model is wrong; see `stzoo.errors`.
+
+    Example:
+        >>> bert = "google-bert/bert-base-uncased"
+        >>> stzoo.pretrain(base=bert, objective="retromae", corpus="corpus.jsonl", output="bert-retromae")
     """
     refuse_sharding()
-    wanted = PretrainSettings.read(recipe, settings)
-    if wanted.threads:
-        torch.set_num_threads(wanted.threads)
-    with runs.start(output, wanted, resume=resume, overwrite=overwrite) as run:
-        if run.facts["status"] == "finished":
+    config = PretrainSettings.read(recipe, settings)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    with runs.start(output, config, resume=resume, overwrite=overwrite) as run:
+        if run.metadata["status"] == "finished":
             _illustrate(run)
             return run.folder
-        set_seed(wanted.seed)
-        with collect_notes() as of_base:
+        set_seed(config.seed)
+        with collect_notes() as base_notes:
             base = load_base(
-                wanted.base, pooling=wanted.pooling, max_tokens=wanted.max_tokens, device=wanted.device
+                config.base, pooling=config.pooling, max_tokens=config.max_tokens, device=config.device
             )
-        objective = make_objective(base, wanted)
+        objective = make_objective(base, config)
         corpus = load_corpus(
-            wanted.corpus,
-            min_words=wanted.min_words,
-            skip_bad_lines=wanted.skip_bad_lines,
+            config.corpus,
+            min_words=config.min_words,
+            skip_bad_lines=config.skip_bad_lines,
             columns=objective.columns,
         )
         notes = reading_notes(base.finished, corpus.rows["text"], "passages")
         notes += objective.configure_for(corpus)
-        new = load_parts(objective, base, wanted)
-        # refuses what cannot be trained with, before what it overwrites is gone
-        trainer = _trainer(wanted, run, base, objective, new, corpus)
+        new = load_parts(objective, base, config)
+        # refuses settings that cannot be trained with, before the overwritten run is gone
+        trainer = _trainer(config, run, base, objective, new, corpus)
         run.record_inputs(
-            base={"fingerprint": fingerprint(base.folder)} if base.folder else {"id": wanted.base},
+            base={"fingerprint": fingerprint(base.folder)} if base.folder else {"id": config.base},
             corpus=_describe(corpus),
             new_parameters=sorted(new),
             processes=world_size(),
         )
-        before, imported = runs.earlier(wanted.base), runs.imported(wanted.base)
-        datasets = hub_ids(wanted.corpus)
-        run.record(before=before, imported=imported, datasets=datasets, notes=of_base + notes)
+        before, imported = runs.earlier(config.base), runs.imported(config.base)
+        datasets = hub_ids(config.corpus)
+        run.record(before=before, imported=imported, datasets=datasets, notes=base_notes + notes)
         if is_main_process():
             for note in notes:
                 notify(note)
@@ -231,14 +239,14 @@ def pretrain(
 def _describe(corpus: Corpus) -> dict[str, Any]:
     prepared = []
     for source in corpus.sources:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no record, or none of ours
-            facts = json.loads((Path(source).expanduser() / RECORD).read_text(encoding="utf-8"))
-            prepared.append({key: facts[key] for key in ("made_by", "notes")})
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no run.json, or not ours
+            record = json.loads((Path(source).expanduser() / RECORD).read_text(encoding="utf-8"))
+            prepared.append({key: record[key] for key in ("made_by", "notes")})
     return corpus.facts() | ({"prepared": prepared} if prepared else {})
 
 
 def _trainer(
-    wanted: PretrainSettings,
+    settings: PretrainSettings,
     run: runs.Run,
     base: Base,
     objective: Objective,
@@ -246,8 +254,8 @@ def _trainer(
     corpus: Corpus,
 ) -> ObjectiveTrainer:
     callbacks = []
-    if wanted.probe:
-        judged = read_beir(wanted.probe, wanted.probe_split)
+    if settings.probe:
+        judged = read_beir(settings.probe, settings.probe_split)
 
         def probe() -> dict[str, float]:
             was = base.finished.training
@@ -256,13 +264,13 @@ def _trainer(
             base.finished.train(was)
             return {"probe_ndcg_at_10": scores.mean["nDCG@10"]}
 
-        callbacks.append(EveryNSteps(wanted.probe_steps, probe))
+        callbacks.append(EveryNSteps(settings.probe_steps, probe))
     trainer = ObjectiveTrainer(
         model=base.backbone.model,
-        args=arguments(wanted, run.folder, batch_sampler=LengthBatchSampler),
+        args=arguments(settings, run.folder, batch_sampler=LengthBatchSampler),
         train_dataset=corpus.rows,
         loss=objective,
-        settings=wanted,
+        settings=settings,
         new=new,
         collate=objective.collate,
         callbacks=callbacks,
@@ -280,21 +288,21 @@ def _finish(run: runs.Run, base: Base, objective: Objective, trainer: ObjectiveT
     base.backbone.masked_lm.to("cpu").eval()
     parts = {name: part.detach().cpu().contiguous() for name, part in own_parts(objective).items()}
 
-    def keep_parts(folder: Path) -> None:
+    def save_parts(folder: Path) -> None:
         (folder / PARTS).mkdir()
         save_file(parts, folder / PARTS / PARTS_FILE)
-        own = {name: value for name, value in run.facts.items() if name != "files"}
-        write_json(folder / PARTS / RECORD, own)
+        record = {name: value for name, value in run.metadata.items() if name != "files"}
+        write_json(folder / PARTS / RECORD, record)
 
     draft = run.folder / runs.MODEL_DRAFT
-    export(base.finished, draft, masked_lm=base.backbone.masked_lm, extra=keep_parts, describe=False)
+    export(base.finished, draft, masked_lm=base.backbone.masked_lm, extra=save_parts, describe=False)
     run.install(draft, also=(card.README, PICTURE))
     run.record(status="finished")
     _illustrate(run)
 
 
 def _illustrate(run: runs.Run) -> None:
-    """Draws the curves and writes the card of a finished run, unless a kill came after that."""
+    """Draws the curves and writes the card of a finished run, unless an earlier process already did."""
     if is_main_process() and not (run.folder / card.README).exists():
         draw(run.folder)
         card.write(run.folder)

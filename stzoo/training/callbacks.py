@@ -1,4 +1,4 @@
-"""What goes on beside training: the progress bar, and scores every so many steps."""
+"""Callbacks of the trainer: the progress bar, evaluation every N steps, and fixes for resumed runs."""
 
 import contextlib
 import sys
@@ -12,36 +12,32 @@ from transformers import TrainerCallback
 
 LEFT_OUT = {
     *("epoch", "grad_norm", "learning_rate", "total_flos"),
-    *(
-        "eval_runtime",
-        "eval_samples_per_second",
-        "eval_steps_per_second",
-    ),  # the host counts no samples of ours
+    *("eval_runtime", "eval_samples_per_second", "eval_steps_per_second"),  # the host counts no samples here
 }
 
 
 @contextlib.contextmanager
 def preserve_rng_state() -> Iterator[None]:
-    """Leaves torch's generators as they were before the block."""
+    """Restores the state of torch's generators at the end of the block."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         yield
 
 
 class FindBest(TrainerCallback):
-    """Finds the best checkpoint of a run whose folder has been moved, which the host would drop."""
+    """Finds the best checkpoint of a run whose folder was moved; the host would lose it."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Corrects the path that the state has of it, or has lost."""
+        """Sets the path of the best checkpoint."""
         if state.best_global_step:
             state.best_model_checkpoint = str(Path(args.output_dir) / f"checkpoint-{state.best_global_step}")
 
 
 class SetEpoch(TrainerCallback):
-    """Tells the batch sampler, and what makes the batches, which epoch begins.
+    """Sets the epoch of the batch sampler and of the collator.
 
-    The host tells the outermost of the samplers that it wraps around ours. When it resumes inside an epoch
-    on several processes, that one does not pass it on.
+    The host sets it on the outermost of the samplers that it wraps around the batch sampler. When it resumes
+    within an epoch on several processes, that one does not pass it on.
     """
 
     def __init__(self, collate: Any = None) -> None:
@@ -49,7 +45,7 @@ class SetEpoch(TrainerCallback):
         self.collate = collate
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Tells them."""
+        """Sets the epoch."""
         for listener in (self.sampler, self.collate):
             if hasattr(listener, "set_epoch"):
                 listener.set_epoch(int(state.epoch))
@@ -59,22 +55,22 @@ class EachStep(TrainerCallback):
     """Calls a function with the trainer's control after each optimiser step.
 
     Args:
-        call: may ask for a checkpoint by `control.should_save`.
+        call: Function of the trainer's control; it may request a checkpoint by `control.should_save`.
     """
 
     def __init__(self, call: Callable[[Any], None]):
         self.call = call
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Calls it."""
+        """Calls the function."""
         self.call(control)
 
 
 class Progress(TrainerCallback):
-    """A bar on stderr with the last logged losses; without a terminal, a line for each log.
+    """A progress bar on stderr with the last logged losses; without a terminal, one line per log entry.
 
     Args:
-        record: is called with the log so far at each checkpoint.
+        record: Function that is called with the log so far at each checkpoint.
     """
 
     def __init__(self, record: Callable[[list[dict[str, float]]], None]):
@@ -82,16 +78,16 @@ class Progress(TrainerCallback):
         self.record = record
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Keeps the log."""
+        """Records the log."""
         self.record(state.log_history)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Opens the bar."""
+        """Opens the progress bar."""
         if state.is_world_process_zero:
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", disable=None)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Moves the bar."""
+        """Advances the progress bar."""
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
 
@@ -103,7 +99,7 @@ class Progress(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: Any,
     ) -> None:
-        """Shows the numbers."""
+        """Shows the logged numbers."""
         if self.bar is not None and logs:
             shown = {
                 name: f"{value:.4g}"
@@ -111,23 +107,25 @@ class Progress(TrainerCallback):
                 if isinstance(value, float) and name not in LEFT_OUT and not name.startswith("train_")
             }
             self.bar.set_postfix(shown)
-            if self.bar.disable and shown:  # no terminal: a line each time, for the log file
+            if self.bar.disable and shown:  # no terminal: one line per entry, for log files
                 text = ", ".join(f"{name} {value}" for name, value in shown.items())
                 print(f"step {state.global_step}/{state.max_steps}: {text}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Closes the bar."""
+        """Closes the progress bar."""
         if self.bar is not None:
             self.bar.close()
 
 
 class EveryNSteps(TrainerCallback):
-    """Calls a function every so many steps and after the last, leaving torch's generators as they were.
+    """Calls a function every N steps and after the last one, without changing torch's generators.
 
     Args:
-        steps: how often.
-        call: () -> values to log.
-        log: what logs them.
+        steps: Number of steps between two calls.
+        call: Function that returns values to log.
+
+    Attributes:
+        log: Function that logs the values; the trainer's, once there is one.
     """
 
     def __init__(self, steps: int, call: Callable[[], dict[str, float]]):
@@ -135,9 +133,9 @@ class EveryNSteps(TrainerCallback):
         self.log: Callable[[dict[str, float]], None] = lambda _: None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Calls if this step is one of them."""
+        """Calls the function if it is due at this step."""
         if state.global_step % self.steps == 0 or state.global_step == state.max_steps:
-            due = control.should_log  # which the host takes back after any line of the log
+            due = control.should_log  # the host resets it after any log entry
             with preserve_rng_state():
                 self.log(self.call())
             control.should_log = due

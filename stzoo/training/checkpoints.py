@@ -1,9 +1,9 @@
-"""Checkpoints of a training run: whole or absent, and verified before they are used.
+"""Checkpoints of a training run: complete or absent, and verified before they are used.
 
-RUN/checkpoints/checkpoint-STEP/ has the weights (state.safetensors), the states of optimiser, schedule,
-random generators and trainer, the sums from which the next line of the log is computed and, written last,
-whole.json: the SHA-256 of each file. Without it a checkpoint is incomplete; with a file that has another
-checksum it is damaged.
+RUN/checkpoints/checkpoint-STEP/ contains the weights (state.safetensors), the states of optimizer, scheduler,
+random generators and trainer, the sums from which the next log line is computed and, written last, whole.json
+with the SHA-256 of each file. A checkpoint without whole.json is incomplete; one with a file of another
+checksum is damaged.
 """
 
 import contextlib
@@ -22,7 +22,9 @@ from stzoo.utils.files import sha256, write_json
 from stzoo.utils.messages import notify
 
 STATE = "state.safetensors"
-LOG_SUMS = "log_sums"  # of each process, like rng_state: log_sums.safetensors or log_sums_RANK.safetensors
+LOG_SUMS = (
+    "log_sums"  # one file per process, like rng_state: log_sums.safetensors or log_sums_RANK.safetensors
+)
 MARKER = "whole.json"
 NEEDED = {STATE, "optimizer.pt", "scheduler.pt", "trainer_state.json"}
 WRITTEN = (
@@ -32,7 +34,7 @@ WRITTEN = (
 
 
 def seal(folder: Path) -> None:
-    """Writes the marker of a checkpoint whose other files are written, when the disk has them."""
+    """Completes a checkpoint: flushes its files to disk, then writes whole.json."""
     files = [file for file in _written(folder) if file.name != MARKER and not file.name.startswith(".")]
     for path in (*files, folder):
         _sync(path)
@@ -43,7 +45,7 @@ def seal(folder: Path) -> None:
 
 def _sync(path: Path) -> None:
     if path.is_dir() and os.name != "posix":
-        return  # Windows opens no folder
+        return  # Windows cannot open folders
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -56,7 +58,7 @@ def _written(folder: Path) -> list[Path]:
 
 
 def fault(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, in a few words; None if nothing is."""
+    """Describes in a few words why a checkpoint is unusable; None if it is complete and undamaged."""
     try:
         stored = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -67,26 +69,26 @@ def fault(folder: Path) -> str | None:
         for name, expected in stored.items():
             if not (folder / name).is_file():
                 return f"{name} is missing"
-            if isinstance(expected, int):  # a size; older versions wrote no checksums
+            if isinstance(expected, int):  # a size, from older versions, which wrote no checksums
                 if (folder / name).stat().st_size != expected:
                     return f"{name} is cut short"
                 _open(folder / name)
             elif sha256(folder / name) != expected:
                 return f"{name} does not match its checksum"
-    except Exception as error:  # of whatever kind; torch's text advises to load it without its safeguard
+    except Exception as error:  # of any type; torch's message would advise to load the file unsafely
         return f"{name} cannot be read ({type(error).__name__})"
     if any(isinstance(expected, int) for expected in stored.values()):
-        notify(f"{folder} is from an older stzoo and has no checksums; its files can be read.")
+        notify(f"{folder} was written by an older stzoo, without checksums; its files can be read.")
     return None
 
 
 def is_whole(folder: Path) -> bool:
-    """True if a checkpoint was written to its end and is as it was written."""
+    """True if a checkpoint is complete and undamaged."""
     return fault(folder) is None
 
 
 def _open(file: Path) -> None:
-    """Reads a file of a checkpoint that has no checksum to compare it with."""
+    """Reads a file of a checkpoint without checksums, to see whether it can be read."""
     if file.suffix == ".safetensors":
         load_file(file)
     elif file.suffix == ".json":
@@ -97,13 +99,13 @@ def _open(file: Path) -> None:
 
 
 def last_checkpoint(output: Path) -> Path | None:
-    """The newest whole checkpoint of a run; None if none was ever finished. The first process decides.
+    """The newest usable checkpoint of a run; None if none was completed. The main process decides for all.
 
-    Incomplete checkpoints, as a kill leaves them, are removed. Damaged ones are moved to
-    checkpoints/damaged-checkpoint-STEP if there is an older whole one.
+    Incomplete checkpoints, which a killed run leaves, are removed. Damaged ones are moved to
+    checkpoints/damaged-checkpoint-STEP if an older one is usable.
 
     Raises:
-        OutputError: if there are checkpoints, and all of them are damaged.
+        OutputError: If there are checkpoints, and all of them are damaged.
     """
     if not dist.is_initialized():
         return _find(output)
@@ -140,7 +142,7 @@ def _find(output: Path) -> Path | None:
         is_ours = bool(_written(folder))
         remove(folder)
         if is_ours:
-            kept = " but for files that no run wrote" if folder.exists() else ""
+            kept = " except for files that no run wrote" if folder.exists() else ""
             notify(f"{folder} was not saved completely and was removed{kept}; {after}.")
     for folder, reason in damaged.items():
         notify(f"{folder} is damaged ({reason}) and was moved to {_set_aside(folder).name}; {after}.")
@@ -148,13 +150,13 @@ def _find(output: Path) -> Path | None:
 
 
 def _numbered(folder: Path) -> list[Path]:
-    """The folders of checkpoints, complete or not, the oldest first."""
+    """The folders of checkpoints, complete or not, oldest first."""
     found = [one for one in folder.glob("checkpoint-*") if one.is_dir() and one.name[11:].isdecimal()]
     return sorted(found, key=lambda one: int(one.name[11:]))
 
 
 def complete(folder: Path) -> list[Path]:
-    """The checkpoints in a folder that were saved completely, the oldest first."""
+    """The complete checkpoints in a folder, oldest first."""
     return [one for one in _numbered(folder) if (one / MARKER).exists()]
 
 
@@ -168,7 +170,7 @@ def _set_aside(folder: Path) -> Path:
 
 
 def remove(folder: Path) -> None:
-    """Removes a checkpoint; files that a trainer does not write, and then the folder, stay."""
+    """Removes a checkpoint. Files that the trainer did not write stay, and so does their folder."""
     for file in sorted(_written(folder), key=lambda file: file.name != MARKER):  # incomplete from here on
         file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
@@ -179,9 +181,9 @@ def rotate(folder: Path, keep: int, best: str | None) -> None:
     """Removes old checkpoints.
 
     Args:
-        folder: of the checkpoints.
-        keep: how many stay, the newest and the best among them.
-        best: name of the best one, if it is known.
+        folder: Folder that contains the checkpoints.
+        keep: Number of checkpoints to keep, the newest and the best among them.
+        best: Name of the best checkpoint; None if it is unknown.
     """
     whole = complete(folder)
     old = [one for one in whole[:-1] if one.name != best]

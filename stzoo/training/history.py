@@ -1,7 +1,7 @@
-"""Learning curves: what a training run logged, read back from its run.json and drawn as a PNG.
+"""Learning curves: reads the log of a training run from its run.json and draws it as a PNG.
 
-A line of the log is of one step. Every number in it is a loss, but for scores, accuracies, and what says how
-training went (`BESIDE`).
+A log entry belongs to one step. Its numbers are losses, except for scores, accuracies and the statistics
+listed in `NO_LOSSES`.
 """
 
 import json
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PICTURE = "learning_curve.png"
-PRETRAINING = "pretraining_curve.png"  # in a fine-tuned model's folder, that of the pre-training before
+PRETRAINING = "pretraining_curve.png"  # in the folder of a fine-tuned model: the curve of its pre-training
 TOTAL = "loss"  # the weighted sum of the others
-SCORES = {"eval_dev_ndcg_at_10": "dev nDCG@10", "probe_ndcg_at_10": "probe nDCG@10"}  # shown as, by key
-BESIDE = {"step", "epoch", "learning_rate", "grad_norm", "tokens_per_s", "total_flos"}
+SCORES = {"eval_dev_ndcg_at_10": "dev nDCG@10", "probe_ndcg_at_10": "probe nDCG@10"}  # labels by key
+NO_LOSSES = {"step", "epoch", "learning_rate", "grad_norm", "tokens_per_s", "total_flos"}
 KINDS = {kind.command: kind for kind in (PretrainSettings, FinetuneSettings)}
-FEW, MANY = 40, 200  # points: up to FEW are marked one by one, from MANY on a running mean is drawn over them
-SPREAD = 50  # how many times the least loss the greatest is, where the axis is logarithmic
-# Okabe and Ito's colours, in an order in which neighbours differ in lightness too
+FEW, MANY = 40, 200  # up to FEW points are marked one by one; from MANY on, a running mean is drawn
+SPREAD = 50  # the axis is logarithmic if the greatest loss is more than so many times the least
+# Okabe and Ito's colours, ordered so that neighbours differ in lightness too
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 DARK, SOFT = "#1b1f24", "#8a929c"
 LOOK = {
@@ -44,11 +44,11 @@ LOOK = {
 
 @dataclass(frozen=True)
 class Line:
-    """Values by step, without those that are no number.
+    """Finite values by step.
 
     Attributes:
-        name: to show.
-        parts: steps, rising over all parts, and as many values; a part an episode.
+        name: Label of the line.
+        parts: For each episode its steps, which rise over all episodes, and as many values.
     """
 
     name: str
@@ -56,27 +56,27 @@ class Line:
 
     @property
     def points(self) -> list[tuple[int, float]]:
-        """Steps and values of all parts."""
+        """Steps and values of all episodes."""
         return [point for steps, values in self.parts for point in zip(steps, values, strict=True)]
 
 
 @dataclass(frozen=True)
 class History:
-    """What a training run recorded.
+    """The record of a training run.
 
     Attributes:
-        folder: of the run.
-        command: pretrain or finetune.
-        method: the objective, or the losses.
-        base: the model it began from.
-        data: what it trained on.
+        folder: Path to the run's folder.
+        command: "pretrain" or "finetune".
+        method: Name of the objective, or names of the losses.
+        base: Model that the run started from.
+        data: Data that it was trained on.
         status: "running", "failed", "interrupted" or "finished".
-        steps: of all episodes.
-        seconds: that it took, or has taken so far.
-        settings: those that differ from the defaults.
-        losses: the total first; without it where it is of one loss only.
-        scores: on the dev queries or the probe.
-        begins: of each episode the number of steps before it; [0] where there are no episodes.
+        steps: Number of steps of all episodes.
+        seconds: Duration of the run so far.
+        settings: Settings that differ from the defaults.
+        losses: The losses, the total first; a single loss without the total.
+        scores: Scores on the dev queries or the probe.
+        begins: For each episode the number of steps before it; [0] without episodes.
     """
 
     folder: Path
@@ -94,37 +94,39 @@ class History:
 
     @property
     def best(self) -> tuple[float, int, str] | None:
-        """The best score, the first step that had it, and what score it is; None where nothing was scored."""
-        means = [line for line in self.scores if line.name in SCORES.values()]  # not those of single tasks
+        """The best score, the first step that reached it, and its label; None if nothing was scored."""
+        means = [
+            line for line in self.scores if line.name in SCORES.values()
+        ]  # without the scores of single tasks
         every = [(value, -step, line.name) for line in means for step, value in line.points]
         value, step, name = max(every, default=(0.0, 0, ""))
         return (value, -step, name) if every else None
 
     @property
     def spread(self) -> bool:
-        """True where the losses differ so much that only a logarithmic axis shows them all."""
+        """True if the losses differ so much that only a logarithmic axis shows them all."""
         values = [value for line in self.losses for _, value in line.points]
         return bool(values) and min(values) > 0 and max(values) > SPREAD * min(values)
 
     @property
     def title(self) -> str:
-        """What was trained on what, in words."""
+        """A title: the method, the model and the data."""
         return f"{self.command} ({self.method}) of {shortened(self.base)} on {shortened(self.data)}"
 
     @property
     def outcome(self) -> str:
-        """Steps, time and best score in words."""
-        found = [f"{self.steps:,} step{'s' * (self.steps != 1)}"]
-        found += [f"{len(self.begins)} episodes"] if len(self.begins) > 1 else []
-        found += [self.duration]
+        """A summary: steps, duration and best score."""
+        parts = [f"{self.steps:,} step{'s' * (self.steps != 1)}"]
+        parts += [f"{len(self.begins)} episodes"] if len(self.begins) > 1 else []
+        parts += [self.duration]
         if self.best:
             value, step, name = self.best
-            found.append(f"best {name} {value:.4f} at step {step:,}")
-        return ", ".join(found + (["unfinished"] if self.status != "finished" else []))
+            parts.append(f"best {name} {value:.4f} at step {step:,}")
+        return ", ".join(parts + (["unfinished"] if self.status != "finished" else []))
 
     @property
     def duration(self) -> str:
-        """The seconds for people."""
+        """The duration in hours, minutes and seconds."""
         if self.seconds < 60:
             return f"{self.seconds:.3g} s"
         minutes, rest = divmod(round(self.seconds), 60)
@@ -132,31 +134,34 @@ class History:
 
 
 def read_history(folder: str | Path) -> History:
-    """Reads what a training run recorded; the run may still be going on.
+    """Reads the record of a training run, which may still be running.
+
+    Args:
+        folder: Path to the run's folder.
 
     Raises:
-        DataError: if the folder holds no run of pretrain or finetune.
+        DataError: If the folder contains no run of pretrain or finetune.
     """
     folder = user_path(folder)
     try:
         return as_history(json.loads((folder / RECORD).read_text(encoding="utf-8")), folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(
-            f"{folder} holds no training run: expected a {RECORD} of stzoo pretrain or finetune in it. Give "
-            "the --output of one."
+            f"{folder} contains no training run; expected the --output folder of stzoo pretrain or finetune, "
+            f"with its {RECORD}."
         ) from None
 
 
-def as_history(facts: dict[str, Any], folder: Path) -> History:
-    """What a run's record says of it; LookupError and the like if it is none.
+def as_history(metadata: dict[str, Any], folder: Path) -> History:
+    """Reads a history from the content of run.json; raises LookupError or the like if it is not one.
 
     Args:
-        facts: the record; without its log there are no losses and no scores.
-        folder: of the run.
+        metadata: Content of run.json. Without its log there are no losses and no scores.
+        folder: Path to the run's folder.
     """
-    recipe = facts["recipe"]
+    recipe = metadata["recipe"]
     kind = KINDS[recipe["command"]]
-    lines, begins, steps = _lines(facts)
+    lines, begins, steps = _lines(metadata)
     changed = {
         name: value
         for name, value in recipe.items()
@@ -173,9 +178,9 @@ def as_history(facts: dict[str, Any], folder: Path) -> History:
         method=recipe.get("objective") or _method(recipe),
         base=recipe.get("base") or recipe["model"],
         data=_data(recipe),
-        status=facts["status"],
+        status=metadata["status"],
         steps=steps,
-        seconds=facts["seconds"],
+        seconds=metadata["seconds"],
         settings=changed,
         losses=losses[1:] if len(losses) == 2 else losses,
         scores=[lines[key] for key in sorted(lines) if _score_name(key)],
@@ -183,11 +188,11 @@ def as_history(facts: dict[str, Any], folder: Path) -> History:
     )
 
 
-def _lines(facts: dict[str, Any]) -> tuple[dict[str, Line], list[int], int]:
-    """Lines by key of the log, episode behind episode; the steps before each episode; steps in all."""
+def _lines(metadata: dict[str, Any]) -> tuple[dict[str, Line], list[int], int]:
+    """Lines by key of the log, the number of steps before each episode, and the total number of steps."""
     lines: dict[str, Line] = {}
     begins, end = [], 0
-    for part in facts.get("episodes") or [facts]:
+    for part in metadata.get("episodes") or [metadata]:
         log = part.get("log", [])
         begins.append(end)
         for key in {key: None for line in log for key in line if _is_shown(key)}:
@@ -200,15 +205,15 @@ def _lines(facts: dict[str, Any]) -> tuple[dict[str, Line], list[int], int]:
 
 
 def _is_shown(key: str) -> bool:
-    beside = key in BESIDE or key.endswith("_accuracy") or key.startswith(("eval_", "probe_", "train_"))
-    return bool(_score_name(key)) or not beside
+    no_loss = key in NO_LOSSES or key.endswith("_accuracy") or key.startswith(("eval_", "probe_", "train_"))
+    return bool(_score_name(key)) or not no_loss
 
 
 def _score_name(key: str) -> str:
-    """What a score is shown as, "dev nDCG@10" or "dev nDCG@10, TASK"; "" for what is none."""
-    found = next((name for name in SCORES if key.startswith(name)), "")
-    task = key[len(found) + 1 :]
-    return (SCORES[found] + (f", {task}" if task else "")) if found else ""
+    """The label of a score, "dev nDCG@10" or "dev nDCG@10, TASK"; "" for other keys."""
+    score = next((name for name in SCORES if key.startswith(name)), "")
+    task = key[len(score) + 1 :]
+    return (SCORES[score] + (f", {task}" if task else "")) if score else ""
 
 
 def _method(recipe: dict[str, Any]) -> str:
@@ -219,7 +224,7 @@ def _method(recipe: dict[str, Any]) -> str:
 
 
 def _data(recipe: dict[str, Any]) -> str:
-    """What was learnt from, as the recipe has it."""
+    """The training data as named in the recipe."""
     several = [task["name"] for task in recipe.get("tasks", [])] or recipe.get("corpus", [])
     return recipe.get("data") or ", ".join(several)
 
@@ -229,7 +234,7 @@ def _is_number(value: Any) -> bool:
 
 
 def running_mean(values: list[float]) -> list[float]:
-    """The mean around each value, over a 25th of all; empty where there are fewer than MANY."""
+    """The mean around each value, over a 25th of all values; empty for fewer than MANY values."""
     count, half = len(values), len(values) // 50
     if count < MANY:
         return []
@@ -242,15 +247,15 @@ def draw(run: str | Path) -> Path | None:
     """Draws a run's losses and, below them, its scores, as learning_curve.png in its folder.
 
     Args:
-        run: the folder. The same run.json gives the same bytes.
+        run: Path to the run's folder. The same run.json gives the same bytes.
 
     Returns:
-        the picture, 1200 x 700 pixels; None where nothing was logged, or where matplotlib is not installed,
-        which a line on stderr then says: what was trained is none the worse.
+        The path to the picture, 1200 x 700 pixels; None if nothing was logged, or if matplotlib is not
+        installed, which is reported on stderr.
 
     Raises:
-        DataError: if the folder holds no run of pretrain or finetune.
-        OutputError: if the picture cannot be written.
+        DataError: If the folder contains no run of pretrain or finetune.
+        OutputError: If the picture cannot be written.
     """
     history = read_history(run)
     if not history.losses and not history.scores:
@@ -261,8 +266,8 @@ def draw(run: str | Path) -> Path | None:
         print(f"no learning curve: {MissingExtraError('matplotlib', 'report')}", file=sys.stderr)
         return None
     path = history.folder / PICTURE
-    with style.context(["default", LOOK]), warnings.catch_warnings():  # not as the user has set matplotlib up
-        warnings.filterwarnings("ignore", message="Glyph")  # in names: the font has no Chinese
+    with style.context(["default", LOOK]), warnings.catch_warnings():  # independent of the user's settings
+        warnings.filterwarnings("ignore", message="Glyph")  # e.g. Chinese names, which the font lacks
         figure = _figure(history)
         with atomic_file(path) as draft:
             figure.savefig(draft, format="png", metadata={"Software": None})
@@ -286,7 +291,7 @@ def _figure(history: History) -> "Figure":
 
 
 def _panel(axes: "Axes", lines: list[Line], history: History) -> None:
-    """One panel, with its legend beside it, where it covers nothing."""
+    """Draws one panel, with its legend to the right."""
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
     for line, look in zip(lines, _looks(lines), strict=True):
@@ -321,7 +326,7 @@ def _panel(axes: "Axes", lines: list[Line], history: History) -> None:
 
 
 def _looks(lines: list[Line]) -> list[dict[str, Any]]:
-    """A look for each line; the total is dark and on top, and colours that come again are dashed."""
+    """The style of each line: the total is dark and on top, repeated colours are dashed."""
     looks: list[dict[str, Any]] = []
     others = 0
     for line in lines:
@@ -335,7 +340,7 @@ def _looks(lines: list[Line]) -> list[dict[str, Any]]:
 
 
 def _name_episodes(axes: "Axes", history: History) -> None:
-    """Numbers the episodes above the panel, as many as there is room for."""
+    """Numbers the episodes above the panel, as far as there is room."""
     ends = [*history.begins[1:], history.steps]
     shown = range(0, len(ends), math.ceil(len(ends) / 20))
     above = axes.secondary_xaxis("top")
@@ -346,6 +351,6 @@ def _name_episodes(axes: "Axes", history: History) -> None:
 
 
 def shortened(text: str, most: int = 40) -> str:
-    """The last part of a path or Hub id, or of each of several, without its middle where it is long."""
+    """The last part of a path or Hub id (or of each of several), with the middle left out if it is long."""
     text = ", ".join(Path(one).name or one for one in text.split(", "))
     return text if len(text) <= most else f"{text[: most // 3]}…{text[most // 3 + 1 - most :]}"

@@ -1,4 +1,4 @@
-"""A training run's folder: who holds it, what made it, whether it can go on."""
+"""The output folder of a run: its lock, its record (run.json), and how a run is resumed or overwritten."""
 
 import contextlib
 import datetime
@@ -38,12 +38,12 @@ from stzoo.utils.files import (
 )
 from stzoo.utils.outputs import IMPORTED, MODEL_FILES, RECORD, check_output, check_resume
 
-OLD = ".stzoo-old"  # where an overwritten run waits until the new one has read its inputs
-MODEL_DRAFT = ".model.part"  # a finished model or data set on its way to the top of the folder
-# of an episode's folder: what is encoded and found on the way to the negatives
+OLD = ".stzoo-old"  # keeps an overwritten run until the new one has read its inputs
+MODEL_DRAFT = ".model.part"  # a finished model or data set, before it is moved to the top of the folder
+# in an episode's folder: the embeddings and parts from which its negatives are made
 SCRATCH = r"(?:[^/]*negatives\.parts|embeddings/[^/]+/[^/]+)/[^/]+\.(?:json|safetensors|lock)"
 _CHECKPOINT = r"(?:damaged-)?checkpoint-\d+(?:-\d+)?"
-# what any run, a training run and a preparation write before they are finished: regular expressions of paths
+# files that any run, a training run and a preparation write before they finish: regular expressions of paths
 RUN_FILES = (re.escape(RECORD), rf"{re.escape(MODEL_DRAFT)}/.*")
 TRAINING_FILES = (
     rf"(?:episodes/\d+/)?checkpoints/{_CHECKPOINT}/(?:state|balancer|log_sums(?:_\d+)?)\.safetensors",
@@ -55,94 +55,94 @@ TRAINING_FILES = (
     r"(?:episodes/\d+/)?balancer\.safetensors",
     r"teacher/(?:[^/]+/)?(?:manifest\.json|\d+\.safetensors|\.stzoo\.lock)",
 )
-WORK_FILES = (  # what remains of a preparation that a kill stopped at its very end
+WORK_FILES = (  # files that a preparation leaves if it is killed at the very end
     r"work/(?:rows-\d{9}|words)\.parquet|work/(?:bm25|embeddings)/.*\.(?:safetensors|npy|json|lock)",
 )
-UNFINISHED_WORK = r"work/.*\.(?:parquet|safetensors|npy|json|lock)"  # those of plugins, too
+UNFINISHED_WORK = r"work/.*\.(?:parquet|safetensors|npy|json|lock)"  # including those of plugins
 PREPARED_FILES = (r"README\.md", r"passages-\d+-of-\d+\.parquet")
-_FOLDERS = (  # which a file or a link may stand in the place of
+_FOLDERS = (  # folders that a run writes; a file or link may be in their place
     rf"checkpoints(?:/{_CHECKPOINT})?|episodes(?:/\d+(?:/(?:checkpoints|embeddings))?)?|teacher|work|pretraining"
     r"|exact|" + re.escape(MODEL_DRAFT)
 )
-# settings that name what is read; the further ones of a plugin's preparation are taken for such
+# settings that name inputs; all settings that a plugin's preparation adds are treated as inputs too
 INPUTS = ("base", "model", "corpus", "data", "dev_data", "probe", "teacher", "tokenizer")
 _CORE = {name for kind in (PretrainSettings, FinetuneSettings, PrepareSettings) for name in kind.model_fields}
 _CORE |= {"command", "schema_version"}
-# settings that may change between a kill and a resume, because they change no weight by more than rounding
+# settings that may differ when a run is resumed, because they change the weights by no more than rounding
 FREE = {"log_steps", "save_steps", "save_minutes", "keep_checkpoints", "report_to", "workers", "threads"}
 PACKAGES = ("stzoo", "torch", "transformers", "sentence-transformers", "datasets", "tokenizers", "numpy")
 
 
 class Run:
-    """A run that holds its output folder.
+    """A run, and the output folder that it has locked.
 
     Attributes:
-        folder: the output.
-        goes_on: True if it resumes an earlier, unfinished run.
-        facts: what run.json will hold.
-        components: the parts of plugins that this process has used so far, with distribution and version.
+        folder: Path to the output folder.
+        resumed: True if the run resumes an earlier, unfinished one.
+        metadata: Content of run.json.
+        components: Components of plugins that this process has used so far, with distribution and version.
     """
 
-    def __init__(self, folder: Path, facts: dict[str, Any], goes_on: bool):
-        self.folder, self.facts, self.resumed = folder, facts, goes_on
+    def __init__(self, folder: Path, metadata: dict[str, Any], resumed: bool):
+        self.folder, self.metadata, self.resumed = folder, metadata, resumed
         self.components: list[dict[str, str]] = []
-        self._begun = time.monotonic() - facts.get("seconds", 0)
+        self._begun = time.monotonic() - metadata.get("seconds", 0)
         self._recorded = False  # True once this process has written run.json
         self._has_inputs = False  # True once this process has read its inputs
 
-    def record(self, **facts: Any) -> None:
-        """Adds facts and, in the first process, writes run.json."""
-        before = self.facts.get("components", [])
+    def record(self, **metadata: Any) -> None:
+        """Updates the metadata and, in the main process, writes run.json."""
+        before = self.metadata.get("components", [])
         used = [one for one in self.components if one not in before]
-        self.facts = finite(self.facts | {"components": [*before, *used]} | facts)
+        self.metadata = finite(self.metadata | {"components": [*before, *used]} | metadata)
         if not is_main_process():
             return
-        self.facts["seconds"] = round(time.monotonic() - self._begun, 1)
-        write_json(self.folder / RECORD, self.facts)
+        self.metadata["seconds"] = round(time.monotonic() - self._begun, 1)
+        write_json(self.folder / RECORD, self.metadata)
         self._recorded = True
 
-    def record_inputs(self, **facts: Any) -> None:
-        """Adds what the run is made from; from here on, what it overwrites is gone.
+    def record_inputs(self, **metadata: Any) -> None:
+        """Records the inputs of the run, and deletes the run that it overwrites.
 
         Raises:
-            OutputError: if it goes on from other inputs.
+            OutputError: If a resumed run was started with other inputs.
         """
-        for name, now in facts.items() if self.resumed else ():
-            before = self.facts.get(name)
+        for name, now in metadata.items() if self.resumed else ():
+            before = self.metadata.get(name)
             if before is not None and before != finite(now):
                 raise OutputError(
-                    f"{self.folder} holds a run whose {name} was another ({before} then, {now} now). "
-                    "Resume it with that one, or replace it with --overwrite."
+                    f"{self.folder} contains a run with another {name} ({before} then, {now} now). Resume it "
+                    "with the former, or replace the run with --overwrite."
                 )
-        self.facts.pop("error", None)  # of a run that failed before
-        self.record(status="running", **facts)
+        self.metadata.pop("error", None)  # of a run that failed before
+        self.record(status="running", **metadata)
         self._has_inputs = True
         if is_main_process() and not (self.folder / OLD).is_symlink():
             shutil.rmtree(self.folder / OLD, ignore_errors=True)
 
-    def install(self, made: Path, also: Sequence[str] = ()) -> None:
+    def install(self, draft: Path, also: Sequence[str] = ()) -> None:
         """Moves finished files from a folder inside this one to the top; modules.json goes last.
 
-        So the folder is no model until all of it is there, and a kill in between is mended by a resume. The
-        record names the files first, with their SHA-256, so that no later command takes them for the user's.
+        The folder is therefore not a model until it is complete, and a resume completes a killed move. The
+        files are first recorded with their SHA-256, so that later commands know them from the user's files.
 
         Args:
-            made: the folder; removed at the end.
-            also: names of files that the caller will write at the top.
+            draft: Folder with the finished files; removed at the end.
+            also: Names of files that the caller will write at the top.
 
         Raises:
-            OutputError: if another file stands in the way of one of them; nothing is moved.
+            OutputError: If one of them would overwrite a file that the run did not write; nothing is moved.
         """
-        names = sorted(files_under(made), key=lambda name: name == "modules.json")
-        known = self.facts.get("files", {})
+        names = sorted(files_under(draft), key=lambda name: name == "modules.json")
+        known = self.metadata.get("files", {})
         if blocked := [name for name in (*names, *also) if name not in known and self._is_taken(name)]:
             raise OutputError(
-                f"{self.folder} has files that the run did not write and that stand in its way: "
-                f"{', '.join(blocked)}. Move them away, then --resume."
+                f"{self.folder} contains files that the run did not write and would overwrite: "
+                f"{', '.join(blocked)}. Move them to another folder, then run again with --resume."
             )
-        self.record(files={**known, **dict.fromkeys(also), **{n: sha256(made / n) for n in names}})
-        move_files(made, names, self.folder)
-        made.rmdir()
+        self.record(files={**known, **dict.fromkeys(also), **{n: sha256(draft / n) for n in names}})
+        move_files(draft, names, self.folder)
+        draft.rmdir()
 
     def _is_taken(self, name: str) -> bool:
         above = [self.folder / parent for parent in list(Path(name).parents)[:-1]]
@@ -160,30 +160,28 @@ def start(
     overwrite: bool,
     worth: Sequence[str] = ("checkpoints/checkpoint-*",),
 ) -> Iterator[Run]:
-    """Takes the output folder for a run.
+    """Locks the output folder, and starts or resumes a run in it.
 
-    A run that fails after it has read its inputs keeps its record, with the status "failed" or
-    "interrupted" and the reason. One that fails before removes what it has written, and nothing else.
+    A run that fails after it has read its inputs keeps its record, with the status "failed" or "interrupted"
+    and the reason. A run that fails earlier removes the files that it has written, and nothing else.
 
     Args:
-        output: the folder; made if it is not there.
-        settings: the run's.
-        resume: go on with the unfinished run that is there, or begin if there is none.
-        overwrite: replace the run that is there. Files that no run wrote stay.
-        worth: what of a run that fails before it has read all its inputs is worth keeping, as patterns of
-            paths.
+        output: Path to the output folder, which is created if it does not exist.
+        settings: Settings of the run.
+        resume: True to continue the unfinished run in the folder, or start if there is none.
+        overwrite: True to replace the run in the folder. Files that no run wrote stay.
+        worth: Path patterns of files worth keeping if the run fails before it has read all its inputs.
 
     Raises:
-        OutputError: if the folder is in use, is or contains an input, holds another run's results, or holds
-            something else.
-        RecipeError: if both `resume` and `overwrite` are set.
+        OutputError: If the folder is in use, is or contains an input, or contains other files or another run.
+        RecipeError: If both `resume` and `overwrite` are set.
     """
     check_resume(resume, overwrite)
     output = check_output(output, kind="run", inputs=_inputs(settings))
     if not is_main_process():
-        # The first holds the folder and writes; the others only need to agree with it on where to begin.
-        facts = _read(output) if resume else None
-        yield Run(output, facts or {"status": "running", "recipe": settings.dump()}, goes_on=resume)
+        # The main process locks the folder and writes; the others only need to start from the same state.
+        metadata = _read(output) if resume else None
+        yield Run(output, metadata or {"status": "running", "recipe": settings.dump()}, resumed=resume)
         return
     with lock_folder(output) as folder:
         run = _open(folder, settings, resume, overwrite)
@@ -199,7 +197,7 @@ def start(
 
 
 def _inputs(settings: Settings) -> list[Any]:
-    """Values of the settings that may be paths of what the run reads."""
+    """The values of the settings that may be paths to inputs."""
     plain = settings.dump()
     named = [name for name in plain if name in INPUTS or name not in _CORE]
     found = [plain[name] for name in named] + list(plain.get("options", {}).values())
@@ -213,18 +211,18 @@ def _matches(folder: Path, patterns: Sequence[str]) -> set[Path]:
 
 
 def _end_failed(run: Run, error: BaseException, before: set[str], *, has_more: bool) -> None:
-    """Records why a run failed, or removes what this process has made if that is nothing of worth.
+    """Records why a run failed, or removes the files of this process if none is worth keeping.
 
     Args:
-        run: that failed.
-        error: why.
-        before: the files that were there when the run began.
-        has_more: True if the process has made something that is worth keeping.
+        run: The failed run.
+        error: The exception that ended it.
+        before: Files that existed when the run began.
+        has_more: True if the process has written something worth keeping.
     """
     is_mistake = isinstance(error, StzooError) and not isinstance(error, TrainingError | OutputError)
-    has_begun = run._has_inputs and (not is_mistake or bool(run.facts.get("log")))
+    has_begun = run._has_inputs and (not is_mistake or bool(run.metadata.get("log")))
     if run.resumed or has_begun or has_more:
-        if run._recorded and run.facts["status"] != "finished":
+        if run._recorded and run.metadata["status"] != "finished":
             failed = isinstance(error, Exception)
             kind = type(error).__name__
             text = str(error) if isinstance(error, StzooError) else f"{kind}: {first_line(error)}"
@@ -232,24 +230,24 @@ def _end_failed(run: Run, error: BaseException, before: set[str], *, has_more: b
             with contextlib.suppress(OutputError):  # the disk is full, and `error` says so
                 run.record(status="failed" if failed else "interrupted", error=reason)
         return
-    command = run.facts["recipe"]["command"]
-    made = [name for name in files_under(run.folder) if name not in before and is_run_file(name, command)]
-    remove_files(run.folder, made)
+    command = run.metadata["recipe"]["command"]
+    written = [name for name in files_under(run.folder) if name not in before and is_run_file(name, command)]
+    remove_files(run.folder, written)
     for name in ("checkpoints", "work"):
-        with contextlib.suppress(OSError):  # it is not empty, or not there
+        with contextlib.suppress(OSError):  # it is not empty, or does not exist
             (run.folder / name).rmdir()
     _put_back(run.folder)
 
 
 def _open(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> Run:
-    _mend(folder)
+    _recover(folder)
     old = _read(folder)
     if old is None and any(not entry.name.startswith(".stzoo") for entry in folder.iterdir()):
-        raise OutputError(f"{folder} is not empty and holds no run of stzoo. Choose another --output.")
+        raise OutputError(f"{folder} is not empty and contains no run of stzoo. Choose another --output.")
     if old is not None:
         _clear_drafts(folder)
         if not overwrite:
-            _may_go_on(folder, old, settings, resume)
+            _check_resumable(folder, old, settings, resume)
         if not (resume and old["status"] == "finished"):
             _check_free(folder, old, settings)
     if old is not None and overwrite:
@@ -260,7 +258,7 @@ def _open(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> Ru
             _check_finished(folder, old)
         else:
             old = {key: value for key, value in old.items() if key != "error"} | {"status": "running"}
-    facts = old or {
+    metadata = old or {
         "schema_version": SCHEMA_VERSION,
         "status": "running",
         "recipe": settings.dump(),
@@ -268,26 +266,26 @@ def _open(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> Ru
         "versions": versions(),
         "hardware": _hardware(),
     }
-    return Run(folder, facts, goes_on=old is not None)
+    return Run(folder, metadata, resumed=old is not None)
 
 
 def is_run_file(name: str, command: str) -> bool:
-    """True if a run of this command writes a file of this path in its folder before it is finished."""
+    """True if a run of this command writes a file of this path in its folder before it finishes."""
     patterns = (*RUN_FILES, *(WORK_FILES if command == "prepare" else TRAINING_FILES))
     return any(re.fullmatch(pattern, name) for pattern in patterns)
 
 
-def _written(folder: Path, facts: dict[str, Any]) -> list[str]:
-    """The files in a run's folder that the run wrote, as far as its record and the layout say."""
-    recorded = facts.get("files")
-    if recorded is None and facts["status"] == "finished":  # by a version that did not list them
+def _written(folder: Path, metadata: dict[str, Any]) -> list[str]:
+    """The files in a run's folder that the run wrote, according to its record and the layout."""
+    recorded = metadata.get("files")
+    if recorded is None and metadata["status"] == "finished":  # written by a version that did not list them
         recorded = [
-            n for n in files_under(folder) if any(re.fullmatch(p, n) for p in _results(facts["recipe"]))
+            n for n in files_under(folder) if any(re.fullmatch(p, n) for p in _results(metadata["recipe"]))
         ]
     if not isinstance(recorded, dict):
         recorded = dict.fromkeys(recorded or ())
-    command = facts["recipe"]["command"]
-    works = command == "prepare" and facts["status"] != "finished"
+    command = metadata["recipe"]["command"]
+    works = command == "prepare" and metadata["status"] != "finished"
     found = []
     for name in files_under(folder):
         link = (folder / name).is_symlink()
@@ -302,9 +300,9 @@ def _written(folder: Path, facts: dict[str, Any]) -> list[str]:
 
 
 def _is_as_recorded(path: Path, digest: Any) -> bool:
-    """True unless a file is the user's own: the record may be a copy from another folder.
+    """True unless the file is the user's own; the record may have been copied from another folder.
 
-    A card is written again by `stzoo card`, so it has no digest; it names stzoo.
+    A card has no digest, because `stzoo card` rewrites it, and is recognised by the word stzoo.
     """
     if path.is_symlink():  # only the link is moved
         return True
@@ -317,9 +315,9 @@ def _results(recipe: dict[str, Any]) -> tuple[str, ...]:
     return PREPARED_FILES if recipe["command"] == "prepare" else MODEL_FILES
 
 
-def _check_free(folder: Path, facts: dict[str, Any], settings: Settings) -> None:
-    """Refuses a folder in which other files have names that the run will write."""
-    ours = set(_written(folder, facts))
+def _check_free(folder: Path, metadata: dict[str, Any], settings: Settings) -> None:
+    """Refuses a folder in which the run would overwrite files that it did not write."""
+    ours = set(_written(folder, metadata))
     recipe = settings.dump()
     needed = _results(recipe)
     blocked = [
@@ -336,18 +334,22 @@ def _check_free(folder: Path, facts: dict[str, Any], settings: Settings) -> None
     ]
     if blocked:
         raise OutputError(
-            f"{folder} has files that no run wrote, or that were changed since, and that stand in the way of "
-            f"what this run writes: {', '.join(blocked)}. Move them away, or choose another --output."
+            f"{folder} contains files that this run would overwrite and that no run wrote, or that were "
+            f"changed since: {', '.join(blocked)}. Move them to another folder, or choose another --output."
         )
 
 
-def _check_finished(folder: Path, facts: dict[str, Any]) -> None:
-    """Sees that the files of a finished run are there and whole."""
-    files = facts.get("files")
-    if files is None:  # by a version that did not list them
-        prepared = facts["recipe"]["command"] == "prepare"
+def _check_finished(folder: Path, metadata: dict[str, Any]) -> None:
+    """Checks that the files of a finished run are complete and unchanged.
+
+    Raises:
+        OutputError: If a file is missing or was changed.
+    """
+    files = metadata.get("files")
+    if files is None:  # written by a version that did not list them
+        prepared = metadata["recipe"]["command"] == "prepare"
         suffix, names = (".parquet" if prepared else ".safetensors"), files_under(folder)
-        own = [name for name in names if any(re.fullmatch(p, name) for p in _results(facts["recipe"]))]
+        own = [name for name in names if any(re.fullmatch(p, name) for p in _results(metadata["recipe"]))]
         missing = [] if prepared or "modules.json" in own else ["modules.json"]
         missing += [] if any(name.endswith(suffix) for name in own) else [f"*{suffix}"]
         changed: list[str] = []
@@ -358,22 +360,21 @@ def _check_finished(folder: Path, facts: dict[str, Any]) -> None:
         changed = [n for n in weights if n not in missing and sha256(folder / n) != written[n]]
     if missing or changed:
         faults = [f"{', '.join(missing)} missing"] * bool(missing)
-        faults += [f"{', '.join(changed)} changed since"] * bool(changed)
+        faults += [f"{', '.join(changed)} changed"] * bool(changed)
         raise OutputError(
-            f"{folder / RECORD} says that the run is finished, but its files are not whole: "
-            f"{'; '.join(faults)}. Restore them from a copy, or remove what has changed and run again with "
-            "--overwrite."
+            f"the run in {folder} is finished, but its files are incomplete or damaged: {'; '.join(faults)}. "
+            "Restore them from a copy, or remove the changed files and run again with --overwrite."
         )
 
 
-def _set_aside(folder: Path, facts: dict[str, Any]) -> None:
-    """Moves the files of a run into OLD, the record first; see _mend."""
+def _set_aside(folder: Path, metadata: dict[str, Any]) -> None:
+    """Moves the files of a run into the folder OLD, the record first; see `_recover`."""
     old = folder / OLD
     if old.is_symlink():
         old.unlink()
     shutil.rmtree(old, ignore_errors=True)
     old.mkdir()
-    move_files(folder, sorted(_written(folder, facts), key=lambda name: name != RECORD), old)
+    move_files(folder, sorted(_written(folder, metadata), key=lambda name: name != RECORD), old)
 
 
 def _put_back(folder: Path) -> None:
@@ -383,16 +384,16 @@ def _put_back(folder: Path) -> None:
     names = sorted(files_under(old), key=lambda name: name == RECORD)
     if taken := [name for name in names if os.path.lexists(folder / name)]:
         raise OutputError(
-            f"{old} holds a run that was to be overwritten. These files are in the way of putting it back: "
-            f"{', '.join(taken)}. Move them away."
+            f"{old} contains a run that was about to be overwritten, and moving it back would overwrite "
+            f"these files: {', '.join(taken)}. Move them to another folder."
         )
     move_files(old, names, folder)
     old.rmdir()
 
 
-def _mend(folder: Path) -> None:
-    """Puts back what a kill in the midst of --overwrite has left: an old run aside, and no new one begun."""
-    if not os.path.lexists(folder / RECORD) and is_record(told(folder / OLD / RECORD)):
+def _recover(folder: Path) -> None:
+    """Moves an old run back if --overwrite was killed after setting it aside, before a new one began."""
+    if not os.path.lexists(folder / RECORD) and is_record(read_record(folder / OLD / RECORD)):
         _put_back(folder)
     elif (folder / OLD).is_dir() and not (folder / OLD).is_symlink():
         with contextlib.suppress(OSError):  # it is not empty
@@ -400,7 +401,7 @@ def _mend(folder: Path) -> None:
 
 
 def _clear_drafts(folder: Path) -> None:
-    """Removes what a killed process has left half-written in a run's folders, and the model on its way."""
+    """Removes drafts that a killed process left in a run's folders, including that of the model."""
     draft = folder / MODEL_DRAFT
     if draft.is_symlink():
         draft.unlink()
@@ -415,63 +416,65 @@ def _clear_drafts(folder: Path) -> None:
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """The record of the run in a folder; None if there is none.
+    """Reads the record of the run in a folder; None if there is no run.
 
     Raises:
-        OutputError: if run.json is not a record that stzoo wrote.
+        OutputError: If run.json is not a record that stzoo wrote.
     """
     path = folder / RECORD
     if not os.path.lexists(path):
         return None
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        metadata = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"{path} cannot be read: {first_line(error)}. Choose another --output.") from None
-    if not is_record(facts):
+    if not is_record(metadata):
         raise OutputError(
-            f"{path} was not written by a run of stzoo, so nothing in {folder} is touched. Choose another "
-            "--output."
+            f"{path} was not written by stzoo, so {folder} is left unchanged. Choose another --output."
         )
-    return dict(facts)
+    return dict(metadata)
 
 
-def is_record(facts: Any) -> bool:
-    """True if this is the content of a run.json that stzoo wrote."""
-    if not isinstance(facts, dict):
+def is_record(metadata: Any) -> bool:
+    """True if the value is the content of a run.json that stzoo wrote."""
+    if not isinstance(metadata, dict):
         return False
-    recipe, made_by, files = (facts.get(name) for name in ("recipe", "versions", "files"))
-    used = facts.get("components", [])
+    recipe, made_by, files = (metadata.get(name) for name in ("recipe", "versions", "files"))
+    used = metadata.get("components", [])
     return (
-        facts.get("schema_version") == SCHEMA_VERSION
-        and facts.get("status") in ("running", "failed", "interrupted", "finished")
+        metadata.get("schema_version") == SCHEMA_VERSION
+        and metadata.get("status") in ("running", "failed", "interrupted", "finished")
         and isinstance(recipe, dict)
         and recipe.get("command") in ("pretrain", "finetune", "prepare")
         and isinstance(made_by, dict)
         and "stzoo" in made_by
         and (files is None or isinstance(files, dict))
-        and type(facts.get("seconds", 0)) in (int, float)
+        and type(metadata.get("seconds", 0)) in (int, float)
         and isinstance(used, list)
         and all(isinstance(one, dict) and {"kind", "name", "plugin"} <= one.keys() for one in used)
     )
 
 
-def _may_go_on(folder: Path, old: dict[str, Any], settings: Settings, resume: bool) -> None:
+def _check_resumable(folder: Path, old: dict[str, Any], settings: Settings, resume: bool) -> None:
     before, now = old.get("recipe", {}), settings.dump()
     then, new = _full_names(before, old.get("components", ())), _full_names(now)
     differing = sorted(k for k in then.keys() | new.keys() if k not in FREE and then.get(k) != new.get(k))
     if not resume:
         what = "a finished run" if old.get("status") == "finished" else "an unfinished run"
-        raise OutputError(f"{folder} holds {what}. Use --resume to go on, --overwrite, or another --output.")
+        raise OutputError(
+            f"{folder} contains {what}. Continue it with --resume, replace it with --overwrite, or choose "
+            "another --output."
+        )
     if differing:
         shown = "; ".join(f"{k}: {before.get(k)!r} then, {now.get(k)!r} now" for k in differing)
         raise OutputError(
-            f"{folder} holds a run with other settings ({shown}). Resume it with its settings, or replace "
-            "it with --overwrite."
+            f"{folder} contains a run with other settings ({shown}). Resume it with its own settings, or "
+            "replace it with --overwrite."
         )
 
 
 def _full_names(recipe: dict[str, Any], used: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
-    """Settings in which each component is named with its plugin, as it may or may not be in a recipe."""
+    """The settings with the full name of each component, PLUGIN:NAME; a recipe may omit the plugin."""
     full = dict(recipe)
     for kind in ("objective", "pooling", "balancer", "preparation"):
         if isinstance(full.get(kind), str):
@@ -485,36 +488,36 @@ def _full_names(recipe: dict[str, Any], used: Sequence[Mapping[str, str]] = ()) 
 
 
 def earlier(base: str | Path) -> list[dict[str, Any]]:
-    """The records of the runs that made a base, the first one first, without their logs; [] of others."""
-    facts = told(Path(base) / RECORD)
-    if facts.get("status") != "finished" or "recipe" not in facts:
+    """The records, without logs, of the runs that made a model, oldest first; [] if no run made it."""
+    metadata = read_record(Path(base) / RECORD)
+    if metadata.get("status") != "finished" or "recipe" not in metadata:
         return []
-    before = facts.pop("before", [])
-    return [*before, _without_logs(facts)]
+    before = metadata.pop("before", [])
+    return [*before, _without_logs(metadata)]
 
 
 def imported(base: str | Path) -> dict[str, Any] | None:
-    """Which published checkpoint a base is, as `stzoo import` recorded it; None of others."""
-    return told(Path(base) / IMPORTED).get("imported")
+    """The published checkpoint that `stzoo import` made a model of; None if it was not imported."""
+    return read_record(Path(base) / IMPORTED).get("imported")
 
 
-def told(record: Path, kind: type = dict) -> Any:
-    """What a record beside a model says; empty where there is none, or one that is no JSON of this kind."""
-    found = None
+def read_record(path: Path, kind: type = dict) -> Any:
+    """Reads a JSON record of a model folder; an empty `kind` if it is missing or not of that type."""
+    record = None
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        found = json.loads(record.read_text(encoding="utf-8"))
-    return found if isinstance(found, kind) else kind()
+        record = json.loads(path.read_text(encoding="utf-8"))
+    return record if isinstance(record, kind) else kind()
 
 
-def _without_logs(facts: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in facts.items() if key not in ("log", "files")}
+def _without_logs(metadata: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in metadata.items() if key not in ("log", "files")}
     if "episodes" in kept:
         kept["episodes"] = [_without_logs(episode) for episode in kept["episodes"]]
     return kept
 
 
 def finite(value: Any) -> Any:
-    """The value with None where a number is no number, which JSON cannot hold."""
+    """Replaces NaN and infinity, which JSON has no form for, by None."""
     if isinstance(value, dict):
         return {key: finite(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -523,7 +526,7 @@ def finite(value: Any) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """The installed versions of what a model depends on."""
+    """The installed versions of Python and of the packages that a model depends on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
@@ -532,7 +535,7 @@ def versions() -> dict[str, str]:
 
 
 def _hardware() -> dict[str, Any]:
-    facts: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count()}
+    metadata: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count()}
     if torch.cuda.is_available():
-        facts |= {"gpu": torch.cuda.get_device_name(), "gpus": torch.cuda.device_count()}
-    return facts
+        metadata |= {"gpu": torch.cuda.get_device_name(), "gpus": torch.cuda.device_count()}
+    return metadata

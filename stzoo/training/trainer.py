@@ -1,26 +1,29 @@
-"""The one subclass of sentence-transformers' trainer, with what it gets wrong for us mended.
+"""A SentenceTransformerTrainer for losses that own parameters, with workarounds for the host problems below.
 
-A loss that owns parameters (decoders, a new MLM head) is second-class there. Measured on
-sentence-transformers 6.2 and transformers 5.23; tests/test_trainer.py shows the first seven unmended, too:
+The host trainer neglects the parameters of a loss (decoders, a new MLM head). Problems measured with
+sentence-transformers 6.2 and transformers 5.23, each with the method that works around it; the first seven
+are reproduced in tests/training/test_trainer.py:
 
-- checkpoints hold the encoder only: `_save`, `_load_from_checkpoint`
-- a killed save leaves a checkpoint that looks whole, and a damaged one is loaded: `_save_checkpoint`,
-  checkpoints.py
-- old checkpoints are removed before the new one is complete, with the user's files in them: `rotate`
+- checkpoints contain the encoder only: `_save`, `_load_from_checkpoint`
+- a killed save leaves a checkpoint that looks complete, and damaged checkpoints are loaded:
+  `_save_checkpoint`, checkpoints.py
+- old checkpoints are removed before the new one is complete, along with the user's files in them: `rotate`
 - Ctrl-C and SIGTERM lose the steps since the last checkpoint: `StopSignals`, `_end_step`
-- a loss that is not finite is trained on, and its checkpoints replace the good ones: `_check_finite`
+- training continues with a loss that is not finite, and its checkpoints replace the good ones:
+  `_check_finite`
 - all processes draw the same masks: `_inner_training_loop`
-- gradients of the loss's own parameters are not clipped, nor averaged over processes: `_clip_grad_norm`
-- they start different on each process: `_inner_training_loop`
-- `optimizer_cls_and_kwargs` forgets them: `create_optimizer`
+- gradients of the loss's own parameters are neither clipped nor averaged over processes: `_clip_grad_norm`
+- the loss's own parameters start different on each process: `_inner_training_loop`
+- `optimizer_cls_and_kwargs` leaves them out: `create_optimizer`
 - a loss that is a mean counts once per accumulated batch: `loss_is_scaled_for_ga`
 - autocast covers the encoder only: `compute_loss`
-- a resume forgets how long early stopping has waited, and trains on after it: `train_or_resume`
+- a resumed run forgets how long early stopping has waited, and trains past its end: `train_or_resume`
 - a run that was moved loses its best checkpoint: `_load_best_model`, `FindBest`
-- a resume between two lines of the log forgets the steps before it in the next line: `_log_sums`
-- a resume inside an epoch on several processes begins another order: `get_batch_sampler`, `SetEpoch`
+- the first log line after a resume leaves out the steps before it: `_log_sums`
+- a resume within an epoch on several processes changes the order of the batches: `get_batch_sampler`,
+  `SetEpoch`
 
-These are private methods of the host library. `check_host` looks for each at the start.
+Most of these are private methods of the host library; `check_host` checks at the start that each exists.
 """
 
 import math
@@ -72,51 +75,56 @@ GRADIENT = "gradient norm"
 
 
 def check_host() -> None:
-    """Warns of a host library newer than the tested ones.
+    """Warns if a host library is newer than the tested versions.
 
     Raises:
-        StzooError: if a method that we override is gone.
+        StzooError: If a method that is overridden here no longer exists.
     """
-    gone = [name for name in HOOKS if not hasattr(SentenceTransformerTrainer, name)]
-    gone += ["loss_is_scaled_for_ga"] if not hasattr(Trainer, "loss_is_scaled_for_ga") else []
-    if gone:
+    missing = [name for name in HOOKS if not hasattr(SentenceTransformerTrainer, name)]
+    missing += ["loss_is_scaled_for_ga"] if not hasattr(Trainer, "loss_is_scaled_for_ga") else []
+    if missing:
         raise StzooError(
             f"the installed sentence-transformers {version('sentence-transformers')} and transformers "
-            f"{version('transformers')} lack {', '.join(gone)}, which stzoo builds on. Install "
+            f"{version('transformers')} lack {', '.join(missing)}, which stzoo relies on. Install "
             "sentence-transformers 6.2 and transformers 5.23."
         )
     for package, (major, minor) in TESTED.items():
-        have = tuple(int(part) for part in version(package).split(".")[:2])
-        if have > (major, minor):
+        installed = tuple(int(part) for part in version(package).split(".")[:2])
+        if installed > (major, minor):
             warnings.warn(
-                f"stzoo is tested with {package} up to {major}.{minor}; this is {version(package)}.",
+                f"stzoo is tested with {package} up to {major}.{minor}; {version(package)} is installed.",
                 stacklevel=3,
             )
 
 
 def arguments(settings: Training, output: Path, **more: Any) -> SentenceTransformerTrainingArguments:
-    """The trainer's arguments for these settings; checkpoints go to `output`/checkpoints.
+    """Translates settings to the host trainer's arguments.
+
+    Args:
+        settings: Settings of the run.
+        output: Path to the output folder; checkpoints go to its subfolder "checkpoints".
+        more: Further arguments of the host trainer.
 
     Raises:
-        RecipeError: if `report_to` names something unknown or not installed, or the device cannot do the
-            precision.
+        RecipeError: If `report_to` names an integration that is unknown or not installed, or the device does
+            not support the precision.
     """
     try:
         for callback in get_reporting_integration_callbacks(settings.report_to):
             callback()
     except (ValueError, RuntimeError) as error:
-        raise RecipeError(f"report_to is {settings.report_to}: {error}") from None
+        raise RecipeError(f"report_to is {settings.report_to}, which cannot be used: {error}") from None
     if settings.precision == "fp16" and (settings.device == "cpu" or not torch.cuda.is_available()):
-        raise RecipeError("precision fp16 needs a GPU; use fp32, or bf16 with --device cpu.")
+        raise RecipeError("precision is fp16, which needs a GPU; use fp32, or bf16 with --device cpu.")
     try:
-        made = SentenceTransformerTrainingArguments(**_given(settings, output), **more)
+        args = SentenceTransformerTrainingArguments(**_host_arguments(settings, output), **more)
     except (ValueError, ImportError) as error:
-        raise RecipeError(f"these settings cannot be trained with here: {error}") from None
-    made._n_gpu = min(made.n_gpu, 1)  # more than one by torchrun; nothing here is made for DataParallel
-    return made
+        raise RecipeError(f"training is not possible with these settings: {error}") from None
+    args._n_gpu = min(args.n_gpu, 1)  # several GPUs are used by torchrun; DataParallel is not supported
+    return args
 
 
-def _given(settings: Training, output: Path) -> dict[str, Any]:
+def _host_arguments(settings: Training, output: Path) -> dict[str, Any]:
     return dict(
         output_dir=str((output / "checkpoints").resolve()),
         per_device_train_batch_size=settings.batch_size,
@@ -128,7 +136,8 @@ def _given(settings: Training, output: Path) -> dict[str, Any]:
         max_grad_norm=settings.max_grad_norm,
         bf16=settings.precision == "bf16",
         fp16=settings.precision == "fp16",
-        use_cpu=settings.device == "cpu" or not torch.accelerator.is_available(),  # or bf16 is refused there
+        use_cpu=settings.device == "cpu"
+        or not torch.accelerator.is_available(),  # or bf16 is refused on the CPU
         seed=settings.seed,
         data_seed=settings.seed,
         save_steps=settings.save_steps,
@@ -139,20 +148,24 @@ def _given(settings: Training, output: Path) -> dict[str, Any]:
         dataloader_pin_memory=torch.cuda.is_available(),
         remove_unused_columns=False,
         disable_tqdm=None,
-        restore_callback_states_from_checkpoint=True,  # or early stopping begins to count anew
+        restore_callback_states_from_checkpoint=True,  # or early stopping starts counting again
     )
 
 
 @dataclass
 class Collator(SentenceTransformerDataCollator):
-    """Makes batches by a function of ours; a plain function is refused by the host."""
+    """A collator that calls `function`; the host trainer refuses plain functions.
 
-    make: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None
+    Attributes:
+        function: Function from rows to a batch.
+    """
+
+    function: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        """The batch of these rows."""
-        assert self.make is not None
-        return self.make(features)
+        """Makes a batch of rows."""
+        assert self.function is not None
+        return self.function(features)
 
 
 def split_views(batch: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -172,14 +185,14 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
     """Trains a loss module that owns parameters.
 
     Args:
-        loss: a module with an attribute `model`; it may have `weights` (of its losses by name), `frozen`
-            (True while the encoder must not learn).
-        settings: the run's.
-        new: names of parameters of `loss` that start untrained, and learn at `settings.new_learning_rate`.
-        collate: rows -> batch; the host's own if None.
-        record: is given the log so far at each checkpoint.
-        extra_logs: gives more numbers for the log; `loss.accuracies`, where there is one, if None.
-        Further arguments are the host trainer's.
+        loss: A module with an attribute `model`. It may have `weights` (of its losses by name) and `frozen`
+            (True while the encoder must not be trained).
+        settings: Settings of the run.
+        new: Names of the parameters of `loss` that start untrained and use `settings.new_learning_rate`.
+        collate: Function from rows to a batch; None for the host's own.
+        record: Function that is called with the log so far at each checkpoint.
+        extra_logs: Function that returns more numbers for the log; None for `loss.accuracies`, if it exists.
+        options: Further arguments of the host trainer.
     """
 
     loss_is_scaled_for_ga = False
@@ -193,14 +206,14 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         collate: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
         record: Callable[[list[dict[str, float]]], None] | None = None,
         extra_logs: Callable[[], dict[str, float]] | None = None,
-        **given: Any,
+        **options: Any,
     ):
         check_host()
         if collate is not None:
-            given["data_collator"] = Collator(preprocess_fn=given["model"].preprocess, make=collate)
-        # before the user's, which would score a model that is no longer finite
-        given["callbacks"] = [EachStep(self._end_step), *(given.get("callbacks") or ())]
-        super().__init__(loss=loss, **given)
+            options["data_collator"] = Collator(preprocess_fn=options["model"].preprocess, function=collate)
+        # first, so that no later callback scores a model that is no longer finite
+        options["callbacks"] = [EachStep(self._end_step), *(options.get("callbacks") or ())]
+        super().__init__(loss=loss, **options)
         for theirs in (ProgressCallback, PrinterCallback):
             self.remove_callback(theirs)
         self.epochs = SetEpoch(collate)
@@ -213,8 +226,8 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         self.extra_logs: Any = extra_logs or getattr(loss, "accuracies", dict)
         self.settings = settings
         self.new = new
-        # Taken before anything wraps the model, so that names are the same in every kind of run. Shared
-        # tensors (the MLM head and the word embeddings) go under their first name.
+        # Collected before anything wraps the model, so that names are the same in every kind of run. Shared
+        # tensors (MLM head and word embeddings) are listed under their first name.
         self.tensors: dict[str, Tensor] = {}
         seen: set[int] = set()
         persistent = set(self.loss.state_dict())
@@ -226,30 +239,32 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         self.own = {name: tensor for name, tensor in self.tensors.items() if id(tensor) not in encoder}
         self.tokens, self.since = 0, time.monotonic()
         self.signals = StopSignals()
-        self.stopping = False  # True once all processes have agreed to
+        self.stopping = False  # True once all processes have agreed to stop
         self.saved_at = time.monotonic()
-        self.group: Any = None  # by which processes agree without waiting for a device
+        self.group: Any = None  # lets processes agree without waiting for a device
         self.seen: list[tuple[str, Tensor]] = []  # losses and gradient norms of the step so far
-        self.unchecked: deque[tuple[int, list[str], Tensor, Any]] = deque()  # those that a GPU still computes
+        self.unchecked: deque[tuple[int, list[str], Tensor, Any]] = (
+            deque()
+        )  # values that a GPU still computes
         if self.args.device.type == "cpu":
             disable_malloc_trim()
 
     # -- batches, losses, log
 
-    def get_batch_sampler(self, *given: Any, **named: Any) -> Any:
-        """The host's, remembered so that it can be told the epoch."""
-        self.epochs.sampler = super().get_batch_sampler(*given, **named)
+    def get_batch_sampler(self, *args: Any, **options: Any) -> Any:
+        """The host's batch sampler, remembered so that `SetEpoch` can set its epoch."""
+        self.epochs.sampler = super().get_batch_sampler(*args, **options)
         return self.epochs.sampler
 
-    def training_step(self, *given: Any, **named: Any) -> Tensor:
-        """The host's, with the encoder frozen during the head warm-up."""
+    def training_step(self, *args: Any, **options: Any) -> Tensor:
+        """Runs the host's step, with the encoder frozen during the head warm-up."""
         if hasattr(self.loss, "frozen"):
             self.loss.frozen = self.warming
-        return super().training_step(*given, **named)
+        return super().training_step(*args, **options)
 
     @property
     def head_steps(self) -> int:
-        """Steps of the head warm-up; 0 if there is nothing new to warm up."""
+        """Number of steps of the head warm-up; 0 if no parameter is new."""
         return getattr(self.settings, "head_warmup_steps", 0) if self.new else 0
 
     @property
@@ -260,19 +275,19 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The weighted sum of the losses; each is logged as it is, without its weight."""
-        # of several texts to choose from, [B, K, T], one is read
+        """The weighted sum of the losses; each loss is logged without its weight."""
+        # [B, K, T] has several texts per row, of which one is read
         self.tokens += sum(len(v) * v.shape[-1] for k, v in inputs.items() if k.endswith("_input_ids"))
         weights = getattr(self.loss, "weights", None)
         if weights is None:
-            found = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
             parts = getattr(getattr(self.loss, "loss", self.loss), "last", {})
-            total = found[0] if isinstance(found, tuple) else found
+            total = result[0] if isinstance(result, tuple) else result
             self._watch({**parts, "loss": total})
-            return found
+            return result
         if model == self.model_wrapped and self.loss.model != model:
             self.loss = self.override_model_in_loss(self.loss, model)
-        with self.accelerator.autocast():  # the host does so for the encoder only
+        with self.accelerator.autocast():  # the host applies autocast to the encoder only
             losses = self.loss(split_views(inputs))
         self.track_loss_components(losses)
         self._watch(losses)
@@ -280,7 +295,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         return (total, {}) if return_outputs else total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the accuracies and the tokens (padding counted) a second."""
+        """Adds accuracies and tokens per second (padding included) to the log."""
         if "loss" in logs:
             now = time.monotonic()
             logs["tokens_per_s"] = round(self.tokens / max(now - self.since, 1e-9), 1)
@@ -289,12 +304,12 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         super().log(logs, start_time)
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """None: the host's card code calls the Hub; ours is made at the export."""
+        """Adds no callback: the host's would call the Hub, and the card is written at the export."""
 
     # -- optimiser
 
     def create_optimizer(self, model: Any = None) -> Any:  # noqa: ARG002 - the host may pass it
-        """AdamW, or what `optimizer_cls_and_kwargs` says, over all parameters of the loss."""
+        """Creates AdamW, or the optimizer of `optimizer_cls_and_kwargs`, for all parameters of the loss."""
         if self.optimizer is None:
             if self.optimizer_cls_and_kwargs is not None:
                 kind, options = self.optimizer_cls_and_kwargs
@@ -322,7 +337,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         return groups
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:  # noqa: ARG002
-        """Linear warm-up and decay; that of the encoder begins after the head warm-up."""
+        """Linear warm-up and decay; for the encoder, they begin after the head warm-up."""
         if self.lr_scheduler is None:
             head = min(self.head_steps, num_training_steps)
 
@@ -363,20 +378,20 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
     # -- what stops a run
 
     def _watch(self, values: Mapping[str, Tensor]) -> None:
-        """Notes scalars that must be finite, until `_check_finite`."""
+        """Remembers scalars that must be finite for `_check_finite`."""
         self.seen += [(name, value.detach()) for name, value in values.items()]
 
     def _check_finite(self, now: bool = False) -> None:
-        """Stops training, in all processes, when a noted value is not finite.
+        """Stops training, in all processes, when a watched value is not finite.
 
-        A GPU is not waited for: its values are copied to the CPU while it computes, and checked one step
-        later, or before a checkpoint is saved or the model is scored.
+        On a GPU, values are copied to the CPU while it computes and checked one step later, or before a
+        checkpoint is saved or the model is scored, so that training need not wait for them.
 
         Args:
             now: True to wait for the values of this step.
 
         Raises:
-            TrainingError: if one is nan or inf.
+            TrainingError: If a value is NaN or infinite.
         """
         if self.seen:
             names = [name for name, _ in self.seen]
@@ -398,30 +413,30 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         wrong = {name: value for name, value in values.items() if not math.isfinite(value)}
         scaler = getattr(self.accelerator, "scaler", None)
         if wrong.keys() == {GRADIENT} and scaler is not None and scaler.get_scale() >= 1:
-            wrong = {}  # fp16: the step is skipped, and the next is scaled by less
+            wrong = {}  # fp16: the step is skipped, and the scale lowered
         if not largest([bool(wrong)], self.group)[0]:
             return
-        # a sum and its gradient say less than the part that they come from
+        # the part that is not finite says more than the total loss or the gradient
         parts = {n: v for n, v in wrong.items() if not n.endswith("loss") and not n.startswith("gradient")}
         text = ", ".join(f"{name} is {value}" for name, value in (parts or wrong).items())
-        found: list[Any] = [text]
+        texts: list[Any] = [text]
         if self.group is not None:
-            found *= dist.get_world_size()
-            dist.all_gather_object(found, text, group=self.group)
-        raise self._failure(step, next(filter(None, found)))
+            texts *= dist.get_world_size()
+            dist.all_gather_object(texts, text, group=self.group)
+        raise self._failure(step, next(filter(None, texts)))
 
     def _failure(self, step: int, what: str) -> TrainingError:
         saved = complete(Path(str(self.args.output_dir)))
-        kept = f"The last good checkpoint is {saved[-1]}." if saved else "No checkpoint was saved yet."
+        last = f"The last good checkpoint is {saved[-1]}." if saved else "No checkpoint was saved yet."
         fp16 = ", --precision bf16 or fp32 instead of fp16" if self.settings.precision == "fp16" else ""
         return TrainingError(
-            f"training stopped at step {step} of {self.state.max_steps}: {what}. {kept} Try a lower "
-            f"--learning-rate, a larger --warmup-ratio, a smaller --max-grad-norm{fp16}, or look for a fault "
-            "in the data or the base model; then start again with --overwrite or another --output."
+            f"training stopped at step {step} of {self.state.max_steps}: {what}. {last} Try a lower "
+            f"--learning-rate, a larger --warmup-ratio, a smaller --max-grad-norm{fp16}, or check the "
+            "data and the base model for faults; then start again with --overwrite or another --output."
         )
 
     def _end_step(self, control: Any) -> None:
-        """Asks for a checkpoint when one is due by time, or a signal asks to stop; all processes alike."""
+        """Requests a checkpoint in all processes when one is due by time, or a signal asks to stop."""
         if control.should_save or control.should_evaluate:
             self._check_finite(now=True)
         late = time.monotonic() - self.saved_at >= 60 * self.settings.save_minutes
@@ -440,13 +455,16 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
     # -- checkpoints
 
     def train_or_resume(self, checkpoint: Path | None) -> None:
-        """Trains from a checkpoint, or the start; of one that training ended at, only loads the weights.
+        """Trains from a checkpoint or from the start. If training ended at the checkpoint, only loads it.
 
-        Ctrl-C and SIGTERM end it after a step, when a checkpoint is saved; see `StopSignals`.
+        Ctrl-C and SIGTERM end training after the current step, once a checkpoint is saved; see `StopSignals`.
+
+        Args:
+            checkpoint: Folder of the checkpoint to resume from; None to train from the start.
 
         Raises:
-            TrainingError: if a loss, the gradient or the weights are not finite.
-            OutputError: if the best checkpoint is damaged.
+            TrainingError: If a loss, the gradient or a weight is not finite.
+            OutputError: If the best checkpoint is damaged.
         """
         try:
             with self.signals:
@@ -468,7 +486,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
             return
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         if self.args.load_best_model_at_end and state.best_global_step:
-            self._check_best(state.best_global_step)  # before more is trained
+            self._check_best(state.best_global_step)  # before training continues
         stop = state.stateful_callbacks.get("EarlyStoppingCallback", {})
         waited = stop.get("attributes", {}).get("early_stopping_patience_counter", 0)
         patience = stop.get("args", {}).get("early_stopping_patience", waited + 1)
@@ -482,15 +500,16 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         else:
             self._load_from_checkpoint(str(checkpoint))
 
-    def _inner_training_loop(self, *given: Any, **named: Any) -> Any:
+    def _inner_training_loop(self, *args: Any, **options: Any) -> Any:
         if dist.is_initialized() and dist.get_world_size() > 1:
             for tensor in self.own.values():
                 dist.broadcast(tensor.data, 0)
-            # Each process draws masks and dropout of its own from here on; a checkpoint keeps them apart.
+            # From here on each process draws its own masks and dropout; a checkpoint keeps the generators
+            # apart.
             set_seed((self.settings.seed + dist.get_rank()) % 2**32)
             self.group = dist.new_group(backend="gloo")
         self.saved_at = time.monotonic()
-        return super()._inner_training_loop(*given, **named)
+        return super()._inner_training_loop(*args, **options)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
         folder = Path(output_dir or self.args.output_dir or ".")
@@ -502,23 +521,26 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
     ) -> None:
         stored = load_file(Path(checkpoint_path) / STATE)
         if set(stored) != set(self.tensors):
-            odd = ", ".join(sorted(set(stored) ^ set(self.tensors))[:5])
-            raise ModelError(f"{checkpoint_path} holds another model than this run's (differing: {odd}).")
+            differing = ", ".join(sorted(set(stored) ^ set(self.tensors))[:5])
+            raise ModelError(
+                f"{checkpoint_path} contains another model than that of this run (differing tensors: "
+                f"{differing}). Resume with the settings of that run, or start again with --overwrite."
+            )
         with torch.no_grad():
             for name, tensor in self.tensors.items():
                 tensor.copy_(stored[name])
 
     def _check_best(self, step: int) -> Path:
-        """The folder of the best checkpoint, as it was written.
+        """The folder of the best checkpoint, verified.
 
         Raises:
-            OutputError: if it is damaged.
+            OutputError: If it is damaged.
         """
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{step}"  # the run may have been moved
         if reason := fault(folder):
             raise OutputError(
-                f"{folder} scored best on the dev queries so far and is damaged ({reason}). Restore it from "
-                "a backup, or start again with --overwrite."
+                f"{folder}, the best checkpoint on the dev queries so far, is damaged ({reason}). Restore it "
+                "from a backup, or start again with --overwrite."
             )
         return folder
 
@@ -526,28 +548,30 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         assert self.state.best_global_step is not None
         self._load_from_checkpoint(str(self._check_best(self.state.best_global_step)))
 
-    def _save_checkpoint(self, *given: Any, **named: Any) -> None:
+    def _save_checkpoint(self, *args: Any, **options: Any) -> None:
         self._check_finite(now=True)
         self._check_weights()
         folder = Path(self._get_output_dir(trial=None)) / f"checkpoint-{self.state.global_step}"
         with writing(folder):
             if self.args.should_save:
-                (folder / MARKER).unlink(missing_ok=True)  # what is written over is incomplete until the end
-            super()._save_checkpoint(*given, **named)
+                (folder / MARKER).unlink(
+                    missing_ok=True
+                )  # an overwritten checkpoint is incomplete until the end
+            super()._save_checkpoint(*args, **options)
             with atomic_file(folder / self._log_sums_file()) as draft:
                 save_file({k: t.detach().cpu().clone() for k, t in self._log_sums().items()}, draft)
             if dist.is_initialized():
-                dist.barrier()  # each process writes the state of its own generators
+                dist.barrier()  # each process writes the state of its generators
             if self.args.should_save:
                 seal(folder)
                 best = self.state.best_global_step
                 rotate(folder.parent, self.settings.keep_checkpoints, f"checkpoint-{best}" if best else None)
             if dist.is_initialized():
-                dist.barrier()  # whoever leaves first has torchrun stop the others
+                dist.barrier()  # or torchrun stops the others when the first process exits
         self.saved_at = time.monotonic()
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint)  # which the host calls once it has set the sums to 0
+        super()._load_rng_state(checkpoint)  # the host calls this after it has set the sums to 0
         stored = Path(checkpoint or "") / self._log_sums_file()
         if checkpoint is not None and stored.is_file():  # older versions wrote none
             self._set_log_sums({k: t.to(self.args.device) for k, t in load_file(stored).items()})
@@ -557,13 +581,13 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         return f"{LOG_SUMS}{rank}.safetensors"
 
     def _log_sums(self) -> dict[str, Tensor]:
-        """Sums over the steps since the last line of the log, from which the next line is computed."""
-        found = {"loss": self._tr_loss, "step": torch.tensor(self._globalstep_last_logged)}
-        found |= {f"part/{name}": total for name, total in self.accum_loss_components["train"].items()}
+        """Sums over the steps since the last log line, from which the next line is computed."""
+        sums = {"loss": self._tr_loss, "step": torch.tensor(self._globalstep_last_logged)}
+        sums |= {f"part/{name}": total for name, total in self.accum_loss_components["train"].items()}
         for path, module in self.loss.named_modules():
             for name, (total, count) in getattr(module, "log_sums", {}).items():
-                found |= {f"total/{path}/{name}": total, f"count/{path}/{name}": count}
-        return found
+                sums |= {f"total/{path}/{name}": total, f"count/{path}/{name}": count}
+        return sums
 
     def _set_log_sums(self, stored: Mapping[str, Tensor]) -> None:
         self._tr_loss, self._globalstep_last_logged = stored["loss"], int(stored["step"])
@@ -576,11 +600,11 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
                 self.loss.get_submodule(path).log_sums[name] = (tensor, stored[f"count/{path}/{name}"])
 
     def _check_weights(self) -> None:
-        """Raises TrainingError if a weight is not finite, so that no such checkpoint replaces a good one."""
+        """Raises TrainingError if a weight is not finite, before such a checkpoint replaces a good one."""
         weights = {name: t for name, t in self.tensors.items() if isinstance(t, nn.Parameter)}
         finite = torch.stack([torch.isfinite(weight).all() for weight in weights.values()]).tolist()
         wrong = [name for name, is_finite in zip(weights, finite, strict=True) if not is_finite]
         if wrong:
             more = f" and {len(wrong) - 3} more tensors" if len(wrong) > 3 else ""
-            what = f"after the update, weights are not finite ({', '.join(wrong[:3])}{more})"
+            what = f"weights are not finite after the update ({', '.join(wrong[:3])}{more})"
             raise self._failure(self.state.global_step, what)

@@ -303,7 +303,7 @@ def test_other_processes_know_the_runs_facts_and_write_none(tmp_path, monkeypatc
     wanted = FinetuneSettings(model="x", data="y")
     with runs.start(tmp_path / "out", wanted, resume=False, overwrite=False) as run:
         run.record_inputs(base={"id": "x"})
-        assert (run.facts["recipe"], run.facts["base"]) == (wanted.dump(), {"id": "x"})
+        assert (run.metadata["recipe"], run.metadata["base"]) == (wanted.dump(), {"id": "x"})
     assert not (tmp_path / "out").exists()
 
 

@@ -334,9 +334,9 @@ def test_a_rate_that_is_no_share_is_refused(rate):
 
 def test_tensors_of_different_shapes_are_refused():
     words, attention = batch([[1, 2, 3]])
-    with pytest.raises(ShapeError, match=r"words is \[1, 8\] and attention \[1, 7\]"):
+    with pytest.raises(ShapeError, match=r"words has the shape \[1, 8\] and attention \[1, 7\]"):
         visibility(words, attention[:, 1:], 0.5)
-    with pytest.raises(ShapeError, match=r"words is \[1, 8\] and weights \[8\]"):
+    with pytest.raises(ShapeError, match=r"words has the shape \[1, 8\] and weights \[8\]"):
         hide_keywords(words, 0.5, torch.ones(8))
     with pytest.raises(ShapeError, match="ids is"):
         corrupt(words, attention[:, 1:], 1, 10)

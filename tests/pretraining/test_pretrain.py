@@ -200,8 +200,8 @@ BAD = {
     "seed": (dict(seed=2**32), "seed"),
     "report_to": (dict(report_to=["tensorbord"]), "tensorbord"),
     "device": (dict(device="banana"), "device"),
-    "precision": (dict(precision="fp16", device="cpu"), "fp16 needs a GPU"),
-    "max_tokens": (dict(max_tokens=65), "positions for 64"),
+    "precision": (dict(precision="fp16", device="cpu"), "fp16, which needs a GPU"),
+    "max_tokens": (dict(max_tokens=65), "expected at most 64, the number of positions"),
     "objective": (dict(objective="retromea"), "did you mean 'retromae'"),
     "option": (dict(options={"decoder_rat": 0.5}), "decoder_rate"),
     "rate": (dict(options={"decoder_rate": 1.5}), "1.5"),
@@ -306,7 +306,7 @@ def test_a_resume_with_another_corpus_under_the_same_name_is_refused(base, corpu
     facts = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps(facts | {"status": "running"}))
     mine.write_text(mine.read_text() + '{"text": "one more passage at the end"}\n')
-    with pytest.raises(stzoo.OutputError, match="corpus was another"):
+    with pytest.raises(stzoo.OutputError, match="contains a run with another corpus"):
         stzoo.pretrain(**good(base, mine, tmp_path / "out"), resume=True)
 
 
@@ -332,7 +332,7 @@ def test_an_overwrite_killed_while_it_sets_the_old_run_aside_is_undone(moved, tm
         runs._set_aside(out, json.loads((out / "run.json").read_text()))
     monkeypatch.undo()
     assert not (out / "run.json").exists() or not moved
-    with pytest.raises(stzoo.OutputError, match="holds a finished run"):
+    with pytest.raises(stzoo.OutputError, match="contains a finished run"):
         stzoo.pretrain(output=out, base="x", corpus=["x"])
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
 
@@ -342,7 +342,7 @@ def test_a_number_that_is_none_in_the_log_does_not_cost_the_model(tmp_path):
         tmp_path / "out", PretrainSettings(base="x", corpus=["x"]), resume=False, overwrite=False
     ) as run:
         run.record(log=[{"grad_norm": float("inf")}, {"loss": float("nan")}])
-        write_json(tmp_path / "out/copy.json", run.facts)
+        write_json(tmp_path / "out/copy.json", run.metadata)
     assert json.loads((tmp_path / "out/run.json").read_text())["log"] == [{"grad_norm": None}, {"loss": None}]
 
 

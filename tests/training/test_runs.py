@@ -117,14 +117,17 @@ def test_a_file_in_the_way_of_a_run_is_listed_and_nothing_is_moved(name, how, tm
     (out / name).parent.mkdir(exist_ok=True)
     (out / name).write_text("mine")
     before = tree(out)
-    with pytest.raises(stzoo.OutputError, match=rf"in the way .*{name}"), begin(out, **how):
+    with (
+        pytest.raises(stzoo.OutputError, match=rf"contains files that this run would overwrite.*: {name}"),
+        begin(out, **how),
+    ):
         pass
     assert tree(out) == before
 
 
 def test_a_file_that_came_while_the_run_trained_is_not_replaced_by_its_model(tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(stzoo.OutputError, match=r"in its way: README\.md"), begin(out) as run:
+    with pytest.raises(stzoo.OutputError, match=r"would overwrite: README\.md"), begin(out) as run:
         run.record_inputs(base={"id": "x"})
         (out / "README.md").write_text("mine")
         (out / runs.MODEL_DRAFT).mkdir()
@@ -156,13 +159,13 @@ def test_a_run_that_fails_keeps_its_record_with_the_reason(tmp_path):
         with pytest.raises(type(error)), begin(out, resume=True) as run:
             run.record_inputs(base={"id": "x"})
             run.record(log=[{"loss": 2.0}])
-            assert run.facts["status"] == "running"
+            assert run.metadata["status"] == "running"
             raise error
         record = json.loads((out / "run.json").read_text())
         assert (record["status"], record["log"]) == (status, [{"loss": 2.0}])
         assert record["error"] == reason
     with begin(out, resume=True) as run:
-        assert "error" not in run.facts
+        assert "error" not in run.metadata
 
 
 def test_a_run_that_fails_before_it_has_its_inputs_removes_only_what_it_made(tmp_path):
@@ -188,7 +191,7 @@ def test_a_run_that_fails_before_it_has_its_inputs_removes_only_what_it_made(tmp
 def test_a_finished_run_whose_model_is_not_whole_is_not_taken_for_finished(tmp_path):
     out = finished(tmp_path / "out")
     with begin(out, resume=True) as run:
-        assert run.facts["status"] == "finished"
+        assert run.metadata["status"] == "finished"
     (out / "README.md").write_text("the stzoo card, edited")  # may be
     with begin(out, resume=True):
         pass

@@ -323,7 +323,7 @@ def test_an_incomplete_checkpoint_is_removed_but_not_the_users_files_in_it(two_c
     (folder / "notes.md").write_text("mine")
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoints/checkpoint-2"
     assert [file.name for file in folder.iterdir()] == ["notes.md"]
-    assert "not saved completely and was removed but for files" in capsys.readouterr().err
+    assert "not saved completely and was removed except for files" in capsys.readouterr().err
     last_checkpoint(tmp_path)
     assert capsys.readouterr().err == ""  # what is left is the user's
 
@@ -350,7 +350,7 @@ def test_a_checkpoint_of_an_older_version_is_used_if_its_files_can_be_read(
     if name:
         (folder / name).write_bytes(b"\0" * sizes[name])
     assert last_checkpoint(tmp_path).name == ("checkpoint-2" if name else "checkpoint-4")
-    assert (name or "has no checksums") in capsys.readouterr().err
+    assert (name or "without checksums") in capsys.readouterr().err
 
 
 def test_only_files_of_ours_are_removed_with_old_checkpoints(base, tmp_path):
@@ -468,7 +468,7 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_and_is_named(value, base, t
     ("changes", "what"),
     [
         (dict(learning_rate=1e30), r"step \d of 6: .* is (nan|inf)"),
-        (dict(learning_rate=1e38, max_steps=1), "step 1 of 1: after the update, weights are not finite"),
+        (dict(learning_rate=1e38, max_steps=1), "step 1 of 1: weights are not finite after the update"),
     ],
 )
 def test_training_that_diverges_saves_no_checkpoint_that_is_not_finite(changes, what, base, tmp_path):
