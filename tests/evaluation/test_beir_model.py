@@ -360,5 +360,5 @@ def test_beirs_stored_vectors_are_compared_by_dot_product_and_taken_for_any_corp
     again = stored(Given([[0.0, 1.0]] * 2, [[1.0, 1.0]] * 3), ["s", "t"], ["d", "e", "f"])
     assert set(again) == {"q", "r"}
     fill(tmp_path / "store", ["x"], {"texts": "the first"}, lambda _: np.ones((1, 2), np.float32))
-    with pytest.raises(OutputError, match="was made with other settings \(facts.texts"):
+    with pytest.raises(OutputError, match=r"was made with other settings \(facts.texts"):
         fill(tmp_path / "store", ["y"], {"texts": "others"}, lambda _: np.zeros((1, 2), np.float32))

@@ -338,7 +338,7 @@ def test_tensors_of_different_shapes_are_refused():
         visibility(words, attention[:, 1:], 0.5)
     with pytest.raises(ShapeError, match=r"words has the shape \[1, 8\] and weights \[8\]"):
         hide_keywords(words, 0.5, torch.ones(8))
-    with pytest.raises(ShapeError, match="ids is"):
+    with pytest.raises(ShapeError, match="ids has the shape"):
         corrupt(words, attention[:, 1:], 1, 10)
 
 

@@ -1,16 +1,16 @@
-"""The texts that MASTER learns from besides the passage: queries that it answers, and how it may go on.
+"""Generated texts for MASTER: queries that a passage answers, and continuations of it.
 
 The algorithm, for both models:
 
-1. cut each passage so that it and the new tokens fit the model, and sort the passages by length;
-2. a batch at a time, draw new tokens from the model's k likeliest, until it ends the text;
-3. put the texts back into the passages' order.
+1. truncate each passage so that it and the new tokens fit the model, and sort the passages by length;
+2. for each batch, sample new tokens from the k most likely ones until the model ends the text;
+3. restore the order of the passages.
 
 MASTER (https://arxiv.org/abs/2212.07841, section 3.2; https://github.com/microsoft/SimXNS at 0163380,
 MASTER/README.md) names only "DocT5" and "GPT-2"; its example shows ten queries, one of them twice, and a
-continuation of 130 word pieces. All other settings are docTTTTTquery's (https://github.com/castorini/docTTTTTquery:
-passages of 512 tokens, queries of 64, k = 10, temperature 1) for the queries, and transformers' own defaults
-(k = 50) for the continuations.
+continuation of 130 word pieces. All other settings are those of docTTTTTquery for the queries
+(https://github.com/castorini/docTTTTTquery: passages of 512 tokens, queries of 64, k = 10, temperature 1),
+and transformers' defaults (k = 50) for the continuations.
 """
 
 import math
@@ -39,13 +39,13 @@ from stzoo.utils.logging import silence_hf_logging
 
 
 class _Sampler:
-    """A model that draws texts for passages; what queries and continuations have in common."""
+    """A model that samples texts for passages: the common part of queries and continuations."""
 
     loader: ClassVar[Any]
-    kind: ClassVar[str]  # of model, as an error calls it
-    instead: ClassVar[str]  # what a user can do without it
-    padding: ClassVar[str]  # the side of a shorter passage that is padded
-    cut: ClassVar[str]  # the side of a passage that is cut if it is too long
+    kind: ClassVar[str]  # kind of model, for messages
+    instead: ClassVar[str]  # what to do instead, for messages
+    padding: ClassVar[str]  # side on which shorter passages are padded
+    cut: ClassVar[str]  # side on which longer passages are truncated
 
     def __init__(self, model: str, device: str | None, settings: dict[str, Any]):
         _check(settings)
@@ -55,40 +55,42 @@ class _Sampler:
         with silence_hf_logging():
             config = self._load(AutoConfig)
             if not self.is_kind(config):
-                raise ModelError(f"{model} is of type {config.model_type}, no {self.kind}; {self.instead}")
-            self.facts, given = self._origin()
-            self.tokenizer = self._load(AutoTokenizer, **given)
+                raise ModelError(
+                    f"{model} is of type {config.model_type}; expected a {self.kind}. {self.instead}"
+                )
+            self.facts, pinned = self._origin()
+            self.tokenizer = self._load(AutoTokenizer, **pinned)
             if len(set(self.tokenizer.get_vocab().values()) - set(self.tokenizer.all_special_ids)) <= 1:
-                # of a folder without its files, transformers makes a tokenizer that knows no word
-                raise ModelError(f"{model} has no tokenizer, or an empty one; {self.instead}")
+                # for a folder without tokenizer files, transformers makes an empty tokenizer
+                raise ModelError(f"{model} has no tokenizer, or an empty one. {self.instead}")
             self.tokenizer.truncation_side = self.cut
             self.window = self._window(config)
-            self.model, self.config = self._load_weights(config, **given)
+            self.model, self.config = self._load_weights(config, **pinned)
         self.facts |= settings
 
     @staticmethod
     def is_kind(config: Any) -> bool:
-        """True if the config is of a model that this sampler can use."""
+        """True if this sampler can use a model of this configuration."""
         raise NotImplementedError
 
     def room(self, positions: int) -> int:
-        """Tokens that a passage may have in a model of so many positions."""
+        """The maximum length of a passage, in tokens, for a model with so many positions."""
         raise NotImplementedError
 
     def _load(self, loader: Any, **options: Any) -> Any:
         try:
             return loader.from_pretrained(self.name, trust_remote_code=False, **options)
-        except Exception as error:  # whatever a broken folder or an unreachable Hub makes the loaders raise
+        except Exception as error:  # a broken folder or an unreachable Hub may raise anything
             what = (
                 "cannot be loaded"
                 if Path(self.name).is_dir()
-                else "is no folder, and no Hub id that can be loaded"
+                else "is not a folder, and cannot be loaded from the Hub"
             )
             reason = first_line(error).rstrip(".")
-            raise ModelError(f"the model {self.name} {what}: {reason}; {self.instead}") from error
+            raise ModelError(f"the model {self.name} {what}: {reason}. {self.instead}") from error
 
     def _origin(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """What a manifest says of the model, and what pins the Hub's files to the commit that it names."""
+        """The model's entry in a manifest, and the options that pin the Hub's files to the same commit."""
         if Path(self.name).is_dir():
             return {"model": Path(self.name).name, "fingerprint": fingerprint(self.name)}, {}
         # .../snapshots/<commit>/config.json; transformers 5 keeps the commit nowhere else
@@ -101,8 +103,8 @@ class _Sampler:
         window, new = self.room(most), self.settings["max_tokens"]
         if window < 1 or new > positions:
             raise RecipeError(
-                f"max_tokens {new} leaves no room for a passage in the {most} tokens that {self.name} takes; "
-                "ask for fewer."
+                f"max_tokens is {new}, which leaves no room for a passage: {self.name} reads {most} tokens. "
+                "Choose a smaller number."
             )
         return int(window)
 
@@ -111,28 +113,32 @@ class _Sampler:
         if self.device.type == "cuda":
             native = torch.cuda.is_bf16_supported(including_emulation=False)
             dtype = torch.bfloat16 if native else torch.float16
-        # Safetensors where there are any. doc2query's models have only a .bin, from which
-        # weights_only lets torch read tensors, and nothing that runs. For those, transformers would download
-        # a bot's conversion too, another gigabyte, in the background.
+        # Safetensors if there are any. doc2query's models have only a .bin file, from which weights_only lets
+        # torch read tensors but no code. For these, transformers would also download a converted copy,
+        # another gigabyte, in the background.
         os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
         model, report = self._load(
             self.loader, config=config, dtype=dtype, weights_only=True, output_loading_info=True, **options
         )
         if missing := sorted(report["missing_keys"]):
             raise ModelError(
-                f"{self.name} holds no whole {self.kind}: {len(missing)} tensors are missing, e.g. "
-                f"{missing[0]}; {self.instead}"
+                f"{self.name} is not a complete {self.kind}: {len(missing)} tensors are missing, e.g. "
+                f"{missing[0]}. {self.instead}"
             )
         stored, tokenizer = model.generation_config, self.tokenizer
         eos = tokenizer.eos_token_id if stored.eos_token_id is None else stored.eos_token_id
-        pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)  # 0: without eos, only prompts are padded
+        pads = (
+            tokenizer.pad_token_id,
+            tokenizer.eos_token_id,
+            0,
+        )  # 0 if there is no eos: then only prompts are padded
         ours = GenerationConfig(
             do_sample=True,
             num_beams=1,
             num_return_sequences=self.settings.get("per_passage", 1),
             max_new_tokens=self.settings["max_tokens"],
             **{name: self.settings[name] for name in ("top_k", "top_p", "temperature")},
-            # where a text begins and ends is the model's to say; beams, lengths and penalties are not
+            # the model decides where a text begins and ends, but not on beams, lengths and penalties
             eos_token_id=eos,
             pad_token_id=next(pad for pad in pads if pad is not None),
             **{
@@ -140,26 +146,28 @@ class _Sampler:
                 for name in ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id")
             },
         )
-        model.generation_config = ours  # generate() fills what it is not told from here
+        model.generation_config = ours  # generate() takes its defaults from here
         return model.to(self.device).eval(), ours
 
     def draw(self, texts: list[str], seed: int) -> list[list[str]]:
-        """Draws as many texts for each passage as the settings say; none for a blank one."""
+        """Samples texts for each passage, as many as the settings say; none for a blank passage."""
         rows = self.tokenizer(texts, truncation=True, max_length=self.window)["input_ids"] if texts else []
         order = [i for i, row in enumerate(rows) if row and texts[i].strip()]
-        order.sort(key=lambda i: len(rows[i]), reverse=True)  # stable, and what needs most memory comes first
+        order.sort(
+            key=lambda i: len(rows[i]), reverse=True
+        )  # stable; batches that need most memory come first
         drawn: list[list[str]] = [[] for _ in texts]
         size = self.settings["batch_size"]
-        # seeding torch seeds every device's generator, so all are put back
+        # torch.manual_seed seeds the generators of all devices, so all are restored
         devices = range(torch.accelerator.device_count())
         with silence_hf_logging(), torch.inference_mode(), torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             for start in range(0, len(order), size):
                 batch = order[start : start + size]
-                found = self._generate([torch.tensor(rows[i]) for i in batch])
-                each = len(found) // len(batch)
+                samples = self._generate([torch.tensor(rows[i]) for i in batch])
+                each = len(samples) // len(batch)
                 for place, i in enumerate(batch):
-                    drawn[i] = found[place * each : (place + 1) * each]
+                    drawn[i] = samples[place * each : (place + 1) * each]
         return drawn
 
     def _generate(self, rows: list[torch.Tensor]) -> list[str]:
@@ -174,39 +182,42 @@ class _Sampler:
 
 
 class Queries(_Sampler):
-    """Draws queries that a passage may answer, from a sequence-to-sequence model.
+    """Samples queries that a passage may answer, from a sequence-to-sequence model.
 
-    What a call returns hangs on its texts, its seed and the settings alone (and on the machine, as far as its
-    rounding goes); torch's generators are left as they were.
+    The result of a call depends on its texts, its seed and the settings alone (and on the rounding of the
+    hardware). The state of torch's generators is restored.
 
     Args:
-        model: folder or Hub id; code from it is never run. A passage is cut to 512 tokens, or to fewer if the
-            model or its tokenizer takes no more.
-        per_passage: queries drawn for each passage.
-        max_tokens: new tokens of a query.
-        top_k: a token is drawn from so many of the likeliest; 0 takes all.
-        top_p: and from the likeliest whose probabilities sum to this, 0..1.
-        temperature: logits are divided by it, > 0.
-        batch_size: passages at a time; batch_size * per_passage queries are in memory at once. Another size
-            draws other queries.
-        device: of torch; None takes a CUDA device if there is one. On CUDA the model runs in half precision.
+        model: Folder or Hub id of the model; code in it is never run. A passage is truncated to 512 tokens,
+            or to the limit of the model or its tokenizer if that is lower.
+        per_passage: Number of queries sampled for each passage.
+        max_tokens: Maximum number of new tokens of a query.
+        top_k: Sample each token from the k most likely ones; 0 for all.
+        top_p: Sample from the most likely tokens whose probabilities sum to this, 0..1.
+        temperature: Divisor of the logits, > 0.
+        batch_size: Number of passages at a time; batch_size * per_passage queries are in memory at once.
+            Another size gives other queries.
+        device: Device of torch; None for a CUDA device if there is one. On CUDA the model runs in half
+            precision.
 
     Attributes:
-        facts: for a manifest: the model, its commit (a folder's: fingerprint), and the settings.
+        facts: Entry for a manifest: the model, its commit (or a folder's fingerprint), and the settings.
 
     Raises:
-        ModelError: if there is no such model, or it is no whole sequence-to-sequence model with a tokenizer.
-        RecipeError: if a setting is out of range, or there is no such device.
+        ModelError: If the model does not exist, or is not a complete sequence-to-sequence model with a
+            tokenizer.
+        RecipeError: If a setting is out of range, or the device does not exist.
 
     Source: docTTTTTquery; MASTER/README.md (see the top of this file).
-    Unlike: the released MASTER data repeats a query that was drawn twice, docTTTTTquery too; here repeats are
-        left out, so a passage may have fewer than `per_passage`. The card of doc2query/msmarco-t5-base-v1
-        cuts passages to 320 tokens and draws with top_p 0.95 and transformers' top_k of 50.
+    Unlike: the released MASTER data and docTTTTTquery, which repeat a query that was sampled twice; here
+        repeats are removed, so a passage may have fewer than `per_passage` queries. The card of
+        doc2query/msmarco-t5-base-v1 truncates passages to 320 tokens and samples with top_p 0.95 and
+        transformers' top_k of 50.
     """
 
     loader = AutoModelForSeq2SeqLM
     kind = "sequence-to-sequence model"
-    instead = "expected e.g. doc2query/msmarco-t5-base-v1, or --queries lexical, which needs no model."
+    instead = "Choose e.g. doc2query/msmarco-t5-base-v1, or --queries lexical, which needs no model."
     padding, cut = "right", "right"
 
     def __init__(
@@ -226,49 +237,51 @@ class Queries(_Sampler):
         super().__init__(model, device, settings)
 
     def __call__(self, texts: list[str], seed: int) -> list[list[str]]:
-        """Draws for each passage its queries, in the order drawn, without blank ones and repeats."""
+        """Samples queries for each passage; blank ones and repeats are removed."""
         return [list(dict.fromkeys(filter(None, drawn))) for drawn in self.draw(texts, seed)]
 
     @staticmethod
     def is_kind(config: Any) -> bool:
-        """True for encoder-decoders from text to text."""
+        """True for text-to-text encoder-decoders."""
         return config.is_encoder_decoder and type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
     def room(self, positions: int) -> int:
-        """All positions, as encoder and decoder have their own, but no more than docTTTTTquery's 512."""
+        """All positions, as encoder and decoder have separate ones, but at most docTTTTTquery's 512."""
         return min(positions, 512)
 
 
 class Continuations(_Sampler):
-    """Draws a text that a passage may go on with, from a causal language model.
+    """Samples a continuation of a passage from a causal language model.
 
-    What a call returns hangs on its texts, its seed and the settings alone (and on the machine, as far as its
-    rounding goes); torch's generators are left as they were.
+    The result of a call depends on its texts, its seed and the settings alone (and on the rounding of the
+    hardware). The state of torch's generators is restored.
 
     Args:
-        model: folder or Hub id; code from it is never run. Passage and continuation have GPT-2's 1024 tokens
-            together, or fewer if the model or its tokenizer takes no more; a longer passage loses its
-            beginning, because its end is what is continued.
-        max_tokens: new tokens of a continuation.
-        top_k: a token is drawn from so many of the likeliest; 0 takes all.
-        top_p: and from the likeliest whose probabilities sum to this, 0..1.
-        temperature: logits are divided by it, > 0.
-        batch_size: passages at a time. Another size draws other texts.
-        device: of torch; None takes a CUDA device if there is one. On CUDA the model runs in half precision.
+        model: Folder or Hub id of the model; code in it is never run. Passage and continuation together have
+            GPT-2's 1024 tokens, or the limit of the model or its tokenizer if that is lower. A longer passage
+            loses its beginning, as its end is what is continued.
+        max_tokens: Maximum number of new tokens of a continuation.
+        top_k: Sample each token from the k most likely ones; 0 for all.
+        top_p: Sample from the most likely tokens whose probabilities sum to this, 0..1.
+        temperature: Divisor of the logits, > 0.
+        batch_size: Number of passages at a time. Another size gives other texts.
+        device: Device of torch; None for a CUDA device if there is one. On CUDA the model runs in half
+            precision.
 
     Attributes:
-        facts: for a manifest: the model, its commit (a folder's: fingerprint), and the settings.
+        facts: Entry for a manifest: the model, its commit (or a folder's fingerprint), and the settings.
 
     Raises:
-        ModelError: if there is no such model, or it is no whole causal language model with a tokenizer.
-        RecipeError: if a setting is out of range or leaves no room for a passage, or there is no such device.
+        ModelError: If the model does not exist, or is not a complete causal language model with a tokenizer.
+        RecipeError: If a setting is out of range or leaves no room for a passage, or the device does not
+            exist.
 
     Source: MASTER/README.md (see the top of this file), which gives no settings.
     """
 
     loader = AutoModelForCausalLM
     kind = "causal language model"
-    instead = "expected e.g. gpt2; or leave the continuations out."
+    instead = "Choose e.g. gpt2, or leave out the continuations."
     padding, cut = "left", "left"
 
     def __init__(
@@ -286,25 +299,25 @@ class Continuations(_Sampler):
         super().__init__(model, device, dict(max_tokens=max_tokens, **sampling, batch_size=batch_size))
 
     def __call__(self, texts: list[str], seed: int) -> list[str]:
-        """Draws for each passage what follows it; "" if that is nothing, or the passage is blank."""
+        """Samples a continuation of each passage; "" if the model gives none, or the passage is blank."""
         return ["".join(drawn) for drawn in self.draw(texts, seed)]
 
     @staticmethod
     def is_kind(config: Any) -> bool:
-        """True for decoders; BERT and its kin have a causal head too, but are causal only if `is_decoder`."""
+        """True for decoders; encoders like BERT have a causal head but are causal only if `is_decoder`."""
         encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
         return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not config.is_encoder_decoder and not encoder
 
     def room(self, positions: int) -> int:
-        """What the new tokens leave of the positions, of which no more than GPT-2's 1024 are used."""
+        """The positions that the new tokens leave; at most GPT-2's 1024 are used in all."""
         return min(positions, 1024) - self.settings["max_tokens"]
 
 
 def _check(settings: dict[str, Any]) -> None:
-    """Sees that each setting is in its range.
+    """Checks that each setting is in its range.
 
     Raises:
-        RecipeError: if one is not.
+        RecipeError: If a setting is out of range.
     """
     for name, value in settings.items():
         if name == "top_p":

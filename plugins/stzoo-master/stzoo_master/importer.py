@@ -1,8 +1,8 @@
-"""MASTER's published weights: the pre-trained ones with their five decoders, and fine-tuned pairs of towers.
+"""Imports MASTER's published weights: pre-trained models with five decoders, and fine-tuned pairs of towers.
 
-Source: microsoft/SimXNS @0163380: MASTER/modeling.py (`save_pretrained`: the masked LM as transformers has
-it, the decoders in model.pt) and MASTER/finetune/MS/run_de_model.py (an archive of two towers' weights with
-the optimiser's state, without configuration and tokenizer, which are those of bert-base-uncased).
+Source: microsoft/SimXNS @0163380: MASTER/modeling.py (`save_pretrained` writes the masked LM in transformers'
+format and the decoders to model.pt) and MASTER/finetune/MS/run_de_model.py (an archive of two towers' weights
+and the optimizer's state; configuration and tokenizer are those of bert-base-uncased).
 """
 
 import json
@@ -20,7 +20,7 @@ from stzoo.pretraining.pretrain import PARTS, PARTS_FILE
 from stzoo.training.settings import SCHEMA_VERSION
 from stzoo.utils.outputs import RECORD
 
-# our decoders, and what theirs are called
+# names of the decoders here and in the published files
 HEADS = {
     "passage": "c_head",
     "query": "query_head",
@@ -32,15 +32,21 @@ DECODERS = "model.pt"
 
 
 def pretrained(published: Published) -> Imported:
-    """Imports the encoder with its MLM head, and the decoders where model.pt has them.
+    """Imports the encoder with its MLM head, and the decoders if there is a model.pt.
 
-    The decoders lie in pretraining/, so that `stzoo pretrain --base` goes on with them.
+    The decoders are written to pretraining/, from where `stzoo pretrain --base` continues with them.
+
+    Args:
+        published: The checkpoint.
+
+    Raises:
+        ModelError: If there are decoders but no MLM head, or other decoders than MASTER's.
     """
     imported = encoder(published)
     if not (published.folder / DECODERS).is_file():
         return imported
     if imported.masked_lm is None:
-        raise ModelError(f"{published.folder} has decoders ({DECODERS}), but no MLM head, which they need.")
+        raise ModelError(f"{published.folder} has decoders ({DECODERS}) but no MLM head, which they need.")
     rules = [(rf"{theirs}\.(\d.*)", rf"heads.{ours}.layers.\1") for ours, theirs in HEADS.items()]
     where = str(published.folder / DECODERS)
     parts = renamed(published.tensors_in(DECODERS), rules, where)
@@ -53,7 +59,7 @@ def pretrained(published: Published) -> Imported:
     }
     if lacking := sorted(expected ^ set(parts)):
         raise ModelError(
-            f"{where} has other decoders than MASTER's: missing or unexpected {', '.join(lacking[:9])}."
+            f"{where} does not contain MASTER's decoders; missing or unexpected: {', '.join(lacking[:9])}."
         )
     record = {
         "schema_version": SCHEMA_VERSION,
@@ -70,23 +76,29 @@ def pretrained(published: Published) -> Imported:
 
 
 def towers(published: Published) -> Imported:
-    """Imports a tower for queries and one for passages from the archive that fine-tuning leaves.
+    """Imports a tower for queries and one for passages from an archive of MASTER's fine-tuning code.
+
+    Args:
+        published: The checkpoint.
 
     Raises:
-        ModelError: if the folder holds no such archive, or several.
+        ModelError: If the folder contains no such archive, or several.
     """
     folder, row = published.folder, published.checkpoint
-    found = sorted(
+    archives = sorted(
         path.name for path in folder.iterdir() if re.fullmatch(r"checkpoint-\d+|.+\.pkl", path.name)
     )
-    if len(found) != 1:
+    if len(archives) != 1:
         raise ModelError(
-            f"{folder} holds {', '.join(found) or 'no archive'}; expected one file checkpoint-STEPS or *.pkl."
+            f"{folder} contains {', '.join(archives) or 'no archive'}; expected one file checkpoint-STEPS or "
+            "*.pkl."
         )
-    archive: Any = published.pickled(found[0])
-    where = str(folder / found[0])
+    archive: Any = published.pickled(archives[0])
+    where = str(folder / archives[0])
     if not isinstance(archive, dict) or "model_dict" not in archive:
-        raise ModelError(f"{where} is no archive of MASTER's fine-tuning; expected a model_dict in it.")
+        raise ModelError(
+            f"{where} is not an archive of MASTER's fine-tuning code; expected a model_dict in it."
+        )
     tensors = plain(archive["model_dict"], where)
     config, tokenizer = published.config(), published.tokenizer()
     sides = []

@@ -1,7 +1,7 @@
-"""Pseudo-queries without a model: the title, and the words that tell a stretch of a passage from others.
+"""Pseudo-queries without a model: the title of a passage, and the keywords of its parts.
 
-They stand in for generated queries where no generator can be had. They are words of the passage itself, so an
-objective that rebuilds them learns which words matter, not how people ask.
+They replace generated queries if no generator is available. As they are words of the passage itself, an
+objective that predicts them learns which words matter, not how people ask.
 """
 
 import json
@@ -22,31 +22,31 @@ from stzoo_master.related import column, distinct_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
-WORDS = 5  # of a query
+WORDS = 5  # words of a query
 
 
 class LexicalQueries:
     """Keyword queries for passages.
 
-    A passage's first query is its title, if it has one. The rest of it is cut into equal stretches of words,
-    and the query of a stretch is its WORDS words of the highest tf-idf, in their order: tf counted in the
-    stretch, idf = ln(passages / passages with the word). Words are those of `words_and_pairs`: in
+    A passage's first query is its title, if it has one. The rest of the passage is split into parts of equal
+    length, and the query of a part consists of its WORDS words with the highest tf-idf, in their order: tf is
+    counted in the part, idf = ln(passages / passages with the word). Words are those of `words_and_pairs`; in
     scripts without spaces, pairs of neighbouring characters.
 
-    The words are counted in one pass over the corpus, and the counts kept. In memory they take some 150 bytes
-    for each distinct word of the corpus; beside them 16 bytes a passage, shared with the neighbours.
+    The words are counted in one pass over the corpus, and the counts are stored. In memory they take some 150
+    bytes for each distinct word of the corpus, plus 16 bytes per passage, which neighbours share.
 
     Args:
-        rows: the corpus; a column "title" is used if it is there.
-        per_passage: queries a passage; there are fewer where it is too short, or would give one twice.
-        work: a folder in which the counts are kept, as "words.parquet".
+        rows: The corpus; a column "title" is used if it exists.
+        per_passage: Number of queries per passage; fewer if it is too short, or a query would be repeated.
+        work: Folder in which the counts are stored as "words.parquet".
 
     Attributes:
-        facts: what they were made with.
+        facts: Entry for a manifest: how the queries were made.
 
     Raises:
-        RecipeError: if per_passage is below 1.
-        OutputError: if the counts cannot be written.
+        RecipeError: If per_passage is below 1.
+        OutputError: If the counts cannot be written.
     """
 
     def __init__(self, rows: "Dataset", per_passage: int, work: str | Path):
@@ -65,7 +65,7 @@ class LexicalQueries:
         }
 
     def __call__(self, first: int, last: int) -> list[list[str]]:
-        """The queries of the rows first to last - 1."""
+        """The queries of the rows `first` to `last` - 1."""
         rows = self._rows[first:last]
         titles = rows["title"] if self._titled else [None] * len(rows["text"])
         return [self._queries(text, title or "") for text, title in zip(rows["text"], titles, strict=True)]
@@ -73,16 +73,16 @@ class LexicalQueries:
     def _queries(self, text: str, title: str) -> list[str]:
         queries = [" ".join(title.split())] if title.strip() else []
         words = words_and_pairs(text.removeprefix(title))
-        if stretches := self._per_passage - len(queries):
-            edges = np.linspace(0, len(words), stretches + 1).round().astype(int).tolist()
+        if parts := self._per_passage - len(queries):
+            edges = np.linspace(0, len(words), parts + 1).round().astype(int).tolist()
             queries += [self._keywords(words[a:b]) for a, b in pairwise(edges) if a < b]
-        found: dict[str, str] = {}
+        distinct: dict[str, str] = {}
         for query in queries:
-            found.setdefault(query.casefold(), query)
-        return list(found.values())
+            distinct.setdefault(query.casefold(), query)
+        return list(distinct.values())
 
     def _keywords(self, words: list[str]) -> str:
-        times = Counter(words)  # in the order in which they first stand
+        times = Counter(words)  # in the order of their first occurrence
         idf = math.log(len(self._rows)) - np.log([self._counts[word] for word in times])
         best = np.argsort(-np.fromiter(times.values(), float) * idf, kind="stable")[:WORDS]
         distinct = list(times)
@@ -90,7 +90,7 @@ class LexicalQueries:
 
 
 def _counts(rows: "Dataset", path: Path) -> dict[str, int]:
-    """In how many passages each word stands: counted once, then read."""
+    """The number of passages that contain each word: counted once, then read from the file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -99,14 +99,14 @@ def _counts(rows: "Dataset", path: Path) -> dict[str, int]:
         "texts": distinct_of(rows).fingerprint,
         "words": fingerprint(any_words.__file__),
     }
-    about = {b"stzoo": json.dumps(made_from).encode()}
-    if not path.is_file() or (pq.read_schema(path).metadata or {}).get(b"stzoo") != about[b"stzoo"]:
+    metadata = {b"stzoo": json.dumps(made_from).encode()}
+    if not path.is_file() or (pq.read_schema(path).metadata or {}).get(b"stzoo") != metadata[b"stzoo"]:
         counts: Counter[str] = Counter()
         for text in column(rows, "text", "Counting words"):
             counts.update(set(words_and_pairs(text)))
         table = pa.table({"word": list(counts), "passages": list(counts.values())})
         with atomic_file(path) as draft:
-            pq.write_table(table.replace_schema_metadata(about), draft)
+            pq.write_table(table.replace_schema_metadata(metadata), draft)
         return counts
     table = pq.read_table(path)
     return dict(zip(table["word"].to_pylist(), table["passages"].to_pylist(), strict=True))

@@ -1,33 +1,33 @@
-"""MASTER: five decoders behind one bottleneck, so that one vector must serve five ways of reading a passage.
+"""MASTER: five decoders that read one bottleneck, so that one vector must serve five tasks.
 
 The algorithm (Zhou et al., 2022, https://arxiv.org/abs/2212.07841):
 
-1. hide 30 % of the passage's tokens and encode it; its vector h helps three decoders to find what is hidden
-   from them: the passage's own keywords (the loss `passage`), words of queries that it answers (`query`),
-   words of the text that a language model wrote after it (`continuation`);
-2. encode the passage's first half; its vector helps to find the keywords of the second (`neighbour`);
-3. hide half of the passage and encode it; its vector helps to find the other half (`complement`).
+1. mask 30 % of the passage's tokens and encode it; with its vector h, three decoders predict masked words:
+   the keywords of the passage (the loss `passage`), words of queries that it answers (`query`), and words of
+   a continuation by a language model (`continuation`);
+2. encode the first half of the passage; with its vector, a decoder predicts the keywords of the second half
+   (`neighbour`);
+3. mask half of the passage and encode it; with its vector, a decoder predicts the other half (`complement`).
 
-In each pass the encoder also finds what was hidden from itself (`encoder`, `encoder-neighbour`,
-`encoder-complement`). TASKS says all of this as data; MASTER.losses is one loop over it.
+In each pass the encoder also predicts its own masked tokens (`encoder`, `encoder-neighbour`,
+`encoder-complement`). TASKS lists the tasks as data; MASTER.losses is one loop over it.
 
-Reading order: TASKS, MASTER.losses, MASTER.make_views. How a word becomes a keyword is in words.py;
-how queries, continuations and neighbours are made, in prepare.py. The hooks are in
-plugin.py.
+Reading order: TASKS, MASTER.losses, MASTER.make_views. words.py defines keywords; prepare.py makes queries,
+continuations and neighbours. The hooks are in plugin.py.
 
-Source: https://github.com/microsoft/SimXNS at 0163380, MASTER/pretrain. Losses and gradients are compared
-with its own by tests/parity of stzoo.
+Source: https://github.com/microsoft/SimXNS at 0163380, MASTER/pretrain. stzoo's tests/parity compares losses
+and gradients with that code.
 
 Unlike:
     - Masks and windows are drawn on the device from torch's generator, not in the collator.
-    - The joined queries of a passage end in one [SEP]. There each query brings one and the tokenizer adds
-      another, so that the last two tokens are [SEP], one of which counts into the budget of hidden tokens.
-    - Every view is as long as its longest row; there everything is padded to 128 tokens, halves too.
-    - Passages and continuations too long for `max_tokens` lose their ends; there, as here for the queries, a
-      window is drawn at random.
-    - Decoders begin with BERT's initialisation; there with that of torch's layers.
-    - A corpus may bring real neighbours, as the paper's figure has it; there the halves are all there is.
-    - The bottleneck is whatever pooling the model has, and any masked LM will do (see stzoo_retromae.py).
+    - The joined queries of a passage end in one [SEP]. In the source each query has one and the tokenizer
+      adds another, so the last two tokens are [SEP], one of which counts towards the budget of masked tokens.
+    - Every view is padded to its longest row; the source pads everything, halves too, to 128 tokens.
+    - Passages and continuations longer than `max_tokens` are truncated; the source draws a random window, as
+      is done here for the queries.
+    - Decoders are initialised like BERT; in the source, by torch's defaults.
+    - A corpus may contain real neighbours, as in the paper's figure; the source has the halves only.
+    - The bottleneck is the output of the model's pooling, and any masked LM can be the base (see RetroMAE).
 """
 
 from typing import Any, NamedTuple
@@ -43,15 +43,15 @@ from stzoo_master.words import WordWeights
 
 
 class Task(NamedTuple):
-    """What one decoder does.
+    """A task of one decoder.
 
     Attributes:
-        name: of the decoder and of its loss.
-        encoder: the pass whose bottleneck it reads; also the name of that pass's own loss.
-        view: the text that it rebuilds.
-        hiding: how tokens of it are hidden: "keywords", "words" (at random), or "complement" (just those that
-            the encoder saw).
-        column: of the corpus, without which there is no such task.
+        name: Name of the decoder and of its loss.
+        encoder: Encoder pass whose bottleneck the decoder reads; also the name of that pass's own loss.
+        view: Text whose words the decoder predicts.
+        hiding: How its tokens are masked: "keywords", "words" (random words), or "complement" (the tokens
+            that the encoder saw).
+        column: Column of the corpus that the task requires; "" if it needs none.
     """
 
     name: str
@@ -73,7 +73,7 @@ ENCODERS = ("encoder", "encoder-neighbour", "encoder-complement")
 
 
 class Read(NamedTuple):
-    """A text as it is: ids int64 [B, T], words int64 [B, T] (-1: no word), attention bool [B, T]."""
+    """A text without masks: ids int64 [B, T], words int64 [B, T] (-1: no word), attention bool [B, T]."""
 
     ids: Tensor
     words: Tensor
@@ -81,7 +81,7 @@ class Read(NamedTuple):
 
 
 class View(NamedTuple):
-    """A corrupted text: ids int64 [B, T], labels int64 [B, T] (-100: not hidden), attention bool [B, T]."""
+    """A masked text: ids int64 [B, T], labels int64 [B, T] (-100: not masked), attention bool [B, T]."""
 
     ids: Tensor
     labels: Tensor
@@ -89,23 +89,26 @@ class View(NamedTuple):
 
 
 class MASTER(Objective):
-    """Finds five kinds of hidden words, each by a decoder of its own, from the encoder's vector.
+    """Predicts masked words in five tasks, each with its own decoder, from the encoder's vector.
 
     Args:
-        backbone: the encoder taken apart.
-        tasks: names of TASKS; None is every one that the corpus has the columns for.
-        encoder_rate: share of the tokens hidden from the encoder, 0..1.
-        complement_rate: the same in the pass whose complement is rebuilt; the decoder lacks the rest.
-        decoder_rate: share of the tokens hidden from the other decoders, 0..1.
-        layers: of each decoder.
-        neighbours: True rebuilds a neighbour that the corpus brings (column `neighbours`), drawn anew each
-            time, from the whole passage; a passage without one is halved. False halves every passage. None
-            is True if the corpus brings any.
-        frequencies: the Parquet file of word frequencies that tells keywords; None is the one in the folder
-            of the corpus (`frequencies/words.parquet`), or else the words of the corpus are counted.
+        backbone: The encoder with its embeddings, MLM head and pooling.
+        tasks: Names of tasks in TASKS; None for all tasks that the corpus has the columns for.
+        encoder_rate: Share of the tokens masked for the encoder, 0..1.
+        complement_rate: Share of the tokens masked for the encoder in the complement task, 0..1. The decoder
+            predicts the others.
+        decoder_rate: Share of the tokens masked for the other decoders, 0..1.
+        layers: Number of layers of each decoder.
+        neighbours: True to predict a random neighbour (column `neighbours`) from the whole passage, and to
+            halve only the passages without one. False to halve every passage. None for True if the corpus has
+            any neighbours.
+        frequencies: Path to a Parquet table of word frequencies, which define the keywords. None for the
+            table in the folder of the corpus (`frequencies/words.parquet`), or else to count the words of the
+            corpus.
 
     Raises:
-        RecipeError: if a task is unknown, or none is left, or a rate is out of range.
+        RecipeError: If a rate is out of range, or no task is left.
+        UnknownNameError: If a task is unknown.
     """
 
     weights = {
@@ -132,7 +135,7 @@ class MASTER(Objective):
             if name not in NAMES:
                 raise UnknownNameError("task of MASTER", name, NAMES)
         check_rates(encoder_rate=encoder_rate, complement_rate=complement_rate, decoder_rate=decoder_rate)
-        self.asked, self.neighbours, self.frequencies = tasks, neighbours, frequencies
+        self.requested, self.neighbours, self.frequencies = tasks, neighbours, frequencies
         self.encoder_rate, self.complement_rate, self.decoder_rate = (
             encoder_rate,
             complement_rate,
@@ -140,7 +143,7 @@ class MASTER(Objective):
         )
         self.keywords = WordWeights(
             [], [], backbone.tokenizer
-        )  # every word weighs the same, until `configure_for`
+        )  # all words have the same weight until `configure_for`
         names = NAMES if tasks is None else tasks
         self.heads = nn.ModuleDict({name: self.decoder("stacked", layers=layers) for name in names})
         self._keep(names)
@@ -150,59 +153,62 @@ class MASTER(Objective):
         self.columns = {name: kind for name, kind in self.columns.items() if name in read}
 
     def _keep(self, names: list[str]) -> None:
-        """Leaves all but these tasks, and the encoder passes that no task of them reads."""
+        """Keeps these tasks and the encoder passes that they read, and drops all others."""
         self.tasks = [task for task in TASKS if task.name in names]
         if not self.tasks:
-            raise RecipeError(f"no task of MASTER is left; expected some of {', '.join(NAMES)}.")
+            raise RecipeError(f"no task of MASTER is left; expected at least one of {', '.join(NAMES)}.")
         kept = {task.name for task in self.tasks} | {task.encoder for task in self.tasks}
         self.weights = {name: weight for name, weight in self.weights.items() if name in kept}
         self.heads = nn.ModuleDict({task.name: self.heads[task.name] for task in self.tasks})
 
     def configure_for(self, corpus: Any) -> list[str]:
-        """Drops the tasks that the corpus has no column for, and finds or counts its word frequencies.
+        """Drops the tasks whose column the corpus lacks, and reads or counts its word frequencies.
 
         Raises:
-            DataError: if a task or neighbours were asked for and the column is not there, or the table of
-                frequencies does not hold.
-            RecipeError: if no task is left, or no loss that weighs anything.
+            DataError: If the options ask for a task or for neighbours whose column the corpus lacks, or the
+                table of frequencies is invalid.
+            RecipeError: If no task is left, or all remaining losses have the weight 0.
         """
-        brought = corpus.rows.column_names
-        lacking = [task for task in self.tasks if task.column and task.column not in brought]
-        wanting = [f"task {task.name}: {task.column}" for task in lacking if self.asked is not None]
-        if self.neighbours and "neighbours" not in brought:
-            wanting.append("neighbours=true: neighbours")
-        if wanting:
+        columns = corpus.rows.column_names
+        lacking = [task for task in self.tasks if task.column and task.column not in columns]
+        missing = [f"task {task.name}: {task.column}" for task in lacking if self.requested is not None]
+        if self.neighbours and "neighbours" not in columns:
+            missing.append("neighbours=true: neighbours")
+        if missing:
             raise DataError(
-                f"What was asked for reads columns that no row of {', '.join(corpus.sources)} fills "
-                f"({'; '.join(wanting)}); it has {', '.join(brought)}. Make them by `stzoo prepare master`, "
-                "or leave that out of the options."
+                f"the options need columns that {', '.join(corpus.sources)} does not have "
+                f"({'; '.join(missing)}); its columns are {', '.join(columns)}. Make them with "
+                "`stzoo prepare master`, or leave out these options."
             )
         self._keep([task.name for task in self.tasks if task not in lacking])
         if not any(self.weights.values()):
-            raise RecipeError(f"all losses that are left weigh 0: {', '.join(self.weights)}.")
+            raise RecipeError(
+                f"all remaining losses have the weight 0: {', '.join(self.weights)}; set one above 0."
+            )
         if self.neighbours is None:
-            self.neighbours = "neighbours" in brought
+            self.neighbours = "neighbours" in columns
         kept = {task.name for task in self.tasks}
-        notes = [f"No task {task.name}: the corpus brings no {task.column}." for task in lacking]
+        notes = [f"No task {task.name}: the corpus has no column {task.column}." for task in lacking]
         if "neighbour" in kept:
-            whose = "those that the corpus brings" if self.neighbours else "the halves of each passage"
-            notes.append(f"Neighbours are {whose}.")
+            source = "those in the corpus" if self.neighbours else "the halves of each passage"
+            notes.append(f"Neighbours are {source}.")
         if any(task.hiding == "keywords" for task in self.tasks):
-            words, counts, whence = frequencies(corpus, self.backbone.tokenizer, self.frequencies)
+            words, counts, source = frequencies(corpus, self.backbone.tokenizer, self.frequencies)
             self.keywords = WordWeights(words, counts, self.backbone.tokenizer)
-            notes.append(f"Keywords are told by {len(words)} words {whence}.")
+            notes.append(f"Keywords are defined by the frequencies of {len(words)} words {source}.")
         return notes
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Tokenises passages and what they bring; tensors as `Objective.collate` has them.
+        """Tokenises the passages and the other texts that the tasks read; draws nothing.
 
         Returns:
-            "passage_…" [B, T]; "query_…" [B, T], the queries of a passage joined by the separator, up to four
-            times `max_tokens` of them; "continuation_…" [B, T]; "related_…" [B, K, T], the neighbours of each
-            passage first and then empty texts. Only what the tasks read.
+            The tensors of `Objective.collate` for the views "passage" [B, T]; "query" [B, T], the queries of
+            a passage joined by the separator, up to four times `max_tokens` of them; "continuation" [B, T];
+            and "related" [B, K, T], the neighbours of each passage followed by empty texts. Only the views
+            that the tasks read are included.
         """
         names = {task.name for task in self.tasks}
-        # without a space before it, which byte-level and Unigram tokenizers would make a word of
+        # no space before it: byte-level and Unigram tokenizers would turn that into a word
         separator = f"{self.backbone.tokenizer.sep_token} "
         batch = self.tokenise([row["text"] for row in rows], "passage")
         if "query" in names:
@@ -220,7 +226,7 @@ class MASTER(Objective):
         return batch
 
     def make_views(self, batch: dict[str, dict[str, Tensor]]) -> dict[str, View]:
-        """The views of the three encoder passes, by the names of their losses, and those of the decoders."""
+        """Masks the texts of the encoder passes and of the decoders; each view has the name of its loss."""
         read = {
             name: Read(view["input_ids"], view["words"], view["attention_mask"].bool())
             for name, view in batch.items()
@@ -248,12 +254,12 @@ class MASTER(Objective):
         return drawn
 
     def losses(self, **views: View) -> dict[str, Tensor]:
-        """The eight losses or those that are left, float scalars in nats; one of weight 0 is not computed.
+        """Computes up to eight losses, float scalars in nats; losses with the weight 0 are skipped.
 
         Args:
-            views: as `make_views` returns them.
+            views: Views by the name of their loss, as `make_views` returns them.
         """
-        found, bottlenecks = {}, {}
+        losses, bottlenecks = {}, {}
         tasks = [task for task in self.tasks if self.weights[task.name]]
         read = {task.encoder for task in tasks}
         for name in ENCODERS:
@@ -261,19 +267,19 @@ class MASTER(Objective):
                 view = views[name]
                 hidden, bottlenecks[name] = self.encode(view.ids, view.attention)
                 if self.weights[name]:
-                    found[name] = self.mlm_loss(name, hidden, view.labels)
+                    losses[name] = self.mlm_loss(name, hidden, view.labels)
         for task in tasks:
             rebuilt = self.rebuild(task.name, bottlenecks[task.encoder], views[task.name])
-            found[task.name] = self.mlm_loss(task.name, rebuilt, views[task.name].labels)
-        return found
+            losses[task.name] = self.mlm_loss(task.name, rebuilt, views[task.name].labels)
+        return losses
 
     def rebuild(self, name: str, h: Tensor, view: View) -> Tensor:
-        """Decodes [h, e_1+p_1, ..., e_N+p_N] by the decoder of that name: float [B, T, H].
+        """Decodes [h, e_1+p_1, ..., e_N+p_N] with the decoder of a task: float [B, T, H].
 
         Args:
-            name: of the task.
+            name: Name of the task.
             h: float [B, H], the bottleneck.
-            view: what is left of the text.
+            view: The masked text.
         """
         embedded = self.backbone.embed(view.ids)
         sequence = torch.cat([h.unsqueeze(1).to(embedded.dtype), embedded[:, 1:]], dim=1)
@@ -288,7 +294,7 @@ class MASTER(Objective):
         return self._view(text, hide_words(text.words, _body(text.attention), rate))
 
     def _window(self, text: Read) -> Read:
-        """As much of a text as the encoder may read, from a random place on."""
+        """A random window of a text, as long as the encoder can read."""
         most = self.backbone.max_tokens
         tokens = text.attention.sum(1) - 2
         length = tokens.clamp(max=most - 2)
@@ -296,7 +302,7 @@ class MASTER(Objective):
         return self._span(text, start, length, min(text.ids.shape[1], most))
 
     def _neighbours(self, passage: Read, related: Read | None) -> tuple[Read, Read]:
-        """What the encoder reads, and what is rebuilt from it."""
+        """The text that the encoder reads, and the neighbour that is predicted from it."""
         tokens, width = passage.attention.sum(1) - 2, passage.ids.shape[1]
         half = tokens // 2
         narrow = (width - 2) // 2 + 2
@@ -318,13 +324,13 @@ class MASTER(Objective):
         return Read(ids, functional.pad(text.words, more, value=-1), functional.pad(text.attention, more))
 
     def _span(self, text: Read, start: Tensor, length: Tensor, width: int) -> Read:
-        """Some tokens of each row between its first and last, which are special ones.
+        """Cuts a span out of each row, and keeps the special tokens at both ends.
 
         Args:
-            text: each row a special token, n ordinary ones, a special token, padding.
-            start: int64 [B], how many of the n to leave out at the front.
-            length: int64 [B], how many to take.
-            width: tokens of the result.
+            text: Rows of a special token, n ordinary tokens, a special token and padding.
+            start: int64 [B], number of ordinary tokens to skip.
+            length: int64 [B], number of ordinary tokens to keep.
+            width: Number of columns of the result.
         """
         at = torch.arange(width, device=start.device)
         start, length = start.unsqueeze(1), length.unsqueeze(1)
@@ -336,13 +342,13 @@ class MASTER(Objective):
 
 
 def _below(most: Tensor) -> Tensor:
-    """Whole numbers from 0 to below those of an int64 tensor, drawn as evenly as 2**31 allows."""
-    # not rand() * most, which float32 rounds up to `most` now and then
+    """Draws integers from 0 to below those of an int64 tensor, as evenly as 2**31 allows."""
+    # not rand() * most, which float32 sometimes rounds up to `most`
     return torch.randint(2**31 - 1, most.shape, device=most.device) % most
 
 
 def _body(attention: Tensor) -> Tensor:
-    """Attention without two of its tokens: budgets here are of a text without its first and last token."""
+    """Attention without two of its tokens, as masking budgets exclude the first and last token of a text."""
     body = attention.clone()
     body[:, :2] = False
     return body

@@ -1,7 +1,7 @@
-"""What stzoo-master brings: the objective, the preparation of its data, checkpoints, and recipes.
+"""The hooks of stzoo-master: the objective, the preparation of its data, checkpoints, and recipes.
 
-The entry point names this file. It imports no torch, so that `stzoo list` is quick; heavy parts are named as
-text and imported when one is used.
+The entry point names this module. It does not import torch, so `stzoo list` stays fast; heavy parts are named
+as strings and imported when they are used.
 """
 
 from collections.abc import Iterable
@@ -25,11 +25,11 @@ CITE = """\
 
 @stzoo.hookimpl
 def stzoo_objectives() -> Iterable[Component]:
-    """MASTER."""
+    """The objective MASTER."""
     yield Component(
         name="master",
         build="stzoo_master.master:MASTER",
-        summary="five decoders find keywords, queries, continuations and neighbours from the bottleneck",
+        summary="five decoders predict keywords, queries, continuations and neighbours from the bottleneck",
         source=PAPER,
         citation=CITE,
     )
@@ -37,7 +37,7 @@ def stzoo_objectives() -> Iterable[Component]:
 
 @stzoo.hookimpl
 def stzoo_preparations() -> Iterable[Component]:
-    """The data set that MASTER reads."""
+    """The preparation of the data that MASTER reads."""
     yield Component(
         name="master",
         build="stzoo_master.prepare:MASTERData",
@@ -48,7 +48,7 @@ def stzoo_preparations() -> Iterable[Component]:
 
 @stzoo.hookimpl
 def stzoo_checkpoints() -> Iterable[Checkpoint]:
-    """What the authors published, with the lengths of their scripts."""
+    """The authors' checkpoints, with the lengths of their scripts."""
     for name, corpus in (("msmarco", "MS MARCO"), ("wiki", "Wikipedia")):
         yield Checkpoint(
             name=f"master-base.{name}",
@@ -73,12 +73,12 @@ def stzoo_checkpoints() -> Iterable[Checkpoint]:
         license="",
         source=CODE,
         recipe="master-finetune-msmarco-distill",
-        summary="MASTER, fine-tuned on MS MARCO, as its code leaves it; towers for queries and passages",
+        summary="MASTER, fine-tuned on MS MARCO, as its code writes it; towers for queries and passages",
         importer="stzoo_master.importer:towers",
         base="google-bert/bert-base-uncased",
         pooling="cls",
         similarity="dot",
-        prompts={"query": "", "document": "- [SEP] "},  # a passage without a title has "-" in its place
+        prompts={"query": "", "document": "- [SEP] "},  # "-" is the title of a passage without one
         max_tokens=128,
         max_query_tokens=32,
         citation=CITE,
@@ -92,7 +92,7 @@ def stzoo_recipes() -> Iterable[Recipe]:
         ("prepare-msmarco", "the data of MASTER from MS MARCO passages"),
         ("pretrain-msmarco", "MASTER on MS MARCO passages"),
         ("pretrain-wikipedia", "MASTER on Wikipedia passages"),
-        ("finetune-msmarco-bm25", "MS MARCO, stage 1: negatives of BM25"),
+        ("finetune-msmarco-bm25", "MS MARCO, stage 1: BM25 negatives"),
         ("mine-msmarco", "negatives for stage 2"),
         ("finetune-msmarco-mined", "MS MARCO, stage 2: mined negatives"),
         ("finetune-msmarco-distill", "MS MARCO, stage 3: distillation"),

@@ -1,13 +1,13 @@
-"""The data of MASTER: what a passage is asked, how it might go on, what stands near it, which words are rare.
+"""Prepares MASTER's data: queries, continuations and neighbours of each passage, and word frequencies.
 
-Rows that the corpus brings a column for keep it; the rest is made. The released files, token ids under
-"text", "queries" and "next", are read as they are.
+Values that the corpus already has are kept; the others are made. The released files, with token ids under
+"text", "queries" and "next", can be read directly.
 
 Source: https://github.com/microsoft/SimXNS at 0163380, MASTER/README.md: queries by docT5, continuations by
 GPT-2, the form of the data, how words are counted.
 
-Unlike: the settings of the two generators are not published; see generate.py for those here.
-    The released code halves passages where the paper's figure draws a neighbour; here there are neighbours.
+Unlike: the settings of the two generators were not published; generate.py lists those used here. The released
+    code halves passages where the paper's figure has a neighbour; here there are neighbours.
 """
 
 from collections.abc import Callable
@@ -31,30 +31,40 @@ class MASTERSettings(PrepareSettings):
 
     queries: str = Field(
         "doc2query/msmarco-t5-base-v1",
-        description="a sequence-to-sequence model (folder or Hub id), lexical (no model), or none",
+        description="sequence-to-sequence model for queries (folder or Hub id), lexical (no model), or none",
     )
-    queries_per_passage: int = Field(10, ge=1, description="queries a passage")
-    query_tokens: int = Field(64, ge=1, description="longest query in tokens of its model")
-    query_top_k: int = Field(10, ge=0, description="queries are drawn from this many best words; 0: from all")
-    continuation: str = Field("gpt2", description="a causal model (folder or Hub id), or none")
-    continuation_tokens: int = Field(128, ge=1, description="longest continuation in tokens of its model")
-    continuation_top_k: int = Field(50, ge=0, description="drawn from this many best words; 0: from all")
-    generator_batch_size: int = Field(32, ge=1, description="passages at a time in the generators")
+    queries_per_passage: int = Field(10, ge=1, description="number of queries per passage")
+    query_tokens: int = Field(64, ge=1, description="maximum length of a query, in tokens of its model")
+    query_top_k: int = Field(10, ge=0, description="sample query tokens from the k most likely; 0 for all")
+    continuation: str = Field(
+        "gpt2", description="causal language model that writes continuations (folder or Hub id), or none"
+    )
+    continuation_tokens: int = Field(
+        128, ge=1, description="maximum length of a continuation, in tokens of its model"
+    )
+    continuation_top_k: int = Field(
+        50, ge=0, description="sample continuation tokens from the k most likely; 0 for all"
+    )
+    generator_batch_size: int = Field(32, ge=1, description="passages per batch of the generators")
     neighbours: list[str] = Field(
         [DOCUMENT],
         min_length=1,
-        description="by document (passages of one), bm25, an encoder (folder or Hub id), or none; in turn if "
-        "several",
+        description="sources of neighbours, used in turn: document (the same one), bm25, an encoder (folder "
+        "or Hub id), or none",
     )
     language: LanguageCode | None = Field(
-        None, description="of the passages, for neighbours by bm25: de, german, none; detected if left out"
+        None,
+        description="language of the passages for bm25: de, german or none; detected by default",
     )
-    neighbours_per_passage: int = Field(3, ge=1, description="neighbours a passage, of each kind and in all")
+    neighbours_per_passage: int = Field(
+        3, ge=1, description="number of neighbours per passage, of each source and in all"
+    )
     document_pattern: str = Field(
-        DOCUMENT_PATTERN, description="of ids; passages with the same first group are of one document"
+        DOCUMENT_PATTERN,
+        description="regular expression of ids; passages with the same first group are of one document",
     )
     frequencies: str = Field(
-        COUNT, description="how often words stand: count, none, or a Parquet table (word, count)"
+        COUNT, description="word frequencies: count, none, or a Parquet table with the columns word and count"
     )
 
 
@@ -62,15 +72,15 @@ class MASTERData(Preparation):
     """Queries, continuations, neighbours and word frequencies for pre-training with the objective `master`.
 
     Args:
-        settings: what makes each column.
-        corpus: with what it brings of them.
-        tokenizer: of the base to be pre-trained.
-        work: for indexes.
+        settings: Settings of the preparation.
+        corpus: The corpus; columns that it already has are kept.
+        tokenizer: Tokenizer of the base to be pre-trained.
+        work: Folder for indexes and other intermediate files.
 
     Raises:
-        DataError: if a table of frequencies does not hold.
-        ModelError: if a generator or encoder cannot be loaded, or is none.
-        RecipeError: if "none" is given with other neighbours, the document pattern is not a regular
+        DataError: If the table of frequencies is invalid.
+        ModelError: If a generator or encoder cannot be loaded, or is a model of another kind.
+        RecipeError: If "none" is combined with other neighbours, the document pattern is not a regular
             expression, the language is unknown or not used, or the table of frequencies is missing.
     """
 
@@ -87,31 +97,31 @@ class MASTERData(Preparation):
         if settings.language is not None:
             if BM25 not in settings.neighbours:
                 raise RecipeError(
-                    "the language is for neighbours by bm25; give --neighbours bm25, or drop it."
+                    "--language has no effect without --neighbours bm25; add that, or drop --language."
                 )
             check_language(settings.language)
         if settings.frequencies not in (COUNT, NONE):
             if not Path(settings.frequencies).is_file():
                 raise RecipeError(
-                    f"frequencies is {settings.frequencies!r}, and there is no such file; expected count, "
-                    "none, or a Parquet table (word, count)."
+                    f"frequencies is {settings.frequencies!r}, which is not a file; expected count, none, or "
+                    "a Parquet table with the columns word and count."
                 )
             from stzoo_master.words import read_table
 
             self._own_table = read_table(settings.frequencies, tokenizer)
-        # nothing is loaded that has nothing to do, and what finds a mistake soon comes first
-        asks = self._wants("queries")
-        self.queries: Any = self._generator() if asks and settings.queries != LEXICAL else None
-        self.continuation: Any = self._continuation() if self._wants("continuation") else None
-        kinds = settings.neighbours if self._wants("neighbours") else []
-        # BM25, whose index takes long and whose settings cannot be wrong, comes last
+        # only what is needed is loaded, and parts that can find a mistake quickly come first
+        needs_queries = self._needs("queries")
+        self.queries: Any = self._generator() if needs_queries and settings.queries != LEXICAL else None
+        self.continuation: Any = self._continuation() if self._needs("continuation") else None
+        kinds = settings.neighbours if self._needs("neighbours") else []
+        # BM25 comes last: its index takes long, and its settings cannot be wrong
         related = {kind: self._related(kind) for kind in sorted(kinds, key=lambda kind: kind == BM25)}
         self.neighbours = [related[kind] for kind in kinds]
-        if asks and settings.queries == LEXICAL:
+        if needs_queries and settings.queries == LEXICAL:
             self.queries = self._lexical()
 
-    def _wants(self, name: str) -> bool:
-        """True if a column is to be made for any row."""
+    def _needs(self, name: str) -> bool:
+        """True if a column is needed, and missing for any row."""
         table = self.corpus.rows.data
         named = {name, "next"} if name == "continuation" else {name}
         whole = [n for n in named & set(table.column_names) if not table.column(n).null_count]
@@ -121,7 +131,7 @@ class MASTERData(Preparation):
         from stzoo_master.lexical import LexicalQueries
 
         self.notes.append(
-            "Queries are lexical: titles and the words of the highest tf-idf, not what a model would ask."
+            "Queries are lexical: titles and words with the highest tf-idf, not questions by a model."
         )
         return LexicalQueries(self.corpus.rows, self.settings.queries_per_passage, self.work)
 
@@ -159,26 +169,27 @@ class MASTERData(Preparation):
         if kind != DOCUMENT:
             try:
                 return related.NearestByEncoder(rows, k, kind, self.work, device=self.settings.device)
-            except ModelError as error:  # of an encoder, or of a misspelt kind
+            except ModelError as error:  # an encoder that cannot be loaded, or a misspelt source
                 raise ModelError(
-                    f"{error} Neighbours are by {DOCUMENT}, {BM25} or an encoder; give several one by one."
+                    f"{error} Neighbours are found by {DOCUMENT}, {BM25} or an encoder; repeat the option "
+                    "for several."
                 ) from error
-        found = related.SameDocument(rows, k, self.settings.document_pattern)
-        if not found.found:
+        source = related.SameDocument(rows, k, self.settings.document_pattern)
+        if not source.has_any:
             self.notes.append(
-                "No neighbours by document: no two passages that stand together have ids that match "
-                f"{self.settings.document_pattern}."
+                "No neighbours by document: no two adjacent passages have ids that match "
+                f"{self.settings.document_pattern} with the same document."
             )
-        else:  # ids may count the lines of a file, or all passages: that is for the user to see
+        else:  # the user must judge whether ids name documents; they may just count lines
             self.notes.append(
-                f"Neighbours by document: {found.facts['passages_with_neighbours']} passages in "
-                f"{found.facts['documents']} document(s), told by ids such as {rows[0]['id']}; "
-                "if that is wrong, give --document-pattern or other --neighbours."
+                f"Neighbours by document: {source.facts['passages_with_neighbours']} passages in "
+                f"{source.facts['documents']} document(s), according to ids such as {rows[0]['id']}. If that "
+                "is wrong, set --document-pattern or choose other --neighbours."
             )
-        return found
+        return source
 
     def facts(self) -> dict[str, Any]:
-        """What makes each column, and which of them the corpus brings."""
+        """How each column is made, and which columns the corpus already has."""
         return {
             "brought": sorted({*self.columns, "next"} & set(self.corpus.rows.column_names)),
             "queries": self.queries and self.queries.facts,
@@ -188,33 +199,33 @@ class MASTERData(Preparation):
         }
 
     def shard(self, first: int, last: int) -> dict[str, list[Any]]:
-        """Makes what the corpus does not bring for these rows."""
-        given = self.corpus.rows[first:last]
-        texts = given["text"]
+        """Fills in the missing values of the rows `first` to `last` - 1."""
+        rows = self.corpus.rows[first:last]
+        texts = rows["text"]
 
-        def brought(name: str) -> list[Any]:
-            return list(given.get(name, [None] * len(texts)))
+        def existing(name: str) -> list[Any]:
+            return list(rows.get(name, [None] * len(texts)))
 
-        made = {name: brought(name) for name in self.columns}
-        for place, following in enumerate(brought("next")):
-            made["continuation"][place] = made["continuation"][place] or (following and following[0])
-        # another for each shard, and the same after a kill
+        values = {name: existing(name) for name in self.columns}
+        for place, following in enumerate(existing("next")):
+            values["continuation"][place] = values["continuation"][place] or (following and following[0])
+        # differs between shards, and is the same if a killed shard is repeated
         seed = (self.settings.seed + first * 1_000_003) % 2**32
         if self.settings.queries == LEXICAL and self.queries:
-            _fill(made["queries"], lambda places: _some(self.queries(first, last), places))
+            _fill(values["queries"], lambda places: _some(self.queries(first, last), places))
         elif self.queries:
-            _fill(made["queries"], lambda places: self.queries(_some(texts, places), seed))
+            _fill(values["queries"], lambda places: self.queries(_some(texts, places), seed))
         if self.continuation:
-            _fill(made["continuation"], lambda places: self.continuation(_some(texts, places), seed))
+            _fill(values["continuation"], lambda places: self.continuation(_some(texts, places), seed))
         if self.neighbours:
-            _fill(made["neighbours"], lambda places: _some(self._near(first, last), places))
-        return made
+            _fill(values["neighbours"], lambda places: _some(self._near(first, last), places))
+        return values
 
     def _near(self, first: int, last: int) -> list[list[str]]:
         from stzoo_master.related import combine, texts_of
 
         texts = texts_of(self.corpus.rows, combine(*(source(first, last) for source in self.neighbours)))
-        # two sources may give two rows of one text
+        # two sources may give different rows with the same text
         return [list(dict.fromkeys(row))[: self.settings.neighbours_per_passage] for row in texts]
 
     def finish(self, folder: Path) -> None:
@@ -228,7 +239,7 @@ class MASTERData(Preparation):
 
 
 def _fill(values: list[Any], make: Callable[[list[int]], list[Any]]) -> None:
-    """Puts what is made for the places without a value there."""
+    """Makes the missing values, all in one call, and fills them in."""
     places = [place for place, value in enumerate(values) if not value]
     for place, value in zip(places, make(places) if places else [], strict=True):
         values[place] = value or None
@@ -238,28 +249,35 @@ def _some(values: list[Any], places: list[int]) -> list[Any]:
     return [values[place] for place in places]
 
 
-def frequencies(corpus: Corpus, tokenizer: Any, given: str | None = None) -> tuple[list[str], Any, str]:
-    """The word frequencies of a corpus: given, or of the one folder that it is, or counted now and kept.
+def frequencies(corpus: Corpus, tokenizer: Any, table: str | None = None) -> tuple[list[str], Any, str]:
+    """Finds the word frequencies of a corpus.
+
+    Args:
+        corpus: The corpus.
+        tokenizer: The tokenizer that splits the words.
+        table: Path to a table of word counts. None for the one in the folder of the corpus, or else to count
+            the words and cache the result.
 
     Returns:
-        The words; int64 [words], how often each stands in it; and where that is from, in words.
+        The words, int64 [words] with their numbers of occurrences, and a phrase that says where these come
+        from.
 
     Raises:
-        DataError: if a table does not hold.
+        DataError: If the table is invalid.
     """
     from stzoo_master.words import read_table, write_table
 
-    beside = Path(corpus.sources[0]).expanduser() / TABLE
-    if given is not None:
-        path, whence = Path(given), f"of {given}"
-    elif len(corpus.sources) == 1 and beside.is_file():
-        path, whence = beside, f"of {beside}"
+    stored = Path(corpus.sources[0]).expanduser() / TABLE
+    if table is not None:
+        path, source = Path(table), f"in {table}"
+    elif len(corpus.sources) == 1 and stored.is_file():
+        path, source = stored, f"in {stored}"
     else:
         name = f"{corpus.fingerprint[:32]}-{tokenizer_fingerprint(tokenizer)[:32]}.parquet"
-        path, whence = cache_folder() / "frequencies" / name, "counted in the corpus"
+        path, source = cache_folder() / "frequencies" / name, "counted in the corpus"
         if not path.is_file():
             write_table(path, _count(corpus, tokenizer), tokenizer)
-    return *read_table(path, tokenizer), whence
+    return *read_table(path, tokenizer), source
 
 
 def _count(corpus: Corpus, tokenizer: Any) -> dict[str, int]:

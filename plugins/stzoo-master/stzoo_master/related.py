@@ -1,10 +1,10 @@
-"""Passages related to a passage: of the same document, near by BM25, near by an encoder.
+"""Neighbours of a passage: from the same document, by BM25, or by an encoder.
 
-Each class is built once over a corpus and then asked for the neighbours of some rows after others, in any
-order: what it answers depends on the corpus and its settings alone. What takes long to make (an index,
-embeddings) is kept in a folder, whole or not at all, and found again after a kill.
+Each class is built once for a corpus and then called for ranges of rows, in any order; the result depends on
+the corpus and the settings alone. Indexes and embeddings, which take long to make, are stored in a folder,
+whole or not at all, and reused after a kill.
 
-No passage gets itself, a passage of the very same text, or two of one text as neighbours.
+A passage's neighbours never include itself, a passage with the same text, or two passages with the same text.
 """
 
 import functools
@@ -32,38 +32,38 @@ from stzoo.utils.files import atomic_folder, fingerprint, write_json
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# The document of an id such as book/module.12 or page#3. No other sign is taken: file:12 is what a row
-# without an id is called, and MED-10 and msmarco_passage_10 are documents of their own.
+# Matches the document in ids such as book/module.12 or page#3. Other separators are not used: file:12 is the
+# name of a row without an id, and MED-10 and msmarco_passage_10 are whole documents.
 DOCUMENT_PATTERN = r"(.+)[.#]\d+"
 BAND = 4096  # rows read at once
-POSTINGS = 1 << 16  # of a passage's terms that BM25 looks at
+POSTINGS = 1 << 16  # postings that BM25 reads for a passage
 
 
 class SameDocument:
-    """The passages that stand next to a passage in its document.
+    """The passages closest to a passage in its document.
 
-    Two rows are of one document if their ids, and those of all rows between them, match the pattern as a
-    whole with the same first group. It keeps 16 bytes a passage in memory.
+    Two rows belong to the same document if their ids, and those of all rows between them, fully match the
+    pattern with the same first group. Takes 16 bytes per passage in memory.
 
     Args:
-        rows: the corpus.
-        k: neighbours a passage, at most.
-        pattern: a regular expression whose first group is the document.
+        rows: The corpus.
+        k: Maximum number of neighbours per passage.
+        pattern: Regular expression whose first group is the document.
 
     Attributes:
-        found: True if any passage has a neighbour.
-        facts: what it was made with, how many documents of two or more passages there are, and how many
-            passages have a neighbour.
+        has_any: True if any passage has a neighbour.
+        facts: Entry for a manifest: the settings, the number of documents with two or more passages, and the
+            number of passages with a neighbour.
 
     Raises:
-        RecipeError: if k is below 1, or the pattern is no regular expression with a group.
+        RecipeError: If k is below 1, or the pattern is not a regular expression with a group.
     """
 
     def __init__(self, rows: "Dataset", k: int, pattern: str = DOCUMENT_PATTERN):
         _check_k(k)
         document = _document_of(pattern)
         self._k, self._texts = k, distinct_of(rows).places
-        # the number of the document of each row; a row whose id does not match is one by itself
+        # the number of each row's document; a row whose id does not match is a document by itself
         self._documents = np.empty(len(rows), np.int64)
         number, last = -1, None
         for row, row_id in enumerate(column(rows, "id", "Reading ids")):
@@ -71,10 +71,10 @@ class SameDocument:
             number += name is None or name != last
             self._documents[row], last = number, name
         same = self._documents[1:] == self._documents[:-1]
-        # a document of several texts has two of them side by side, and then each of its rows has a neighbour
+        # if two adjacent texts of a document differ, each of its rows has a neighbour
         mixed = np.unique(self._documents[1:][same & (self._texts[1:] != self._texts[:-1])])
         sizes = np.bincount(self._documents)
-        self.found = len(mixed) > 0
+        self.has_any = len(mixed) > 0
         self.facts: dict[str, Any] = {
             "source": "same document",
             "k": k,
@@ -84,51 +84,51 @@ class SameDocument:
         }
 
     def __call__(self, first: int, last: int) -> list[list[int]]:
-        """The neighbours of the rows first to last - 1, nearest first; the next before the previous."""
+        """The neighbours of the rows `first` to `last` - 1, closest first; next before previous row."""
         return [self._nearest(row) for row in range(first, last)]
 
     def _nearest(self, row: int) -> list[int]:
         number = self._documents[row]
         begin, end = np.searchsorted(self._documents, [number, number + 1]).tolist()
-        seen, found = {self._texts[row]}, list[int]()
+        seen, near = {self._texts[row]}, list[int]()
         for distance in range(1, max(row - begin, end - 1 - row) + 1):
             for other in (row + distance, row - distance):
                 if begin <= other < end and self._texts[other] not in seen:
                     seen.add(self._texts[other])
-                    found.append(other)
-                    if len(found) == self._k:
-                        return found
-        return found
+                    near.append(other)
+                    if len(near) == self._k:
+                        return near
+        return near
 
 
 class NearestByBM25:
     """The passages that share the rarest terms with a passage, by bm25s with the settings of `stzoo bench`.
 
-    A passage asks with its distinct terms from the rarest (highest idf) on, as long as the numbers of
-    passages that they stand in sum up to no more than POSTINGS. What is left out are the commonest words,
-    which tell least, and the work for a passage does not grow with the corpus: on one core some 900 passages
-    a second ask 22,000; with nine million (simulated) it is 100, as a processor's caches hold less of them.
+    A passage is searched with its distinct terms, rarest (highest idf) first, as long as the numbers of
+    passages that contain them sum up to at most POSTINGS. This leaves out the most common words, which matter
+    least, and the work per passage does not grow with the corpus: on one core some 900 passages per second
+    with a corpus of 22,000 passages, and 100 with nine million (simulated), as less of it fits the caches.
 
-    Making the index streams the corpus once and holds its terms (4 bytes each) and what bm25s makes of them
-    (some 25 bytes for each distinct term of a passage, and the vocabulary). Then index and terms lie on disk,
-    8 bytes for each distinct term of a passage and 4 for each term, and are memory-mapped; 32 bytes a passage
-    and 8 for each term of the vocabulary stay in memory.
+    Building the index reads the corpus once and needs memory for its terms (4 bytes each) and for bm25s (some
+    25 bytes for each distinct term of a passage, and the vocabulary). Index and terms are then stored on
+    disk, 8 bytes for each distinct term of a passage and 4 for each term, and memory-mapped; 32 bytes per
+    passage and 8 for each term of the vocabulary stay in memory.
 
     Args:
-        rows: the corpus. Of passages of one text only the first is in the index.
-        k: neighbours a passage; there are fewer where fewer share a term.
-        work: a folder in which the index is kept, as "bm25".
-        language: of the passages, a code or an English name, or "none"; None detects it.
+        rows: The corpus. Of passages with the same text only the first is indexed.
+        k: Number of neighbours per passage; fewer if fewer passages share a term.
+        work: Folder in which the index is stored as "bm25".
+        language: Language of the passages, a code or an English name, or "none"; None to detect it.
 
     Attributes:
-        facts: what it was made with.
+        facts: Entry for a manifest: how the index was built.
 
     Raises:
-        RecipeError: if k is below 1, or the language is not known.
-        OutputError: if the index cannot be written.
+        RecipeError: If k is below 1, or the language is unknown.
+        OutputError: If the index cannot be written.
 
-    Unlike: stzoo's BM25, which asks with all terms, repeated ones counted again, and settles ties by
-        the id; here the earlier row comes first.
+    Unlike: stzoo's BM25, which searches with all terms, counts repeated ones, and breaks ties by id; here the
+        earlier row comes first.
     """
 
     def __init__(self, rows: "Dataset", k: int, work: str | Path, language: str | None = None):
@@ -138,20 +138,20 @@ class NearestByBM25:
         _check_k(k)
         self._k, self._rows, self._distinct = k, rows, distinct_of(rows)
         self._language = choose_language(language, DistinctTexts(rows, self._distinct), "the corpus")
-        about = {**settings_of(self._language), "postings": POSTINGS, "bm25s": bm25s.__version__}
+        settings = {**settings_of(self._language), "postings": POSTINGS, "bm25s": bm25s.__version__}
         folder, texts = Path(work) / "bm25", self._distinct.fingerprint
-        keep_folder(folder, {**about, "texts": texts, "words": fingerprint(words.__file__)}, self._build)
+        keep_folder(folder, {**settings, "texts": texts, "words": fingerprint(words.__file__)}, self._build)
         parts = bm25s.BM25.load(folder, mmap=True, load_vocab=False).scores
-        # still mapped, but as plain arrays, of which a slice costs less
+        # still memory-mapped, but as plain arrays, which are faster to slice
         self._starts, self._places, self._scores = map(
             np.asarray, (parts["indptr"], parts["indices"], parts["data"])
         )
         self._counts = np.diff(self._starts)
         self._terms = safe_open(folder / "terms.safetensors", "np")
         self._ends = self._terms.get_tensor("ends")
-        # float32 [U] sums of scores, and int32 [U] which of a passage's postings was the last of a place
+        # float32 [U], sums of scores, and int32 [U], the last posting of each indexed passage
         self._sums, self._last = np.zeros(len(self._ends), np.float32), np.empty(len(self._ends), np.int32)
-        self.facts: dict[str, Any] = {"source": "bm25", "k": k, **about}
+        self.facts: dict[str, Any] = {"source": "bm25", "k": k, **settings}
 
     def _build(self, folder: Path) -> None:
         from safetensors.numpy import save_file
@@ -161,13 +161,13 @@ class NearestByBM25:
         save_file({"terms": terms.flat, "ends": terms.ends}, folder / "terms.safetensors")
 
     def __call__(self, first: int, last: int) -> list[list[int]]:
-        """The neighbours of the rows first to last - 1, nearest first."""
+        """The neighbours of the rows `first` to `last` - 1, nearest first."""
         return [
             self._distinct.rows[self._nearest(place)].tolist() for place in self._distinct.places[first:last]
         ]
 
     def _nearest(self, place: int) -> np.ndarray:
-        """int64 [at most k] places of the nearest."""
+        """int64 [at most k], the index positions of the nearest passages."""
         start, end = self._ends[place - 1] if place else 0, self._ends[place]
         if start == end:
             return np.empty(0, np.int64)
@@ -177,7 +177,7 @@ class NearestByBM25:
         here = [slice(*ends) for ends in zip(self._starts[terms], self._starts[terms + 1], strict=True)]
         places = np.concatenate([self._places[part] for part in here])
         np.add.at(self._sums, places, np.concatenate([self._scores[part] for part in here]))
-        # each place once, without sorting them
+        # keeps each position once, without sorting
         order = np.arange(len(places), dtype=np.int32)
         self._last[places] = order
         places = places[self._last[places] == order]
@@ -190,28 +190,28 @@ class NearestByBM25:
 
 
 class NearestByEncoder:
-    """The passages whose vectors lie nearest to a passage's, by exact search.
+    """The passages with the vectors nearest to a passage's, by exact search.
 
-    All passages are encoded as documents, those that ask as well. The vectors are kept in an embedding store
-    (its store), so that a kill costs the work of one shard of it at most. The store is read once for each
-    BAND rows, which are searched together; that takes 2 GiB (see `exact.top_k`). 34 bytes a passage
-    stay in memory, and as much again is taken while a band is searched.
+    All passages are encoded as documents, also when they are searched for. The vectors are kept in an
+    embedding store, so a kill loses at most one of its shards. The store is read once per BAND rows, which
+    are searched together; that takes 2 GiB (see `exact.top_k`). 34 bytes per passage stay in memory, and as
+    much again is needed while a band is searched.
 
     Args:
-        rows: the corpus. Of passages of one text only the first is encoded.
-        k: neighbours a passage.
-        model: a folder or Hub id of a sentence-transformers model.
-        work: a folder in which the stores are kept, under "embeddings".
-        device: of torch, several with commas between; None takes the best there is.
-        batch_tokens: tokens encoded at once, padding included; None suits the device.
+        rows: The corpus. Of passages with the same text only the first is encoded.
+        k: Number of neighbours per passage.
+        model: Folder or Hub id of a sentence-transformers model.
+        work: Folder in which the stores are kept, under "embeddings".
+        device: Device of torch, or several separated by commas; None for the best available.
+        batch_tokens: Number of tokens encoded at once, padding included; None to choose it for the device.
 
     Attributes:
-        facts: what it was made with.
+        facts: Entry for a manifest: the model and its settings.
 
     Raises:
-        RecipeError: if k is below 1, or an option does not hold.
-        ModelError: if the model cannot be loaded, or gives no finite vectors.
-        OutputError: if the vectors cannot be written.
+        RecipeError: If k is below 1, or an option is invalid.
+        ModelError: If the model cannot be loaded, or its vectors are not finite.
+        OutputError: If the vectors cannot be written.
     """
 
     def __init__(
@@ -228,13 +228,13 @@ class NearestByEncoder:
         opened = open_model(model, device=device)
         self._k, self._distinct = k, distinct_of(rows)
         texts = DistinctTexts(rows, self._distinct)
-        # ties are settled by the greater id, so the earlier row gets that
+        # ties go to the greater id, so earlier rows get greater ids
         self._ids = Texts(f"{number:010d}" for number in reversed(range(len(texts))))
         root = Path(work) / "embeddings"
         judged = RetrievalDataset("corpus", "", self._ids, texts, {}, {}, root)
         self._store = Retriever(opened, root, batch_tokens, progress=_shown()).documents(judged)
-        self._found_from = 0
-        self._found: list[list[int]] = []
+        self._cached_from = 0
+        self._cached: list[list[int]] = []
         self._similarity = opened.similarity
         self._device = "cuda" if opened.model.device.type == "cuda" else "cpu"
         self.facts: dict[str, Any] = {
@@ -247,12 +247,12 @@ class NearestByEncoder:
         }
 
     def __call__(self, first: int, last: int) -> list[list[int]]:
-        """The neighbours of the rows first to last - 1, nearest first."""
-        start = self._found_from
-        if not start <= first <= last <= start + len(self._found):  # one search for many small calls
-            self._found_from, self._found = first, self._search(first, max(last, first + BAND))
+        """The neighbours of the rows `first` to `last` - 1, nearest first."""
+        start = self._cached_from
+        if not start <= first <= last <= start + len(self._cached):  # one search serves many small calls
+            self._cached_from, self._cached = first, self._search(first, max(last, first + BAND))
             start = first
-        return self._found[first - start : last - start]
+        return self._cached[first - start : last - start]
 
     def _search(self, first: int, last: int) -> list[list[int]]:
         places = np.unique(self._distinct.places[first:last])
@@ -261,7 +261,7 @@ class NearestByEncoder:
         runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
         vectors = np.concatenate([self._store[run[0] : run[-1] + 1] for run in runs])
         ids = [self._ids[place] for place in places.tolist()]
-        found = top_k(
+        hits = top_k(
             vectors,
             self._store,
             ids,
@@ -274,17 +274,17 @@ class NearestByEncoder:
         )
         top = len(self._ids) - 1
         near = {
-            place: self._distinct.rows[[top - int(other) for other in found[name]]].tolist()
+            place: self._distinct.rows[[top - int(other) for other in hits[name]]].tolist()
             for place, name in zip(places.tolist(), ids, strict=True)
         }
         return [near[place] for place in self._distinct.places[first:last].tolist()]
 
 
 def combine(*sources: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Merges the neighbours that several sources give for the same rows.
+    """Merges the neighbours of the same rows from several sources.
 
     Returns:
-        for each row the first of each source in turn, then the second …, each number once.
+        For each row the first neighbour of each source in turn, then the second, and so on, each once.
     """
     return [
         [one for one in dict.fromkeys(chain.from_iterable(zip_longest(*lists))) if one is not None]
@@ -294,17 +294,17 @@ def combine(*sources: Sequence[Sequence[int]]) -> list[list[int]]:
 
 def texts_of(rows: "Dataset", numbers: Sequence[Sequence[int]]) -> list[list[str]]:
     """The texts of lists of row numbers; each row is read once."""
-    wanted = sorted(set(chain.from_iterable(numbers)))
-    texts = dict(zip(wanted, rows[wanted]["text"], strict=True)) if wanted else {}
+    needed = sorted(set(chain.from_iterable(numbers)))
+    texts = dict(zip(needed, rows[needed]["text"], strict=True)) if needed else {}
     return [[texts[number] for number in row] for row in numbers]
 
 
 class Distinct:
-    """Which rows of a corpus have a text that no earlier row has.
+    """The rows of a corpus whose text no earlier row has.
 
     Attributes:
-        rows: int64 [U], those rows, ascending.
-        places: int64 [N], for each row the place in `rows` of the one with its text.
+        rows: int64 [U], the numbers of these rows, ascending.
+        places: int64 [N], for each row the index in `rows` of the row with its text.
         fingerprint: SHA-256 (64 hex digits) of all texts in their order.
     """
 
@@ -325,16 +325,16 @@ class Distinct:
 
 @functools.lru_cache(maxsize=1)
 def distinct_of(rows: "Dataset") -> Distinct:
-    """`Distinct` of a corpus, found once for all that ask of the same object."""
+    """`Distinct` of a corpus, computed once for each object."""
     return Distinct(rows)
 
 
 class DistinctTexts(Sequence[str]):
-    """The texts of a corpus, each once, read when asked for.
+    """The distinct texts of a corpus, read on demand.
 
     Args:
-        rows: the corpus.
-        distinct: its rows that count.
+        rows: The corpus.
+        distinct: The distinct rows of the corpus.
     """
 
     def __init__(self, rows: "Dataset", distinct: Distinct):
@@ -359,7 +359,7 @@ class DistinctTexts(Sequence[str]):
 
 
 def keep_folder(folder: Path, facts: dict[str, Any], make: Callable[[Path], None]) -> None:
-    """Lets a folder be made, unless it is there with the same facts, whole."""
+    """Calls `make` to write a folder, unless it exists, is complete and has the same facts."""
     if _is_whole(folder, facts):
         return
     with atomic_folder(folder, replaces=[r"[^/]+"]) as draft:
@@ -369,7 +369,7 @@ def keep_folder(folder: Path, facts: dict[str, Any], make: Callable[[Path], None
 
 
 def _is_whole(folder: Path, facts: dict[str, Any]) -> bool:
-    """True if the files are as long as when they were written; a crash of the machine may have cut them."""
+    """True if the files have the size they were written with; a crash may have truncated them."""
     try:
         made = json.loads((folder / "made.json").read_text(encoding="utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in made["bytes"]}
@@ -379,28 +379,28 @@ def _is_whole(folder: Path, facts: dict[str, Any]) -> bool:
 
 
 def _document_of(pattern: str) -> Callable[[str], str | None]:
-    """From an id to its document; None where the pattern does not match."""
+    """A function from an id to its document, or to None if the pattern does not match."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise RecipeError(f"the pattern {pattern!r} is no regular expression: {error}.") from error
+        raise RecipeError(f"the pattern {pattern!r} is not a regular expression: {error}.") from error
     if not compiled.groups:
         raise RecipeError(
-            f"the pattern {pattern!r} has no group; put the document in one, as in {DOCUMENT_PATTERN!r}."
+            f"the pattern {pattern!r} has no group; put the document in a group, as in {DOCUMENT_PATTERN!r}."
         )
-    return lambda text: found[1] if (found := compiled.fullmatch(text)) else None
+    return lambda text: match[1] if (match := compiled.fullmatch(text)) else None
 
 
 def column(rows: "Dataset", name: str, desc: str) -> Iterator[str]:
-    """One column, some rows at a time, with a bar after two seconds."""
+    """Yields one column, read BAND rows at a time, with a progress bar after two seconds."""
     from tqdm import tqdm
 
     with tqdm(total=len(rows), desc=desc, unit=" rows", delay=2, leave=False, disable=None) as bar:
-        rows = rows.select_columns(name)  # a slice of a corpus makes lists of every column in it
+        rows = rows.select_columns(name)  # a slice of a corpus would make lists of every column
         for start in range(0, len(rows), BAND):
-            found = rows[start : start + BAND][name]
-            yield from found
-            bar.update(len(found))
+            values = rows[start : start + BAND][name]
+            yield from values
+            bar.update(len(values))
 
 
 def _shown() -> bool:

@@ -1,21 +1,22 @@
-"""How often each word stands in a corpus: MASTER hides rare words, the likely keywords, before common ones.
+"""Word frequencies of a corpus: MASTER prefers to mask rare words, which are likely to be keywords.
 
 The algorithm (Zhou et al., 2022, https://arxiv.org/abs/2212.07841):
 
-1. count the words of the corpus once (`count_words`) and keep them as a table (`write_table`, `read_table`);
-2. weigh each word of a batch by 1 / its count (`WordWeights`), for `stzoo.pretraining.masking.hide_keywords`.
+1. count the words of the corpus once (`count_words`) and store them in a table (`write_table`, `read_table`);
+2. weight each word of a batch by 1 / its count (`WordWeights`), for
+`stzoo.pretraining.masking.hide_keywords`.
 
-A word is what the tokenizer splits off before it cuts the pieces. In the table it stands as one reads it: the
-"Ġslipstream" of a byte-level tokenizer and the "▁slipstream" of a Unigram one are both "slipstream".
+A word is what the tokenizer's pre-tokenizer splits off. The table has its readable form: both "Ġslipstream"
+of a byte-level tokenizer and "▁slipstream" of a Unigram one are "slipstream".
 
 Source: https://github.com/microsoft/SimXNS at 0163380, MASTER/README.md (how words are counted) and
 MASTER/pretrain/data.py (how they are weighed).
 
 Unlike:
-    - A word is not what "##" joins, so any fast tokenizer has words (see stzoo.pretraining.masking).
-    - Words are known by a hash of their pieces' ids, so that they are looked up on the device. As in the
-      source, what is left of a word that the end of a passage cuts in two is looked up as it is.
-    - What the tokenizer does not know and maps to one [UNK] is counted together, and may be hidden.
+    - Words are not defined by "##", so any fast tokenizer has words (see stzoo.pretraining.masking).
+    - Words are looked up on the device by a hash of their token ids. As in the source, the rest of a word
+      that truncation cuts in two is looked up as if it were a word.
+    - All words that the tokenizer maps to [UNK] are counted together, and may be masked.
 """
 
 import re
@@ -36,28 +37,28 @@ from stzoo.utils.files import atomic_file
 
 _FINGERPRINT = b"stzoo.tokenizer"
 _GAP = re.compile(r"(?<=\S)(?= \S)")
-_HELD = 500_000  # chunks in memory, about 60 MB
+_MAX_CHUNKS = 500_000  # in memory, about 60 MB
 
 
 def count_words(texts: Iterable[str], tokenizer: Any) -> Counter[str]:
-    """Counts the words of a corpus, one text after the other.
+    """Counts the words of a corpus.
 
     Args:
-        texts: the passages.
-        tokenizer: a fast tokenizer.
+        texts: Passages of the corpus, read once.
+        tokenizer: A fast tokenizer.
 
     Returns:
-        How often each word stands in the texts. Special tokens that a text spells out are not counted.
+        The number of occurrences of each word. Special tokens that a text contains literally are not counted.
 
     Raises:
-        ModelError: if it is no fast tokenizer.
+        ModelError: If the tokenizer is not a fast one.
     """
     splitter = _Splitter(tokenizer)
     texts = iter(texts)
     first = list(islice(texts, 200))
-    # Nearly all tokenizers begin a word at a space that stands alone. Then what is between two of them, which
-    # comes again and again, is split only once.
-    apart = all(
+    # Nearly all tokenizers begin a word at a single space. Then the chunks between spaces, which occur again
+    # and again, are split only once.
+    splits_at_spaces = all(
         list(splitter.split(text)) == [word for chunk in _GAP.split(text) for word in splitter.split(chunk)]
         for text in (*first, *splitter.added)
     )
@@ -71,11 +72,11 @@ def count_words(texts: Iterable[str], tokenizer: Any) -> Counter[str]:
         chunks.clear()
 
     for text in chain(first, texts):
-        if apart:
+        if splits_at_spaces:
             chunks.update(_GAP.split(text))
         else:
             pretokens.update(splitter.split(text))
-        if len(chunks) > _HELD:
+        if len(chunks) > _MAX_CHUNKS:
             split_chunks()
     split_chunks()
 
@@ -86,15 +87,15 @@ def count_words(texts: Iterable[str], tokenizer: Any) -> Counter[str]:
 
 
 def write_table(path: str | Path, counts: Mapping[str, int], tokenizer: Any) -> None:
-    """Writes counts as Parquet, columns "word" (string) and "count" (int64), the most frequent first.
+    """Writes counts as Parquet with the columns "word" (string) and "count" (int64), most frequent first.
 
     Args:
-        path: the file, written whole or not at all.
-        counts: how often each word stands in the corpus.
-        tokenizer: what split the words; the file remembers its fingerprint.
+        path: Path to the file, which is written whole or not at all.
+        counts: Number of occurrences of each word in the corpus.
+        tokenizer: The tokenizer that split the words; its fingerprint is stored in the file.
 
     Raises:
-        OutputError: if the file cannot be written.
+        OutputError: If the file cannot be written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -111,56 +112,56 @@ def write_table(path: str | Path, counts: Mapping[str, int], tokenizer: Any) -> 
 
 
 def read_table(path: str | Path, tokenizer: Any) -> tuple[list[str], np.ndarray]:
-    """Reads a table of words; one of the user's own, which remembers no tokenizer, is taken as it is.
+    """Reads a table of word counts. A table without a tokenizer's fingerprint is accepted for any tokenizer.
 
     Args:
-        path: a file of `write_table`, or any Parquet file of the same two columns.
-        tokenizer: what is to split the words.
+        path: Path to a file of `write_table`, or any Parquet file with the same two columns.
+        tokenizer: The tokenizer that will split the words.
 
     Returns:
-        The words, and int64 [words], how often each stands in the corpus.
+        The words, and int64 [words], the number of occurrences of each.
 
     Raises:
-        DataError: if there is no such file, it is no such table, or another tokenizer split its words.
+        DataError: If the file does not exist or is not such a table, or another tokenizer split its words.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    again = "Make it with `stzoo prepare master --tokenizer BASE`."
+    hint = "Make it with `stzoo prepare master --tokenizer BASE`."
     try:
         table = pq.read_table(path)
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist; expected a table of word counts. {again}") from None
+        raise DataError(f"{path} does not exist; expected a table of word counts. {hint}") from None
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} could not be read as Parquet ({error}). {again}") from error
+        raise DataError(f"{path} cannot be read as Parquet ({error}). {hint}") from error
     columns = [(field.name, str(field.type).removeprefix("large_")) for field in table.schema]
     if columns != [("word", "string"), ("count", "int64")]:
-        found = ", ".join(f"{name}: {kind}" for name, kind in columns) or "none"
-        raise DataError(f"{path} has the columns {found}; expected word: string, count: int64. {again}")
+        listed = ", ".join(f"{name}: {kind}" for name, kind in columns) or "none"
+        raise DataError(f"{path} has the columns {listed}; expected word: string, count: int64. {hint}")
     made_by = (table.schema.metadata or {}).get(_FINGERPRINT, b"").decode()
     if made_by and made_by != tokenizer_fingerprint(tokenizer):
         raise DataError(
-            f"The words of {path} were split by another tokenizer. Make the table anew with "
-            "`stzoo prepare master --tokenizer BASE`, where BASE is what you train."
+            f"the words in {path} were split by another tokenizer. Make the table again with "
+            "`stzoo prepare master --tokenizer BASE`, where BASE is the model that you train."
         )
     counts = table["count"]
     if not len(counts) or table["word"].null_count or counts.null_count or counts.to_numpy().min() < 1:
-        raise DataError(f"{path} has no rows, an empty cell or a count below 1. {again}")
+        raise DataError(f"{path} has no rows, an empty cell or a count below 1. {hint}")
     return table["word"].to_pylist(), counts.to_numpy()
 
 
 class WordWeights(torch.nn.Module):
-    """Weighs each word of a batch by 1 / its count in the corpus; words that are not in the table weigh 1.
+    """Weights each word of a batch by 1 / its count in the corpus; words that are not in the table weigh 1.
 
-    Its tables follow the module from device to device and stay out of its state_dict.
+    Its tables move with the module from device to device, but are not part of its state_dict.
 
     Args:
-        words: the words, as `count_words` spells them.
-        counts: how often each stands in the corpus, 1 or more.
-        tokenizer: a fast tokenizer.
+        words: Words as `count_words` spells them.
+        counts: Number of occurrences of each word, 1 or more.
+        tokenizer: A fast tokenizer.
 
     Raises:
-        ModelError: if it is no fast tokenizer.
+        ModelError: If the tokenizer is not a fast one.
     """
 
     hashes: Tensor
@@ -179,10 +180,10 @@ class WordWeights(torch.nn.Module):
         numbers = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths, dtype=torch.int64))
         each = _hash(torch.tensor([ids], dtype=torch.int64), numbers.unsqueeze(0))[0]
         hashes, which = each[_starts(numbers.unsqueeze(0))[0]].unique(return_inverse=True)  # sorted
-        # what the tokenizer does not know has one id, and is one word to the model
+        # all words that the tokenizer maps to [UNK] are one word to the model
         totals = torch.zeros_like(hashes).scatter_add_(0, which, torch.tensor(times, dtype=torch.int64))
-        often = totals > 1  # the others weigh 1 as it is
-        # the last entry, never to be found, so that there is always one to look at
+        often = totals > 1  # the others weigh 1 anyway
+        # the last entry matches no word; with it, every lookup has an entry to compare with
         self.register_buffer(
             "hashes", torch.cat([hashes[often], torch.tensor([2**63 - 1])]), persistent=False
         )
@@ -192,12 +193,13 @@ class WordWeights(torch.nn.Module):
         """Looks up the words of a batch.
 
         Args:
-            ids: int64 [B, T].
-            words: int64 [B, T], the word each token belongs to; negative for special tokens and padding. A
-                run of one number is a word.
+            ids: int64 [B, T], the token ids.
+            words: int64 [B, T], the word that each token belongs to; negative for special tokens and padding.
+                Neighbouring tokens with the same number form a word.
 
         Returns:
-            float32 [B, T], 1 / count of each token's word; anything above 0 where words is negative.
+            float32 [B, T], 1 / count of each token's word; an arbitrary positive value where words is
+            negative.
         """
         hashes = _hash(ids, words)
         at = torch.searchsorted(self.hashes, hashes)
@@ -206,17 +208,17 @@ class WordWeights(torch.nn.Module):
 
 
 class _Splitter:
-    """Cuts texts into words as the tokenizer does, and gives a word's ids in text from how one reads it."""
+    """Splits texts into words as the tokenizer does, and maps the readable form of a word to token ids."""
 
     def __init__(self, tokenizer: Any):
-        tokenizer_fingerprint(tokenizer)  # which only fast ones have
+        tokenizer_fingerprint(tokenizer)  # refuses a tokenizer that is not fast
         backend = tokenizer.backend_tokenizer
         self.normalise = backend.normalizer.normalize_str if backend.normalizer else str
         self.pre_tokenize = backend.pre_tokenizer.pre_tokenize_str if backend.pre_tokenizer else _whole
         self.decode = backend.decoder.decode if backend.decoder else "".join
         self.tokenize = backend.model.tokenize
         added = tokenizer.added_tokens_decoder.items()
-        # the tokenizer looks for these before it splits: special ones are no words, the others one each
+        # the tokenizer splits these off first; the special ones are not words, each of the others is one
         special = [token for _, token in added if token.special]
         self.added = {
             self.normalise(token.content) if token.normalized else token.content: number
@@ -229,7 +231,7 @@ class _Splitter:
         self.known = re.compile(f"({_any_of(map(re.escape, self.added)).pattern})")
 
     def split(self, text: str) -> Iterator[str]:
-        """The words of a text as the tokenizer spells them inside, such as "Ġslipstream"."""
+        """The words of a text in the tokenizer's internal form, such as "Ġslipstream"."""
         for part in self.special.split(text):
             for at, inner in enumerate(self.known.split(self.normalise(part))):
                 if at % 2:
@@ -238,7 +240,7 @@ class _Splitter:
                     yield from map(itemgetter(0), self.pre_tokenize(inner))
 
     def surface(self, pretoken: str) -> str:
-        """The word as one reads it, without the space that stood before it."""
+        """The readable form of a word, without the space before it."""
         if pretoken in self.added:
             return pretoken
         text: str = self.decode([pretoken])
@@ -247,9 +249,9 @@ class _Splitter:
         return text.removeprefix(" ")
 
     def forms(self, word: str) -> set[tuple[int, ...]]:
-        """The ids that a word has in text, which may differ where a space stands before it."""
-        found: set[tuple[int, ...]] = {(self.added[word],)} if word in self.added else set()
-        # where a space is always put in front, words stand without it too, as after a bracket
+        """The token ids that a word may have in a text; they may depend on a space before it."""
+        forms: set[tuple[int, ...]] = {(self.added[word],)} if word in self.added else set()
+        # a word may also follow a bracket, without the space that the tokenizer otherwise adds
         candidates = {
             pretoken[start:]
             for text in (word, f" {word}")
@@ -258,8 +260,8 @@ class _Splitter:
         }
         for pretoken in candidates - {""}:
             if self.surface(pretoken) == word:
-                found.add(tuple(piece.id for piece in self.tokenize(pretoken)))
-        return found
+                forms.add(tuple(piece.id for piece in self.tokenize(pretoken)))
+        return forms
 
 
 def _whole(text: str) -> list[tuple[str]]:
@@ -267,24 +269,24 @@ def _whole(text: str) -> list[tuple[str]]:
 
 
 def _any_of(patterns: Iterable[str]) -> re.Pattern[str]:
-    """Finds any of these, the longest where several begin; nothing where there are none."""
+    """A pattern that matches any of these, the longest first; without patterns it matches nothing."""
     return re.compile("|".join(sorted(patterns, key=len, reverse=True)) or "(?!)")
 
 
 def _starts(words: Tensor) -> Tensor:
-    """Tells where words begin: bool [B, T], True at the first token of each."""
+    """Marks where words begin: bool [B, T], True at the first token of each word."""
     starts = words >= 0
     starts[:, 1:] &= words[:, 1:] != words[:, :-1]
     return starts
 
 
 def _hash(ids: Tensor, words: Tensor) -> Tensor:
-    """A number for the pieces of each token's word, in their order: int64 [B, T]."""
+    """A hash of the ids of each token's word, in their order: int64 [B, T]."""
     starts = _starts(words)
     place = torch.arange(ids.shape[1], device=ids.device)
     slot = (starts.cumsum(1) - 1).clamp(min=0)
     first = torch.zeros_like(ids).scatter_add_(1, slot, place * starts).gather(1, slot)
-    mixed = (ids << 20) + place - first  # each piece with its place in the word
+    mixed = (ids << 20) + place - first  # each id with its position in the word
     for factor in (-0x61C8864680B583EB, 0x369DEA0F31A53F85, -0x4B47D0C5B3A1E6A3):  # odd; int64 wraps around
         mixed = mixed * factor
         mixed = mixed ^ (mixed >> 32)

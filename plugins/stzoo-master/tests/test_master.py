@@ -247,7 +247,7 @@ def test_tasks_without_their_columns_are_left_out_and_told(corpus):
     objective = master()
     notes = objective.configure_for(corpus("continuation"))
     assert set(objective.heads) == {"passage", "continuation", "neighbour", "complement"}
-    assert "No task query: the corpus brings no queries." in notes
+    assert "No task query: the corpus has no column queries." in notes
     assert "Neighbours are the halves of each passage." in notes
     assert set(objective(views_of(objective, [row()]))) == set(objective.weights)
 
@@ -255,7 +255,7 @@ def test_tasks_without_their_columns_are_left_out_and_told(corpus):
 def test_a_corpus_that_leaves_no_loss_of_any_weight_is_told(corpus):
     objective = master()
     objective.set_weights({name: 0 for name in objective.weights if name != "query"})
-    with pytest.raises(stzoo.RecipeError, match="weigh 0: encoder"):
+    with pytest.raises(stzoo.RecipeError, match="weight 0: encoder"):
         objective.configure_for(corpus())
 
 
@@ -334,7 +334,7 @@ def test_a_run_resumes_to_the_same_bits_and_goes_on_later(tmp_path):
     stzoo.pretrain(output=killed, resume=True, **given)
     for name in ("model.safetensors", "pretraining/objective.safetensors"):
         assert (whole / name).read_bytes() == (killed / name).read_bytes()
-    assert facts["notes"][0] == "Neighbours are those that the corpus brings."
+    assert facts["notes"][0] == "Neighbours are those in the corpus."
     assert {"encoder-complement", "continuation", "query_accuracy"} <= facts["log"][0].keys()
 
     wanted = PretrainSettings.read(None, given)

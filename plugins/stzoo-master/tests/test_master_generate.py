@@ -214,8 +214,8 @@ def test_only_models_of_the_kind_are_taken(name, fits):
 
 def test_a_model_of_another_kind_is_refused_before_its_weights_are_read(kind, tmp_path):
     CONFIG_MAPPING["bert"]().save_pretrained(tmp_path)
-    wanted = "no sequence-to-sequence model; .*--queries lexical" if kind is Queries else "no causal .*gpt2"
-    with pytest.raises(ModelError, match=f"of type bert, {wanted}"):
+    advice = "sequence-to-sequence model. .*--queries lexical" if kind is Queries else "causal .*gpt2"
+    with pytest.raises(ModelError, match=f"of type bert; expected a {advice}"):
         kind(str(tmp_path), **SMALL)
 
 
@@ -237,7 +237,7 @@ def test_a_model_that_is_not_whole_is_refused(kind, folder, tmp_path):
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "no/such/folder"])
 def test_a_model_that_is_not_there_is_an_error_that_says_what_to_do(kind, name):
-    with pytest.raises(ModelError, match="lexical" if kind is Queries else "leave the continuations out"):
+    with pytest.raises(ModelError, match="lexical" if kind is Queries else "leave out the continuations"):
         kind(name, **SMALL)
 
 
@@ -255,5 +255,5 @@ def test_a_setting_out_of_range_is_refused(kind, folder, wrong):
 
 
 def test_settings_that_do_not_fit_are_refused(kind, folder):
-    with pytest.raises(RecipeError, match="per_passage is 0" if kind is Queries else "max_tokens 64"):
+    with pytest.raises(RecipeError, match="per_passage is 0" if kind is Queries else "max_tokens is 64"):
         kind(str(folder), **SMALL | (dict(per_passage=0) if kind is Queries else dict(max_tokens=64)))

@@ -162,11 +162,11 @@ def test_an_archive_of_another_model_is_refused(more, told, tmp_path):
 def test_a_folder_without_one_archive_is_refused(tmp_path):
     source, _ = archive(tmp_path / "source")
     (source / "checkpoint-30000").write_bytes((source / "checkpoint-25000").read_bytes())
-    with pytest.raises(ModelError, match="holds checkpoint-25000, checkpoint-30000; expected one file"):
+    with pytest.raises(ModelError, match="contains checkpoint-25000, checkpoint-30000; expected one file"):
         stzoo.import_checkpoint(source, output=tmp_path / "out", like=TUNED)
     torch.save({"state": {}}, source / "checkpoint-25000")
     (source / "checkpoint-30000").unlink()
-    with pytest.raises(ModelError, match="is no archive of MASTER's fine-tuning"):
+    with pytest.raises(ModelError, match="is not an archive of MASTER's fine-tuning"):
         stzoo.import_checkpoint(source, output=tmp_path / "out", like=TUNED)
     assert {
         row.importer.split(":")[1]

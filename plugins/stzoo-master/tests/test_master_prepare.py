@@ -153,14 +153,14 @@ def test_a_table_of_the_users_own_is_taken(make, tmp_path):
 @pytest.mark.parametrize(
     ("change", "error", "told"),
     [
-        ({"queries": "gpt2"}, stzoo.ModelError, "no sequence-to-sequence model"),
-        ({"continuation": "t5"}, stzoo.ModelError, "no causal"),
+        ({"queries": "gpt2"}, stzoo.ModelError, "expected a sequence-to-sequence model"),
+        ({"continuation": "t5"}, stzoo.ModelError, "expected a causal"),
         ({"neighbours": ["none", "document"]}, stzoo.RecipeError, "none alone"),
         ({"neighbours": ["bm52"]}, stzoo.ModelError, "by document, bm25 or an encoder"),
         (
             {"frequencies": "counts"},
             stzoo.RecipeError,
-            "'counts', and there is no such file; expected count, none",
+            "'counts', which is not a file; expected count, none",
         ),
     ],
 )
@@ -185,7 +185,7 @@ def test_it_is_told_how_many_documents_the_ids_make(make):
         return json.loads((made / "run.json").read_text())["notes"]
 
     (told,) = notes([{**row, "id": f"{'ab'[n > 4]}#{n}"} for n, row in enumerate(PLAIN)])
-    assert "9 passages in 2 document(s), told by ids such as a#0;" in told
+    assert "9 passages in 2 document(s), according to ids such as a#0." in told
     no_documents = (
         [{"text": row["text"]} for row in PLAIN],  # the ids count the lines of the file
         [{**row, "id": f"MED-{n}"} for n, row in enumerate(PLAIN)],

@@ -81,14 +81,14 @@ def test_neighbours_of_one_document_are_the_nearest_of_other_texts_across_shards
         expected.append([other for other in others if other in first.values()][:k])
     source = SameDocument(corpus_of(words, ids), k)
     assert in_pieces(source, len(ids), size) == expected
-    assert source.found == any(expected)
+    assert source.has_any == any(expected)
     assert source.facts["passages_with_neighbours"] == sum(map(bool, expected))
 
 
 def test_ids_that_name_no_document_give_no_neighbours():
     source = SameDocument(corpus_of(["one", "two", "three", "four"], ["a", "b7", "c.1d", "c.2d"]), 3)
     assert source(0, 4) == [[], [], [], []]
-    assert not source.found
+    assert not source.has_any
 
 
 def test_another_pattern_finds_other_documents():

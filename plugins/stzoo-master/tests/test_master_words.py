@@ -216,7 +216,7 @@ def test_words_that_hold_spaces_are_counted_whole(passages):
 def test_counts_are_the_same_however_few_chunks_are_held(family, monkeypatch):
     passages = sentences(300)
     whole = count_words(iter(passages), TOKENIZERS[family])
-    monkeypatch.setattr(master_words, "_HELD", 10)
+    monkeypatch.setattr(master_words, "_MAX_CHUNKS", 10)
     assert count_words(passages, TOKENIZERS[family]) == whole
     assert whole.total() == sum(
         len(text.replace(",", " ,").replace(".", " .").split()) for text in passages
@@ -255,7 +255,7 @@ def test_what_is_no_table_is_refused(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         read_table(path, tokenizer)
     path.write_text("word,count\n")
-    with pytest.raises(DataError, match="could not be read as Parquet"):
+    with pytest.raises(DataError, match="cannot be read as Parquet"):
         read_table(path, tokenizer)
     for columns, found in [
         ({"word": ["wing"]}, "columns word: string; expected word: string, count: int64"),

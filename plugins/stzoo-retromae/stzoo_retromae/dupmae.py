@@ -1,9 +1,10 @@
-"""DupMAE: a passage is rebuilt twice, from its sentence vector and from its tokens' vocabulary scores.
+"""DupMAE: reconstruct a passage from its sentence vector, and its words from its tokens' vocabulary scores.
 
-The algorithm (Liu et al., ACL 2023, https://arxiv.org/abs/2305.02564, section 3.3) is RetroMAE's, and:
+The algorithm (Liu et al., ACL 2023, https://arxiv.org/abs/2305.02564, section 3.3) is RetroMAE's with one
+more step:
 
-4. score every word of the vocabulary at every token; a word's best score must name the passage's words, which
-   are taken as a bag (the loss `bag`).
+4. score every word of the vocabulary at every token; the best scores must predict the passage's bag of words
+   (the loss `bag`).
 
 Source: https://github.com/staoxiao/RetroMAE at ee37587, src/pretrain/modeling_duplex.py; see tests/parity.
 """
@@ -16,18 +17,19 @@ from stzoo_retromae.retromae import RetroMAE
 
 
 class DupMAE(RetroMAE):
-    """RetroMAE with a second rebuilding: the tokens' best vocabulary scores must name the passage's words.
+    """RetroMAE with a second task: predict the passage's bag of words from the best vocabulary scores.
 
     Args:
-        backbone: the encoder taken apart.
-        encoder_rate: share of the tokens hidden from the encoder, 0..1.
-        decoder_rate: share of the tokens hidden from each row of the decoder, 0..1.
-        layers: of the decoder.
-        visible_only: True leaves the scores of hidden and of special tokens out, as the paper has it (section
-            3.3); False takes all but the first token's, as released.
+        backbone: The encoder with its embeddings, MLM head and pooling.
+        encoder_rate: Share of the tokens masked for the encoder, 0..1.
+        decoder_rate: Share of the tokens hidden from each row of the decoder, 0..1.
+        layers: Number of layers of the decoder.
+        visible_only: True to ignore the scores at masked and special tokens, as in the paper (section 3.3);
+            False to use those of all but the first token, as in the released code.
 
-    Unlike: the paper gives the bag's loss the weight 1 and each word of the passage the same share; released,
-        and here, it weighs 0.1 and a word's share is 1 / (number of ordinary tokens), repeats counted.
+    Unlike: the paper, where the loss `bag` has the weight 1 and each word of the passage the same share. In
+        the released code and here, its weight is 0.1, and a word's share is its count / the number of
+        ordinary tokens.
     """
 
     weights = {"encoder": 1.0, "decoder": 1.0, "bag": 0.1}
@@ -44,7 +46,7 @@ class DupMAE(RetroMAE):
         self.visible_only = visible_only
 
     def make_views(self, batch: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
-        """RetroMAE's views, and the bag: float [B, V], the share of each word of the vocabulary."""
+        """Returns RetroMAE's views and `bag`, float [B, V], the share of each word of the vocabulary."""
         ids, ordinary = batch["passage"]["input_ids"], batch["passage"]["words"] >= 0
         share = ordinary / ordinary.sum(1, keepdim=True).clamp(min=1)
         bag = torch.zeros(len(ids), self.backbone.config.vocab_size, device=ids.device)
@@ -60,7 +62,7 @@ class DupMAE(RetroMAE):
         visible: Tensor,
         bag: Tensor,
     ) -> dict[str, Tensor]:
-        """RetroMAE's losses and `bag`; bag is float [B, V], the other arguments as there."""
+        """Computes RetroMAE's losses and `bag`; `bag` is float [B, V], the other arguments are RetroMAE's."""
         hidden, h = self.encode(encoder_ids, attention)
         scored = attention
         if self.visible_only:
@@ -72,7 +74,7 @@ class DupMAE(RetroMAE):
         }
 
     def rebuild(self, h: Tensor, ids: Tensor, visible: Tensor) -> Tensor:
-        """As RetroMAE, but for rows that pass the whole embedding layer: position, type, norm and dropout."""
+        """Decodes like RetroMAE, with queries that pass the whole embedding layer (position, norm, …)."""
         rows = self.backbone.embed_vectors(h.unsqueeze(1).expand(-1, ids.shape[1], -1))
         return self.head(rows, self.decoder_input(h, ids), visible)
 
@@ -80,9 +82,9 @@ class DupMAE(RetroMAE):
         """Cross-entropy of the bag under the softmax of each word's best score (equations 8 and 9).
 
         Args:
-            hidden: float [B, T, H].
+            hidden: float [B, T, H], the hidden states.
             scored: bool [B, T], True where a token's scores count.
-            bag: float [B, V].
+            bag: float [B, V], the share of each word of the vocabulary.
 
         Returns:
             float scalar in nats, the mean over the passages.

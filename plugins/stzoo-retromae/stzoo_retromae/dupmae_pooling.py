@@ -1,17 +1,18 @@
-"""DupMAE's retrieval vector: the projected [CLS] beside the words that the ordinary tokens speak for.
+"""DupMAE's retrieval vector: the projected [CLS] followed by vocabulary scores of the ordinary tokens.
 
 The vector (Xiao et al., ACL 2023, https://arxiv.org/abs/2305.02564, section 3.4) of a text is [h ; mu]:
 
-1. h is the hidden state of [CLS], projected to 384 numbers;
-2. mu[v], of each word v of the vocabulary, is its largest MLM logit over the text's ordinary tokens;
-3. of a document's mu the 384 largest stay, the others become 0.
+1. h is the hidden state of [CLS], projected to 384 dimensions;
+2. mu[v] is the largest MLM logit of word v of the vocabulary over the text's ordinary tokens;
+3. in a document's mu, the 384 largest values are kept, and the others are set to 0.
 
 A query q and a document d score h_q . h_d + sum over the document's words i of mu_q[i] mu_d[i]: the dot
-product of their vectors. The authors never released this part; what their paper leaves open is said under
-`Unlike`.
+product of their vectors. The authors did not release this part; `Unlike` lists the choices that their paper
+leaves open.
 
-The vector is some 31,000 wide: dupmae_search.py keeps and searches documents without ever holding many.
-This file is stored beside a model that is not exported as portable, so it imports nothing of stzoo.
+The vector has some 31,000 dimensions; dupmae_search.py stores and searches documents without having many such
+vectors in memory. This file is copied into model folders that are not portable, so it imports nothing of
+stzoo.
 """
 
 import json
@@ -28,54 +29,54 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoConfig, AutoModelForMaskedLM
 from transformers.modeling_outputs import BaseModelOutput
 
-LOGITS = 2**24  # numbers that the MLM head gives at once: 64 MiB of float32, and no slower than with more
-SPECIAL = ("cls", "sep", "bos", "eos", "pad", "mask")  # [UNK] stands for a word, so it is an ordinary token
+LOGITS = 2**24  # logits computed at once: 64 MiB of float32, and no slower than with more
+SPECIAL = ("cls", "sep", "bos", "eos", "pad", "mask")  # [UNK] replaces a word, so it is an ordinary token
 
 
 def dupmae(dim: int, *, projection: int = 384, top_k: int = 384, saturate: bool = False) -> "DupMAEPooling":
-    """The pooling as it is before it takes an MLM head; for the options see DupMAEPooling."""
+    """Builds the pooling, still without an MLM head; for the options see DupMAEPooling."""
     return DupMAEPooling(dim, projection=projection, top_k=top_k, saturate=saturate)
 
 
 class _Given(nn.Module):
-    """Stands where a masked LM had its encoder, and returns the hidden states that it is given."""
+    """Takes the place of a masked LM's encoder and returns the given hidden states."""
 
     def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutput:
         return BaseModelOutput(last_hidden_state=inputs_embeds)
 
 
 class DupMAEPooling(Module):
-    """Writes "sentence_embedding", float [B, projection + V]: the projected [CLS], then a score of each word.
+    """Computes "sentence_embedding", float [B, projection + V]: the projected [CLS] and a score per word.
 
-    What a text is says the task, which encode_query, encode_document and stzoo's fine-tuning name: of a
-    "query" all words keep their score, of a "document" the `top_k` best; a text without a task counts as a
-    document.
+    The task, which encode_query, encode_document and stzoo's fine-tuning set, decides which scores are kept:
+    all of a "query", and the `top_k` best of a "document". A text without a task is treated as a document.
 
     Args:
-        dim: width of the hidden states.
-        projection: numbers that [CLS] is projected to.
-        top_k: words of a document that keep their score.
-        saturate: True makes log(1 + max(mu, 0)) of each mu, as SPLADE does, whose code the authors name for
-            their word part (https://github.com/staoxiao/RetroMAE/issues/29); False is the paper's equation.
-        special_ids: ids of tokens that are not ordinary; `init_from_base` finds them.
-        masked_lm: configuration of the masked LM that the head is of; `init_from_base` finds it.
+        dim: Width of the hidden states.
+        projection: Number of dimensions that [CLS] is projected to.
+        top_k: Number of words of a document that keep their score.
+        saturate: True to use log(1 + max(mu, 0)) instead of mu, as in SPLADE, whose code the authors refer to
+            for their lexical part (https://github.com/staoxiao/RetroMAE/issues/29); False for the paper's
+            equation.
+        special_ids: Ids of special tokens; set by `init_from_base`.
+        masked_lm: Configuration of the masked LM that the head belongs to; set by `init_from_base`.
 
     Raises:
-        ValueError: if projection or top_k is below 1.
+        ValueError: If projection or top_k is below 1.
 
     Unlike: the paper does not say
         - whether the projection has a bias: here it has none;
-        - what becomes of a negative mu: here it counts as it is, in queries and, where fewer than `top_k`
-            are positive, in documents;
-        - of which text mu is cut while training: here, too, of documents only;
+        - how a negative mu counts: here it is kept, in queries and, if fewer than `top_k` are positive, in
+            documents;
+        - which texts' mu is truncated in training: here only that of documents, as in search;
         - what the mu of a text without ordinary tokens is: here all 0.
     """
 
     config_keys = ["dim", "projection", "top_k", "saturate", "special_ids", "masked_lm"]
     forward_kwargs = {"task"}
     lossy = (
-        "The built-in form of DupMAE's vector is the projected [CLS] alone; the scores of words, with which "
-        "it was trained, are left out."
+        "The built-in form of DupMAE's vector is the projected [CLS] alone; it lacks the word scores that "
+        "the model was trained with."
     )
 
     def __init__(
@@ -96,19 +97,19 @@ class DupMAEPooling(Module):
         self.special_ids, self.masked_lm = special_ids or [], masked_lm
         self.project = nn.Linear(dim, projection, bias=False)
         self.head: Any = None
-        if masked_lm is not None:  # as it is loaded: an empty shape, which `load` fills
+        if masked_lm is not None:  # while loading: without weights, which `load` fills in
             with torch.device("meta"):
                 self._keep_head(AutoModelForMaskedLM.from_config(AutoConfig.for_model(**masked_lm)))
 
     def init_from_base(self, base: str, transformer: Any) -> None:
-        """Takes over a base's MLM head; one that is tied to the word embeddings is then tied to the model's.
+        """Takes the MLM head of a base. A head tied to the word embeddings is tied to those of the model.
 
         Args:
-            base: folder or Hub id of a masked LM.
-            transformer: the Transformer, loaded of the same base, that goes before this pooling.
+            base: Folder or Hub id of a masked LM.
+            transformer: The Transformer before this pooling, loaded from the same base.
 
         Raises:
-            ValueError: if the base has no trained MLM head.
+            ValueError: If the base has no trained MLM head.
         """
         try:
             masked_lm, report = AutoModelForMaskedLM.from_pretrained(
@@ -116,16 +117,16 @@ class DupMAEPooling(Module):
             )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"it has no MLM head, of which the scores of words come ({reason})") from error
+            raise ValueError(f"it has no MLM head, which computes the word scores ({reason})") from error
         inside = f"{masked_lm.base_model_prefix}."
         if new := sorted(name for name in report["missing_keys"] if not name.startswith(inside)):
             raise ValueError(
-                f"it has no trained MLM head, of which the scores of words come (it lacks {', '.join(new)}); "
-                "pre-train one first, by stzoo pretrain --objective dupmae"
+                f"it has no trained MLM head, which computes the word scores (missing: {', '.join(new)}); "
+                "pre-train one first with stzoo pretrain --objective dupmae"
             )
         names = {id(part): name for name, part in masked_lm.base_model.named_parameters()}
         self.masked_lm = json.loads(masked_lm.config.to_json_string(use_diff=False))
-        self.masked_lm.pop("_name_or_path", None)  # where it lay on this machine
+        self.masked_lm.pop("_name_or_path", None)  # a local path
         tokens = (getattr(transformer.tokenizer, f"{name}_token_id") for name in SPECIAL)
         self.special_ids = sorted({token for token in tokens if token is not None})
         self._keep_head(masked_lm)
@@ -143,14 +144,14 @@ class DupMAEPooling(Module):
 
         Args:
             features: "token_embeddings" float [B, T, H], "input_ids" and "attention_mask" int64 [B, T], and
-                maybe "task".
-            task: "query" or "document"; None is what the features say.
+                optionally "task".
+            task: "query" or "document"; None for the task in the features.
 
         Raises:
-            ValueError: if there is no MLM head yet.
+            ValueError: If the pooling has no MLM head yet.
         """
         if self.head is None:
-            raise ValueError("this pooling has no MLM head yet; `init_from_base` gives it one")
+            raise ValueError("this pooling has no MLM head yet; call init_from_base first")
         hidden, ids, attention = self._padded(features)
         first = Pooling(self.dim, "cls")({"token_embeddings": hidden, "attention_mask": attention})
         ordinary = attention.bool() & ~torch.isin(ids, torch.tensor(self.special_ids, device=ids.device))
@@ -163,7 +164,7 @@ class DupMAEPooling(Module):
 
     @staticmethod
     def _padded(features: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
-        """Hidden states float [B, T, H], ids and attention int64 [B, T], padded if they were joined."""
+        """Hidden states float [B, T, H], ids and attention int64 [B, T]; packed sequences are padded."""
         hidden, ids = features["token_embeddings"], features["input_ids"]
         if "cu_seq_lens_q" not in features:
             return hidden, ids, features["attention_mask"]
@@ -173,14 +174,14 @@ class DupMAEPooling(Module):
         return hidden, ids, attention
 
     def words(self, hidden: Tensor, ordinary: Tensor) -> Tensor:
-        """mu, the largest logit of each word.
+        """Computes mu, the largest logit of each word.
 
-        The head is run over some positions at a time, and of their logits nothing but the largest is kept, so
-        that float [B, T, V] is never in memory, not even for the gradient.
+        The head runs over a few positions at a time, and only the largest logits are kept, so float [B, T, V]
+        is never in memory, not even for the gradient.
 
         Args:
-            hidden: float [B, T, H].
-            ordinary: bool [B, T], True where an ordinary token stands.
+            hidden: float [B, T, H], the hidden states.
+            ordinary: bool [B, T], True where there is an ordinary token.
 
         Returns:
             float [B, V].
@@ -198,12 +199,12 @@ class DupMAEPooling(Module):
         return best.relu().log1p() if self.saturate else best
 
     def cut(self, words: Tensor) -> Tensor:
-        """Float [B, V] with the `top_k` largest of each row and 0 elsewhere."""
+        """Keeps the `top_k` largest values of each row and sets the others to 0: float [B, V]."""
         top = words.topk(min(self.top_k, words.shape[1]), dim=1, sorted=False)
         return torch.zeros_like(words).scatter(1, top.indices, top.values)
 
     def to_builtin_modules(self) -> list[Module]:
-        """The dense variant: [CLS], projected; `lossy` says what it leaves out."""
+        """The dense variant, the projected [CLS]; `lossy` describes what it leaves out."""
         dense = Dense(
             self.dim,
             self.projection,
@@ -214,7 +215,7 @@ class DupMAEPooling(Module):
         return [Pooling(self.dim, "cls"), dense]
 
     def get_embedding_dimension(self) -> int:
-        """The width of the vector: the projection's and, once there is a head, the vocabulary's."""
+        """The dimension of the vector: projection plus vocabulary size (0 until there is a head)."""
         words: int = 0 if self.head is None else self.head.config.vocab_size
         return self.projection + words
 
@@ -222,9 +223,9 @@ class DupMAEPooling(Module):
         return f"DupMAEPooling(dim={self.dim}, projection={self.projection}, top_k={self.top_k})"
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
-        """Writes configuration and weights, and this file into the folder of the model, where a load looks.
+        """Writes configuration and weights, and copies this file into the model's folder for loading.
 
-        A head that is tied is stored as a copy, and no longer tied once it is loaded.
+        A tied head is stored as a copy, and is no longer tied when it is loaded.
         """
         self.save_config(output_path)
         tensors = {name: part.detach().clone().contiguous() for name, part in self.state_dict().items()}
@@ -243,7 +244,7 @@ class DupMAEPooling(Module):
         init_defaults: dict[str, Any] | None = None,  # noqa: ARG003 - the host passes it
         **_: Any,
     ) -> "DupMAEPooling":
-        """Reads what `save` wrote, from a folder or the Hub."""
+        """Loads a pooling that `save` wrote, from a folder or the Hub."""
         where: dict[str, Any] = dict(
             subfolder=subfolder,
             token=token,

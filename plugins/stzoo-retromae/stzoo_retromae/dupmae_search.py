@@ -1,11 +1,11 @@
-"""Exact search with DupMAE's vectors: some 31,000 numbers wide, of which a document has 768 that are not 0.
+"""Exact search with DupMAE's vectors, which have some 31,000 dimensions, of which 768 are used by a document.
 
-Documents are kept on disk by those numbers alone, and queries, whose words are not cut, are taken a few
-hundred at a time. So neither the vectors of all documents nor those of all queries are ever in memory.
+Only the values that are not 0 are stored of a document, and queries, which have more of them, are encoded a
+few hundred at a time. So neither the vectors of all documents nor those of all queries are ever in memory.
 
-A score is the dot product of the whole vectors, or the cosine if the model compares by it. It is summed in
-float32, always in the same order, so that equal documents tie wherever they lie; ties are settled as in
-`stzoo.search`.
+A score is the dot product of the vectors, or their cosine if that is the model's similarity. It is summed in
+float32, always in the same order, so equal documents tie wherever they are in the corpus; ties are broken as
+in `stzoo.search`.
 """
 
 import hashlib
@@ -28,9 +28,9 @@ from stzoo.models.encode import encode
 from stzoo.retrieval.search.ranking import Ranking
 from stzoo.retrieval.store import Store, fill
 
-ENCODED = 512  # texts whose whole vectors are in memory at once: 64 MB
-QUERIES, PASSAGES = 128, 4096  # compared at once
-SHORTEST = 1e-12  # as the length of a shorter vector, as in sentence-transformers
+ENCODED = 512  # texts whose full vectors are in memory at once: 64 MB
+QUERIES, PASSAGES = 128, 4096  # scored at once
+SHORTEST = 1e-12  # lower bound of a vector's length, as in sentence-transformers
 
 
 def retrieve(
@@ -42,27 +42,28 @@ def retrieve(
     batch_tokens: int | None = None,
     progress: bool | None = None,
 ) -> Run:
-    """Finds the k best passages of each judged query, as stzoo's own `retrieve` does with narrower vectors.
+    """Retrieves the k best passages of each judged query, like `stzoo.retrieval.search.exact.retrieve`.
 
-    Beside the result and the order of the ids (8 bytes a document) it takes some 400 MB, whatever corpus and
-    queries are, and what the model takes to encode. A document takes 4.6 kB on disk.
+    Apart from the results and the order of the ids (8 bytes per document), it needs some 400 MB for any
+    corpus and any number of queries, plus the memory that the model needs to encode. A document takes 4.6 kB
+    on disk.
 
     Args:
-        model: a SentenceTransformer with a DupMAEPooling; a Normalize may follow it.
-        judged: what to search.
-        k: passages kept a query.
-        folder: where documents are kept: the next search finds them, and one that was killed goes on. None
-            keeps them for this search only, among the system's temporary files.
-        batch_tokens: tokens encoded at once, padding included; None suits the device.
-        progress: True for progress bars on stderr; None shows them on a terminal only.
+        model: A SentenceTransformer with a DupMAEPooling, optionally followed by a Normalize.
+        judged: The data set to search.
+        k: Number of passages per query.
+        folder: Folder of the document store. A later search reuses it, and a killed one continues in it. None
+            for a temporary folder.
+        batch_tokens: Number of tokens encoded at once, padding included; None to choose it for the device.
+        progress: True to show progress bars on stderr; None to show them on a terminal only.
 
     Returns:
         float32 scores by document id by query id, best first.
 
     Raises:
-        ModelError: if the model has no such pooling, compares otherwise than by dot product or cosine, or
-            gives vectors that are not finite.
-        OutputError: if the folder holds the documents of another model or corpus, or cannot be written.
+        ModelError: If the model has no such pooling, its similarity is neither dot product nor cosine, or its
+            vectors are not finite.
+        OutputError: If the folder contains the documents of another model or corpus, or cannot be written.
     """
     bars = sys.stderr.isatty() if progress is None else progress
     pooling = pooling_of(model)
@@ -84,7 +85,9 @@ def retrieve(
                 some = slice(start, start + ENCODED)
                 queries = encode(model, questions[some], role="query", batch_tokens=batch_tokens)
                 if not np.isfinite(queries).all():
-                    raise ModelError("vectors of queries hold NaN or infinity: the model is broken.")
+                    raise ModelError(
+                        "vectors of queries contain NaN or infinity; check the weights of the model."
+                    )
                 if model.similarity_fn_name == "cosine":
                     queries /= _lengths(queries)
                 for begin in range(0, len(documents), PASSAGES):
@@ -102,20 +105,23 @@ def retrieve(
 
 
 def pooling_of(model: Any) -> Any:
-    """The DupMAEPooling of a model, which may be of the class that came with the model's folder.
+    """Finds the DupMAEPooling of a model; its class may come from the code in the model's folder.
 
     Raises:
-        ModelError: if there is none, more than a Normalize follows it, or the model compares by a distance.
+        ModelError: If the model has none, other modules than a Normalize follow it, or the similarity is a
+            distance.
     """
     modules = list(model)
     names = [type(module).__name__ for module in modules]
     if "DupMAEPooling" not in names or set(names[names.index("DupMAEPooling") + 1 :]) - {"Normalize"}:
         raise ModelError(
-            f"the model is made of {', '.join(names)}; expected a DupMAEPooling, and nothing but a Normalize "
-            "behind it. Its dense variant is searched by stzoo.retrieval.search.retrieve."
+            f"the model consists of {', '.join(names)}; expected a DupMAEPooling, followed by nothing but a "
+            "Normalize. Search its dense variant with stzoo.retrieval.search.exact.retrieve."
         )
     if model.similarity_fn_name not in ("cosine", "dot"):
-        raise ModelError(f"the model compares by {model.similarity_fn_name}; expected cosine or dot.")
+        raise ModelError(
+            f"the similarity of the model is {model.similarity_fn_name}; expected cosine or dot."
+        )
     return modules[names.index("DupMAEPooling")]
 
 
@@ -128,23 +134,23 @@ def encode_documents(
     batch_tokens: int | None = None,
     progress: bool = False,
 ) -> Store:
-    """Keeps documents by the numbers of their vectors that are not 0; what a kill left is gone on with.
+    """Encodes documents and stores the values of their vectors that are not 0. Continues a killed call.
 
     Args:
-        model: a SentenceTransformer with a DupMAEPooling.
-        texts: N documents.
-        folder: of the store.
-        facts: what the vectors depend on; a folder with others is refused.
-        batch_tokens: tokens encoded at once, padding included; None suits the device.
-        progress: True for a progress bar on stderr.
+        model: A SentenceTransformer with a DupMAEPooling.
+        texts: The N documents.
+        folder: Path to the folder of the store.
+        facts: What the vectors depend on; a folder with a different value is refused.
+        batch_tokens: Number of tokens encoded at once, padding included; None to choose it for the device.
+        progress: True to show a progress bar on stderr.
 
     Returns:
-        a store of float32 [N, D + 2 K]: the D numbers of the projected [CLS], the places of K words in the
-        vocabulary (whole numbers, ascending), and their K scores; 0 and 0 where fewer words have any.
+        A store of float32 [N, D + 2 K]: the projected [CLS] (D numbers), the ids of K words of the
+        vocabulary (integers, ascending), and their K scores; if fewer words have a score, the rest is 0.
 
     Raises:
-        ModelError: if the model has no such pooling, or gives vectors that are not finite.
-        OutputError: if the folder holds another store or is in use, or the disk is full.
+        ModelError: If the model has no such pooling, or its vectors are not finite.
+        OutputError: If the folder contains another store or is in use, or the disk is full.
     """
     pooling = pooling_of(model)
 
@@ -161,33 +167,33 @@ def encode_documents(
 
 
 def compact(vectors: np.ndarray, dense: int, words: int) -> np.ndarray:
-    """The rows of a store, as `encode_documents` describes them.
+    """Packs vectors into the rows of a store, as described in `encode_documents`.
 
     Args:
-        vectors: float32 [N, D + V], at most K not 0 in each row behind the first D.
-        dense: D.
-        words: K.
+        vectors: float32 [N, D + V], of which at most K after the first D are not 0.
+        dense: The dimension D of the projected [CLS].
+        words: The number K of words that keep their score.
 
     Returns:
         float32 [N, D + 2 K].
     """
-    rows, places = np.nonzero(vectors[:, dense:])
+    rows, columns = np.nonzero(vectors[:, dense:])
     counts = np.bincount(rows, minlength=len(vectors))
     order = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
     out = np.zeros((len(vectors), dense + 2 * words), np.float32)
     out[:, :dense] = vectors[:, :dense]
-    out[rows, dense + order] = places  # float32 holds whole numbers up to 2**24
-    out[rows, dense + words + order] = vectors[rows, dense + places]
+    out[rows, dense + order] = columns  # float32 is exact for integers up to 2**24
+    out[rows, dense + words + order] = vectors[rows, dense + columns]
     return out
 
 
 def sparse(stored: np.ndarray, dense: int, width: int) -> csr_array:
-    """float32 [N, D + V] as a sparse array of a store's rows; every row has D + K entries, in one order.
+    """Unpacks the rows of a store into a sparse array, float32 [N, D + V], with D + K entries per row.
 
     Args:
-        stored: float32 [N, D + 2 K].
-        dense: D.
-        width: D + V.
+        stored: float32 [N, D + 2 K], rows of a store.
+        dense: The dimension D of the projected [CLS].
+        width: The dimension D + V of the vectors.
     """
     words = (stored.shape[1] - dense) // 2
     places = stored[:, dense : dense + words].astype(np.int32) + dense
@@ -200,13 +206,13 @@ def sparse(stored: np.ndarray, dense: int, width: int) -> csr_array:
 
 
 def _lengths(rows: np.ndarray) -> np.ndarray:
-    """float32 [N, 1], the lengths of vectors."""
+    """The lengths of vectors, float32 [N, 1]."""
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))[:, None]
     return np.maximum(lengths, SHORTEST).astype(np.float32)
 
 
 def _digest(model: Any) -> str:
-    """SHA-256 over all that a model's vectors depend on."""
+    """SHA-256 of everything that a model's vectors depend on."""
     modules = [(type(module).__name__, module.get_config_dict()) for module in model]
     settings = [modules, model.prompts, model.default_prompt_name, model.max_seq_length]
     digest = hashlib.sha256(json.dumps(settings, default=str).encode())

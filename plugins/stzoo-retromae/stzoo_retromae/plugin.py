@@ -1,7 +1,7 @@
-"""What stzoo-retromae brings: three objectives, a pooling, the authors' checkpoints, and recipes.
+"""The hooks of stzoo-retromae: three objectives, a pooling, the authors' checkpoints, and recipes.
 
-The entry point names this file. It imports no torch, so that `stzoo list` is quick; objectives and pooling
-are named as text and imported when one is used.
+The entry point names this module. It does not import torch, so `stzoo list` stays fast; objectives and
+pooling are named as strings and imported when they are used.
 """
 
 from collections.abc import Iterable
@@ -36,26 +36,26 @@ CITE_DUPMAE = """\
 
 @stzoo.hookimpl
 def stzoo_objectives() -> Iterable[Component]:
-    """RetroMAE with each of its two decodings, and DupMAE."""
+    """RetroMAE with enhanced and with basic decoding, and DupMAE."""
     for name, build, summary, source, citation in (
         (
             "retromae",
             "stzoo_retromae.retromae:RetroMAE",
-            "rebuild every token from the bottleneck and a context of its own",
+            "predict every token from the bottleneck and a context of its own",
             RETROMAE,
             CITE_RETROMAE,
         ),
         (
             "retromae-basic",
             "stzoo_retromae.retromae:RetroMAEBasic",
-            "find hidden tokens from the bottleneck and the rest",
+            "predict masked tokens from the bottleneck and the remaining tokens",
             RETROMAE,
             CITE_RETROMAE,
         ),
         (
             "dupmae",
             "stzoo_retromae.dupmae:DupMAE",
-            "RetroMAE, and name the passage's words from its tokens' scores",
+            "RetroMAE, and predict the passage's words from its tokens' vocabulary scores",
             DUPMAE,
             CITE_DUPMAE,
         ),
@@ -69,7 +69,7 @@ def stzoo_poolings() -> Iterable[Component]:
     yield Component(
         name="dupmae",
         build="stzoo_retromae.dupmae_pooling:dupmae",
-        summary="the projected [CLS] beside the vocabulary scores of the tokens",
+        summary="the projected [CLS] followed by the vocabulary scores of the tokens",
         source=DUPMAE,
         citation=CITE_DUPMAE,
     )
@@ -77,15 +77,22 @@ def stzoo_poolings() -> Iterable[Component]:
 
 @stzoo.hookimpl
 def stzoo_checkpoints() -> Iterable[Checkpoint]:
-    """What the authors published; they name no licence for the weights.
+    """The authors' checkpoints; they state no licence for the weights.
 
-    Lengths are those of examples/ in their repository, scores those of its README. Passages of MS MARCO were
-    read as TITLE[SEP]TEXT, except by the one for BEIR.
+    Lengths are taken from examples/ in their repository, scores from its README. All but the checkpoint for
+    BEIR read passages of MS MARCO as TITLE[SEP]TEXT.
     """
     readme = f"{CODE}/blob/master/README.md"
     for name, hub_id, recipe, lengths, summary, expected in (
         ("wikibook", "", "pretrain", (512, None), "pre-trained on Wikipedia and BookCorpus", ()),
-        ("msmarco", "_MSMARCO", "pretrain-msmarco", (150, None), "pre-trained on MS MARCO passages, too", ()),
+        (
+            "msmarco",
+            "_MSMARCO",
+            "pretrain-msmarco",
+            (150, None),
+            "pre-trained further on MS MARCO passages",
+            (),
+        ),
         (
             "msmarco-finetune",
             "_MSMARCO_finetune",
@@ -135,11 +142,11 @@ def stzoo_recipes() -> Iterable[Recipe]:
     for name, summary in (
         ("pretrain", "RetroMAE on Wikipedia and BookCorpus"),
         ("pretrain-msmarco", "RetroMAE on MS MARCO passages, from the general checkpoint"),
-        ("finetune-msmarco", "fine-tuning on MS MARCO, stage 1: negatives of BM25"),
+        ("finetune-msmarco", "fine-tuning on MS MARCO, stage 1: BM25 negatives"),
         ("mine-msmarco", "negatives for stage 2"),
-        ("finetune-msmarco-mined", "stage 2: negatives of stage 1's model"),
+        ("finetune-msmarco-mined", "stage 2: negatives mined with the model of stage 1"),
         ("finetune-msmarco-distill", "stage 3: distilled from a reranker"),
-        ("mine-beir", "negatives of MS MARCO for zero-shot BEIR"),
+        ("mine-beir", "MS MARCO negatives for zero-shot BEIR"),
         ("finetune-beir", "fine-tuning on MS MARCO for zero-shot BEIR"),
     ):
         yield Recipe(

@@ -1,22 +1,22 @@
-"""RetroMAE: rebuild a passage from one vector, so that the vector holds the passage.
+"""RetroMAE: reconstruct a passage from one vector, so that the vector represents the whole passage.
 
 The algorithm (Xiao et al., EMNLP 2022, https://arxiv.org/abs/2205.12035):
 
-1. hide 30 % of the passage's tokens and encode it; the sentence vector h is the bottleneck;
-2. find the hidden tokens from the encoder's hidden states (the loss `encoder`);
-3. rebuild the passage by a decoder of one layer that sees h and little else (the loss `decoder`).
+1. mask 30 % of the passage's tokens and encode it; the sentence vector h is the bottleneck;
+2. predict the masked tokens from the encoder's hidden states (the loss `encoder`);
+3. reconstruct the passage with a one-layer decoder that sees h and little else (the loss `decoder`).
 
 Reading order: RetroMAE (enhanced decoding, section 3.3), RetroMAEBasic (section 3.2), then dupmae.py.
 The hooks are in plugin.py.
 
-Source: https://github.com/staoxiao/RetroMAE at ee37587, src/pretrain. Losses and gradients are compared with
-its own by tests/parity of stzoo.
+Source: https://github.com/staoxiao/RetroMAE at ee37587, src/pretrain. stzoo's tests/parity compares losses
+and gradients with that code.
 
 Unlike:
     - Masks are drawn on the device from torch's generator, not in the collator (`stzoo.pretraining.masking`).
-    - The bottleneck is whatever pooling the model has, not always [CLS].
-    - Any masked LM will do. Where it has no absolute positions of hidden width (ModernBERT, small ELECTRA),
-      the decoder reads a table of its own.
+    - The bottleneck is the output of the model's pooling, not always [CLS].
+    - Any masked LM can be the base. If it has no absolute positions of hidden width (ModernBERT, small
+      ELECTRA), the decoder uses its own position embeddings.
 """
 
 import torch
@@ -27,13 +27,13 @@ from stzoo.pretraining.masking import check_rates, visibility
 
 
 class RetroMAE(Objective):
-    """Enhanced decoding: every token is rebuilt, each from h and a context of its own.
+    """Enhanced decoding: every token is predicted from h and a context of its own.
 
     Args:
-        backbone: the encoder taken apart.
-        encoder_rate: share of the tokens hidden from the encoder, 0..1.
-        decoder_rate: share of the tokens hidden from each row of the decoder, 0..1.
-        layers: of the decoder.
+        backbone: The encoder with its embeddings, MLM head and pooling.
+        encoder_rate: Share of the tokens masked for the encoder, 0..1.
+        decoder_rate: Share of the tokens hidden from each row of the decoder, 0..1.
+        layers: Number of layers of the decoder.
     """
 
     weights = {"encoder": 1.0, "decoder": 1.0}
@@ -48,7 +48,7 @@ class RetroMAE(Objective):
         self.head = self.decoder(self.kind, layers=layers)
 
     def make_views(self, batch: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The passage twice: corrupted for the encoder, and as it is for the decoder."""
+        """Returns the passage twice: masked for the encoder, and unchanged for the decoder."""
         ids, words, attention = (batch["passage"][name] for name in ("input_ids", "words", "attention_mask"))
         encoder_ids, encoder_labels = self.mask_words(ids, words, attention.bool(), self.encoder_rate)
         return {
@@ -69,15 +69,15 @@ class RetroMAE(Objective):
         decoder_labels: Tensor,
         visible: Tensor,
     ) -> dict[str, Tensor]:
-        """The losses `encoder` and `decoder`, float scalars in nats.
+        """Computes the losses `encoder` and `decoder`, float scalars in nats.
 
         Args:
-            encoder_ids: int64 [B, T], corrupted.
-            encoder_labels: int64 [B, T], -100 where nothing was hidden.
+            encoder_ids: int64 [B, T], masked tokens replaced.
+            encoder_labels: int64 [B, T], -100 where no token was masked.
             attention: bool [B, T], True where there is a token.
-            decoder_ids: int64 [B, T], what the decoder may see.
-            decoder_labels: int64 [B, T], -100 where nothing is to be rebuilt.
-            visible: bool [B, 1, T] or [B, T, T], True where the decoder's row i may look at column j.
+            decoder_ids: int64 [B, T], the tokens that the decoder reads.
+            decoder_labels: int64 [B, T], -100 where no token is to be predicted.
+            visible: bool [B, 1, T] or [B, T, T], True where the decoder's row i may attend to column j.
         """
         hidden, h = self.encode(encoder_ids, attention)
         return {
@@ -86,12 +86,12 @@ class RetroMAE(Objective):
         }
 
     def rebuild(self, h: Tensor, ids: Tensor, visible: Tensor) -> Tensor:
-        """Decodes: rows H1 = [h+p_0, ..., h+p_N], columns H2 = [h, e_1+p_1, ..., e_N+p_N] (equation 5).
+        """Decodes with queries [h+p_0, ..., h+p_N] and keys [h, e_1+p_1, ..., e_N+p_N] (equation 5).
 
         Args:
             h: float [B, H], the bottleneck.
-            ids: int64 [B, T].
-            visible: bool [B, 1, T] or [B, T, T].
+            ids: int64 [B, T], the tokens that the decoder reads.
+            visible: bool [B, 1, T] or [B, T, T], True where row i may attend to column j.
 
         Returns:
             float [B, T, H].
@@ -100,21 +100,21 @@ class RetroMAE(Objective):
         return self.head(rows, self.decoder_input(h, ids), visible)
 
     def decoder_input(self, h: Tensor, ids: Tensor) -> Tensor:
-        """The embedded passage with h in its first place: float [B, T, H]."""
+        """Embeds the passage and replaces its first token by h: float [B, T, H]."""
         embedded = self.backbone.embed(ids)
         return torch.cat([h.unsqueeze(1).to(embedded.dtype), embedded[:, 1:]], dim=1)
 
 
 class RetroMAEBasic(RetroMAE):
-    """Basic decoding: hidden tokens are found from h and the tokens that are left (equations 3 and 4).
+    """Basic decoding: masked tokens are predicted from h and the remaining tokens (equations 3 and 4).
 
     Args:
-        backbone: the encoder taken apart.
-        encoder_rate: share of the tokens hidden from the encoder, 0..1.
-        decoder_rate: share of the tokens hidden from the decoder; 0.7 is the best in the paper's table 6.
-        layers: of the decoder.
+        backbone: The encoder with its embeddings, MLM head and pooling.
+        encoder_rate: Share of the tokens masked for the encoder, 0..1.
+        decoder_rate: Share of the tokens masked for the decoder; 0.7 is the best in the paper's table 6.
+        layers: Number of layers of the decoder.
 
-    Unlike: not in the released code. Tokens are corrupted 80/10/10, as there for the encoder.
+    Unlike: the released code, which lacks basic decoding. Tokens are masked 80/10/10, as in its encoder.
     """
 
     kind = "stacked"
@@ -125,7 +125,7 @@ class RetroMAEBasic(RetroMAE):
         super().__init__(backbone, encoder_rate, decoder_rate, layers)
 
     def make_views(self, batch: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The passage twice, corrupted for the encoder and, more, for the decoder."""
+        """Returns the passage masked for the encoder, and masked more heavily for the decoder."""
         ids, words, attention = (batch["passage"][name] for name in ("input_ids", "words", "attention_mask"))
         encoder_ids, encoder_labels = self.mask_words(ids, words, attention.bool(), self.encoder_rate)
         decoder_ids, decoder_labels = self.mask_words(ids, words, attention.bool(), self.decoder_rate)

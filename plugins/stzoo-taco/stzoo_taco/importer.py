@@ -1,11 +1,11 @@
-"""TACO's model folders: T5 with the decoder's vector, one tower or two, with or without a linear head.
+"""Imports TACO's model folders: T5 with the decoder's vector, one tower or two, with or without a head.
 
-    tied:    the model's files, tokenizer, and with a head linear.pt and head_config.json
-    untied:  query_model/ and passage_model/ (where one is missing, the folder itself stands for it), and with
-             heads query_head/ and passage_head/
+    tied:    model files, tokenizer, and (with a head) linear.pt and head_config.json
+    untied:  query_model/ and passage_model/ (the folder itself replaces a missing one), and (with heads)
+             query_head/ and passage_head/
 
 Source: WenzhengZhang/TACO @b4ea13e, src/taco/modeling/dense_retrieval_model.py (`save`, `build`), and
-scripts/scale_t5_weights.py. Unlike it: towers or adapters of single tasks are not read.
+scripts/scale_t5_weights.py. Unlike it: towers or adapters of single tasks are not supported.
 """
 
 from typing import Any
@@ -20,30 +20,31 @@ from stzoo.hub.importers import Imported, finished, routed, tower
 from stzoo.hub.published import Published
 from stzoo.hub.weights import fill, renamed
 
-# the generator's head, and a table of T5 v1.0's first decoder layer that no code has ever read
+# the head for generation, and an unused table in the first decoder layer of T5 v1.0
 RULES = [
     (r"lm_head\.weight", None),
     (r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight", None),
     (r"(.+)", r"\1"),
 ]
-SMALLER = 100  # by which rescaling divides what the residual stream holds
+SMALLER = 100  # divisor of the values in the residual stream when rescaling
 
 
 def t5(published: Published, *, rescale_t5: bool = False) -> Imported:
-    """Imports a folder of TACO's form, or a T5 that it may start from.
+    """Imports a folder in TACO's format, or a T5 that TACO may start from.
 
     Args:
-        published: the checkpoint.
-        rescale_t5: True scales the weights of a T5 v1.0, whose activations overflow float16, so that they do
-            not, and it computes the same.
+        published: The checkpoint.
+        rescale_t5: True to rescale the weights of a T5 v1.0, so that its activations no longer overflow
+            float16; its output stays the same.
 
     Raises:
-        ModelError: if the folder has another form, or it cannot be rescaled.
+        ModelError: If the folder has another format, or the model cannot be rescaled.
     """
     folder, row = published.folder, published.checkpoint
-    if alone := sorted(path.name for path in folder.glob("query_*_*")):
+    if single := sorted(path.name for path in folder.glob("query_*_*")):
         raise ModelError(
-            f"{folder} has {', '.join(alone)}: query towers or adapters of single tasks are not read."
+            f"{folder} contains {', '.join(single)}; query towers or adapters of single tasks are not "
+            "supported."
         )
 
     def side(model: str, head: str, length: int | None) -> list[Any]:
@@ -51,7 +52,7 @@ def t5(published: Published, *, rescale_t5: bool = False) -> Imported:
         where = str(folder / inside)
         config = published.config(inside)
         if not isinstance(config, T5Config):
-            raise ModelError(f"{where} is a {config.model_type}; expected a t5, as TACO's are.")
+            raise ModelError(f"{where} is a model of type {config.model_type}; expected t5, as in TACO.")
         whole = fill(T5Model(config), renamed(published.tensors(inside), RULES, where), where)
         if rescale_t5:
             rescale(whole)
@@ -66,7 +67,7 @@ def t5(published: Published, *, rescale_t5: bool = False) -> Imported:
 
 
 def _head(published: Published, inside: str) -> Any:
-    """The projection behind the vector, if there is one."""
+    """The projection of the vector, if there is one."""
     path = published.folder / inside / "linear.pt"
     if not path.is_file():
         return None
@@ -75,32 +76,34 @@ def _head(published: Published, inside: str) -> Any:
     tensors = published.tensors_in(f"{inside}/linear.pt")
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     if shapes != {"linear.weight": sizes[::-1]}:
-        raise ModelError(f"{path} holds {shapes}; expected linear.weight {sizes[::-1]} (head_config.json).")
+        raise ModelError(
+            f"{path} contains {shapes}; expected linear.weight {sizes[::-1]}, as in head_config.json."
+        )
     head = Dense(*sizes, bias=False, activation_function=nn.Identity())
     head.linear.weight.data.copy_(tensors["linear.weight"])
     return head
 
 
 def rescale(model: Any) -> None:
-    """Divides all that a T5's residual stream holds by 100, in place; its layer norms undo it.
+    """Divides the values in a T5's residual stream by 100, in place; the layer norms undo it.
 
-    Embeddings and what attention adds become a hundredth; of each feed-forward layer both matrices become a
-    tenth, which a ReLU between them lets through.
+    Embeddings and the outputs of attention are divided by 100, and both matrices of each feed-forward layer
+    by 10, as the ReLU between them keeps factors.
 
     Args:
-        model: a T5Model.
+        model: A T5Model.
 
     Raises:
-        ModelError: if it has another activation than ReLU, as T5 v1.1 has, which lets no factor through.
+        ModelError: If the activation is not ReLU, as in T5 v1.1; other activations do not keep factors.
 
-    Unlike scripts/scale_t5_weights.py: layer_norm_epsilon, which is added to a square, shrinks as well, so
-        that vectors differ by rounding only.
+    Unlike scripts/scale_t5_weights.py: layer_norm_epsilon, which is added to a square, is divided too, so
+        vectors differ by rounding only.
     """
     config = model.config
     if config.is_gated_act or config.dense_act_fn != "relu":
         raise ModelError(
-            f"rescale_t5 is for T5 v1.0, whose feed-forward layers have a ReLU; this one has "
-            f"{config.feed_forward_proj}."
+            "rescale_t5 works with T5 v1.0 only, whose feed-forward layers have a ReLU; this model has "
+            f"{config.feed_forward_proj}. Import it without rescale_t5."
         )
     with torch.no_grad():
         model.shared.weight /= SMALLER

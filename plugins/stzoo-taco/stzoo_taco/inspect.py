@@ -1,16 +1,16 @@
-"""How specialised a model's parameters are: the entropy of their sensitivities over tasks, layer by layer.
+"""Measures how specialised parameters are: the entropy of their sensitivities over tasks, by layer.
 
-1. Sensitivities are measured as TACO has them, |theta * g| over its median in the task (of what is not 0), as
-   the mean of some batches of the run's own training data, without dropout and without training.
-2. A parameter's shares of tasks are its sensitivities divided by their sum. Their entropy, divided by log(T),
-   is 1 where all tasks need the parameter alike, and 0 where one alone does.
-3. Of a layer or a module it is the mean over its parameters; so are the tasks' shares, which are drawn.
-   Parameters that matter to no task (less than a millionth of the median), as words that do not occur, are
-   left out.
+1. Sensitivities are TACO's, |theta * g| divided by its median in the task (over the nonzero entries),
+   averaged over some batches of the run's training data, without dropout and without training.
+2. A parameter's shares of the tasks are its sensitivities divided by their sum. Their entropy divided by
+   log(T) is 1 if all tasks need the parameter equally, and 0 if a single task does.
+3. The value of a layer or module is the mean over its parameters, and so are the tasks' shares, which are
+   drawn. Parameters that matter to no task (less than a millionth of the median), such as the embeddings of
+   words that do not occur, are left out.
 
-Source: after the analysis in Zhang et al. (https://arxiv.org/abs/2307.00342), which compares entropies of
-models that were trained with TACO and without.
-Unlike it: shares are sensitivities over their sum, without a temperature to choose.
+Source: after the analysis in Zhang et al. (https://arxiv.org/abs/2307.00342), which compares the entropies of
+models trained with and without TACO.
+Unlike it: shares are sensitivities divided by their sum, without a temperature.
 """
 
 import json
@@ -41,21 +41,21 @@ TINY, UNUSED = 1e-12, 1e-6
 def inspect(
     runs: Iterable[str | Path], *, batches: int = 16, device: str | None = None, threads: int | None = None
 ) -> list[dict[str, Any]]:
-    """Measures runs and draws what was found into RUN/figures/specialisation.png.
+    """Measures runs and draws RUN/figures/specialisation.png for each.
 
     Args:
-        runs: finished outputs of `stzoo finetune` with tasks.
-        batches: that sensitivities are the mean of.
-        device: of torch; None takes the CPU.
-        threads: on the CPU; None leaves it to torch.
+        runs: Output folders of finished multi-task runs of `stzoo finetune`.
+        batches: Number of batches to average sensitivities over.
+        device: Device of torch; None for the CPU.
+        threads: Number of CPU threads; None for torch's default.
 
     Returns:
-        for each run its `tasks`, and for the model `before` and `after` the training: `entropy` (0..1) over
-        all parameters, and of each of `layers` and `modules` its entropy and the tasks' `shares`.
+        For each run its `tasks`, and for the model `before` and `after` the training: `entropy` (0..1) over
+        all parameters, and for each of `layers` and `modules` its entropy and the tasks' `shares`.
 
     Raises:
-        DataError: if a folder holds no finished run of several tasks.
-        StzooError: if its data or its models are gone.
+        DataError: If a folder does not contain a finished multi-task run.
+        StzooError: If its data or its models no longer exist.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -64,41 +64,43 @@ def inspect(
 
 def _inspect(run: Path, batches: int, device: str) -> dict[str, Any]:
     try:
-        facts = json.loads((run / "run.json").read_text(encoding="utf-8"))
-        recipe = {k: v for k, v in facts["recipe"].items() if k not in ("schema_version", "command")}
-        wanted = FinetuneSettings.model_validate(recipe)
-        whole = facts["status"] == "finished"
+        metadata = json.loads((run / "run.json").read_text(encoding="utf-8"))
+        recipe = {k: v for k, v in metadata["recipe"].items() if k not in ("schema_version", "command")}
+        settings = FinetuneSettings.model_validate(recipe)
+        is_finished = metadata["status"] == "finished"
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{run} holds no run of `stzoo finetune`: {error}.") from None
-    if not wanted.tasks or not whole:
-        raise DataError(f"{run}: expected a finished run of several tasks.")
-    trains = {task: data.train for task, data in read_data(wanted).items()}
-    found: dict[str, Any] = {"run": str(run), "balancer": wanted.balancer, "tasks": list(trains)}
-    pooling: dict[str, Any] = dict(pooling=wanted.pooling, pooling_options=wanted.pooling_options)
-    for when, model, how in (("before", wanted.model, pooling), ("after", str(run), {})):
-        opened = load_model(model, device=device, **how)
-        opened.to(device)
-        set_prompts(opened, wanted)
-        found[when] = summary(sensitivities(opened, wanted, trains, batches), opened)
-    _draw(found, run / FIGURE)
-    return found
+        raise DataError(f"{run} does not contain a run of `stzoo finetune`: {error}.") from None
+    if not settings.tasks or not is_finished:
+        raise DataError(
+            f"{run} contains an unfinished run or one of a single task; expected a finished multi-task run."
+        )
+    trains = {task: data.train for task, data in read_data(settings).items()}
+    result: dict[str, Any] = {"run": str(run), "balancer": settings.balancer, "tasks": list(trains)}
+    pooling: dict[str, Any] = dict(pooling=settings.pooling, pooling_options=settings.pooling_options)
+    for when, model, how in (("before", settings.model, pooling), ("after", str(run), {})):
+        loaded = load_model(model, device=device, **how)
+        loaded.to(device)
+        set_prompts(loaded, settings)
+        result[when] = summary(sensitivities(loaded, settings, trains, batches), loaded)
+    _draw(result, run / FIGURE)
+    return result
 
 
-def sensitivities(model: Any, wanted: FinetuneSettings, trains: dict[str, Any], batches: int) -> Tensor:
-    """Float32 [T, P], the mean over batches of |theta * g| over its median in the task.
+def sensitivities(model: Any, settings: FinetuneSettings, trains: dict[str, Any], batches: int) -> Tensor:
+    """The mean over batches of |theta * g| divided by its median in the task: float32 [T, P].
 
     Args:
-        model: a SentenceTransformer.
-        wanted: the settings of its training.
-        trains: what it was trained on, by task.
-        batches: how many.
+        model: A SentenceTransformer.
+        settings: Settings of its training.
+        trains: Training data by task.
+        batches: Number of batches.
     """
     model.eval()
-    each = wanted.each()
+    each = settings.each()
     mixture = make_task_batcher(
-        wanted, {task: examples_of(each[task], model, train, task) for task, train in trains.items()}
+        settings, {task: examples_of(each[task], model, train, task) for task, train in trains.items()}
     )
-    loss = loss_of(wanted, model)
+    loss = loss_of(settings, model)
     gradients = Gradients(list(model.parameters()), len(trains))
     total = torch.zeros_like(gradients.rows)
     for number in range(batches):
@@ -115,8 +117,8 @@ def sensitivities(model: Any, wanted: FinetuneSettings, trains: dict[str, Any], 
             with gradients.row(list(trains).index(name)):
                 loss(features, labels).backward()
         with torch.no_grad():
-            found = gradients.rows.mul_(gradients.values()).abs_()
-            total += found / medians(found, used_only=True)
+            current = gradients.rows.mul_(gradients.values()).abs_()
+            total += current / medians(current, used_only=True)
     return total / batches
 
 
@@ -128,8 +130,8 @@ def summary(sensitivity: Tensor, model: Any) -> dict[str, Any]:
     """Entropies and shares by layer and by module.
 
     Args:
-        sensitivity: float [T, P], of the trained parameters in their order.
-        model: whose they are.
+        sensitivity: float [T, P], the sensitivities of the trained parameters in their order.
+        model: Model that has these parameters.
     """
     total = sensitivity.sum(0)
     used = total > UNUSED
@@ -157,8 +159,10 @@ def summary(sensitivity: Tensor, model: Any) -> dict[str, Any]:
         }
 
     every = {kind: {name: mean(parts) for name, parts in by.items()} for kind, by in groups.items()}
-    found = {kind: {name: one for name, one in by.items() if one["parameters"]} for kind, by in every.items()}
-    return {"entropy": mean([slice(0, start)])["entropy"], **found}
+    used_by = {
+        kind: {name: one for name, one in by.items() if one["parameters"]} for kind, by in every.items()
+    }
+    return {"entropy": mean([slice(0, start)])["entropy"], **used_by}
 
 
 def _outside(name: str) -> str:
@@ -166,41 +170,43 @@ def _outside(name: str) -> str:
 
 
 def _module(name: str, layer: re.Match[str] | None) -> str:
-    """What a parameter belongs to, whatever its layer: "attention.self.query"."""
+    """The module that a parameter belongs to, without the layer: "attention.self.query"."""
     inside = f".{name}"[layer.end() :] if layer else name.rpartition("model.")[2]
     return inside.rpartition(".")[0] or inside
 
 
-def table(found: Sequence[dict[str, Any]]) -> str:
-    """The entropies of several runs, before and after, as lines of text."""
-    wide = max(len(one["run"]) for one in found)
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Formats the entropies of several runs, before and after training, as a table."""
+    wide = max(len(one["run"]) for one in results)
     lines = [f"{'run':{wide}}  {'balancer':12}  {'entropy before':>14}  {'after':>6}  most specialised layer"]
-    for one in found:
+    for one in results:
         layers = one["after"]["layers"]
         least = min(layers, key=lambda name: layers[name]["entropy"])
         lines.append(
             f"{one['run']:{wide}}  {one['balancer']:12}  {one['before']['entropy']:14.4f}  "
             f"{one['after']['entropy']:6.4f}  {least} ({layers[least]['entropy']:.4f})"
         )
-    lines.append("1: each parameter matters to all tasks alike; 0: to one alone.")
+    lines.append("1: each parameter matters to all tasks equally; 0: to a single task.")
     return "\n".join(lines)
 
 
-def _draw(found: dict[str, Any], path: Path) -> None:
-    """Two heat maps, before and after: layers by tasks, their shares."""
+def _draw(result: dict[str, Any], path: Path) -> None:
+    """Draws two heat maps, before and after training: the tasks' shares by layer."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         from stzoo import MissingExtraError
 
         raise MissingExtraError("matplotlib", "report") from None
-    names = list(found["after"]["layers"])
-    tasks = found["tasks"]
+    names = list(result["after"]["layers"])
+    tasks = result["tasks"]
     figure = Figure(
         figsize=(max(7, 2 + 1.6 * len(tasks)), 1.5 + 0.4 * len(names)), dpi=100, layout="constrained"
     )
     boxes = figure.subplots(1, 2, sharey=True)
-    values = {when: [found[when]["layers"][name]["shares"] for name in names] for when in ("before", "after")}
+    values = {
+        when: [result[when]["layers"][name]["shares"] for name in names] for when in ("before", "after")
+    }
     every = [one for rows in values.values() for row in rows for one in row]
     even = 1 / len(tasks)
     away = max(max(abs(one - even) for one in every), 1e-3)
@@ -208,7 +214,7 @@ def _draw(found: dict[str, Any], path: Path) -> None:
         image = axes.imshow(rows, cmap="RdBu_r", vmin=even - away, vmax=even + away, aspect="auto")
         axes.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(names)), names)
-        axes.set_title(f"{when} training: entropy {found[when]['entropy']:.4f}", fontsize=10)
+        axes.set_title(f"{when} training: entropy {result[when]['entropy']:.4f}", fontsize=10)
         for y, row in enumerate(rows):
             for x, value in enumerate(row):
                 dark = abs(value - even) > 0.6 * away
@@ -216,7 +222,9 @@ def _draw(found: dict[str, Any], path: Path) -> None:
                 axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
     figure.colorbar(image, ax=boxes, label="mean share")
     figure.suptitle(
-        f"{Path(found['run']).name} ({found['balancer']}): whom the parameters serve", ha="left", x=0.01
+        f"{Path(result['run']).name} ({result['balancer']}): tasks that the parameters serve",
+        ha="left",
+        x=0.01,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as draft:

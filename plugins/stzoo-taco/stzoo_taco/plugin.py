@@ -1,6 +1,7 @@
-"""What stzoo-taco brings: TACO's balancer, those that its paper compares it with, checkpoints, and recipes.
+"""The hooks of stzoo-taco: TACO's balancer and its baselines, a pooling, a command, checkpoints and recipes.
 
-The entry point names this file. It imports no torch; balancers are named as text.
+The entry point names this module. It does not import torch; balancers are named as strings and imported when
+they are used.
 """
 
 from collections.abc import Iterable
@@ -29,31 +30,31 @@ def stzoo_balancers() -> Iterable[Component]:
     yield Component(
         name="taco",
         build="stzoo_taco.taco:TACO",
-        summary="each parameter leans to the tasks that it matters to",
+        summary="each parameter follows the tasks that it matters to",
         source=TACO,
         citation=CITE,
     )
     yield Component(
         name="gradnorm",
         build="stzoo_taco.peers:GradNorm",
-        summary="learnt weights under which all tasks learn at one pace",
+        summary="learnt weights with which all tasks train at the same rate",
         source="https://arxiv.org/abs/1711.02257",
     )
     yield Component(
         name="cgd",
         build="stzoo_taco.peers:CGD",
-        summary="weights of tasks whose gradients help the others grow",
+        summary="higher weights for tasks whose gradients help other tasks",
         source="https://openreview.net/forum?id=irARV_2VFs4",
     )
 
 
 @stzoo.hookimpl
 def stzoo_poolings() -> Iterable[Component]:
-    """TACO's own vector."""
+    """TACO's vector, from the decoder of T5."""
     yield Component(
         name="t5-decoder",
         build="stzoo_taco.t5:t5_decoder",
-        summary="what T5's decoder says after one token; not portable",
+        summary="the hidden state of T5's decoder at its first token; not portable",
         source=CODE,
         citation=CITE,
     )
@@ -61,20 +62,20 @@ def stzoo_poolings() -> Iterable[Component]:
 
 @stzoo.hookimpl
 def stzoo_commands() -> Iterable[Component]:
-    """What the sensitivities of a model say."""
+    """A command that analyses the sensitivities of a model."""
     yield Component(
         name="taco",
         build="stzoo_taco.cli:app",
-        summary="see which parameters serve which of several tasks",
+        summary="Analyse multi-task models: which parameters serve which task.",
         source=TACO,
     )
 
 
 @stzoo.hookimpl
 def stzoo_checkpoints() -> Iterable[Checkpoint]:
-    """The form in which TACO's code leaves a model, which no repository has, and what it starts from.
+    """The format that TACO's code writes, of which nothing is published, and the T5 that it starts from.
 
-    Prompts and lengths are those of scripts/kilt/shells; the prompts have our recipe's names of the tasks.
+    Prompts and lengths are those of scripts/kilt/shells; prompts are named like the tasks in the recipe.
     """
     tasks = dict(nq="NQ", triviaqa="TQA", hotpot="HOPO", wow="WOW", trex="TREX", fever="FEVER")
     tasks |= dict(zsre="ZSRE", aida="AIDA")
@@ -85,7 +86,7 @@ def stzoo_checkpoints() -> Iterable[Checkpoint]:
         license="",
         source=CODE,
         recipe="taco-kilt",
-        summary="TACO on KILT's tasks, as its code leaves it; passages are Title: TITLE Text: TEXT",
+        summary="TACO on KILT's tasks, as its code writes it; passages are Title: TITLE Text: TEXT",
         importer="stzoo_taco.importer:t5",
         base="google-t5/t5-base",
         pooling="t5-decoder",
@@ -106,7 +107,7 @@ def stzoo_checkpoints() -> Iterable[Checkpoint]:
         license="apache-2.0",
         source="https://arxiv.org/abs/1910.10683",
         recipe="",
-        summary="T5 v1.0, which TACO starts from; no retriever yet",
+        summary="T5 v1.0, which TACO starts from; not yet a retriever",
         importer="stzoo_taco.importer:t5",
         pooling="t5-decoder",
         similarity="dot",

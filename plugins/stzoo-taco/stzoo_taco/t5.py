@@ -1,16 +1,15 @@
-"""TACO's vector: what T5's decoder says after one pad token, having read the text.
+"""TACO's vector: the hidden state of T5's decoder at its first token.
 
 1. T5's encoder reads the text.
-2. Its decoder is given one token, with which generation begins (the pad token), and looks at what the encoder
-   says of the text.
-3. The vector is the decoder's hidden state there, as it is: no projection, no normalisation.
+2. Its decoder reads the pad token, with which generation begins, and attends to the encoder's hidden states.
+3. The vector is the decoder's hidden state at that token, without projection or normalisation.
 
-Source: WenzhengZhang/TACO @b4ea13e, src/taco/modeling/dense_retrieval_model.py. They compare vectors by dot
-product, and have one model for queries and passages.
-Unlike it: the decoder has a copy of that one word embedding, which is trained by itself.
+Source: WenzhengZhang/TACO @b4ea13e, src/taco/modeling/dense_retrieval_model.py, which compares vectors by dot
+product and has one model for queries and passages.
+Unlike it: the decoder has a copy of that one word embedding, which is trained separately.
 
-sentence-transformers has no such module. So there is no portable form of it, and this file, which imports
-nothing of stzoo, is stored beside the model.
+sentence-transformers has no such module, so there is no portable form. This file is copied into the model's
+folder and imports nothing of stzoo.
 """
 
 import json
@@ -27,16 +26,16 @@ from transformers.models.t5.modeling_t5 import T5Stack
 
 
 def t5_decoder(dim: int) -> "T5Decoder":
-    """The pooling as it is before it takes a decoder."""
+    """Builds the pooling, still without a decoder."""
     return T5Decoder(dim)
 
 
 class T5Decoder(Module):
-    """Writes "sentence_embedding", float [B, D]: the decoder's state after one token.
+    """Computes "sentence_embedding", float [B, D]: the decoder's hidden state at its first token.
 
     Args:
         dim: D, the width of the hidden states.
-        t5: configuration of the T5 that the decoder is of; `init_from_base` finds it.
+        t5: Configuration of the T5 that the decoder belongs to; set by `init_from_base`.
     """
 
     config_keys = ["dim", "t5"]
@@ -52,33 +51,35 @@ class T5Decoder(Module):
         config.is_decoder, config.use_cache = True, False
         config.num_layers = config.num_decoder_layers
         self.decoder = T5Stack(config)
-        self.decoder.embed_tokens = nn.Embedding(1, config.d_model)  # of the token that it begins with
+        self.decoder.embed_tokens = nn.Embedding(1, config.d_model)  # of its first token only
 
     def init_from_base(self, base: str, transformer: Any) -> None:  # noqa: ARG002 - the encoder stays as it is
-        """Takes over a T5's decoder.
+        """Takes the decoder of a T5.
 
         Args:
-            base: folder or Hub id of a T5.
-            transformer: the Transformer, its encoder, that goes before this pooling.
+            base: Folder or Hub id of a T5.
+            transformer: The Transformer before this pooling, with the encoder of the base.
 
         Raises:
-            ValueError: if the base is no T5, or brings no decoder.
+            ValueError: If the base is not a T5, or has no decoder.
         """
         try:
             config = AutoConfig.from_pretrained(base)
             if not isinstance(config, T5Config):
                 raise ValueError(
-                    f"it is a {config.model_type}; expected a t5, whose decoder gives the vector"
+                    f"its type is {config.model_type}; expected t5, whose decoder computes the vector"
                 )
             whole, report = T5Model.from_pretrained(base, dtype=torch.float32, output_loading_info=True)
         except (OSError, KeyError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"it cannot be read as a T5 ({reason})") from error
+            raise ValueError(f"it cannot be loaded as a T5 ({reason})") from error
         if new := sorted(name for name in report["missing_keys"] if name.startswith("decoder.")):
-            raise ValueError(f"it has no decoder, which gives the vector (it lacks {', '.join(new[:3])}, …)")
+            raise ValueError(
+                f"it has no decoder, which computes the vector (missing: {', '.join(new[:3])}, …)"
+            )
         first = whole.shared.weight[whole.config.decoder_start_token_id]
         self.t5 = json.loads(whole.config.to_json_string(use_diff=False))
-        self.t5.pop("_name_or_path", None)  # where it lay on this machine
+        self.t5.pop("_name_or_path", None)  # a local path
         self._build(T5Config(**self.t5))
         weights = {
             name: part for name, part in whole.decoder.state_dict().items() if "embed_tokens" not in name
@@ -92,32 +93,32 @@ class T5Decoder(Module):
             features: "token_embeddings" float [B, T, D] and "attention_mask" int64 [B, T].
 
         Raises:
-            ValueError: if there is no decoder yet.
+            ValueError: If the pooling has no decoder yet.
         """
         if self.decoder is None:
-            raise ValueError("this pooling has no decoder yet; `init_from_base` gives it one")
+            raise ValueError("this pooling has no decoder yet; call init_from_base first")
         hidden: Tensor = features["token_embeddings"]
-        said = self.decoder(
+        output = self.decoder(
             input_ids=torch.zeros(len(hidden), 1, dtype=torch.int64, device=hidden.device),
             encoder_hidden_states=hidden,
             encoder_attention_mask=features["attention_mask"],
         )
-        features["sentence_embedding"] = said.last_hidden_state[:, 0]
+        features["sentence_embedding"] = output.last_hidden_state[:, 0]
         return features
 
     def to_builtin_modules(self) -> None:
-        """None: there is no module of sentence-transformers for it."""
+        """Returns None, as sentence-transformers has no such module."""
         return
 
     def get_embedding_dimension(self) -> int:
-        """D."""
+        """The dimension D of the vector."""
         return self.dim
 
     def __repr__(self) -> str:
         return f"T5Decoder(dim={self.dim})"
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
-        """Writes configuration and weights, and this file into the model's folder, where a load looks."""
+        """Writes configuration and weights, and copies this file into the model's folder for loading."""
         self.save_config(output_path)
         tensors = {name: part.detach().clone().contiguous() for name, part in self.state_dict().items()}
         save_file(tensors, Path(output_path) / "model.safetensors")
@@ -135,7 +136,7 @@ class T5Decoder(Module):
         init_defaults: dict[str, Any] | None = None,  # noqa: ARG003 - the host passes it
         **_: Any,
     ) -> "T5Decoder":
-        """Reads what `save` wrote, from a folder or the Hub."""
+        """Loads a pooling that `save` wrote, from a folder or the Hub."""
         where: dict[str, Any] = dict(
             subfolder=subfolder,
             token=token,

@@ -275,7 +275,7 @@ def test_inspect_is_a_command_of_stzoo(run):
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert wrong.returncode == 2
-    assert "holds no run" in wrong.stderr
+    assert "does not contain a run" in wrong.stderr
     assert "Traceback" not in wrong.stderr
 
 

@@ -114,5 +114,5 @@ def test_without_leave_it_is_refused_before_it_is_trained(base, data, tmp_path):
 
 def test_other_models_are_refused(tmp_path):
     bert = tiny_masked_lm("bert", tmp_path / "bert")
-    with pytest.raises(ModelError, match="it is a bert; expected a t5"):
+    with pytest.raises(ModelError, match="its type is bert; expected t5"):
         load_model(str(bert), pooling="t5-decoder")
