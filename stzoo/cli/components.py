@@ -8,8 +8,9 @@ import typer
 
 from stzoo.cli.complete import complete_kinds, complete_listed
 from stzoo.cli.flags import Json
-from stzoo.cli.shared import command, new_table, print_json, show
+from stzoo.cli.shared import command, print_json, show
 from stzoo.errors import StzooError, UnknownNameError
+from stzoo.utils.tables import new_table
 
 # what JSON has of a checkpoint in addition to what every component has
 CHECKPOINT = (

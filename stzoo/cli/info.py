@@ -7,7 +7,8 @@ import typer
 from stzoo import __version__
 from stzoo.cli.complete import complete_recipes
 from stzoo.cli.flags import Json
-from stzoo.cli.shared import PANEL_OF, app, command, new_table, print_json, show
+from stzoo.cli.shared import PANEL_OF, app, command, print_json, show
+from stzoo.utils.tables import new_table
 
 recipes = typer.Typer(help="Show an installed recipe.", no_args_is_help=True)
 app.add_typer(recipes, name="recipe", rich_help_panel=PANEL_OF["recipe"])

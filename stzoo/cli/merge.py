@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from stzoo.cli.flags import Overwrite, settings_as_flags
-from stzoo.cli.shared import command, done, new_table, show
+from stzoo.cli.shared import command, done, show
 from stzoo.hub.settings import MergeSettings
+from stzoo.utils.tables import new_table
 
 
 @command("merge")

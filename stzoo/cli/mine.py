@@ -6,8 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from stzoo.cli.flags import Json, Overwrite, Resume, settings_as_flags
-from stzoo.cli.shared import command, new_table, print_json, show
+from stzoo.cli.shared import command, print_json, show
 from stzoo.training.settings import MineSettings
+from stzoo.utils.tables import new_table
 
 
 @command("mine")

@@ -7,7 +7,8 @@ import typer
 from typer.core import TyperGroup
 
 from stzoo.cli.flags import Json, Overwrite, Resume, settings_as_flags
-from stzoo.cli.shared import PANEL_OF, app, new_table, print_json, show
+from stzoo.cli.shared import PANEL_OF, app, print_json, show
+from stzoo.utils.tables import new_table
 
 
 class _Preparations(TyperGroup):

@@ -52,17 +52,6 @@ def done(folder: Path) -> None:
         typer.echo(f"The model is in {folder}: SentenceTransformer({str(folder)!r})", err=True)
 
 
-def new_table(*columns: str) -> Any:
-    """An empty table of the house's look."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
 def show(table: Any) -> None:
     """Prints a table."""
     from rich.console import Console

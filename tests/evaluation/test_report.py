@@ -436,7 +436,7 @@ def test_runs_of_one_name_are_told_apart(tmp_path):
 
 def test_a_folder_that_is_no_run_is_refused_before_anything_is_written(tmp_path):
     for runs in (tmp_path, [file_run(tmp_path / "in/run"), tmp_path / "none"]):
-        with pytest.raises(DataError, match="holds no training run"):
+        with pytest.raises(DataError, match="contains no training run"):
             report(RESULTS, output=tmp_path / "r.html", runs=runs)
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
@@ -450,7 +450,7 @@ def test_the_command_takes_several_runs(tmp_path):
     assert "\ntwo: finetune" in text
     refused = cli("report", RESULTS, *out, "--overwrite", "--runs", tmp_path)
     assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
-    assert "holds no training run" in refused.stderr
+    assert "contains no training run" in refused.stderr
 
 
 def test_the_page_names_nothing_outside_itself(tmp_path):

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -23,6 +22,7 @@ from stzoo.data.rows import read_jsonl
 from stzoo.data.texts import Texts
 from stzoo.errors import DataError, RecipeError
 from stzoo.evaluation.bench.results import Result
+from stzoo.utils.tables import new_table
 
 MEASURES = ("KILT Rprec", "KILT recall@20", "KILT recall@100")
 NO_MISSING = (
@@ -129,13 +129,11 @@ def by_task(results: Sequence[Result]) -> dict[str, dict[str, dict[str, float]]]
     return models
 
 
-def table(results: Sequence[Result]) -> "Table":
+def table(results: Sequence[Result]) -> Table:
     """The scores of each model on each task, and their means, with each task's best in bold."""
     models = by_task(results)
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    shown.add_column("Task\n  Model", overflow="fold")
-    for name in MEASURES:
-        shown.add_column(name.removeprefix("KILT ").replace("@", "\n@"), justify="right", no_wrap=True)
+    heads = [name.removeprefix("KILT ").replace("@", "\n@") for name in MEASURES]
+    shown = new_table("Task\n  Model", numbers=heads)
     for task in next(iter(models.values()), {}):
         shown.add_row(escape(task))
         best = {name: max(tasks[task][name] for tasks in models.values()) for name in MEASURES}

@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from stzoo.evaluation.averages import averages
 from stzoo.evaluation.bench.results import Result
 from stzoo.evaluation.measures import MEASURES
+from stzoo.utils.tables import new_table
 
 MEGABYTE = 1e6
 
 
-def table(results: Sequence[Result], measures: Sequence[str] = ()) -> "Table":
+def table(results: Sequence[Result], measures: Sequence[str] = ()) -> Table:
     """Results as a table by data set and then by suite, with the best score of each in bold.
 
     Args:
@@ -25,10 +25,7 @@ def table(results: Sequence[Result], measures: Sequence[str] = ()) -> "Table":
     scored = {name for result in results for name in result.scores.mean}
     names = dict.fromkeys([*(m.name for m in MEASURES), *measures, "KILT Rprec", "KILT recall@5"])
     shown_measures = [name for name in names if name in scored]
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    shown.add_column("Data set\n  Model", overflow="fold")
-    for name in shown_measures:
-        shown.add_column(name.replace("@", "\n@"), justify="right", no_wrap=True)
+    shown = new_table("Data set\n  Model", numbers=[name.replace("@", "\n@") for name in shown_measures])
 
     def section(title: str, rows: Sequence[tuple[str, dict[str, float]]]) -> None:
         shown.add_row(escape(title))
@@ -55,15 +52,13 @@ def table(results: Sequence[Result], measures: Sequence[str] = ()) -> "Table":
     return shown
 
 
-def costs(results: Sequence[Result]) -> "Table | None":
+def costs(results: Sequence[Result]) -> Table | None:
     """A table of smaller vectors and indexes against exact search over full vectors; None without any."""
     full = {
         (result.revision, result.dataset, result.split): result for result in results if not _variant(result)
     }
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    shown.add_column("Data set\n  Model", overflow="fold")
-    for name in ("nDCG\n@10", "against\nfull", "vectors\nMB", "index\nMB", "ms a\nquery", "recall\n@10"):
-        shown.add_column(name, justify="right", no_wrap=True)
+    heads = ("nDCG\n@10", "against\nfull", "vectors\nMB", "index\nMB", "ms a\nquery", "recall\n@10")
+    shown = new_table("Data set\n  Model", numbers=heads)
     measure = MEASURES[0].name
     rows = [result for result in results if result.details.get("cost") and measure in result.scores.mean]
     if not any(map(_variant, rows)):

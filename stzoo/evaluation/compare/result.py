@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 from textwrap import shorten
 from typing import Any
 
-from rich import box
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
 from stzoo.evaluation.scoring import PairedTest
+from stzoo.utils.tables import new_table
 
 LEVEL = 0.05
 TEXT_LENGTH = 240  # characters of a query in a table; the JSON has the whole text
@@ -139,16 +139,16 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     return plain
 
 
-def table(comparison: Comparison) -> "Group":
+def table(comparison: Comparison) -> Group:
     """A comparison as tables of 80 columns: the scores, then the largest gains and losses."""
     examples = [_examples(comparison, pair) for pair in comparison.pairs if pair.gains or pair.losses]
     return Group(_figures(comparison), *examples)
 
 
-def _figures(comparison: Comparison) -> "Table":
+def _figures(comparison: Comparison) -> Table:
     name, at, cut = comparison.measure.partition("@")
     heads = (f"{name}\n{at}{cut}", "Differ-\nence", "95 %\ninterval", "p\nHolm's", "Effect\nd_z")
-    shown = _empty(["Data set\n  System"], [*heads, "Won/tied/\nlost"])
+    shown = new_table("Data set\n  System", numbers=[*heads, "Won/tied/\nlost"])
 
     def row(label: str, *cells: str) -> None:
         shown.add_row(escape(f"  {label}"), *cells)
@@ -178,9 +178,9 @@ def _figures(comparison: Comparison) -> "Table":
     return shown
 
 
-def _examples(comparison: Comparison, pair: Pair) -> "Table":
-    shown = _empty(["Query", "Text"], ["Baseline", "System", "Differ-\nence"])
-    shown.title = escape(f"{pair.dataset} ({pair.split}): {pair.system} against {comparison.baseline}")
+def _examples(comparison: Comparison, pair: Pair) -> Table:
+    title = escape(f"{pair.dataset} ({pair.split}): {pair.system} against {comparison.baseline}")
+    shown = new_table("Query", "Text", numbers=["Baseline", "System", "Differ-\nence"], title=title)
     shown.columns[0].max_width = 20
     for examples in (pair.gains, pair.losses):
         for row in examples:
@@ -188,13 +188,4 @@ def _examples(comparison: Comparison, pair: Pair) -> "Table":
             text = shorten(row.text or "", TEXT_LENGTH, placeholder=" …")
             shown.add_row(escape(row.query), escape(text), *scores)
         shown.add_section()
-    return shown
-
-
-def _empty(texts: Sequence[str], numbers: Sequence[str]) -> "Table":
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold")
-    for head in texts:
-        shown.add_column(head, overflow="fold")
-    for head in numbers:
-        shown.add_column(head, justify="right", no_wrap=True)
     return shown

@@ -4,10 +4,10 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich import box
 from rich.console import Group
 from rich.markup import escape
-from rich.table import Table
+
+from stzoo.utils.tables import new_table
 
 SCHEMA_VERSION = 1
 WAYS = ("exact", "ngram", "minhash")
@@ -112,9 +112,8 @@ def as_json(report: Contamination) -> dict[str, Any]:
 
 def table(report: Contamination) -> "Group":
     """Counts and scores as tables of 80 columns."""
-    found = Table("Found", box=box.SIMPLE_HEAD, pad_edge=False)
-    for head in ("whole", f"by {report.ngram}\nwords", "by\nMinHash", "in any\nway", "of"):
-        found.add_column(head, justify="right")
+    ways = ("whole", f"by {report.ngram}\nwords", "by\nMinHash", "in any\nway", "of")
+    found = new_table("Found", numbers=ways)
     for kind, total in (("query", report.queries), ("passage", report.passages)):
         counts = report.counts[kind]
         name = {"query": "test queries", "passage": "their relevant passages"}[kind]
@@ -126,11 +125,10 @@ def table(report: Contamination) -> "Group":
     found.add_row("queries with either", "", "", "", either, str(report.queries))
     if not report.scores:
         return Group(found)
-    scores = Table("System", box=box.SIMPLE_HEAD, pad_edge=False)
-    left = (0, len(report.found_queries), len(report.contaminated))
-    for head, without in zip(("all", "without\nfound", "without\neither"), left, strict=True):
-        scores.add_column(f"{head}\n({report.queries - without})", justify="right", no_wrap=True)
-    scores.title, scores.title_justify = f"{report.measure} (queries)", "left"
+    left_out = (0, len(report.found_queries), len(report.contaminated))
+    heads = zip(("all", "without\nfound", "without\neither"), left_out, strict=True)
+    numbers = [f"{head}\n({report.queries - without})" for head, without in heads]
+    scores = new_table("System", numbers=numbers, title=f"{report.measure} (queries)")
     for row in report.scores:
         means = (row.all, row.without_found, row.without_contaminated)
         scores.add_row(escape(row.system), *("-" if mean is None else f"{mean:.4f}" for mean in means))

@@ -16,9 +16,7 @@ from typing import Any
 
 import jinja2
 from markupsafe import Markup
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from stzoo.errors import MissingExtraError, OutputError, RecipeError
 from stzoo.evaluation.report.data import COST, Group, Page, gather
@@ -28,6 +26,7 @@ from stzoo.training.history import History, Line, running_mean, shortened
 from stzoo.utils.files import atomic_file
 from stzoo.utils.inputs import user_path
 from stzoo.utils.outputs import check_output
+from stzoo.utils.tables import new_table
 
 FORMATS = ("html", "txt", "csv")
 CSV_HEAD = "model,revision,dataset,split,measure,mean,low,high,queries,corpus,judged,date,notes,file"
@@ -192,10 +191,8 @@ def _text(page: Page) -> str:
     console = Console(file=file, width=80, color_system=None, markup=False, emoji=False, highlight=False)
 
     def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        shown.add_column(head[0], overflow="fold")
-        for name in head[1:]:
-            shown.add_column(name, justify="right", no_wrap=True)
+        shown = new_table(head[0], numbers=head[1:])
+        shown.show_edge = False
         for row in rows:
             shown.add_row(*row)
         console.print(f"\n{title}\n")
