@@ -17,7 +17,7 @@ from stzoo.data.beir_layout import find_split
 from stzoo.data.pydocs import write_pydocs
 from stzoo.errors import MissingExtraError, ModelError, StzooError
 from stzoo.evaluation.bench.bench import bench
-from stzoo.evaluation.scoring import paired_test
+from stzoo.evaluation.compare import compare
 from stzoo.finetuning.finetune import finetune
 from stzoo.pretraining.pretrain import pretrain
 from stzoo.utils.distributed import require_one_process
@@ -31,7 +31,6 @@ QUESTIONS = (
     "run a program and wait for it to finish",
     "how do I read the columns of a CSV file by name?",
 )
-MEASURE = "nDCG@10"
 # each takes two CPU cores a few minutes; pre-training reads 2 400 of the passages
 PRETRAIN: dict[str, Any] = dict(
     objective="retromae",
@@ -95,7 +94,8 @@ def demo(
         say: Called with each line of progress.
 
     Returns:
-        "results" (one per system), "tests" (the paired tests), "answers" (passages by question), "model".
+        "results" (one per system), "tests" (a Comparison for each step), "answers" (passages by question),
+        and "model".
 
     Raises:
         StzooError: For a user's mistake; see stzoo.errors.
@@ -139,22 +139,9 @@ def demo(
     own = corpus is not None
     questions = list(read_beir(data).queries.values())[: len(QUESTIONS)] if own else QUESTIONS
     answers = ask(both, next(data.glob("corpus.jsonl*")), questions)
-    scores = [row.scores.per_query[MEASURE] for row in rows]
-    tests = [
-        {"from": rows[i].model, "to": rows[j].model, **vars(paired_test(scores[i], scores[j], seed=seed))}
-        for i, j in ((1, 2), (2, 3))
-    ]
+    folders = [row.path.parent for row in rows]
+    tests = [compare(folders[i : i + 2], seed=seed) for i in (1, 2)]
     return {"results": rows, "tests": tests, "answers": answers, "model": str(both)}
-
-
-def verdict(test: dict[str, Any]) -> str:
-    """The result of a paired test in words."""
-    sure = test["p_value"] < 0.05
-    change = f"{test['difference']:+.4f} {MEASURE} (95 % interval {test['low']:+.4f} to {test['high']:+.4f}"
-    return (
-        f"{test['to']} against {test['from']}: {change}, p = {test['p_value']:.4f}, "
-        f"{test['queries']} queries). {'They differ.' if sure else 'They do not differ beyond chance.'}"
-    )
 
 
 def ask(model: Path, corpus: Path, questions: Sequence[str]) -> list[dict[str, Any]]:

@@ -24,20 +24,21 @@ def demo_command(
     A second call continues where the first one ended.
     """
     given = DemoSettings.read(recipe, settings)
-    from stzoo.cli.demo import demo, verdict
-    from stzoo.evaluation.bench.tables import as_json as to_json
-    from stzoo.evaluation.bench.tables import table
+    from stzoo.cli.demo import demo
+    from stzoo.evaluation.bench import tables
+    from stzoo.evaluation.compare import result
 
     made = demo(
         **given.arguments(), output=output, overwrite=overwrite, say=lambda line: typer.echo(line, err=True)
     )
     if as_json:
-        verdicts = [verdict(test) for test in made["tests"]]
-        print_json({**made, "verdicts": verdicts, **to_json(made["results"])})
+        verdicts = [result.verdict(test, test.pairs[0]) for test in made["tests"]]
+        made["tests"] = [result.as_json(test) for test in made["tests"]]
+        print_json({**made, "verdicts": verdicts, **tables.as_json(made["results"])})
         return
-    show(table(made["results"]))
+    show(tables.table(made["results"]))
     for test in made["tests"]:
-        typer.echo(verdict(test))
+        typer.echo(result.verdict(test, test.pairs[0]))
     typer.echo("")
     show_answers(made["answers"])
     typer.echo("")
