@@ -134,7 +134,7 @@ def prepare(
         shards = _make(made, work)
         draft = run.folder / runs.MODEL_DRAFT
         draft.mkdir()
-        filled = _put_together(shards, draft)
+        filled = _put_together(shards, made.columns, draft)
         made.finish(draft)
         run.install(draft, also=["README.md"])
         run.record(filled=filled, notes=made.notes, peak_memory_mib=_peak_memory())
@@ -152,24 +152,13 @@ def _clear(folder: Path, patterns: Sequence[str] = runs.WORK_FILES) -> None:
 
 
 class _Shards(Parts[pa.Table]):
-    """The rows of a corpus with the columns that a preparation makes."""
-
-    def __init__(self, work: Path, made: Preparation):
-        super().__init__(work, "rows-{first:09d}.parquet", len(made.corpus.rows), made.settings.shard_rows)
-        self.columns = made.columns
-        types = {str: pa.string(), list[str]: pa.list_(pa.string())}
-        self.schema = pa.schema(
-            {"id": pa.string(), "text": pa.string()}
-            | {name: types[kind] for name, kind in made.columns.items()}
-        )
-
     def load(self, part: Part) -> pa.Table | None:
         """See `Parts`."""
         try:
             table = pq.read_table(part.path)
         except (OSError, pa.ArrowException):
             return None
-        return table if len(table) == len(part) and table.schema == self.schema else None
+        return table if len(table) == len(part) else None
 
     def save(self, draft: Path, part: Part, content: pa.Table) -> None:  # noqa: ARG002 - as of others
         """See `Parts`."""
@@ -178,12 +167,13 @@ class _Shards(Parts[pa.Table]):
 
 def _make(made: Preparation, work: Path) -> _Shards:
     """Makes each shard that is not there yet."""
-    shards, rows = _Shards(work, made), made.corpus.rows
+    rows, schema = made.corpus.rows, _schema(made.columns)
+    shards = _Shards(work, "rows-{first:09d}.parquet", len(rows), made.settings.shard_rows)
 
     def make(part: Part) -> pa.Table:
         given = rows[part.first : part.last]
         values = {"id": given["id"], "text": given["text"], **made.shard(part.first, part.last)}
-        return pa.table(values, shards.schema)
+        return pa.table(values, schema)
 
     with tqdm(total=len(rows), unit=" passages", desc="preparing", disable=None) as bar:
         for part in shards:
@@ -192,21 +182,25 @@ def _make(made: Preparation, work: Path) -> _Shards:
     return shards
 
 
-def _put_together(shards: _Shards, folder: Path) -> dict[str, int]:
+def _schema(columns: Mapping[str, Any]) -> Any:
+    types = {str: pa.string(), list[str]: pa.list_(pa.string())}
+    return pa.schema({"id": pa.string(), "text": pa.string()} | {n: types[t] for n, t in columns.items()})
+
+
+def _put_together(shards: _Shards, columns: Mapping[str, Any], folder: Path) -> dict[str, int]:
     """Copies the shards into files of FILE_ROWS rows.
 
     Returns:
         how many rows each column fills.
     """
-    filled = dict.fromkeys(shards.columns, 0)
+    filled, schema, parts = dict.fromkeys(columns, 0), _schema(columns), list(shards)
     shards_a_file, shards_a_group = (max(1, rows // shards.size) for rows in (FILE_ROWS, GROUP_ROWS))
-    parts = list(shards)
     files = math.ceil(len(parts) / shards_a_file)
     for number in range(files):
         name = f"passages-{number:05d}-of-{files:05d}.parquet"
         with (
             atomic_file(folder / name) as draft,
-            pq.ParquetWriter(draft, shards.schema, compression="zstd") as writer,
+            pq.ParquetWriter(draft, schema, compression="zstd") as writer,
         ):
             of_file = parts[number * shards_a_file : (number + 1) * shards_a_file]
             for place in range(0, len(of_file), shards_a_group):

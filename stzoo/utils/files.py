@@ -74,18 +74,11 @@ def claimed_file(path: Path) -> Iterator[Path | None]:
     Raises:
         OutputError: if the disk is full or the folder cannot be written; nothing is left behind.
     """
-    with writing(path):
-        box, owner = _claim(path)
-    if owner is None:
-        yield None
-        return
-    try:
-        yield box / NEW
-        if (box / NEW).exists():
+    with _open_box(path, claim=True) as box:
+        yield box and box / NEW
+        if box and (box / NEW).exists():
             with writing(path):
                 _install(box / NEW, path)
-    finally:
-        _remove_box(box, owner)
 
 
 def _install(draft: Path, path: Path) -> None:
@@ -158,55 +151,49 @@ def draft_folder(path: Path) -> Iterator[Path]:
     process lives: after a SIGKILL the next command that writes there sees that and clears the folder.
     Libraries that write through temporary files of their own (safetensors) leave them in here, too.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.parent.absolute() not in _cleared:  # once: thousands of files may be written there
-        clear_drafts(path.parent)
-    box, owner = _new_box(path)
+    with _open_box(path) as box:
+        assert box is not None, "only a claim is refused"
+        yield box
+
+
+@contextlib.contextmanager
+def _open_box(path: Path, *, claim: bool = False) -> Iterator[Path | None]:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent.absolute() not in _cleared:  # once: thousands of files may be written there
+            clear_drafts(path.parent)
+        box, owner = _new_box(path, claim)
+    if owner is None:
+        yield None
+        return
     try:
         yield box
     finally:
-        _remove_box(box, owner)
+        shutil.rmtree(box, ignore_errors=True)
+        os.close(owner)
 
 
-def _new_box(path: Path) -> tuple[Path, int]:
+def _new_box(path: Path, claim: bool) -> tuple[Path, int | None]:
+    prefix = f".{os.fsdecode(os.fsencode(path.name)[:100])}."
+    box = path.with_name(f"{prefix}{_CLAIM}{PART}")
+    if claim:
+        with contextlib.suppress(OSError):  # there is none
+            _clear_box(box, without_locks=True)  # if a killed process left it
     while True:
-        box = Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=PART, dir=path.parent))
-        if (owner := _own(box, path)) is not None:
-            return box, owner
-
-
-def _claim(path: Path) -> tuple[Path, int | None]:
-    """The box of `claimed_file`, and the descriptor that holds it; None if another process holds it."""
-    box = path.with_name(f"{_prefix(path)}{_CLAIM}{PART}")
-    for _ in range(2):
         try:
-            box.mkdir()
-        except FileExistsError:
-            with contextlib.suppress(OSError):  # another process has just removed it
-                _clear_box(box, without_locks=True)  # if a killed process left it
-        else:
-            return box, _own(box, path)
-    return box, None
-
-
-def _prefix(path: Path) -> str:
-    return f".{os.fsdecode(os.fsencode(path.name)[:100])}."
-
-
-def _own(box: Path, path: Path) -> int | None:
-    """Locks a new box; None if another process took it for abandoned before it was locked."""
-    try:
-        owner = _lock(box / _OWNER)
-    except FileNotFoundError:
-        return None
-    if owner is not None:
-        os.write(owner, os.fsencode(path.name))
-    return owner
-
-
-def _remove_box(box: Path, owner: int) -> None:
-    shutil.rmtree(box, ignore_errors=True)
-    os.close(owner)
+            if claim:
+                box.mkdir()
+            else:
+                box = Path(tempfile.mkdtemp(prefix=prefix, suffix=PART, dir=path.parent))
+        except FileExistsError:  # another process has claimed it
+            return box, None
+        try:
+            owner = _lock(box / _OWNER)
+        except FileNotFoundError:  # another process took it for abandoned before it was locked
+            continue
+        if owner is not None:
+            os.write(owner, os.fsencode(path.name))
+            return box, owner
 
 
 def _swap(box: Path, path: Path) -> None:

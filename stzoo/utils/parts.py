@@ -140,6 +140,7 @@ class Part:
         return self.last - self.first
 
 
+@dataclass
 class Parts(Generic[T]):
     """The parts of a work of some rows; a sequence of `Part`. A subclass defines `load` and `save`.
 
@@ -150,8 +151,10 @@ class Parts(Generic[T]):
         size: Rows of a part; the last one may have fewer.
     """
 
-    def __init__(self, folder: Path, name: str, rows: int, size: int):
-        self.folder, self.name, self.rows, self.size = folder, name, rows, size
+    folder: Path
+    name: str
+    rows: int
+    size: int
 
     def load(self, part: Part) -> T | None:
         """The content of a part; None if its file is missing, damaged or of other work."""
