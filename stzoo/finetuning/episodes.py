@@ -55,6 +55,7 @@ from stzoo.utils.files import (
     write_json,
 )
 from stzoo.utils.messages import notify
+from stzoo.utils.parts import damaged, open_manifest
 
 END, FACTS, NEGATIVES = "end.safetensors", "episode.json", "negatives.parquet"
 SUMS = "sha256"  # the key of FACTS with the checksums of the files above
@@ -138,40 +139,22 @@ def _seal(folder: Path, facts: dict[str, Any], *names: str) -> None:
 
 def _remove_damaged(folder: Path, facts: dict[str, Any]) -> None:
     """Removes what an episode has made and is no longer as it was, so that it is made again."""
-    for name, expected in list(facts.get(SUMS, {}).items()):
-        file = folder / name
-        if not file.is_file() or sha256(file) != expected:
-            notify(f"{file} is damaged or missing, and is made again.")
-            file.unlink(missing_ok=True)
-            del facts[SUMS][name]
-            if name in (END, STATE):
-                facts.pop("finished", None)  # its last checkpoint has them
+    for name in damaged(folder, facts.get(SUMS, {})):
+        notify(f"{folder / name} is damaged or missing, and is made again.")
+        (folder / name).unlink(missing_ok=True)
+        del facts[SUMS][name]
+        if name in (END, STATE):
+            facts.pop("finished", None)  # its last checkpoint has them
     write_json(folder / FACTS, finite(facts))
 
 
 def _open(folder: Path, identity: str) -> dict[str, Any]:
-    """What is known of an episode, whose folder is made if it is not there."""
-    try:
-        facts: dict[str, Any] = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        facts = {"run": identity}
-        if is_main_process():
-            if any(not entry.name.startswith(".") for entry in folder.glob("*")):  # no draft of a kill
-                raise OutputError(
-                    f"{folder} has no {FACTS}, so nothing says which run made it. Remove it."
-                ) from None
-            write_json(folder / FACTS, facts)
-    except (OSError, ValueError, RecursionError) as error:
-        raise OutputError(f"{folder / FACTS} cannot be read: {error}. Remove {folder}.") from None
-    sums = facts.get(SUMS, {}) if isinstance(facts, dict) else None
+    """Reads what an episode has recorded; the first process makes its folder if it is not there."""
+    facts = open_manifest(folder / FACTS, {"run": identity})
+    sums = facts.get(SUMS, {})
     # none outside the folder, as what is damaged is removed
     if not isinstance(sums, dict) or any(Path(name).name != name for name in sums):
         raise OutputError(f"{folder / FACTS} is damaged. Remove {folder}.")
-    if facts.get("run") != identity:
-        raise OutputError(
-            f"{folder} is an episode of another run (of other settings, another model or other data). Remove "
-            "it, or replace the run with --overwrite."
-        )
     if is_main_process():
         _remove_damaged(folder, facts)
     return facts

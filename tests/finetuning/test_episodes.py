@@ -164,7 +164,9 @@ def test_an_episode_of_another_run_is_refused(straight, base, judged, tmp_path):
     other = json.loads((output / "episodes/2/episode.json").read_text())
     (output / "episodes/2/episode.json").write_text(json.dumps(other | {"run": "0" * 16}))
     given = dict(data=str(judged), dev_split="dev", eval_steps=3, epochs=4, episodes=2, patience=9, **SHORT)
-    with pytest.raises(stzoo.OutputError, match="episode of another run"):
+    with pytest.raises(
+        stzoo.OutputError, match=r"episodes/2 was made with other settings \(run: '0{16}' then"
+    ):
         stzoo.finetune(str(base), output=output, resume=True, **given)
     (output / "episodes/2/episode.json").unlink()
     with pytest.raises(stzoo.OutputError, match=r"has no episode\.json"):
