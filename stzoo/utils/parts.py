@@ -89,8 +89,8 @@ def check_manifest(made: Path, found: Mapping[str, Any], settings: Mapping[str, 
     if differing := differences(found, settings):
         shown = "; ".join(f"{key}: {then!r} then, {now!r} now" for key, (then, now) in differing.items())
         raise OutputError(
-            f"{made} was made with other settings ({shown}). Use the same settings again, choose another "
-            "output, or remove it (--overwrite)."
+            f"{made} was made with other settings ({shown}). Use those settings, choose another output, or "
+            "remove this one (with --overwrite, where the command has it)."
         )
 
 

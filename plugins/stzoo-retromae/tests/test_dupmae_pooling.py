@@ -324,7 +324,7 @@ def test_documents_that_are_kept_are_not_encoded_again_and_not_mixed_up(model, j
     assert dict(again) == dict(first)
     with torch.no_grad():
         model[1].project.weight.add_(0.1)
-    with pytest.raises(OutputError, match="other facts"):
+    with pytest.raises(OutputError, match=r"other settings \(facts\.model: "):
         retrieve(model, judged, k=3, folder=tmp_path / "store")
 
 
