@@ -1,7 +1,7 @@
-"""Checks that a model's files store every tensor that its architecture has, whenever a model is loaded.
+"""Checks, whenever a model is loaded, that its files contain every tensor of its architecture.
 
-transformers fills a missing tensor with random numbers and says so in a log line. Here that is an error. The
-names and shapes are those that transformers compares while it loads, so no file is read a second time.
+transformers initialises missing tensors at random and reports that in a log line only; here it is an error.
+Names and shapes are those that transformers compares while it loads, so no file is read twice.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from stzoo.errors import ModelError, abbreviated
 from stzoo.utils.messages import notify
 
-SHOWN = 5  # names of tensors in a message
-# Parts that a checkpoint may have besides its encoder, at the top of their names: heads and decoders.
+SHOWN = 5  # number of tensor names in a message
+# Parts that a checkpoint may have besides its encoder, by the first part of their names: heads and decoders.
 HEADS = {
     *(
         "cls",
@@ -35,17 +35,17 @@ HEADS = {
     *("vocab_transform", "vocab_layer_norm", "vocab_projector", "generator_predictions", "generator_lm_head"),
     *("discriminator_predictions", "lm_predictions", "mask_predictions", "sop_classifier", "pooler"),
 }
-Report = tuple[Any, dict[str, Any]]  # a model of transformers, and what was found while it was loaded
+Report = tuple[Any, dict[str, Any]]  # a transformers model and its loading info
 _one_at_a_time = threading.RLock()
 
 
 @contextlib.contextmanager
 def loading_reports() -> Iterator[list[Report]]:
-    """Collects what transformers reports of each model that is loaded while the block runs.
+    """Collects transformers' loading info of each model that is loaded while the block runs.
 
-    sentence-transformers and other callers do not pass on what `output_loading_info` asks for, so
-    `PreTrainedModel.from_pretrained` is asked in their place. Tensors of another shape are reported as well,
-    where transformers would raise an error that does not name them.
+    sentence-transformers and other callers cannot pass `output_loading_info` on, so the block replaces
+    `PreTrainedModel.from_pretrained`. Tensors of another shape are reported too; transformers would raise an
+    error that does not name them.
     """
     reports: list[Report] = []
     original = PreTrainedModel.__dict__["from_pretrained"]
@@ -65,19 +65,19 @@ def loading_reports() -> Iterator[list[Report]]:
 
 
 def check_model(name: str, model: Any, reports: Iterable[Report], *, revision: str | None = None) -> None:
-    """Checks a model of sentence-transformers; tensors that no part of it reads are a note to the user.
+    """Checks the weights of a sentence-transformers model, and notes stored tensors that it does not use.
 
-    The pooler of BERT and its kin may be missing where no embedding is made of it.
+    The pooler of BERT and similar models may be missing if no embedding is computed from it.
 
     Args:
-        name: folder or Hub id that it was loaded from.
-        model: a SentenceTransformer or CrossEncoder.
-        reports: of `loading_reports`.
-        revision: of the Hub id.
+        name: Folder or Hub id that the model was loaded from.
+        model: A SentenceTransformer or CrossEncoder.
+        reports: Loading info from `loading_reports`.
+        revision: Revision of the Hub id.
 
     Raises:
-        ModelError: if tensors are missing or of another shape, and the model would have random ones there, or
-            if weights are not finite.
+        ModelError: If tensors are missing or have another shape, so that the model would have random weights,
+            or if weights are not finite.
     """
     transformers = {
         id(module.model): module for module in model.modules() if hasattr(module, "modality_config")
@@ -87,23 +87,25 @@ def check_model(name: str, model: Any, reports: Iterable[Report], *, revision: s
         spare = ("pooler.",) if module is None or "pooler_output" not in str(module.modality_config) else ()
         check_report(name, loaded, report, spare=spare)
         if left := _left_over(loaded, report):
-            notify(f"{name} stores tensors that its architecture does not have: {names(left)}.")
+            notify(f"{name} contains tensors that its architecture does not have: {names(left)}.")
     _check_modules(name, model, revision)
     if broken := first_not_finite(model.named_parameters()):
-        raise ModelError(f"the weights of {name} are damaged: {broken} has NaN or infinity.")
+        raise ModelError(
+            f"the weights of {name} are damaged: {broken} contains NaN or infinity. Get the model again."
+        )
 
 
 def check_report(name: str, loaded: Any, report: dict[str, Any], *, spare: tuple[str, ...] = ()) -> None:
-    """Checks one report of transformers.
+    """Checks the loading info of one model.
 
     Args:
-        name: folder or Hub id that was loaded.
-        loaded: the model of transformers.
-        report: missing, unexpected and mis-shaped tensors.
-        spare: what the names of tensors begin with that may be missing.
+        name: Folder or Hub id that the model was loaded from.
+        loaded: The transformers model.
+        report: Loading info: missing, unexpected and mismatched tensors.
+        spare: Prefixes of the names of tensors that may be missing.
 
     Raises:
-        ModelError: if others are missing, or some are of another shape.
+        ModelError: If other tensors are missing, or tensors have another shape.
     """
     missing = [key for key in report["missing_keys"] if not key.startswith(spare)]
     shapes = [
@@ -115,22 +117,22 @@ def check_report(name: str, loaded: Any, report: dict[str, Any], *, spare: tuple
 
 
 def _left_over(loaded: Any, report: dict[str, Any]) -> list[str]:
-    """Tensors in the files that nothing reads, without heads of other classes of the architecture."""
+    """Stored tensors that the model does not use, except heads of other classes of its architecture."""
     whole = (loaded, loaded.base_model)
     heads = {part for part in HEADS if all(getattr(one, part, None) is None for one in whole)}
-    own = f"{loaded.base_model_prefix}."
-    return [key for key in report["unexpected_keys"] if key.removeprefix(own).split(".")[0] not in heads]
+    prefix = f"{loaded.base_model_prefix}."
+    return [key for key in report["unexpected_keys"] if key.removeprefix(prefix).split(".")[0] not in heads]
 
 
-def names(found: Iterable[str]) -> str:
-    """The first names in their order, and how many more there are."""
-    listed = sorted(abbreviated(name, 100) for name in found)
+def names(keys: Iterable[str]) -> str:
+    """Lists the first names in alphabetical order, and the number of further ones."""
+    listed = sorted(abbreviated(name, 100) for name in keys)
     more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
     return ", ".join(listed[:SHOWN]) + more
 
 
 def first_not_finite(tensors: Iterable[tuple[str, Any]]) -> str | None:
-    """The name of the first floating-point tensor with NaN or infinity in it, or None."""
+    """The name of the first floating-point tensor that contains NaN or infinity, or None."""
     for name, tensor in tensors:
         if tensor.is_floating_point() and not tensor.isfinite().all():
             return name
@@ -144,16 +146,16 @@ def _refuse(name: str, missing: list[str], shapes: list[str], unexpected: Iterab
         return
     left = names(unexpected)
     raise ModelError(
-        f"the weights of {name} are not those of its architecture: {'; '.join(faults)}. Random numbers would "
-        "take their place. Save the model again, or correct its config.json."
-        + (f" Tensors in its files that fit nowhere: {left}." if left else "")
+        f"the weights of {name} do not match its architecture: {'; '.join(faults)}. These weights would be "
+        "random. Save the model again, or correct its config.json."
+        + (f" Stored tensors that do not belong to the model: {left}." if left else "")
     )
 
 
 def _check_modules(name: str, model: Any, revision: str | None) -> None:
-    """Checks the modules of plugins; those of sentence-transformers refuse what does not fit themselves.
+    """Checks the modules of plugins; those of sentence-transformers check themselves.
 
-    The first row of each stored tensor is compared as well, as a module's `load` may not read its weights.
+    The first row of each stored tensor is compared too, because a module's `load` may not read its weights.
     """
     foreign = {
         key: module
@@ -165,31 +167,34 @@ def _check_modules(name: str, model: Any, revision: str | None) -> None:
         if (module := foreign.get(part["name"])) is None:
             continue
         file = load_file_path(name, "model.safetensors", subfolder=part["path"], revision=revision)
-        if file is None:  # a .bin file is read by the module alone
+        if file is None:  # a .bin file, which only the module reads
             continue
-        own = module.state_dict(keep_vars=True)
+        loaded = module.state_dict(keep_vars=True)
         try:
             with safe_open(file, framework="pt") as opened:
                 stored = {key: opened.get_slice(key) for key in opened.keys()}  # noqa: SIM118 - it is no dict
-                there = {id(own[key]) for key in stored if key in own}
-                missing = [key for key, value in own.items() if id(value) not in there]
+                there = {id(loaded[key]) for key in stored if key in loaded}
+                missing = [key for key, value in loaded.items() if id(value) not in there]
                 shapes = [
-                    f"{key} {found.get_shape()} instead of {list(own[key].shape)}"
+                    f"{key} {found.get_shape()} instead of {list(loaded[key].shape)}"
                     for key, found in stored.items()
-                    if key in own and found.get_shape() != list(own[key].shape)
+                    if key in loaded and found.get_shape() != list(loaded[key].shape)
                 ]
                 unread = [
                     key
                     for key, found in stored.items()
-                    if not shapes and key in own and own[key].ndim and not _same_start(found, own[key])
+                    if not shapes
+                    and key in loaded
+                    and loaded[key].ndim
+                    and not _same_start(found, loaded[key])
                 ]
         except SafetensorError as error:
             raise ModelError(f"{file} cannot be read: {error}.") from error
-        _refuse(f"{name} ({type(module).__name__})", missing, shapes, stored.keys() - own.keys())
+        _refuse(f"{name} ({type(module).__name__})", missing, shapes, stored.keys() - loaded.keys())
         if unread:
             raise ModelError(
-                f"{type(module).__name__} of {name} does not load what its file stores ({names(unread)}); "
-                "its `load` must read the weights (load_torch_weights)."
+                f"{type(module).__name__} of {name} does not load all tensors of its file ({names(unread)}). "
+                "Its `load` must read the weights with load_torch_weights."
             )
 
 

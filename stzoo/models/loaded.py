@@ -1,4 +1,4 @@
-"""A finished model that was opened to be used: its name, its revision, and what its vectors depend on."""
+"""Loads a model for use, with its name, its revision, and the settings that its vectors depend on."""
 
 import json
 import logging
@@ -18,12 +18,12 @@ from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import collect_notes
 from stzoo.utils.outputs import IMPORTED, MERGED, RECORD
 
-# what at the top of a folder a plain load may read
+# suffixes of files at the top of a folder that loading may read
 PLAIN = {".json", ".safetensors", ".model", ".jinja"}
 PICKLED = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
 VOCABULARIES = {"tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"}
-RECORDS = (RECORD, MERGED, IMPORTED)  # of which it reads nothing
-NO_REVISION = "no_revision_available"  # as mteb files such models
+RECORDS = (RECORD, MERGED, IMPORTED)  # which loading does not read
+NO_REVISION = "no_revision_available"  # mteb's name for it
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class LoadedModel:
     """A loaded model.
 
     Attributes:
-        name: what results are filed under.
-        given: the folder, made absolute, or Hub id that it was loaded from.
-        revision: first 12 hex digits of a folder's fingerprint, or a Hub model's commit.
-        model: the SentenceTransformer.
-        devices: that encode side by side; the model is on the first.
-        notes: what a reader of its scores should know, e.g. where its texts are cut.
+        name: Name that results are stored under.
+        given: Absolute path to the folder, or Hub id, that it was loaded from.
+        revision: First 12 hex digits of a folder's fingerprint, or the commit of a Hub model.
+        model: The SentenceTransformer.
+        devices: Devices that encode in parallel; the model is on the first.
+        notes: Notes for readers of its scores, e.g. that long texts are truncated.
     """
 
     name: str
@@ -48,34 +48,34 @@ class LoadedModel:
 
     @property
     def similarity(self) -> str:
-        """How its vectors are compared: cosine, dot, euclidean or manhattan."""
+        """The similarity function of its vectors: cosine, dot, euclidean or manhattan."""
         return str(self.model.similarity_fn_name)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What of the model, beside its weights, the scores depend on; the usual is left out."""
+        """The settings, besides the weights, that scores depend on; without the usual values."""
         limit = self.model.max_seq_length
-        found = {
+        settings = {
             "max_tokens": None if limit == math.inf else limit,  # static embeddings have no limit
             "similarity": self.similarity,
             "prompts": {name: text for name, text in self.model.prompts.items() if text},
         }
-        if self.dtype not in ("float32", "None"):  # files of other backends do not say
-            found["dtype"] = self.dtype
+        if self.dtype not in ("float32", "None"):  # files of other backends do not state it
+            settings["dtype"] = self.dtype
         if self.model.backend != "torch":
-            found["backend"] = self.model.backend
+            settings["backend"] = self.model.backend
         if self.model.truncate_dim:
-            found["truncate_dim"] = self.model.truncate_dim
-        return found
+            settings["truncate_dim"] = self.model.truncate_dim
+        return settings
 
     @property
     def dtype(self) -> str:
-        """Of the weights."""
+        """The type of the weights, e.g. "float32"."""
         return str(self.model.dtype).removeprefix("torch.")
 
     @property
     def meta(self) -> dict[str, Any]:
-        """For model_meta.json."""
+        """The content of model_meta.json."""
         return {
             "name": self.name,
             "revision": self.revision,
@@ -94,61 +94,70 @@ def open_model(
     dtype: str | None = None,
     backend: str = "torch",
 ) -> LoadedModel:
-    """Loads a model; code from its folder or repository is never run.
+    """Loads a model. Code from its folder or repository is never run.
 
     Args:
         text: FOLDER, HUB_ID or NAME=FOLDER_OR_HUB_ID.
-        max_tokens: longer texts are cut there; None keeps the model's own limit.
-        device: of torch, several with commas between; None takes the best there is.
-        dtype: of the weights: float32, bfloat16, float16; None as published.
+        max_tokens: Number of tokens to which texts are truncated; None for the model's limit.
+        device: Device of torch, or several separated by commas; None for the best available.
+        dtype: Type of the weights: float32, bfloat16 or float16; None for the published one.
         backend: torch, onnx or openvino.
 
     Raises:
-        ModelError: if it is no model that plain sentence-transformers loads, or cannot read max_tokens.
-        RecipeError: if the text holds no name, or an option does not hold.
+        ModelError: If plain sentence-transformers cannot load the model, or the model cannot read max_tokens.
+        RecipeError: If the text contains no name, or an option is invalid.
     """
-    name, given = parse_name(text)
-    folder = user_path(given, ModelError)
+    name, source = parse_name(text)
+    folder = user_path(source, ModelError)
     local = folder.is_dir()
-    given = str(folder) if local else given
+    source = str(folder) if local else source
     devices = tuple(device.split(",")) if device else ()
     with collect_notes() as notes:
-        model = load_plain(given, device=devices[0] if devices else None, dtype=dtype, backend=backend)
+        model = load_plain(source, device=devices[0] if devices else None, dtype=dtype, backend=backend)
     if local and not (folder / "modules.json").is_file():
         logging.getLogger(__name__).warning(
-            "%s has no modules.json, so nothing says how it pools; sentence-transformers takes the mean.",
+            "%s has no modules.json, so its pooling is unknown; sentence-transformers uses the mean.",
             folder,
         )
     if max_tokens is not None:
-        limit(model, max_tokens, given)
-    revision = folder_revision(folder, backend) if local else commit_of(model, given)
-    place = str(folder.resolve()) if local else given
+        limit(model, max_tokens, source)
+    revision = folder_revision(folder, backend) if local else commit_of(model, source)
+    place = str(folder.resolve()) if local else source
     return LoadedModel(name, place, revision, model, devices, tuple(notes))
 
 
-def limit(model: Any, max_tokens: int, given: str) -> None:
-    """Lets a model read that many tokens of a text.
+def limit(model: Any, max_tokens: int, name: str) -> None:
+    """Sets the number of tokens to which a model truncates texts.
+
+    Args:
+        model: A SentenceTransformer.
+        max_tokens: Number of tokens, special tokens included.
+        name: Name of the model, for messages.
 
     Raises:
-        ModelError: if it cannot read so many.
+        ModelError: If the model cannot read so many tokens.
     """
     most, least = longest(model[0]), shortest(model[0])
     if max_tokens < least or (most and max_tokens > most):
-        raise ModelError(f"max_tokens is {max_tokens}; {given} can read {least} to {most or 'any number'}.")
+        raise ModelError(
+            f"max_tokens is {max_tokens}; expected {least} to {most or 'any number'} for {name}."
+        )
     try:
         model.max_seq_length = max_tokens
     except AttributeError as error:  # static embeddings
-        raise ModelError(f"{given} reads texts whole, of any length; leave max_tokens out.") from error
+        raise ModelError(
+            f"{name} reads texts of any length and never truncates them; leave out max_tokens."
+        ) from error
 
 
 def folder_revision(folder: Path, backend: str = "torch") -> str:
-    """12 hex digits over the files that make the model: those at the top and those of its modules.
+    """A fingerprint (12 hex digits) of the files that make up the model, at the top and in its modules.
 
-    At the top count weights, settings, tokenizer and code. With another backend than torch its own folder
-    (onnx, openvino), whose weights are used, counts as well.
+    At the top it covers weights, settings, tokenizer and code; with a backend other than torch, also the
+    backend's folder (onnx, openvino), whose weights are used.
 
-    Left out: hidden files, records, texts and pictures beside the model, and folders that modules.json does
-    not name (checkpoints, decoders).
+    Hidden files, records, texts and pictures are left out, as are folders that modules.json does not name
+    (checkpoints, decoders).
     """
     names = [""]
     if (folder / "modules.json").is_file():
@@ -158,9 +167,9 @@ def folder_revision(folder: Path, backend: str = "torch") -> str:
         names.append(backend)
     files = []
     for name in names:
-        found = (folder / name).rglob("*") if name else filter(_may_be_read, folder.iterdir())
+        paths = (folder / name).rglob("*") if name else filter(_may_be_read, folder.iterdir())
         files += sorted(
-            file for file in found if file.is_file() and not file.name.startswith((".", "README"))
+            file for file in paths if file.is_file() and not file.name.startswith((".", "README"))
         )
     return fingerprint(*files)[:12]
 
@@ -170,12 +179,12 @@ def _may_be_read(path: Path) -> bool:
     return model and path.name not in RECORDS
 
 
-def commit_of(model: Any, given: str) -> str:
-    """The commit of a model that was loaded by its Hub id, or NO_REVISION."""
+def commit_of(model: Any, hub_id: str) -> str:
+    """The commit of a model that was loaded from the Hub, or NO_REVISION."""
     for module in model.modules():
         commit = getattr(getattr(module, "config", None), "_commit_hash", None)
         if commit:
             return str(commit)
-    # static embeddings have no config that names it; .../snapshots/<commit>/modules.json does
-    cached = try_to_load_from_cache(given, "modules.json")
+    # static embeddings have no config with the commit; the path .../snapshots/<commit>/modules.json has it
+    cached = try_to_load_from_cache(hub_id, "modules.json")
     return Path(cached).parent.name if isinstance(cached, str) else NO_REVISION

@@ -1,4 +1,4 @@
-"""Loading a model: a sentence-transformers folder or Hub id, or a bare transformer."""
+"""Loads models: sentence-transformers folders and Hub ids, bare transformers, masked LMs and tokenizers."""
 
 import inspect
 import json
@@ -19,7 +19,7 @@ from stzoo.plugins import manager
 from stzoo.utils.logging import silence_hf_logging
 
 DTYPES = ("float32", "bfloat16", "float16")
-# The module that each backend needs, and why pip may find none that goes with transformers 5.23.
+# The module that each backend needs, and why pip may find none that is compatible with transformers 5.23.
 BACKENDS = {
     "torch": ("torch", ""),
     "onnx": ("optimum.onnxruntime", "optimum-onnx up to 0.1.0 needs transformers below 4.58"),
@@ -35,22 +35,22 @@ def load_plain(
     backend: str = "torch",
     revision: str | None = None,
 ) -> Any:
-    """Loads a SentenceTransformer with all its weights; code from the folder or repository is never run.
+    """Loads a SentenceTransformer with all its weights. Code from the folder or repository is never run.
 
-    Modules that are no part of sentence-transformers are those of installed plugins, or it is not loaded.
-    Limits of what the model can read are applied, see `limits.prepare`.
+    Modules from outside sentence-transformers must belong to installed plugins. The limits of the model are
+    applied, see `limits.prepare`.
 
     Args:
-        name: folder or Hub id.
-        device: of torch; None takes the best there is.
-        dtype: of the weights, one of DTYPES; None as published.
-        backend: of sentence-transformers, one of BACKENDS.
-        revision: branch, tag or commit of a Hub id; None takes main.
+        name: Path to the model folder, or its Hub id.
+        device: Device of torch; None for the best available.
+        dtype: Type of the weights, one of DTYPES; None for the published one.
+        backend: Backend of sentence-transformers, one of BACKENDS.
+        revision: Branch, tag or commit of a Hub id; None for main.
 
     Raises:
-        ModelError: if there is no such model, its files lack weights of its architecture, it cannot read what
-            its tokenizer makes of texts, or the backend is not installed.
-        RecipeError: if there is no such device, dtype or backend, or a folder is given a revision.
+        ModelError: If the model does not exist, its files lack weights of its architecture, its tokenizer
+            does not fit it, or the backend is not installed.
+        RecipeError: If the device, dtype or backend does not exist, or a folder is given with a revision.
     """
     check_device(device)
     check_known("backend", backend, BACKENDS)
@@ -58,25 +58,29 @@ def load_plain(
     if dtype is not None:
         check_known("dtype", dtype, DTYPES)
         if backend != "torch":
-            raise RecipeError(f"dtype {dtype} goes with the backend torch; {backend} files have their own.")
+            raise RecipeError(
+                f"dtype is {dtype}, which requires the backend torch; {backend} files have a fixed dtype."
+            )
         options["model_kwargs"] = {"dtype": dtype}
     _check_backend(backend)
     folder = Path(name)
     if folder.is_dir() and revision is not None:
-        raise RecipeError(f"{name} is a folder, which has no revision {revision!r}; only a Hub id has.")
+        raise RecipeError(
+            f"{name} is a folder and has no revision {revision!r}; give a Hub id, or drop the revision."
+        )
     if folder.is_dir() and not any((folder / file).is_file() for file in ("modules.json", "config.json")):
         raise ModelError(
-            f"{name} is no model; expected modules.json (of sentence-transformers) or a config.json."
+            f"{name} is not a model; expected modules.json (of sentence-transformers) or config.json in it."
         )
     try:
         with silence_hf_logging(), check_weights.loading_reports() as reports:
             options |= dict(device=device, trust_remote_code=False)
             classes = _of_plugins(name, revision)
             model = SentenceTransformer._load_with_module_classes(name, classes, **options)
-    except BaseException as error:  # whatever a broken folder makes the loaders raise
+    except BaseException as error:  # a broken folder may raise anything
         if not is_failure(error):
             raise
-        what = "cannot be loaded" if folder.is_dir() else "is no folder, and no Hub id that can be loaded"
+        what = "cannot be loaded" if folder.is_dir() else "is not a folder, and cannot be loaded from the Hub"
         raise ModelError(f"the model {name} {what}: {reason(error)}") from error
     check_weights.check_model(name, model, reports, revision=revision)
     limits.prepare(model, name)
@@ -87,21 +91,21 @@ def load_masked_lm(name: str, dtype: Any = None) -> tuple[Any, frozenset[str]]:
     """Loads a masked LM of transformers whose encoder has all its weights.
 
     Args:
-        name: folder or Hub id.
-        dtype: of torch; None as published.
+        name: Path to the model folder, or its Hub id.
+        dtype: torch dtype of the weights; None for the published one.
 
     Returns:
-        the `…ForMaskedLM`, and the names of the parameters of its MLM head if none of them is stored, as in
-        the folder of an encoder; they have random numbers.
+        The `…ForMaskedLM`, and the names of its randomly initialised parameters: those of the MLM head if the
+        files contain an encoder only, otherwise none.
 
     Raises:
-        ModelError: if there is no masked LM of this architecture, or its files lack some of its weights.
+        ModelError: If there is no masked LM of this architecture, or its files lack some of its weights.
     """
     how = {} if dtype is None else {"dtype": dtype}
     try:
         with silence_hf_logging(), check_weights.loading_reports() as reports:
             masked_lm = AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=False, **how)
-    except BaseException as error:  # whatever a broken folder makes the loaders raise
+    except BaseException as error:  # a broken folder may raise anything
         if not is_failure(error):
             raise
         raise ModelError(f"{name} cannot be loaded as a masked LM: {reason(error)}") from error
@@ -115,21 +119,21 @@ def load_masked_lm(name: str, dtype: Any = None) -> tuple[Any, frozenset[str]]:
 
 
 def reason(error: BaseException) -> str:
-    """What a library says of its error: the first line, or all of it where it lists tensors."""
+    """The message of a library's error: its first line, or all of it if it lists tensors."""
     first = first_line(error)
     if "trust_remote_code" in str(error):
-        first += " Code that comes with a model is not run (trust_remote_code); install its plugin."
+        first += " stzoo does not run code from a model's files (trust_remote_code); install its plugin."
     return first if "state_dict" not in first else " ".join(str(error).split())[:600]
 
 
 def _of_plugins(model: str, revision: str | None) -> dict[str, type]:
-    """The classes in modules.json that the code of installed poolings has, by their names there.
+    """The classes named in modules.json that installed poolings define, by their names there.
 
-    An export with its own code names them FILE.CLASS; FILE is the last part of the plugin's module.
+    An export with its own code names a class FILE.CLASS; FILE is the last part of the plugin's module.
     """
     listing = load_file_path(model, "modules.json", revision=revision)
     types = [module["type"] for module in json.loads(Path(listing).read_text())] if listing else []
-    found = {}
+    classes = {}
     if foreign := [kind for kind in types if not kind.startswith("sentence_transformers.")]:
         for name, component in manager.all("pooling").items():
             module = inspect.getmodule(manager.resolve(component))
@@ -137,56 +141,56 @@ def _of_plugins(model: str, revision: str | None) -> dict[str, type]:
                 file, _, cls = kind.rpartition(".")
                 if module and module.__name__.rpartition(".")[2] == file and hasattr(module, cls):
                     manager.use("pooling", name)
-                    found[kind] = getattr(module, cls)
-    return found
+                    classes[kind] = getattr(module, cls)
+    return classes
 
 
 def _check_backend(backend: str) -> None:
     module, conflict = BACKENDS[backend]
     try:
-        there = find_spec(module) is not None
-    except ModuleNotFoundError:  # not even the package around it
-        there = False
-    if not there:
+        installed = find_spec(module) is not None
+    except ModuleNotFoundError:  # its parent package is missing
+        installed = False
+    if not installed:
         raise ModelError(
             f"the backend {backend} is not installed. Run: pip install 'sentence-transformers[{backend}]'. "
-            f"If pip finds no solution ({conflict}, stzoo needs 5.23), stay with the backend torch."
+            f"If pip finds no solution ({conflict}, stzoo needs 5.23), use the backend torch."
         )
 
 
 def load_tokenizer(name: str) -> Any:
-    """The fast tokenizer of a folder or Hub id.
+    """Loads the fast tokenizer of a folder or Hub id.
 
     Raises:
-        ModelError: if there is none, or it is no fast one.
+        ModelError: If there is none, or it is not a fast one.
     """
     try:
         with silence_hf_logging():
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except BaseException as error:  # whatever a broken folder makes the loaders raise
+    except BaseException as error:  # a broken folder may raise anything
         if not is_failure(error):
             raise
         reason = first_line(error)
         raise ModelError(f"the tokenizer of {name} cannot be loaded: {reason}") from error
     if not tokenizer.is_fast:
-        raise ModelError(f"the tokenizer of {name} is no fast one (with a tokenizer.json), which words need.")
+        raise ModelError(f"{name} has no fast tokenizer (tokenizer.json); whole-word masking requires one.")
     return tokenizer
 
 
 def check_device(device: str | None) -> None:
-    """Sees that torch has such a device; None is none in particular.
+    """Checks that torch can use a device; None, for the default device, is always accepted.
 
     Raises:
-        RecipeError: if it has not.
+        RecipeError: If torch cannot use it.
     """
     try:
         kind = torch.device(device or "cpu").type
-        there = kind == "cpu" or getattr(torch, kind).is_available()
+        available = kind == "cpu" or getattr(torch, kind).is_available()
     except (RuntimeError, AttributeError):
-        there = False
-    if not there:
+        available = False
+    if not available:
         raise RecipeError(
-            f"the device {device!r} is not there; expected cpu, or a cuda or mps that torch sees."
+            f"the device {device!r} is not available; expected cpu, or a cuda or mps that torch can use."
         )
 
 
@@ -197,35 +201,39 @@ def load_model(
     pooling_options: Mapping[str, Any] | None = None,
     device: str | None = None,
 ) -> Any:
-    """Loads a SentenceTransformer on the CPU to be trained.
+    """Loads a SentenceTransformer for training, on the CPU and in float32.
 
     Args:
-        name: folder or Hub id.
-        pooling: name of the pooling; None is the model's own, or cls for a bare transformer. One that the
-            model has already is not made anew where it has weights of its own.
-        pooling_options: of the pooling that is named.
-        device: it will be trained on; only looked for here.
+        name: Path to the model folder, or its Hub id.
+        pooling: Name of the pooling; None for the model's own, or cls for a bare transformer. A pooling with
+            weights that the model already has is kept.
+        pooling_options: Options of that pooling.
+        device: Device that the model will be trained on. It is only checked here.
 
     Raises:
-        ModelError: if there is no such model, it does not begin with a Transformer, or the pooling cannot go
-            on it.
-        RecipeError: if the pooling has no such option, or options are given without a pooling.
+        ModelError: If the model does not exist, does not begin with a Transformer, or the pooling does not
+            fit.
+        RecipeError: If the pooling has no such option, or options are given without a pooling.
 
-    Unlike: sentence-transformers pools a bare transformer by the mean, which is wrong for the RetroMAE family
-        and for every other encoder pre-trained through [CLS].
+    Unlike: sentence-transformers, which pools a bare transformer by the mean. That is wrong for RetroMAE and
+        all other encoders pre-trained through [CLS].
     """
     check_device(device)
     model = load_plain(name, device="cpu")
-    model.float()  # published in half precision or not: weights are trained in float32
+    model.float()  # weights are trained in float32, also if they were published in half precision
     first, *rest = list(model)
     if not isinstance(first, Transformer):
-        raise ModelError(f"{name} begins with {type(first).__name__}; only a Transformer can be trained.")
+        raise ModelError(
+            f"{name} begins with {type(first).__name__}; expected a Transformer, which can be trained."
+        )
     if pooling_options and pooling is None:
-        raise RecipeError(f"pooling_options ({', '.join(pooling_options)}) need the pooling that has them.")
+        raise RecipeError(
+            f"pooling_options ({', '.join(pooling_options)}) have no effect without a pooling; set --pooling."
+        )
     chosen = pooling or (None if is_sentence_transformer_model(name) else "cls")
     if chosen is None:
         return model
-    # a module that is no part of sentence-transformers was loaded as an installed pooling's
+    # modules from outside sentence-transformers are installed poolings
     before = [
         module
         for module in rest
@@ -233,25 +241,26 @@ def load_model(
     ]
     rest = [module for module in rest if module not in before]
     try:
-        made = manager.build("pooling", chosen, first.get_embedding_dimension(), **(pooling_options or {}))
-        if hasattr(made, "init_from_base"):
-            if any(type(module) is type(made) for module in before):
-                return model  # trained with that very pooling, which has taken all it needs
+        module = manager.build("pooling", chosen, first.get_embedding_dimension(), **(pooling_options or {}))
+        if hasattr(module, "init_from_base"):
+            if any(type(old) is type(module) for old in before):
+                return model  # trained with this pooling, which is already initialised
             with silence_hf_logging():
-                made.init_from_base(name, first)
-    except ValueError as error:  # all that a pooling's code can raise, which must also run without stzoo
-        raise ModelError(f"the pooling {chosen!r} cannot go on {name}: {error}.") from error
-    wide = made.get_embedding_dimension()
-    if misfit := next((module for module in rest if getattr(module, "in_features", wide) != wide), None):
+                module.init_from_base(name, first)
+    except ValueError as error:  # poolings raise no StzooError, as they must run without stzoo
+        raise ModelError(f"the pooling {chosen!r} does not fit {name}: {error}.") from error
+    wide = module.get_embedding_dimension()
+    if misfit := next((part for part in rest if getattr(part, "in_features", wide) != wide), None):
         raise ModelError(
-            f"the pooling {chosen!r} gives {wide} numbers; the {type(misfit).__name__} behind it in {name} "
-            f"takes {misfit.in_features}. Begin with a model that ends in its pooling."
+            f"the output of the pooling {chosen!r} has the dimension {wide}; the next module of {name}, a "
+            f"{type(misfit).__name__}, expects {misfit.in_features}. Start from a model that ends in its "
+            "pooling."
         )
-    return like(model, [first, made, *rest])
+    return like(model, [first, module, *rest])
 
 
 def like(model: Any, modules: list[Any]) -> Any:
-    """A SentenceTransformer of other modules with the prompts and the similarity of this one."""
+    """A SentenceTransformer of other modules, with the prompts and similarity of this model."""
     return SentenceTransformer(
         modules=modules,
         prompts=model.prompts,

@@ -1,11 +1,12 @@
-"""Low-rank adapters (LoRA) of an encoder's linear layers: added before training, folded into them after.
+"""Low-rank adapters (LoRA) for the linear layers of an encoder: added before training, merged afterwards.
 
-They are peft's, put there by sentence-transformers' own `add_adapter`. peft is imported at first use; it is
+They are peft's, added by sentence-transformers' `add_adapter`. peft is imported at first use; install it with
 the extra `stzoo[lora]`.
 
 Source: Hu et al. 2021, arXiv 2106.09685, section 4.1. Unlike it:
-- all linear layers of the encoder have an adapter unless told otherwise, not the attention's only
-- alpha grows with the rank (twice the rank unless told otherwise); there it is fixed while ranks are tried
+- by default all linear layers of the encoder have an adapter, not only those of the attention
+- alpha grows with the rank (by default it is twice the rank); in the paper it is fixed while ranks are
+  compared
 """
 
 import math
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from stzoo.errors import MissingExtraError, ModelError, RecipeError, suggest
 
 BASE, DOWN, UP = ".base_layer", ".lora_A.default", ".lora_B.default"  # peft's names inside an adapted layer
-UNUSED = "pooler"  # of BERT and its kin; no module of sentence-transformers reads it
+UNUSED = "pooler"  # the pooler of BERT-like models, which no module of sentence-transformers reads
 
 
 def add(
@@ -26,32 +27,33 @@ def add(
 ) -> None:
     """Adds adapters to a model, and freezes the other weights of its encoder.
 
-    What follows the encoder (a trained pooling, Dense) stays as trainable as it is. The adapters change no
-    embedding until they are trained. They are float32 whatever the weights are, and their first values are
-    drawn from torch's generator.
+    Modules after the encoder (a trained pooling, Dense) stay trainable. The adapters do not change embeddings
+    until they are trained. They are float32, whatever the dtype of the weights, and are initialised from
+    torch's generator.
 
     Args:
-        model: a SentenceTransformer that begins with a Transformer.
-        rank: of each adapter, 1 or more.
-        alpha: adapters are scaled by alpha / rank; 2 * rank if None.
-        dropout: share (0..1) of the adapters' inputs that is dropped in training.
-        targets: names of linear layers, or the ends of names behind a dot ("query", "output.dense"); all
-            linear layers if empty. The unused pooler of BERT never has one.
+        model: A SentenceTransformer that begins with a Transformer.
+        rank: Rank of each adapter, 1 or more.
+        alpha: Adapters are scaled by alpha / rank; None for 2 * rank.
+        dropout: Dropout rate of the adapters' inputs in training, 0..1.
+        targets: Names of linear layers, or ends of names after a dot ("query", "output.dense"); all linear
+            layers if empty. BERT's unused pooler never gets an adapter.
 
     Raises:
-        MissingExtraError: if peft is not installed.
-        ModelError: if the model begins with no Transformer, has no linear layers, or adapters already.
-        RecipeError: if a target is the name of no linear layer, the rank is above the width of
-            all layers, or alpha is not a number above 0.
+        MissingExtraError: If peft is not installed.
+        ModelError: If the model does not begin with a Transformer, has no linear layers, or already has
+            adapters.
+        RecipeError: If a target matches no linear layer, the rank is above the width of all layers, or alpha
+            is not a number above 0.
     """
     first = model[0]
     if not isinstance(first, Transformer):
         raise ModelError(
-            f"the model begins with {type(first).__name__}; only the layers of a Transformer get adapters."
+            f"the model begins with {type(first).__name__}; expected a Transformer, which can have adapters."
         )
     if adapted(model):
         raise ModelError(
-            "the model has adapters already; fold them into its weights first (stzoo.models.lora.fold)."
+            "the model already has adapters; merge them into its weights first (stzoo.models.lora.fold)."
         )
     try:
         from peft import LoraConfig
@@ -65,8 +67,7 @@ def add(
     if not 1 <= rank <= widest:
         shown = rank if rank < 10**9 else "over 10^9"
         raise RecipeError(
-            f"the rank of the adapters (lora_rank) is {shown}; expected 1 to {widest}, the width of the "
-            "widest layer that has one."
+            f"lora_rank is {shown}; expected 1 to {widest}, the width of the widest layer with an adapter."
         )
     if alpha is not None and not (math.isfinite(alpha) and alpha > 0):
         raise RecipeError(f"lora_alpha is {alpha}; expected a number above 0.")
@@ -78,17 +79,17 @@ def add(
     )
     model.add_adapter(config)
     for weight in first.model.parameters():
-        if weight.requires_grad:  # an adapter's: small steps are lost in half precision
+        if weight.requires_grad:  # weights of adapters: small steps are lost in half precision
             weight.data = weight.data.float()
 
 
 def scale(rank: int, alpha: float | None) -> float:
-    """What adapters of this rank are multiplied by: alpha / rank, or 2 if alpha is None."""
+    """The factor of adapters of this rank: alpha / rank, or 2 if alpha is None."""
     return 2.0 if alpha is None else alpha / rank
 
 
 def linear_layers(encoder: nn.Module) -> list[str]:
-    """Names of the layers that can have an adapter."""
+    """The names of the layers that can have an adapter."""
     return [
         name
         for name, layer in encoder.named_modules()
@@ -101,8 +102,8 @@ def _chosen(layers: Sequence[str], targets: Iterable[str]) -> list[str]:
     if wrong:
         ends = sorted({name.rpartition(".")[2] for name in layers})
         raise RecipeError(
-            f"no linear layer's name ends in the target {wrong[0]!r}{suggest(wrong[0], ends)} "
-            f"Names here end in {', '.join(ends)}; the first in full is {layers[0]}."
+            f"the name of no linear layer ends in the target {wrong[0]!r}{suggest(wrong[0], ends)} "
+            f"Names end in {', '.join(ends)}; the first full name is {layers[0]}."
         )
     return [name for name in layers if not targets or any(_ends(name, t) for t in targets)]
 
@@ -117,16 +118,16 @@ def adapted(model: Any) -> bool:
 
 
 def fold(model: Any) -> Any:
-    """Adds adapters to the weights that they adapt, and takes every trace of them away, in place.
+    """Merges adapters into the weights and removes them, in place.
 
-    The embeddings stay the same to rounding, the names of the weights are those from before `add`, and all of
-    the encoder's weights can be trained again.
+    The embeddings stay the same up to rounding, the weights have the names from before `add`, and all weights
+    of the encoder are trainable again.
 
     Args:
-        model: a SentenceTransformer; one without adapters is left as it is.
+        model: A SentenceTransformer; without adapters it is left unchanged.
 
     Returns:
-        the same model.
+        The same model.
     """
     if not adapted(model):
         return model
@@ -144,23 +145,23 @@ def fold(model: Any) -> Any:
 
 
 def plain_name(stored: str) -> str | None:
-    """The name that a weight of an adapted model has once it is folded; None for a weight of an adapter."""
+    """The name of a stored weight after `fold`; None for a weight of an adapter."""
     return None if DOWN in stored or UP in stored else stored.replace(BASE, "")
 
 
 def is_adapted(stored: str) -> bool:
-    """True for the name of a weight beside which adapters may lie."""
+    """True for the name of a weight that may have adapters."""
     return BASE in stored
 
 
 def read_folded(read: Callable[[str], Tensor], stored: str, factor: float) -> Tensor:
-    """A weight as `fold` leaves it.
+    """Computes a weight as it is after `fold`.
 
     Args:
-        read: gives a stored tensor by its name: the weight, float [out, in], and its adapters, float
-            [rank, in] and [out, rank].
-        stored: the weight's name, for which `is_adapted`; of a bias, which has no adapters, nothing changes.
-        factor: see `scale`.
+        read: Function that returns a stored tensor by its name: the weight, float [out, in], and its
+            adapters, float [rank, in] and [out, rank].
+        stored: Name of the weight, for which `is_adapted` is True. A bias has no adapters and stays the same.
+        factor: Factor of the adapters, see `scale`.
     """
     base = read(stored)
     layer, _, kind = stored.partition(f"{BASE}.")

@@ -1,4 +1,4 @@
-"""Makers of pooling modules: sentence-transformers' own, by the name that recipes use."""
+"""The poolings of sentence-transformers, by the names that recipes use."""
 
 from typing import Any
 

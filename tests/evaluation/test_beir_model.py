@@ -106,7 +106,7 @@ def test_beirs_sentence_bert_leaves_the_models_prompts_out(model, folder, judged
 def test_a_folder_is_loaded(folder, model, judged):
     theirs, _ = by_beir(BEIRModel(folder, device="cpu", batch_tokens=256), judged)
     assert theirs == by_beir(BEIRModel(model), judged)[0]
-    with pytest.raises(ModelError, match="is no folder, and no Hub id"):
+    with pytest.raises(ModelError, match="is not a folder, and cannot be loaded from the Hub"):
         BEIRModel("nowhere/nothing")
 
 

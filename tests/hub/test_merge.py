@@ -289,7 +289,7 @@ BROKEN = {
     "other weights": r"0.model.new.weight is in one only",
     "NaN": "embeddings.LayerNorm.bias holds NaN",
     "pickled": "pickled.*stzoo export",
-    "a tensor gone": "missing encoder.layer.0.output.dense.bias. Random numbers",
+    "a tensor gone": "missing encoder.layer.0.output.dense.bias. These weights would be random",
     "bad modules.json": "modules.json cannot be read",
 }
 
@@ -334,7 +334,7 @@ BAD = {  # MODEL and HERE stand for folders
     "a negative weight": (dict(weights=[2.0, -1.0]), RecipeError, "weight -1"),
     "no number": (dict(weights=[1.0, float("nan")]), RecipeError, "weight nan"),
     "output is a source": (dict(output="MODEL", overwrite=True), OutputError, "read by this command"),
-    "output in a source": (dict(output="MODEL/soup"), OutputError, "lies in"),
+    "output in a source": (dict(output="MODEL/soup"), OutputError, "is inside"),
     "output around": (dict(output="MODEL/..", overwrite=True), OutputError, "contains"),
     "output is there": (dict(output="HERE"), OutputError, "is there already"),
 }

@@ -141,7 +141,7 @@ def test_what_is_no_teacher_is_refused_with_the_reason(folder, tmp_path):
         "bi": "is a SentenceTransformer, without a trained head",
         "old": "is a SentenceTransformer, without a trained head",
         "three": "gives 3 labels; expected one",
-        "headless": "missing classifier.bias, classifier.weight. Random numbers would take their place",
+        "headless": "missing classifier.bias, classifier.weight. These weights would be random",
         "broken": "cannot be loaded",
     }.items():
         with pytest.raises(ModelError, match=words):
@@ -150,8 +150,8 @@ def test_what_is_no_teacher_is_refused_with_the_reason(folder, tmp_path):
 
 def test_options_that_do_not_hold_are_refused(folder):
     for options, kind, words in (
-        ({"max_tokens": 65}, ModelError, "can read 3 to 64"),
-        ({"device": "tpu"}, RecipeError, "is not there"),
+        ({"max_tokens": 65}, ModelError, "expected 3 to 64"),
+        ({"device": "tpu"}, RecipeError, "is not available"),
     ):
         with pytest.raises(kind, match=words):
             open_teacher(str(folder), **options)

@@ -85,7 +85,7 @@ def test_each_missing_tensor_is_an_error_that_names_it(family, tmp_path):
         rest = {other: part for other, part in stored.items() if other != name}
         save_file(rest, folder / WEIGHTS, {"format": "pt"})
         load = load_plain if name.startswith(prefix) else load_base  # which alone reads the MLM head
-        with pytest.raises(ModelError, match="Random numbers would take their place") as error:
+        with pytest.raises(ModelError, match="These weights would be random") as error:
             load(str(folder))
         assert name.removeprefix(prefix) in str(error.value)
 
@@ -108,7 +108,7 @@ def in_pickles(folder):
 FAULTS = {
     "all under another name": (
         lambda folder: edit(folder / WEIGHTS, lambda t: [t.update({f"module.{n}": t.pop(n)}) for n in [*t]]),
-        "missing embeddings.LayerNorm.bias, .* and 32 more.*fit nowhere: module.embeddings",
+        "missing embeddings.LayerNorm.bias, .* and 32 more.*do not belong to the model: module.embeddings",
     ),
     "more layers than weights": (
         lambda folder: edit(folder / "config.json", lambda c: c.update(num_hidden_layers=3)),
@@ -141,7 +141,7 @@ FAULTS = {
             edit(folder / "2_Dense" / WEIGHTS, lambda t: t.update({"linear.weight": torch.zeros(16, 8)})),
             edit(folder / "2_Dense" / "config.json", lambda c: c.update(in_features=8)),
         ],
-        "cannot read a text: RuntimeError",
+        "cannot encode a text: RuntimeError",
     ),
 }
 
@@ -167,7 +167,7 @@ def test_every_command_checks_the_weights(copied, tmp_path):
         lambda: BEIRModel(str(copied), device="cpu"),
         lambda: open_teacher(str(teacher), device="cpu"),
     ):
-        with pytest.raises(ModelError, match=r"missing .*Random numbers would take their place"):
+        with pytest.raises(ModelError, match=r"missing .*These weights would be random"):
             load()
     assert not (tmp_path / "out").exists()
 
@@ -179,7 +179,7 @@ def test_tensors_that_nothing_reads_are_a_note_but_heads_are_not(copied, base, c
     edit(copied / WEIGHTS, lambda tensors: tensors.update(extra=torch.zeros(1)))
     load_plain(str(copied), device="cpu")
     said = capsys.readouterr().err
-    assert "stores tensors that its architecture does not have: encoder.layer.1.attention" in said
+    assert "contains tensors that its architecture does not have: encoder.layer.1.attention" in said
     assert "and 12 more" in said  # the layer's 16, and "extra"
 
 
@@ -188,7 +188,7 @@ def test_a_new_mlm_head_is_announced_and_part_of_one_is_refused(base, tmp_path, 
     AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path / "encoder")
     assert len(load_base(str(tmp_path / "encoder")).backbone.new) == 6
     assert (
-        "has no MLM head; pre-training begins with a new one (cls.predictions.bias" in capsys.readouterr().err
+        "has no MLM head; pre-training starts with a new one (cls.predictions.bias" in capsys.readouterr().err
     )
 
 
@@ -232,9 +232,9 @@ def test_texts_are_cut_at_the_positions_that_there_are(family, tmp_path, capsys)
     for load in (load_plain, load_model):
         model = load(str(folder), device="cpu")
         assert model.max_seq_length == 64
-        assert "has positions for 64 tokens (max_seq_length says 500)" in capsys.readouterr().err
+        assert "has positions for 64 tokens (its max_seq_length is 500)" in capsys.readouterr().err
     assert np.isfinite(encode(model, ["wing " * 200, "lift"], role="document")).all()
-    with pytest.raises(ModelError, match="can read 3 to 64"):
+    with pytest.raises(ModelError, match="expected 3 to 64"):
         open_model(str(folder), max_tokens=65, device="cpu")
 
 
@@ -245,7 +245,7 @@ def test_a_base_whose_tokenizer_has_no_limit_is_pretrained_and_exported(corpus, 
     out = stzoo.pretrain(base=str(base), output=tmp_path / "run", **how)
     assert SentenceTransformer(str(out), device="cpu").max_seq_length == 64
     (note,) = json.loads((out / "run.json").read_text())["notes"]
-    assert "has positions for 64 tokens (max_seq_length says 66)" in note
+    assert "has positions for 64 tokens (its max_seq_length is 66)" in note
 
 
 def test_models_without_position_rows_keep_their_length(tmp_path, capsys):
@@ -299,7 +299,7 @@ def test_static_embeddings_and_teachers_are_checked_too(tmp_path):
     edit(teacher / "config.json", lambda config: config.update(type_vocab_size=1))
     kind = "bert.embeddings.token_type_embeddings.weight"
     edit(teacher / WEIGHTS, lambda tensors: tensors.update({kind: tensors[kind][:1]}))
-    with pytest.raises(ModelError, match="cannot read a text: IndexError"):
+    with pytest.raises(ModelError, match="cannot encode a text: IndexError"):
         open_teacher(str(teacher), device="cpu")
 
 
@@ -332,7 +332,7 @@ def test_a_vector_does_not_depend_on_the_padding_of_its_batch(family, pooling, s
 def test_a_tokenizer_without_an_attention_mask_gets_one(copied, capsys):
     edit(copied / "tokenizer_config.json", lambda config: config.update(model_input_names=["input_ids"]))
     model = load_plain(str(copied), device="cpu")
-    assert "makes no attention_mask, so padding would be read" in capsys.readouterr().err
+    assert "returns no attention_mask, so padding would be read" in capsys.readouterr().err
     texts = ["the wing", "wing " * 30]
     together, single = (encode(model, some, role="document")[0] for some in (texts, texts[:1]))
     np.testing.assert_allclose(together, single, atol=1e-5)
@@ -343,7 +343,7 @@ def test_a_pooling_that_reads_padding_is_refused(copied):
     model[1].forward = lambda features, **_: (
         features | {"sentence_embedding": features["token_embeddings"].mean(1)}
     )
-    with pytest.raises(ModelError, match="reads padding: what it makes of a text depends on the texts"):
+    with pytest.raises(ModelError, match="reads padding: the vector of a text depends on the other texts"):
         limits.prepare(model, "model")
 
 
@@ -369,7 +369,7 @@ def test_a_passage_prompt_is_put_before_documents_and_an_export_keeps_it(base, s
     folder = with_modules(tmp_path / "model", base, prompts={"query": "query: ", "passage": "passage: "})
     (result,) = bench([str(folder)], data=small.parent / "small", output=tmp_path / "out", bm25=False)
     (note,) = result.details["notes"]
-    assert "declares the prompt 'passage: ' as 'passage'; documents get it" in note
+    assert "declares the prompt 'passage: ' as 'passage'; it is used for documents" in note
     assert note in capsys.readouterr().err
     assert not _of_other_data(result)
     assert result.details["settings"]["prompts"]["document"] == "passage: "
@@ -397,7 +397,10 @@ def test_what_keeps_a_model_from_telling_texts_apart_is_noted(base, tmp_path, ca
     write_beir(tmp_path / "data", rows, queries, {"train": judged, "test": judged})
     long = "represent this question for a search of the passages: "
     folder = with_modules(tmp_path / "model", base, prompts={"query": long})
-    unknown, prompt = "100% of the tokens of the {} are [UNK]", "and the queries are cut at 12: nothing of"
+    unknown, prompt = (
+        "100% of the tokens of the {} are [UNK]",
+        "and the queries are truncated to 12, so their texts are not read",
+    )
     (result,) = bench(
         [str(folder)], data=tmp_path / "data", output=tmp_path / "out", bm25=False, max_tokens=12
     )
@@ -432,14 +435,14 @@ def test_weights_that_are_not_finite_are_neither_exported_nor_used(finished, tmp
     with pytest.raises(ExportError, match=r"encoder\.layer\.1\.output\.dense\.bias has NaN or infinity"):
         export(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ModelError, match="gives NaN or infinity for the text 'the wing'"):
+    with pytest.raises(ModelError, match="vector of the text 'the wing' contains NaN or infinity"):
         encode(model, ["the wing"], role="query")
     asked = verify_standalone.ask(model)
     verify_standalone.store(tmp_path / "answers.safetensors", asked, verify_standalone.answers(model, asked))
     model.save_pretrained(str(tmp_path / "broken"))
     with pytest.raises(ValueError, match="embeddings with NaN or infinity"):
         verify_standalone.compare(tmp_path / "broken", tmp_path / "answers.safetensors")
-    with pytest.raises(ModelError, match=r"weights of .*broken are damaged: .*bias has NaN or infinity"):
+    with pytest.raises(ModelError, match=r"weights of .*broken are damaged: .*bias contains NaN or infinity"):
         load_plain(str(tmp_path / "broken"))
 
 

@@ -241,7 +241,7 @@ def test_models_that_cannot_have_adapters_are_refused(tmp_path):
         lora.add(SentenceTransformer(modules=[static], device="cpu"), rank=2)
     model = tiny("bert", tmp_path)
     lora.add(model, rank=2)
-    with pytest.raises(ModelError, match="adapters already"):
+    with pytest.raises(ModelError, match="already has adapters"):
         lora.add(model, rank=2)
     model = tiny("bert", tmp_path)
     model[0].model = GPT2Model(GPT2Config(vocab_size=9, n_embd=4, n_layer=1, n_head=1))

@@ -1,4 +1,4 @@
-"""What a model reads: texts tokenised once, a window at a time, and padded in batches of like length."""
+"""Batches for a model: texts tokenised in windows, and padded in batches of similar length."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,20 +10,25 @@ from transformers import PreTrainedTokenizerBase
 
 from stzoo.models.limits import DOCUMENT_NAMES
 
-Batch = tuple[list[int], dict[str, Any]]  # rows, and what the model takes
+Batch = tuple[list[int], dict[str, Any]]  # row numbers, and the model's input
 
 WINDOW_TEXTS, WINDOW_TOKENS = 16384, 2**22  # whichever is reached first; 50 MB of int32 in three columns
 TOKENISED_AT_ONCE = 256
-PROMPTS = {"query": ("query",), "document": DOCUMENT_NAMES}  # the first that a model has
-NOTED_TEXTS, NOTED_CHARACTERS = 256, 10_000  # of a sample, to see whether the tokenizer knows its words
-USUAL = {name for names in PROMPTS.values() for name in names}  # names of prompts that are no task's
+PROMPTS = {"query": ("query",), "document": DOCUMENT_NAMES}  # the first that a model has is used
+NOTED_TEXTS, NOTED_CHARACTERS = (
+    256,
+    10_000,
+)  # size of a sample, to check whether the tokenizer knows the words
+USUAL = {
+    name for names in PROMPTS.values() for name in names
+}  # names of prompts that do not belong to a task
 
 
 def prompt_of(model: Any, role: str | None, task: str = "") -> str | None:
-    """The prompt that the model puts before texts of that role, as sentence-transformers chooses it.
+    """The prompt that a model puts before texts of a role, chosen as in sentence-transformers.
 
-    Of queries it is the prompt named `task`, if the model has one of that name. Loading a model puts a prompt
-    that it declares as "passage" or "corpus" under "document" (`limits.prepare`).
+    For queries it is the prompt named `task`, if the model has one. When a model is loaded, a prompt declared
+    as "passage" or "corpus" is stored as "document" (`limits.prepare`).
     """
     if role == "query" and task in model.prompts:
         return model.prompts[task]
@@ -33,7 +38,7 @@ def prompt_of(model: Any, role: str | None, task: str = "") -> str | None:
 
 
 def reader(model: Any, role: str | None) -> Any:
-    """The Transformer that reads the texts, if they can be tokenised ahead of padding; else None."""
+    """The Transformer that reads the texts, if these can be tokenised without padding; else None."""
     first = model[0]
     if isinstance(first, Router):
         if role is None or first.route_mappings or role not in first.sub_modules:
@@ -59,37 +64,38 @@ def reading_notes(
     prompt: str | None = None,
     max_tokens: float | None = None,
 ) -> list[str]:
-    """What keeps a model from telling texts apart, in sentences for the user.
+    """Notes for the user on texts that the model cannot distinguish.
 
     Args:
-        model: a SentenceTransformer; one without a tokenizer of transformers gives no notes.
-        texts: of which a sample is tokenized.
-        what: they are called, e.g. "queries".
-        prompt: put before each text.
-        max_tokens: texts are cut there, with their prompt and special tokens; None for no limit.
+        model: A SentenceTransformer; without a transformers tokenizer there are no notes.
+        texts: Texts, a sample of which is tokenised.
+        what: Name of the texts in the notes, e.g. "queries".
+        prompt: Prompt before each text.
+        max_tokens: Number of tokens, including the prompt and special tokens, to which texts are truncated;
+            None for no limit.
     """
     tokenizer = getattr(model, "tokenizer", None)
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return []
     notes = []
     prompt = prompt or ""
-    taken = len(tokenizer(prompt, verbose=False)["input_ids"]) if prompt else 0
-    if max_tokens is not None and taken >= max_tokens:
+    length = len(tokenizer(prompt, verbose=False)["input_ids"]) if prompt else 0
+    if max_tokens is not None and length >= max_tokens:
         shown = prompt if len(prompt) <= 60 else f"{prompt[:57]}..."
         notes.append(
-            f"The prompt {shown!r} has {taken} tokens with the special ones, and the {what} are cut at "
-            f"{max_tokens}: nothing of their texts is read. Use a shorter prompt or a higher limit."
+            f"The prompt {shown!r} has {length} tokens, special tokens included, and the {what} are "
+            f"truncated to {max_tokens}, so their texts are not read. Use a shorter prompt or a higher limit."
         )
     sample = [texts[place] for place in range(0, len(texts), max(1, len(texts) // NOTED_TEXTS))]
-    kept = [text[:NOTED_CHARACTERS] for text in sample]
-    rows = tokenizer(kept, add_special_tokens=False, verbose=False)["input_ids"] if kept else []
+    starts = [text[:NOTED_CHARACTERS] for text in sample]
+    rows = tokenizer(starts, add_special_tokens=False, verbose=False)["input_ids"] if starts else []
     total = sum(map(len, rows))
     unknown = sum(row.count(tokenizer.unk_token_id) for row in rows)
     if 2 * unknown > total:
         notes.append(
             f"{unknown / total:.0%} of the tokens of the {what} are {tokenizer.unk_token}: their words or "
-            "script are not in the vocabulary, so the model cannot tell such texts apart. Use a model "
-            "of their language."
+            "script are not in the vocabulary, so the model cannot distinguish the texts. Use a model for "
+            "their language."
         )
     return notes
 
@@ -97,9 +103,9 @@ def reading_notes(
 def batches_of(
     model: Any, transformer: Any, texts: Sequence[Any], role: str | None, batch_tokens: int, task: str = ""
 ) -> Iterator[Batch]:
-    """Padded inputs of the model and the rows they belong to, each window's longest first.
+    """Yields row numbers with the padded input of the model, the longest texts of each window first.
 
-    The texts are strings, or pairs of them, which have no role.
+    Texts are strings, or pairs of strings without a role.
     """
     options = {"text": {"padding": False}, "common": {"return_tensors": None}}
     prompt = prompt_of(model, role, task)
@@ -122,8 +128,8 @@ def batches_of(
 
 
 def _pad(columns: dict[str, list[Any]], rows: list[int], tokenizer: Any) -> dict[str, Any]:
-    """int64 [rows, longest] tensors, as the tokenizer's own pad gives them some fifty times slower."""
-    # Tokenizers without [CLS] give an empty text no token, but no model takes a batch of width 0.
+    """Pads to int64 [rows, longest], some fifty times faster than the tokenizer's own pad."""
+    # Tokenizers without [CLS] return no token for an empty text, but models need a batch of width 1 or more.
     width = max(1, *(len(columns["input_ids"][row]) for row in rows))
     fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
     padded = {name: np.full((len(rows), width), fill.get(name, 0)) for name in columns}
@@ -136,7 +142,7 @@ def _pad(columns: dict[str, list[Any]], rows: list[int], tokenizer: Any) -> dict
 
 
 def _cut(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Rows in batches of at most `batch_tokens` (or one row), the longest first."""
+    """Cuts rows into batches of at most `batch_tokens` (or one row), longest first."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     start = 0
     while start < len(order):

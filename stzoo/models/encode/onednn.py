@@ -1,8 +1,8 @@
-"""Linear layers by oneDNN, on CPUs where MKL leaves half of the hardware unused.
+"""Runs linear layers by oneDNN on CPUs for which MKL does not use AVX-512.
 
-MKL, which torch takes for float32, gives AMD's CPUs its AVX2 code even where they have AVX-512. oneDNN,
-which torch also ships, goes by what the CPU can do: 480 against 215 GFLOP/s on two cores of an EPYC (family
-26) with the layers of all-MiniLM-L6-v2 and 512 to 8,192 tokens. The vectors differ by some 1e-7, as they do
+MKL, which torch uses for float32, runs its AVX2 code on AMD CPUs even if they have AVX-512. oneDNN, which
+torch also contains, uses what the CPU offers: 480 instead of 215 GFLOP/s on two cores of an EPYC (family 26)
+with the layers of all-MiniLM-L6-v2 and 512 to 8,192 tokens. The vectors differ by some 1e-7, as they do
 between batches.
 """
 
@@ -16,19 +16,19 @@ from torch.overrides import TorchFunctionMode
 
 
 def fast_linear(device: Any) -> AbstractContextManager[Any]:
-    """While it is open in this thread, float32 linear layers run by oneDNN if that is known to be faster.
+    """A context in which float32 linear layers of this thread run by oneDNN, if that is known to be faster.
 
     Args:
-        device: of torch, that the model is on.
+        device: Device of the model.
 
-    Source: torch.ops.mkldnn._linear_pointwise is what torch.compile makes of a linear layer on a CPU.
+    Source: torch.compile translates a linear layer on the CPU to torch.ops.mkldnn._linear_pointwise.
     """
     return by_onednn()() if device.type == "cpu" and _mkl_lags() else nullcontext()
 
 
 @cache
 def by_onednn() -> type[AbstractContextManager[Any]]:
-    """The context in which oneDNN runs them on any CPU."""
+    """The class of contexts in which linear layers run by oneDNN, on any CPU."""
 
     class ByOneDNN(TorchFunctionMode):
         def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
