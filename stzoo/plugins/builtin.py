@@ -1,4 +1,4 @@
-"""The house's own parts, through the same door as a plugin's. Code is named as strings: none loads yet."""
+"""The built-in components, provided by the same hooks as a plugin's; code is named as strings."""
 
 from collections.abc import Iterator
 
@@ -64,23 +64,30 @@ CITE_COTMAE = _cite(
 
 @hookimpl
 def stzoo_poolings() -> Iterator[Component]:
-    """Poolings of sentence-transformers, so an export of any of them is portable."""
-    yield Component(name="cls", build="stzoo.models.poolings:cls", summary="the first token's hidden state")
+    """The poolings of sentence-transformers; exports with them are portable."""
     yield Component(
-        name="mean", build="stzoo.models.poolings:mean", summary="the mean of all tokens' hidden states"
+        name="cls", build="stzoo.models.poolings:cls", summary="the hidden state of the first token"
     )
     yield Component(
-        name="max", build="stzoo.models.poolings:max", summary="the largest value of each dimension"
+        name="mean", build="stzoo.models.poolings:mean", summary="the mean of the hidden states of all tokens"
+    )
+    yield Component(
+        name="max", build="stzoo.models.poolings:max", summary="the maximum of each dimension over all tokens"
     )
 
 
 @hookimpl
 def stzoo_losses() -> Iterator[Component]:
-    """Losses of sentence-transformers."""
+    """Contrastive learning and distillation."""
     for name, build, summary, source in (
-        ("contrastive", "Contrastive", "find the positive among all passages of the batch", "1807.03748"),
-        ("kl", "KL", "a teacher's distribution over the query's candidates", "2010.11386"),
-        ("margin-mse", "MarginMSE", "a teacher's margins between positive and negatives", "2010.02666"),
+        (
+            "contrastive",
+            "Contrastive",
+            "identify the positive among all passages of the batch (InfoNCE)",
+            "1807.03748",
+        ),
+        ("kl", "KL", "match a teacher's distribution over the candidates of a query", "2010.11386"),
+        ("margin-mse", "MarginMSE", "match a teacher's margins between positive and negatives", "2010.02666"),
     ):
         yield Component(
             name=name,
@@ -92,17 +99,29 @@ def stzoo_losses() -> Iterator[Component]:
 
 @hookimpl
 def stzoo_balancers() -> Iterator[Component]:
-    """The plain sum, and TorchJD's aggregators."""
+    """The plain mean, and TorchJD's aggregators."""
     yield Component(
         name="sum", build="stzoo.finetuning.balancers:Sum", summary="the mean of the tasks' gradients"
     )
     for name, summary, source in (
-        ("pcgrad", "each gradient without what conflicts with another", "https://arxiv.org/abs/2001.06782"),
-        ("cagrad", "the mean, moved towards what helps the worst task", "https://arxiv.org/abs/2110.14048"),
-        ("upgrad", "the mean of projections that harm no task", "https://arxiv.org/abs/2406.16232"),
-        ("aligned-mtl", "gradients made orthogonal and equally long", "https://arxiv.org/abs/2305.19000"),
-        ("mgda", "the shortest vector between the gradients", "https://arxiv.org/abs/1810.04650"),
-        ("imtl-g", "what leans on each gradient alike", "https://openreview.net/forum?id=IMPnRXEWpvr"),
+        (
+            "pcgrad",
+            "each gradient without the components that conflict with others",
+            "https://arxiv.org/abs/2001.06782",
+        ),
+        ("cagrad", "the mean, shifted towards the task that gains least", "https://arxiv.org/abs/2110.14048"),
+        (
+            "upgrad",
+            "the mean of gradients projected so that no task is harmed",
+            "https://arxiv.org/abs/2406.16232",
+        ),
+        ("aligned-mtl", "gradients made orthogonal and equal in length", "https://arxiv.org/abs/2305.19000"),
+        ("mgda", "the shortest convex combination of the gradients", "https://arxiv.org/abs/1810.04650"),
+        (
+            "imtl-g",
+            "the combination with equal projections onto all gradients",
+            "https://openreview.net/forum?id=IMPnRXEWpvr",
+        ),
     ):
         build = f"stzoo.finetuning.balancers:{name.replace('-', '_')}"
         yield Component(name=name, build=build, summary=f"{summary} (TorchJD)", source=source)
@@ -114,20 +133,20 @@ def stzoo_decoders() -> Iterator[Component]:
     yield Component(
         name="enhanced",
         build="stzoo.pretraining.decoders:EnhancedDecoder",
-        summary="each token from the bottleneck and a context of its own",
+        summary="predicts each token from the bottleneck and a context of its own",
         source=RETROMAE,
     )
     yield Component(
         name="stacked",
         build="stzoo.pretraining.decoders:StackedDecoder",
-        summary="Transformer layers over the bottleneck and a corrupted passage",
+        summary="Transformer layers over the bottleneck and a masked passage",
         source=RETROMAE,
     )
 
 
 @hookimpl
 def stzoo_checkpoints() -> Iterator[Checkpoint]:
-    """Retrievers of other authors for whose methods there is no plugin here."""
+    """Checkpoints of other methods, for which there is no plugin here."""
     yield from _bge()
     yield from _condenser()
     yield from _simlm()
@@ -135,9 +154,9 @@ def stzoo_checkpoints() -> Iterator[Checkpoint]:
 
 
 def _bge() -> Iterator[Checkpoint]:
-    """Pre-trained with RetroMAE, trained on pairs; the prompt is for queries of retrieval only.
+    """Pre-trained with RetroMAE and trained on pairs; the prompt is for retrieval queries only.
 
-    Revisions and licence are those of mteb's registry, 2.26 (bge_models.py).
+    Revisions and licence are taken from mteb 2.26 (bge_models.py).
     """
     for size, revision, value in (
         ("small", "5c38ec7c405ec4b44b94cc5a9bb96e735b38267a", 0.5168),
@@ -162,7 +181,7 @@ def _bge() -> Iterator[Checkpoint]:
 
 
 def _condenser() -> Iterator[Checkpoint]:
-    """Lengths of the fine-tuned one: defaults of texttron/tevatron, with whose example it was trained."""
+    """Lengths of the fine-tuned model are the defaults of texttron/tevatron, whose example trained it."""
     for name, hub_id, summary in (
         ("condenser-base.wikibook", "Luyu/condenser", "Condenser, pre-trained on BookCorpus and Wikipedia"),
         ("co-condenser-base.wiki", "Luyu/co-condenser-wiki", "coCondenser, pre-trained on Wikipedia"),
@@ -190,7 +209,7 @@ def _condenser() -> Iterator[Checkpoint]:
 
 
 def _simlm() -> Iterator[Checkpoint]:
-    """Vectors are made one long (src/config.py, l2_normalize); passages stand behind their titles."""
+    """Vectors are normalised (src/config.py, l2_normalize); passages follow their titles."""
     card = "https://huggingface.co/intfloat/simlm-base-msmarco-finetuned"
     for name, hub_id, licence, summary in (
         ("msmarco", "intfloat/simlm-base-msmarco", "mit", "SimLM, pre-trained on MS MARCO passages"),
@@ -217,7 +236,7 @@ def _simlm() -> Iterator[Checkpoint]:
         license="mit",
         source=SIMLM,
         recipe="",
-        summary="SimLM, fine-tuned by distillation on MS MARCO; a tower each for queries and passages",
+        summary="SimLM, fine-tuned by distillation on MS MARCO; separate towers for queries and passages",
         importer="stzoo.hub.importers:behind_title",
         base=BERT,
         normalize=True,
@@ -235,7 +254,7 @@ def _simlm() -> Iterator[Checkpoint]:
 
 
 def _cotmae() -> Iterator[Checkpoint]:
-    """Pre-trained at 128 tokens; fine-tuned at tevatron's defaults."""
+    """Pre-trained with 128 tokens; fine-tuned with tevatron's defaults."""
     card = "https://huggingface.co/caskcsg/cotmae_base_msmarco_retriever"
     for name, hub_id, queries, summary, expected in (
         ("msmarco", "cotmae_base_uncased", None, "CoT-MAE, pre-trained on MS MARCO documents", ()),

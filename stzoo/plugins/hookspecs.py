@@ -1,8 +1,8 @@
 """The contract between stzoo and its plugins: hooks, and the typed values they return.
 
-A plugin is a module that an entry point of the group `stzoo` names. It implements any of the hooks below
-with `@stzoo.hookimpl`. Nothing here imports torch, and a plugin's module should not either: name heavy
-parts as "module:attribute", and they are imported when first used.
+A plugin is a module named by an entry point of the group `stzoo`. It implements any of the hooks below with
+`@stzoo.hookimpl`. Nothing here imports torch, and neither should a plugin's module: name heavy parts as
+"module:attribute", and they are imported when they are first used.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -17,14 +17,14 @@ hookimpl = pluggy.HookimplMarker("stzoo")
 
 @dataclass(frozen=True, kw_only=True)
 class Component:
-    """A part that can be asked for by name.
+    """A part that users select by name.
 
     Attributes:
-        name: kebab-case, unique within its kind.
-        build: a callable, or "module:attribute" of one.
-        summary: one line for `stzoo list`.
-        source: URL of the paper or code it comes from.
-        citation: of the paper, in BibTeX; models made with the component ask for it in their cards.
+        name: Name in kebab-case, unique within its kind.
+        build: A callable, or "module:attribute" of one.
+        summary: One line for `stzoo list`.
+        source: URL of the paper or code that it comes from.
+        citation: BibTeX entry of the paper, which the cards of models made with the component include.
     """
 
     name: str
@@ -36,30 +36,31 @@ class Component:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Published weights as a row of data, named `method-size.data`, and how `stzoo import` reads them.
+    """Published weights, and how `stzoo import` reads them.
 
     Attributes:
-        name: e.g. "retromae-base.msmarco".
-        hub_id: e.g. "Shitao/RetroMAE_MSMARCO"; "" for a form that only folders have.
-        revision: commit of the Hub repository, or "main" where none was recorded; "" without a `hub_id`.
-        license: SPDX identifier in lower case, or "" where none is known.
-        source: URL of the paper or repository that published it.
-        recipe: name of the recipe that makes the like of it, or "".
-        summary: one line for `stzoo list checkpoints`.
+        name: Name of the form `method-size.data`, e.g. "retromae-base.msmarco".
+        hub_id: Hub id, e.g. "Shitao/RetroMAE_MSMARCO"; "" for a format that is read from local folders only.
+        revision: Commit of the Hub repository, or "main" if none was recorded; "" without a `hub_id`.
+        license: SPDX identifier in lower case, or "" if unknown.
+        source: URL of the paper or repository that published the weights.
+        recipe: Name of the recipe that trains such a model, or "".
+        summary: One line for `stzoo list checkpoints`.
         remote_code: True if loading it runs code from the repository.
-        importer: `build(published, **options)`, of a `stzoo.hub.published.Published`, that returns a
-            `stzoo.hub.importers.Imported`; a callable, or "module:attribute" of one.
-        files: patterns of what it reads in the repository beside configuration, tokenizer and weights.
-        base: Hub id whose configuration and tokenizer it has, where its own files lack them.
-        pooling: name of the pooling that it was trained with.
-        normalize: True if its vectors are made one long.
+        importer: A callable `build(published, **options)`, or "module:attribute" of one, that takes a
+            `stzoo.hub.published.Published` and returns a `stzoo.hub.importers.Imported`.
+        files: Patterns of the files that it reads besides configuration, tokenizer and weights.
+        base: Hub id of a model with the same configuration and tokenizer, used if the files lack them.
+        pooling: Name of the pooling that it was trained with.
+        normalize: True if its vectors are normalised to length 1.
         similarity: "dot" or "cosine".
-        prompts: what is put before a text, by name; those of "query" and "document" go by themselves.
-        max_tokens: of a passage, special tokens counted; None is all that the weights can read.
-        max_query_tokens: of a query, where its authors cut queries apart from passages. Only a model with a
-            tower for queries can keep to it.
-        expected: published scores: data set, measure, value and the URL where it stands.
-        citation: of the paper, in BibTeX, as of a Component.
+        prompts: Prompts by name; those named "query" and "document" are used automatically.
+        max_tokens: Maximum length of a passage in tokens, special tokens included; None for the limit of the
+            weights.
+        max_query_tokens: Maximum length of a query in tokens, if it differs from that of passages. Only
+            models with a separate tower for queries support it.
+        expected: Published scores, each a data set, a measure, a value and the URL of its source.
+        citation: BibTeX entry of the paper, as in Component.
     """
 
     name: str
@@ -85,12 +86,12 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Settings of one command, as a YAML file inside a plugin's distribution.
+    """Settings of a command, as a YAML file in a plugin's distribution.
 
     Attributes:
-        name: what `--recipe` takes, e.g. "retromae-pretrain-msmarco".
-        resource: "package:file.yaml", read through importlib.resources.
-        summary: one line for `stzoo list recipes`.
+        name: Name for `--recipe`, e.g. "retromae-pretrain-msmarco".
+        resource: "package:file.yaml", read by importlib.resources.
+        summary: One line for `stzoo list recipes`.
         source: URL that the settings come from.
     """
 
@@ -102,7 +103,11 @@ class Recipe:
 
 @hookspec
 def stzoo_objectives() -> Iterable[Component]:  # type: ignore[empty-body]
-    """Pre-training objectives: `build(backbone, **options) -> stzoo.Objective`, of a `stzoo.Backbone`.
+    """Pre-training objectives: `build(backbone, **options) -> stzoo.Objective`, with a `stzoo.Backbone`.
+
+    An objective defines `make_views(batch)`, which gets the tensors of its texts by view
+    (`batch["passage"]["input_ids"]`) and makes all random choices, and `losses(**views)`, which draws
+    nothing.
 
     Example:
         yield Component(name="retromae", build="stzoo_retromae.retromae:RetroMAE", summary="…")
@@ -111,9 +116,10 @@ def stzoo_objectives() -> Iterable[Component]:  # type: ignore[empty-body]
 
 @hookspec
 def stzoo_preparations() -> Iterable[Component]:  # type: ignore[empty-body]
-    """What makes the columns that an objective reads beside the text: a subclass of `stzoo.Preparation`.
+    """Preparations, which make the columns that an objective reads besides the text.
 
-    Its name is that of the objective, if it serves one: `stzoo prepare master`.
+    `build` is a subclass of `stzoo.Preparation`. A preparation for one objective has the name of the
+    objective: `stzoo prepare master`.
 
     Example:
         yield Component(name="master", build="stzoo_master.prepare:MASTERData", summary="…")
@@ -124,17 +130,19 @@ def stzoo_preparations() -> Iterable[Component]:  # type: ignore[empty-body]
 def stzoo_poolings() -> Iterable[Component]:  # type: ignore[empty-body]
     """Poolings: `build(dim, **options) -> Module` that writes "sentence_embedding", float [B, D].
 
-    The module is one of sentence-transformers, or an own subclass of its `base.modules.Module`. Of an own one
-    stzoo asks, where it has them:
-        take(base, transformer): before training, to take over what it needs of the base (a folder or Hub id),
-            of which the Transformer before it was loaded; a ValueError tells the user why it cannot.
-        to_builtin_modules(): the modules of sentence-transformers that stand for it in a portable export, or
-            None if there are none.
-        lossy: one sentence, what that form leaves out. The model is then exported twice: portable, and as it
-            was trained in `exact/`, with the file that the class is in. That file must not import stzoo, as
-            `SentenceTransformer("…/exact", trust_remote_code=True)` runs it where stzoo is not installed.
-    Its forward finds in `features["task"]`, or is given as `task` if that is in its `forward_kwargs`, whether
-    the texts are a "query" or a "document"; neither is there if nobody said.
+    The module is one of sentence-transformers, or a subclass of its `base.modules.Module`. A subclass may
+    have these attributes:
+        init_from_base(base, transformer): called before training, to initialise the module from the base (a
+            folder or Hub id) that the Transformer before it was loaded from. It raises a ValueError with the
+            reason if it cannot.
+        to_builtin_modules(): returns the modules of sentence-transformers that replace it in a portable
+            export, or None if there are none.
+        lossy: one sentence on what that form leaves out. The model is then exported twice: in a portable
+            form, and as it was trained in `exact/`, with the file that defines the class. That file must not
+            import stzoo, because `SentenceTransformer("…/exact", trust_remote_code=True)` runs it without
+            stzoo.
+    Its forward gets "query" or "document" in `features["task"]`, or as the argument `task` if its
+    `forward_kwargs` name that; it gets neither if the caller gave no task.
 
     Example:
         yield Component(name="cls", build="stzoo.models.poolings:cls", summary="…")
@@ -143,11 +151,11 @@ def stzoo_poolings() -> Iterable[Component]:  # type: ignore[empty-body]
 
 @hookspec
 def stzoo_losses() -> Iterable[Component]:  # type: ignore[empty-body]
-    """Losses of fine-tuning: `build(comparison, **options) -> Module`, of a `losses.Similarity`.
+    """Fine-tuning losses: `build(similarity, **options) -> Module`, with a `losses.Similarity`.
 
-    Its `forward(vectors, candidates)` is given float [B, D] vectors of the queries and of each of their C
-    candidates, the positive first, and a `losses.Candidates`; it returns a scalar. `needs_scores` is
-    True on a builder whose losses learn from a teacher's scores.
+    Its `forward(vectors, candidates)` gets the float [B, D] vectors of the queries and of each of their C
+    candidates, the positive first, and a `losses.Candidates`; it returns a scalar. A builder whose losses
+    need a teacher's scores has the attribute `needs_scores = True`.
 
     Example:
         yield Component(name="kl", build="stzoo.finetuning.losses:KL", summary="…")
@@ -156,10 +164,10 @@ def stzoo_losses() -> Iterable[Component]:  # type: ignore[empty-body]
 
 @hookspec
 def stzoo_balancers() -> Iterable[Component]:  # type: ignore[empty-body]
-    """Balancers of many tasks' gradients: `build(about, **options)`, of a `balancers.BalancerContext`.
+    """Balancers of several tasks' gradients: `build(context, **options)`, with a `balancers.BalancerContext`.
 
-    It is a `balancers.Balancer`, whose `forward(gradients, losses, parameters)` is given float [K, P],
-    [K] and [P] once an optimiser step and returns the update, [P]. Its state is its state_dict.
+    It returns a `balancers.Balancer`, whose `forward(gradients, losses, parameters)` gets float [K, P], [K]
+    and [P] once per optimizer step and returns the update, [P]. All its state must be in its state_dict.
 
     Example:
         yield Component(name="sum", build="stzoo.finetuning.balancers:Sum", summary="…")
@@ -170,7 +178,7 @@ def stzoo_balancers() -> Iterable[Component]:  # type: ignore[empty-body]
 def stzoo_decoders() -> Iterable[Component]:  # type: ignore[empty-body]
     """Decoders: `build(config, **options)` with `forward(query, keys, visible)`.
 
-    query and keys are float [B, T, H], visible is bool [B, 1, T] or [B, T, T] (True where row i may look at
+    query and keys are float [B, T, H], visible is bool [B, 1, T] or [B, T, T] (True where row i may attend to
     column j), and the result is float [B, T, H].
 
     Example:
@@ -180,9 +188,9 @@ def stzoo_decoders() -> Iterable[Component]:  # type: ignore[empty-body]
 
 @hookspec
 def stzoo_commands() -> Iterable[Component]:  # type: ignore[empty-body]
-    """Commands: `stzoo NAME …`; `build` names a `typer.Typer`.
+    """Commands: `stzoo NAME …`. `build` names a `typer.Typer`.
 
-    It is imported only when the command is called; the summary stands in `stzoo --help`.
+    It is imported only when the command is called; `stzoo --help` shows the summary.
 
     Example:
         yield Component(name="taco", build="stzoo_taco.cli:app", summary="…")
@@ -191,7 +199,7 @@ def stzoo_commands() -> Iterable[Component]:  # type: ignore[empty-body]
 
 @hookspec
 def stzoo_checkpoints() -> Iterable[Checkpoint]:  # type: ignore[empty-body]
-    """Checkpoints that the authors published.
+    """Checkpoints: published weights that `stzoo import NAME` reads.
 
     Example:
         yield Checkpoint(
@@ -211,7 +219,7 @@ def stzoo_checkpoints() -> Iterable[Checkpoint]:  # type: ignore[empty-body]
 
 @hookspec
 def stzoo_recipes() -> Iterable[Recipe]:  # type: ignore[empty-body]
-    """Recipes that `--recipe NAME` finds.
+    """Recipes for `--recipe NAME`.
 
     Example:
         yield Recipe(name="retromae-pretrain", resource="stzoo_retromae.recipes:pretrain.yaml", summary="…")

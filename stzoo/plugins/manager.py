@@ -1,14 +1,14 @@
-"""Finds, checks and looks up plugins; with hookspecs the only user of pluggy.
+"""Finds, checks and looks up plugins. Only this module and hookspecs use pluggy.
 
-A plugin is whatever an entry point of the group `stzoo` names. Plugins are loaded at first use, never at
-import, each by itself and in a pluggy manager of its own, so that a broken one leaves nothing behind and
-stops no other. What does not hold is left out, and `plugins()` tells why, with file and line:
+A plugin is the module that an entry point of the group `stzoo` names. Plugins are loaded at first use, never
+at import, each in its own pluggy manager, so a broken plugin does not affect the others. Faulty parts are
+left out, and `plugins()` reports why, with file and line:
 
-- the whole plugin, if it cannot be imported, shares its entry-point name with another distribution's, or
-  implements a hook that is not in the contract, or not so: it was written for another contract;
-- one hook of it, if the hook raises or yields a wrong value: all of that hook's parts, also those that came
-  before the fault, because half a list would look like a whole one. The plugin's other hooks stay;
-- a plain name, if two plugins provide it: "plugin:name" picks one. The order of loading never decides.
+- the whole plugin, if it cannot be imported, has the same entry-point name as another distribution, or
+  implements a hook that the contract lacks or with another signature (it was written for another version);
+- one of its hooks, if the hook raises or yields an invalid value: all values of that hook are left out,
+  because half a list would look complete. The plugin's other hooks stay;
+- a plain name, if two plugins provide it: "plugin:name" selects one. The order of loading never decides.
 """
 
 import contextlib
@@ -45,33 +45,33 @@ from stzoo.utils.inputs import check_number
 
 
 def singular(plural: str) -> str:
-    """The kind of a plural: "objective" of "objectives", "loss" of "losses"; a singular as it is."""
+    """The singular of a kind: "objective" for "objectives", "loss" for "losses"."""
     if plural.endswith("ss"):
         return plural
     return plural.removesuffix("es") if plural.endswith("sses") else plural.removesuffix("s")
 
 
 def plural(kind: str) -> str:
-    """The plural of a kind: "objectives" of "objective", "losses" of "loss"."""
+    """The plural of a kind: "objectives" for "objective", "losses" for "loss"."""
     return f"{kind}{'es' if kind.endswith('s') else 's'}"
 
 
 def hook_name(kind: str) -> str:
-    """The hook that provides a kind: "stzoo_objectives" of "objective"."""
+    """The hook that provides a kind: "stzoo_objectives" for "objective"."""
     return f"stzoo_{plural(kind)}"
 
 
-# kind -> type of its values, read off the hooks: stzoo_objectives() -> Iterable[Component] makes "objective"
+# kind -> type of its values, from the hooks: stzoo_objectives() -> Iterable[Component] gives "objective"
 KINDS: dict[str, Any] = {
     singular(name.removeprefix("stzoo_")): get_args(get_type_hints(hook)["return"])[0]
     for name, hook in vars(hookspecs).items()
     if name.startswith("stzoo_")
 }
-HOUSE = "builtin"  # the entry point of the house's own parts: always loaded, and nobody else's name
+BUILTIN = "builtin"  # entry point of the built-in components: always loaded, and reserved
 
-# positional arguments that stzoo gives a builder of a kind; a command is not called, a recipe is data
+# number of positional arguments of the builders of a kind; commands are not called, recipes are data
 ARGUMENTS = dict(objective=1, pooling=1, loss=1, balancer=1, decoder=1, preparation=4, checkpoint=1)
-# errors that are a programmer's; a ValueError may be about what the user gave
+# programming errors; a ValueError may be about the user's input
 MISTAKES = (TypeError, AttributeError, NameError, LookupError, ImportError, NotImplementedError)
 
 _KEBAB = "[a-z0-9]+(-[a-z0-9]+)*"
@@ -84,15 +84,15 @@ class Plugin:
     """An installed plugin, whether usable or not.
 
     Attributes:
-        name: of the entry point, e.g. "retromae".
-        distribution: what pip calls it, e.g. "stzoo-retromae".
-        version: of the distribution.
-        module: what the entry point names.
-        modules: names of the top-level modules of the distribution, and of its components.
-        provides: kind -> name -> Component, Checkpoint or Recipe.
-        places: kind -> file and line of the hook, in brackets.
-        failures: one reason for each thing that was left out, with file and line.
-        disabled: True if STZOO_PLUGINS leaves it out.
+        name: Name of the entry point, e.g. "retromae".
+        distribution: Name of the distribution, e.g. "stzoo-retromae".
+        version: Version of the distribution.
+        module: Module that the entry point names.
+        modules: Names of the top-level modules of the distribution and of its components.
+        provides: For each kind, its Components, Checkpoints or Recipes by name.
+        locations: For each kind, file and line of the hook, in brackets.
+        failures: One reason for each part that was left out, with file and line.
+        disabled: True if STZOO_PLUGINS excludes the plugin.
     """
 
     name: str
@@ -101,7 +101,7 @@ class Plugin:
     module: str
     modules: frozenset[str] = frozenset()
     provides: dict[str, dict[str, Any]] = field(default_factory=dict)
-    places: dict[str, str] = field(default_factory=dict)
+    locations: dict[str, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     disabled: bool = False
 
@@ -110,7 +110,7 @@ class Plugin:
 
 
 class Fault(NamedTuple):
-    """Where a plugin's code raised an error: the plugin, the file and the line (counted from 1)."""
+    """The place in a plugin's code that raised an error: plugin, file and line (counted from 1)."""
 
     plugin: Plugin
     file: str
@@ -118,11 +118,11 @@ class Fault(NamedTuple):
 
 
 class Host:
-    """The installed plugins, found when one of the methods is first called.
+    """The installed plugins, which are loaded when a method is first called.
 
-    The environment variable STZOO_PLUGINS, a comma-separated list of entry-point names, restricts which are
-    loaded; the house's own parts always are. A name in it that is not installed makes every method raise
-    UnknownNameError.
+    The environment variable STZOO_PLUGINS, a comma-separated list of entry-point names, restricts which
+    plugins are loaded; the built-in components always are. If a plugin in that list is not installed, every
+    method raises UnknownNameError.
     """
 
     def __init__(self) -> None:
@@ -130,20 +130,20 @@ class Host:
 
     @functools.cached_property
     def _plugins(self) -> list[Plugin]:
-        entries = sorted(entry_points(group="stzoo"), key=lambda e: (e.name != HOUSE, e.name, _origin(e)))
+        entries = sorted(entry_points(group="stzoo"), key=lambda e: (e.name != BUILTIN, e.name, _origin(e)))
         plugins = [Plugin(e.name, *_origin(e), e.value, _modules(e)) for e in entries]
         names = {p.name for p in plugins}
         chosen = os.environ.get("STZOO_PLUGINS")
-        wanted = names if chosen is None else {HOUSE, *filter(None, map(str.strip, chosen.split(",")))}
-        for missing in sorted(wanted - names - {HOUSE}):
-            raise UnknownNameError("plugin", missing, names, f"STZOO_PLUGINS={chosen} asks for it.")
+        enabled = names if chosen is None else {BUILTIN, *filter(None, map(str.strip, chosen.split(",")))}
+        for missing in sorted(enabled - names - {BUILTIN}):
+            raise UnknownNameError("plugin", missing, names, f"STZOO_PLUGINS={chosen} lists it.")
         for plugin, entry in zip(plugins, entries, strict=True):
             rivals = [str(p) for p in plugins if p.name == plugin.name and p is not plugin]
-            if plugin.name not in wanted:
+            if plugin.name not in enabled:
                 plugin.disabled = True
-                plugin.failures.append(f"left out by STZOO_PLUGINS={chosen}")
-            elif rivals and (plugin.name, plugin.distribution) != (HOUSE, "stzoo"):
-                plugin.failures.append(f"the entry-point name is also that of {', '.join(rivals)}")
+                plugin.failures.append(f"excluded by STZOO_PLUGINS={chosen}")
+            elif rivals and (plugin.name, plugin.distribution) != (BUILTIN, "stzoo"):
+                plugin.failures.append(f"{', '.join(rivals)} has the same entry-point name")
             else:
                 _load(plugin, entry)
         for kind in KINDS:
@@ -151,39 +151,39 @@ class Host:
                 for plugin in owners if len(owners) > 1 else ():
                     others = ", ".join(str(p) for p in owners if p is not plugin)
                     plugin.failures.append(
-                        f"{kind} {name!r} is also provided by {others}{plugin.places[kind]}"
+                        f"{kind} {name!r} is also provided by {others}{plugin.locations[kind]}"
                     )
         return plugins
 
     def plugins(self) -> list[Plugin]:
-        """Every installed plugin by its name, `builtin` first: what it provides, what was left out."""
+        """All installed plugins sorted by name, `builtin` first, including those with faults."""
         return list(self._plugins)
 
     def all(self, kind: str) -> dict[str, Any]:
-        """Every part of a kind by its name, in the order of the names.
+        """All parts of a kind by name, sorted.
 
-        A name that several plugins provide stands there as "plugin:name", once for each.
+        A name that several plugins provide is listed as "plugin:name", once per plugin.
 
         Raises:
-            UnknownNameError: if there is no such kind.
+            UnknownNameError: If there is no such kind.
         """
-        found = {}
+        parts = {}
         for name, owners in self._by_name(kind).items():
             for plugin in owners:
                 key = name if len(owners) == 1 else f"{plugin.name}:{name}"
-                found[key] = plugin.provides[kind][name]
-        return dict(sorted(found.items()))
+                parts[key] = plugin.provides[kind][name]
+        return dict(sorted(parts.items()))
 
     def find(self, kind: str, name: str) -> Any:
-        """The Component, Checkpoint or Recipe of that name.
+        """Finds the Component, Checkpoint or Recipe of a name.
 
         Args:
-            kind: one of KINDS, e.g. "objective".
-            name: e.g. "retromae"; or "plugin:name", to pick one where several plugins provide it.
+            kind: A kind of KINDS, e.g. "objective".
+            name: Name of the part, e.g. "retromae", or "plugin:name" if several plugins provide it.
 
         Raises:
-            ConflictError: if several plugins provide the name.
-            UnknownNameError: if none does, or there is no such kind.
+            ConflictError: If several plugins provide the name.
+            UnknownNameError: If no plugin provides it, or there is no such kind.
         """
         chosen, _, plain = name.rpartition(":")
         owners = [p for p in self._by_name(kind).get(plain, []) if chosen in ("", p.name)]
@@ -194,27 +194,27 @@ class Host:
         if len(owners) > 1:
             raise ConflictError(
                 f"{len(owners)} plugins provide the {kind} {plain!r}: {', '.join(map(str, owners))}. "
-                f"Ask for {' or '.join(f'{p.name}:{plain}' for p in owners)}, or uninstall one."
+                f"Use {' or '.join(f'{p.name}:{plain}' for p in owners)}, or uninstall one of the plugins."
             )
         return owners[0].provides[kind][plain]
 
     def origin(self, kind: str, name: str) -> dict[str, str]:
-        """What a record keeps of a component: kind, plain name, plugin, distribution and its version.
+        """The entry of a component in records: kind, plain name, plugin, distribution and version.
 
         Raises:
-            PluginError: as `find`.
+            PluginError: As in `find`.
         """
         component = self.find(kind, name)
         plugin = self._owner(kind, component)
-        found = {"kind": kind, "name": component.name, "plugin": plugin.name}
-        return found | {"distribution": plugin.distribution, "version": plugin.version}
+        part = {"kind": kind, "name": component.name, "plugin": plugin.name}
+        return part | {"distribution": plugin.distribution, "version": plugin.version}
 
     def _owner(self, kind: str, component: Any) -> Plugin:
         parts = ((plugin, plugin.provides.get(kind, {}).get(component.name)) for plugin in self._plugins)
         return next(plugin for plugin, part in parts if part is component)
 
     def use(self, kind: str, name: str) -> Any:
-        """Finds a component, as `find`, and notes in the open recordings that it is used."""
+        """Finds a component like `find`, and adds it to the open recordings."""
         origin = self.origin(kind, name)
         for record in self._records:
             if origin not in record:
@@ -223,7 +223,7 @@ class Host:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[list[dict[str, str]]]:
-        """Collects the `origin` of each component that is used within the block."""
+        """Collects the `origin` of each component that is used while the block runs."""
         record: list[dict[str, str]] = []
         self._records.append(record)
         try:
@@ -232,15 +232,15 @@ class Host:
             self._records = [one for one in self._records if one is not record]
 
     def full_name(self, kind: str, name: str, used: Iterable[Mapping[str, str]] = ()) -> str:
-        """A component's name with its plugin, as plugin:name, so that names can be compared.
+        """The name of a component with its plugin, "plugin:name", so that names can be compared.
 
         Args:
-            kind: one of KINDS.
-            name: with or without the plugin.
-            used: the origins in the record that the name comes from; they win over what is installed now.
+            kind: A kind of KINDS.
+            name: Name with or without the plugin.
+            used: Origins in the record that the name comes from; they take precedence over installed plugins.
 
         Returns:
-            the name as it is, if no single plugin is known to have it.
+            The full name, or the unchanged name if none or several plugins are known to provide it.
         """
         if ":" in name:
             return name
@@ -249,7 +249,7 @@ class Host:
         return f"{owners.pop()}:{name}" if len(owners) == 1 else name
 
     def culprit(self, error: BaseException) -> Fault | None:
-        """The innermost place in a plugin's code (not in stzoo's own) that an error was raised through."""
+        """The innermost place in a plugin's code (not stzoo's) in the traceback of an error."""
         for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
             if plugin := self._plugin_of(frame.f_globals.get("__name__")):
                 return Fault(plugin, frame.f_code.co_filename, line)
@@ -257,11 +257,11 @@ class Host:
 
     def _plugin_of(self, module: str | None) -> Plugin | None:
         top = (module or "").partition(".")[0]
-        return next((p for p in self._plugins if top in p.modules and p.name != HOUSE), None)
+        return next((p for p in self._plugins if top in p.modules and p.name != BUILTIN), None)
 
     def faults(self) -> list[tuple[Plugin, str]]:
-        """All that is wrong with the plugins that are not disabled; imports the code of every component."""
-        found = []
+        """All faults of the plugins that are not disabled. Imports the code of every component."""
+        everything = []
         for plugin in self._plugins:
             faults = [] if plugin.disabled else list(plugin.failures)
             for kind, parts in plugin.provides.items():
@@ -269,43 +269,43 @@ class Host:
                     try:
                         _try(kind, part)
                     except MissingExtraError:
-                        pass  # what is not installed cannot be tried
+                        pass  # needs an optional package, so it cannot be checked
                     except StzooError as error:
-                        faults.append(f"hook {hook_name(kind)}{plugin.places[kind]}: {error}")
-            found += [(plugin, fault) for fault in faults]
-        return found
+                        faults.append(f"hook {hook_name(kind)}{plugin.locations[kind]}: {error}")
+            everything += [(plugin, fault) for fault in faults]
+        return everything
 
     def build(self, kind: str, name: str, /, *args: Any, **options: Any) -> Any:
-        """Calls the component of that name, `build(*args, **options)`, after a look at its options.
+        """Checks the options of a component and calls its `build(*args, **options)`.
 
         Raises:
-            PluginError: if its code cannot be imported, does not take the arguments, or has a mistake in it
-                (a TypeError, for example), or if the kind is data; for the name see `find`.
-            RecipeError: if it has no option of a name given, needs one that is not given, or one is of
-                another type than the builder is annotated with.
+            PluginError: If its code cannot be imported, does not accept the arguments, or has a programming
+                error (e.g. a TypeError), or if the kind is data; for the name see `find`.
+            RecipeError: If an option is unknown, missing, or not of the type that the builder is annotated
+                with.
         """
         component = self.use(kind, name)
         if not isinstance(component, Component):
-            raise PluginError(f"the {kind} {name!r} is data; only a component can be built.")
+            raise PluginError(f"the {kind} {name!r} is data and cannot be built; expected a component.")
         plugin = self._owner(kind, component)
         try:
             return call(f"{kind} {name!r}", resolve(component), *args, **options)
         except PluginError as error:
             if type(error) is not PluginError:
                 raise
-            raise PluginError(f"The plugin {plugin}: {error}") from error
+            raise PluginError(f"the plugin {plugin}: {error}") from error
         except MISTAKES as error:
-            if plugin.name == HOUSE:
+            if plugin.name == BUILTIN:
                 raise
             raise PluginError(
-                f"The plugin {plugin}: {kind} {name!r} cannot be built: {_reason(error)}."
+                f"the plugin {plugin}: {kind} {name!r} cannot be built: {_reason(error)}."
             ) from error
 
     def recipe_text(self, name: str) -> str:
-        """The YAML text of the recipe of that name.
+        """The YAML text of a recipe.
 
         Raises:
-            PluginError: if its file cannot be read; for the name see `find`.
+            PluginError: If its file cannot be read; for the name see `find`.
         """
         return read_recipe(self.find("recipe", name))
 
@@ -316,10 +316,11 @@ class Host:
 
 
 def resolve(component: Component | Checkpoint) -> Callable[..., Any]:
-    """What a component's `build`, or a checkpoint's `importer`, names, imported now if it is a string.
+    """The callable of a component's `build` or a checkpoint's `importer`, imported if it is a string.
 
     Raises:
-        PluginError: if the module cannot be imported, or has no such attribute, or that cannot be called.
+        PluginError: If the module cannot be imported, has no such attribute, or the attribute is not
+            callable.
     """
     build = named = component.importer if isinstance(component, Checkpoint) else component.build
     if isinstance(build, str):
@@ -327,7 +328,7 @@ def resolve(component: Component | Checkpoint) -> Callable[..., Any]:
         try:
             module = importlib.import_module(module_name)
         except StzooError:
-            raise  # it already tells the user what to do, as a missing extra does
+            raise  # it already says what to do, e.g. install an extra
         except Exception as error:
             raise PluginError(
                 f"{component.name!r} cannot be used: import of {module_name!r} failed: {_reason(error)}."
@@ -336,26 +337,25 @@ def resolve(component: Component | Checkpoint) -> Callable[..., Any]:
             build = attrgetter(attribute)(module)
         except AttributeError as error:
             raise PluginError(
-                f"{component.name!r} cannot be used: {named!r} names nothing: {error}."
+                f"{component.name!r} cannot be used: {named!r} does not exist: {error}."
             ) from error
     if not callable(build):
-        raise PluginError(f"{component.name!r} cannot be used: {named!r} cannot be called.")
+        raise PluginError(f"{component.name!r} cannot be used: {named!r} is not callable.")
     return build
 
 
 def call(what: str, builder: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
-    """Calls `builder(*args, **options)` after a look at its options.
+    """Checks options and calls `builder(*args, **options)`.
 
     Args:
-        what: how an error calls the builder, e.g. "objective 'retromae'".
-        builder: what `resolve` returns.
-        args: come first, and are no options.
-        options: that the user gave.
+        what: Name of the builder in messages, e.g. "objective 'retromae'".
+        builder: Callable that `resolve` returned.
+        args: Positional arguments, which are not options.
+        options: Options that the user gave.
 
     Raises:
-        PluginError: if it does not take the arguments.
-        RecipeError: if it has no option of a name given, needs one that is not given, or one is of another
-            type than the builder is annotated with.
+        PluginError: If the builder does not accept the arguments.
+        RecipeError: If an option is unknown, missing, or not of the type that the builder is annotated with.
     """
     check_arguments(what, builder, given=len(args))
     check_options(what, builder, options, given=len(args))
@@ -363,14 +363,14 @@ def call(what: str, builder: Callable[..., Any], /, *args: Any, **options: Any) 
 
 
 def check_arguments(what: str, builder: Callable[..., Any], *, given: int) -> None:
-    """Checks that a builder takes so many positional arguments, and everything else by name.
+    """Checks that a builder accepts this number of positional arguments, and all others by name.
 
     Raises:
-        PluginError: if it does not; with the file and the line.
+        PluginError: If it does not; the message has the file and the line.
     """
     try:
         signature = inspect.signature(builder)
-    except (TypeError, ValueError):  # of some builders in C
+    except (TypeError, ValueError):  # some builders in C
         return
     kinds = [parameter.kind for parameter in signature.parameters.values()]
     takes = sum(
@@ -385,29 +385,29 @@ def check_arguments(what: str, builder: Callable[..., Any], *, given: int) -> No
         name = getattr(builder, "__qualname__", repr(builder))
         raise PluginError(
             f"{what} cannot be built: stzoo calls {name} with {given} positional "
-            f"argument{'s' * (given != 1)}, and its options by name; it is "
+            f"argument{'s' * (given != 1)}, and its options by name; its signature is "
             f"{name}{signature}{_place(builder)}."
         )
 
 
 def _place(builder: Any) -> str:
-    """File and line of a class or function, in brackets; nothing if it has no code of its own."""
+    """File and line of a class or function, in brackets; "" if it has no Python code."""
     function = inspect.unwrap(getattr(builder, "__init__") if isinstance(builder, type) else builder)  # noqa: B009
     code = getattr(function, "__code__", None)
     return f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
 
 
 def check_options(what: str, builder: Callable[..., Any], options: Iterable[str], *, given: int) -> None:
-    """Sees that a builder has every option of these names, and needs no other.
+    """Checks that a builder has all these options, and requires no others.
 
     Args:
-        what: how an error calls the builder, e.g. "objective 'retromae'".
-        builder: what `resolve` returns.
-        options: the names.
-        given: how many positional arguments come first; they are no options.
+        what: Name of the builder in messages, e.g. "objective 'retromae'".
+        builder: Callable that `resolve` returned.
+        options: Names of the options.
+        given: Number of positional arguments that come first.
 
     Raises:
-        RecipeError: with the nearest spelling and all options there are.
+        RecipeError: If an option is unknown or missing; the message lists the nearest and all options.
     """
     parameters = list(inspect.signature(builder).parameters.values())[given:]
     known = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
@@ -422,12 +422,12 @@ def check_options(what: str, builder: Callable[..., Any], options: Iterable[str]
 
 
 def _typed(what: str, builder: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
-    """The options as what the builder's annotations say that they are; those without one as they are."""
+    """Converts options to the types of the builder's annotations; options without one stay unchanged."""
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     try:
         hints = get_type_hints(builder.__init__ if isinstance(builder, type) else builder)  # type: ignore[misc]
-    except (NameError, TypeError, AttributeError):  # annotations for a type checker only, or none at all
+    except (NameError, TypeError, AttributeError):  # annotations that exist for type checkers only, or none
         return options
     typed = dict(options)
     for name, value in options.items():
@@ -442,10 +442,10 @@ def _typed(what: str, builder: Callable[..., Any], options: dict[str, Any]) -> d
 
 
 def read_recipe(recipe: Recipe) -> str:
-    """The YAML text of a recipe.
+    """Reads the YAML text of a recipe.
 
     Raises:
-        PluginError: if its file cannot be read.
+        PluginError: If its file cannot be read.
     """
     package, _, file = recipe.resource.partition(":")
     try:
@@ -462,7 +462,7 @@ def _origin(entry: EntryPoint) -> tuple[str, str]:
 
 
 def _modules(entry: EntryPoint) -> frozenset[str]:
-    """Top-level modules of the distribution; at least that of the entry point."""
+    """The top-level modules of the distribution, at least that of the entry point."""
     listed: set[str] = set()
     if entry.dist:
         listed = set((entry.dist.read_text("top_level.txt") or "").split())
@@ -479,8 +479,8 @@ def _owners(plugins: list[Plugin], kind: str) -> dict[str, list[Plugin]]:
 
 
 def _load(plugin: Plugin, entry: EntryPoint) -> None:
-    """Fills in what the plugin provides and why anything was left out."""
-    # SystemExit: a script with sys.exit() at its end, named as a plugin by mistake, must not end the host
+    """Loads a plugin: records what it provides, and why anything was left out."""
+    # SystemExit: a script that ends in sys.exit(), named as a plugin by mistake, must not end this process
     try:
         module = entry.load()
     except (Exception, SystemExit) as error:
@@ -494,13 +494,13 @@ def _load(plugin: Plugin, entry: EntryPoint) -> None:
         plugin.failures.append(_reason(error) + at)
         return
     for kind, functions in hooks.items():
-        plugin.places[kind] = _place(functions[0])
+        plugin.locations[kind] = _place(functions[0])
         try:
             plugin.provides[kind] = _checked(kind, chain.from_iterable(function() for function in functions))
         except (Exception, SystemExit) as error:
-            at = "" if _where(error) else plugin.places[kind]
+            at = "" if _where(error) else plugin.locations[kind]
             plugin.failures.append(f"hook {hook_name(kind)}: {_reason(error)}{at}")
-    # of an editable install, the distribution may list no module
+    # the distribution of an editable install may list no modules
     named = (
         getattr(part, "build", getattr(part, "importer", None))
         for parts in plugin.provides.values()
@@ -511,10 +511,10 @@ def _load(plugin: Plugin, entry: EntryPoint) -> None:
 
 
 def _try(kind: str, part: Any) -> None:
-    """Imports the code of a component and looks at its signature, or reads a recipe.
+    """Imports the code of a component and checks its signature, or reads a recipe.
 
     Raises:
-        PluginError: if it cannot be used.
+        PluginError: If it cannot be used.
     """
     if isinstance(part, Recipe):
         read_recipe(part)
@@ -525,7 +525,7 @@ def _try(kind: str, part: Any) -> None:
 
 
 def _hooks(name: str, module: Any) -> dict[str, list[Callable[..., Any]]]:
-    """The implementations by kind; pluggy raises for a signature that is not the hook's."""
+    """The hook implementations by kind; pluggy raises an error if a signature differs from the hook's."""
     manager = pluggy.PluginManager("stzoo")
     manager.add_hookspecs(hookspecs)
     manager.register(module, name)
@@ -549,19 +549,19 @@ def _hooks(name: str, module: Any) -> dict[str, list[Callable[..., Any]]]:
 
 
 def _checked(kind: str, values: Iterable[Any]) -> dict[str, Any]:
-    """The values of a hook by name."""
+    """Checks the values of a hook and returns them by name."""
     expected = KINDS[kind]
     pattern, form = _CHECKPOINT_NAME if expected is Checkpoint else _NAME
-    found: dict[str, Any] = {}
+    checked: dict[str, Any] = {}
     for value in values:
         if not isinstance(value, expected):
             raise PluginError(f"yields {value!r:.60}; expected a {expected.__name__}")
         if not re.fullmatch(pattern, value.name):
             raise PluginError(f"yields the name {value.name!r}; expected {form}")
-        if value.name in found:
+        if value.name in checked:
             raise PluginError(f"yields {value.name!r} twice")
-        found[value.name] = value
-    return found
+        checked[value.name] = value
+    return checked
 
 
 def _reason(error: BaseException) -> str:
@@ -573,7 +573,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _where(error: BaseException) -> str:
-    """File and line at which foreign code, called from here, failed; "" if it was not foreign code."""
+    """File and line at which code of others, called from here, failed; "" if there is none."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     frames = [
@@ -582,12 +582,12 @@ def _where(error: BaseException) -> str:
         if frame.f_code.co_filename != __file__
     ]
     frames = [frame for frame in frames if frame[0] not in sys.stdlib_module_names | {"pluggy"}]
-    own = [f"{file}:{line}" for top, file, line in frames if top == frames[0][0]]  # not what it called
-    return own[-1] if own else ""
+    places = [f"{file}:{line}" for top, file, line in frames if top == frames[0][0]]  # not what it called
+    return places[-1] if places else ""
 
 
 _shared = Host()
 plugins, find, build, recipe_text = _shared.plugins, _shared.find, _shared.build, _shared.recipe_text
 origin, use, recording, full_name = _shared.origin, _shared.use, _shared.recording, _shared.full_name
 culprit, faults = _shared.culprit, _shared.faults
-all = _shared.all  # noqa: A001 - read as `host.all(kind)`; nothing in this module uses the builtin of that name
+all = _shared.all  # noqa: A001 - used as `manager.all(kind)`; nothing in this module uses the builtin

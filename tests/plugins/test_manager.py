@@ -158,9 +158,7 @@ def test_a_wrong_value_is_left_out_with_its_hook(host, hook, told):
 
 
 def test_two_distributions_with_one_entry_point_name_are_both_left_out(host):
-    assert reason(host, "dist-double-a") == (
-        "the entry-point name is also that of fake-double (dist-double-b 1.0)"
-    )
+    assert reason(host, "dist-double-a") == ("fake-double (dist-double-b 1.0) has the same entry-point name")
     assert "dist-double-a" in reason(host, "dist-double-b")
 
 
@@ -249,9 +247,9 @@ def test_stzoo_plugins_restricts_what_loads_but_never_the_house(monkeypatch, cho
             host.plugins()
         return
     assert [p.name for p in host.plugins() if p.provides] == ["builtin", *loaded]
-    assert reason(host, "dist-raises") == f"left out by STZOO_PLUGINS={chosen}"
+    assert reason(host, "dist-raises") == f"excluded by STZOO_PLUGINS={chosen}"
     with pytest.raises(
-        UnknownNameError, match=r"fake-twin-a .* provides no objective: left out by STZOO_PLUGINS"
+        UnknownNameError, match=r"fake-twin-a .* provides no objective: excluded by STZOO_PLUGINS"
     ):
         host.find("objective", "fake-only-a")
 
@@ -296,8 +294,8 @@ def test_an_option_that_is_needed_is_named(host):
     ("name", "told"),
     [
         ("fake-broken", "import of 'fake_good.broken' failed: ValueError: the code of this part is broken"),
-        ("fake-missing", "'fake_good.heavy:NoSuch' names nothing: module .* has no attribute 'NoSuch'"),
-        ("fake-constant", "'fake_good.heavy:CONSTANT' cannot be called"),
+        ("fake-missing", "'fake_good.heavy:NoSuch' does not exist: module .* has no attribute 'NoSuch'"),
+        ("fake-constant", "'fake_good.heavy:CONSTANT' is not callable"),
     ],
 )
 def test_code_that_cannot_be_reached_is_explained(host, name, told):
@@ -331,7 +329,7 @@ def test_data_is_not_built(host):
             "fake-takes-nothing",
             r"calls TakesNothing with 1 positional argument.*TakesNothing\(\) \(.*misfit\.py:5\)",
         ),
-        ("fake-takes-it-by-name", r"it is TakesItByName\(\*, backbone\) \(.*fake_misfit\.py:10\)"),
+        ("fake-takes-it-by-name", r"its signature is TakesItByName\(\*, backbone\) \(.*fake_misfit\.py:10\)"),
         ("fake-fails-inside", r"AttributeError: .*no_such_attribute.* \(.*fake_misfit\.py:16\)"),
     ],
 )
@@ -378,9 +376,9 @@ def test_faults_are_those_of_loading_and_of_every_component(host, monkeypatch):
     told = "\n".join(text for _, text in found)
     assert {("dist-raises", text) for text in plugin(host, "dist-raises").failures} <= found
     for name, words in (
-        ("fake-missing", "names nothing"),
+        ("fake-missing", "does not exist"),
         ("fake-broken", "import of 'fake_good.broken' failed"),
-        ("fake-constant", "cannot be called"),
+        ("fake-constant", "is not callable"),
         ("fake-takes-nothing", "calls TakesNothing with 1"),
         ("fake-lost", "cannot be read"),
     ):
