@@ -1,27 +1,27 @@
-"""What a column of training data can be, and how a user says which is what (`--columns`)."""
+"""The roles of columns in training data, and the option that assigns them (`--columns`)."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from stzoo.errors import RecipeError, abbreviated, check_known, quoted
 
-# what a column of training data can be; `label` and `grade` say which passages are positive
+# `label` and `grade` mark the positive passages.
 COLUMN_ROLES = (
     *("query", "positive", "negative", "label", "grade", "score"),
     *("query_id", "positive_id", "negative_id", "positive_score", "negative_score"),
 )
 
-IGNORE = "ignore"  # what a column is called that is not used
+IGNORE = "ignore"  # the role of columns that are not used
 
 
 def parse_columns(given: str | Mapping[str, Any] | None) -> dict[str, list[str]]:
-    """What columns of training data are, by role, from "query=question,positive=passage" or a mapping.
+    """Parses the columns of training data by role, from "query=question,positive=passage" or a mapping.
 
-    A role may have several columns ("negative=a,negative=b"; in a mapping, a list). Columns of the role
-    "ignore" are not used.
+    The roles positive, negative and ignore may have several columns ("negative=a,negative=b"; in a mapping, a
+    list). Columns with the role ignore are not used.
 
     Raises:
-        RecipeError: if there is no such role, or a column has two.
+        RecipeError: If a role is unknown, or a column has two roles.
     """
     pairs: list[tuple[str, Any]] = []
     if isinstance(given, str):
@@ -43,9 +43,11 @@ def parse_columns(given: str | Mapping[str, Any] | None) -> dict[str, list[str]]
         if not isinstance(name, str):
             raise RecipeError(f"columns.{role} is {quoted(name)}; expected the name of a column.")
         if name in (one for names in found.values() for one in names):
-            raise RecipeError(f"columns names {quoted(name)} twice; a column is one thing.")
+            raise RecipeError(f"columns has {quoted(name)} twice; expected one role per column.")
         found.setdefault(role, []).append(name)
     for role, names in found.items():
         if len(names) > 1 and role not in ("positive", "negative", IGNORE):
-            raise RecipeError(f"columns names {', '.join(map(abbreviated, names))} as {role}; expected one.")
+            raise RecipeError(
+                f"columns has {', '.join(map(abbreviated, names))} as {role}; expected one column."
+            )
     return found

@@ -1,10 +1,10 @@
 """Passages to pre-train on, read once and then memory-mapped.
 
 The sources are streamed into an Arrow file in a cache folder, and training maps that file: memory does not
-grow with the corpus, and row i is the same passage in every run. The file's folder is named after all that it
-was made from (path, size and times of each file, the settings, this code), is made under another name and
-renamed when it is whole, and is made by one process while others wait. It may be deleted when no run uses it:
-the same sources give the same rows again.
+grow with the corpus, and row i is the same passage in every run. The name of the file's folder is a hash of
+everything that decides the rows (path, size and times of each file, the settings, this code). One process
+writes the folder under another name and renames it when it is complete, while others wait. It may be deleted
+when no run uses it: the same sources give the same rows again.
 """
 
 import contextlib
@@ -40,13 +40,13 @@ class Corpus:
     """Passages to pre-train on.
 
     Attributes:
-        rows: a memory-mapped Dataset of "id" (str) and "text" (str, the title in front), and of those
-            further columns asked for that any row fills (str or list of str; None where a row does not): the
-            sources in the order given, each in its own order.
-        sources: what they were read from, as given.
-        dropped: how many near-empty passages were left out.
-        bad_lines: how many lines that hold no passage were left out.
-        fingerprint: SHA-256 (64 hex digits) of all ids, texts and further columns in their order.
+        rows: A memory-mapped Dataset with the columns "id" (str), "text" (str, with the title in front) and
+            each further column that was requested and has a value in any row (str or list of str; None where
+            a row has no value). The sources are in the given order, each in its own order.
+        sources: The sources, as given.
+        dropped: Number of passages that were left out because they are too short.
+        bad_lines: Number of invalid lines that were skipped.
+        fingerprint: SHA-256 (64 hex digits) of all ids, texts and further columns in order.
     """
 
     rows: "Dataset"
@@ -56,7 +56,7 @@ class Corpus:
     fingerprint: str
 
     def facts(self) -> dict[str, Any]:
-        """What the record of a run says of it."""
+        """The values for the record of a run."""
         counts = {"dropped": self.dropped, "bad_lines": self.bad_lines}
         return {"fingerprint": self.fingerprint, "passages": len(self.rows), **counts}
 
@@ -72,42 +72,45 @@ def load_corpus(
 ) -> Corpus:
     """Reads passages from one or more sources.
 
-    A source is a file (.jsonl or .json with one object a line, .txt with one passage a non-empty line, all
-    three also with .gz; .parquet), a BEIR folder (its corpus is read), another folder of such files (in name
-    order, without subfolders, and without .json files, which must be named themselves: in folders they are
-    most often settings), "pydocs" (docstrings of the standard library without the held-out queries, see
-    `pydocs.py`), or the id of a data set on the Hub, "org/name" or "org/name:config:split" (the config may
-    be empty; without them the split is "train").
+    A source is one of these:
 
-    JSON objects, Parquet and Hub rows have a "text" and may have a "title", which is put in front of the
-    text, and an "_id" or "id"; where it is missing it becomes the file's name and the line. Blank lines are
-    passed over. One id may stand at several rows.
+    - a file: .jsonl or .json with one object per line, .txt with one passage per line (all three also with
+      .gz), or .parquet;
+    - a BEIR folder, whose corpus is read, or another folder of such files, which are read in name order
+      without subfolders and .json files (in folders these are usually settings; name them to read them);
+    - "pydocs": docstrings of the standard library without the held-out queries, see `pydocs.py`;
+    - the id of a data set on the Hub, "org/name" or "org/name:config:split" (the config may be empty; the
+      default split is "train").
+
+    JSON objects, Parquet and Hub rows have a "text". They may have a "title", which is put in front of the
+    text, and an "_id" or "id"; the default id is the file's name and the line. Blank lines are skipped. An id
+    may be repeated.
 
     A further column is null where a row lacks it, or has null, an empty list or (str) blank text. A column
-    that no row fills is left out of the rows.
+    without any value is left out of the rows.
 
     Args:
-        sources: one source or several.
-        min_words: passages of fewer words (title included) are dropped. Words are those of `words.py`:
-            in scripts without spaces each character is one, and each emoji. The default is 3: a shorter one,
-            a stray heading or number, leaves nothing to rebuild it from once a word is hidden.
-        skip_bad_lines: True counts lines that hold no passage and goes on.
-        cache: the folder for the Arrow files; None for `cache_folder()`.
-        columns: further columns to keep where a source has them: str or list[str] by name. "title" may be one
-            and then still stands in front of the text.
-        tokenizer: the fast tokenizer that made the token ids that stand in place of text (a list of int for
-            each text), as in MASTER's released data; None where there are none. With a WordPiece tokenizer,
-            tokenizing what is read gives back the ids of any whole text.
+        sources: One source or several.
+        min_words: Passages with fewer words (including the title) are dropped. Words are those of `words.py`:
+            each character in scripts without spaces is a word, and so is each emoji. Shorter passages (stray
+            headings or numbers) give the decoder no context once a word is masked.
+        skip_bad_lines: True to skip and count invalid lines.
+        cache: Folder for the Arrow files; None for `cache_folder()`.
+        columns: Further columns to keep if a source has them: str or list[str] by name. A "title" that is
+            kept is still put in front of the text.
+        tokenizer: The fast tokenizer of the token ids that some rows have in place of text (a list of int
+            per text), as in MASTER's released data; None if there are none. With a WordPiece tokenizer,
+            tokenizing the decoded text gives the same ids for any complete text.
 
     Raises:
-        DataError: if a source is missing, unreadable, damaged or half-made, a line holds no passage or a
-            column of another type, or no passage is left.
-        ModelError: if the tokenizer is no fast one.
-        OutputError: if the cache cannot be written.
-        RecipeError: if min_words is below 1, or a column is "id", "text" or of another type.
+        DataError: If a source is missing, unreadable, damaged or unfinished, a line has no passage or a value
+            of another type, or no passage is left.
+        ModelError: If the tokenizer is not a fast one.
+        OutputError: If the cache cannot be written.
+        RecipeError: If min_words is below 1, or a column is "id" or "text" or has another type.
     """
     if min_words < 1:
-        raise RecipeError(f"min_words is {min_words}; expected 1 or more, as an empty text teaches nothing.")
+        raise RecipeError(f"min_words is {min_words}; expected 1 or more.")
     given = [str(source) for source in ([sources] if isinstance(sources, str | Path) else sources)]
     if not given:
         raise DataError("No corpus was given; expected a file, a folder, 'pydocs' or the id of a data set.")
@@ -116,7 +119,7 @@ def load_corpus(
         if name in ("id", "text") or kind not in _KINDS:
             raise RecipeError(
                 f"The column {name!r} of {kind} cannot be kept; expected str or list[str] by a "
-                "name other than id and text, which are always there."
+                "name other than id and text, which are always kept."
             )
     parts = [part for source in given for part in corpus_sources.find(source, columns)]
     settings: dict[str, Any] = {"min_words": min_words, "skip_bad_lines": skip_bad_lines}
@@ -124,24 +127,26 @@ def load_corpus(
     folder = (inputs.user_path(cache, OutputError) if cache else cache_folder()) / "corpora" / key
     if not _is_whole(folder):
         with _alone(folder):
-            if not _is_whole(folder):  # another process may have made it meanwhile
+            if not _is_whole(folder):  # another process may have written it meanwhile
                 with atomic_folder(folder, replaces=[r"rows\.arrow", r"corpus\.json"]) as draft:
                     text_of = corpus_rows.TextReader(tokenizer)
                     report = _write(parts, draft / "rows.arrow", columns, text_of, **settings)
                     if _key(parts, settings, columns, tokenizer) != key:
-                        raise DataError("A file of the corpus was changed while it was read. Start again.")
+                        raise DataError(
+                            "A file of the corpus was changed while it was read. Run the command again."
+                        )
                     write_json(draft / "corpus.json", report)
     return _open(folder, given)
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """SHA-256 (64 hex digits) of what cuts a text into pieces: normaliser, splitter, vocabulary.
+    """SHA-256 (64 hex digits) of a tokenizer's normaliser, pre-tokeniser and vocabulary.
 
-    Two fast tokenizers of one fingerprint cut a text into the same pieces, but for special and added tokens
-    that the text spells out. Truncation, padding and decoder are not in it.
+    Two fast tokenizers with the same fingerprint split a text into the same tokens, except for special and
+    added tokens in the text. Truncation, padding and decoder are not included.
 
     Raises:
-        ModelError: if it is no fast tokenizer (one with a tokenizer.json).
+        ModelError: If it is not a fast tokenizer (one with a tokenizer.json).
     """
     return _fingerprint_parts(tokenizer, "normalizer", "pre_tokenizer", "model")
 
@@ -158,7 +163,7 @@ def _fingerprint_parts(tokenizer: Any, *parts: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Where stzoo keeps what it can make again: $STZOO_CACHE, or stzoo in $XDG_CACHE_HOME or ~/.cache."""
+    """The cache folder: $STZOO_CACHE, or stzoo in $XDG_CACHE_HOME or ~/.cache."""
     given = os.environ.get("STZOO_CACHE")
     path = Path(given or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "stzoo"))
     return inputs.user_path(path, OutputError)
@@ -170,7 +175,7 @@ def _key(
     columns: Mapping[str, type],
     tokenizer: Any,
 ) -> str:
-    """Names the folder of the rows after all that decides what is in them."""
+    """The name of the rows' folder: a hash of everything that decides the rows."""
     known: list[Any] = [
         settings,
         fingerprint(*(str(module.__file__) for module in _MODULES), __file__),
@@ -186,22 +191,22 @@ def _key(
                 state = file.stat()
             except OSError as error:
                 raise DataError(f"{file} could not be read: {error.strerror or error}.") from error
-            # The change time too: a copied or unpacked file may bring an old modification time along.
+            # The change time too: a copied or unpacked file may keep an old modification time.
             known.append([str(file.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns])
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
 
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Waits while another process makes the folder, and clears away what a killed one has left of it."""
+    """Waits while another process writes the folder, and removes the drafts of a killed one."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.with_suffix(".lock"))
         lock.acquire()
     except OSError as error:
         raise OutputError(
-            f"The cache {folder.parent} cannot be written: {error.strerror or error}. Name another folder in "
-            "the environment variable STZOO_CACHE."
+            f"The cache {folder.parent} cannot be written: {error.strerror or error}. Set the environment "
+            "variable STZOO_CACHE to another folder."
         ) from error
     try:
         clear_drafts(folder.parent)
@@ -211,7 +216,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _is_whole(folder: Path) -> bool:
-    """True if the rows are as long as when they were written; a crash of the machine may have cut them."""
+    """True if the rows still have the size that was written; a crash of the system may have cut them."""
     try:
         report = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
         return bool((folder / "rows.arrow").stat().st_size == report["bytes"])
@@ -236,7 +241,7 @@ def _write(
     min_words: int,
     skip_bad_lines: bool,
 ) -> dict[str, Any]:
-    """Streams the rows of all parts into an Arrow file, and says what came of it."""
+    """Streams the rows of all parts into an Arrow file, and returns the values of corpus.json."""
     counts = {"rows": 0, "dropped": 0, "bad_lines": 0}
     digest = hashlib.sha256()
     kinds = {"id": str, "text": str, **columns}
@@ -248,8 +253,8 @@ def _write(
         batch: list[tuple[Any, ...]] = []
         size = 0
         for row in _passages(parts, columns, text_of, min_words, skip_bad_lines, counts):
-            # The lengths keep apart what would be one string of bytes otherwise; a row's columns begin with
-            # "{", the next row with a digit.
+            # With the lengths, different rows never give the same bytes; a row's columns begin with "{", the
+            # next row with a digit.
             digest.update(b"%d %d " % (len(row.id), len(row.text)) + row.id + row.text + row.columns_json)
             batch.append((row.id, row.text, *map(row.columns.get, columns)))
             filled.update(row.columns)
@@ -262,8 +267,9 @@ def _write(
             writer.write_batch(pa.record_batch(list(zip(*batch, strict=True)), schema))
     if not counts["rows"]:
         raise DataError(
-            f"There is no passage in {', '.join(part.name for part in parts)}; {counts['dropped']} texts of "
-            f"fewer than {min_words} words and {counts['bad_lines']} bad lines were left out. Give real text."
+            f"There is no passage in {', '.join(part.name for part in parts)}; {counts['dropped']} texts "
+            f"with fewer than {min_words} words and {counts['bad_lines']} bad lines were left out. Give "
+            "other files, or a lower min_words."
         )
     return {
         **counts,
@@ -281,7 +287,7 @@ def _passages(
     skip_bad_lines: bool,
     counts: dict[str, int],
 ) -> Iterator[corpus_rows.Row]:
-    """The passages to keep; the others are counted."""
+    """The passages to keep; others are counted."""
 
     def bad_line(error: DataError) -> None:
         if not skip_bad_lines:
@@ -289,7 +295,7 @@ def _passages(
         counts["bad_lines"] += 1
 
     sizes = [sum(file.stat().st_size for file in part.files) for part in parts]
-    with tqdm(total=sum(sizes), unit="B", unit_scale=True, desc="reading the corpus", disable=None) as bar:
+    with tqdm(total=sum(sizes), unit="B", unit_scale=True, desc="Reading the corpus", disable=None) as bar:
         for done, size, part in zip(accumulate(sizes, initial=0), sizes, parts, strict=False):
 
             def progress(share: float, done: int = done, size: int = size) -> None:

@@ -14,7 +14,7 @@ from stzoo.utils.inputs import check_is_file, parse_json, user_path
 from stzoo.utils.network import limit_waits
 
 IN_FOLDERS = (".jsonl", ".jsonl.gz", ".parquet", ".txt", ".txt.gz")
-# In a folder a .json file is most often a record or settings (run.json), so it is read only when it is named.
+# A .json file in a folder is usually a record or settings (run.json), so it is read only if it is named.
 SUFFIXES = (*IN_FOLDERS, ".json", ".json.gz")
 COLUMNS = ("_id", "id", "title", "text")
 
@@ -35,36 +35,36 @@ class Source:
 
 
 def find(source: str, columns: Collection[str] = ()) -> list[Source]:
-    """The files or the data set that a source is, as `stzoo.data.corpus.load_corpus` describes them.
+    """Finds the files or the data set of a source; see `stzoo.data.corpus.load_corpus`.
 
     Args:
-        source: as the user gave it.
-        columns: to read beside id, title and text, where a source has them.
+        source: The source, as the user gave it.
+        columns: Columns to read in addition to id, title and text, if a source has them.
 
     Raises:
-        DataError: if there is no such source, it is of no known kind, or `stzoo prepare` has not finished it.
+        DataError: If the source does not exist, its type is unknown, or `stzoo prepare` has not finished it.
     """
     if source == "pydocs":
         return [Source(source, pydocs.source_files(), _pydocs)]
     path = user_path(source)
     if path.is_dir():
-        _refuse_half_made(path)
+        _refuse_unfinished(path)
         return [_file(file, columns) for file in _readable(path)]
     if path.exists():
         check_is_file(path)
         if not path.name.lower().endswith(SUFFIXES):
-            raise DataError(f"{source} is of no known kind; expected {', '.join(SUFFIXES)} or a folder.")
+            raise DataError(f"{source} has an unknown type; expected {', '.join(SUFFIXES)} or a folder.")
         return [_file(path, columns)]
     if not is_hub_id(source):
         raise DataError(
-            f"There is no file or folder {source}; expected one, 'pydocs', or the id of a data set on the "
-            "Hub (org/name or org/name:config:split)."
+            f"There is no file or folder {source}; expected a file, a folder, 'pydocs', or the id of a data "
+            "set on the Hub (org/name or org/name:config:split)."
         )
     return [_hub(source, columns)]
 
 
 def is_hub_id(source: str) -> bool:
-    """True if it is spelt as the id of a data set on the Hub: org/name or org/name:config:split."""
+    """True if it has the form of a data set's id on the Hub: org/name or org/name:config:split."""
     name, *rest = source.split(":")
     owner, slash, short = name.partition("/")
     is_id = owner.strip(".~") and slash and short and "/" not in short and len(rest) in (0, 2)
@@ -72,9 +72,9 @@ def is_hub_id(source: str) -> bool:
 
 
 def hub_ids(sources: Iterable[str]) -> list[str]:
-    """Of sources that were read, the data sets that came from the Hub, each once."""
-    there = (one for one in sources if is_hub_id(one) and not user_path(one).exists())
-    return list(dict.fromkeys(one.partition(":")[0] for one in there))
+    """The ids of the data sets that were read from the Hub, each once."""
+    read = (one for one in sources if is_hub_id(one) and not user_path(one).exists())
+    return list(dict.fromkeys(one.partition(":")[0] for one in read))
 
 
 def load_hub(source: str, split: str = "train") -> Any:
@@ -82,10 +82,10 @@ def load_hub(source: str, split: str = "train") -> Any:
 
     Args:
         source: org/name or org/name:config:split; the config may be empty.
-        split: where the source names none.
+        split: Split to read if the source has none.
 
     Raises:
-        DataError: if it does not come.
+        DataError: If it cannot be loaded.
     """
     import datasets
 
@@ -93,15 +93,15 @@ def load_hub(source: str, split: str = "train") -> Any:
     name, config, named = [*source.split(":"), "", ""][:3]
     try:
         return datasets.load_dataset(name, config or None, split=named or split)
-    except Exception as error:  # of many kinds: of the network, of the client libraries, of the data
+    except Exception as error:  # of the network, of the client libraries, of the data
         raise DataError(
-            f"{source} is no file or folder here, and no data set came from the Hub: {error}. Check the name "
-            "and, in org/name:config:split, the config and split. Without a network, fetch it where there is "
-            "one (datasets.load_dataset) and bring the cache along, or give a file."
+            f"{source} is not a file or folder, and cannot be loaded from the Hub: {error}. Check the name "
+            "and, in org/name:config:split, the config and split. Without a network, load it on a computer "
+            "with one (datasets.load_dataset) and copy its cache, or give a file."
         ) from error
 
 
-def _refuse_half_made(folder: Path) -> None:
+def _refuse_unfinished(folder: Path) -> None:
     try:
         facts = parse_json((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -111,8 +111,8 @@ def _refuse_half_made(folder: Path) -> None:
     recipe = facts.get("recipe")
     if "prepare" in (facts.get("command"), recipe.get("command") if isinstance(recipe, dict) else None):
         raise DataError(
-            f"{folder} is a half-made data set: its run.json says that `stzoo prepare` has not finished. "
-            f"Finish it with the command that began it (stzoo prepare ... --output {folder} --resume)."
+            f"{folder} is an unfinished data set: its run.json says that `stzoo prepare` has not finished. "
+            f"Continue with the same command (stzoo prepare ... --output {folder} --resume)."
         )
 
 
@@ -125,8 +125,8 @@ def _readable(folder: Path) -> list[Path]:
     found = beir or [path for path in files if not path.name.startswith(".")]
     if not found:
         raise DataError(
-            f"{folder} has no file of any known kind ({', '.join(IN_FOLDERS)}). Give the folder that has "
-            "them, as subfolders are not searched, or name a .json file itself."
+            f"{folder} has no file of a known type ({', '.join(IN_FOLDERS)}). Subfolders are not searched; "
+            "give the folder with the files, or name a .json file itself."
         )
     return found
 

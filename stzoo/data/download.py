@@ -1,9 +1,9 @@
-"""Judged sets of the registry from the Hub or from BEIR's archives, each written whole or not at all.
+"""Downloads the registry's data sets from the Hub or from BEIR's archives, each completely or not at all.
 
-Nothing that comes over the network is run. Of a data set on the Hub only its rows are read, at the revision
-that the registry names. Of an archive, whose checksum comes first, only corpus.jsonl, queries.jsonl and
-qrels/*.tsv are unpacked, and none of it if it holds a link or a path that leaves its folder, or if a file
-grows more than MAX_RATIO times or all of them to more than MAX_BYTES.
+Nothing that comes over the network is run. Of a data set on the Hub only the rows are read, at the registry's
+revision. An archive is unpacked only if its checksum is right, and only corpus.jsonl, queries.jsonl and
+qrels/*.tsv. It is refused if it contains a link or a path outside its folder, or if a file would grow more
+than MAX_RATIO times, or all files to more than MAX_BYTES.
 """
 
 import contextlib
@@ -34,27 +34,27 @@ from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.network import limit_waits, retry, seconds
 
 ARCHIVES = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
-MAX_RATIO = 100  # JSON lines shrink to a fifth, judgements to a tenth
-MAX_BYTES = 16 << 30  # FEVER, the largest set with an archive, takes some 3 GiB
+MAX_RATIO = 100  # JSON lines are compressed to a fifth, judgements to a tenth
+MAX_BYTES = 16 << 30  # FEVER, the largest data set with an archive, takes about 3 GiB
 _CHUNK = 1 << 20
 
 
 def offline() -> bool:
-    """True if HF_HUB_OFFLINE forbids the network; the archives keep to it too."""
+    """True if HF_HUB_OFFLINE forbids the network; this includes the archives."""
     return bool(constants.HF_HUB_OFFLINE)
 
 
 def archive_url(entry: Entry) -> str:
-    """Where the archive of a set lies; STZOO_BEIR_URL names a mirror."""
+    """The address of a data set's archive; the environment variable STZOO_BEIR_URL sets a mirror."""
     return f"{os.environ.get('STZOO_BEIR_URL', ARCHIVES)}/{entry.zip}"
 
 
 @contextlib.contextmanager
 def exclusive(entry: Entry, place: Path) -> Iterator[None]:
-    """Waits while another process fetches the same set, and clears away what a killed one has left of it.
+    """Waits while another process downloads the same data set, and removes the drafts of a killed one.
 
     Raises:
-        OutputError: if `place` cannot be written.
+        OutputError: If `place` cannot be written.
     """
     with writing(place):
         place.mkdir(parents=True, exist_ok=True)
@@ -68,31 +68,31 @@ def exclusive(entry: Entry, place: Path) -> Iterator[None]:
 
 
 def from_hub(entry: Entry, place: Path, progress: bool | None = None, *, split: str = "test") -> None:
-    """Streams mteb's copy of a set into the BEIR folder place/NAME.
+    """Streams mteb's copy of a data set into the BEIR folder place/NAME.
 
-    The copies have the configurations "corpus", "queries", and "default" or "qrels" (a split each for the
-    judgements), and "_id" or "id".
+    The copies have the configurations "corpus", "queries", and "default" or "qrels" (with one split for each
+    split's judgements), and ids in "_id" or "id".
 
     Args:
-        entry: with `mteb`.
-        place: the parent folder.
-        progress: True for a progress bar on stderr, None for one on a terminal only.
-        split: whose corpus and queries are taken where each split has its own.
+        entry: A registry entry with `mteb`.
+        place: Path of the parent folder.
+        progress: True for a progress bar on stderr; None shows it on a terminal only.
+        split: Split whose corpus and queries to take if each split has its own.
 
     Raises:
-        DataError: if the Hub does not give it.
-        OutputError: if it cannot be written.
+        DataError: If the download fails.
+        OutputError: If the folder cannot be written.
     """
     import datasets
 
-    assert entry.mteb, "a set without a copy of mteb's"
+    assert entry.mteb, "the entry has no copy by mteb"
     where = f"the Hub ({entry.mteb} at {entry.revision})"
     if Path(entry.mteb).exists():
         raise DataError(
-            f"{where}: a folder {entry.mteb} lies here, which the datasets library would read instead"
+            f"{where}: the current folder has {entry.mteb}, which the datasets library would read instead"
         )
     limit_waits()
-    with silence_hf_logging(), _told(where):
+    with silence_hf_logging(), _explained(where):
         configs = datasets.get_dataset_config_names(entry.mteb, revision=entry.revision)
         judgements = "default" if "default" in configs else "qrels"
         corpora, queries, qrels = (
@@ -104,7 +104,7 @@ def from_hub(entry: Entry, place: Path, progress: bool | None = None, *, split: 
         grades = {part: _grades(qrels[part]) for part in (qrels if common else [split])}
 
         def documents() -> Iterator[dict[str, str]]:
-            with _told(where):  # here, as `write_beir` would take an OSError for one of the disk
+            with _explained(where):  # `write_beir` would attribute an OSError to the disk
                 for row in tqdm(_of(corpora, split), **_bar(progress, entry.name, entry.documents)):
                     yield {"_id": _name(row), "title": row.get("title") or "", "text": row["text"] or ""}
 
@@ -112,16 +112,16 @@ def from_hub(entry: Entry, place: Path, progress: bool | None = None, *, split: 
 
 
 def from_zip(entry: Entry, place: Path, progress: bool | None = None) -> None:
-    """Fetches BEIR's archive of a set and unpacks it, and all sets that share it, into place/NAME.
+    """Downloads BEIR's archive of a data set and unpacks it, with all that share it, into place/NAME.
 
     Args:
-        entry: with `zip` and `md5`.
-        place: the parent folder.
-        progress: True for a progress bar on stderr, None for one on a terminal only.
+        entry: A registry entry with `zip` and `md5`.
+        place: Path of the parent folder.
+        progress: True for a progress bar on stderr; None shows it on a terminal only.
 
     Raises:
-        DataError: if the archive does not come, or is not what the registry says, or not fit to be unpacked.
-        OutputError: if it cannot be written.
+        DataError: If the download fails, the checksum is not the registry's, or the archive is unsafe.
+        OutputError: If the folder cannot be written.
     """
     with writing(place), draft_folder(place / str(entry.zip)) as box:
         _download(entry, box / NEW, progress)
@@ -131,7 +131,7 @@ def from_zip(entry: Entry, place: Path, progress: bool | None = None) -> None:
 
 
 def _together(entry: Entry) -> list[Entry]:
-    """The set, and those in the same archive."""
+    """The data set, and the others in its archive."""
     shared = [each for each in entries().values() if entry.zip and each.zip == entry.zip]
     return [entry, *(each for each in shared if each != entry)]
 
@@ -139,39 +139,39 @@ def _together(entry: Entry) -> list[Entry]:
 def _download(entry: Entry, path: Path, progress: bool | None) -> None:
     url, digest, size = archive_url(entry), hashlib.md5(usedforsecurity=False), 0
     if not url.startswith(("https://", "http://")):
-        raise DataError(f"{url} is no web address; expected one in STZOO_BEIR_URL.")
+        raise DataError(f"{url} is not a web address; set STZOO_BEIR_URL to one that begins with https://.")
     request = urllib.request.Request(url, headers={"User-Agent": "stzoo"})  # noqa: S310 - checked above
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _told(url):  # apart from the disk, whose errors are OSErrors as well
+        with _explained(url):  # errors of the network, not of the disk; both are OSErrors
             answer = retry(lambda: _open(request), url, (ConnectionError, TimeoutError))
         bar = _bar(progress, str(entry.zip), entry.zip_bytes) | {"unit": "B", "unit_scale": True}
         with answer, path.open("wb") as file, tqdm(**bar) as shown:
             while True:
-                with _told(url):
+                with _explained(url):
                     chunk = answer.read(_CHUNK)
                 if not chunk:
                     break
                 digest.update(chunk)
                 size += len(chunk)
                 if entry.zip_bytes and size > entry.zip_bytes:
-                    raise DataError(f"{url} is larger than the {entry.zip_bytes} bytes it should have.")
+                    raise DataError(f"{url} is larger than the expected {entry.zip_bytes} bytes.")
                 file.write(chunk)
                 shown.update(len(chunk))
     if entry.zip_bytes and size < entry.zip_bytes:
         raise DataError(
-            f"{url} gave {size} bytes, not the {entry.zip_bytes} it should have: it broke off, or is another "
-            "file. Run the command again to fetch it."
+            f"{url} has {size} bytes; expected {entry.zip_bytes}. The download was cut off, or the file has "
+            "changed. Run the command again to download it."
         )
     if digest.hexdigest() != entry.md5:
         raise DataError(
-            f"{url} has the MD5 {digest.hexdigest()} ({size} bytes), not {entry.md5} as it should: it was "
-            "damaged on the way, or is another file."
+            f"{url} has the MD5 {digest.hexdigest()} ({size} bytes), not {entry.md5} as expected: it was "
+            "damaged in transit, or has changed. Run the command again to download it."
         )
 
 
 def _open(request: urllib.request.Request) -> Any:
-    """Opens a web address; what may go away by itself is a ConnectionError or a TimeoutError."""
+    """Opens a web address; failures that may be temporary raise ConnectionError or TimeoutError."""
     try:
         return urllib.request.urlopen(request, timeout=seconds())  # noqa: S310 - checked by the caller
     except urllib.error.HTTPError:
@@ -194,48 +194,48 @@ def _unpack(path: Path, entry: Entry, folder: Path) -> None:
 
 
 def _members(archive: zipfile.ZipFile, entry: Entry) -> dict[str, zipfile.ZipInfo]:
-    """The files of a set by their names in its folder, once all of the archive has been looked at."""
+    """Checks the whole archive, and returns the files of a data set by their names in its folder."""
     found = {}
     for member in archive.infolist():
         name = member.filename
         if name.startswith("/") or re.match(r"[A-Za-z]:", name) or "\\" in name or ".." in name.split("/"):
             raise DataError(
-                f"{entry.zip} holds {name!r}, which leads out of its folder; nothing was unpacked."
+                f"{entry.zip} contains {name!r}, which is outside its folder; nothing was unpacked."
             )
         if stat.S_ISLNK(member.external_attr >> 16):
-            raise DataError(f"{entry.zip} holds the link {name!r}; nothing was unpacked.")
+            raise DataError(f"{entry.zip} contains the link {name!r}; nothing was unpacked.")
         inside = name.removeprefix(f"{entry.folder}/")
         if inside != name and re.fullmatch(r"(corpus|queries)\.jsonl|qrels/[\w-]+\.tsv", inside):
             found[inside] = member
-            # zipfile reads no more of a member than the size that the archive states
+            # zipfile reads no more of a member than the size stated in the archive
             if member.file_size > max(_CHUNK, MAX_RATIO * member.compress_size):
                 raise DataError(f"{name} in {entry.zip} would grow more than {MAX_RATIO} times; refused.")
     if sum(member.file_size for member in found.values()) > MAX_BYTES:
         raise DataError(f"{entry.folder} in {entry.zip} would take more than {MAX_BYTES >> 30} GiB; refused.")
     if not {"corpus.jsonl", "queries.jsonl"} < set(found):
         raise DataError(
-            f"{entry.zip} holds no {entry.folder}/ with corpus.jsonl, queries.jsonl and qrels/*.tsv."
+            f"{entry.zip} has no {entry.folder}/ with corpus.jsonl, queries.jsonl and qrels/*.tsv."
         )
     return found
 
 
 @contextlib.contextmanager
-def _told(source: str) -> Iterator[None]:
-    """Makes a DataError that names the source of whatever fails in the block.
+def _explained(source: str) -> Iterator[None]:
+    """Turns any error in the block into a DataError that names the source.
 
-    The client libraries raise errors of many kinds for what the network or the data set lacks.
+    The client libraries raise many kinds of errors for faults of the network or the data set.
     """
     try:
         yield
     except StzooError:
         raise
     except Exception as error:
-        told = f"{type(error).__name__}: {error}".rstrip(". ")
-        raise DataError(f"{source}: {told}") from error
+        reason = f"{type(error).__name__}: {error}".rstrip(". ")
+        raise DataError(f"{source}: {reason}") from error
 
 
 def _of(splits: Mapping[str, Any], split: str) -> Any:
-    """The rows of the split, or of the only one there is."""
+    """The rows of the split, or of the only split."""
     return next(iter(splits.values())) if len(splits) == 1 else splits[split]
 
 
@@ -244,7 +244,7 @@ def _grades(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
     for row in rows:
         grade = as_grade(str(row["score"]))
         if grade is None:
-            raise ValueError(f"the score {row['score']!r}, which is no whole number")
+            raise ValueError(f"the score {row['score']!r}, which is not a whole number")
         grades.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = grade
     return grades
 
@@ -259,4 +259,4 @@ def _name(row: Mapping[str, Any]) -> str:
 def _bar(progress: bool | None, name: str, total: int | None) -> dict[str, Any]:
     """Options of tqdm."""
     hidden = None if progress is None else not progress
-    return {"desc": f"fetching {name}", "total": total, "disable": hidden, "delay": 2}
+    return {"desc": f"Downloading {name}", "total": total, "disable": hidden, "delay": 2}

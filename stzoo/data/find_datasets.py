@@ -1,4 +1,4 @@
-"""Judged sets by name: found on the disk, the Hub or in BEIR's archives, checked, and averaged by suite."""
+"""Retrieval data sets by name, found on disk, on the Hub or in BEIR's archives, and checked."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from stzoo.utils.inputs import user_path
 
 @dataclass(frozen=True)
 class Found:
-    """A judged set on the disk, ready for `read_beir(folder, split, name=name)`.
+    """A data set on disk, ready for `read_beir(folder, split, name=name)`.
 
     Attributes:
-        folder: a BEIR folder, or FOLDER/TASK.
-        split: to score on.
-        entry: what the registry knows of it, or None.
+        folder: Path of a BEIR folder, or FOLDER/TASK.
+        split: Split to score on.
+        entry: Entry in the registry, or None.
     """
 
     folder: Path
@@ -30,7 +30,7 @@ class Found:
 
     @property
     def name(self) -> str | None:
-        """The registry's, so that a set has one name wherever it came from; None for the folder's own."""
+        """Name in the registry, the same wherever the data set came from; None to use the folder's name."""
         return self.entry.name if self.entry else None
 
 
@@ -42,29 +42,29 @@ def find(
     split: str | None = None,
     progress: bool | None = None,
 ) -> Found:
-    """Finds a judged set; fetches it into the cache if it is nowhere on the disk and the registry knows it.
+    """Finds a data set, and downloads it into the cache if it is not on disk and the registry has it.
 
-    The places, in this order: DATA/NAME, or DATA itself if that is its name; CACHE/datasets/NAME; mteb's copy
-    on the Hub, at the registry's revision; BEIR's archive, whose checksum the registry has. No code from any
-    of them is run, and with HF_HUB_OFFLINE=1 no network is used.
+    The search order: DATA/NAME, or DATA itself if that is its name; CACHE/datasets/NAME; mteb's copy on
+    the Hub, at the registry's revision; BEIR's archive, checked by its checksum. No downloaded code
+    is run, and with HF_HUB_OFFLINE=1 the network is not used.
 
     Args:
-        name: of a set in the registry, or a folder (or FOLDER/TASK) under `data`; suites are for
+        name: Name in the registry, or of a folder (or FOLDER/TASK) under `data`. For suites, see
             `registry.expand`.
-        data: a BEIR folder, or the parent of several.
-        cache: where fetched sets are kept; None for stzoo's cache ($STZOO_CACHE).
-        split: to score on; None for the registry's, or "test".
+        data: Path of a BEIR folder, or of the parent of several.
+        cache: Folder for downloaded data sets; None for stzoo's cache ($STZOO_CACHE).
+        split: Split to score on; None for the registry's, or "test".
         progress: True for progress bars on stderr; None shows them on a terminal only.
 
     Raises:
-        DataError: if it is not there; it says where its files belong and where they are to be had.
-        OutputError: if the cache cannot be written.
+        DataError: If the data set is not found; the error says where to get its files and where to put them.
+        OutputError: If the cache cannot be written.
     """
     entry = registry.find(name)
     split = split or (entry.split if entry else "test")
     data = None if data is None else user_path(data)
     if data is not None and not data.is_dir():
-        raise DataError(f"{data} is not there; expected a BEIR folder, or the parent of several.")
+        raise DataError(f"{data} does not exist; expected a BEIR folder, or the parent of several.")
     folder = _local(name, entry, data)
     if folder:
         return Found(folder, split, entry)
@@ -77,11 +77,11 @@ def find(
 
 
 def check(entry: Entry, judged: RetrievalDataset) -> tuple[str, ...]:
-    """Says where a set's counts are not the official ones.
+    """Compares a data set's counts with the official ones, and returns a sentence for each difference.
 
     Args:
-        entry: what the registry knows of it.
-        judged: the set; its judgements are compared in the registry's split alone.
+        entry: Entry in the registry, with the official counts.
+        judged: The data set; its judgements are compared only if the split is the registry's.
     """
     counts = [("documents", len(judged.corpus_ids), entry.documents)]
     if judged.split == entry.split:
@@ -99,10 +99,10 @@ def check(entry: Entry, judged: RetrievalDataset) -> tuple[str, ...]:
 
 
 def _local(name: str, entry: Entry | None, data: Path | None) -> Path | None:
-    """The set's folder under `data`, by any of its names."""
+    """The data set's folder under `data`, by any of its names."""
     if data is None:
         return None
-    user_path(data / name)  # there can be nothing under some names
+    user_path(data / name)  # refuses names that no file can have
     spellings = dict.fromkeys((name, *(entry.names if entry else ())))
     for folder in (data / spelling for spelling in spellings):
         if is_beir(folder) or (is_beir(folder.parent) and _has_task(folder)):
@@ -110,7 +110,7 @@ def _local(name: str, entry: Entry | None, data: Path | None) -> Path | None:
     if is_beir(data) and data.resolve().name in spellings:
         return data
     if (data / name).is_dir():
-        raise DataError(f"{data / name} is there, but is no BEIR folder; expected {_layout()} in it.")
+        raise DataError(f"{data / name} exists, but is not a BEIR folder; expected {_layout()} in it.")
     return None
 
 
@@ -131,7 +131,7 @@ def _fetch(entry: Entry, data: Path | None, place: Path, split: str, progress: b
     if not reasons:
         with download.exclusive(entry, place):
             for source in sources:
-                if is_beir(place / entry.name):  # fetched, if not by another process meanwhile
+                if is_beir(place / entry.name):  # perhaps another process has downloaded it meanwhile
                     return
                 try:
                     source(entry, place, progress)
@@ -140,14 +140,14 @@ def _fetch(entry: Entry, data: Path | None, place: Path, split: str, progress: b
         if is_beir(place / entry.name):
             return
     way = (
-        f"They are in {download.archive_url(entry)} (MD5 {entry.md5}): where there is a network, "
+        f"They are in {download.archive_url(entry)} (MD5 {entry.md5}): on a computer with a network, run "
         f"`curl -O {download.archive_url(entry)}`, and unzip it in {home.parent}."
         if entry.zip
-        else f"They are on the Hub ({entry.mteb} at {entry.revision}): where there is a network, run this "
-        f"with STZOO_CACHE=FOLDER, and bring FOLDER/datasets/{entry.name} along."
+        else f"They are on the Hub ({entry.mteb} at {entry.revision}): with a network, run this "
+        f"with STZOO_CACHE=FOLDER, and copy FOLDER/datasets/{entry.name}."
     )
     raise DataError(
-        f"{entry.name} is not there: no {home}, no {place / entry.name}; {'; '.join(reasons)}. "
+        f"{entry.name} was not found: no {home}, no {place / entry.name}; {'; '.join(reasons)}. "
         f"Put {belongs}. {way}"
     )
 
@@ -161,7 +161,7 @@ def _unknown(name: str, data: Path | None) -> str:
     guess = suggest(name, [*inside, *registry.suites(), *registry.entries()])
     return (
         f"there is no data set {name!r}: "
-        + (f"{data / name} is no BEIR folder ({_layout()})" if data else "no folder was given")
-        + f", and the registry has none of that name{guess}"
+        + (f"{data / name} is not a BEIR folder ({_layout()})" if data else "no folder was given")
+        + f", and the registry has no such name{guess}"
         + (f" In {data}: {', '.join(sorted(inside))}." if inside else "")
     )

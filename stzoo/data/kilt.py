@@ -1,14 +1,15 @@
-"""KILT: retrieval scored by Wikipedia page, against sets of pages that are evidence together.
+"""KILT: retrieval of Wikipedia pages, scored against sets of pages that are needed together as evidence.
 
-A KILT file has a question a line: {"id", "input", "output": [{"answer", "provenance": [{"wikipedia_id"}]}]}.
-The provenance of one output is one evidence set: all its pages are needed. A system's guess has the same
-form, with one output whose provenance is its ranking. Passages are searched, and their pages scored:
+A KILT file has one question per line:
+{"id", "input", "output": [{"answer", "provenance": [{"wikipedia_id"}]}]}.
+The provenance of one output is one evidence set, all of whose pages are needed. A system's guess has the same
+format, with one output whose provenance is its ranking. Passages are searched, and their pages are scored:
 
     judged = read_kilt("nq-dev-kilt.jsonl", "corpus.jsonl.gz")
     pages = judged.to_pages(retrieve(model, judged))
     kilt_scoring.score(judged.evidence, pages)
 
-A ranking of 1000 passages holds fewer pages, so that measures deeper than these see no more.
+A ranking of 1000 passages has fewer than 1000 pages, so measures with a larger cutoff see no more pages.
 """
 
 import re
@@ -35,14 +36,14 @@ def to_pages(run: Run, page_of: Mapping[str, str]) -> Run:
     """Turns a ranking of passages into one of their pages, each with the score of its best passage.
 
     Args:
-        run: score by passage id by query id.
-        page_of: page id by passage id.
+        run: Score by passage id by query id.
+        page_of: Page id by passage id.
 
     Returns:
-        score by page id by query id, best first, ties in trec_eval's order.
+        Score by page id by query id, best first, ties in trec_eval's order.
 
     Raises:
-        DataError: if a passage has no page.
+        DataError: If a passage has no page.
     """
     ranked: dict[str, dict[str, float]] = {}
     for query, found in run.items():
@@ -50,7 +51,7 @@ def to_pages(run: Run, page_of: Mapping[str, str]) -> Run:
         for passage, value in found.items():
             if passage not in page_of:
                 raise DataError(
-                    f"the passage {quoted(passage)}, found for query {quoted(query)}, belongs to no page."
+                    f"the passage {quoted(passage)}, found for query {quoted(query)}, has no page."
                 )
             page = page_of[passage]
             best[page] = max(value, best.get(page, value))
@@ -60,12 +61,12 @@ def to_pages(run: Run, page_of: Mapping[str, str]) -> Run:
 
 @dataclass(frozen=True, kw_only=True)
 class KiltSet(RetrievalDataset):
-    """A KILT file over a corpus of passages: these are searched, and judged by their pages.
+    """A KILT file over a corpus of passages, which are searched and judged by their pages.
 
     Attributes:
         qrels: 1 by page id (not passage id) by question id, for each page of any evidence set.
-        pages: page id of each passage, in the order of corpus_ids.
-        evidence: distinct evidence sets by question id.
+        pages: Page id of each passage, in the order of corpus_ids.
+        evidence: Distinct evidence sets by question id.
     """
 
     pages: Sequence[str]
@@ -84,7 +85,7 @@ class KiltSet(RetrievalDataset):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (64 hex digits) over all that a score depends on, pages and evidence sets as well."""
+        """SHA-256 (64 hex digits) over all that a score depends on, including pages and evidence sets."""
         sets = ([query, sorted(map(sorted, found))] for query, found in self.evidence.items())
         return digest_rows([super().fingerprint, digest_rows(self.pages), *sets])
 
@@ -95,14 +96,15 @@ def read_kilt(
     """Reads a KILT file and the passages to search.
 
     Args:
-        file: jsonl(.gz) in KILT's format. TASK-SPLIT-kilt.jsonl gives the set TASK-kilt, split SPLIT.
-        corpus: a BEIR folder or a corpus.jsonl(.gz), whose rows name their page as "wikipedia_id", at the top
-            or in "metadata".
-        pages: a file of passage-id<TAB>page-id lines to name the pages instead.
+        file: Path of a jsonl(.gz) file in KILT's format. TASK-SPLIT-kilt.jsonl is the data set TASK-kilt,
+            split SPLIT.
+        corpus: Path of a BEIR folder or a corpus.jsonl(.gz), whose rows have their page's id under
+            "wikipedia_id", at the top level or in "metadata".
+        pages: Path of a file with lines of passage-id<TAB>page-id, to use instead of "wikipedia_id".
         progress: True for a progress bar on stderr after two seconds; None shows it on a terminal only.
 
     Raises:
-        DataError: if a file is not there, a line does not hold (named by file and line), a passage has no
+        DataError: If a file does not exist, a line is invalid (named by file and line), a passage has no
             page, or no page of the evidence has a passage.
     """
     file, corpus = Path(file), Path(corpus)
@@ -130,7 +132,7 @@ def read_kilt(
     stem = file.name.removesuffix(".gz").removesuffix(".jsonl")
     official = re.fullmatch(r"(.+)-(train|dev|test)\w*-kilt", stem)
     return KiltSet(
-        name=f"{official[1]}-kilt" if official else stem,  # the task's name alone may be that of a BEIR set
+        name=f"{official[1]}-kilt" if official else stem,  # the task's name alone may be a BEIR data set's
         split=official[2] if official else "test",
         corpus_ids=ids,
         passages=passages,
@@ -147,7 +149,7 @@ def read_gold(path: str | Path) -> Evidence:
     """Reads the evidence sets of a KILT file (jsonl or jsonl.gz) by question id.
 
     Raises:
-        DataError: if a line does not hold (named by file and line), or there is none.
+        DataError: If a line is invalid (named by file and line), or there is none.
     """
     path = Path(path)
     return {query: evidence_sets(row, at) for at, query, row in _questions(path)}
@@ -162,7 +164,7 @@ def read_guess(path: str | Path) -> dict[str, list[str]]:
     """Reads a system's answers in KILT's format (jsonl or jsonl.gz): page ids by question id, best first.
 
     Raises:
-        DataError: if a line does not hold (named by file and line), or there is none.
+        DataError: If a line is invalid (named by file and line), or there is none.
     """
     path, guess = Path(path), {}
     for at, query, row in _questions(path):
@@ -186,7 +188,7 @@ def _questions(path: Path, progress: bool | None = None) -> Iterator[tuple[RowLo
             raise at.error(found, "at least one output (KILT's test files have none)")
         yield at, query, row
     if not seen:
-        raise DataError(f"{path} holds no question; expected one JSON object a line.")
+        raise DataError(f"{path} has no question; expected one JSON object per line.")
 
 
 def _pages_in_map(path: Path, passages: Iterable[str], progress: bool | None) -> Iterator[str]:
@@ -199,5 +201,7 @@ def _pages_in_map(path: Path, passages: Iterable[str], progress: bool | None) ->
             raise at.error(f"a second page for passage {quoted(fields[0])}", "one")
     for passage in passages:
         if passage not in page_of:
-            raise DataError(f"{path} names no page for the passage {quoted(passage)}.")
+            raise DataError(
+                f"{path} has no page for the passage {quoted(passage)}; expected one for each passage."
+            )
         yield page_of[passage]

@@ -1,6 +1,6 @@
-"""Rows that name pages: what KILT's questions hold as evidence, and where a corpus says its passages' pages.
+"""The pages of KILT's rows: evidence of questions, and pages of passages.
 
-Source: https://github.com/facebookresearch/KILT (the form of its data).
+Source: https://github.com/facebookresearch/KILT (the format of its data).
 """
 
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from stzoo.data.rows import read_jsonl
 
 
 def evidence_sets(row: dict[str, Any], at: RowLocation) -> tuple[frozenset[str], ...]:
-    """The distinct evidence sets, of page ids, of a question.
+    """The distinct evidence sets (sets of page ids) of a question.
 
     Raises:
-        DataError: if the row's output or its provenance is no list of objects, or an id is none.
+        DataError: If the row's output or provenance is not a list of objects, or an id is invalid.
     """
     sets = [
         [at.id(item, "wikipedia_id") for item in at.objects(output, "provenance")]
@@ -26,10 +26,10 @@ def evidence_sets(row: dict[str, Any], at: RowLocation) -> tuple[frozenset[str],
 
 
 def pages_in_rows(corpus: Path, progress: bool | None) -> Iterator[str]:
-    """The page of each passage of a corpus.jsonl(.gz): "wikipedia_id", at the top or in "metadata".
+    """The page of each passage of a corpus.jsonl(.gz): "wikipedia_id", at the top level or in "metadata".
 
     Raises:
-        DataError: if a passage has none.
+        DataError: If a passage has none.
     """
     for at, row in read_jsonl(corpus, progress):
         if "wikipedia_id" not in row and isinstance(row.get("metadata"), dict):

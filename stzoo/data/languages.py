@@ -1,8 +1,7 @@
-"""Languages that lexical search knows: their stemmers and stop words, and which one texts are in.
+"""The languages of lexical search: their stemmers, their stop words, and how they are detected.
 
-Stemmers are Snowball's (PyStemmer), stop words those of bm25s. Chinese, Japanese, Korean and Thai have
-neither: they are searched by characters and pairs of these (`words.search_terms`), and lists are of
-words.
+Stemmers are Snowball's (PyStemmer), and stop words are those of bm25s. Chinese, Japanese, Korean and Thai
+have neither: they are searched by characters and pairs of characters (`words.search_terms`).
 """
 
 import re
@@ -25,9 +24,10 @@ LANGUAGES = {
 }  # fmt: skip
 _WITH_STOP_WORDS = ("da", "de", "en", "es", "fr", "it", "nl", "no", "pt", "ru", "sv", "tr")
 
-# The share of stop words among the words of a text at which it is taken for one of the language. Lists are of
-# different lengths (33 words of English, 313 of Spanish), and relatives share words: on translations of
-# programs' messages, Catalan has 0.30 to 0.34 of Spanish, Afrikaans 0.30 of Dutch, Friulian 0.25 of Italian.
+# The share of stop words in a text from which it counts as being in the language. The lists have different
+# lengths (English 33 words, Spanish 313), and related languages share words: in translations of programs'
+# messages, Spanish stop words are 0.30 to 0.34 of Catalan, Dutch ones 0.30 of Afrikaans, Italian ones 0.25 of
+# Friulian.
 _SHARE = dict.fromkeys(_WITH_STOP_WORDS, 0.28) | {
     "en": 0.15,
     "es": 0.35,
@@ -36,9 +36,9 @@ _SHARE = dict.fromkeys(_WITH_STOP_WORDS, 0.28) | {
     "ru": 0.15,
     "tr": 0.08,
 }
-_CLEARER = 2.5  # so many times as many of its own stop words as the second language has of its own
-_SAMPLE, _CHARACTERS = 500, 300  # texts, and how much of each
-_SCRIPTS = {  # letters that only one language has, or all of which are Chinese if there is no kana
+_CLEARER = 2.5  # least ratio of stop words of the first language alone to those of the second alone
+_SAMPLE, _CHARACTERS = 500, 300  # number of texts, and of characters of each
+_SCRIPTS = {  # letters of one language only; without kana, Han characters count as Chinese
     name: re.compile(f"[{letters}]")
     for name, letters in {
         "ja": "\u3040-\u30ff\uff66-\uff9d",
@@ -50,21 +50,21 @@ _SCRIPTS = {  # letters that only one language has, or all of which are Chinese 
         "ta": "\u0b80-\u0bff",
     }.items()
 }
-_KANA = 0.05  # of the characters of Japanese; its encyclopedias have 0.3 and more
+_KANA = 0.05  # least share of kana in Japanese; its encyclopedias have 0.3 or more
 
 
 def check_language(language: str) -> str:
     """The code of a language, by its code ("de") or its English name ("German"); "none" for none.
 
     Raises:
-        RecipeError: if it is not known.
+        RecipeError: If it is unknown.
     """
     codes = {name: code for code, name in LANGUAGES.items()} | {code: code for code in (*LANGUAGES, NONE)}
     if (code := codes.get(language.strip().lower())) is None:
         known = ", ".join(f"{code} ({name})" for code, name in LANGUAGES.items())
         raise RecipeError(
             f"the language {language!r} is unknown{suggest(language, codes)} "
-            f"Known are {known}; use none for any other language."
+            f"Known languages: {known}; use none for any other language."
         )
     return code
 
@@ -78,15 +78,15 @@ def stemmer_name(language: str) -> str | None:
 
 
 def stop_words_name(language: str) -> str | None:
-    """The name of a language's list of stop words in bm25s, by its code; None where it has none."""
+    """The name of a language's list of stop words in bm25s, by its code; None if there is none."""
     return LANGUAGES[language] if language in _WITH_STOP_WORDS else None
 
 
 @cache
 def stop_words(language: str) -> frozenset[str]:
-    """The stop words of a language, as `stzoo.data.words.words` gives them; none where there is no list.
+    """The stop words of a language, split as by `stzoo.data.words.words`; empty if there is no list.
 
-    Of contractions such as "l'" each part is one, but for English, whose list is used as it is.
+    Contractions such as "l'" are split into their parts, except in English, whose list is used unchanged.
     """
     from bm25s.tokenization import Tokenizer
 
@@ -97,13 +97,13 @@ def stop_words(language: str) -> frozenset[str]:
 
 
 def detect_language(texts: Sequence[str]) -> str:
-    """The code of the language that most of the texts are in; "none" if that is not clear.
+    """The code of the language of most of the texts; "none" if that is not clear.
 
-    Scripts of one language are told by their letters, the twelve languages with stop words by how many of
-    these there are. No other language is ever detected.
+    Languages with a script of their own are detected by their letters, and the twelve languages with stop
+    words by the number of stop words. Other languages are not detected.
 
     Args:
-        texts: one at least; a sample spread over them is looked at.
+        texts: At least one text; an evenly spaced sample is used.
     """
     found: Counter[str] = Counter()  # words
     letters: Counter[str] = Counter()  # by script

@@ -1,23 +1,23 @@
-"""The built-in corpus: docstrings of the running interpreter's own standard library, in need of no network.
+"""The built-in corpus: docstrings of the running interpreter's standard library. It needs no network.
 
 1. The library's source files are parsed with `ast`, in name order; nothing is imported, so nothing runs.
-   Left out: what is installed beside the library, and its tests.
+   Installed packages and the library's tests are left out.
 2. Every docstring of at least 8 words is a passage, titled with its qualified name.
 3. A docstring with a summary of 4 to 30 words of prose and at least 14 more words is also a pair: the summary
-   (its first sentence) asks, the rest answers. A shorter rest ("Returns None if there is no more.") seldom
-   tells what it is the rest of.
+   (its first sentence) is the query, and the rest is the answer. A shorter rest ("Returns None if there is no
+   more.") seldom shows which docstring it is from.
 4. A hash of the summary puts about 80 % of the queries into train, 5 % into dev and 15 % into test.
 
-What is relevant: two texts are the same when their words are, whatever the case and the punctuation. A
-summary that several objects share is one query with several relevant passages, and a rest that they share is
-one passage that several queries want. A summary that can also be read inside some rest is no query.
+Relevance: two texts are the same if their words are, regardless of case and punctuation. A summary that
+several objects share is one query with several relevant passages, and a rest that they share is one passage
+that is relevant to several queries. A summary that also occurs in a rest is not used as a query.
 
-What is searched: the rests of the pairs only, without a title. Other docstrings would be unjudged answers
-(the one line of an overriding method is often the summary itself), and the name "shutil.copytree" would give
-away words of "Recursively copy a directory tree". The name is the passage's id, so that a reader sees it.
+The corpus to search: only the rests of the pairs, without titles. Other docstrings would be unjudged answers
+(the only line of an overriding method is often the summary itself), and the name "shutil.copytree" would
+reveal words of "Recursively copy a directory tree". The name is the passage's id, so that readers see it.
 
-What pre-training may see: every passage, but of a dev or test pair only the rest, and no other passage that
-holds a held-out summary. So no held-out query is read before it is asked. (The rests are read: a corpus is
+The corpus for pre-training: every passage, but only the rests of dev and test pairs, and no other passage
+that contains a held-out summary. So no held-out query is seen in training. (The rests are seen: a corpus is
 known before its queries are.)
 """
 
@@ -43,22 +43,22 @@ SUMMARY_WORDS = range(4, 31)
 _LEFT_OUT = {"site-packages", "dist-packages", "lib-dynload", "__pycache__", "test", "tests", "idle_test"}
 _Named = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 _BLANK_LINE = re.compile(r"\n\s*\n")
-# Ends at a full stop after a word, bracket or quote and before a capital, but not at the stop of "e.g.".
+# Ends at a full stop after a word, bracket or quote and before a capital letter, but not at that of "e.g.".
 _SENTENCE = re.compile(r".+?[\w)\]}'\"`](?<!\be\.g)(?<!\bi\.e)[.!?](?=\s+[\"'`(*]*[A-Z])")
-# Calls, grammars, doctests, headings and "the following:" cannot be asked.
+# Calls, grammars, doctests, headings and "the following:" are not queries.
 _NO_PROSE = re.compile(r"^[\w.]+\(|>>>| :?= |==|--.*--|:$")
 _WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
 class Docstring:
-    """A docstring, its white space made single spaces.
+    """A docstring, with all white space replaced by single spaces.
 
     Attributes:
-        name: qualified, e.g. "shutil.rmtree"; a second object of that name ends in "#2".
-        text: the whole docstring.
-        summary: the first sentence if it can be asked, else "".
-        rest: what follows the summary; "" where there is no summary.
+        name: Qualified name, e.g. "shutil.rmtree"; a second object with the same name ends in "#2".
+        text: The whole docstring.
+        summary: The first sentence if it can be a query, otherwise "".
+        rest: The text after the summary; "" if there is no summary.
     """
 
     name: str
@@ -69,13 +69,13 @@ class Docstring:
 
 @dataclass(frozen=True)
 class Pair:
-    """A summary, and the rest of one docstring that has it.
+    """A summary, and the rest of a docstring with this summary.
 
     Attributes:
-        id: of the query: "q" and 12 hex digits of the SHA-256 of its words.
-        query: the summary.
-        passage_id: the qualified name of the first docstring with this rest.
-        passage: the rest, which holds no query.
+        id: Id of the query: "q" and 12 hex digits of the SHA-256 of its words.
+        query: The summary.
+        passage_id: Qualified name of the first docstring with this rest.
+        passage: The rest, which contains no query.
         split: "train", "dev" or "test".
     """
 
@@ -90,14 +90,14 @@ def source_files() -> list[Path]:
     """The Python files of the running interpreter's standard library, sorted, without its tests.
 
     Raises:
-        DataError: if there are none (a library inside a zip file or an executable).
+        DataError: If there are none (e.g. if the library is in a zip file or an executable).
     """
     root = Path(sysconfig.get_path("stdlib"))
     files = [path for path in root.rglob("*.py") if not _LEFT_OUT & set(path.relative_to(root).parts)]
     if not files:
         raise DataError(
-            f"{root} holds no Python files, so this interpreter has no docstrings to read; "
-            "expected a standard library in source form. Use another interpreter or a corpus of your own."
+            f"{root} has no Python files, so there are no docstrings to read; expected the source of the "
+            "standard library. Use another interpreter, or a corpus of your own."
         )
     return sorted(files)
 
@@ -106,8 +106,8 @@ def passages(exclude_queries: Sequence[str] = ("dev", "test")) -> list[dict[str,
     """The passages for pre-training, in the order of the source files.
 
     Args:
-        exclude_queries: the splits whose queries must not be read: of their pairs only the rest is given,
-            and a passage that holds such a query elsewhere is left out. () gives whole docstrings.
+        exclude_queries: Splits whose queries must not be in the passages: only the rests of their pairs are
+            included, and other passages that contain such a query are left out. () gives whole docstrings.
 
     Returns:
         Rows of "id" and "title" (both the qualified name) and "text"; no two texts have the same words.
@@ -168,7 +168,7 @@ def write_pydocs(folder: str | Path) -> Path:
     """Writes the pairs as a BEIR folder (qrels/{train,dev,test}.tsv) and returns it.
 
     Raises:
-        OutputError: if the folder holds something else, or cannot be written.
+        OutputError: If the folder has other content, or cannot be written.
     """
     return write_beir(folder, *beir())
 
@@ -179,7 +179,7 @@ def docstrings() -> tuple[Docstring, ...]:
     root = Path(sysconfig.get_path("stdlib"))
     found: list[Docstring] = []
     names: dict[str, int] = {}
-    for path in tqdm(source_files(), desc="reading docstrings", unit=" files", disable=None, leave=False):
+    for path in tqdm(source_files(), desc="Reading docstrings", unit=" files", disable=None, leave=False):
         parts = path.relative_to(root).with_suffix("").parts
         module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         for name, text in _walk(ast.parse(path.read_bytes(), filename=str(path)), module):
@@ -191,7 +191,7 @@ def docstrings() -> tuple[Docstring, ...]:
 
 
 def _walk(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
-    """Names and cleaned docstrings of a module, class or function and of all that is defined inside it."""
+    """Names and cleaned docstrings of a module, class or function and of everything defined in it."""
     if isinstance(node, ast.Module | _Named):
         text = ast.get_docstring(node)
         if text:
@@ -201,7 +201,7 @@ def _walk(node: ast.AST, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """The summary and the rest, or two empty strings where one of them cannot stand alone."""
+    """The summary and the rest, or two empty strings if one of them is unsuitable."""
     first, *others = _BLANK_LINE.split(text.strip(), maxsplit=1)
     first, other = " ".join(first.split()), " ".join("".join(others).split())
     sentence = _SENTENCE.match(first)
@@ -218,7 +218,7 @@ def _words(text: str) -> str:
 
 
 class _Finder:
-    """Finds which of many texts stand inside another, all given as `_words` gives them."""
+    """Finds which of many texts occur in another; all are results of `_words`."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self.by_start: dict[tuple[str, ...], list[str]] = {}

@@ -1,4 +1,4 @@
-"""Relevance judgements, and how BEIR files them: query-id, corpus-id, score under a header, tab-separated."""
+"""Relevance judgements, and BEIR's format: query-id, corpus-id, score, tab-separated, under a header."""
 
 import re
 from collections.abc import Iterable
@@ -9,17 +9,24 @@ from stzoo.errors import DataError, quoted
 
 Qrels = dict[str, dict[str, int]]  # grade by document id by query id; above 0 is relevant
 
-# trec_eval keeps a counter for each grade up to the largest: memory and time of every query grow with it.
+# trec_eval keeps a counter for each grade, so its memory and time grow with the largest one.
 MAX_GRADE = 1_000_000
 GRADE = f"a whole number in ASCII digits, at most {MAX_GRADE}"
 _GRADE = re.compile(r"[+-]?[0-9]+(\.0*)?")
 
 
 def read_judgements(path: Path, lines: Iterable[tuple[RowLocation, str]]) -> Qrels:
-    """Reads the numbered lines of a file of qrels/: grade by document id by query id, in the file's order.
+    """Parses the lines of a file in qrels/.
+
+    Args:
+        path: Path of the file, for messages.
+        lines: The lines with their locations, see `stzoo.data.rows.read_lines`.
+
+    Returns:
+        Grade by document id by query id, in file order.
 
     Raises:
-        DataError: if a line does not hold (named by file and line), or there is none.
+        DataError: If a line is invalid (named by file and line), or there is none.
     """
     qrels: Qrels = {}
     layout = "query-id<TAB>corpus-id<TAB>score"
@@ -30,14 +37,14 @@ def read_judgements(path: Path, lines: Iterable[tuple[RowLocation, str]]) -> Qre
         if at.line > 1:
             add_judgement(qrels, fields[0], fields[1], fields[2], at)
         elif not is_header(fields):
-            raise at.error("a judgement where the header belongs", f"the header {layout}")
+            raise at.error("a judgement in place of the header", f"the header {layout}")
     if not qrels:
-        raise DataError(f"{path} holds no judgement; expected lines of {layout} under a header.")
+        raise DataError(f"{path} has no judgement; expected lines of {layout} under a header.")
     return qrels
 
 
 def is_header(fields: list[str]) -> bool:
-    """True if the fields of a first line are BEIR's header: three, and no digit in the third."""
+    """True if the first line is BEIR's header: three fields, without a digit in the third."""
     return len(fields) == 3 and not any(sign.isdigit() for sign in fields[2])
 
 
@@ -45,7 +52,7 @@ def add_judgement(qrels: Qrels, query: str, document: str, grade: str, at: RowLo
     """Adds the judgement of one line of a file.
 
     Raises:
-        DataError: if an id is empty, the grade is not one, or not the one that the pair has already.
+        DataError: If an id is empty, the grade is invalid, or the pair already has another grade.
     """
     if not query or not document:
         raise at.error(f"an empty {'document' if query else 'query'} id", "an id")
@@ -54,20 +61,20 @@ def add_judgement(qrels: Qrels, query: str, document: str, grade: str, at: RowLo
         raise at.error(f"the score {quoted(grade)}", GRADE)
     if qrels.setdefault(query, {}).setdefault(document, value) != value:
         pair = f"query {quoted(query)}, document {quoted(document)}"
-        raise at.error(f"a second score for {pair}", "one score a pair")
+        raise at.error(f"a second score for {pair}", "one score per pair")
 
 
 def as_grade(field: str) -> int | None:
-    """The grade that a field spells ("1", "-1", "1.0"), or None.
+    """Parses a grade ("1", "-1", "1.0"); None if it is invalid.
 
-    Exponents are refused: trec_eval reads "1e1" as 1, Python as 10. So are digits that only Python reads
-    ("1_0", full-width ones) and grades beyond MAX_GRADE.
+    Exponents are invalid, since trec_eval reads "1e1" as 1 and Python as 10. So are digits that only Python
+    reads ("1_0", full-width digits) and grades beyond MAX_GRADE.
     """
     digits = field.strip(" ")
     if not _GRADE.fullmatch(digits):
         return None
     digits = digits.partition(".")[0]
     if len(digits.lstrip("+-0")) > len(str(MAX_GRADE)):
-        return None  # int() takes no more than 4300 digits
+        return None  # int() refuses more than 4300 digits
     value = int(digits)
     return value if abs(value) <= MAX_GRADE else None

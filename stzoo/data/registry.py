@@ -1,7 +1,7 @@
-"""Facts on well-known judged sets, and the suites that averages are named after: the rows of registry.yaml.
+"""The registry of well-known retrieval data sets, and of the suites whose averages are reported.
 
-A set is looked up by its name, its name in mteb or on the Hub ("scifact", "SciFact", "mteb/scifact");
-capitals and marks other than "/" do not matter. The head of registry.yaml says where each fact comes from.
+A data set is looked up by its name, or its name in mteb or on the Hub ("scifact", "SciFact", "mteb/scifact");
+case and punctuation other than "/" do not matter. The head of registry.yaml lists the sources.
 """
 
 import re
@@ -17,25 +17,28 @@ import yaml
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What is known of a judged set; None where no source says.
+    """A data set's entry; values that no source states are None.
 
     Attributes:
-        name: as BEIR writes it; a forum of CQADupStack is "cqadupstack-android".
-        split: to score on.
-        documents: in the corpus.
-        queries: judged in the split.
-        relevant: pairs with a grade above 0.
-        judged: pairs with any grade.
-        missing: judged documents that the corpus itself lacks.
-        shares_ids: True if a document under a query's own id is that query, and so no answer.
-        zip: BEIR's archive; `zip_bytes` and `md5` are its size and checksum.
-        folder: of the set in the archive.
-        mteb: the data set on the Hub, and `revision` its commit.
-        beir: BEIR's own copy on the Hub.
-        task: name in mteb.
-        licence: as stated there.
-        get: how to get a set that is not public.
-        also: other names.
+        name: BEIR's name; a forum of CQADupStack is "cqadupstack-android".
+        split: Split to score on.
+        documents: Number of documents in the corpus.
+        queries: Number of judged queries in the split.
+        relevant: Number of pairs with a grade above 0.
+        judged: Number of pairs with any grade.
+        missing: Number of judged documents that the official corpus lacks.
+        shares_ids: True if a document with a query's id is that query, and so no answer.
+        zip: File name of BEIR's archive.
+        zip_bytes: Size of the archive, in bytes.
+        md5: Checksum of the archive.
+        folder: Folder of the data set in the archive.
+        mteb: Id of mteb's copy on the Hub.
+        revision: Commit of mteb's copy.
+        beir: Id of BEIR's copy on the Hub.
+        task: Name of the task in mteb.
+        licence: Licence, as stated on the Hub.
+        get: How to get a data set that is not public.
+        also: Other names.
     """
 
     name: str
@@ -60,30 +63,30 @@ class Entry:
 
     @property
     def names(self) -> Iterator[str]:
-        """All names that it goes by."""
+        """All names of the data set."""
         given = (self.name, self.folder, self.task, self.mteb, self.beir, *self.also)
         return (name for name in given if name)
 
 
 @cache
 def entries() -> Mapping[str, Entry]:
-    """The sets by name."""
+    """The entries by name."""
     return MappingProxyType({name: _entry(name, row) for name, row in _rows()["sets"].items()})
 
 
 @cache
 def suites() -> Mapping[str, tuple[str, ...]]:
-    """Names of sets by suite; the name of another suite among them counts as one set, its mean."""
+    """Names of data sets by suite. Another suite among them counts as one data set, by its mean."""
     return MappingProxyType({name: tuple(sets) for name, sets in _rows()["suites"].items()})
 
 
 def find(name: str) -> Entry | None:
-    """The set that goes by this name, or None."""
+    """The entry with this name, or None."""
     return _by_key().get(_key(name))
 
 
 def expand(names: Sequence[str]) -> list[str]:
-    """Names of sets, each once, with the sets of a suite in its place; other names are left as they are."""
+    """Replaces names of suites by those of their data sets, and keeps other names; each appears once."""
     by_key = {_key(suite): members for suite, members in suites().items()}
     found: dict[str, None] = {}
     for name in names:
@@ -93,16 +96,16 @@ def expand(names: Sequence[str]) -> list[str]:
 
 
 def shares_ids(name: str) -> bool:
-    """True if a document under a query's own id is that query: ArguAna, Quora and what was made of them.
+    """True if a document with a query's id is that query, as in ArguAna, Quora and data sets made from them.
 
     Args:
-        name: of a set or its folder; only its letters matter.
+        name: Name of a data set or its folder; only letters matter.
     """
     return _letters(name) in _sharing()
 
 
 def missing(name: str) -> int:
-    """How many judged documents the official corpus of this set lacks (ArguAna: 5)."""
+    """Number of judged documents that the data set's official corpus lacks (ArguAna: 5)."""
     entry = find(name)
     return entry.missing if entry else 0
 

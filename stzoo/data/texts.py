@@ -1,7 +1,7 @@
 """Many texts in little memory.
 
-A Python string takes 49 to 76 bytes beside its characters, and up to four bytes for each of them. `Texts` are
-UTF-8 in Arrow's memory, with eight bytes each beside them; strings are made of them when they are asked for.
+A Python string takes 49 to 76 bytes and up to four bytes per character. `Texts` are stored as UTF-8 by Arrow
+with eight further bytes per text, and become Python strings when they are accessed.
 """
 
 import sys
@@ -17,13 +17,13 @@ CHUNK_BYTES = 1 << 20
 
 
 class Texts(Sequence[str]):
-    """Strings that never change, held as UTF-8; equal to any list or tuple of the same strings.
+    """An immutable sequence of strings, stored as UTF-8; equal to any list or tuple of the same strings.
 
     Args:
-        texts: taken one by one, so that a stream is never held whole.
+        texts: The strings; an iterator is consumed without keeping all of its strings in memory.
 
     Raises:
-        UnicodeEncodeError: if a text holds half of a surrogate pair, which UTF-8 cannot.
+        UnicodeEncodeError: If a text contains half of a surrogate pair, which UTF-8 cannot represent.
     """
 
     _chunks: Any  # a pyarrow.ChunkedArray of large_string
@@ -52,7 +52,7 @@ class Texts(Sequence[str]):
             return self._chunks[place].as_py()
         if place.step in (None, 1):
             return self._chunks[place].to_pylist()
-        # Arrow would copy all chunks into one first, and knows no steps beyond 64 bits.
+        # Arrow would first copy all chunks into one, and refuses steps beyond 64 bits.
         return [self[i] for i in range(*place.indices(len(self)))]
 
     def __iter__(self) -> Iterator[str]:
@@ -66,30 +66,30 @@ class Texts(Sequence[str]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that the texts take."""
+        """Memory of the texts, in bytes."""
         return int(self._chunks.nbytes)
 
     def sort_order(self) -> np.ndarray:
-        """int64 [N], the places of the texts in ascending order of their code points; equals keep theirs."""
-        # Bytes of UTF-8 sort as the code points that they stand for, and Arrow sorts bytes.
+        """int64 [N], the indices that sort the texts by code points, stably."""
+        # Arrow sorts bytes, and UTF-8 bytes sort like their code points.
         return pc.sort_indices(self._chunks).to_numpy().view(np.int64)
 
     def first_repeat(self) -> int | None:
-        """The place of the first text that has stood before, or None; takes nine bytes of memory a text."""
+        """The index of the first text that repeats an earlier one, or None; needs nine bytes per text."""
         hashes = np.fromiter(map(hash, self), np.int64, len(self))
         hashes.sort()
         suspects = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
         seen: set[str] = set()
         for place, text in enumerate(self if suspects else ()):
             if hash(text) in suspects:
-                if text in seen:  # equal hashes alone may be chance
+                if text in seen:  # equal hashes may be a coincidence
                     return place
                 seen.add(text)
         return None
 
 
 class TextsWriter:
-    """Takes texts one by one and makes `Texts` of them, of which no part is ever held twice."""
+    """Builds `Texts` from texts that are added one by one, without a second copy in memory."""
 
     def __init__(self) -> None:
         self._chunks: list[Any] = []
@@ -97,10 +97,10 @@ class TextsWriter:
         self._size = 0
 
     def append(self, text: str) -> None:
-        """Takes one text.
+        """Adds a text.
 
         Raises:
-            UnicodeEncodeError: if it holds half of a surrogate pair.
+            UnicodeEncodeError: If it contains half of a surrogate pair.
         """
         raw = text.encode()
         self._waiting.append(raw)
@@ -109,13 +109,13 @@ class TextsWriter:
             self._flush()
 
     def finish(self) -> Texts:
-        """All texts so far."""
+        """Returns all texts."""
         self._flush()
         return Texts._of(pa.chunked_array(self._chunks, pa.large_string()))
 
     def _flush(self) -> None:
         ends = np.cumsum([0, *map(len, self._waiting)], dtype=np.int64)
-        # Arrow's own builders leave room to grow behind the texts.
+        # Arrow's own builders allocate more memory than the texts need.
         data = pa.py_buffer(b"".join(self._waiting))
         self._chunks.append(pa.LargeStringArray.from_buffers(len(self._waiting), pa.py_buffer(ends), data))
         self._waiting, self._size = [], 0

@@ -1,14 +1,14 @@
-"""Runs and judgements in the files of TREC, which trec_eval and its kin read.
+"""Runs and judgements in TREC's formats, which trec_eval and similar tools read.
 
-run     qid Q0 docid rank score tag     ASCII white space between the fields, a line for each document found
-qrels   qid iter docid grade            likewise, a line for each judged pair
+run     qid Q0 docid rank score tag     one line per retrieved document, fields separated by ASCII white space
+qrels   qid iter docid grade            one line per judged pair, fields separated likewise
 
-Files whose names end in .gz are unpacked.
+Files whose names end in .gz are decompressed.
 
 Source: https://github.com/usnistgov/trec_eval (formats; what orders a run)
-As in trec_eval, which is written in C, white space is that of ASCII: an id may hold a no-break space.
-Unlike trec_eval: a score that is no number or NaN, and words after the tag (there is a space in an id), are
-errors with file and line; a judgement may stand twice if it says the same.
+As in trec_eval, which is written in C, only ASCII white space separates fields: an id may contain a no-break
+space. Unlike trec_eval: a score that is NaN or not a number, and words after the tag (a sign of a space in an
+id), are errors with file and line; a judgement may be repeated with the same grade.
 """
 
 import re
@@ -28,7 +28,7 @@ Run = Mapping[str, Mapping[str, float]]  # score by document id by query id
 
 RUN_LAYOUT = "qid Q0 docid rank score tag"
 QRELS_LAYOUT = "qid iter docid grade"
-_SPACE = " \t\n\v\f\r"  # what isspace() of C takes for white space
+_SPACE = " \t\n\v\f\r"  # white space according to C's isspace()
 _SPACES = re.compile(rf"[{_SPACE}]+")
 _SCORE = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?inf(inity)?", re.IGNORECASE)
 
@@ -36,18 +36,18 @@ _SCORE = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?inf(in
 def read_run(path: str | Path, progress: bool | None = None) -> Run:
     """Reads a TREC run.
 
-    As in trec_eval, the scores alone order a query's documents (`in_order`): ranks, the second field
-    and the tag are passed over, and the lines may stand in any order.
+    As in trec_eval, only the scores order a query's documents (`in_order`): ranks, the second field and the
+    tag are ignored, and the lines may be in any order.
 
     Args:
-        path: of the file.
+        path: Path of the file.
         progress: True for a progress bar on stderr after two seconds; None shows it on a terminal only.
 
     Returns:
-        float32 scores by document id by query id, in the file's order.
+        float32 scores by document id by query id, in file order.
 
     Raises:
-        DataError: if a line does not hold (named by file and line), or there is none.
+        DataError: If a line is invalid (named by file and line), or there is none.
     """
     path = Path(path)
     run: dict[str, dict[str, float]] = {}
@@ -57,17 +57,17 @@ def read_run(path: str | Path, progress: bool | None = None) -> Run:
             raise at.error(f"{len(fields)} fields", RUN_LAYOUT)
         query, _, document, _, score, _ = fields
         if score.lower().lstrip("+-") == "nan":
-            raise at.error("NaN as score", "a number, which has a place in the order")
+            raise at.error("NaN as score", "a number, so that documents can be ordered")
         if not _SCORE.fullmatch(score):
             raise at.error(f"the score {quoted(score)}", f"a number ({RUN_LAYOUT})")
         found = run.setdefault(query, {})
         if document in found:
             pair = f"document {quoted(document)} for the second time for query {quoted(query)}"
-            raise at.error(pair, "it once")
+            raise at.error(pair, "each document once per query")
         found[document] = float(score)
     if not run:
-        raise DataError(f"{path} holds no results; expected lines of {RUN_LAYOUT}.")
-    with np.errstate(over="ignore"):  # beyond float32 is infinite, for trec_eval too
+        raise DataError(f"{path} has no results; expected lines of {RUN_LAYOUT}.")
+    with np.errstate(over="ignore"):  # values beyond float32 become infinite, as in trec_eval
         for query, found in run.items():
             scores = np.fromiter(found.values(), np.float32, len(found)).tolist()
             run[query] = dict(zip(found, scores, strict=True))
@@ -75,12 +75,12 @@ def read_run(path: str | Path, progress: bool | None = None) -> Run:
 
 
 def write_run(path: str | Path, run: Run, tag: str) -> None:
-    """Writes a TREC run, ranks from 1; nine digits give each float32 score back exactly.
+    """Writes a TREC run with ranks from 1 and scores in nine digits, which preserve each float32 exactly.
 
     Args:
-        path: of the file.
-        run: scores by document id by query id, best first; a query without results leaves no line.
-        tag: one word that names the system.
+        path: Path of the file.
+        run: Score by document id by query id, best first; a query without results has no line.
+        tag: Name of the system, one word.
     """
     with atomic_file(path) as draft, draft.open("w", encoding="utf-8") as file:
         for query, found in run.items():
@@ -91,17 +91,17 @@ def write_run(path: str | Path, run: Run, tag: str) -> None:
 
 
 def read_qrels(path: str | Path, progress: bool | None = None) -> Qrels:
-    """Reads judgements: of TREC, or of BEIR (three columns, tab-separated), told by its header.
+    """Reads judgements in TREC's format, or in BEIR's, which is recognised by its header.
 
     Args:
-        path: of the file.
+        path: Path of the file.
         progress: True for a progress bar on stderr after two seconds; None shows it on a terminal only.
 
     Returns:
-        grade by document id by query id, in the file's order.
+        Grade by document id by query id, in file order.
 
     Raises:
-        DataError: if a line does not hold (named by file and line), or there is none.
+        DataError: If a line is invalid (named by file and line), or there is none.
     """
     path = Path(path)
     qrels: Qrels = {}
@@ -116,7 +116,7 @@ def read_qrels(path: str | Path, progress: bool | None = None) -> Qrels:
         query, _, document, grade = fields
         add_judgement(qrels, query, document, grade, at)
     if not qrels:
-        raise DataError(f"{path} holds no judgement; expected lines of {QRELS_LAYOUT}.")
+        raise DataError(f"{path} has no judgement; expected lines of {QRELS_LAYOUT}.")
     return qrels
 
 
@@ -125,16 +125,16 @@ def _fields(line: str) -> list[str]:
 
 
 def check_ids(judged: RetrievalDataset) -> None:
-    """Refuses ids that a TREC run file cannot hold.
+    """Refuses ids that are not possible in a TREC run file.
 
     Raises:
-        DataError: if an id holds ASCII white space, which separates the fields of a run.
+        DataError: If an id contains ASCII white space, which separates the fields of a run.
     """
     for name in chain(judged.queries, judged.corpus_ids):
         if _SPACES.search(name):
             raise DataError(
-                f"{judged.name}: the id {quoted(name)} holds white space, which a TREC run file cannot "
-                "carry. Rename it, or leave run files out (run_files=False, --no-run-files)."
+                f"{judged.name}: the id {quoted(name)} contains white space, which a TREC run file cannot "
+                "represent. Rename it, or write no run files (run_files=False, --no-run-files)."
             )
 
 

@@ -1,19 +1,19 @@
-r"""Words of any script, the normal form of a text, and when two texts are the same.
+r"""Words in any script, the normal form of a text, and a key that is equal for equal-looking texts.
 
 Words are those of Unicode's UAX #29 (https://www.unicode.org/reports/tr29/), found by Python's `re`:
 
 - a run of letters, digits and underscores with their combining marks, so that Hindi, Tamil, pointed Hebrew,
   Arabic with vowels and decomposed French stay whole;
-- in scripts that put no spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese, …) each character
+- in scripts without spaces between words (Chinese, Japanese, Thai, Lao, Khmer, Burmese, …) each character
   with its marks.
 
-Words are in the normal form (`normal_form`) and in lower case. For text in ASCII they are `\w+`.
+Words are in the normal form (`normal_form`) and in lower case. In ASCII text they are `\w+`.
 
 Unlike UAX #29:
 - punctuation inside a word ends it ("don't", "3.14", "l'été" are two words each), as `\w+` does in BEIR's
   baselines and as French and Italian need; but not in Hebrew's abbreviations (צה״ל), in Ukrainian (п'ять) and
   in Catalan (col·legi), where it belongs to the word;
-- katakana is not joined to words: each character is one, as in the other scripts without spaces.
+- katakana is not joined to words: each character is a word, as in the other scripts without spaces.
 
 `re` with these classes is about three times as fast as the word boundaries of the package `regex`.
 """
@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import islice, pairwise
 
-# Blocks of the scripts whose words are not set apart by spaces.
+# Blocks of the scripts without spaces between words.
 _UNSPACED = (
     "\u0e00-\u0eff"  # Thai, Lao
     "\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f"  # Burmese
@@ -44,7 +44,7 @@ _EMOJI = (  # two letters make a flag; parts of one picture are joined by U+200D
     f"{_SYMBOL}[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]*(?:\u200d{_SYMBOL}[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]*)*"
 )
 
-# What takes no room on the page and separates no words: soft hyphens, marks of direction, joiners of words.
+# Characters without width that do not separate words: soft hyphens, marks of direction, word joiners.
 _INVISIBLE = re.compile("[\u00ad\u061c\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]+")
 # Ligatures, Arabic presentation forms, half and full widths: old encodings of characters found elsewhere.
 _COMPATIBLE = re.compile("[\ufb00-\ufb06\ufb50-\ufdcf\ufdf0-\ufdff\ufe70-\ufefc\uff01-\uffee]+")
@@ -72,7 +72,7 @@ def normal_form(text: str) -> str:
     Half-width kana, full-width letters, ligatures (one character for "fi") and Arabic presentation forms
     become the usual characters, as in NFKC.
 
-    Unlike NFKC, signs of a meaning of their own stay: "x²" is not "x2", "™" is not "tm".
+    Unlike NFKC, signs with a meaning of their own stay: "x²" is not "x2", "™" is not "tm".
     """
     if text.isascii() or not _SPECIAL.search(text):
         return text
@@ -82,9 +82,9 @@ def normal_form(text: str) -> str:
 
 
 def same_text_key(text: str) -> str:
-    """A string that two texts share if they look the same.
+    """A key that is equal for texts that look the same.
 
-    They may differ in white space, in characters of no width, and in what `normal_form` makes alike.
+    They may differ in white space, in characters without width, and in what `normal_form` unifies.
     """
     return " ".join(normal_form(text.replace(_ZERO_WIDTH_SPACE, "")).split())
 
@@ -99,8 +99,8 @@ def words(text: str) -> list[str]:
 def words_and_pairs(text: str) -> list[str]:
     """The words of a text, with pairs of neighbouring characters in place of single ones.
 
-    Scripts without spaces give each pair of characters that stand side by side, or a single one that stands
-    alone: "大熊猫" gives 大熊 and 熊猫.
+    Scripts without spaces give each pair of neighbouring characters, or a single character without
+    neighbours: "大熊猫" gives 大熊 and 熊猫.
     """
     text, plain = _folded(text)
     if plain:
@@ -113,7 +113,7 @@ def words_and_pairs(text: str) -> list[str]:
 
 
 def search_terms(text: str) -> list[str]:
-    """What a text is searched by: its words of two characters or more, without optional vowel signs.
+    """The terms for lexical search: words of at least two characters, without optional vowel signs.
 
     Scripts without spaces, and Korean, whose words end in particles, give each character and each pair of
     neighbouring characters.
@@ -132,13 +132,13 @@ def search_terms(text: str) -> list[str]:
 
 
 def has_words(text: str, count: int) -> bool:
-    """True if a text has this many words or more; an emoji counts as one."""
+    """True if a text has at least this many words; an emoji counts as a word."""
     pattern = _pattern("words and emoji", _UNSPACED, True)
     return sum(1 for _ in islice(pattern.finditer(normal_form(text)), count)) == count
 
 
 def _folded(text: str) -> tuple[str, bool]:
-    r"""In normal form and lower case, with one spelling of quotes in words; True if its words are `\w+`."""
+    r"""The text in normal form and lower case, quotes in words unified; True if its words are `\w+`."""
     if text.isascii() or not (_SPECIAL.search(text) or _JOINTS.search(text)):
         return text.lower(), True
     # "İ" in lower case is an i with a second dot, and some letters have one character in lower case only.
@@ -147,7 +147,7 @@ def _folded(text: str) -> tuple[str, bool]:
 
 
 def _runs(text: str, scripts: str) -> Iterator[tuple[str, list[str]]]:
-    """The words of a text; runs of characters of these scripts as one, with the characters in them."""
+    """The words of a text, a run of characters of these scripts being one word, with its characters."""
     astral = bool(_ASTRAL.search(text))
     single = _pattern("characters", scripts, astral)
     for match in _pattern("runs", scripts, astral).finditer(text):
@@ -169,17 +169,17 @@ def _marks(astral: bool) -> str:
 
 @cache
 def _pattern(kind: str, scripts: str, astral: bool) -> re.Pattern[str]:
-    """A pattern for texts with or without characters over U+FFFF; classes that have such are slow.
+    """A pattern for texts with or without characters over U+FFFF, which make it slow.
 
     Args:
         kind: "words", "words and emoji", "characters" of the scripts, or "runs" of them as one word.
-        scripts: without spaces, as the inside of a class.
-        astral: True for any text.
+        scripts: Scripts without spaces, as the inside of a character class.
+        astral: True for any text; False for texts without characters over U+FFFF.
     """
     if not astral:
         scripts = re.sub("[\U00010000-\U0010ffff]-[\U00010000-\U0010ffff]", "", scripts)
     letter, marks = rf"[^\W{scripts}]", f"[{_marks(astral)}]"
-    # What belongs to a word though it is neither: quotes in Hebrew and Ukrainian, a dot in Catalan.
+    # Punctuation that belongs to words: quotes in Hebrew and Ukrainian, a dot in Catalan.
     joint = (
         "(?<=[\u0590-\u05ff])[\"'](?=[\u05d0-\u05ea])|(?<=[\u0400-\u052f])'(?=[\u0400-\u052f])"
         "|(?<=l)\u00b7(?=l[aeiou\u00e0\u00e8\u00e9\u00ed\u00f2\u00f3\u00fa])"

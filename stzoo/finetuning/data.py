@@ -132,14 +132,14 @@ def hold_out(train: TrainingSet, queries: int, seed: int) -> tuple[TrainingSet, 
     sizes = np.bincount(groups)
     order = sorted(range(Q), key=train.query_ids.__getitem__)
     random.Random(seed).shuffle(order)  # noqa: S311 - no secret
-    wanted = left = min(queries, Q // 5)
+    most = left = min(queries, Q // 5)
     taken = []
     for group in dict.fromkeys(groups[order].tolist()):
         if sizes[group] <= left:
             taken.append(group)
             left -= sizes[group]
     out = np.isin(groups, taken)
-    if left > wanted // 2:
+    if left > most // 2:
         out[[query for query in order if not out[query]][:left]] = True
     rest, held = train.part(np.flatnonzero(~out)), train.part(np.flatnonzero(out))
     known = np.isin(held.positives.places, rest.positives.places)

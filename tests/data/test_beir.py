@@ -163,7 +163,7 @@ def test_only_arguana_and_quora_share_ids(folder, name, shares):
         ("queries.jsonl", [{"_id": "q1", "text": "x"}] * 2, r"queries\.jsonl:2: query id 'q1'"),
         ("queries.jsonl", [{"_id": i, "text": "x"} for i in "abcb"], r"queries\.jsonl:4: query id 'b'"),
         ("queries.jsonl", [{"_id": "q1"}], r"queries\.jsonl:1: query 'q1' without a text"),
-        ("qrels/test.tsv", ["q1\td1\t1"], r"test\.tsv:1: a judgement where the header belongs"),
+        ("qrels/test.tsv", ["q1\td1\t1"], r"test\.tsv:1: a judgement in place of the header"),
         ("qrels/test.tsv", ["a\tb\tc", "q9\td1\t1"], r"test\.tsv:2: the unknown query 'q9'"),
         ("qrels/test.tsv", ["a\tb\tc", "q1\td9\t1"], r"test\.tsv:2: the unknown document 'd9'"),
         (
@@ -177,7 +177,7 @@ def test_only_arguana_and_quora_share_ids(folder, name, shares):
         (
             "qrels/test.tsv",
             ["q1\td1\t1_0", "q1\td1\t1"],
-            r"test\.tsv:1: a judgement where the header belongs",
+            r"test\.tsv:1: a judgement in place of the header",
         ),
         ("qrels/test.tsv", ["a\tb\tc", "q1\td1\t\uff11"], r"test\.tsv:2: the score '\uff11'"),
         ("qrels/test.tsv", ["a\tb\tc", "q1\td1\t1e1"], r"test\.tsv:2: the score '1e1'"),
@@ -196,7 +196,7 @@ def test_only_arguana_and_quora_share_ids(folder, name, shares):
         ),
         ("qrels/test.tsv", ["a\tb\tc", "q1 d1 1"], r"test\.tsv:2: 1 fields"),
         ("qrels/test.tsv", ["a\tb\tc", "q1\td1\t1", "q1\td1\t2"], r"test\.tsv:3: a second score"),
-        ("qrels/test.tsv", ["a\tb\tc"], r"test\.tsv holds no judgement"),
+        ("qrels/test.tsv", ["a\tb\tc"], r"test\.tsv has no judgement"),
     ],
 )
 def test_a_line_that_does_not_hold_is_named(folder, file, lines, message):

@@ -322,7 +322,7 @@ def test_a_half_made_data_set_is_refused_and_a_finished_one_is_read(tmp_path, fa
     write(tmp_path / "words" / "part.jsonl", {"text": "no passage at all"})
     for unfinished in (facts | {"status": "running"}, facts):
         (tmp_path / RECORD).write_text(json.dumps(unfinished))
-        with pytest.raises(DataError, match=r"half-made data set.*stzoo prepare .* --resume"):
+        with pytest.raises(DataError, match=r"unfinished data set.*stzoo prepare .* --resume"):
             load_corpus(tmp_path, columns=COLUMNS)
     (tmp_path / RECORD).write_text(json.dumps(facts | {"status": "finished"}))
     rows = load_corpus(tmp_path, columns=COLUMNS).rows

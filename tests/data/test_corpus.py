@@ -101,7 +101,7 @@ def test_sources_keep_the_order_given_and_a_folder_that_of_its_names(tmp_path):
     write(tmp_path / "many" / "1.jsonl", lines({"text": "from file one"}))
     write(tmp_path / "many" / ".hidden.txt", b"from hidden file")
     write(tmp_path / "many" / "deep" / "3.txt", b"from deep file")
-    write(tmp_path / "many" / "LICENCE", b"of no known kind")
+    write(tmp_path / "many" / "LICENCE", b"has an unknown type")
     last = write(tmp_path / "0.txt", b"from file zero")
     corpus = load_corpus([tmp_path / "many", last])
     assert corpus.rows["text"][:] == ["from file one", "from file two", "from file zero"]
@@ -264,13 +264,13 @@ def test_a_data_set_that_the_hub_does_not_give_is_explained():
     child = python("import os; os.environ['HF_HUB_OFFLINE'] = '1'\n" + code, stdout=subprocess.PIPE)
     said = child.communicate()[0]
     assert said.startswith(
-        "DataError org/none-such is no file or folder here, and no data set came from the Hub"
+        "DataError org/none-such is not a file or folder, and cannot be loaded from the Hub"
     )
 
 
 def test_json_files_are_read_only_when_they_are_named(tmp_path):
     path = write(tmp_path / "in" / "a.json", lines(*ROWS))
-    with pytest.raises(DataError, match=r"no file of any known kind.*name a \.json file itself"):
+    with pytest.raises(DataError, match=r"no file of a known type.*name a \.json file itself"):
         load_corpus(tmp_path / "in")
     write(tmp_path / "in" / "b.txt", b"one two three")
     assert len(load_corpus(tmp_path / "in").rows) == 1
@@ -288,9 +288,9 @@ def test_a_json_document_over_many_lines_is_refused(tmp_path, document):
 
 def test_folders_and_files_of_no_known_kind_are_refused(tmp_path):
     write(tmp_path / "in" / "a.csv", b"one two three")
-    with pytest.raises(DataError, match="no file of any known kind"):
+    with pytest.raises(DataError, match="no file of a known type"):
         load_corpus(tmp_path / "in")
-    with pytest.raises(DataError, match="of no known kind"):
+    with pytest.raises(DataError, match="has an unknown type"):
         load_corpus(tmp_path / "in" / "a.csv")
 
 

@@ -63,7 +63,7 @@ def test_a_set_under_the_folder_is_found_by_any_name(made, name):
 
 def test_the_folder_itself_is_taken_if_it_has_the_name(made):
     assert find("SciFact", made / "scifact").folder == made / "scifact"
-    with pytest.raises(DataError, match="nfcorpus is not there"):
+    with pytest.raises(DataError, match="nfcorpus was not found"):
         find("nfcorpus", made / "scifact")
 
 
@@ -104,9 +104,9 @@ def test_ms_marco_is_scored_on_dev_and_nano_sets_on_train(made):
 
 def test_a_folder_that_is_no_set_is_not_passed_over(made):
     (made / "nq").mkdir()
-    with pytest.raises(DataError, match=r"nq is there, but is no BEIR folder; expected corpus\.jsonl"):
+    with pytest.raises(DataError, match=r"nq exists, but is not a BEIR folder; expected corpus\.jsonl"):
         find("nq", made)
-    with pytest.raises(DataError, match="nowhere is not there"):
+    with pytest.raises(DataError, match="nowhere does not exist"):
         find("nq", made / "nowhere")
 
 
@@ -134,7 +134,7 @@ def test_offline_a_set_without_an_archive_names_its_place_on_the_hub(tmp_path):
         find("nano-nq", cache=tmp_path / "cache")
     assert "qrels/train.tsv into DATA/nano-nq and name DATA as --data" in str(error.value)
     assert "mteb/NanoNQRetrieval at e3973b405feb9e94d07fd971d690d24d7f45264a" in str(error.value)
-    assert "bring FOLDER/datasets/nano-nq along" in str(error.value)
+    assert "copy FOLDER/datasets/nano-nq" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["bioasq", "signal1m", "trec-news", "robust04"])
@@ -224,13 +224,13 @@ def test_an_archive_with_another_checksum_is_refused(hub, tmp_path):
     content = archive()
     damaged = content[:-1] + bytes([content[-1] ^ 1])
     refused(hub, tmp_path, damaged, "has the MD5 .*, not " + "0" * 32, md5="0" * 32)
-    refused(hub, tmp_path, content, "larger than the 10 bytes", zip_bytes=10)
+    refused(hub, tmp_path, content, "larger than the expected 10 bytes", zip_bytes=10)
 
 
 def test_a_cut_or_missing_archive_leaves_nothing(hub, tmp_path):
     content = archive()
     hub.stops["scifact.zip"] = None
-    refused(hub, tmp_path, content, "it broke off|has the MD5")
+    refused(hub, tmp_path, content, "was cut off|has the MD5")
     entry = served(hub, content)
     hub.files.clear()
     with pytest.raises(DataError, match=r"archives/scifact\.zip: HTTPError: HTTP Error 404: Not Found"):
@@ -244,7 +244,7 @@ def test_a_cut_or_missing_archive_leaves_nothing(hub, tmp_path):
 def test_an_address_that_is_no_web_address_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("STZOO_BEIR_URL", tmp_path.as_uri())
     (tmp_path / "scifact.zip").write_bytes(archive())
-    with pytest.raises(DataError, match="is no web address"):
+    with pytest.raises(DataError, match="is not a web address"):
         download.from_zip(registry.entries()["scifact"], tmp_path / "cache")
 
 
@@ -254,11 +254,11 @@ BOMB = "0" * (4 << 20)
 @pytest.mark.parametrize(
     ("member", "match"),
     [
-        (("../evil.txt", "x", 0o644), "'../evil.txt', which leads out"),
-        (("scifact/../../evil.txt", "x", 0o644), "which leads out"),
-        (("/etc/evil.txt", "x", 0o644), "which leads out"),
-        (("C:/evil.txt", "x", 0o644), "which leads out"),
-        (("..\\evil.txt", "x", 0o644), "which leads out"),
+        (("../evil.txt", "x", 0o644), "'../evil.txt', which is outside"),
+        (("scifact/../../evil.txt", "x", 0o644), "which is outside"),
+        (("/etc/evil.txt", "x", 0o644), "which is outside"),
+        (("C:/evil.txt", "x", 0o644), "which is outside"),
+        (("..\\evil.txt", "x", 0o644), "which is outside"),
         (
             ("scifact/qrels/dev.tsv", "/etc/passwd", stat.S_IFLNK | 0o777),
             r"the link 'scifact/qrels/dev\.tsv'",
@@ -278,10 +278,10 @@ def test_an_archive_that_would_fill_the_disk_is_refused(hub, tmp_path, monkeypat
 
 
 def test_an_archive_of_something_else_is_refused(hub, tmp_path):
-    refused(hub, tmp_path, archive("other"), "holds no scifact/ with corpus.jsonl")
-    refused(hub, tmp_path, archive(**{"queries.jsonl": None}), "holds no scifact/ with")
+    refused(hub, tmp_path, archive("other"), "has no scifact/ with corpus.jsonl")
+    refused(hub, tmp_path, archive(**{"queries.jsonl": None}), "has no scifact/ with")
     refused(
-        hub, tmp_path, archive(**{"qrels/test.tsv": None, "qrels/train.tsv": None}), "holds no scifact/ with"
+        hub, tmp_path, archive(**{"qrels/test.tsv": None, "qrels/train.tsv": None}), "has no scifact/ with"
     )
     refused(hub, tmp_path, b"no zip at all", "scifact.zip cannot be unpacked")
 
@@ -541,7 +541,7 @@ def test_rows_that_do_not_hold_leave_nothing_and_every_source_is_told(fetched):
     kind, message = results["nfcorpus"]
     assert kind == "error"
     assert "(mteb/nfcorpus at ec0fa4fe99da2ff19ca1214b7966684033a58814): ValueError: a row without" in message
-    assert "nfcorpus.zip gave" in message
+    assert "nfcorpus.zip has" in message
     assert "Put corpus.jsonl, queries.jsonl and qrels/test.tsv into DATA/nfcorpus" in message
     kept = {path.name for path in (tmp_path / "cache" / "datasets").iterdir() if path.suffix != ".lock"}
     assert kept == {"scifact", "nano-scifact", "fiqa"}
@@ -563,7 +563,7 @@ def test_another_revision_than_the_pinned_one_is_not_taken(fetched):
 def test_a_folder_that_looks_like_the_hubs_copy_is_not_taken_for_it(fetched):
     kind, message = fetched[0]["nq"]
     assert kind == "error"
-    assert "a folder mteb/nq lies here" in message
+    assert "the current folder has mteb/nq" in message
 
 
 # Averages

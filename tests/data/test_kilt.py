@@ -185,7 +185,7 @@ def test_a_kilt_file_is_read(tmp_path, name):
         ([row("a", [True])], r"gold\.jsonl:1: the wikipedia_id true"),
         ([row("a", ["\ud800"])], r"gold\.jsonl:1: invalid JSON .*half of a surrogate pair.*wikipedia_id"),
         ([{"id": "a", "output": [{"provenance": [{"title": "t"}]}]}], r"gold\.jsonl:1: no wikipedia_id"),
-        ([], r"gold\.jsonl holds no question"),
+        ([], r"gold\.jsonl has no question"),
     ],
 )
 def test_a_line_that_does_not_hold_is_named(tmp_path, lines, message):
@@ -248,7 +248,7 @@ def test_pages_may_be_named_in_a_file_of_their_own(tmp_path, gold):
     for lines, message in {
         ("p1 10",): r"pages\.tsv:1: 1 fields; expected passage-id<TAB>page-id",
         ("p1\t10", "p1\t20"): r"pages\.tsv:2: a second page for passage 'p1'",
-        ("p1\t10",): r"pages\.tsv names no page for the passage 'p2'",
+        ("p1\t10",): r"pages\.tsv has no page for the passage 'p2'",
     }.items():
         with pytest.raises(DataError, match=message):
             kilt.read_kilt(gold, tmp_path / "set", put(names, *lines))
@@ -340,7 +340,7 @@ def kilt_folder(folder):
 
 
 def beir_folder(folder):
-    """The same, as a BEIR folder of two tasks that judge passages; p3 names no page, so its title is one."""
+    """The same, as a BEIR folder of two tasks that judge passages; p3 has no page, so its title is one."""
     (folder / "qrels").mkdir(parents=True)
     queries = {"a": "wing lift", "b": "sail", "c": "wind"}
     put(folder / "queries.jsonl", *({"_id": number, "text": text} for number, text in queries.items()))

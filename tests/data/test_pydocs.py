@@ -143,7 +143,7 @@ def test_tests_and_installed_packages_are_no_part_of_the_library():
 
 def test_an_interpreter_without_sources_is_explained(tmp_path, monkeypatch):
     monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
-    with pytest.raises(DataError, match="holds no Python files"):
+    with pytest.raises(DataError, match="has no Python files"):
         pydocs.source_files()
 
 

@@ -390,7 +390,7 @@ AMBIGUOUS = [
     ),
     (
         [{"query": "q", "positive": "p", "negative": "n", "relevance": 2}],
-        ":1: negatives beside relevance",
+        ":1: negatives in a row with relevance",
         "ignore=relevance",
         ["p"],
         ["n"],
@@ -488,20 +488,20 @@ def test_columns_of_other_forms_are_not_passed_over_either(tmp_path, corpus):
         ),
         ("negativ=neg", "no role in columns 'negativ'; did you mean 'negative'"),
         ("query", "columns has 'query'; expected ROLE=COLUMN"),
-        ("query=a,positive=a", "columns names 'a' twice"),
-        ("query=a,query=b", "columns names a, b as query; expected one"),
+        ("query=a,positive=a", "columns has 'a' twice"),
+        ("query=a,query=b", "columns has a, b as query; expected one"),
         ({"query": 3}, "columns.query is 3; expected the name of a column"),
         (["query"], "expected columns by role"),
     ):
         with pytest.raises((DataError, RecipeError), match=error):
             read_training(path, columns=wrong)
-    with pytest.raises(DataError, match="without names of columns"):
+    with pytest.raises(DataError, match="without column names"):
         read_training(put(tmp_path / "a.tsv", "what is it\tsome thing\tno thing"), columns="query=a")
 
 
 def test_a_header_of_the_users_own_names_is_read(tmp_path):
     path = put(tmp_path / "a.csv", "frage,treffer,text", "q,1,p", "q,0,n")
-    with pytest.raises(DataError, match="the line 'frage,treffer,text'; expected one of these forms"):
+    with pytest.raises(DataError, match="the line 'frage,treffer,text'; expected one of these formats"):
         read_training(path)
     (row,) = read_training(path, columns="query=frage,label=treffer,positive=text").rows()
     assert ([one.text for one in row.positives], [one.text for one in row.negatives]) == (["p"], ["n"])
@@ -523,7 +523,7 @@ def test_what_teaches_nothing_is_left_out_and_said(tmp_path, capsys):
     ] == [1, 1, 1]
     assert training.notes == (
         "1 passages without text are left out",
-        "1 rows, none of whose passages has text, are left out",
+        "1 rows without any passage with text are left out",
         "1 of 2 queries have no positive and are left out",
     )
     shown = capsys.readouterr().err
@@ -648,7 +648,7 @@ def test_a_folder_of_files_is_read_in_name_order_or_by_split(tmp_path):
     put(tmp_path / "test-0.jsonl", flag(ROWS[0]))
     assert read_training(tmp_path).query_ids == ["q2"]
     assert read_training(tmp_path, "test").query_ids == ["q1"]
-    with pytest.raises(DataError, match="has no splits, and 'dev' was asked for"):
+    with pytest.raises(DataError, match="has no splits, but the split is 'dev'"):
         read_training(tmp_path, "dev")
 
 
@@ -680,7 +680,7 @@ def test_a_data_set_of_the_hub_is_read_from_its_cache(tmp_path, monkeypatch):
     (wanted / "json-train.arrow").rename(wanted / "pairs-train.arrow")
     for name in ("some/pairs", "some/pairs:default:train"):
         assert listed(read_training(name), ids=False) == bare(ROWS, scores=True)
-    with pytest.raises(DataError, match="no data set came from the Hub"):
+    with pytest.raises(DataError, match="cannot be loaded from the Hub"):
         read_training("some/pairs", "dev")
 
 
@@ -956,7 +956,7 @@ def test_what_cannot_be_written_is_refused(tmp_path):
             write_training(tmp_path / name, iter(ROWS), {})
     with pytest.raises(DataError, match="no row to write"):
         write_training(tmp_path / "m.jsonl", [], {})
-    with pytest.raises(DataError, match=r"score of query 'q1' is no finite number"):
+    with pytest.raises(DataError, match=r"query 'q1' has a score that is not finite"):
         write_training(
             tmp_path / "m.jsonl", [ROWS[0]._replace(negatives=[Candidate("n", "n", float("nan"))])], {}
         )
@@ -986,7 +986,7 @@ def test_over_a_corpus_every_passage_with_a_positives_text_is_relevant(tmp_path)
     assert judged.corpus_ids == ["b", "twin", "c", "twin2", "_c"]
     assert judged.passages[4] == "drag grows with speed"
     assert judged.qrels == {"q1": {"twin": 1, "twin2": 1, "b": 1}, "q2": {"_c": 1}}
-    assert judged.notes == ("1 positives that are not in corpus.jsonl are searched beside it",)
+    assert judged.notes == ("1 positives that are not in corpus.jsonl are added to it",)
     assert len(set(judged.corpus_ids)) == len(judged.corpus_ids)
 
 
@@ -1031,19 +1031,19 @@ BAD_ROWS = [
     ([GOOD | {"query_id": "1"}, GOOD | {"query_id": 1, "query": "x"}], r":2: a second text for query id '1'"),
     ([TEVATRON, TEVATRON | {"positive_passages": [{"docid": 1}]}], r":2: null in text; expected text"),
     ([TEVATRON | {"positive_passages": ["p"]}], r':1: the positive_passages \["p"\]'),
-    ([{"text": "p", "id": 1}], r":1: a row with text, id; expected one of these forms:\n- BEIR: "),
+    ([{"text": "p", "id": 1}], r":1: a row with text, id; expected one of these formats:\n- BEIR: "),
     ([GOOD, COLUMNS], r":1: the columns query, anchor, each of which can be the query"),
     ([GOOD, "[1]"], r":2: a JSON list; expected a JSON object"),
     (["{"], r":1: invalid JSON"),
-    ([GOOD | {"stzoo": 3}], "its 'stzoo' is no JSON object"),
-    (["a,b", "1,2"], r":1: the line 'a,b'; expected one of these forms"),
-    (["a\tb", "1\t2"], r":1: a line of 2 fields; expected one of these forms"),
+    ([GOOD | {"stzoo": 3}], "'stzoo' is not a JSON object"),
+    (["a,b", "1,2"], r":1: the line 'a,b'; expected one of these formats"),
+    (["a\tb", "1\t2"], r":1: a line of 2 fields; expected one of these formats"),
     (["what is it\tsome thing\tno thing", "a b\tc d"], r":2: 2 fields, 2 of them filled; expected three"),
     (["what is it\tsome thing\tno thing", "a b\t\tc d"], r":2: 3 fields, 2 of them filled; expected three"),
     (["anchor,positive,positive", "a,b,c"], "has two columns named 'positive'"),
     (["anchor,positive", "a,b", "a,b,c"], r":3: 3 fields; expected 2, as in the header"),
     (["anchor,positive", 'a,"b'], r":2: an invalid row of csv"),
-    (["anchor,positive"], "holds no row"),
+    (["anchor,positive"], "has no row"),
     ([], "is empty"),
     ([" "], "is empty"),
 ]
@@ -1082,7 +1082,7 @@ BAD_IDS = [
     ([tevatron_ids(ROWS[0]) | {"query_text": None}], r":1: null in query_text"),
     ([tevatron_ids(ROWS[0]) | {"negative_document_ids": ["a"]}], r":1: a passage that is both"),
     (["q1\ta\tc", "q1\tb\ty"], r":2: the unknown passage 'y'"),
-    (["q1\ta\tc", "q9\tb\tc"], r":2: the unknown query 'q9'; expected an id of the queries beside"),
+    (["q1\ta\tc", "q9\tb\tc"], r":2: the unknown query 'q9'; expected an id of the queries next to"),
     ([{"id": 1, "input": " ", "output": []}], r":1: a blank query"),
     ([{"id": 1, "input": "q", "output": []}], r"no row of .*data\.any has provenance"),
     ([{"id": 1, "input": "q", "output": [{"provenance": 3}]}], r":1: the provenance 3"),
@@ -1103,12 +1103,12 @@ def test_bad_ids_are_named_by_file_and_line(tmp_path, corpus, rows, found):
 def test_ids_without_a_corpus_that_has_them_are_refused(tmp_path):
     for row in (tevatron_ids(ROWS[0]), kilt(["1", "2"])[0], "q1\ta\tc"):
         path = put(tmp_path / "data.any", row)
-        with pytest.raises(DataError, match=r"data\.any has only ids .*; name the corpus"):
+        with pytest.raises(DataError, match=r"data\.any has only ids .*; give the corpus"):
             read_training(path)
         with pytest.raises(DataError, match="there is no corpus"):
             read_training(path, corpus=tmp_path / "nowhere")
     put(tmp_path / "collection.tsv", "a\tp", "c\tn")
-    with pytest.raises(DataError, match=r"has no queries\*\.tsv beside collection\.tsv"):
+    with pytest.raises(DataError, match=r"has no queries\*\.tsv next to collection\.tsv"):
         read_training(path, corpus=tmp_path)
     put(tmp_path / "queries.tsv", "q1\tq")
     assert read_training(path, corpus=tmp_path).queries == ["q"]
@@ -1124,12 +1124,12 @@ def test_what_is_not_there_or_damaged_is_refused(tmp_path):
     for data in (tmp_path / "no" / "where", "rows.jsonl", "org/rows.csv"):
         with pytest.raises(DataError, match="there is no file or folder"):
             read_training(data)
-    with pytest.raises(DataError, match="no data set came from the Hub"):
+    with pytest.raises(DataError, match="cannot be loaded from the Hub"):
         read_training("nobody/nothing")
-    with pytest.raises(DataError, match="no training data of any known kind"):
+    with pytest.raises(DataError, match="no training data of a known type"):
         read_training(tmp_path)
     path = put(tmp_path / "rows.jsonl", flag(ROWS[0]))
-    with pytest.raises(DataError, match="has no splits, and 'test' was asked for"):
+    with pytest.raises(DataError, match="has no splits, but the split is 'test'"):
         read_training(path, "test")
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(json.dumps(GOOD).encode() * 10)[:-9])

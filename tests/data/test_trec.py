@@ -99,7 +99,7 @@ def test_scores_are_kept_in_float32_as_trec_eval_keeps_them(path):
         (["q Q0 d 1 \uff11 x"], r"a\.run:1: the score '\uff11'"),
         (["q Q0 d 1 1 x", "q Q0 e 2 NaN x"], r"a\.run:2: NaN as score"),
         (["q Q0 d 1 1 x", "r Q0 d 1 1 x", "q Q0 d 2 0 x"], r"a\.run:3: document 'd' .* for query 'q'"),
-        (["", " "], r"a\.run holds no results"),
+        (["", " "], r"a\.run has no results"),
     ],
 )
 def test_a_line_of_a_run_that_does_not_hold_is_named(path, lines, message):
@@ -142,8 +142,8 @@ def test_judgements_are_read_from_a_pipe():
         (["q 0 d 1_0"], r"a\.run:1: the score '1_0'"),
         (["query-id\tcorpus-id\tscore", "q\td\t9223372036854775808"], r"a\.run:2: .*at most 1000000"),
         (["query-id\tcorpus-id\tscore", "q\td\t1", "q\td"], r"a\.run:3: 2 fields"),
-        (["query-id\tcorpus-id\tscore"], r"a\.run holds no judgement"),
-        ([], r"a\.run holds no judgement"),
+        (["query-id\tcorpus-id\tscore"], r"a\.run has no judgement"),
+        ([], r"a\.run has no judgement"),
     ],
 )
 def test_a_line_of_qrels_that_does_not_hold_is_named(path, lines, message):
@@ -161,7 +161,7 @@ def test_ids_with_white_space_are_refused(judged):
         replace(plain, corpus_ids=["d1", "\n"]),
         replace(plain, corpus_ids=["d1 "]),
     ):
-        with pytest.raises(DataError, match="white space, which a TREC run file cannot carry"):
+        with pytest.raises(DataError, match="white space, which a TREC run file cannot represent"):
             check_ids(broken)
 
 

@@ -309,7 +309,7 @@ def test_beirs_loader_fails_or_is_silent_where_ours_names_the_line_or_reads_on(t
 
     headless = small(tmp_path / "headless", qrels=["8\t1\t1", "9\t2\t1"])
     assert load(headless)[2] == {"9": {"2": 1}}  # a judgement is lost
-    with pytest.raises(DataError, match=r"test\.tsv:1: a judgement where the header belongs"):
+    with pytest.raises(DataError, match=r"test\.tsv:1: a judgement in place of the header"):
         read_beir(headless)
 
     twice = small(

@@ -329,7 +329,7 @@ def test_bad_options_are_errors_before_anything_is_encoded(models, data, tmp_pat
     for options, error, message in (
         (dict(data=data), DataError, "contains several data sets; choose some by --datasets: first, second"),
         (dict(data=data, datasets=[]), RecipeError, "list of data sets is empty"),
-        (dict(data=data, datasets=["first", "third"]), DataError, "third is no BEIR folder"),
+        (dict(data=data, datasets=["first", "third"]), DataError, "third is not a BEIR folder"),
         (dict(data=data / "first", split="tset"), DataError, "mean 'test'"),
         (dict(data=data / "first", shard_rows=0), RecipeError, "shard_rows is 0"),
         (dict(data=data / "first", precision="int4"), RecipeError, "mean 'int8'"),

@@ -132,7 +132,7 @@ def test_a_data_set_ends_with_an_error_whatever_the_hub_answers(server, answer, 
 @pytest.mark.parametrize("answer", ANSWERS)
 def test_a_corpus_ends_with_an_error_whatever_the_hub_answers(server, answer):
     server.answer = ANSWERS[answer]
-    with pytest.raises(DataError, match="lab/texts is no file or folder here, and no data set came"):
+    with pytest.raises(DataError, match="lab/texts is not a file or folder, and cannot be loaded"):
         load_hub("lab/texts")
     assert server.asked
 
@@ -160,7 +160,7 @@ def test_a_data_set_whose_file_is_cut_midway_is_an_error(monkeypatch, tmp_path, 
         hub.repos["lab/texts"] = Repo()
         hub.repos["lab/texts"].commit({name: b'{"text": "some words"}\n' * 1000})
         hub.stops[name] = None
-        with pytest.raises(DataError, match="lab/texts is no file or folder here, and no data set came"):
+        with pytest.raises(DataError, match="lab/texts is not a file or folder, and cannot be loaded"):
             load_hub("lab/texts")
         assert any(name in path for path in hub.asked("GET"))
     finally:

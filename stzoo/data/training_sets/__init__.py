@@ -1,11 +1,11 @@
-"""Training data: read from all the forms that they come in, and written by mining.
+"""Training data: read from any of the usual formats, and written by mining.
 
-sets.py           what they are
-columns.py        which column of the rows is what
-formats.py        a row of each format
+sets.py           the training set
+columns.py        the roles of columns
+formats.py        the formats of rows
 files.py          the files of rows
 resolve_ids.py    rows that name passages by id
-builder.py        rows become a set
-read.py           all of it
-mined.py          writing and reading what mining made
+builder.py        builds a training set from rows
+read.py           reads a training set
+mined.py          writes and reads mined files
 """

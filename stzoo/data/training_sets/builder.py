@@ -1,4 +1,4 @@
-"""Rows, one by one, become a `TrainingSet`."""
+"""Builds a `TrainingSet` from rows."""
 
 import zlib
 from array import array
@@ -15,20 +15,19 @@ from stzoo.data.training_sets.sets import Candidate, Lists, TrainingSet
 from stzoo.data.words import same_text_key
 from stzoo.errors import DataError
 
-MANY = 0.2  # the share of queries without a negative from which on it is worth a note
+MANY = 0.2  # share of queries without a negative above which a note is added
 
 
 class TrainingSetWriter:
-    """Collects rows into a `TrainingSet`: rows of one query are joined, and a passage is kept once.
+    """Collects rows into a `TrainingSet`: rows of the same query are joined, and each passage is kept once.
 
-    Passages are the same if their texts look the same (`words.same_text_key`), and go by the id and
-    text that came first; queries if their ids are, or where there is none, their texts. A negative that looks
-    like a positive of its query is left out; if it is the very text, the two contradict each other. Where a
-    passage comes twice in a list of one query, its first place and score count. What has no id is given its
-    number.
+    Passages are the same if their texts look the same (`words.same_text_key`); they keep the first id and
+    text. Queries are the same if their ids are, or without ids, their texts. A negative that looks like a
+    positive of its query is left out; an identical text is an error. If a list has a passage twice, its first
+    position and score count. Queries and passages without an id get their number.
 
-    Memory: the texts in UTF-8, some 160 bytes for each query and passage and as many for each id, and 25
-    bytes for each entry of a list; `finish` takes as much again for the entries alone.
+    It needs memory for the texts in UTF-8, about 160 bytes per query, per passage and per id, and 25 bytes
+    per entry of a list; `finish` needs another 25 bytes per entry.
     """
 
     def __init__(self) -> None:
@@ -46,17 +45,17 @@ class TrainingSetWriter:
         *,
         at: RowLocation | None = None,
     ) -> int:
-        """Takes a row in, and returns the query's place.
+        """Adds a row, and returns the query's index.
 
         Args:
-            query: its text.
-            positives: passages that answer it; without any, another row of the query must have some.
-            negatives: passages that do not.
-            query_id: None or "" where it has none.
+            query: Text of the query.
+            positives: Passages that answer it; if there are none, another row of the query must have some.
+            negatives: Passages that do not answer it.
+            query_id: Id of the query; None or "" if it has none.
             at: The row's location, for messages; by default the number of the row.
 
         Raises:
-            DataError: if an id has had another text.
+            DataError: If an earlier row has another text for the same id.
         """
         number = len(self._of_row)
         file = at and at.file
@@ -81,21 +80,21 @@ class TrainingSetWriter:
     def finish(
         self, name: str, source: Path, *, leave_out: bool = False, notes: tuple[str, ...] = (), **more: Any
     ) -> TrainingSet:
-        """The set; the writer is used up.
+        """Returns the training set; the writer must not be used again.
 
         Args:
-            name: of the set.
-            source: where it was read from.
-            leave_out: True leaves out queries without a positive, with a note; False refuses them.
-            notes: of the set.
-            more: further fields of the set.
+            name: Name of the training set.
+            source: Path that it was read from.
+            leave_out: True to leave out queries without a positive and add a note; False to refuse them.
+            notes: Notes of the training set.
+            more: Further fields of the training set.
 
         Raises:
-            DataError: if there is no query, one has no positive, or a text is both positive and negative of
+            DataError: If there is no query, one has no positive, or a text is both positive and negative for
                 one query.
         """
         if not self._of_row:
-            raise DataError(f"{source} holds no query to train on.")
+            raise DataError(f"{source} has no query to train on; expected rows with a query and a positive.")
         query_ids, queries = self._queries.finish()
         passage_ids, passages = self._passages.finish()
         of_row = np.array(self._of_row)
@@ -123,7 +122,7 @@ class TrainingSetWriter:
                 f"a passage that is both positive and negative of one query ({len(both)} such pairs): "
                 f"{passages[int(both[0]) % len(passages)][:60]!r}"
             )
-            raise self._error(int(max(rows)), found, "negatives that are no positives", source)
+            raise self._error(int(max(rows)), found, "negatives that are not positives", source)
         if len(negative.pairs):
             negatives = np.bincount(negative.queries(len(passages)), minlength=len(queries))[counts > 0]
             notes += tuple(note_missing(int((negatives == 0).sum()), len(negatives)))
@@ -151,23 +150,23 @@ class TrainingSetWriter:
 
 
 class _TwoTextsError(Exception):
-    """An id that stands for two texts."""
+    """An id with two texts."""
 
 
 class _Register:
-    """Texts, each kept once, with ids that no two of them share."""
+    """Texts, each kept once, with unique ids."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
         self._ids, self._texts = TextsWriter(), TextsWriter()
         self._by_text: dict[int, int] = {}
         self._by_id: dict[str, int] = {}
-        self._keys: dict[str, int] = {}  # of the texts of ids
-        self._hashes = array("q")  # of the very texts
+        self._keys: dict[str, int] = {}  # of the text of each id
+        self._hashes = array("q")  # of the exact texts
         self._count = self._given = 0
 
     def place(self, text: str, name: str | None = None) -> int:
-        """The place of a text, whatever its id."""
+        """The index of a text, whatever its id."""
         key = text_key(text)
         place = self._by_text.get(key)
         if place is None:
@@ -177,11 +176,11 @@ class _Register:
         return place
 
     def holds(self, text: str, place: int) -> bool:
-        """True if the text at a place is this very one, and not only looks the same."""
+        """True if the text at an index is identical to this one, not only similar in looks."""
         return hash(text) == self._hashes[place]
 
     def named(self, text: str, name: str) -> int:
-        """The place of an id, whose text must be this."""
+        """The index of an id, whose text must be this one."""
         place = self._by_id.get(name)
         if place is None:
             place = self._by_id[name] = self._new(text, name)
@@ -191,7 +190,7 @@ class _Register:
         return place
 
     def finish(self) -> tuple[Texts, Texts]:
-        """Ids and texts."""
+        """Returns ids and texts."""
         ids = self._ids.finish()
         if self._given < len(ids):
             given = set(ids) if self._given else set()
@@ -208,18 +207,18 @@ class _Register:
 
 
 class _Entries:
-    """Passages of rows, as they come."""
+    """Passages of rows, in the order of the rows."""
 
     def __init__(self) -> None:
         self.sizes, self.places, self.scores = array("q"), array("q"), array("f")
-        self.copies = array("b")  # 1 where the text is not that of the place, but looks the same
+        self.copies = array("b")  # 1 if the text only looks like the one that is kept
 
     def settle(self, of_row: np.ndarray, passages: int) -> "_Settled":
-        """Brings the rows of each query together and leaves out repeats.
+        """Joins the rows of each query and leaves out repeats.
 
         Args:
-            of_row: int64 [rows], the query of each.
-            passages: their number.
+            of_row: int64 [rows], the query of each row.
+            passages: Number of passages.
         """
         rows = np.repeat(np.arange(len(of_row)), np.array(self.sizes))
         pairs = of_row[rows] * passages + np.array(self.places)
@@ -234,9 +233,13 @@ class _Entries:
 
 
 class _Settled(NamedTuple):
-    """Entries by query: int64 query * passages + passage, int64 row, float32 score or NaN, bool; each [M].
+    """M entries in the order of their queries.
 
-    The last is True where the text is not that of the passage, but looks the same.
+    Attributes:
+        pairs: int64 [M], query * passages + passage.
+        rows: int64 [M].
+        scores: float32 [M]; NaN if there is none.
+        copies: bool [M], True if the text only looks like the one that is kept.
     """
 
     pairs: np.ndarray
@@ -259,24 +262,24 @@ class _Settled(NamedTuple):
 
 
 def text_key(text: str) -> int:
-    """96 bits that stand for a text in this process: Python's own hash, which is keyed, and a CRC.
+    """A 96-bit key of a text in this process: Python's keyed hash, and a CRC.
 
-    They are equal for texts that look the same (`words.same_text_key`). Of a hundred million other
-    texts two would share them once in ten million million runs.
+    It is equal for texts that look the same (`words.same_text_key`). Among a hundred million different texts,
+    two have the same key once in 10^13 runs.
     """
     text = same_text_key(text)
     return hash(text) << 32 ^ zlib.crc32(text.encode())
 
 
 def note_missing(missing: int, queries: int) -> list[str]:
-    """A note if many queries have no negative, or none."""
+    """A note if many queries have no negative; otherwise []."""
     if missing <= MANY * queries:
         return []
     return [f"{missing} of {queries} queries ({missing / queries:.0%}) have no negative"]
 
 
 def free_name(name: str, given: set[str]) -> str:
-    """A name that is not among the given ones: this, or with underlines before it."""
+    """The name, with as many underscores in front as make it differ from the given ones."""
     while name in given:
         name = f"_{name}"
     return name

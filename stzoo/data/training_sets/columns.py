@@ -1,7 +1,7 @@
-"""Which column of training rows is what: by the usual names, or as the user says (`--columns`).
+"""The roles of columns in training rows, by their usual names or by the option `--columns`.
 
-All of it is decided over the whole file, before the first row is used. What is ambiguous is refused, and so
-is a column that looks like negatives, positives or labels and is not understood; others are listed as unused.
+They are decided from the whole file before the first row is used. Ambiguous names are refused, and so are
+unknown columns that look like negatives, positives or labels; other columns are reported as unused.
 """
 
 import re
@@ -13,9 +13,9 @@ from stzoo.data.column_roles import COLUMN_ROLES, IGNORE
 from stzoo.data.row_location import RowLocation
 from stzoo.errors import abbreviated, quoted
 
-Given = Mapping[str, Sequence[str]]  # columns by role, as the user says
+Given = Mapping[str, Sequence[str]]  # columns by role, from the option
 
-# The usual names of each role, the surest first: `answer` is a passage only where nothing else is.
+# The usual names of each role, the most certain first: `answer` is a passage only if no other column is.
 NAMES = {
     "query": (r"anchor|query|question",),
     "positive": (
@@ -33,7 +33,7 @@ NAMES = {
     "positive_score": (r"pos(itive)?_?scores?",),
     "negative_score": (r"neg(ative)?_?scores?",),
 }
-# Parts of names, and whole words in them, that say what a column is about.
+# Parts of names, and whole words in them, that suggest a role.
 LOOKS = {
     "negative": (
         r"negativ|hardneg|distract|irrelevan|incorrect|reject|contradict|unrelated|mismatch",
@@ -63,12 +63,12 @@ MOST_SHOWN = 6
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a file are.
+    """The roles of a file's columns.
 
     Attributes:
-        form: the name of the form of its rows.
-        roles: columns by what they are, see `stzoo.data.column_roles.COLUMN_ROLES`.
-        unused: the other columns.
+        form: Name of the format of its rows.
+        roles: Columns by role, see `stzoo.data.column_roles.COLUMN_ROLES`.
+        unused: The other columns.
     """
 
     form: str
@@ -76,27 +76,27 @@ class Columns:
     unused: Sequence[str] = ()
 
     def one(self, role: str) -> str:
-        """The column of a role, or ""."""
+        """The first column of a role, or ""."""
         return next(iter(self.roles.get(role, ())), "")
 
     @property
     def marks_positives(self) -> bool:
-        """True if a column says which passages are positive."""
+        """True if a column marks the positive passages."""
         return "label" in self.roles or "grade" in self.roles
 
     @property
     def meaning(self) -> str:
-        """What labels and scores mean, "" where there are none."""
+        """The roles of labels and scores; "" if there are none."""
         return ", ".join(role for role in OF_LABELS[:3] if role in self.roles)
 
     def facts(self) -> dict[str, Any]:
-        """What the record of a run keeps."""
+        """The values for the record of a run."""
         return {"form": self.form, **{role: list(names) for role, names in self.roles.items()}} | (
             {"unused": list(self.unused)} if self.unused else {}
         )
 
     def sentence(self) -> str:
-        """For the user, e.g. "query ← question, positive ← passage; not used: id"."""
+        """A description for the user, e.g. "query ← question, positive ← passage; not used: id"."""
         parts = (
             f"{SHOWN.get(role, role.replace('_', ' '))} ← {_listed(names)}{MEANING.get(role, '')}"
             for role, names in self.roles.items()
@@ -111,7 +111,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def has_columns(names: Collection[str], given: Given) -> bool:
-    """True if some of the columns are queries and positives, as far as their names say."""
+    """True if the names include columns of queries and of positives."""
     if given and all(name in names for column in given.values() for name in column):
         return True
     return all(
@@ -121,23 +121,23 @@ def has_columns(names: Collection[str], given: Given) -> bool:
 
 
 def find_columns(form: str, names: Sequence[str], given: Given, at: RowLocation) -> Columns:
-    """What the columns of these names are, before anything is known of their values.
+    """The roles of columns by their names alone.
 
     Args:
-        form: the name of the form, for the record.
-        names: of all columns.
-        given: columns by role, as the user says.
-        at: where the file begins, for messages.
+        form: Name of the format, for the record.
+        names: Names of all columns.
+        given: Columns by role, from the option.
+        at: Location of the first row, for messages.
 
     Raises:
-        DataError: if it is ambiguous.
+        DataError: If a role is ambiguous.
     """
     taken = {name for column in given.values() for name in column}
     roles: dict[str, Sequence[str]] = {}
     for role in COLUMN_ROLES:
         found = list(given.get(role, ())) or _usual(role, [name for name in names if name not in taken])
         if role in OF_LABELS[:2] and role not in given and any(one in given for one in OF_LABELS[:2]):
-            found = []  # the user has said what marks positives
+            found = []  # the option says what marks positives
         if found:
             roles[role] = _ordered(found)
         unnumbered = [name for name in found if not re.search(r"\d$", name)]
@@ -159,24 +159,24 @@ def find_columns(form: str, names: Sequence[str], given: Given, at: RowLocation)
         )
     for role in ("query", "positive"):
         if role not in roles:
-            raise at.error(f"no {role} among the columns {_listed(names)}", f"one: --columns {role}=…")
+            raise at.error(f"no {role} among the columns {_listed(names)}", f"one: --columns {role}=NAME")
     return with_unused(Columns(form, roles), names, given, at)
 
 
 def with_unused(
     columns: Columns, names: Sequence[str], given: Given, at: RowLocation, *, named: bool = True
 ) -> Columns:
-    """The columns, with those of no role as unused.
+    """Adds the columns without a role as unused.
 
     Args:
-        columns: those that have a role.
-        names: of all columns.
-        given: columns by role, as the user says.
-        at: where the file begins, for messages.
-        named: True if the user can name the columns of this form.
+        columns: The columns that have a role.
+        names: Names of all columns.
+        given: Columns by role, from the option.
+        at: Location of the first row, for messages.
+        named: True if the option can assign roles in this format.
 
     Raises:
-        DataError: if one of these looks as if it had a role.
+        DataError: If an unused column looks as if it had a role.
     """
     used = {name for column in columns.roles.values() for name in column}
     unused = [name for name in names if name not in used]
@@ -186,19 +186,19 @@ def with_unused(
             short = abbreviated(name, 60)
             role = f"its role (--columns {family}={short}), or " if named else ""
             raise at.error(
-                f"the column {short!r}, which looks like {family}s and is not known ({columns.sentence()})",
+                f"the column {short!r}, which looks like {family}s but is unknown ({columns.sentence()})",
                 f"{role}--columns ignore={short} to leave it out",
             )
     return replace(columns, unused=unused)
 
 
 def _is_settled(family: str, given: Given) -> bool:
-    """True if the user has said which columns of a family count."""
+    """True if the option assigns the columns of a family."""
     return any(role in given for role in (OF_LABELS if family == "label" else (family,)))
 
 
 def check_given(names: Sequence[str], given: Given, at: RowLocation) -> None:
-    """Refuses columns that the user names and that are not there."""
+    """Refuses columns in the option that do not exist."""
     for role, column in given.items():
         for name in column:
             if name not in names:
@@ -209,7 +209,7 @@ def check_given(names: Sequence[str], given: Given, at: RowLocation) -> None:
 
 
 def _usual(role: str, names: Sequence[str]) -> list[str]:
-    """The columns of the surest names that a role usually has."""
+    """The columns with the most certain of a role's usual names."""
     tiers = ([name for name in names if _fits(name, usual)] for usual in NAMES[role])
     return next((tier for tier in tiers if tier), [])
 
@@ -258,18 +258,18 @@ class _Seen(NamedTuple):
 
 
 def settle_labels(columns: Columns, given: Given, rows: Iterable[tuple[RowLocation, Any]]) -> Columns:
-    """The columns, of which labels, grades and scores mean one thing in all rows.
+    """Settles what labels, grades and scores mean, which must be the same in all rows.
 
-    Without the user's word, labels are 0 and 1, grades are whole numbers, and scores, or labels beside
-    negatives, are a teacher's.
+    By default labels are 0 and 1, grades are whole numbers, and scores, or labels in rows with negatives, are
+    a teacher's scores.
 
     Args:
-        columns: as `find_columns` found them.
-        given: columns by role, as the user says.
-        rows: of the file.
+        columns: The result of `find_columns`.
+        given: Columns by role, from the option.
+        rows: All rows of the file.
 
     Raises:
-        DataError: if they could mean more than one thing; it names the line.
+        DataError: If their meaning is ambiguous; the error names the line.
     """
     mark = "label" if "label" in columns.roles else "grade" if "grade" in columns.roles else ""
     if not mark and "score" not in columns.roles:
@@ -283,7 +283,7 @@ def settle_labels(columns: Columns, given: Given, rows: Iterable[tuple[RowLocati
     if mark and mark not in given and seen.negatives:
         if mark == "grade" or "score" in columns.roles:
             raise seen.negatives.error(
-                f"negatives beside {name}, which says which passages are positive",
+                f"negatives in a row with {name}, which marks the positive passages",
                 f"one or the other; leave it out by --columns ignore={name}, or say --columns {mark}={name}",
             )
         columns, mark = replace(columns, roles=_renamed(columns.roles, "label", "score")), ""

@@ -1,6 +1,6 @@
-"""Rows of the files that training data come in, whatever they hold: jsonl, Parquet, csv, tsv, `datasets`.
+"""Files of training data: jsonl, Parquet, csv, tsv, and folders of `datasets`.
 
-What a file is, is told by its first bytes or line; .gz alone goes by the name.
+A file's type is recognised by its first bytes or line, except that gzipped files need a name in .gz.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ from stzoo.utils.inputs import open_input, user_path
 
 PLAIN = (".jsonl", ".csv", ".tsv")
 IN_FOLDERS = (".parquet", *PLAIN, *(f"{suffix}.gz" for suffix in PLAIN))
-# In a folder a .json file is most often a record or settings, so it is read only when it is named.
+# A .json file in a folder is usually a record or settings, so it is read only if it is named.
 SUFFIXES = (*IN_FOLDERS, ".json", ".json.gz")
 
-Row = dict[str, Any] | list[str]  # by column; or fields without names
+Row = dict[str, Any] | list[str]  # values by column, or fields without column names
 Rows = Iterator[tuple[RowLocation, Row]]
 
 
@@ -49,17 +49,17 @@ class Table:
 
 
 def find_tables(data: str | Path, split: str, progress: bool | None, given: Given) -> list[Table]:
-    """The tables of a file, a folder of files (in name order), a folder of `datasets`, or a Hub id.
+    """Finds the tables of a file, a folder of files (in name order), a folder of `datasets`, or a Hub id.
 
     Args:
-        data: as the user gave it.
-        split: of a `datasets` folder or Hub data set that has several; in a folder of files those are read
-            whose names begin with it, or all if none does.
-        progress: see `stzoo.data.rows.read_rows`.
-        given: columns by role, as the user says.
+        data: Path or Hub id, as the user gave it.
+        split: Split of a `datasets` folder or Hub data set. In a folder of files, the files whose names begin
+            with it are read, or all files if none does.
+        progress: See `stzoo.data.rows.read_rows`.
+        given: Columns by role, from the option.
 
     Raises:
-        DataError: if it is not there, or holds nothing that can be read.
+        DataError: If it does not exist, or has nothing that can be read.
     """
     path = user_path(data)
     if path.exists() and not path.is_dir():
@@ -71,8 +71,8 @@ def find_tables(data: str | Path, split: str, progress: bool | None, given: Give
         return [open_table(file, progress, given) for file in _files(path, split)]
     if not is_hub_id(str(data)) or str(data).lower().endswith(SUFFIXES):
         raise DataError(
-            f"there is no file or folder {data}; expected one, or the id of a data set on the Hub "
-            "(org/name or org/name:config:split)."
+            f"there is no file or folder {data}; expected a file, a folder, or the id of a data set on the "
+            "Hub (org/name or org/name:config:split)."
         )
     return [_dataset(Path(data), load_hub(str(data), split), progress)]
 
@@ -85,8 +85,8 @@ def _files(folder: Path, split: str) -> list[Path]:
     found = [name for name in names if name.lower().endswith(IN_FOLDERS) and not name.startswith(".")]
     if not found:
         raise DataError(
-            f"{folder} has no training data of any known kind ({', '.join(IN_FOLDERS)}); expected some "
-            "in the folder itself, as subfolders are not searched."
+            f"{folder} has no training data of a known type ({', '.join(IN_FOLDERS)}); expected some in the "
+            "folder itself (subfolders are not searched)."
         )
     of_split = [name for name in found if re.match(rf"{re.escape(split)}(?![A-Za-z])", name)]
     if not of_split:
@@ -97,13 +97,13 @@ def _files(folder: Path, split: str) -> list[Path]:
 def _refuse_split(path: Path, split: str) -> None:
     if split != "train":
         raise DataError(
-            f"{path} has no splits, and {split!r} was asked for; expected a BEIR folder or a data set with "
-            "splits, or the split left out."
+            f"{path} has no splits, but the split is {split!r}; expected a BEIR folder or a data set with "
+            "splits, or no split."
         )
 
 
 def open_table(path: Path, progress: bool | None, given: Given | None = None) -> Table:
-    """The table that a file is; see `find_tables`."""
+    """The table of a file; see `find_tables`."""
     try:
         with open_input(path) as file:
             if file.read(4) == b"PAR1":
@@ -158,7 +158,7 @@ def _dataset(path: Path, found: Any, progress: bool | None) -> Table:
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Explains whatever `datasets` raises: of a damaged folder it may be anything."""
+    """Turns errors of `datasets` into DataErrors; for a damaged folder it raises many kinds."""
     try:
         yield
     except StzooError:
@@ -166,5 +166,5 @@ def _explained(path: Path) -> Iterator[None]:
     except Exception as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise DataError(
-            f"{path} cannot be read as a data set of `datasets` ({reason}); expected what save_to_disk wrote."
+            f"{path} cannot be read by `datasets` ({reason}); expected a folder written by save_to_disk."
         ) from error

@@ -1,4 +1,4 @@
-"""The forms of training rows, each recognised by the names of its columns."""
+"""The formats of training rows, each recognised by the names of its columns."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,9 +21,9 @@ from stzoo.errors import DataError, abbreviated
 
 
 class Example(NamedTuple):
-    """A row as its form is read.
+    """A row, whatever its format.
 
-    Where the form gives ids alone, the candidates' texts are "", and the query's, too, in id triples.
+    If the format has only ids, the candidates' texts are "", and in id triples the query's text as well.
     """
 
     query: str
@@ -33,15 +33,15 @@ class Example(NamedTuple):
 
 
 class Form(NamedTuple):
-    """A form of training data.
+    """A format of training data.
 
     Attributes:
-        name: whose it is.
-        holds: what a row holds.
-        read: reads a row; None for rows of columns, which `stzoo.data.training_sets.columns` understands.
-        roles: what its columns are, by role; the columns of `needs` must be there.
-        needs: names that tell the form.
-        named: what the row names by id: "" for nothing, "passages" or "pages".
+        name: Name of the library or data set that it comes from.
+        holds: Description of a row, for messages.
+        read: Reads a row; None for formats whose columns `stzoo.data.training_sets.columns` finds.
+        roles: Column by role.
+        needs: Columns by which the format is recognised.
+        named: What a row refers to by id: "passages", "pages", or "" for nothing.
     """
 
     name: str
@@ -56,9 +56,9 @@ class Understood(NamedTuple):
     """How the rows of a file are read.
 
     Attributes:
-        form: the form that they are of.
-        columns: what was taken for what.
-        read: reads a row.
+        form: Their format.
+        columns: The roles of their columns.
+        read: Reads a row.
     """
 
     form: Form
@@ -67,7 +67,7 @@ class Understood(NamedTuple):
 
 
 def _read_columns(columns: Columns) -> Callable[[dict[str, Any], RowLocation], Example]:
-    """Reads a row whose columns are known."""
+    """Returns a function that reads a row with these columns."""
     names = {role: columns.one(role) for role in COLUMN_ROLES}
     mark = "label" if names["label"] else "grade" if names["grade"] else ""
 
@@ -87,7 +87,7 @@ def _read_columns(columns: Columns) -> Callable[[dict[str, Any], RowLocation], E
             for one in (value if isinstance(value, list) else [value])
         ]
         if len(found) != count:
-            raise at.error(f"{len(found)} {names[role]} for {count} passages", "an id a passage")
+            raise at.error(f"{len(found)} {names[role]} for {count} passages", "one id per passage")
         return found
 
     def read(row: dict[str, Any], at: RowLocation) -> Example:
@@ -168,16 +168,16 @@ def _id_triple(row: list[str], at: RowLocation) -> Example:
 
 def _three(row: list[str], at: RowLocation) -> list[str]:
     if len(row) != 3 or not all(map(str.strip, row)):
-        raise at.error(f"{len(row)} fields, {sum(map(bool, row))} of them filled", "three that are filled")
+        raise at.error(f"{len(row)} fields, {sum(map(bool, row))} of them filled", "three fields with text")
     return row
 
 
 def _id(row: dict[str, Any], key: str, at: RowLocation) -> str:
-    """An id that may be missing."""
+    """The id under a key, or "" if it is missing."""
     return "" if row.get(key) in (None, "") else at.id(row, key)
 
 
-# The names of columns, unlike those of the other forms, are found by `stzoo.data.training_sets.columns`.
+# The columns of these two are found by `stzoo.data.training_sets.columns`.
 FLAG = Form(
     "FlagEmbedding",
     "{query, pos: [...], neg: [...]}, also pos_scores, neg_scores; stzoo's mined files",
@@ -247,21 +247,21 @@ def understand(
     rows: Callable[[], Iterator[tuple[RowLocation, Any]]],
     given: Given,
 ) -> Understood:
-    """The form of a file's rows, and what their columns are; decided over all rows.
+    """The format of a file's rows and the roles of their columns, decided from all rows.
 
     Args:
-        file: for messages.
-        names: of its columns; None if each row has its own.
-        rows: yields the rows with their lines, the same each time.
-        given: columns by role, as the user says.
+        file: Path of the file, for messages.
+        names: Names of its columns; None if each row has its own.
+        rows: Streams the rows with their locations, the same each time.
+        given: Columns by role, from the option.
 
     Raises:
-        DataError: if they are of no form (it lists them all), there is no row, or it is ambiguous what a
-            column is.
+        DataError: If the format is unknown (the error lists all formats), there is no row, or the role of a
+            column is ambiguous.
     """
     first = next(rows(), None)
     if first is None:
-        raise DataError(f"{file} holds no row; expected training data:\n{describe_formats()}")
+        raise DataError(f"{file} has no row; expected training data:\n{describe_formats()}")
     at, row = first
     if isinstance(row, list):
         return _understand_triples(row, given, at)
@@ -286,7 +286,7 @@ def understand(
 
 def _understand_triples(row: list[str], given: Given, at: RowLocation) -> Understood:
     if given:
-        raise at.error("a line without names of columns, which --columns names", "a header, or no --columns")
+        raise at.error("a line without column names, which --columns needs", "a header, or no --columns")
     if len(row) != 3:
         raise unknown_form(f"a line of {len(row)} fields", at)
     form = ID_TRIPLES if all(map(_is_id, row)) else TRIPLES
@@ -297,25 +297,25 @@ def _understand_triples(row: list[str], given: Given, at: RowLocation) -> Unders
 
 
 def _is_id(field: str) -> bool:
-    """True if it has no space between words, in a script that puts spaces there."""
+    """True for ASCII text without spaces."""
     return field.isascii() and len(field.split()) == 1
 
 
-OTHER_NAMES = "- columns of other names: say what they are by --columns query=NAME,positive=NAME"
+OTHER_NAMES = "- columns with other names: give their roles by --columns query=NAME,positive=NAME"
 
 
 def unknown_form(found: str, at: RowLocation) -> DataError:
-    """The error that lists the forms."""
-    return at.error(found, f"one of these forms:\n{describe_formats()}\n{OTHER_NAMES}")
+    """The error for an unknown format, which lists all formats."""
+    return at.error(found, f"one of these formats:\n{describe_formats()}\n{OTHER_NAMES}")
 
 
 def is_header(names: Sequence[str], given: Given) -> bool:
-    """True if these are the names of columns of a form, or those that the user names."""
+    """True if these are column names of a format, or of the option."""
     return any(all(name in names for name in form.needs) for form in FIXED) or has_columns(names, given)
 
 
 def describe_formats() -> str:
-    """The forms, a line each."""
+    """The formats, one per line."""
     lines = ["- BEIR: a folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv"]
     lines += [f"- {form.name}: {form.holds}" for form in (FLAG, *FIXED, COLUMNS, TRIPLES, ID_TRIPLES)]
     return "\n".join(lines)
@@ -324,10 +324,10 @@ def describe_formats() -> str:
 def examples(
     understood: Understood, rows: Iterator[tuple[RowLocation, Any]]
 ) -> Iterator[tuple[RowLocation, Example]]:
-    """Reads rows of one form, and yields each with its location.
+    """Reads the rows of a file, and yields each with its location.
 
     Raises:
-        DataError: if a row does not hold.
+        DataError: If a row is invalid.
     """
     for at, row in rows:
         example = understood.read(row, at)
@@ -339,13 +339,13 @@ def examples(
 
 
 class Blanks:
-    """Leaves passages without text out of rows, and counts what is left out."""
+    """Leaves passages without text out of rows, and counts them."""
 
     def __init__(self) -> None:
         self.passages = self.rows = 0
 
     def without(self, rows: Iterator[tuple[RowLocation, Example]]) -> Iterator[tuple[RowLocation, Example]]:
-        """The rows, but those none of whose passages has text."""
+        """Yields the rows that have a passage with text."""
         for at, row in rows:
             positives, negatives = (
                 [one for one in side if one.text.strip()] for side in (row.positives, row.negatives)
@@ -358,8 +358,8 @@ class Blanks:
                 yield at, Example(row.query, positives, negatives, row.query_id)
 
     def notes(self) -> Iterator[str]:
-        """What was left out, in a sentence each."""
+        """Notes on what was left out."""
         if self.passages:
             yield f"{self.passages} passages without text are left out"
         if self.rows:
-            yield f"{self.rows} rows, none of whose passages has text, are left out"
+            yield f"{self.rows} rows without any passage with text are left out"

@@ -1,8 +1,8 @@
 """Mined files: queries with the negatives that a model found for them, as Parquet or jsonl.
 
-Both have the names that FlagEmbedding gave them, so that it and `datasets` read them: query, pos, neg,
-pos_scores, neg_scores; beside them query_id, pos_id, neg_id. What made the file lies in Parquet's schema
-metadata under "stzoo", in jsonl in the first row under "stzoo". The same rows give the same bytes.
+The columns have FlagEmbedding's names, so that FlagEmbedding and `datasets` can read them: query, pos, neg,
+pos_scores, neg_scores; and also query_id, pos_id, neg_id. Metadata on how the file was made is in Parquet's
+schema metadata, or in the first row of jsonl, under "stzoo". The same rows give the same bytes.
 """
 
 import contextlib
@@ -28,34 +28,36 @@ GROUP_ROWS = 1000
 
 
 def check_mined_name(path: str | Path) -> Path:
-    """The path of a mined file to be written.
+    """The path of a mined file to write.
 
     Raises:
-        RecipeError: if its suffix names no form.
+        RecipeError: If its suffix is unknown.
     """
     if Path(path).suffix not in SUFFIXES:
-        raise RecipeError(f"{path} cannot be written; expected a name that ends in {' or '.join(SUFFIXES)}.")
+        raise RecipeError(
+            f"{path} has an unknown suffix; expected a name that ends in {' or '.join(SUFFIXES)}."
+        )
     return Path(path)
 
 
 def write_training(path: str | Path, rows: Iterable[Mined], made: dict[str, Any]) -> Path:
-    """Writes mined rows, whole or not at all, and returns the path; memory does not grow with their number.
+    """Streams mined rows to a file, which is written completely or not at all, and returns the path.
 
     Args:
-        path: ends in .parquet or .jsonl.
-        rows: taken one by one; a list in which a passage has no score is written without scores.
-        made: JSON values that say what made them; `TrainingSet.made` of what is read again.
+        path: Path that ends in .parquet or .jsonl.
+        rows: The rows, which are consumed one by one. Lists with an unscored passage get no scores.
+        made: Metadata on how they were made, as JSON values; `TrainingSet.made` when the file is read.
 
     Raises:
-        RecipeError: if the suffix names no form.
-        DataError: if there is no row, or a score is not finite.
-        OutputError: if the disk is full or the folder cannot be written.
+        RecipeError: If the suffix is unknown.
+        DataError: If there is no row, or a score is not finite.
+        OutputError: If the disk is full or the folder cannot be written.
     """
     path = check_mined_name(path)
     filed = map(_filed, rows)
     first = next(filed, None)
     if first is None:
-        raise DataError(f"there is no row to write to {path}: no query got a negative.")
+        raise DataError(f"there is no row to write to {path}: no negative was found for any query.")
     about = json.dumps(made, ensure_ascii=False, allow_nan=False)
     with atomic_file(path) as draft:
         write = _write_parquet if path.suffix == ".parquet" else _write_jsonl
@@ -64,16 +66,16 @@ def write_training(path: str | Path, rows: Iterable[Mined], made: dict[str, Any]
 
 
 def read_made(path: str | Path) -> dict[str, Any] | None:
-    """What made a mined file; None of another file. No more than its first row is read.
+    """The metadata of a mined file; None for other files. At most the first row is read.
 
     Raises:
-        DataError: if it is not there or cannot be read.
+        DataError: If the file does not exist or cannot be read.
     """
     return made_of(open_table(Path(path), False))
 
 
 def made_of(table: Table) -> dict[str, Any] | None:
-    """What a table says of its making; see `read_made`."""
+    """The metadata of a table; see `read_made`."""
     if table.metadata is not None:
         made = table.metadata.get(MADE.encode())
         with contextlib.suppress(ValueError):
@@ -82,7 +84,9 @@ def made_of(table: Table) -> dict[str, Any] | None:
         row = next((row for _, row in table.read()), None)
         made = row.get(MADE) if isinstance(row, dict) else None
     if not isinstance(made, dict | None):
-        raise DataError(f"{table.file}: its {MADE!r} is no JSON object; expected what stzoo mine writes.")
+        raise DataError(
+            f"{table.file}: {MADE!r} is not a JSON object; expected the metadata that stzoo mine writes."
+        )
     return made
 
 
@@ -100,8 +104,8 @@ def _scores(query: str, candidates: list[Candidate]) -> list[float]:
     if len(scores) < len(candidates):
         return []
     if not all(map(isfinite, scores)):
-        raise DataError(f"a score of query {query!r} is no finite number, of {scores}.")
-    # As short as it can be for the reader to get the same float32, and the same in both forms.
+        raise DataError(f"query {query!r} has a score that is not finite: {scores}; expected finite scores.")
+    # The shortest decimals that give the same float32; the same in both formats.
     return [float(str(score)) for score in np.array(scores, np.float32)]
 
 

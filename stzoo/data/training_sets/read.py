@@ -1,4 +1,4 @@
-"""Training data of any form, read into one."""
+"""Reads training data of any format."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -32,34 +32,33 @@ def read_training(
     columns: str | Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> TrainingSet:
-    """Reads queries with their positives and negatives, in any of the forms that `formats.describe_formats`
-    lists.
+    """Reads queries with their positives and negatives, in any format of `formats.describe_formats`.
 
-    The names of the columns, over all rows, decide the form and what each column is. This is shown to the
-    user and kept in `TrainingSet.columns`. A row may say of its passages which are positive: by labels (0 or
-    1), or by a grade of relevance (above 0 is positive); then queries without a positive are left out. Rows
-    of one query are joined, a passage is kept once, and
-    of a corpus only what is named is kept, though it is held whole while it is read.
+    The names of the columns in all rows decide the format and the role of each column. The roles are shown to
+    the user and kept in `TrainingSet.columns`. A column may mark the positive passages: labels (0 or 1), or a
+    grade of relevance (above 0 is positive); then queries without a positive are left out. Rows of the same
+    query are joined, and each passage is kept once. Of a corpus only passages that rows refer to are kept,
+    but all of it is in memory while it is read.
 
     Args:
-        data: a BEIR folder, or FOLDER/TASK of one; a file as jsonl, Parquet, csv or tsv (.gz, too); a
-            folder of such files; what `datasets` saved to disk; or a Hub id (org/name:config:split).
-        split: of a BEIR folder, or of a data set that has several.
-        corpus: what rows that name ids name: a BEIR folder, its corpus.jsonl(.gz), or a folder with
-            collection.tsv and queries*.tsv.
-        columns: what columns are that their names do not say, as `column_roles.parse_columns` reads it:
+        data: Path of a BEIR folder, or FOLDER/TASK; a jsonl, Parquet, csv or tsv file (also .gz); a folder of
+            such files; a folder that `datasets` saved to disk; or a Hub id (org/name:config:split).
+        split: Split of a BEIR folder, or of a data set with splits.
+        corpus: The corpus of rows that refer to passages by id: a BEIR folder, its corpus.jsonl(.gz), or a
+            folder with collection.tsv and queries*.tsv.
+        columns: Roles of columns with unusual names, see `column_roles.parse_columns`:
             "query=question,positive=passage", or {"query": "question", "positive": "passage"}.
         progress: True for progress bars on stderr after two seconds; None shows them on a terminal only.
 
     Raises:
-        DataError: if it is not there or of no known form, it is ambiguous what a column is, a row is invalid
-            (named by file and line), a query has no positive, or a passage is both positive and negative of
-            one query.
-        RecipeError: if `columns` is invalid, or given for a BEIR folder.
+        DataError: If the data do not exist or have an unknown format, the role of a column is ambiguous, a
+            row is invalid (named by file and line), a query has no positive, or a passage is both positive
+            and negative for one query.
+        RecipeError: If `columns` is invalid, or given for a BEIR folder.
 
-    Unlike sentence-transformers: columns go by their names, not by their order. Unlike FlagEmbedding: a row's
-    "prompt" and "type" are not read. Unlike KILT: each passage of an evidence page is positive, since
-    passages other than KILT's own have no paragraph numbers.
+    Unlike sentence-transformers: columns are recognised by their names, not by their order. Unlike
+    FlagEmbedding: a row's "prompt" and "type" are not read. Unlike KILT: each passage of an evidence page is
+    positive, since passages other than KILT's own have no paragraph numbers.
     """
     held = Corpus(corpus, progress) if corpus is not None else None
     return _read(data, split, held, parse_columns(columns), progress)
@@ -73,21 +72,21 @@ def read_judged(
     columns: str | Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> RetrievalDataset:
-    """Reads what mining searches: queries, a corpus, and which passages of it are relevant.
+    """Reads the data for mining: queries, a corpus, and its relevant passages.
 
-    A BEIR folder is read as `stzoo.data.beir.read_beir` reads it. Other data are searched over their own
-    passages, or over `corpus`: there every passage with the text of a positive is relevant, and positives
-    that it lacks are searched beside it.
+    A BEIR folder is read by `stzoo.data.beir.read_beir`. For other data, the corpus is their own passages, or
+    `corpus`: every passage in it with the text of a positive is relevant, and positives that it lacks are
+    added to it.
 
     Args:
-        data: see `read_training`.
-        split: see `read_training`.
-        corpus: see `read_training`; for a BEIR folder what is searched in place of its own corpus.
-        columns: see `read_training`.
-        progress: see `read_training`.
+        data: See `read_training`.
+        split: See `read_training`.
+        corpus: See `read_training`; for a BEIR folder, the corpus to use in place of its own.
+        columns: See `read_training`.
+        progress: See `read_training`.
 
     Raises:
-        DataError: see `read_training`.
+        DataError: See `read_training`.
     """
     given = parse_columns(columns)
     if corpus is None and names_beir(data):
@@ -99,10 +98,10 @@ def read_judged(
 
 
 def from_judged(judged: RetrievalDataset) -> TrainingSet:
-    """The judged queries with their relevant passages; what is not relevant to any query is not kept.
+    """The queries with their relevant passages; other passages are not kept.
 
     Raises:
-        DataError: if no passage is relevant.
+        DataError: If no passage is relevant.
     """
     relevant = {name for grades in judged.qrels.values() for name, grade in grades.items() if grade > 0}
     places = {name: place for place, name in enumerate(judged.corpus_ids) if name in relevant}
@@ -116,7 +115,8 @@ def from_judged(judged: RetrievalDataset) -> TrainingSet:
             left_out += 1
     if left_out == len(judged.qrels):
         raise DataError(
-            f"{judged.folder}, split {judged.split}: no judgement above 0 has a passage, nothing to train on."
+            f"{judged.folder}, split {judged.split}: no judgement above 0 has a passage, so there is nothing "
+            "to train on."
         )
     of_scores = set(notes_on_queries(judged))
     notes = tuple(note for note in judged.notes if note not in of_scores)
@@ -144,7 +144,8 @@ def _read(
             rows = read()
         elif corpus is None:
             raise DataError(
-                f"{table.file} has only ids ({understood.form.name}); name the corpus that has the texts."
+                f"{table.file} has only ids ({understood.form.name}); give the corpus with the texts "
+                "(--corpus)."
             )
         elif understood.form.named == "pages":
             rows = with_pages(read, table.file, corpus, notes)
@@ -163,18 +164,19 @@ def _read(
         made=made,
         columns=tuple(columns.values()),
     )
-    for said in [*(columns if made is None else ()), *training.notes]:  # stzoo's own columns are known
-        notify(f"{training.name}: {said}.")
+    # The columns of mined files are always the same.
+    for note in [*(columns if made is None else ()), *training.notes]:
+        notify(f"{training.name}: {note}.")
     return training
 
 
 def _refuse_columns(data: str | Path, given: Given) -> None:
     if given:
-        raise RecipeError(f"columns (--columns) is about files of training rows; {data} is a BEIR folder.")
+        raise RecipeError(f"{data} is a BEIR folder, on which columns (--columns) has no effect; drop it.")
 
 
 def _refuse_two_meanings(tables: list[Table], all_understood: list[Understood]) -> None:
-    """Sees that labels and scores mean the same in all files of a folder."""
+    """Checks that labels and scores mean the same in all files of a folder."""
     first = all_understood[0].columns.meaning
     for table, understood in zip(tables, all_understood, strict=True):
         if understood.columns.meaning != first:
@@ -200,7 +202,7 @@ def _over(training: TrainingSet, split: str, corpus: Corpus) -> RetrievalDataset
             taken.update(names[place])
         ids = Texts(chain(ids, (names[place][0] for place in lacking)))
         texts = Texts(chain(texts, (training.passages[place] for place in lacking)))
-        notes += (f"{len(lacking)} positives that are not in {corpus.file.name} are searched beside it",)
+        notes += (f"{len(lacking)} positives that are not in {corpus.file.name} are added to it",)
     return replace(
         training.judged(split),
         corpus_ids=ids,
@@ -218,7 +220,7 @@ def _examples(understood: Understood, table: Table) -> Iterator[tuple[RowLocatio
 
 
 def _name(source: Path) -> str:
-    """A file's name without what says how it is packed; a folder's whole name."""
+    """A file's name without its suffixes, or a folder's name."""
     name = source.name
     for suffix in (".gz", *SUFFIXES):
         name = name.removesuffix(suffix)

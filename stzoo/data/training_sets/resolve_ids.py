@@ -1,4 +1,4 @@
-"""Training rows that name their passages, pages or queries by id, and the corpus that has the texts."""
+"""Training rows that refer to passages, pages or queries by id, and the corpus with their texts."""
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -21,7 +21,7 @@ Examples = Callable[[], Iterator[tuple[RowLocation, Example]]]
 
 
 class Passages(NamedTuple):
-    """A corpus: ids and texts in file order, and notes."""
+    """Ids and texts of a corpus in file order, and notes."""
 
     ids: Texts
     texts: Texts
@@ -29,15 +29,15 @@ class Passages(NamedTuple):
 
 
 class Corpus:
-    """What training rows name by id, read once, when it is first asked for.
+    """The passages and queries that training rows refer to by id, read once, at first use.
 
     Args:
-        path: a BEIR folder, its corpus.jsonl(.gz), or a folder with MS MARCO's collection.tsv(.gz) and
-            queries*.tsv(.gz), whose lines are id<TAB>text.
-        progress: see `stzoo.data.rows.read_rows`.
+        path: Path of a BEIR folder, of its corpus.jsonl(.gz), or of a folder with MS MARCO's
+            collection.tsv(.gz) and queries*.tsv(.gz), whose lines are id<TAB>text.
+        progress: See `stzoo.data.rows.read_rows`.
 
     Raises:
-        DataError: if it is not there.
+        DataError: If it does not exist.
     """
 
     def __init__(self, path: str | Path, progress: bool | None = None):
@@ -58,21 +58,21 @@ class Corpus:
         """All passages.
 
         Raises:
-            DataError: if a line does not hold, or an id stands twice.
+            DataError: If a line is invalid, or an id is repeated.
         """
         if self._collection is None:
             return Passages(*read_corpus(self.file, self._progress))
         return Passages(*once(self.file, lambda: _pairs(self.file, self._progress)), ())
 
     def places(self, wanted: set[str]) -> dict[str, int]:
-        """The places of passages by id, of those that are there."""
+        """Index by id of the wanted passages that exist."""
         return {name: place for place, name in enumerate(self.passages.ids) if name in wanted}
 
     def places_by_page(self, wanted: set[str]) -> dict[str, list[int]]:
-        """The places of passages by page id, of those pages that have some.
+        """Indices of passages by page id, for the wanted pages that have passages.
 
         Raises:
-            DataError: if a passage names no page.
+            DataError: If a passage has no page.
         """
         found: dict[str, list[int]] = {}
         for place, page in enumerate(pages_in_rows(self.file, self._progress)):
@@ -81,10 +81,10 @@ class Corpus:
         return found
 
     def queries(self, wanted: set[str]) -> dict[str, str]:
-        """Texts of queries by id, of those that are there.
+        """Text by id of the wanted queries that exist.
 
         Raises:
-            DataError: if there is no file of queries beside the passages, or a line does not hold.
+            DataError: If the folder of the passages has no file of queries, or a line is invalid.
         """
         folder, found = self.file.parent, {}
         if self._collection is None:
@@ -96,7 +96,7 @@ class Corpus:
         files = sorted(path for path in folder.glob("queries*.tsv*") if path.suffix in (".tsv", ".gz"))
         if not files:
             raise DataError(
-                f"{folder} has no queries*.tsv beside {self.file.name}; expected the queries there."
+                f"{folder} has no queries*.tsv next to {self.file.name}; expected the queries there."
             )
         for file in files:
             ids, texts = _pairs(file, self._progress)
@@ -105,16 +105,16 @@ class Corpus:
 
 
 def with_texts(read: Examples, corpus: Corpus) -> Iterator[tuple[RowLocation, Example]]:
-    """Rows that name passages by id, and queries where they have no text, with the texts of a corpus.
+    """Fills in the texts of passages, and of queries without text, from a corpus by their ids.
 
-    The rows are read twice, so that only the names are held in between.
+    The rows are read several times, so that only ids are kept in memory.
 
     Args:
-        read: gives the rows, the same each time.
-        corpus: has the passages, and the queries beside them.
+        read: Streams the rows, the same each time.
+        corpus: The corpus with the passages and queries.
 
     Raises:
-        DataError: if the corpus has no such passage or query.
+        DataError: If the corpus lacks a passage or query.
     """
     wanted = {one.id or "" for _, row in read() for one in (*row.positives, *row.negatives)}
     asked = {row.query_id for _, row in read() if not row.query}
@@ -130,7 +130,7 @@ def with_texts(read: Examples, corpus: Corpus) -> Iterator[tuple[RowLocation, Ex
     for at, row in read():
         if not row.query and not queries.get(row.query_id):
             raise at.error(
-                f"the unknown query {row.query_id!r}", f"an id of the queries beside {corpus.file}"
+                f"the unknown query {row.query_id!r}", f"an id of the queries next to {corpus.file}"
             )
         query = row.query or queries[row.query_id]
         yield at, Example(query, found(row.positives, at), found(row.negatives, at), row.query_id)
@@ -139,16 +139,16 @@ def with_texts(read: Examples, corpus: Corpus) -> Iterator[tuple[RowLocation, Ex
 def with_pages(
     read: Examples, file: Path, corpus: Corpus, notes: list[str]
 ) -> Iterator[tuple[RowLocation, Example]]:
-    """Rows that name pages, with all passages of these as positives; rows without any are left out.
+    """Replaces pages by all of their passages as positives; rows without any are left out.
 
     Args:
-        read: gives the rows, the same each time.
-        file: where they stand.
-        corpus: has the passages and names their pages.
-        notes: is given what was left out.
+        read: Streams the rows, the same each time.
+        file: Path of their file, for messages.
+        corpus: The corpus with the passages and their pages.
+        notes: List to which notes on what was left out are added.
 
     Raises:
-        DataError: if no row names a page, or no page has a passage.
+        DataError: If no row has a page, or no page has a passage.
     """
     wanted = {one.id or "" for _, row in read() for one in row.positives}
     if not wanted:
@@ -173,7 +173,7 @@ def with_pages(
 
 
 def _pairs(file: Path, progress: bool | None) -> tuple[Texts, Texts]:
-    """Ids and texts of a file of id<TAB>text lines."""
+    """Ids and texts of a file with lines of id<TAB>text."""
     ids, texts = TextsWriter(), TextsWriter()
     for at, row in read_lines(file, progress):
         name, mark, text = row.partition("\t")

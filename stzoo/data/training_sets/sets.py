@@ -1,4 +1,4 @@
-"""What fine-tuning learns from: queries, each with passages that answer it and passages that do not."""
+"""Training sets: queries, each with passages that answer it and passages that do not."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,11 @@ import numpy as np
 from stzoo.data.beir import RetrievalDataset
 
 BLOCK = 1 << 16
-MADE = "stzoo"  # where a mined file says what made it
+MADE = "stzoo"  # key of a mined file's metadata
 
 
 class Candidate(NamedTuple):
-    """A passage as a file gives it: its id and score may be missing."""
+    """A passage of a file, whose id and score may be missing."""
 
     text: str
     id: str | None = None
@@ -24,7 +24,7 @@ class Candidate(NamedTuple):
 
 
 class Mined(NamedTuple):
-    """A query with its passages, as a row of a mined file holds it: all have ids, and all a score or none."""
+    """A row of a mined file: a query and its passages. All have ids, and either all or none have scores."""
 
     query_id: str
     query: str
@@ -34,12 +34,12 @@ class Mined(NamedTuple):
 
 @dataclass(frozen=True)
 class Lists:
-    """Places of passages for each query: those of query q are `lists[q]`.
+    """Indices of passages for each of Q queries; `lists[q]` are those of query q.
 
     Attributes:
         starts: int64 [Q + 1], ascending from 0 to M.
-        places: int64 [M].
-        scores: float32 [M], a teacher's or a miner's; None where not all have one.
+        places: int64 [M], indices of passages.
+        scores: float32 [M], from a teacher or a miner; None if some are missing.
     """
 
     starts: np.ndarray
@@ -50,12 +50,12 @@ class Lists:
         return self.places[self.starts[query] : self.starts[query + 1]]
 
     def scored(self, query: int) -> np.ndarray:
-        """float32, the scores of `self[query]`; there must be some."""
+        """float32, the scores of `self[query]`; `scores` must not be None."""
         assert self.scores is not None
         return self.scores[self.starts[query] : self.starts[query + 1]]
 
     def of(self, queries: np.ndarray) -> "Lists":
-        """The lists of some queries, int64 [q], in that order."""
+        """The lists of some queries (int64 [q], indices), in that order."""
         sizes = np.diff(self.starts)[queries]
         starts = np.concatenate([[0], np.cumsum(sizes)])
         taken = np.arange(starts[-1]) - np.repeat(starts[:-1] - self.starts[queries], sizes)
@@ -66,21 +66,22 @@ class Lists:
 class TrainingSet:
     """Queries with their known positives and negatives.
 
-    Beside the bytes of its texts and ids it takes 8 bytes for each of them, and 8 bytes for each entry of a
-    list, 12 where there are scores.
+    It needs the bytes of its texts and ids, 8 bytes for each of them, and 8 bytes for each entry of a list
+    (12 with scores).
 
     Attributes:
-        name: of the folder or file.
-        source: where it was read from.
+        name: Name of the folder or file.
+        source: Path that it was read from.
         query_ids: Q unique ids.
         queries: Q texts.
         passage_ids: N unique ids.
-        passages: N texts, each once; title and text joined by a space.
-        positives: of each query, one at least.
-        negatives: of each query, none of them among its positives; lists may be empty.
-        notes: what a reader should know of it.
-        made: what a mined file says of its making; None of other data.
-        columns: of each kind of file that it was read from, what was taken for what; empty for BEIR folders.
+        passages: N unique texts; title and text joined by a space.
+        positives: At least one passage for each query.
+        negatives: Passages for each query that are not its positives; may be empty.
+        notes: Sentences on the data that users should know.
+        made: Metadata of a mined file: how it was made; None for other data.
+        columns: The roles of the columns, for each layout of the files that it was read from; empty for BEIR
+            folders.
     """
 
     name: str
@@ -102,9 +103,9 @@ class TrainingSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (64 hex digits) over queries, their lists, and the ids, texts and scores in these.
+        """SHA-256 (64 hex digits) over the queries, their lists, and the ids, texts and scores in the lists.
 
-        The order of `passages`, and what no list holds of them, does not count.
+        It does not depend on the order of `passages`, nor on passages that are in no list.
         """
         names = bytearray()
         for name, text in zip(self.passage_ids, self.passages, strict=True):
@@ -121,7 +122,7 @@ class TrainingSet:
         return digest.hexdigest()
 
     def part(self, queries: np.ndarray) -> "TrainingSet":
-        """Some of the queries, int64 [q] places, in that order, over the same passages."""
+        """The training set of some queries (int64 [q], indices), in that order, with the same passages."""
         places = queries.tolist()
         return replace(
             self,
@@ -132,7 +133,7 @@ class TrainingSet:
         )
 
     def rows(self) -> Iterator[Mined]:
-        """Each query with its passages, as `write_training` takes them."""
+        """Yields each query with its passages, for `write_training`."""
         for place, (query_id, query) in enumerate(zip(self.query_ids, self.queries, strict=True)):
             yield Mined(
                 query_id,
@@ -150,7 +151,7 @@ class TrainingSet:
         ]
 
     def judged(self, split: str = "train") -> RetrievalDataset:
-        """The same as a judged set: its passages are the corpus, its positives are relevant."""
+        """The same data for retrieval: the passages are the corpus, the positives are relevant."""
         return RetrievalDataset(
             name=self.name,
             split=split,
@@ -168,6 +169,6 @@ class TrainingSet:
 
 
 def _framed(text: str) -> bytes:
-    """The text in UTF-8 behind its length, so that no two lists of texts give the same bytes."""
+    """The text in UTF-8 with its length in front, so that different lists of texts give different bytes."""
     raw = text.encode()
     return b"%d " % len(raw) + raw

@@ -1,9 +1,9 @@
-"""The texts of training files, one after the other, each with the place where it stands.
+"""The texts of training files, each with its location.
 
-A BEIR folder is trained on by its split "train": the judged queries and the passages relevant to them.
-Another folder is the files in it; files are .jsonl(.gz), .parquet and .txt(.gz). Of a JSON object or a
-Parquet row each string but its id is a text, however deep it lies ({"query", "pos": [...], "neg": [...]} or
-any other form); a "title" and the "text" beside it are one.
+Of a BEIR folder, the split "train" is used: the judged queries and the passages relevant to them. Of another
+folder, all files are used. Files are .jsonl(.gz), .parquet and .txt(.gz). In a JSON object or a Parquet row,
+each string except its id is a text, at any depth ({"query", "pos": [...], "neg": [...]} or any other format);
+"title" and "text" of the same object are joined.
 """
 
 from collections.abc import Collection, Iterator
@@ -22,7 +22,14 @@ from stzoo.utils.inputs import user_path
 
 
 class TrainingText(NamedTuple):
-    """A text and where it stands: file, line or row from 1, field as "pos[0]" ("" for a line of text)."""
+    """A text and its location.
+
+    Attributes:
+        file: Path of the file.
+        line: Line or row, from 1.
+        field: Path of the value in the row, e.g. "pos[0]"; "" for a line of text.
+        text: The text.
+    """
 
     file: str
     line: int
@@ -31,21 +38,21 @@ class TrainingText(NamedTuple):
 
 
 class TrainingFile(NamedTuple):
-    """A file, and the ids of the rows that were trained on; None for all."""
+    """A file, and the ids of the rows to use; None for all rows."""
 
     path: Path
     only: Collection[str] | None = None
 
 
 def find_training(path: Path, bars: bool) -> list[TrainingFile]:
-    """The training files that a path stands for; of a BEIR folder's, the judgements are read.
+    """Finds the training files of a path, and reads the judgements of a BEIR folder.
 
     Args:
-        path: a file or folder, as the head of this module describes it; FOLDER/TASK for one task of several.
+        path: Path of a file or folder, see the head of this module; FOLDER/TASK for one task of several.
         bars: True for progress bars on stderr.
 
     Raises:
-        DataError: if it is not there, of no known kind, or a BEIR folder without a split "train".
+        DataError: If it does not exist, has an unknown type, or is a BEIR folder without a split "train".
     """
     if names_beir(path):
         files = find_split(path, "train")
@@ -53,7 +60,7 @@ def find_training(path: Path, bars: bool) -> list[TrainingFile]:
         relevant = {d for grades in judgements.values() for d, grade in grades.items() if grade > 0}
         return [TrainingFile(files.queries, judgements.keys()), TrainingFile(files.corpus, relevant)]
     if not user_path(path).exists():
-        raise DataError(f"there is no training file or folder {path}.")
+        raise DataError(f"there is no training file or folder {path}; check the path.")
     return [TrainingFile(file) for source in corpus_sources.find(str(path)) for file in source.files]
 
 
@@ -61,11 +68,11 @@ def training_texts(file: TrainingFile, bars: bool) -> Iterator[TrainingText]:
     """Streams the texts of a file.
 
     Args:
-        file: one of `find_training`.
+        file: One of the results of `find_training`.
         bars: True for a progress bar on stderr.
 
     Raises:
-        DataError: if it is damaged, or a line does not hold.
+        DataError: If it is damaged, or a line is invalid.
     """
     in_lines = row_suffix(file.path) == ".txt"
     for at, row in read_rows(file.path, bars, columns=partial(_text_columns, file.path)):
