@@ -1,6 +1,7 @@
-"""What a plugin author tests with: tiny models made at run time, and a check for each kind of component.
+"""Tests for plugin authors: a check for each kind of component, and tiny models made at run time.
 
-The models have random weights and two layers. They show that the wiring is right, never that a model is good.
+The models have random weights and two layers. They show that a component works, not that it makes good
+models.
 """
 
 from stzoo.testing.checks import (

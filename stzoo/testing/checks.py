@@ -1,4 +1,4 @@
-"""A check for each kind of component: what must hold of any."""
+"""A check for each kind of component."""
 
 import re
 import tempfile
@@ -16,21 +16,24 @@ def check_objective(
 ) -> None:
     """Checks on a tiny model that an objective trains and resumes, and learns from what it should.
 
-    Among others it finds: reading of columns that are not declared; random choices outside `make_views`, or
-    from another generator than torch's; losses that do not train the bottleneck; padding that changes a loss;
-    state that a checkpoint does not keep; and labels or uncorrupted text that the encoder or a decoder sees.
-    The component need not be installed.
+    Among others it finds: columns that are read but not declared; random choices outside `make_views`, or
+    from a generator other than torch's; losses that do not train the bottleneck; padding that changes a loss;
+    state that checkpoints do not keep; and labels or unmasked text that the encoder or a decoder can see. The
+    component need not be installed.
 
     Args:
-        component: of the objective.
-        family: of the tiny model, one of `FAMILIES`.
-        options: for the objective.
-        steps: of training on random words, which find leaks that no gradient shows; 0 leaves that part, the
-            longest, out.
+        component: Component of the objective.
+        family: Family of the tiny model, one of `FAMILIES`.
+        options: Options of the objective.
+        steps: Number of training steps on random words, which find leaks that gradients do not show; 0 to
+            skip that part, which takes longest.
 
     Raises:
-        AssertionError: with the fault.
-        PluginError: if the objective cannot be built.
+        AssertionError: If the objective has a fault, which the message describes.
+        PluginError: If the objective cannot be built.
+
+    Example:
+        >>> check_objective(manager.find("objective", "retromae"))
     """
     import torch
 
@@ -50,56 +53,58 @@ def check_objective(
 
 
 def check_preparation(component: Component) -> None:
-    """Sees that a preparation has settings that can be flags, and columns of types that can be kept.
+    """Checks that the settings of a preparation can be flags, and that its columns have supported types.
 
-    What it makes is its own to test: models and corpora are its own, too.
+    Test the values that it makes yourself, with models and corpora of your choice.
 
     Raises:
-        AssertionError: with what does not hold.
+        AssertionError: If the preparation has a fault, which the message describes.
     """
     from stzoo.pretraining.prepare import Preparation
     from stzoo.training.settings import PrepareSettings
 
     _check_texts(component)
     kind = manager.resolve(component)
-    assert isinstance(kind, type), f"{kind!r} is no class"
-    assert issubclass(kind, Preparation), f"{kind.__name__} is no Preparation"
-    assert issubclass(kind.Settings, PrepareSettings), f"{kind.__name__}.Settings is no PrepareSettings"
+    assert isinstance(kind, type), f"{kind!r} is not a class"
+    assert issubclass(kind, Preparation), f"{kind.__name__} is not a subclass of Preparation"
+    assert issubclass(kind.Settings, PrepareSettings), (
+        f"{kind.__name__}.Settings is not a subclass of PrepareSettings"
+    )
     undescribed = [name for name, field in kind.Settings.model_fields.items() if not field.description]
     assert not undescribed, f"settings without a description: {undescribed}"
     assert kind.columns, "it makes no columns"
     for name, column in {**kind.columns, **kind.reads}.items():
-        assert re.fullmatch("[a-z][a-z_]*", name), f"column {name!r}"
+        assert re.fullmatch("[a-z][a-z_]*", name), f"the column name {name!r} is not in snake_case"
         assert column in (str, list[str]), f"the column {name} is of type {column}; expected str or list[str]"
 
 
 def check_pooling(component: Component) -> None:
-    """Sees that a pooling writes one finite vector a text, whatever padding stands behind it.
+    """Checks that a pooling returns one finite vector per text, whatever the padding contains.
 
-    It is put on a tiny masked LM, as `stzoo finetune --pooling` puts it on a base, or on a tiny T5 if it
+    It is added to a tiny masked LM, as `stzoo finetune --pooling` adds it to a base, or to a tiny T5 if it
     refuses the masked LM.
 
     Raises:
-        AssertionError: with what does not hold.
+        AssertionError: If the pooling has a fault, which the message describes.
     """
     import torch
 
     from stzoo.models.loading import load_model
 
-    def put_on(base: Path) -> Any:
+    def add_to(base: Path) -> Any:
         transformer = load_model(str(base))[0]
-        made = _build("pooling", component, transformer.get_embedding_dimension())
-        if hasattr(made, "init_from_base"):
-            made.init_from_base(str(base), transformer)
-        return made
+        module = _build("pooling", component, transformer.get_embedding_dimension())
+        if hasattr(module, "init_from_base"):
+            module.init_from_base(str(base), transformer)
+        return module
 
     _check_texts(component)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            pooling = put_on(tiny_masked_lm("bert", folder))
-        except ValueError:  # it does not suit this model
-            pooling = put_on(tiny_t5(Path(folder, "t5")))
+            pooling = add_to(tiny_masked_lm("bert", folder))
+        except ValueError:  # it does not fit this model
+            pooling = add_to(tiny_t5(Path(folder, "t5")))
         pooling.eval()
     hidden, attention = torch.randn(3, 5, 32), torch.tensor([[1] * 5, [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
 
@@ -116,10 +121,10 @@ def check_pooling(component: Component) -> None:
 
 
 def check_loss(component: Component) -> None:
-    """Sees that a loss of fine-tuning is a finite scalar that can be learnt, and falls where it should.
+    """Checks that a fine-tuning loss is a finite scalar with gradients, and is lower for better vectors.
 
     Raises:
-        AssertionError: with what does not hold.
+        AssertionError: If the loss has a fault, which the message describes.
     """
     import torch
 
@@ -135,22 +140,24 @@ def check_loss(component: Component) -> None:
         positives=torch.arange(0, 12, 3).view(4, 1),
         scores=torch.tensor([[10.0, -10.0, -10.0]]).repeat(4, 1),
     )
-    found = loss(vectors, candidates)
-    assert found.shape == (), f"shape {list(found.shape)}; expected a scalar"
-    assert torch.isfinite(found)
-    found.backward()
+    value = loss(vectors, candidates)
+    assert value.shape == (), f"shape {list(value.shape)}; expected a scalar"
+    assert torch.isfinite(value)
+    value.backward()
     assert all(part.grad is not None and part.grad.abs().sum() > 0 for part in vectors[1:]), (
         "a candidate's vector gets no gradient"
     )
     right = loss([queries, queries, -queries, -queries], candidates)
-    assert right < found, f"{float(right)} where positives are found, {float(found)} where they are not"
+    assert right < value, (
+        f"the loss is {float(right)} with the positives ranked first, and {float(value)} otherwise"
+    )
 
 
 def check_balancer(component: Component) -> None:
-    """Sees that a balancer makes one finite update of several gradients, and that its state is all it has.
+    """Checks that a balancer combines gradients into a finite update, and that its state_dict is complete.
 
     Raises:
-        AssertionError: with what does not hold.
+        AssertionError: If the balancer has a fault, which the message describes.
     """
     import torch
 
@@ -158,44 +165,46 @@ def check_balancer(component: Component) -> None:
 
     _check_texts(component)
     K, P = 3, 50
-    about = BalancerContext(("one", "two", "three"), P, steps=10, seed=1)
-    draw = torch.Generator().manual_seed(0)
-    steps = [torch.randn(K, P, generator=draw) for _ in range(6)]
-    losses, parameters = torch.tensor([1.0, 2.0, 0.5]), torch.randn(P, generator=draw)
-    kept = parameters.clone()
+    context = BalancerContext(("one", "two", "three"), P, steps=10, seed=1)
+    generator = torch.Generator().manual_seed(0)
+    steps = [torch.randn(K, P, generator=generator) for _ in range(6)]
+    losses, parameters = torch.tensor([1.0, 2.0, 0.5]), torch.randn(P, generator=generator)
+    before = parameters.clone()
 
     def update(balancer: Any, gradients: Any) -> Any:
-        given = gradients.sum(0, keepdim=True) if balancer.additive else gradients.clone()
+        rows = gradients.sum(0, keepdim=True) if balancer.additive else gradients.clone()
         with torch.no_grad():
-            return balancer(given, losses.clone(), parameters).clone()
+            return balancer(rows, losses.clone(), parameters).clone()
 
-    whole = _build("balancer", component, about)
+    whole = _build("balancer", component, context)
     updates = [update(whole, gradients) for gradients in steps]
     assert all(one.shape == (P,) for one in updates), f"shape {list(updates[0].shape)}; expected [P]"
     assert all(torch.isfinite(one).all() for one in updates)
-    assert torch.equal(parameters, kept), "the balancer changes parameters"
-    first, second = (_build("balancer", component, about) for _ in range(2))
+    assert torch.equal(parameters, before), "the balancer changes parameters"
+    first, second = (_build("balancer", component, context) for _ in range(2))
     for gradients in steps[:3]:
         update(first, gradients)
     second.load_state_dict({name: tensor.clone() for name, tensor in first.state_dict().items()})
     for gradients, expected in zip(steps[3:], updates[3:], strict=True):
-        assert torch.equal(update(second, gradients), expected), "its state_dict is not all of its state"
-    alike = update(_build("balancer", component, about), steps[0][:1].repeat(K, 1))
+        assert torch.equal(update(second, gradients), expected), (
+            "its state_dict does not contain all of its state"
+        )
+    alike = update(_build("balancer", component, context), steps[0][:1].repeat(K, 1))
     factors = alike / steps[0][0]
-    assert 0.5 < factors.min() <= factors.max() < 2, "of equal gradients the update is not about their mean"
+    assert 0.5 < factors.min() <= factors.max() < 2, "for equal gradients, the update is far from their mean"
     broken = steps[0].clone()
     broken[1, 3] = float("inf")
-    found = update(_build("balancer", component, about), broken)
+    combined = update(_build("balancer", component, context), broken)
     torch.testing.assert_close(
-        found, broken.mean(0), msg="where a gradient is infinite, the update is no mean"
+        combined, broken.mean(0), msg="if a gradient is infinite, the update is not the mean"
     )
 
 
 def check_command(component: Component) -> None:
-    """Sees that a command can be called for its help, which names what it does.
+    """Checks that a command is a typer.Typer that shows its help.
 
     Raises:
-        AssertionError: with what does not hold.
+        AssertionError: If the command has a fault, which the message describes.
     """
     import typer
     from typer.testing import CliRunner
@@ -203,16 +212,16 @@ def check_command(component: Component) -> None:
     _check_texts(component)
     app = manager.resolve(component)
     assert isinstance(app, typer.Typer), f"{type(app).__name__}; expected a typer.Typer"
-    shown = CliRunner().invoke(app, ["--help"])
-    assert shown.exit_code == 0, shown.output
-    assert "Usage" in shown.output
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0, result.output
+    assert "Usage" in result.output
 
 
 def check_decoder(component: Component) -> None:
-    """Sees that a decoder keeps shapes and to its mask, and gives no NaN for a row that sees nothing.
+    """Checks that a decoder keeps shapes, respects its mask, and gives no NaN for a row that sees nothing.
 
     Raises:
-        AssertionError: with what does not hold.
+        AssertionError: If the decoder has a fault, which the message describes.
     """
     import torch
     from transformers import BertConfig
@@ -232,30 +241,34 @@ def check_decoder(component: Component) -> None:
     assert torch.isfinite(out).all(), "a row that sees nothing gives NaN"
     changed = keys.clone()
     changed[:, 3:] += 1
-    assert torch.allclose(decoder(query, changed, visible)[:, :3], out[:, :3]), "a hidden column is seen"
-    assert not torch.allclose(decoder(query, changed, visible)[0, 3:], out[0, 3:]), "a visible one is not"
+    assert torch.allclose(decoder(query, changed, visible)[:, :3], out[:, :3]), (
+        "a row attends to a column that is not visible"
+    )
+    assert not torch.allclose(decoder(query, changed, visible)[0, 3:], out[0, 3:]), (
+        "a row does not attend to a visible column"
+    )
     shared = torch.ones(2, 1, 5, dtype=torch.bool)
-    assert decoder(query, keys, shared).shape == (2, 5, 16), "visible [B, 1, T] is not taken"
+    assert decoder(query, keys, shared).shape == (2, 5, 16), "visible of the shape [B, 1, T] is not supported"
 
 
 def check_checkpoint(checkpoint: Checkpoint) -> None:
-    """Sees that a checkpoint's row of data holds; nothing is downloaded.
+    """Checks the fields of a checkpoint. Nothing is downloaded.
 
     Raises:
-        AssertionError: with what does not hold.
-        PluginError: if its importer cannot be imported.
-        UnknownNameError: if it names a recipe or a pooling that no plugin provides.
+        AssertionError: If a field is invalid.
+        PluginError: If its importer cannot be imported.
+        UnknownNameError: If no plugin provides its recipe or pooling.
     """
     for field in ("hub_id", "base"):
         value = getattr(checkpoint, field)
-        assert re.fullmatch(r"([\w.-]+/[\w.-]+)?", value), f"{field} {value!r} is no owner/name"
+        assert re.fullmatch(r"([\w.-]+/[\w.-]+)?", value), f"{field} {value!r} is not of the form owner/name"
     assert re.fullmatch("main|[0-9a-f]{40}" if checkpoint.hub_id else "", checkpoint.revision), (
-        f"revision {checkpoint.revision!r} is no commit of {checkpoint.hub_id!r}"
+        f"revision {checkpoint.revision!r} is not a commit of {checkpoint.hub_id!r}"
     )
     assert re.fullmatch(r"[a-z0-9.+-]*", checkpoint.license), (
-        f"license {checkpoint.license!r} is no lower-case SPDX"
+        f"license {checkpoint.license!r} is not a lower-case SPDX identifier"
     )
-    assert checkpoint.source, "source is empty: who published it?"
+    assert checkpoint.source, "source is empty; expected the URL of the paper or repository"
     _check_texts(checkpoint)
     if checkpoint.recipe:
         manager.find("recipe", checkpoint.recipe)
@@ -266,20 +279,20 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
     for length in (checkpoint.max_tokens, checkpoint.max_query_tokens):
         assert length is None or length > 0, f"a length of {length}"
     for data, measure, value, url in checkpoint.expected:
-        assert data, "a score of no data set"
-        assert measure, "a score of no measure"
-        assert 0 < value <= 1, f"{measure} {value} on {data} is no share"
-        assert re.fullmatch(r"https?://\S+", url), f"{url!r}, where {measure} on {data} stands, is no URL"
+        assert data, "a score without a data set"
+        assert measure, "a score without a measure"
+        assert 0 < value <= 1, f"{measure} {value} on {data} is not in 0..1"
+        assert re.fullmatch(r"https?://\S+", url), f"{url!r}, the source of {measure} on {data}, is not a URL"
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Sees that a recipe can be read, and sets only what its command and objective have, to values that hold.
+    """Checks that a recipe can be read, and that its settings and options exist and have valid values.
 
-    What it leaves out, such as the base and the corpus, is the user's to give.
+    It may leave out settings that the user must give, such as the base and the corpus.
 
     Raises:
-        AssertionError: with what does not hold.
-        StzooError: if the file cannot be read, or the objective, a loss or an option of it is unknown.
+        AssertionError: If a setting is invalid.
+        StzooError: If the file cannot be read, or the objective, a loss or an option is unknown.
     """
     import yaml
     from pydantic import ValidationError
@@ -301,7 +314,7 @@ def check_recipe(recipe: Recipe) -> None:
 
     _check_texts(recipe)
     values = yaml.safe_load(manager.read_recipe(recipe))
-    assert isinstance(values, dict), "it holds no settings"
+    assert isinstance(values, dict), "it contains no settings"
     assert values.pop("schema_version", None) == SCHEMA_VERSION, f"expected schema_version: {SCHEMA_VERSION}"
     kinds: tuple[Any, ...] = (
         *(PretrainSettings, FinetuneSettings, MineSettings, PrepareSettings),
@@ -334,6 +347,6 @@ def _build(kind: str, component: Component, *args: Any) -> Any:
 def _check_texts(part: Checkpoint | Component | Recipe) -> None:
     assert part.summary.strip(), "summary is empty"
     assert "\n" not in part.summary, "summary is more than one line"
-    assert re.fullmatch(r"(https?://\S+)?", part.source), f"source {part.source!r} is no URL"
+    assert re.fullmatch(r"(https?://\S+)?", part.source), f"source {part.source!r} is not a URL"
     citation = getattr(part, "citation", "")
-    assert re.fullmatch(r"(@\w+\{[^`]+\}\s*)?", citation), f"citation {citation!r} is no BibTeX"
+    assert re.fullmatch(r"(@\w+\{[^`]+\}\s*)?", citation), f"citation {citation!r} is not BibTeX"

@@ -1,4 +1,4 @@
-"""The check of a pre-training objective: what the trainer relies on, and faults that raise no error."""
+"""The check of a pre-training objective: requirements of the trainer, and faults that raise no error."""
 
 import copy
 import random
@@ -22,12 +22,12 @@ from stzoo.testing.tiny_models import TEXTS, sentences, tiny_backbone
 from stzoo.training.trainer import split_views
 
 WORDS = sorted({word.strip(".,").lower() for word in " ".join(TEXTS).split()})
-# A model of 32 dimensions learns within some hundred steps only with wider weights than BERT's 0.02.
+# With BERT's 0.02, a model of 32 dimensions would not learn within some hundred steps.
 LINEAR_STD, EMBEDDING_STD = 0.08, 0.3
 LEARNING_RATE = 1e-2
-ROWS = 16  # of a batch of random words
-WINDOW = 50  # the last steps, over which accuracies are taken
-LEAK = 0.25  # accuracy on random words; sound objectives were seen to reach 0.15, most leaks 0.5 to 1.0
+ROWS = 16  # rows in a batch of random words
+WINDOW = 50  # number of last steps over which accuracies are computed
+LEAK = 0.25  # accuracy on random words; sound objectives reach up to 0.15, most leaks 0.5 to 1.0
 DROPOUT = {
     *(functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d),
     *(functional.alpha_dropout, functional.feature_alpha_dropout, torch.dropout),
@@ -37,7 +37,7 @@ CROSS_ENTROPY = {functional.cross_entropy, functional.nll_loss}
 
 
 class Bench:
-    """Makes an objective on a tiny model as often as it is needed, each time the same."""
+    """Builds the same objective on a tiny model as often as needed."""
 
     def __init__(self, component: manager.Component, family: str, options: Mapping[str, Any]):
         self.what, self.options = f"objective {component.name!r}", dict(options)
@@ -45,7 +45,7 @@ class Bench:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.backbone = tiny_backbone(family)
-        self.backbone.config.initializer_range = LINEAR_STD  # which decoders take from here
+        self.backbone.config.initializer_range = LINEAR_STD  # decoders read it from here
         scaled: set[int] = set()
         for kind, std in ((nn.Embedding, EMBEDDING_STD), (nn.Linear, LINEAR_STD)):
             for module in self.backbone.modules():
@@ -54,7 +54,7 @@ class Bench:
                     module.weight.data.mul_(std / 0.02)
 
     def make(self) -> Objective:
-        """The objective with new parts, in training mode."""
+        """Builds the objective, with new parts and in training mode."""
         torch.manual_seed(0)
         objective = manager.call(self.what, self.build, copy.deepcopy(self.backbone), **self.options)
         assert isinstance(objective, Objective), (
@@ -64,7 +64,7 @@ class Bench:
 
 
 class _Row(dict[str, Any]):
-    """A row with the declared columns; reading another one is a fault."""
+    """A row with the declared columns; reading any other column is a fault."""
 
     def __missing__(self, name: str) -> Any:
         raise AssertionError(
@@ -77,30 +77,30 @@ class _Row(dict[str, Any]):
 
 
 class _WithoutDropout(TorchFunctionMode):
-    """Leaves dropout out, so that all other draws show."""
+    """Disables dropout, so that all other random choices show."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func in DROPOUT:
             return args[0] if args else kwargs["input"]
-        if "dropout_p" in kwargs:  # of scaled_dot_product_attention
+        if "dropout_p" in kwargs:  # argument of scaled_dot_product_attention
             kwargs["dropout_p"] = 0.0
         return func(*args, **kwargs)
 
 
 class _CrossEntropies(_WithoutDropout):
-    """Reports each cross-entropy over the vocabulary: the name of its loss, its logits and its targets."""
+    """Reports each cross-entropy over the vocabulary, with the name of its loss, logits and targets."""
 
     def __init__(self, objective: Objective):
         super().__init__()
         self.vocabulary = {len(objective.backbone.tokenizer), objective.backbone.config.vocab_size}
         self.name = ""
-        find = objective.mlm_loss
+        mlm_loss = objective.mlm_loss
 
         def named(name: str, *args: Any, **kwargs: Any) -> Tensor:
             self.name = f"the loss {name!r}"
             try:
-                return find(name, *args, **kwargs)
+                return mlm_loss(name, *args, **kwargs)
             finally:
                 self.name = ""
 
@@ -118,12 +118,12 @@ class _CrossEntropies(_WithoutDropout):
         return super().__torch_function__(func, types, args, kwargs)
 
     def report(self, name: str, logits: Tensor, targets: Tensor) -> None:
-        """Of one cross-entropy: its float [N, V] logits and int64 [N] targets, ignored ones left out."""
+        """Gets the float [N, V] logits and int64 [N] targets of one cross-entropy, without ignored ones."""
         raise NotImplementedError
 
 
 class _Hits(_CrossEntropies):
-    """Counts how often each cross-entropy over the vocabulary scores its target highest."""
+    """Counts how often the highest logit of each cross-entropy over the vocabulary is its target."""
 
     def __init__(self, objective: Objective):
         super().__init__(objective)
@@ -135,21 +135,21 @@ class _Hits(_CrossEntropies):
         count[1] += len(targets)
 
     def accuracies(self) -> dict[str, float]:
-        """The share of hits of each since the last call."""
+        """The share of hits of each cross-entropy since the last call."""
         counts, self.counts = self.counts, {}
         return {name: hits / max(of, 1) for name, (hits, of) in counts.items()}
 
 
 class _Sight(_CrossEntropies):
-    """Counts how often a cross-entropy reads the embedding of the very word that it asks for.
+    """Counts how often a cross-entropy reads the embedding of the word that it predicts.
 
-    The gradient of the logits of a word, traced to the embedded words with the bottleneck cut off, is not
-    zero exactly where they can see it. No training is needed, so faults show that are learnt slowly.
+    With the bottleneck detached, the gradient of a word's logits with respect to an embedded word is nonzero
+    exactly if they can see it. As no training is needed, this finds faults that a model learns slowly.
     """
 
     def __init__(self, objective: Objective, batch: Batch):
         super().__init__(objective)
-        # a word that a text has twice may be seen at the other place
+        # a word that occurs twice may be seen at its other position
         rows = [row for view in batch.values() for row in view["input_ids"].tolist()]
         self.twice = {token for row in rows for token, times in Counter(row).items() if times > 1}
         self.embedded: list[tuple[Tensor, Tensor]] = []
@@ -162,16 +162,16 @@ class _Sight(_CrossEntropies):
         for row, target in zip(logits, targets, strict=True):
             if int(target) in self.twice:
                 continue
-            found = torch.autograd.grad(row @ probe, leaves, retain_graph=True, allow_unused=True)
+            gradients = torch.autograd.grad(row @ probe, leaves, retain_graph=True, allow_unused=True)
             count[0] += any(
                 gradient is not None and bool(gradient[ids == target].any())
-                for gradient, (ids, _) in zip(found, self.embedded, strict=True)
+                for gradient, (ids, _) in zip(gradients, self.embedded, strict=True)
             )
             count[1] += 1
 
 
 def _caller() -> str:
-    """File and line of what called torch."""
+    """File and line of the code that called torch."""
     frame: Any = sys._getframe(1)
     inside = (str(Path(torch.__file__).parent), __file__)
     while frame.f_back and frame.f_code.co_filename.startswith(inside):
@@ -180,7 +180,7 @@ def _caller() -> str:
 
 
 def _rows(objective: Objective, make: Any, count: int) -> list[dict[str, Any]]:
-    """Rows with the text and every declared column; `make` makes a text."""
+    """Rows with `text` and all declared columns; `make` returns a text."""
     fill = {str: make, list[str]: lambda: [make(), make()]}
     return [
         _Row(id=str(n), text=make(), **{name: fill[kind]() for name, kind in objective.columns.items()})
@@ -215,20 +215,20 @@ def _tensors_of(views: Any) -> list[Tensor]:
 def _no_draws(where: str, *, torch_too: bool) -> Iterator[None]:
     def states() -> dict[str, Any]:
         numpys = [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()]
-        found = {"Python's random": random.getstate(), "numpy's random": numpys}
-        return found | ({"torch's generator": torch.get_rng_state().numpy().tobytes()} if torch_too else {})
+        states = {"Python's random": random.getstate(), "numpy's random": numpys}
+        return states | ({"torch's generator": torch.get_rng_state().numpy().tobytes()} if torch_too else {})
 
     before = states()
     yield
     drew = [name for name, state in states().items() if state != before[name]]
     assert not drew, (
-        f"{where} draws from {' and '.join(drew)}; every random choice belongs into "
-        "make_views(), from torch's generator, or a resumed run makes other choices"
+        f"{where} draws from {' and '.join(drew)}; make every random choice in make_views(), from torch's "
+        "generator, or a resumed run makes other choices"
     )
 
 
 def check_draws(bench: Bench) -> None:
-    """Random choices are made in make_views() only, from torch's generator only."""
+    """Checks that random choices are made in make_views() only, and from torch's generator only."""
     objective = bench.make()
     with _no_draws("collate()", torch_too=True):
         batch = _batch(objective)
@@ -245,10 +245,10 @@ def check_draws(bench: Bench) -> None:
     again = objective.make_views(batch)
     one, other = _tensors_of(drawn), _tensors_of(again)
     same = len(one) == len(other) and all(map(torch.equal, one, other))
-    assert same, f"make_views() gives other views {_why(objective, before)}"
+    assert same, f"make_views() returns other views {_why(objective, before)}"
     second = objective.losses(**again)
     differing = ", ".join(name for name, loss in first.items() if not torch.equal(loss, second[name]))
-    assert not differing, f"losses() gives others of {differing} {_why(objective, before)}"
+    assert not differing, f"losses() returns other values of {differing} {_why(objective, before)}"
 
 
 def _why(objective: Objective, before: Mapping[str, Any]) -> str:
@@ -256,27 +256,27 @@ def _why(objective: Objective, before: Mapping[str, Any]) -> str:
     changed = ", ".join(f"self.{path}" for path in sorted(now) if now[path] != before.get(path))
     return (
         "for the same seed of torch's generator: it draws from another generator, or depends on state that "
-        f"no checkpoint keeps (it changed {changed or 'no attribute'}); register such state as a buffer"
+        f"checkpoints do not keep (it changed {changed or 'no attribute'}); register such state as a buffer"
     )
 
 
 def check_losses(bench: Bench) -> None:
-    """Losses are finite named scalars; they train the encoder and all of the objective's own parameters."""
+    """Checks that losses are finite named scalars, and train all parameters of encoder and objective."""
     objective = bench.make()
     losses = objective(_batch(objective))
-    due = {name for name, weight in objective.weights.items() if weight}
-    assert due <= set(losses) <= set(objective.weights), (
-        f"losses() gives {sorted(losses)}; `weights` has {sorted(objective.weights)}"
+    required = {name for name, weight in objective.weights.items() if weight}
+    assert required <= set(losses) <= set(objective.weights), (
+        f"losses() returns {sorted(losses)}; `weights` has {sorted(objective.weights)}"
     )
     for name, loss in losses.items():
         assert re.fullmatch(r"[a-z][a-z0-9-]*", name), f"loss name {name!r} is not kebab-case"
-        assert loss.shape == (), f"the loss {name} is no scalar: {list(loss.shape)}"
+        assert loss.shape == (), f"the loss {name} has the shape {list(loss.shape)}; expected a scalar"
         assert torch.isfinite(loss), f"the loss {name} is {loss}"
     total = _total(objective, losses)
     assert total.requires_grad, "no loss has a gradient"
     total.backward()
-    still = sorted(n for n, p in _own(objective).items() if p.requires_grad and p.grad is None)
-    assert not still, f"parameters without a gradient: {', '.join(still)}"
+    untrained = sorted(n for n, p in _own(objective).items() if p.requires_grad and p.grad is None)
+    assert not untrained, f"parameters without a gradient: {', '.join(untrained)}"
     assert any(p.grad is not None and p.grad.any() for p in objective.model.parameters()), (
         "no loss trains the encoder"
     )
@@ -286,16 +286,16 @@ def check_losses(bench: Bench) -> None:
 
 
 def check_bottleneck(bench: Bench) -> None:
-    """Each loss but the encoder's own trains the bottleneck."""
+    """Checks that each loss, except the encoder's own, trains the bottleneck."""
     objective = bench.make()
     tokens: list[Tensor] = []
     vectors: list[Tensor] = []
 
     def cut(_: Any, __: Any, read: dict[str, Any]) -> dict[str, Any]:
-        # leaves, so that a gradient at the tokens has not come through the vector
-        for name, kept in (("token_embeddings", tokens), ("sentence_embedding", vectors)):
+        # leaves, so that gradients of the token vectors do not pass through the sentence vector
+        for name, leaves in (("token_embeddings", tokens), ("sentence_embedding", vectors)):
             read[name] = read[name].detach().requires_grad_()
-            kept.append(read[name])
+            leaves.append(read[name])
         return read
 
     handle = objective.model.register_forward_hook(cut)
@@ -311,30 +311,30 @@ def check_bottleneck(bench: Bench) -> None:
         trained |= at_vector or exempt
         assert at_vector or encoders_own or exempt, (
             f"the loss {name!r} sends no gradient to the bottleneck, the vector that self.encode returns: it "
-            "does not use it, or detaches it. If that is meant, name the loss in `without_bottleneck`"
+            "does not use it, or detaches it. If that is intended, name the loss in `without_bottleneck`"
         )
     assert trained, (
         "no loss sends a gradient to the bottleneck, the vector that self.encode returns and that a "
-        "retriever uses. If that is meant, name a loss in `without_bottleneck`"
+        "retriever uses. If that is intended, name a loss in `without_bottleneck`"
     )
 
 
 def _reached(loss: Tensor, parts: list[Any]) -> bool:
     if not (loss.requires_grad and parts):
         return False
-    found = torch.autograd.grad(loss, parts, retain_graph=True, allow_unused=True)
-    return any(gradient is not None and bool(gradient.any()) for gradient in found)
+    gradients = torch.autograd.grad(loss, parts, retain_graph=True, allow_unused=True)
+    return any(gradient is not None and bool(gradient.any()) for gradient in gradients)
 
 
 def check_padding(bench: Bench) -> None:
-    """What stands in padding changes no loss."""
+    """Checks that the content of padding changes no loss."""
     objective = bench.make()
     tokenizer = objective.backbone.tokenizer
     torch.manual_seed(1)
     drawn = objective.make_views(_batch(objective))
 
     def disturb(_: Any, args: Any, embedded: Tensor) -> Tensor:
-        # at the end of a row only: a random token that stands for a hidden one may be [PAD], too
+        # only at the end of a row: the random token that replaces a masked one may also be [PAD]
         padding = (args[0] == tokenizer.pad_token_id).flip(-1).cumprod(-1).flip(-1).bool().unsqueeze(-1)
         return torch.where(padding, 10 * torch.randn_like(embedded), embedded)
 
@@ -364,7 +364,7 @@ def check_padding(bench: Bench) -> None:
     if any(map(differ, vectors, vectors_then)):
         changed.append("the bottleneck")
     assert not changed, (
-        f"padding changes {' and '.join(changed)}; leave it out of attention, means and labels "
+        f"padding changes {' and '.join(changed)}; exclude it from attention, means and labels "
         "(attention_mask is 0 there)"
     )
 
@@ -375,7 +375,7 @@ def _word_embeddings(objective: Objective) -> list[nn.Module]:
 
 
 def check_fit(bench: Bench) -> None:
-    """30 steps on one batch, with the same draws, lower the sum of the losses."""
+    """Checks that 30 steps on one batch with the same random choices lower the sum of the losses."""
     objective = bench.make()
     batch = _batch(objective)
     optimiser = torch.optim.Adam(objective.parameters(), 1e-3)
@@ -384,12 +384,12 @@ def check_fit(bench: Bench) -> None:
         torch.manual_seed(1)
         totals.append(_step(objective, batch, optimiser))
     assert min(totals[1:]) < totals[0] - 0.01 * abs(totals[0]), (
-        f"30 steps on one batch took the losses from {totals[0]:.3f} to {totals[-1]:.3f}"
+        f"30 steps on one batch changed the sum of the losses from {totals[0]:.3f} to {totals[-1]:.3f} only"
     )
 
 
 def check_resume(bench: Bench) -> None:
-    """All state that the losses depend on is in parameters and persistent buffers, which checkpoints keep."""
+    """Checks that all state is in parameters and persistent buffers, which checkpoints keep."""
 
     def behave(objective: Objective) -> dict[str, Tensor]:
         torch.manual_seed(1)
@@ -405,15 +405,15 @@ def check_resume(bench: Bench) -> None:
     numbers = {key: v for key, v in _attributes(objective).items() if v != before.get(key)}
     named = ", ".join(f"self.{path}" for path in sorted(numbers)) or "an attribute"
     fault = (
-        "a resumed run would give other losses than one that was not interrupted: {} must be a registered "
-        "buffer, which checkpoints keep"
+        "a resumed run would have other losses than an uninterrupted one: {} must be a registered buffer, "
+        "which checkpoints keep"
     )
     expected = behave(objective)
     resumed = bench.make()
     _restore(resumed, state)
-    found = behave(resumed)
-    assert all(torch.allclose(expected[n], found[n], rtol=1e-5) for n in expected), fault.format(named)
-    for path, value in numbers.items():  # a counter shows what it changes only after many steps
+    actual = behave(resumed)
+    assert all(torch.allclose(expected[n], actual[n], rtol=1e-5) for n in expected), fault.format(named)
+    for path, value in numbers.items():  # the effect of a counter may show only after many steps
         if isinstance(value, (int, float)):
             owner, _, name = path.rpartition(".")
             outcome = []
@@ -427,20 +427,20 @@ def check_resume(bench: Bench) -> None:
 
 
 def _attributes(objective: Objective) -> dict[str, Any]:
-    """What the objective's own modules hold and no checkpoint keeps: numbers as they are, others as text."""
-    found = {}
+    """Attributes of the objective's modules that checkpoints do not keep: numbers, and others as text."""
+    attributes = {}
     for path, module in objective.named_modules():
         if path.split(".")[0] != "backbone":
             lost = {name: module._buffers[name] for name in module._non_persistent_buffers_set}
             for name, value in (vars(module) | lost).items():
                 if name not in vars(nn.Module()) and name not in ("log_sums", "frozen"):
                     plain = type(value) in (int, float)
-                    found[f"{path}.{name}".lstrip(".")] = value if plain else repr(value)
-    return found
+                    attributes[f"{path}.{name}".lstrip(".")] = value if plain else repr(value)
+    return attributes
 
 
 def check_sight(bench: Bench) -> None:
-    """What asks for a word does not see that word, apart from the few that masking leaves as they are."""
+    """Checks that the prediction of a word does not see it, apart from the few that masking keeps."""
     objective = bench.make()
     rng = random.Random(0)  # noqa: S311 - no secret
     batch = _collated(objective, lambda: _random_text(rng), ROWS)
@@ -469,8 +469,8 @@ def check_sight(bench: Bench) -> None:
         if hits > LEAK * of and name not in exempt
     ]
     assert not seen, (
-        f"{' and '.join(seen)} of the words that it asks for, without the bottleneck: hide them from the "
-        "encoder's text, the decoder's text, or (in enhanced decoding) from the row that asks"
+        f"{' and '.join(seen)} of the words that it predicts, without the bottleneck: hide them in the "
+        "encoder's text, in the decoder's text, or (in enhanced decoding) from their own row"
     )
 
 
@@ -480,7 +480,7 @@ def _random_text(rng: random.Random) -> str:
 
 
 def check_leaks(bench: Bench, steps: int) -> None:
-    """Of random words nothing can be learnt but how often each comes, so a high accuracy is a leak."""
+    """Trains on random words, of which only frequencies can be learnt, so a high accuracy is a leak."""
     objective = bench.make()
     hits = _Hits(objective)
     rng = random.Random(0)  # noqa: S311 - no secret
@@ -491,15 +491,15 @@ def check_leaks(bench: Bench, steps: int) -> None:
         with hits:
             _step(objective, batch, optimiser)
         if not hits.counts:
-            return  # it asks for no words
+            return  # it predicts no words
         if step % WINDOW == 0:
             accuracies = hits.accuracies()
             if max(accuracies.values()) > LEAK:
                 break
-    leaks = [f"{name} finds {share:.0%}" for name, share in accuracies.items() if share > LEAK]
+    leaks = [f"{name} predicts {share:.0%}" for name, share in accuracies.items() if share > LEAK]
     assert not leaks, (
-        f"{' and '.join(leaks)} of its words in texts of random words, where they cannot be known: the "
-        "encoder or the decoder sees what it is asked for (the labels, or text that should be hidden)"
+        f"{' and '.join(leaks)} of its words in texts of random words, which cannot be predicted: the "
+        "encoder or the decoder sees its targets (the labels, or text that should be hidden)"
     )
 
 
@@ -513,27 +513,27 @@ def _step(objective: Objective, batch: Batch, optimiser: Any) -> float:
 
 
 def _total(objective: Objective, losses: Mapping[str, Tensor]) -> Tensor:
-    """What the trainer descends."""
+    """The total loss, as in the trainer."""
     return torch.stack([objective.weights[name] * loss for name, loss in losses.items()]).sum()
 
 
 def _own(objective: Objective) -> dict[str, Tensor]:
-    """The parameters that are not the backbone's."""
-    theirs = {id(p) for p in objective.backbone.parameters()}
-    return {n: p for n, p in objective.named_parameters() if id(p) not in theirs}
+    """The parameters that do not belong to the backbone."""
+    backbone = {id(p) for p in objective.backbone.parameters()}
+    return {n: p for n, p in objective.named_parameters() if id(p) not in backbone}
 
 
-def _kept(objective: Objective) -> dict[str, Tensor]:
-    """What the trainer writes into a checkpoint."""
-    kept = set(objective.state_dict())
+def _state(objective: Objective) -> dict[str, Tensor]:
+    """The tensors that the trainer writes to a checkpoint."""
+    persistent = set(objective.state_dict())
     named = [*objective.named_parameters(), *objective.named_buffers()]
-    return {name: tensor.detach() for name, tensor in named if name in kept}
+    return {name: tensor.detach() for name, tensor in named if name in persistent}
 
 
 def _copy(objective: Objective) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in _kept(objective).items()}
+    return {name: tensor.clone() for name, tensor in _state(objective).items()}
 
 
 def _restore(objective: Objective, state: Mapping[str, Tensor]) -> None:
-    for name, tensor in _kept(objective).items():
+    for name, tensor in _state(objective).items():
         tensor.copy_(state[name])

@@ -1,8 +1,8 @@
-"""Compares an implementation with figures of its authors' own code, stored in a safetensors file.
+"""Compares an implementation with results of its authors' code, stored in a safetensors file.
 
-Of an objective, the file holds `param.*` (the authors' names: `lm.*` is a BertForMaskedLM, others are of
-decoders), `input.*` and `grad.*`; its metadata has "config" (a BertConfig), "loss" (the total) and single
-losses. What belongs to one method (its inputs, its losses, its decoders' prefixes) is the caller's.
+For an objective, the file contains `param.*` (with the authors' names: `lm.*` is a BertForMaskedLM, others
+belong to decoders), `input.*` and `grad.*`; its metadata has "config" (a BertConfig), "loss" (the total) and
+single losses. Whatever depends on the method (inputs, losses, prefixes of decoders) is passed by the caller.
 """
 
 import json
@@ -23,13 +23,13 @@ from stzoo.pretraining.pretrain import load_base
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a parity file."""
+    """Reads the tensors and metadata of a parity file."""
     with safe_open(path, "pt") as opened:
         return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata()  # noqa: SIM118
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with the prefix, without it."""
+    """The tensors whose names begin with a prefix, by their names without it."""
     return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
@@ -40,20 +40,20 @@ def build_objective(
     decoders: Callable[[Objective], dict[str, nn.Module]],
     **options: Any,
 ) -> Objective:
-    """An installed objective with the file's weights, loaded as any base model is.
+    """Builds an installed objective with the weights of a parity file, loaded like any base model.
 
     Args:
-        name: of the objective.
-        tensors: of the file.
-        about: its metadata.
-        decoders: gives the modules of the objective's decoders by the authors' prefix.
-        options: of the objective.
+        name: Name of the objective.
+        tensors: Tensors of the file.
+        about: Metadata of the file.
+        decoders: Function that returns the modules of the objective's decoders by the authors' prefixes.
+        options: Options of the objective.
     """
     weights = part(tensors, "param.")
     masked_lm = BertForMaskedLM(BertConfig(**json.loads(about["config"])))
     missing, unexpected = masked_lm.load_state_dict(part(weights, "lm."), strict=False)
     assert not unexpected, unexpected
-    # tied weights stand in the file once
+    # tied weights are stored once
     assert all(key.startswith("cls.predictions.decoder.") for key in missing), missing
     masked_lm.tie_weights()
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -78,44 +78,46 @@ def objective_errors(
     about: Mapping[str, str],
     decoders: Callable[[Objective], dict[str, nn.Module]],
 ) -> dict[str, float]:
-    """The relative error of the total loss, single losses, the bottleneck and every gradient.
+    """Computes the relative error of the total loss, single losses, the bottleneck and every gradient.
 
     Args:
-        objective: of `build_objective`.
-        losses: what it gives for the file's inputs, by name.
-        expected: single losses of the authors' code by the same names.
-        tensors: of the file.
-        about: its metadata.
-        decoders: as for `build_objective`.
+        objective: The objective of `build_objective`.
+        losses: Its losses for the inputs of the file, by name.
+        expected: Losses of the authors' code by the same names.
+        tensors: Tensors of the file.
+        about: Metadata of the file.
+        decoders: Function as in `build_objective`.
     """
     total = torch.stack([objective.weights[name] * loss for name, loss in losses.items()]).sum()
     total.backward()
-    found = {"loss": relative(total, float(about["loss"]))}
-    found |= {f"loss {name}": relative(losses[name], float(value)) for name, value in expected.items()}
+    errors = {"loss": relative(total, float(about["loss"]))}
+    errors |= {f"loss {name}": relative(losses[name], float(value)) for name, value in expected.items()}
     if "cls" in tensors:
         with torch.no_grad():
             inputs = part(tensors, "input.")
             _, h = objective.encode(inputs["encoder_input_ids"], inputs["attention_mask"].bool())
-        found["bottleneck"] = relative(h, tensors["cls"])
+        errors["bottleneck"] = relative(h, tensors["cls"])
     theirs = part(tensors, "grad.")
     ours = {f"lm.{name}": p.grad for name, p in objective.backbone.masked_lm.named_parameters()}
     for prefix, module in decoders(objective).items():
         ours |= {f"{prefix}{name}": p.grad for name, p in module.named_parameters()}
     unknown = theirs.keys() - ours.keys()
-    assert not unknown, f"parameters that the objective does not have: {sorted(unknown)}"
+    assert not unknown, f"parameters that the objective lacks: {sorted(unknown)}"
     for name, gradient in ours.items():
         if name in theirs:
-            # A key's bias moves all scores of a row alike, so its gradient is 0 but for rounding; it is
-            # measured against the gradient of the key's weights.
+            # A key's bias shifts all scores of a row equally, so its gradient is 0 up to rounding; the error
+            # is relative to the gradient of the key's weights.
             scale = theirs[name.replace("key.bias", "key.weight")]
-            found[f"gradient {name}"] = relative(gradient, theirs[name], scale)
-        else:  # theirs has none
-            assert gradient is None or not gradient.any(), f"{name} has a gradient here and none there"
-    return found
+            errors[f"gradient {name}"] = relative(gradient, theirs[name], scale)
+        else:  # the authors' code computes none
+            assert gradient is None or not gradient.any(), (
+                f"{name} has a gradient here, but not in the authors' code"
+            )
+    return errors
 
 
 def relative(value: Tensor | None, expected: Any, scale: Tensor | None = None) -> float:
-    """The largest difference, relative to the largest entry of `scale`, or of what is expected."""
+    """The largest difference relative to the largest entry of `scale`, by default of the expected values."""
     expected = torch.as_tensor(expected, dtype=torch.float64)
     scale = expected if scale is None else scale.double()
     value = torch.zeros_like(expected) if value is None else value.detach().double()

@@ -20,22 +20,22 @@ TEXTS = [
 
 
 def sentences(count: int, seed: int = 0) -> list[str]:
-    """Texts of 5 to 40 words that the tiny tokenizers know, the same for the same seed."""
-    draw = random.Random(seed)  # noqa: S311 - no secret
+    """Texts of 5 to 40 words that the tiny tokenizers know; equal seeds give equal texts."""
+    rng = random.Random(seed)  # noqa: S311 - no secret
     words = " ".join(TEXTS).split()
-    return [" ".join(draw.choices(words, k=draw.randint(5, 40))) for _ in range(count)]
+    return [" ".join(rng.choices(words, k=rng.randint(5, 40))) for _ in range(count)]
 
 
 def tiny_tokenizer(family: str, texts: list[str] | None = None) -> Any:
-    """A fast tokenizer of the family's kind with about 300 entries, trained on a few sentences.
+    """Trains a fast tokenizer of a family's kind, with about 300 entries, on a few sentences.
 
-    It is the same each time. (What the trainers of `tokenizers` make of equal counts differs from process to
-    process.)
+    The result is always the same, although the trainers of `tokenizers` break ties differently in each
+    process.
 
     Args:
-        family: one of FAMILIES: WordPiece for most, byte-level BPE for roberta and modernbert, Unigram for
+        family: Family of FAMILIES: WordPiece for most, byte-level BPE for roberta and modernbert, Unigram for
             xlm-roberta.
-        texts: the sentences; TEXTS if None.
+        texts: Sentences to train on; None for TEXTS.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -65,7 +65,7 @@ def tiny_tokenizer(family: str, texts: list[str] | None = None) -> Any:
         )
     else:
         special = dict(pad="[PAD]", unk="[UNK]", cls="[CLS]", sep="[SEP]", mask="[MASK]")
-        if family == "mpnet":  # whose positions count from a padding id of 1
+        if family == "mpnet":  # its positions assume the padding id 1
             special = dict(cls="[CLS]", pad="[PAD]", unk="[UNK]", sep="[SEP]", mask="[MASK]")
         kind, pre = models.WordPiece(unk_token="[UNK]"), pre_tokenizers.BertPreTokenizer()
         inner = [f"##{letter}" for letter in sorted(set("".join(texts).lower()) - {" "})]
@@ -108,13 +108,13 @@ def tiny_masked_lm(family: str, folder: str | Path, *, seed: int = 0, width: int
     """Writes a two-layer masked LM with random weights and its tokenizer, and returns the folder.
 
     Args:
-        family: one of FAMILIES.
-        folder: where to write; made if it is not there.
-        seed: of the weights.
-        width: hidden size, a multiple of 4.
+        family: Family of the model, one of FAMILIES.
+        folder: Folder to write to, which is created if needed.
+        seed: Seed of the weights.
+        width: Hidden size, a multiple of 4.
 
     Raises:
-        UnknownNameError: if the family is not one of FAMILIES.
+        UnknownNameError: If the family is not one of FAMILIES.
     """
     import torch
     from transformers import AutoConfig, AutoModelForMaskedLM
@@ -152,12 +152,12 @@ def tiny_masked_lm(family: str, folder: str | Path, *, seed: int = 0, width: int
 
 
 def tiny_t5(folder: str | Path, *, seed: int = 0, width: int = 32) -> Path:
-    """Writes a T5 of two layers a side with random weights, its tokenizer, and returns the folder.
+    """Writes a T5 with random weights and two layers per stack and its tokenizer, and returns the folder.
 
     Args:
-        folder: where to write; made if it is not there.
-        seed: of the weights.
-        width: hidden size, a multiple of 4.
+        folder: Folder to write to, which is created if needed.
+        seed: Seed of the weights.
+        width: Hidden size, a multiple of 4.
     """
     import torch
     from transformers import T5Config, T5ForConditionalGeneration
@@ -177,15 +177,15 @@ def tiny_t5(folder: str | Path, *, seed: int = 0, width: int = 32) -> Path:
 
 
 def tiny_cross_encoder(folder: str | Path, *, seed: int = 0, width: int = 32, labels: int = 1) -> Path:
-    """Writes a two-layer BERT with random weights that scores pairs, its tokenizer, and returns the folder.
+    """Writes a two-layer cross-encoder with random weights and its tokenizer, and returns the folder.
 
-    Its scores differ from pair to pair by some tenths, so that tests can tell them apart.
+    The scores of pairs differ by some tenths, so that tests can distinguish them.
 
     Args:
-        folder: where to write; made if it is not there.
-        seed: of the weights.
-        width: hidden size, a multiple of 4.
-        labels: numbers that it gives a pair.
+        folder: Folder to write to, which is created if needed.
+        seed: Seed of the weights.
+        width: Hidden size, a multiple of 4.
+        labels: Number of scores per pair.
     """
     import torch
     from tokenizers.processors import TemplateProcessing

@@ -1,4 +1,4 @@
-"""Bounds of settings: beyond them no machine, file or model takes a value."""
+"""Bounds of settings: values beyond them are mistakes for any hardware, file or model."""
 
 import math
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 from pydantic import field_validator
 
 MAX_THREADS = 1024
-MAX_NUMBER = 10**12  # of whole numbers that have no bound of their own
+MAX_NUMBER = 10**12  # bound of whole numbers without a bound of their own
 
 
 def check_plausible(value: Any) -> Any:
-    """Returns the value if it, and all that is nested in it, is within the bounds.
+    """Returns the value if it and everything nested in it is within the bounds.
 
     Raises:
-        ValueError: for a text with a NUL character, a number that is not finite, or a whole number beyond
+        ValueError: If a text contains a NUL character, a number is not finite, or a whole number is beyond
             `MAX_NUMBER`.
     """
     if isinstance(value, str):
@@ -32,4 +32,4 @@ def check_plausible(value: Any) -> Any:
     return value
 
 
-plausible = field_validator("*", mode="before")(check_plausible)  # to be assigned in a class of settings
+plausible = field_validator("*", mode="before")(check_plausible)  # to be assigned in a settings class

@@ -1,4 +1,4 @@
-"""Several processes, as torchrun and accelerate start them: what is refused, and what they agree on."""
+"""Several processes, started by torchrun or accelerate: checks, ranks and agreement between them."""
 
 import contextlib
 import datetime
@@ -9,8 +9,8 @@ from typing import Any
 
 from stzoo.errors import RecipeError, StzooError
 
-PATIENCE = datetime.timedelta(days=30)  # of the processes that wait while the first one mines
-UNSUPPORTED = {  # what accelerate sets for its ways to split a model up
+PATIENCE = datetime.timedelta(days=30)  # time limit of processes that wait while the main process mines
+UNSUPPORTED = {  # variables that accelerate sets when it shards a model
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
@@ -19,23 +19,23 @@ UNSUPPORTED = {  # what accelerate sets for its ways to split a model up
 
 
 def require_one_process(command: str) -> None:
-    """Refuses a command that several processes would run side by side into the same output.
+    """Refuses to run a command in several processes, which would write to the same output.
 
     Raises:
-        StzooError: if torchrun or accelerate started more than one process.
+        StzooError: If torchrun or accelerate started more than one process.
     """
     if (count := world_size()) > 1:
         raise StzooError(
-            f"{command} runs in one process, and {count} were started (WORLD_SIZE is {count}). Start it "
+            f"{command} runs in one process, but {count} were started (WORLD_SIZE is {count}). Start it "
             "without torchrun or accelerate; only pretrain and finetune run in several processes."
         )
 
 
 def refuse_sharding() -> None:
-    """Refuses what is not built yet: models that are split up over the processes.
+    """Refuses models that are sharded over the processes, which is not supported yet.
 
     Raises:
-        RecipeError: if accelerate is configured for it.
+        RecipeError: If accelerate is configured to shard models.
     """
     for variable, name in UNSUPPORTED.items():
         if os.environ.get(variable, "").lower() in ("1", "true", "t", "yes", "y", "on"):
@@ -47,39 +47,39 @@ def refuse_sharding() -> None:
 
 
 def largest(values: Sequence[float], group: Any) -> list[float]:
-    """The largest of each value over all processes.
+    """The maximum of each value over all processes.
 
     Args:
-        values: as many in each process.
-        group: a gloo group of all processes, so that no device is waited for; None in a single process.
+        values: Values of this process, as many as in the others.
+        group: A gloo group of all processes, which need not wait for devices; None in a single process.
     """
     if group is None:
         return list(values)
     import torch
     from torch import distributed as dist
 
-    found = torch.tensor(values, dtype=torch.float64)
-    dist.all_reduce(found, dist.ReduceOp.MAX, group=group)
-    return found.tolist()
+    tensor = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX, group=group)
+    return tensor.tolist()
 
 
 def is_main_process() -> bool:
-    """False in every process but the first of those that torchrun or accelerate started together."""
+    """True in a single process, and in the first of those that torchrun or accelerate started together."""
     return _of_launcher("RANK", 0) == 0
 
 
 def world_size() -> int:
-    """How many processes torchrun or accelerate started together."""
+    """The number of processes that torchrun or accelerate started together."""
     return _of_launcher("WORLD_SIZE", 1)
 
 
-def _of_launcher(variable: str, alone: int) -> int:
-    """The number that torchrun or accelerate has put into the environment.
+def _of_launcher(variable: str, default: int) -> int:
+    """Reads a number that torchrun or accelerate has put into the environment.
 
     Raises:
-        RecipeError: if it is not a whole number.
+        RecipeError: If it is not a whole number.
     """
-    value = os.environ.get(variable) or str(alone)
+    value = os.environ.get(variable) or str(default)
     if not re.fullmatch(r"[0-9]{1,9}", value):
         raise RecipeError(
             f"the environment variable {variable} is {value!r}; expected a whole number, as torchrun sets "
@@ -90,7 +90,7 @@ def _of_launcher(variable: str, alone: int) -> int:
 
 @contextlib.contextmanager
 def main_process_first(cpu: bool) -> Iterator[None]:
-    """Lets the first process go through the block before the others do.
+    """Runs the block in the main process before it runs in the others.
 
     Args:
         cpu: True if the processes compute on the CPU.
@@ -101,7 +101,7 @@ def main_process_first(cpu: bool) -> Iterator[None]:
     from accelerate import PartialState
     from torch import distributed as dist
 
-    PartialState(cpu=cpu)  # brings them together, with the time limit that their other exchanges keep
+    PartialState(cpu=cpu)  # connects the processes, with the usual time limit for other exchanges
     group = dist.new_group(backend="gloo", timeout=PATIENCE)
     if not is_main_process():
         dist.barrier(group)

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, folders that one run holds, fingerprints of what is inside them."""
+"""Files that are written whole or not at all, locks on folders, and fingerprints of files."""
 
 import contextlib
 import errno
@@ -16,7 +16,7 @@ from stzoo.errors import OutputError
 
 LOCK = ".stzoo.lock"
 
-# what the writers of torch, safetensors and tokenizers, which raise no OSError, say of a full disk
+# messages of torch, safetensors and tokenizers for a full disk, for which they raise no OSError
 _DISK = (
     *("No space left", "os error 28", "file write failed", "failed writing file", "unexpected pos"),
     *("basic_ios::clear", "PytorchStreamWriter failed"),
@@ -24,7 +24,7 @@ _DISK = (
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """True if a writer failed because there is no space left, judging by the text of its error."""
+    """True if writing failed because there is no space left, judging by the error or its message."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return any(words in str(error) for words in _DISK)
@@ -32,10 +32,10 @@ def is_disk_full(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Turns what goes wrong with the disk in the block into an OutputError that names `path`.
+    """Turns disk errors in the block into an OutputError that names `path`.
 
     Raises:
-        OutputError: if the disk is full or `path` cannot be written.
+        OutputError: If the disk is full or `path` cannot be written.
     """
     try:
         yield
@@ -50,12 +50,12 @@ def writing(path: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_file(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary path that is renamed to `path` when the block ends well.
+    """Yields a temporary path that is renamed to `path` if the block succeeds.
 
     The temporary file is on the same disk, in a private folder next to `path` (see `draft_folder`).
 
     Raises:
-        OutputError: if the disk is full or the folder cannot be written; nothing is left behind.
+        OutputError: If the disk is full or the folder cannot be written; nothing is left behind.
     """
     path = Path(path)
     with writing(path), draft_folder(path) as box:
@@ -89,15 +89,15 @@ def _install(draft: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | Path, *, replaces: Sequence[str] = ()) -> Iterator[Path]:
-    """Gives a temporary folder that replaces `path` when the block ends well.
+    """Yields a temporary folder that replaces `path` if the block succeeds.
 
     Args:
-        path: the folder to write. A symbolic link there is replaced; what it points to is left alone.
-        replaces: regular expressions for the relative paths of files in `path` that may be removed.
+        path: Folder to write. A symbolic link is replaced; its target is left unchanged.
+        replaces: Regular expressions for the relative paths of files in `path` that may be removed.
 
     Raises:
-        OutputError: if `path` holds a file that may not be removed, the disk is full or the folder cannot be
-            written; nothing is left behind.
+        OutputError: If `path` contains a file that may not be removed, the disk is full or the folder cannot
+            be written; nothing is left behind.
     """
     path = Path(path)
     with writing(path), draft_folder(path) as box:
@@ -112,7 +112,7 @@ def check_replaceable(path: Path, replaces: Sequence[str] = ()) -> None:
     """Refuses a folder with files that may not be removed; see `atomic_folder`.
 
     Raises:
-        OutputError: if there is such a file; it lists them.
+        OutputError: If there are such files; the message lists them.
     """
     if not os.path.lexists(path) or path.is_symlink():
         return
@@ -123,8 +123,8 @@ def check_replaceable(path: Path, replaces: Sequence[str] = ()) -> None:
     others = [name for name in files if not any(pattern.fullmatch(name) for pattern in patterns)]
     if others:
         raise OutputError(
-            f"{path} holds files that stzoo does not replace: {_listed(others)}. Move them away, or choose "
-            "another folder."
+            f"{path} contains files that stzoo does not replace: {_listed(others)}. Move them to another "
+            "folder, or choose another folder."
         )
 
 
@@ -137,7 +137,7 @@ def _listed(names: Sequence[str], most: int = 5) -> str:
 
 PART = ".stzoo.part"
 NEW, _OLD, _OWNER = "new", "old", "owner"
-_TEMPORARY = ".tmp"  # what safetensors writes first, next to the file it is given
+_TEMPORARY = ".tmp"  # prefix of the temporary files that safetensors writes next to its output
 _CLAIM = "_claimed"  # in place of a random name, where only one process may write
 _cleared: set[Path] = set()  # folders that this process has cleared of drafts
 _BOX = re.compile(r"\..*\.[a-z0-9_]{8}" + re.escape(PART))
@@ -145,11 +145,11 @@ _BOX = re.compile(r"\..*\.[a-z0-9_]{8}" + re.escape(PART))
 
 @contextlib.contextmanager
 def draft_folder(path: Path) -> Iterator[Path]:
-    """A private folder next to `path`, `.NAME.xxxxxxxx.stzoo.part`, removed at the end.
+    """A private folder next to `path`, `.NAME.xxxxxxxx.stzoo.part`, which is removed at the end.
 
-    `new` in it (see `NEW`) is the draft, `old` what the draft replaces, and `owner` is locked as long as this
-    process lives: after a SIGKILL the next command that writes there sees that and clears the folder.
-    Libraries that write through temporary files of their own (safetensors) leave them in here, too.
+    In it, `new` (see `NEW`) is the draft, `old` is what the draft replaces, and `owner` is locked as long as
+    this process lives, so after a SIGKILL the next command that writes there removes the folder. Temporary
+    files of libraries (safetensors) are also left in here.
     """
     with _open_box(path) as box:
         assert box is not None, "only a claim is refused"
@@ -160,7 +160,7 @@ def draft_folder(path: Path) -> Iterator[Path]:
 def _open_box(path: Path, *, claim: bool = False) -> Iterator[Path | None]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.parent.absolute() not in _cleared:  # once: thousands of files may be written there
+        if path.parent.absolute() not in _cleared:  # only once, as thousands of files may be written there
             clear_drafts(path.parent)
         box, owner = _new_box(path, claim)
     if owner is None:
@@ -189,7 +189,7 @@ def _new_box(path: Path, claim: bool) -> tuple[Path, int | None]:
             return box, None
         try:
             owner = _lock(box / _OWNER)
-        except FileNotFoundError:  # another process took it for abandoned before it was locked
+        except FileNotFoundError:  # another process considered it abandoned before it was locked
             continue
         if owner is not None:
             os.write(owner, os.fsencode(path.name))
@@ -208,7 +208,7 @@ def _swap(box: Path, path: Path) -> None:
 
 
 def clear_drafts(folder: Path) -> None:
-    """Removes the drafts of killed processes from a folder, and ends the replacements that they had begun."""
+    """Removes the drafts of killed processes from a folder, and completes replacements that they began."""
     _cleared.add(folder.absolute())
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         boxes = [Path(e) for e in entries if _BOX.fullmatch(e.name) and e.is_dir(follow_symlinks=False)]
@@ -238,20 +238,20 @@ def _clear_box(box: Path, *, without_locks: bool = False) -> None:
 # -- locks
 
 
-# of file systems that have no locks
+# errors of file systems without locks
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 
 
 def _lock(path: Path, *, without_locks: bool = True) -> int | None:
-    """Makes and locks a file without waiting; None if a living process has it locked.
+    """Creates and locks a file without waiting; None if a living process has locked it.
 
-    The lock ends when the descriptor is closed, or with the process. A file that was unlinked between opening
-    and locking guards nothing and is not taken.
+    The lock ends when the descriptor is closed or the process ends. A file that was unlinked between opening
+    and locking protects nothing and is not used.
 
     Args:
-        path: of the file.
-        without_locks: what to take for granted on a file system that has no locks: True that the file is
-            free, False that it is locked.
+        path: Path to the file.
+        without_locks: What to assume on a file system without locks: True that the file is free, False that
+            it is locked.
     """
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     while True:
@@ -299,18 +299,18 @@ def _try_lock(opened: int, without_locks: bool) -> bool:
 
 @contextlib.contextmanager
 def lock_folder(folder: str | Path) -> Iterator[Path]:
-    """Holds an output folder for this process; it is made if it is not there, and removed if left empty.
+    """Locks an output folder for this process. The folder is created if needed, and removed if left empty.
 
-    Drafts that killed processes left in it are cleared away.
+    Drafts that killed processes left in it are removed.
 
     Raises:
-        OutputError: if another living process holds it, or it cannot be written.
+        OutputError: If another process uses it, or it cannot be written.
     """
     folder = Path(folder)
-    made: list[Path] = []
+    created: list[Path] = []
     try:
         try:
-            owner = _hold(folder, made)
+            owner = _lock_new(folder, created)
         except OSError as error:
             raise OutputError(f"{folder} cannot be used as output: {error.strerror or error}.") from error
         if owner is None:
@@ -323,15 +323,15 @@ def lock_folder(folder: str | Path) -> Iterator[Path]:
         finally:
             if _is_at(owner, folder / LOCK):  # the user may have removed the folder
                 with contextlib.suppress(OSError):
-                    (folder / LOCK).unlink()  # before the lock ends, or it would be another process's by now
+                    (folder / LOCK).unlink()  # before the lock ends, or the file could be another process's
             os.close(owner)
     finally:
-        for one in reversed(made):
+        for one in reversed(created):
             with contextlib.suppress(OSError):  # it is not empty
                 one.rmdir()
 
 
-def _hold(folder: Path, made: list[Path]) -> int | None:
+def _lock_new(folder: Path, created: list[Path]) -> int | None:
     while True:
         missing = []
         above = folder
@@ -340,11 +340,11 @@ def _hold(folder: Path, made: list[Path]) -> int | None:
             above = above.parent
         for one in reversed(missing):
             one.mkdir(exist_ok=True)
-            made.append(one)
+            created.append(one)
         folder.mkdir(exist_ok=True)  # refuses a file
         try:
             return _lock(folder / LOCK)
-        except FileNotFoundError:  # the process that made the folder has just removed it
+        except FileNotFoundError:  # the process that created the folder has just removed it
             continue
 
 
@@ -355,29 +355,29 @@ def files_under(folder: Path, *, empty_folders: bool = False) -> list[str]:
     """The relative paths ("a/b.txt") of all files in a folder, sorted; symbolic links are not followed.
 
     Args:
-        folder: where to look.
-        empty_folders: True lists folders without any entry, too, as "a/b/".
+        folder: Folder to list.
+        empty_folders: True to include empty folders, as "a/b/".
     """
-    found: list[str] = []
+    names: list[str] = []
 
     def walk(at: Path, above: str) -> None:
         with os.scandir(at) as entries:
             for entry in sorted(entries, key=lambda one: one.name):
                 name = above + entry.name
                 if not entry.is_dir(follow_symlinks=False):
-                    found.append(name)
+                    names.append(name)
                     continue
-                before = len(found)
+                before = len(names)
                 walk(Path(entry), f"{name}/")
-                if empty_folders and len(found) == before:
-                    found.append(f"{name}/")
+                if empty_folders and len(names) == before:
+                    names.append(f"{name}/")
 
     walk(folder, "")
-    return found
+    return names
 
 
 def remove_files(folder: Path, names: Iterable[str]) -> None:
-    """Removes files by their paths in a folder, one by one, and the subfolders that this leaves empty."""
+    """Removes files from a folder, and the subfolders that become empty."""
     for name in names:
         (folder / name).unlink(missing_ok=True)
         remove_empty(folder, name)
@@ -392,7 +392,7 @@ def move_files(folder: Path, names: Iterable[str], to: Path) -> None:
 
 
 def remove_empty(folder: Path, name: str) -> None:
-    """Removes the folders between `folder` and the file `name` in it that are empty."""
+    """Removes the empty folders between `folder` and the file `name` in it."""
     for parent in list(Path(name).parents)[:-1]:
         with contextlib.suppress(OSError):  # it is not empty
             (folder / parent).rmdir()
@@ -407,13 +407,13 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's bytes, 64 hex digits; it is not held in memory."""
+    """SHA-256 (64 hex digits) of a file, which is not read into memory at once."""
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def fingerprint(*paths: str | Path) -> str:
-    """SHA-256 (64 hex digits) over the names and bytes of files, folders walked in name order."""
+    """SHA-256 (64 hex digits) of the names and bytes of files; folders are walked in the order of names."""
     digest = hashlib.sha256()
     for path in map(Path, paths):
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]

@@ -1,8 +1,8 @@
-"""What users give (paths, files, JSON, YAML), checked in one place.
+"""Checks user input in one place: paths, files, JSON and YAML.
 
-Whatever is wrong with it becomes a StzooError here, or a ValueError whose text the caller puts behind file
-and line. So ~nouser, endless nesting, repeated keys, halves of surrogate pairs, pipes that nobody writes to
-and dates that Python has no value for never reach the code behind.
+Whatever is wrong with it becomes a StzooError here, or a ValueError whose text the caller puts after file and
+line. So ~nouser, endless nesting, repeated keys, halves of surrogate pairs, pipes without a writer and dates
+that Python cannot represent never reach other code.
 """
 
 import json
@@ -17,8 +17,8 @@ import yaml
 from stzoo.errors import DataError, StzooError, abbreviated, quoted
 
 MAX_DEPTH = 64
-MAX_VALUES = 100_000  # of a recipe, with its aliases expanded
-_PIPES = (Path("/dev/fd"), Path("/proc/self/fd"), Path("/dev"))  # of the shell: <(command), /dev/stdin
+MAX_VALUES = 100_000  # values in a recipe, with its aliases expanded
+_PIPES = (Path("/dev/fd"), Path("/proc/self/fd"), Path("/dev"))  # pipes of the shell: <(command), /dev/stdin
 _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 _NUMBER = re.compile(r"\s*[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?\s*")
@@ -28,10 +28,14 @@ _NUMBER = re.compile(r"\s*[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0
 
 
 def user_path(given: str | Path, error: type[StzooError] = DataError) -> Path:
-    """The path that a user gave, with `~` expanded; nothing needs to be there.
+    """Expands `~` in a path that a user gave; the path need not exist.
+
+    Args:
+        given: The path.
+        error: Type of the error.
 
     Raises:
-        StzooError: of the type `error`, if there can be nothing under that name, or it must not be looked at.
+        StzooError: If the path is impossible, or may not be accessed.
     """
     shown = quoted(str(given))
     try:
@@ -42,8 +46,8 @@ def user_path(given: str | Path, error: type[StzooError] = DataError) -> Path:
         pass
     except RuntimeError:
         raise error(
-            f"{abbreviated(str(given))} names the home folder of a user that this machine does not have. "
-            "Check the name; for a file whose name begins with ~, write ./ before it."
+            f"{abbreviated(str(given))} names the home folder of a user that does not exist. Check the name; "
+            "for a file whose name begins with ~, write ./ before it."
         ) from None
     except UnicodeEncodeError:
         raise error(f"{shown} is not valid UTF-8. Rename the file, or link to it.") from None
@@ -54,19 +58,19 @@ def user_path(given: str | Path, error: type[StzooError] = DataError) -> Path:
 
 
 def open_input(path: Path) -> BinaryIO:
-    """Opens a file for reading bytes; never waits for a writer.
+    """Opens a file for reading bytes. Never waits for a writer.
 
     Raises:
-        DataError: if it is something else, e.g. a named pipe or a folder. Pipes of the shell, <(command),
-            can be read.
-        OSError: if it cannot be opened.
+        DataError: If it is something else, e.g. a named pipe or a folder. Pipes of the shell, <(command), can
+            be read.
+        OSError: If it cannot be opened.
     """
     check_is_file(path)
     return path.open("rb")
 
 
 def check_is_file(path: Path, error: type[StzooError] = DataError) -> None:
-    """Refuses what is no regular file; see `open_input`."""
+    """Refuses anything but a regular file; see `open_input`."""
     mode = path.stat().st_mode
     if stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and path.absolute().parent in _PIPES):
         return
@@ -78,11 +82,11 @@ def check_is_file(path: Path, error: type[StzooError] = DataError) -> None:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text.
+    """Parses a JSON text.
 
     Raises:
-        ValueError: if it is not JSON, a key stands twice in one object, it is nested more than `MAX_DEPTH`
-            deep, or a text in it has half of a surrogate pair; its message says which.
+        ValueError: If it is not JSON, an object repeats a key, it is nested more than `MAX_DEPTH` deep, or a
+            text in it contains half of a surrogate pair; the message says which.
     """
     try:
         value = _decoder.decode(text)
@@ -94,26 +98,26 @@ def parse_json(text: str) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    value = dict(pairs)
+    if len(value) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {quoted(next(n for n in names if names.count(n) > 1))} twice")
-    return found
+    return value
 
 
 _decoder = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def check_value(value: Any, most: int | None = None) -> None:
-    """Refuses values that no row or setting can be.
+    """Refuses values that cannot be a row or setting.
 
     Args:
-        value: of JSON or YAML.
-        most: how many values there may be in it.
+        value: Value parsed from JSON or YAML.
+        most: Maximum number of values in it; None for no limit.
 
     Raises:
-        ValueError: if it is nested more than `MAX_DEPTH` deep, a text has half of a surrogate pair, a key is
-            no text, or something is of no type that JSON has.
+        ValueError: If it is nested more than `MAX_DEPTH` deep, a text contains half of a surrogate pair, a
+            key is not text, or a value has a type that JSON lacks.
     """
     level, count = [("", value)], 0
     for _ in range(MAX_DEPTH + 1):
@@ -145,7 +149,7 @@ def _check_text(text: str, place: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError(
-            f"half of a surrogate pair, which is no character, in {abbreviated(place)}"
+            f"half of a surrogate pair, which is not a character, in {abbreviated(place)}"
         ) from None
 
 
@@ -154,10 +158,10 @@ def _in(place: str) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a number is written as everyone writes it.
+    """A YAML loader that reads numbers in the usual notation only.
 
-    YAML 1.1 takes 1:30 for 90, 1_0 for 10, 010 for 8, and 1e-4 for text. Here the first three are text, which
-    a setting that is a number refuses, and so are dates; a key that stands twice in a mapping is refused.
+    YAML 1.1 reads 1:30 as 90, 1_0 as 10, 010 as 8, and 1e-4 as text. Here the first three are text, which
+    numeric settings refuse, and so are dates. A repeated key in a mapping is refused.
     """
 
     yaml_implicit_resolvers = {
@@ -191,30 +195,30 @@ _Loader.add_implicit_resolver(
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text: of the types that JSON has.
+    """Parses a YAML text to values of JSON's types.
 
     Raises:
-        ValueError: if it is not YAML, a key stands twice, or see `check_value`.
+        ValueError: If it is not YAML, a mapping repeats a key, or `check_value` refuses the value.
     """
     try:
         value = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
     except RecursionError:
         raise ValueError(f"nested more than {MAX_DEPTH} deep") from None
     except (yaml.YAMLError, LookupError, AttributeError, TypeError, ArithmeticError) as error:
-        raise ValueError(f"not YAML ({error})") from None  # e.g. !!bool of a word that is none
+        raise ValueError(f"not YAML ({error})") from None  # e.g. !!bool of another word
     check_value(value, MAX_VALUES)
     return value
 
 
 def check_number(kind: Any, value: Any) -> None:
-    """Refuses true, 1_0 and the like where a type, or the items of one, are numbers.
+    """Refuses true, 1_0 and the like for a type that is a number, or has numbers as items.
 
     Args:
-        kind: an annotation, e.g. int, float | None, dict[str, float].
-        value: what is to become of that type.
+        kind: Type annotation, e.g. int, float | None, dict[str, float].
+        value: Value to be converted to that type.
 
     Raises:
-        ValueError: it says what was expected.
+        ValueError: If the value is not a plain number; the message says what was expected.
     """
     origin, parts = get_origin(kind), get_args(kind)
     if origin is dict and isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The host libraries' own bars and load reports, kept off a user's terminal while ours tell what goes on."""
+"""Hides the progress bars and load reports of transformers, datasets and sentence-transformers."""
 
 import contextlib
 import logging
@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def silence_hf_logging() -> Iterator[None]:
-    """Silences transformers, datasets and sentence-transformers below errors while the block runs.
+    """Silences transformers, datasets and sentence-transformers, except for errors, while the block runs.
 
-    STZOO_VERBOSE=1 leaves them as they are.
+    With STZOO_VERBOSE=1 it changes nothing.
     """
     if os.environ.get("STZOO_VERBOSE") == "1":
         yield

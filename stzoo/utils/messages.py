@@ -1,4 +1,4 @@
-"""The one channel for what stzoo says on the way: notes and warnings, a line each on stderr."""
+"""The one channel for notes and warnings to the user, one line each on stderr."""
 
 import contextlib
 import logging
@@ -18,10 +18,10 @@ logger.addHandler(_Stderr())
 
 
 def notify(text: str) -> None:
-    """Shows a note to the user, by the logger "stzoo".
+    """Shows a note to the user through the logger "stzoo".
 
-    Of the processes that torchrun started together, only the first shows it. The logger takes other
-    handlers and levels as usual.
+    Of the processes that torchrun started together, only the first shows it. Handlers and levels can be set
+    on the logger as usual.
     """
     if os.environ.get("RANK", "0") == "0":
         logger.warning(text)
@@ -29,7 +29,7 @@ def notify(text: str) -> None:
 
 @contextlib.contextmanager
 def collect_notes() -> Iterator[list[str]]:
-    """Collects the notes that are shown while the block runs, each once, for a record."""
+    """Collects the distinct notes that are shown while the block runs."""
     notes: list[str] = []
 
     class Collect(logging.Handler):

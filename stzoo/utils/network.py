@@ -1,4 +1,4 @@
-"""Time limits and retries for what is asked of a hub or a web server."""
+"""Time limits and retries for requests to the Hub and web servers."""
 
 import os
 import threading
@@ -13,30 +13,30 @@ from stzoo.utils.messages import notify
 T = TypeVar("T")
 TRIES = 3
 READS = ("GET", "HEAD")
-WRITES = 3  # requests that change something may take so many times as long
-PAUSE = 60.0  # seconds in which a server that failed TRIES times in a row is not asked again
+WRITES = 3  # requests that change something may take this many times as long
+PAUSE = 60.0  # seconds without requests to a server that failed TRIES times in a row
 
 
 def seconds() -> float:
-    """How long to wait for an answer, or for more of one: $STZOO_TIMEOUT, or 30 seconds.
+    """The time limit in seconds for a response, or for the next part of it: $STZOO_TIMEOUT, or 30.
 
     Raises:
-        RecipeError: if the variable is not a positive number.
+        RecipeError: If the variable is not a positive number.
     """
-    given = os.environ.get("STZOO_TIMEOUT", "30")
+    value = os.environ.get("STZOO_TIMEOUT", "30")
     try:
-        found = float(given)
+        limit = float(value)
     except ValueError:
-        found = 0.0
-    if not 0 < found < threading.TIMEOUT_MAX:
-        raise RecipeError(f"STZOO_TIMEOUT is {given!r}; expected a number of seconds greater than 0.")
-    return found
+        limit = 0.0
+    if not 0 < limit < threading.TIMEOUT_MAX:
+        raise RecipeError(f"STZOO_TIMEOUT is {value!r}; expected a number of seconds greater than 0.")
+    return limit
 
 
 def limit_waits() -> None:
-    """Gives huggingface_hub's requests, most of which wait for ever, a time limit and retries.
+    """Adds time limits and retries to huggingface_hub's requests, most of which would wait forever.
 
-    A client that somebody else configured by `huggingface_hub.set_client_factory` is left as it is.
+    A client configured by `huggingface_hub.set_client_factory` is left unchanged.
     """
     from huggingface_hub import set_client_factory
     from huggingface_hub.utils import _http
@@ -55,19 +55,21 @@ def _client() -> Any:
     from huggingface_hub.utils import _http
 
     class Unreachable(OfflineModeIsEnabled):
-        """A server that does not answer; as in offline mode, the libraries do not ask again."""
+        """A server that does not answer. As in offline mode, the libraries do not retry."""
 
     class Client(httpx2.Client):
         """huggingface_hub's own client, with a time limit for every request."""
 
-        failures: ClassVar[dict[str, tuple[int, float]]] = {}  # by address: how many in a row, and when
+        failures: ClassVar[
+            dict[str, tuple[int, float]]
+        ] = {}  # by address: number in a row, and time of the last
 
         def send(self, request: Any, **options: Any) -> Any:
             reads = request.method in READS
             limit = seconds() * (1 if reads else WRITES)
-            given = request.extensions.get("timeout") or {}
+            timeouts = request.extensions.get("timeout") or {}
             names = ("connect", "read", "write", "pool")
-            limits = {name: limit if given.get(name) is None else given[name] for name in names}
+            limits = {name: limit if timeouts.get(name) is None else timeouts[name] for name in names}
             request.extensions = {**request.extensions, "timeout": limits}
             what = f"{request.method} {str(request.url).partition('?')[0]}"
             return retry(lambda: self.once(request, options), what, FAILURES, TRIES if reads else 1)
@@ -96,13 +98,13 @@ def _client() -> Any:
 
 
 def retry(call: Callable[[], T], what: str, errors: tuple[type[Exception], ...], tries: int = TRIES) -> T:
-    """Calls a function several times until it raises none of the errors, and says so on the screen.
+    """Calls a function again while it raises one of the errors, with a note to the user.
 
     Args:
-        call: the function.
-        what: it asks for, for the message.
-        errors: that may go away by themselves.
-        tries: how often it is called at most.
+        call: The function.
+        what: What it requests, for the note.
+        errors: Types of errors that may be temporary.
+        tries: Maximum number of calls.
     """
     for number in range(1, tries):
         try:
@@ -115,7 +117,7 @@ def retry(call: Callable[[], T], what: str, errors: tuple[type[Exception], ...],
 
 
 def interruptible(call: Callable[[], T]) -> T:
-    """Runs a function that waits for threads of its own, so that Ctrl-C does not wait for them."""
+    """Runs a function that waits for its own threads, so that Ctrl-C does not wait for them."""
     future: Future[T] = Future()
 
     def work() -> None:

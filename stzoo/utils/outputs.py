@@ -1,7 +1,8 @@
-"""The one check of where a command may write, before it reads or computes anything.
+"""Checks where a command may write, before it reads or computes anything.
 
-Every command calls `check_output` with what it reads. What may then be replaced in a folder is decided file
-by file: `stzoo.utils.files.check_replaceable` for models, `stzoo.training.runs` for training runs.
+Every command calls `check_output` with its inputs. Which files in a folder may be replaced is decided later,
+file by file: by `stzoo.utils.files.check_replaceable` for models, and by `stzoo.training.runs` for training
+runs.
 """
 
 import contextlib
@@ -14,12 +15,12 @@ from stzoo.errors import OutputError, RecipeError
 from stzoo.utils.inputs import user_path
 
 RECORD = "run.json"
-IMPORTED = "import.json"  # beside a model that `stzoo import` made
-MERGED = "merge.json"  # beside one that is a mean of others
-_MARKS = ("modules.json", "corpus.jsonl", "corpus.jsonl.gz")  # of folders that are no place for results
+IMPORTED = "import.json"  # in the folder of a model that `stzoo import` made
+MERGED = "merge.json"  # in the folder of a model that is a mean of others
+_MARKS = ("modules.json", "corpus.jsonl", "corpus.jsonl.gz")  # files of folders that must not get results
 Kind = Literal["run", "model", "results", "file"]
-_MODULE = r"(?:(?:[\w-]+_)?\d+_\w+/|exact/)*"  # the folders of modules, of routes, and of a second form
-# the files of a model folder, as `stzoo export` and sentence-transformers write them: regular expressions
+_MODULE = r"(?:(?:[\w-]+_)?\d+_\w+/|exact/)*"  # folders of modules, of routes, and of a second form
+# files of a model folder that `stzoo export` and sentence-transformers write: regular expressions
 MODEL_FILES = (
     rf"{_MODULE}(?:config|modules|sentence_\w+_config|config_sentence_transformers|router_config)\.json",
     rf"{_MODULE}(?:tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json",
@@ -42,16 +43,16 @@ def check_output(
     """Refuses an output that would damage something else, and returns its path, with `~` expanded.
 
     Args:
-        output: the path that the user gave.
-        kind: "run" and "model" are folders that belong to one run or model alone, "results" is a folder that
-            takes files of many, "file" is one file.
-        inputs: what the command reads: paths, Hub ids, NAME=PATH or None; what is not a path is passed over.
-        is_ours: for a file that exists: True if it is of the kind that the command writes.
-        what: of that kind, for the message, e.g. "a model card".
+        output: The path that the user gave.
+        kind: "run" and "model" are folders for a single run or model, "results" is a folder for files of
+            several calls, "file" is a single file.
+        inputs: Inputs of the command: paths, Hub ids, NAME=PATH or None. Whatever is not a path is ignored.
+        is_ours: Function that returns True for an existing file of the kind that the command writes.
+        what: Name of that kind for the message, e.g. "a model card".
 
     Raises:
-        OutputError: if the output is empty, a root or the home folder, an input, lies in a model that is
-            read, contains an input (and is a run or model), or if it exists and is of another kind.
+        OutputError: If the output is empty, a root or the home folder, an input, inside a model that is read,
+            contains an input (for a run or model), or exists and is of another kind.
     """
     path = user_path(output, OutputError)
     if str(path) in ("", "."):
@@ -72,25 +73,25 @@ def check_output(
         _check_file(path, is_ours, what)
     elif os.path.lexists(path) and not path.is_dir():
         raise OutputError(f"{path} is a file; expected the name of a folder.")
-    elif kind == "results" and (found := [name for name in _MARKS if (path / name).exists()]):
-        raise OutputError(f"{path} is a model or a data set ({found[0]}); choose another folder as --output.")
+    elif kind == "results" and (marks := [name for name in _MARKS if (path / name).exists()]):
+        raise OutputError(f"{path} is a model or a data set ({marks[0]}); choose another folder as --output.")
     return path
 
 
 def _paths(given: object) -> list[Path]:
-    """The existing files or folders that an argument may mean: FOLDER, NAME=FOLDER."""
+    """The existing files or folders that an argument may refer to: FOLDER or NAME=FOLDER."""
     if isinstance(given, Path):
-        found = [given]
+        candidates = [given]
     elif isinstance(given, str) and given:
-        found = [Path(given), *([Path(given.partition("=")[2])] if given.partition("=")[2] else [])]
+        candidates = [Path(given), *([Path(given.partition("=")[2])] if given.partition("=")[2] else [])]
     else:
         return []
-    kept = []
-    for path in found:
-        with contextlib.suppress(OSError, RuntimeError, ValueError):  # no path at all, e.g. "~nobody/x"
+    existing = []
+    for path in candidates:
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # not a path, e.g. "~nobody/x"
             if path.expanduser().exists():
-                kept.append(path.expanduser().resolve())
-    return kept
+                existing.append(path.expanduser().resolve())
+    return existing
 
 
 def _check_input(path: Path, here: Path, kind: Kind, there: Path) -> None:
@@ -100,12 +101,12 @@ def _check_input(path: Path, here: Path, kind: Kind, there: Path) -> None:
         )
     if there.is_relative_to(here) and kind in ("run", "model"):
         raise OutputError(
-            f"{path} contains {there}, which this command reads; choose a folder of its own as --output."
+            f"{path} contains {there}, which this command reads; choose another folder as --output."
         )
     is_model = any((there / name).is_file() for name in ("modules.json", "config.json"))
     if kind != "file" and here.is_relative_to(there) and is_model:  # whose fingerprint would change
         raise OutputError(
-            f"{path} lies in {there}, which this command reads; choose a folder elsewhere as --output."
+            f"{path} is inside {there}, which this command reads; choose a folder elsewhere as --output."
         )
 
 
@@ -124,9 +125,7 @@ def check_resume(resume: bool, overwrite: bool) -> None:
     """Refuses `--resume` together with `--overwrite`.
 
     Raises:
-        RecipeError: if both are set.
+        RecipeError: If both are set.
     """
     if resume and overwrite:
-        raise RecipeError(
-            "--resume continues what is there and --overwrite replaces it; give only one of them."
-        )
+        raise RecipeError("--resume continues a run and --overwrite replaces it; give only one of them.")

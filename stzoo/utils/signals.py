@@ -1,4 +1,4 @@
-"""Stop signals: Ctrl-C and SIGTERM wait until the training step is done and its checkpoint is saved."""
+"""Stop signals: defers Ctrl-C and SIGTERM until the training step is done and a checkpoint is saved."""
 
 import contextlib
 import os
@@ -11,13 +11,13 @@ from stzoo.utils.messages import notify
 
 
 class StopSignals:
-    """Defers the first Ctrl-C or SIGTERM inside a `with` block; a second one acts at once.
+    """Defers the first Ctrl-C or SIGTERM in a `with` block; a second one takes effect at once.
 
-    Handlers are set in the main thread only, not where the signal is ignored, and are restored at the end of
-    the block.
+    Handlers are set in the main thread only, unless the signal is ignored, and are restored at the end of the
+    block.
 
     Attributes:
-        received: number of the signal that asks to stop; 0 if none does.
+        received: Number of the signal that was received; 0 if none was.
     """
 
     def __init__(self) -> None:
@@ -38,8 +38,8 @@ class StopSignals:
         self._restore()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - as signal calls it
-        if os.getpid() != self._process:  # a worker of the data loader, which was forked with this handler
-            if number == signal.SIGTERM:  # by which its parent ends it; on Ctrl-C the parent decides
+        if os.getpid() != self._process:  # a forked worker of the data loader, which inherited this handler
+            if number == signal.SIGTERM:  # sent by its parent to end it; on Ctrl-C the parent decides
                 signal.signal(number, signal.SIG_DFL)
                 signal.raise_signal(number)
             return
@@ -48,7 +48,7 @@ class StopSignals:
             signal.raise_signal(number)
             return
         self.received = number
-        with contextlib.suppress(RuntimeError):  # where the signal has interrupted another message
+        with contextlib.suppress(RuntimeError):  # the signal has interrupted another message
             notify("stopping after this step and saving a checkpoint. A second signal stops at once.")
 
     def _restore(self) -> None:
@@ -59,8 +59,8 @@ class StopSignals:
         """Does what the received signal would have done without this block.
 
         Raises:
-            KeyboardInterrupt: for Ctrl-C.
-            SystemExit: for SIGTERM, with the exit code 143, unless the program has a handler for it.
+            KeyboardInterrupt: For Ctrl-C.
+            SystemExit: For SIGTERM, with the exit code 143, unless the program has a handler for it.
         """
         self._restore()
         before = self._before.get(self.received)

@@ -264,7 +264,7 @@ class DecoderAttendsToTheEncodersTokens(RowsSeeThemselves):
 class DecoderReadsLabelsByARouteOfItsOwn(Autoencoder):
     """No module embeds these labels, so only training shows that they are read."""
 
-    fault = "the loss 'decoder' finds"
+    fault = "the loss 'decoder' predicts"
 
     def losses(self, clean, attention, encoder, decoder):
         hidden, h = self.encode(encoder[0], attention)
@@ -376,7 +376,7 @@ class DrawsByTorchInCollate(Autoencoder):
 
 
 class DrawsByAGeneratorOfItsOwn(Autoencoder):
-    fault = r"make_views\(\) gives other views for the same seed"
+    fault = r"make_views\(\) returns other views for the same seed"
 
     def __init__(self, backbone):
         super().__init__(backbone)
@@ -389,7 +389,8 @@ class DrawsByAGeneratorOfItsOwn(Autoencoder):
 
 class DrawsByAnUnseededGeneratorInLosses(Autoencoder):
     fault = (
-        r"losses\(\) gives others of decoder for the same seed of torch's generator: it draws from another"
+        r"losses\(\) returns other values of decoder for the same seed of torch's generator: "
+        r"it draws from another"
     )
 
     def rebuild(self, h, ids, attention):
@@ -434,7 +435,7 @@ class AsksForPadding(Autoencoder):
 
 
 class AnnealedByAnAttribute(Autoencoder):
-    fault = r"a resumed run would give other losses.* self\.steps must be a registered buffer"
+    fault = r"a resumed run would have other losses.* self\.steps must be a registered buffer"
 
     def __init__(self, backbone):
         super().__init__(backbone)
@@ -448,7 +449,8 @@ class AnnealedByAnAttribute(Autoencoder):
 
 class QueueInAnAttribute(Momentum):
     fault = (
-        r"losses\(\) gives others of contrastive .* state that no checkpoint keeps \(it changed self\.queue\)"
+        r"losses\(\) returns other values of contrastive .* state that checkpoints do not keep "
+        r"\(it changed self\.queue\)"
     )
 
     def __init__(self, backbone):
@@ -463,7 +465,8 @@ class QueueInAnAttribute(Momentum):
 
 class QueueInABufferThatIsNotKept(Momentum):
     fault = (
-        r"losses\(\) gives others of contrastive .* state that no checkpoint keeps \(it changed self\.queue\)"
+        r"losses\(\) returns other values of contrastive .* state that checkpoints do not keep "
+        r"\(it changed self\.queue\)"
     )
 
     def __init__(self, backbone):
@@ -472,7 +475,7 @@ class QueueInABufferThatIsNotKept(Momentum):
 
 
 class WarmsUpByAnAttribute(Autoencoder):
-    fault = r"a resumed run would give other losses.* self\.steps must be a registered buffer"
+    fault = r"a resumed run would have other losses.* self\.steps must be a registered buffer"
 
     def __init__(self, backbone):
         super().__init__(backbone)
@@ -508,7 +511,7 @@ class HasAPartThatNothingUses(Autoencoder):
 
 
 class LosesALoss(Autoencoder):
-    fault = r"losses\(\) gives \['encoder'\]; `weights` has \['decoder', 'encoder'\]"
+    fault = r"losses\(\) returns \['encoder'\]; `weights` has \['decoder', 'encoder'\]"
 
     def losses(self, **views):
         return {"encoder": super().losses(**views)["encoder"]}
@@ -522,7 +525,7 @@ class IsNotFinite(Autoencoder):
 
 
 class DoesNotLearn(Contriever):
-    fault = "30 steps on one batch took the losses from"
+    fault = "30 steps on one batch changed the sum of the losses from"
 
     def losses(self, ids, crops):
         return {name: loss * 1e-9 + 1 for name, loss in super().losses(ids, crops).items()}

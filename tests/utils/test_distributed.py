@@ -21,7 +21,7 @@ COMMANDS = {
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_of_one_process_refuses_several(name, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(stzoo.StzooError, match=rf"^{name} runs in one process, and 2 were started"):
+    with pytest.raises(stzoo.StzooError, match=rf"^{name} runs in one process, but 2 were started"):
         COMMANDS[name](tmp_path / "out")
     assert not list(tmp_path.iterdir())
 

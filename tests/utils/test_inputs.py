@@ -48,7 +48,7 @@ BAD_RECIPES = [
     ("learning_rate: 1_0.5\n", "learning_rate is '1_0.5': expected a plain number"),
     ("learning_rate: 1\uff11e-3\n", "learning_rate is '1\uff11e-3': expected a plain number"),
     ("max_steps: 2024-13-45\n", "max_steps is '2024-13-45': expected a plain number"),
-    ('probe: "\\ud800"\n', "half of a surrogate pair, which is no character, in probe"),
+    ('probe: "\\ud800"\n', "half of a surrogate pair, which is not a character, in probe"),
     ("probe: " + "[" * 2000 + "\n", f"nested more than {MAX_DEPTH} deep"),
     ("probe: " + "[" * 70 + "]" * 70 + "\n", f"nested more than {MAX_DEPTH} deep"),
     ("probe: &a [*a]\n", f"nested more than {MAX_DEPTH} deep"),
@@ -167,8 +167,8 @@ BAD_JSON = [
     ('"text": "b", "text": "c"', "the key 'text' twice"),
     ('"text": "b", "x": ' + "[" * 5000, "nested more than"),
     ('"text": "b", "x": ' + "[" * 100 + "]" * 100, "nested more than"),
-    ('"text": "b \\ud800"', "half of a surrogate pair, which is no character, in text"),
-    ('"text": "b", "\\udfff": 1', "half of a surrogate pair, which is no character, in a key"),
+    ('"text": "b \\ud800"', "half of a surrogate pair, which is not a character, in text"),
+    ('"text": "b", "\\udfff": 1', "half of a surrogate pair, which is not a character, in a key"),
     ('"text": "b", "x": ' + "9" * 5000, "digits"),
 ]
 
