@@ -38,7 +38,7 @@ class Objective(nn.Module):
             `encode` respects it.
 
     Example:
-        A masked LM whose encoder is trained without a decoder::
+        Masked language modelling, without a decoder::
 
             class MaskedLM(Objective):
                 weights = {"mlm": 1.0}

@@ -142,8 +142,8 @@ def _find(output: Path) -> Path | None:
         is_ours = bool(_written(folder))
         remove(folder)
         if is_ours:
-            kept = " except for files that no run wrote" if folder.exists() else ""
-            notify(f"{folder} was not saved completely and was removed{kept}; {after}.")
+            rest = " except for files that no run wrote" if folder.exists() else ""
+            notify(f"{folder} was not saved completely and was removed{rest}; {after}.")
     for folder, reason in damaged.items():
         notify(f"{folder} is damaged ({reason}) and was moved to {_set_aside(folder).name}; {after}.")
     return whole
@@ -151,8 +151,8 @@ def _find(output: Path) -> Path | None:
 
 def _numbered(folder: Path) -> list[Path]:
     """The folders of checkpoints, complete or not, oldest first."""
-    found = [one for one in folder.glob("checkpoint-*") if one.is_dir() and one.name[11:].isdecimal()]
-    return sorted(found, key=lambda one: int(one.name[11:]))
+    folders = [one for one in folder.glob("checkpoint-*") if one.is_dir() and one.name[11:].isdecimal()]
+    return sorted(folders, key=lambda one: int(one.name[11:]))
 
 
 def complete(folder: Path) -> list[Path]:

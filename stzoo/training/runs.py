@@ -200,10 +200,10 @@ def _inputs(settings: Settings) -> list[Any]:
     """The values of the settings that may be paths to inputs."""
     plain = settings.dump()
     named = [name for name in plain if name in INPUTS or name not in _CORE]
-    found = [plain[name] for name in named] + list(plain.get("options", {}).values())
+    values = [plain[name] for name in named] + list(plain.get("options", {}).values())
     for task in plain.get("tasks", ()):
-        found += [task.get(name) for name in INPUTS]
-    return [one for value in found for one in (value if isinstance(value, list) else [value])]
+        values += [task.get(name) for name in INPUTS]
+    return [one for value in values for one in (value if isinstance(value, list) else [value])]
 
 
 def _matches(folder: Path, patterns: Sequence[str]) -> set[Path]:
@@ -286,7 +286,7 @@ def _written(folder: Path, metadata: dict[str, Any]) -> list[str]:
         recorded = dict.fromkeys(recorded or ())
     command = metadata["recipe"]["command"]
     works = command == "prepare" and metadata["status"] != "finished"
-    found = []
+    written = []
     for name in files_under(folder):
         link = (folder / name).is_symlink()
         if (
@@ -295,8 +295,8 @@ def _written(folder: Path, metadata: dict[str, Any]) -> list[str]:
             or (works and re.fullmatch(UNFINISHED_WORK, name))
             or (link and re.fullmatch(_FOLDERS, name))
         ):
-            found.append(name)
-    return [name for name in found if not name.startswith(f"{OLD}/")]
+            written.append(name)
+    return [name for name in written if not name.startswith(f"{OLD}/")]
 
 
 def _is_as_recorded(path: Path, digest: Any) -> bool:
@@ -349,9 +349,9 @@ def _check_finished(folder: Path, metadata: dict[str, Any]) -> None:
     if files is None:  # written by a version that did not list them
         prepared = metadata["recipe"]["command"] == "prepare"
         suffix, names = (".parquet" if prepared else ".safetensors"), files_under(folder)
-        own = [name for name in names if any(re.fullmatch(p, name) for p in _results(metadata["recipe"]))]
-        missing = [] if prepared or "modules.json" in own else ["modules.json"]
-        missing += [] if any(name.endswith(suffix) for name in own) else [f"*{suffix}"]
+        results = [name for name in names if any(re.fullmatch(p, name) for p in _results(metadata["recipe"]))]
+        missing = [] if prepared or "modules.json" in results else ["modules.json"]
+        missing += [] if any(name.endswith(suffix) for name in results) else [f"*{suffix}"]
         changed: list[str] = []
     else:
         written = {name: digest for name, digest in files.items() if digest}
@@ -510,10 +510,10 @@ def read_record(path: Path, kind: type = dict) -> Any:
 
 
 def _without_logs(metadata: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in metadata.items() if key not in ("log", "files")}
-    if "episodes" in kept:
-        kept["episodes"] = [_without_logs(episode) for episode in kept["episodes"]]
-    return kept
+    short = {key: value for key, value in metadata.items() if key not in ("log", "files")}
+    if "episodes" in short:
+        short["episodes"] = [_without_logs(episode) for episode in short["episodes"]]
+    return short
 
 
 def finite(value: Any) -> Any:
@@ -527,15 +527,15 @@ def finite(value: Any) -> Any:
 
 def versions() -> dict[str, str]:
     """The installed versions of Python and of the packages that a model depends on."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            installed[package] = version(package)
+    return installed
 
 
 def _hardware() -> dict[str, Any]:
-    metadata: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count()}
+    hardware: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count()}
     if torch.cuda.is_available():
-        metadata |= {"gpu": torch.cuda.get_device_name(), "gpus": torch.cuda.device_count()}
-    return metadata
+        hardware |= {"gpu": torch.cuda.get_device_name(), "gpus": torch.cuda.device_count()}
+    return hardware

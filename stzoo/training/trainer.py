@@ -236,7 +236,9 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
                 seen.add(id(tensor))
                 self.tensors[name] = tensor
         encoder = {id(tensor) for tensor in [*self.model.parameters(), *self.model.buffers()]}
-        self.own = {name: tensor for name, tensor in self.tensors.items() if id(tensor) not in encoder}
+        self.loss_tensors = {
+            name: tensor for name, tensor in self.tensors.items() if id(tensor) not in encoder
+        }
         self.tokens, self.since = 0, time.monotonic()
         self.signals = StopSignals()
         self.stopping = False  # True once all processes have agreed to stop
@@ -361,7 +363,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
 
     def _clip_grad_norm(self, model: Any) -> Any:  # noqa: ARG002 - the host passes it
         if dist.is_initialized():
-            for tensor in self.own.values():
+            for tensor in self.loss_tensors.values():
                 if tensor.grad is not None:
                     dist.all_reduce(tensor.grad)
                     tensor.grad.div_(dist.get_world_size())
@@ -502,7 +504,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
 
     def _inner_training_loop(self, *args: Any, **options: Any) -> Any:
         if dist.is_initialized() and dist.get_world_size() > 1:
-            for tensor in self.own.values():
+            for tensor in self.loss_tensors.values():
                 dist.broadcast(tensor.data, 0)
             # From here on each process draws its own masks and dropout; a checkpoint keeps the generators
             # apart.

@@ -25,7 +25,7 @@ def spread(trainer) -> dict[str, float]:
         dist.broadcast(theirs, 0)
         far = (mine - theirs).abs().max()
         dist.all_reduce(far, op=dist.ReduceOp.MAX)
-        part = "own" if name in trainer.own else "encoder"
+        part = "own" if name in trainer.loss_tensors else "encoder"
         found[part] = max(found[part], far.item())
     return found
 
@@ -33,7 +33,7 @@ def spread(trainer) -> dict[str, float]:
 def differ(trainer):
     """Another start on each process, as when each makes its new parts after drawing its own numbers."""
     with torch.no_grad():
-        for tensor in trainer.own.values():
+        for tensor in trainer.loss_tensors.values():
             tensor += 0.01 * dist.get_rank()
     return trainer
 

@@ -157,8 +157,8 @@ class MASTER(Objective):
         self.tasks = [task for task in TASKS if task.name in names]
         if not self.tasks:
             raise RecipeError(f"no task of MASTER is left; expected at least one of {', '.join(NAMES)}.")
-        kept = {task.name for task in self.tasks} | {task.encoder for task in self.tasks}
-        self.weights = {name: weight for name, weight in self.weights.items() if name in kept}
+        losses = {task.name for task in self.tasks} | {task.encoder for task in self.tasks}
+        self.weights = {name: weight for name, weight in self.weights.items() if name in losses}
         self.heads = nn.ModuleDict({task.name: self.heads[task.name] for task in self.tasks})
 
     def configure_for(self, corpus: Any) -> list[str]:
@@ -187,9 +187,9 @@ class MASTER(Objective):
             )
         if self.neighbours is None:
             self.neighbours = "neighbours" in columns
-        kept = {task.name for task in self.tasks}
+        names = {task.name for task in self.tasks}
         notes = [f"No task {task.name}: the corpus has no column {task.column}." for task in lacking]
-        if "neighbour" in kept:
+        if "neighbour" in names:
             source = "those in the corpus" if self.neighbours else "the halves of each passage"
             notes.append(f"Neighbours are {source}.")
         if any(task.hiding == "keywords" for task in self.tasks):
