@@ -1,4 +1,4 @@
-"""What a hub, and the way to it, answers to its client: errors for people in place of the client's own."""
+"""Readable errors in place of those that the Hub's client raises."""
 
 import contextlib
 from collections.abc import Iterator
@@ -13,74 +13,74 @@ from stzoo.utils.network import limit_waits
 
 
 @contextlib.contextmanager
-def asking(what: str, left: str = "", kind: type[StzooError] = PublishError) -> Iterator[None]:
-    """Turns whatever the Hub, or the way to it, says in the block into an error of ours.
+def hub_errors(action: str, left: str = "", kind: type[StzooError] = PublishError) -> Iterator[None]:
+    """Turns the errors of the Hub, its client and the network in the block into a StzooError.
 
     Args:
-        what: the Hub is asked, as the end of a sentence.
-        left: what is there now, if something was begun: a sentence without its full stop.
-        kind: of the error.
+        action: What the block does, as a participle: "listing the files of org/name".
+        left: The state that a failure leaves behind, as a sentence without its full stop; "" for none.
+        kind: Class of the error to raise.
     """
     limit_waits()
     try:
         yield
     except StzooError:
         raise
-    except Exception as error:  # the client lets through what every layer below it raises
-        told = _told(error)
-        if token := get_token():  # an answer may repeat it
-            told = told.replace(token, "…")
-        raise kind(f"{told} The Hub was asked {what}.{left and f' {left}.'}") from error
+    except Exception as error:  # the client passes on the errors of all layers below it
+        message = _message(error, action)
+        if token := get_token():  # a response may repeat it
+            message = message.replace(token, "…")
+        raise kind(f"{message}{left and f' {left}.'}") from error
 
 
 def status(error: BaseException | None) -> int | None:
-    """Of the Hub's answer that led to an error; None if there was no answer."""
+    """The HTTP status of the response that led to an error; None if there was no response."""
     answer = _answer(error)
     return None if answer is None else int(answer.response.status_code)
 
 
 def _answer(error: Any) -> Any:
-    """The error that carries the Hub's answer: this one, or one that it comes from."""
+    """The error that has the Hub's response: this one, or one of its causes."""
     while error is not None and getattr(error, "response", None) is None:
         error = error.__cause__
     return error
 
 
-def _told(error: Exception) -> str:
+def _message(error: Exception, action: str) -> str:
     if constants.is_offline_mode() and any(
         isinstance(one, OfflineModeIsEnabled) for one in (error, error.__cause__)
     ):
-        return "HF_HUB_OFFLINE forbids the network."
+        return f"HF_HUB_OFFLINE is set, which prevents {action}; unset it to use the network."
     answer = _answer(error)
     if answer is None:
-        if not _is_of_the_way(error):
-            said = f"{type(error).__name__}: {first_line(error)}".rstrip(".")
+        if not _is_connection_error(error):
+            reason = f"{type(error).__name__}: {first_line(error)}".rstrip(".")
             return (
-                f"{constants.ENDPOINT} did not answer as the Hub does ({said}). See whether HF_ENDPOINT is "
-                "right, and whether a proxy or login page answers in its place."
+                f"{constants.ENDPOINT} did not answer as the Hub does while {action} ({reason}). Check "
+                "HF_ENDPOINT, and whether a proxy or login page answers instead."
             )
-        said = first_line(error.__cause__ or error).rstrip(".")
-        return f"{constants.ENDPOINT} cannot be reached or broke off: {said}."
+        reason = first_line(error.__cause__ or error).rstrip(".")
+        return f"{constants.ENDPOINT} cannot be reached, or the connection broke, while {action}: {reason}."
     response = answer.response
     wait = response.headers.get("Retry-After", "")  # seconds, or a date
     advice = {
-        401: "There is no token, or it is not valid; run `hf auth login`, or set HF_TOKEN to another",
-        403: "The token has no right to do this",
-        404: "There is no such thing, or the token has no right to see it",
+        401: "There is no token, or it is invalid; run `hf auth login`, or set HF_TOKEN",
+        403: "Your token has no permission for this",
+        404: "Not found, or your token cannot read it",
         409: "The name is taken",
-        412: "Somebody has changed it meanwhile; see what is new, and publish again",
-        429: f"Too many requests; try again in {f'{wait} seconds' if wait.isdigit() else 'some minutes'}",
+        412: "The repository has changed in the meantime; look at the changes, and publish again",
+        429: f"Too many requests; try again in {f'{wait} seconds' if wait.isdigit() else 'a few minutes'}",
     }
     code = response.status_code
     if isinstance(answer, RepositoryNotFoundError) and not isinstance(answer, GatedRepoError):
-        advice[401] = advice[404]  # which strangers are not told apart
-    usual = "The Hub is out of order; try again later" if code >= 500 else "The Hub refuses"
-    said = str(getattr(answer, "server_message", None) or response.reason_phrase).strip().rstrip(".")
-    return f"{advice.get(code, usual)} ({code}: {said})."
+        advice[401] = advice[404]  # without a valid token the Hub does not say which
+    default = "The Hub has an internal error; try again later" if code >= 500 else "The Hub refused"
+    reason = str(getattr(answer, "server_message", None) or response.reason_phrase).strip().rstrip(".")
+    return f"{advice.get(code, default)} (HTTP {code} while {action}: {reason})."
 
 
-def _is_of_the_way(error: BaseException | None) -> bool:
-    """True if an error, or one that it comes from, is of the network or the disk, not of the answer."""
+def _is_connection_error(error: BaseException | None) -> bool:
+    """True if an error, or one of its causes, is one of the network or the disk, not of the response."""
     while error is not None:
         if isinstance(error, OSError | httpx2.RequestError):
             return True

@@ -1,4 +1,4 @@
-"""The published checkpoint that a model is, or began from, as `stzoo import` recorded it."""
+"""The published checkpoint that a model is, or was trained from, as recorded by `stzoo import`."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from stzoo.plugins import manager
 from stzoo.plugins.hookspecs import Checkpoint
 from stzoo.utils.outputs import IMPORTED, RECORD
 
-_FORMS = {"hub_id": r"[\w.-]+/[\w.-]+", "commit": "[0-9a-f]{40}", "source": r"https?://[^\s()<>\[\]]+"}
+_PATTERNS = {"hub_id": r"[\w.-]+/[\w.-]+", "commit": "[0-9a-f]{40}", "source": r"https?://[^\s()<>\[\]]+"}
 
 
 @dataclass(frozen=True)
@@ -20,16 +20,16 @@ class Origin:
     """A published checkpoint.
 
     Attributes:
-        name: of `stzoo list checkpoints`.
-        row: of data that says what it is, if the plugin that has it is installed.
-        hub_id: of its repository; None if it came from a folder.
-        commit: of that repository.
-        license: by the Hub's names; "" where none is known.
-        source: URL of who published it.
-        options: of its import.
-        max_query_tokens: where its authors cut queries apart from passages.
-        expected: "measure", "value", "dataset" and "source" of each score that its authors published.
-        trained: True if a run went on from it.
+        name: Name in `stzoo list checkpoints`.
+        row: The plugin's entry for the checkpoint, if the plugin is installed.
+        hub_id: Id of its repository; None if it was imported from a folder.
+        commit: Commit of the repository.
+        license: Licence by the Hub's names, e.g. "mit"; "" if unknown.
+        source: URL of its publisher.
+        options: Options of the import.
+        max_query_tokens: The authors' limit for queries, if it is not that of passages.
+        expected: "measure", "value", "dataset" and "source" of each score that the authors published.
+        trained: True if the model was trained further from it.
     """
 
     name: str
@@ -45,40 +45,40 @@ class Origin:
 
 
 def read_origin(folder: Path) -> Origin | None:
-    """The checkpoint that the model in a folder is, or that the first of its runs began from, if any.
+    """The checkpoint that the model in a folder is, or from which its first training run started, if any.
 
     Raises:
-        ModelError: if the record does not hold.
+        ModelError: If the record of the import is invalid.
     """
-    place = folder / IMPORTED
-    trained = not place.is_file()
+    path = folder / IMPORTED
+    trained = not path.is_file()
     try:
         if trained:
-            place = folder / RECORD
-            run = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
-            found = [*run.get("before", ()), run][0].get("imported")
+            path = folder / RECORD
+            run = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            record = [*run.get("before", ()), run][0].get("imported")
         else:
-            found = json.loads(place.read_text(encoding="utf-8"))["imported"]
-        return _origin(found, trained) if found else None
+            record = json.loads(path.read_text(encoding="utf-8"))["imported"]
+        return _origin(record, trained) if record else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ModelError(f"{place} is no record of an import: {error!r}.") from error
+        raise ModelError(f"{path} is not a valid record of an import: {error!r}.") from error
 
 
-def _origin(found: Mapping[str, Any], trained: bool) -> Origin:
-    scores = [{"value": float(one["value"]), **one} for one in found["expected"]]
-    for one in (found, *scores):
-        for key, form in _FORMS.items():
-            if one.get(key) is not None and not re.fullmatch(form, one[key]):
-                raise ValueError(f"{key} is {one[key]!r}")
+def _origin(record: Mapping[str, Any], trained: bool) -> Origin:
+    scores = [{"value": float(score["value"]), **score} for score in record["expected"]]
+    for part in (record, *scores):
+        for key, pattern in _PATTERNS.items():
+            if part.get(key) is not None and not re.fullmatch(pattern, part[key]):
+                raise ValueError(f"{key} is {part[key]!r}")
     return Origin(
-        name=str(found["checkpoint"]),
-        row=manager.all("checkpoint").get(found["checkpoint"]),
-        hub_id=found["hub_id"],
-        commit=found["commit"],
-        license=str(found["license"]),
-        source=found["source"],
-        options=dict(found["options"]),
-        max_query_tokens=found["max_query_tokens"],
+        name=str(record["checkpoint"]),
+        row=manager.all("checkpoint").get(record["checkpoint"]),
+        hub_id=record["hub_id"],
+        commit=record["commit"],
+        license=str(record["license"]),
+        source=record["source"],
+        options=dict(record["options"]),
+        max_query_tokens=record["max_query_tokens"],
         expected=scores,
         trained=trained,
     )

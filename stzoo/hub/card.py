@@ -1,14 +1,14 @@
-"""The model card: README.md with the Hub's metadata, the scores in both forms of the Hub, and pictures.
+"""The model card: README.md with the Hub's metadata, scores in both formats of the Hub, and pictures.
 
-described.py   what the model's folder says of it and of the runs that made it
-frontmatter.py the YAML on top
-origin.py      which published checkpoint it is, or began from
-public.py      keeps places and secrets of the machine out of that
-scores.py      results of the benchmark, and the two forms that the Hub reads
-card.md.j2     the text
+card_data.py        reads the model's folder and the records of the training runs
+frontmatter.py      the YAML block at the top
+base_checkpoint.py  the published checkpoint that the model is, or was trained from
+redact.py           keeps local paths and secrets out of the card
+card_scores.py      results of the benchmark, in the two formats that the Hub reads
+card.md.j2          the text
 
-Unlike sentence-transformers' own card: nothing is asked of the Hub, of an earlier README only the metadata
-stays, and a card that cannot be made is an error (after a training, a warning).
+Unlike sentence-transformers' own card: it makes no requests to the Hub, keeps only the metadata of an earlier
+README, and raises an error if it cannot be made (after training, it prints a warning).
 """
 
 import json
@@ -40,7 +40,7 @@ from stzoo.utils.outputs import check_output
 README = "README.md"
 TAGS = ["sentence-transformers", "sentence-similarity", "feature-extraction", "dense-retrieval", "stzoo"]
 ORDER = ["language", "license", "license_name", "license_link", "library_name", "pipeline_tag", "tags"]
-ANEW = {"library_name", "pipeline_tag", "metrics", "model-index", "model_name", "eval_results"}
+RENEWED = {"library_name", "pipeline_tag", "metrics", "model-index", "model_name", "eval_results"}
 SERVED_BY = """\
 @inproceedings{reimers-gurevych-2019-sentence-bert,
   title = {Sentence-{BERT}: Sentence Embeddings using {S}iamese {BERT}-Networks},
@@ -61,30 +61,31 @@ def card(
     language: str | Sequence[str] | None = None,
     overwrite: bool = False,
 ) -> str:
-    """Renders the card of a model, without publishing it.
+    """Renders the card of a model without publishing it.
 
     Args:
-        folder: of the model.
-        output: the file to write; None writes none.
-        results: an --output of bench, for the scores; reports of contamination may lie in it, too.
-        repo_id: ORG/NAME on the Hub, for the usage code.
-        license: as the Hub spells it, e.g. "apache-2.0"; None for what the folder's README.md says.
-        language: codes ("en"), a list or with commas between; None likewise.
+        folder: Path to the model folder.
+        output: File to write; None writes none.
+        results: An --output of bench with the model's scores, and optionally reports of contamination.
+        repo_id: ORG/NAME on the Hub, used in the code example.
+        license: Licence as the Hub spells it, e.g. "apache-2.0"; None keeps that of the folder's README.md.
+        language: Language codes ("en"), as a list or separated by commas; None keeps those of the folder's
+            README.md.
         overwrite: True to replace `output`.
 
     Returns:
-        the text of README.md.
+        The text of README.md.
 
     Raises:
-        DataError: if there are no results of this very model, or the folder's README.md does not hold.
-        ModelError: if the folder is no export.
-        OutputError: if `output` is there, or cannot be written.
-        RecipeError: if a field is not as the Hub wants it.
+        DataError: If there are no results of this model, or the folder's README.md is invalid.
+        ModelError: If the folder is not an exported model.
+        OutputError: If `output` exists already, or cannot be written.
+        RecipeError: If the Hub does not accept a field's value.
     """
     if output is not None:
         output = check_output(output, kind="file", inputs=[folder], is_ours=_is_text, what="a Markdown file")
         if os.path.lexists(output) and not overwrite:
-            raise OutputError(f"{output} is there already. Use --overwrite, or another --output.")
+            raise OutputError(f"{output} exists already. Use --overwrite, or another --output.")
     files = make(
         user_path(folder, ModelError), repo_id=repo_id, results=results, license=license, language=language
     )
@@ -107,18 +108,18 @@ def make(
     language: str | Sequence[str] | None = None,
     name: str | None = None,
 ) -> dict[str, bytes]:
-    """The files of a model's card by their path in its repository; writes nothing.
+    """Makes the files of a model's card, by their path in the repository, without writing them.
 
     Args:
-        folder: of the model.
+        folder: Path to the model folder.
         repo_id: ORG/NAME on the Hub.
-        results: an --output of bench.
-        license: see `card`.
-        language: see `card`.
-        name: of the model; that of the repository or else the folder if None.
+        results: An --output of bench.
+        license: Licence; see `card`.
+        language: Language codes; see `card`.
+        name: Name of the model; None uses that of the repository, or else of the folder.
 
     Raises:
-        StzooError: see `card`.
+        StzooError: As in `card`.
     """
     model = read_model(folder)
     steps, known = read_steps(folder)
@@ -158,14 +159,14 @@ def make(
 
 
 def write(folder: Path) -> None:
-    """Writes the card of a model that was trained into its folder, or says why it cannot be made."""
+    """Writes the card of a trained model into its folder, or prints why it cannot be made."""
     try:
         with atomic_file(folder / README) as draft:
             draft.write_bytes(make(folder)[README])
-    except (StzooError, OSError) as error:  # no reason to call hours of training a failure
+    except (StzooError, OSError) as error:  # not a reason to report hours of training as failed
         print(
-            f"stzoo: the model in {folder} is finished, but has no card: {error} Once that is mended: "
-            f"stzoo card {folder} --output {folder / README}",
+            f"stzoo: the model in {folder} is finished, but its card could not be made: {error} After fixing "
+            f"this, run: stzoo card {folder} --output {folder / README}",
             file=sys.stderr,
         )
 
@@ -176,17 +177,17 @@ def metadata(text: str) -> dict[str, Any]:
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Sees that a name can be one on the Hub; "" is none at all.
+    """Checks that a name is valid on the Hub; "" means no name.
 
     Raises:
-        RecipeError: if it cannot.
+        RecipeError: If it is not.
     """
     try:
         if repo_id:
             validate_repo_id(repo_id)
     except HFValidationError as error:
         raise RecipeError(
-            f"the repository {repo_id!r} is none of the Hub: {first_line(error)} Expected ORG/NAME."
+            f"{repo_id!r} is not a valid repository name: {first_line(error)} Expected ORG/NAME."
         ) from error
 
 
@@ -194,16 +195,16 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def _earlier(readme: Path, known: Mapping[str, str]) -> dict[str, Any]:
-    """What the README that is there says in its front matter, but for what is always made anew."""
+    """The front matter of an existing README, without the fields that are always renewed."""
     try:
-        found = frontmatter.read(readme) if readme.is_file() else {}
-    except Exception as error:  # whatever YAML makes of it
+        fields = frontmatter.read(readme) if readme.is_file() else {}
+    except Exception as error:  # YAML raises errors of many kinds
         raise DataError(
-            f"the metadata of {readme} cannot be read: {first_line(error)}. Mend or remove the lines "
+            f"the metadata of {readme} cannot be read: {first_line(error)}. Correct or remove the lines "
             "between the two ---."
         ) from error
     return redact.shown(
-        {k: v for k, v in found.items() if isinstance(k, str) and k not in ANEW and v is not None}, known
+        {k: v for k, v in fields.items() if isinstance(k, str) and k not in RENEWED and v is not None}, known
     )
 
 
@@ -213,13 +214,13 @@ def _metadata(
     """The front matter, a `huggingface_hub.ModelCardData`.
 
     Raises:
-        RecipeError: if a field is of a form that the Hub refuses.
+        RecipeError: If the Hub does not accept a field's value.
     """
     methods = [name for step in steps for kind, name, _ in step.methods if kind in ("objective", "balancer")]
     bases = [base for base in (origin and origin.hub_id, *(step.base_id for step in steps)) if base][:1]
     datasets = [one for step in steps for one in step.datasets]
     results = model_index(scored) if scored else []
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "license": _license(earlier.pop("license", None)),
         "language": _languages(_listed("language", earlier)),
         "tags": list(dict.fromkeys([*TAGS, *methods, *_listed("tags", earlier)])),
@@ -228,67 +229,69 @@ def _metadata(
         "metrics": list(dict.fromkeys(result.metric_type for result in results)),
         **({"eval_results": results, "model_name": name} if results else {}),
     }
-    own = {key: value for key, value in given.items() if value}
-    for key in given:
+    for key in fields:
         earlier.pop(key, None)
-    earlier.pop("ignore_metadata_errors", None)  # an argument of the class
+    earlier.pop("ignore_metadata_errors", None)  # an argument of the class, not a field
+    fields = {key: value for key, value in fields.items() if value}
     return ModelCardData(
-        library_name="sentence-transformers", pipeline_tag="sentence-similarity", **own, **earlier
+        library_name="sentence-transformers", pipeline_tag="sentence-similarity", **fields, **earlier
     )
 
 
-def _ordered(found: dict[str, Any]) -> dict[str, Any]:
-    return {key: found[key] for key in (*ORDER, *found) if key in found}
+def _ordered(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: fields[key] for key in (*ORDER, *fields) if key in fields}
 
 
-def _listed(key: str, found: Mapping[str, Any]) -> list[str]:
-    """One text or several, as a list."""
-    value = found.get(key) or []
-    several = [value] if isinstance(value, str) else value
-    if not isinstance(several, list) or not all(isinstance(one, str) for one in several):
+def _listed(key: str, fields: Mapping[str, Any]) -> list[str]:
+    """A field with one text or several, as a list."""
+    value = fields.get(key) or []
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise RecipeError(f"{key} is {value!r}; expected a text or a list of texts.")
-    return several
+    return texts
 
 
-def _license(given: Any) -> str | None:
-    if given is not None and not (
-        isinstance(given, str) and re.fullmatch(r"(?=.*[a-z])[a-z0-9][a-z0-9.+-]*", given)
+def _license(name: Any) -> str | None:
+    if name is not None and not (
+        isinstance(name, str) and re.fullmatch(r"(?=.*[a-z])[a-z0-9][a-z0-9.+-]*", name)
     ):
         raise RecipeError(
-            f"the license is {given!r}; expected an identifier of the Hub in small letters, such as "
+            f"the license is {name!r}; expected an identifier of the Hub in lower case, such as "
             "apache-2.0, mit, cc-by-sa-4.0 or other (https://huggingface.co/docs/hub/repositories-licenses)."
         )
-    return given
+    return name
 
 
-def _languages(given: list[str]) -> list[str]:
-    for one in given:
-        if one not in ("code", "multilingual") and not re.fullmatch(r"[a-z]{2,3}", one):
+def _languages(codes: list[str]) -> list[str]:
+    for code in codes:
+        if code not in ("code", "multilingual") and not re.fullmatch(r"[a-z]{2,3}", code):
             raise RecipeError(
-                f"the language is {one!r}; expected a code of two or three small letters (ISO 639: en, "
+                f"the language is {code!r}; expected a code of two or three lower-case letters (ISO 639: en, "
                 "deu), code, or multilingual."
             )
-    return given
+    return codes
 
 
 def _check(text: str, data: Any) -> None:
-    """Sees that the Hub's own classes read the front matter back as it was meant.
+    """Checks that huggingface_hub reads the same metadata back from the front matter.
 
     Raises:
-        DataError: if they do not.
+        DataError: If it does not.
     """
     try:
         same = ModelCard(text).data.to_dict() == data.to_dict()
     except ValueError as error:
-        raise DataError(f"huggingface_hub refuses the card's metadata: {first_line(error)}") from error
+        raise DataError(f"huggingface_hub rejects the card's metadata: {first_line(error)}") from error
     if not same:
-        raise DataError("the metadata of README.md has values that YAML does not give back; mend them there.")
+        raise DataError(
+            "the metadata of README.md has values that change when written as YAML; correct them there."
+        )
 
 
 # -- text
 
 
-def _render(**given: Any) -> str:
+def _render(**values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=False,  # noqa: S701 - Markdown; texts go through `plain`, `code` or `fenced`
@@ -305,22 +308,22 @@ def _render(**given: Any) -> str:
         "settings": _settings,
         "span": _span,
     }
-    return environment.get_template("card.md.j2").render(**given)
+    return environment.get_template("card.md.j2").render(**values)
 
 
 def _plain(text: Any) -> str:
-    """A text of one line that Markdown shows as it is, in a cell of a table, too."""
+    """A text on one line, escaped for Markdown and its tables."""
     return re.sub(r"([\\`*\[\]<>|$~#])", r"\\\1", " ".join(str(redact.shown(text, {})).split()))
 
 
 def _code(text: str) -> str:
-    """Python's spelling of a text, as code within a line."""
+    """A text as a Python literal in inline code."""
     ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{ticks} {text!r} {ticks}"
 
 
 def _fenced(text: str, kind: str) -> str:
-    """A block of code, whatever is in it."""
+    """A code block with a fence longer than any in the text."""
     ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{ticks}{kind}\n{text.rstrip()}\n{ticks}"
 
@@ -329,13 +332,13 @@ def _yaml(value: Any) -> str:
     return frontmatter.dump(value, width=100)
 
 
-def _settings(found: Mapping[str, Any]) -> str:
-    """Settings of a result in a line, without prompts, which have a place of their own."""
-    return ", ".join(f"{key} {value}" for key, value in found.items() if key != "prompts")
+def _settings(settings: Mapping[str, Any]) -> str:
+    """Settings of a result on one line, without the prompts, which the card lists separately."""
+    return ", ".join(f"{key} {value}" for key, value in settings.items() if key != "prompts")
 
 
 def _table(scored: Scored) -> list[list[str]]:
-    """The scores by data set, a list of cells a row, the head first."""
+    """The scores by data set, as rows of cells, the header first."""
     measures = [name for name in SHOWN if any(name in row.intervals for row in scored.rows)]
     rows = [["Data set", "Split", "Suites", "Queries", *measures]]
     for row in scored.rows:

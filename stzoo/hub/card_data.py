@@ -1,4 +1,4 @@
-"""What a model's folder says of the model, and of the training runs that made it, in words for a card."""
+"""The contents of a model's folder, and of the records of its training runs, in words for a card."""
 
 import contextlib
 import json
@@ -20,18 +20,18 @@ DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 @dataclass(frozen=True)
 class Model:
-    """A model, as its files tell.
+    """A model as its files describe it.
 
     Attributes:
-        portable: False if it brings code of its own, which users must trust.
-        needs: the first version of sentence-transformers that reads its layout.
-        prompts: texts by name, without empty ones.
+        portable: False if it comes with code of its own, which users must trust.
+        needs: First major version of sentence-transformers that reads its layout.
+        prompts: Texts of the prompts by name, without empty ones.
         similarity: cosine, dot, euclidean or manhattan.
-        dimensions: numbers in a vector; None if only code of another package knows.
-        lengths: tokens at which texts are cut, by kind of text ("" where all are cut alike); without those
-            that have no limit.
-        modules: names of their classes, with what a pooling takes.
-        merged: name and weight of each model that it is the mean of.
+        dimensions: Dimension of the vectors; None if only code of another package knows it.
+        lengths: Maximum number of tokens by kind of text ("" if all have the same), without kinds that have
+            no limit.
+        modules: Class names of the modules, with the modes of a pooling.
+        merged: Name and weight of each model that was merged.
     """
 
     portable: bool
@@ -46,20 +46,20 @@ class Model:
 
 @dataclass(frozen=True)
 class Step:
-    """A training run, as it may be shown.
+    """A training run without local paths and secrets.
 
     Attributes:
         command: pretrain or finetune.
-        base: the model it began from.
-        base_id: its id on the Hub, or None.
-        methods: kind, name, and the component if the plugin that has it is installed.
-        data: what it learnt from, a line each.
-        datasets: ids on the Hub of those that came from there.
-        outcome: steps, time, best score.
-        made_with: versions and hardware.
-        recipe: all settings.
-        notes: what a reader should know of the data.
-        lossy: what the portable form leaves out of what was trained.
+        base: Model that the run started from.
+        base_id: Id of that model on the Hub, or None.
+        methods: Kind and name of each component, and the component itself if its plugin is installed.
+        data: One line per source of training data.
+        datasets: Hub ids of the training data from the Hub.
+        outcome: Steps, time and best score.
+        made_with: Versions and hardware.
+        recipe: All settings.
+        notes: Notes on the data.
+        lossy: Notes on trained parts that the portable export leaves out.
     """
 
     command: str
@@ -76,120 +76,120 @@ class Step:
 
 
 def read_model(folder: Path) -> Model:
-    """Reads what the files of an exported model say.
+    """Reads the files of an exported model.
 
     Raises:
-        ModelError: if the folder is none.
+        ModelError: If the folder is not an exported model.
     """
     if not (folder / "modules.json").is_file():
         raise ModelError(
-            f"{folder} is no exported model: it has no modules.json. Give the --output of a finished "
+            f"{folder} is not an exported model: it has no modules.json. Give the --output of a finished "
             "`stzoo pretrain`, `finetune`, `merge` or `export`."
         )
     try:
         modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
         types = [module["type"] for module in modules]
         towers = _towers(folder, modules)
-        about = _object(folder / "config_sentence_transformers.json")
+        config = _object(folder / "config_sentence_transformers.json")
         merged = _object(folder / MERGED).get("merged", [])
         return Model(
             portable=all(kind.startswith("sentence_transformers.") for kind in types),
             needs=5 if all(kind.startswith("sentence_transformers.models.") for kind in types) else 6,
-            prompts={name: text for name, text in (about.get("prompts") or {}).items() if text},
-            similarity=str(about.get("similarity_fn_name") or "cosine"),
+            prompts={name: text for name, text in (config.get("prompts") or {}).items() if text},
+            similarity=str(config.get("similarity_fn_name") or "cosine"),
             dimensions=_dimensions(towers),
             lengths=_lengths(towers),
-            modules=[_named(folder / module["path"], module["type"]) for module in modules],
+            modules=[_describe_module(folder / module["path"], module["type"]) for module in modules],
             merged=[(redact.shown(one["source"], {}), one["weight"]) for one in merged],
         )
     except DAMAGED as error:
-        raise ModelError(f"{folder} is no exported model that can be read: {error!r}.") from error
+        raise ModelError(f"the model in {folder} cannot be read: {error!r}. Export it again.") from error
 
 
 def read_steps(folder: Path) -> tuple[list[Step], dict[str, str]]:
-    """The runs that made a model, the first one first, and what to show of the names in them.
+    """Reads the training runs of a model, first one first, and the public forms of the names in them.
 
     Raises:
-        ModelError: if the record does not hold.
+        ModelError: If the record is invalid.
     """
     try:
-        facts = _object(folder / RECORD)
-        runs = [*facts.get("before", []), facts] if facts else []
+        record = _object(folder / RECORD)
+        runs = [*record.get("before", []), record] if record else []
         known = redact.names(runs)
         return [_step(run, known) for run in runs], known
     except DAMAGED as error:
-        raise ModelError(f"{folder / RECORD} is no record of a training run: {error!r}.") from error
+        raise ModelError(f"{folder / RECORD} is not a valid record of a training run: {error!r}.") from error
 
 
 def _object(path: Path) -> dict[str, Any]:
-    """A JSON object; an empty one where there is no file."""
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if not isinstance(found, dict):
-        raise ValueError(f"{path.name} holds no JSON object")
-    return found
+    """Reads a JSON object; {} if the file does not exist."""
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name} is not a JSON object")
+    return content
 
 
-Tower = list[tuple[Path, str]]  # folder and class of each module that a text goes through
+Tower = list[tuple[Path, str]]  # folder and class of each module that a text passes through
 
 
 def _routes(router: Path) -> dict[str, Tower]:
     config = _object(router / "router_config.json")
     return {
-        route: [(router / place, config["types"][place]) for place in places]
-        for route, places in config["structure"].items()
+        route: [(router / name, config["types"][name]) for name in names]
+        for route, names in config["structure"].items()
     }
 
 
 def _towers(folder: Path, modules: list[dict[str, Any]]) -> dict[str, Tower]:
-    """The modules by kind of text, "" where all go the same way."""
-    found: dict[str, Tower] = {"": []}
+    """The modules by kind of text; "" if all texts have the same."""
+    towers: dict[str, Tower] = {"": []}
     for module in modules:
-        place, kind = folder / module["path"], module["type"]
-        routes = _routes(place) if kind.endswith(".Router") else {"": [(place, kind)]}
+        path, kind = folder / module["path"], module["type"]
+        routes = _routes(path) if kind.endswith(".Router") else {"": [(path, kind)]}
         if "" not in routes:
-            found = {route: [*found[""], *tower] for route, tower in routes.items()}
+            towers = {route: [*towers[""], *tower] for route, tower in routes.items()}
         else:
-            found = {route: [*tower, *routes[""]] for route, tower in found.items()}
-    return found
+            towers = {route: [*tower, *routes[""]] for route, tower in towers.items()}
+    return towers
 
 
-def _named(place: Path, kind: str) -> str:
+def _describe_module(path: Path, kind: str) -> str:
     name = kind.rpartition(".")[2]
     if name == "Router":
-        routes = _routes(place).items()
-        inside = [f"{route}: {', '.join(_named(*one) for one in tower)}" for route, tower in routes]
-        return f"{name} ({'; '.join(inside)})"
+        routes = _routes(path).items()
+        parts = [f"{route}: {', '.join(_describe_module(*one) for one in tower)}" for route, tower in routes]
+        return f"{name} ({'; '.join(parts)})"
     if name == "Pooling":
-        return f"{name} ({', '.join(_modes(_object(place / 'config.json')))})"
+        return f"{name} ({', '.join(_modes(_object(path / 'config.json')))})"
     return name
 
 
 def _modes(pooling: Mapping[str, Any]) -> list[str]:
-    found = pooling.get("pooling_mode") or [
+    modes = pooling.get("pooling_mode") or [
         name for name, key in POOLING_SWITCHES.items() if pooling.get(key)
     ]
-    return [found] if isinstance(found, str) else found
+    return [modes] if isinstance(modes, str) else modes
 
 
 def _dimensions(towers: Mapping[str, Tower]) -> int | None:
-    """What the last module that changes it makes of a vector's length."""
-    found = None
-    for place, kind in next(iter(towers.values())):
-        config = _object(place / "config.json")
+    """The dimension after the last module that changes it."""
+    dimension = None
+    for path, kind in next(iter(towers.values())):
+        config = _object(path / "config.json")
         if kind.endswith(".Pooling"):
             width = config.get("embedding_dimension") or config["word_embedding_dimension"]
-            found = width * len(_modes(config))
+            dimension = width * len(_modes(config))
         elif kind.endswith(".Dense"):
-            found = config["out_features"]
+            dimension = config["out_features"]
         elif not kind.startswith("sentence_transformers."):
-            found = None
-    return found
+            dimension = None
+    return dimension
 
 
 def _lengths(towers: Mapping[str, Tower]) -> dict[str, int]:
-    found = {route: _max_tokens(tower[0][0]) for route, tower in towers.items()}
-    same = len(set(found.values())) == 1
-    return {"" if same else route: limit for route, limit in found.items() if limit}
+    limits = {route: _max_tokens(tower[0][0]) for route, tower in towers.items()}
+    same = len(set(limits.values())) == 1
+    return {"" if same else route: limit for route, limit in limits.items() if limit}
 
 
 def _max_tokens(first: Path) -> int | None:
@@ -231,11 +231,11 @@ def _step(run: Mapping[str, Any], known: Mapping[str, str]) -> Step:
 def _methods(
     recipe: Mapping[str, Any], used: Sequence[Mapping[str, str]]
 ) -> Iterator[tuple[str, str, Component | None]]:
-    wanted = [("objective", recipe.get("objective"))]
-    wanted += [("loss", name) for name in recipe.get("losses", ())]
-    wanted += [("balancer", recipe["balancer"])] if recipe.get("tasks") else []
-    wanted += [("pooling", recipe.get("pooling"))]
-    for kind, name in wanted:
+    methods = [("objective", recipe.get("objective"))]
+    methods += [("loss", name) for name in recipe.get("losses", ())]
+    methods += [("balancer", recipe["balancer"])] if recipe.get("tasks") else []
+    methods += [("pooling", recipe.get("pooling"))]
+    for kind, name in methods:
         if name:
             component = None
             with contextlib.suppress(PluginError):  # not installed here
@@ -244,31 +244,31 @@ def _methods(
 
 
 def _data(run: Mapping[str, Any], shown: Mapping[str, Any]) -> Iterator[str]:
-    """A line a source or task; `shown` is the recipe with names for paths."""
+    """One line per source or task; `shown` is the recipe with names in place of paths."""
     if "corpus" in run and run["recipe"]["command"] == "pretrain":
         corpus = run["corpus"]
         yield (
             f"{', '.join(shown['corpus'])}: {corpus['passages']:,} passages, {corpus['dropped']:,} too short "
             f"and {corpus['bad_lines']:,} bad lines left out, fingerprint {corpus['fingerprint'][:12]}"
         )
-        for one in corpus.get("prepared", ()):
-            yield f"its columns were made by {json.dumps(one['made_by'], ensure_ascii=False)}"
+        for prepared in corpus.get("prepared", ()):
+            yield f"its columns were made by {json.dumps(prepared['made_by'], ensure_ascii=False)}"
         return
     tasks = {task["name"]: task["data"] for task in shown.get("tasks") or ()}
-    facts, dev = run.get("data") or {}, run.get("dev")
+    records, devs = run.get("data") or {}, run.get("dev")
     for task, name in (tasks or {"": shown.get("data", "")}).items():
-        own = facts.get(task, {}) if tasks else facts
+        record = records.get(task, {}) if tasks else records
         line = f"{task}: {name}" if task else name
-        if own:
+        if record:
             line += (
-                f": {own['queries']:,} queries, {own['pairs']:,} relevant pairs, {own['negatives']:,} "
-                f"negatives, fingerprint {own['fingerprint'][:12]}"
+                f": {record['queries']:,} queries, {record['pairs']:,} relevant pairs, "
+                f"{record['negatives']:,} negatives, fingerprint {record['fingerprint'][:12]}"
             )
-        if own.get("mined"):
-            line += f"; negatives mined by {_mined(own['mined'])}"
-        held = (dev or {}).get(task) if tasks else dev
-        if held:
-            line += f"; stopped by {held['queries']:,} held-out queries"
+        if record.get("mined"):
+            line += f"; negatives mined by {_mined(record['mined'])}"
+        dev = (devs or {}).get(task) if tasks else devs
+        if dev:
+            line += f"; stopped by {dev['queries']:,} held-out queries"
         yield line
     if rounds := shown.get("episodes"):
         first = " (first by bm25s)" if shown.get("first_negatives") == "bm25s" else ""
@@ -279,23 +279,23 @@ def _data(run: Mapping[str, Any], shown: Mapping[str, Any]) -> Iterator[str]:
         yield f"scores of the teacher {shown['teacher']}"
 
 
-def _mined(made: Mapping[str, Any]) -> str:
-    parts = (made.get(part) for part in ("model", "teacher"))  # of another's file they may be anything
-    by = [part["name"] for part in parts if isinstance(part, dict) and isinstance(part.get("name"), str)]
-    return " and ".join(by) or "a model that is not named"
+def _mined(manifest: Mapping[str, Any]) -> str:
+    parts = (manifest.get(part) for part in ("model", "teacher"))  # other tools' files may have anything here
+    names = [part["name"] for part in parts if isinstance(part, dict) and isinstance(part.get("name"), str)]
+    return " and ".join(names) or "an unnamed model"
 
 
 def _notes(run: Mapping[str, Any]) -> Iterator[str]:
     yield from run.get("notes", ())
-    for one in (run.get("corpus") or {}).get("prepared", ()):
-        yield from one["notes"]
-    data, dev = run.get("data") or {}, run.get("dev") or {}
-    for own in (data, *data.values()):
-        if isinstance(own, dict):
-            yield from own.get("notes", ())
-    for held in (dev, *dev.values()):
-        if isinstance(held, dict) and held.get("sharing_answers"):
+    for prepared in (run.get("corpus") or {}).get("prepared", ()):
+        yield from prepared["notes"]
+    data, devs = run.get("data") or {}, run.get("dev") or {}
+    for record in (data, *data.values()):
+        if isinstance(record, dict):
+            yield from record.get("notes", ())
+    for dev in (devs, *devs.values()):
+        if isinstance(dev, dict) and dev.get("sharing_answers"):
             yield (
-                f"{held['sharing_answers']} of the {held['queries']} held-out queries share an answer with a "
-                "training query, so their scores flatter."
+                f"{dev['sharing_answers']} of the {dev['queries']} held-out queries share an answer with a "
+                "training query, so their scores are too optimistic."
             )

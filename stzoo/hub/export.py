@@ -1,16 +1,16 @@
-"""Writes a model so that plain sentence-transformers loads it, 5.x and 6.x alike, and proves it.
+"""Exports a model so that plain sentence-transformers 5.x and 6.x load it, and verifies that they do.
 
-sentence-transformers 6 writes folders that 5.x cannot read. The layout here is the older one, which both read
-to the same embeddings: module types `sentence_transformers.models.X`, one `pooling_mode_*` switch a pooling,
-`sentence_bert_config.json` with the length, and a tokenizer that needs no class but the generic fast one.
-What that layout cannot say is refused, never dropped.
+sentence-transformers 6 writes folders that 5.x cannot read. The layout here is the older one, with which both
+give the same embeddings: module types `sentence_transformers.models.X`, one `pooling_mode_*` switch per
+pooling, `sentence_bert_config.json` with the maximum length, and a tokenizer of the generic fast class.
+Anything that this layout cannot express is refused, never dropped.
 
-A finished folder has been loaded once by a process without stzoo and gave the embeddings of the model in
-memory. Until then it is a draft, and a failure leaves nothing behind.
+Before an export is finished, a process without stzoo loads it and must get the embeddings of the model in
+memory. Until then the folder is a draft, and a failure leaves nothing behind.
 
-What remains different, whatever a folder says: before 5.4, white space at the ends of a text is cut before it
-is tokenised (a byte-level or Unigram tokenizer sees the difference, as in an empty text after the prompt
-"query: "); before 6, a mean over half-precision tokens is summed in half precision (about 4e-3).
+Two differences between versions remain: before 5.4, white space at the ends of a text is stripped before
+tokenisation (which matters to byte-level and Unigram tokenizers, for example for an empty text after the
+prompt "query: "); before 6, mean pooling sums half-precision tokens in half precision (about 4e-3).
 """
 
 import contextlib
@@ -43,8 +43,8 @@ from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.outputs import IMPORTED, MERGED, MODEL_FILES, RECORD, check_output
 
 TOLERANCE = 1e-6
-TOLD = (RECORD, IMPORTED, MERGED, PICTURE, PRETRAINING)  # how a model was made
-EXPORTED = "exported"  # is true in the record of a run that lies beside a copy of its model
+HISTORY = (RECORD, IMPORTED, MERGED, PICTURE, PRETRAINING)  # files on how a model was made
+EXPORTED = "exported"  # true in the record of a run that belongs to an exported copy of its model
 Extra = Mapping[str, str | Path] | Callable[[Path], None]
 
 
@@ -59,47 +59,51 @@ def export(
     overwrite: bool = False,
     describe: bool = True,
 ) -> Path:
-    """Writes a model folder that sentence-transformers loads without stzoo, and returns its path.
+    """Writes a model folder that sentence-transformers loads without stzoo.
 
     Args:
-        model: a SentenceTransformer, or the path or Hub id of one. It keeps its device, mode and weights.
-            What a folder holds of how its model was made comes along: records of runs, imports and merges,
-            and learning curves.
-        output: the folder to write.
-        masked_lm: a transformers `…ForMaskedLM` whose `base_model` is the model inside the first module. Its
+        model: A SentenceTransformer, or its path or Hub id. It keeps its device, mode and weights. The
+            folder's records of training runs, imports and merges, and its learning curves, are copied.
+        output: Folder to write.
+        masked_lm: A transformers `…ForMaskedLM` whose `base_model` is the model inside the first module. Its
             weights are stored in place of the base model's, so that the folder also loads as
-            AutoModelForMaskedLM with its trained head. What only the base class has (a BERT pooler that the
-            masked LM was built without) is not stored; no module of sentence-transformers reads it, and
-            loading reports it as newly made.
-        extra: further files: {name inside the folder: file or folder to copy}, or a function that is given
-            the draft folder and writes into it.
-        portable: True stores built-in modules only (a module of another package is asked for
-            `to_builtin_modules()`), in the layout that 5.x and 6.x read. False stores sentence-transformers'
-            own layout with the code of the other modules beside it, which users must trust to load it.
+            AutoModelForMaskedLM with its trained head. Parts that only the base class has (a BERT pooler
+            that the masked LM was built without) are not stored; no module of sentence-transformers reads
+            them, and loading reports them as newly initialised.
+        extra: More files: {name inside the folder: file or folder to copy}, or a function that takes the
+            draft folder and writes into it.
+        portable: True stores only built-in modules, in the layout that 5.x and 6.x read; a module of another
+            package is replaced by its `to_builtin_modules()`. False stores sentence-transformers' own layout
+            with the code of the other modules, which users must trust to load it.
         verify: True loads the draft in a process without stzoo and compares embeddings to 1e-6 on the CPU.
-        overwrite: True replaces a model folder at `output`; never one with files that are not a model's.
-        describe: True writes the model's card, README.md; see `card.py`.
+        overwrite: True replaces a model folder at `output`, unless it has files that are not a model's.
+        describe: True writes the model's card, README.md.
+
+    Returns:
+        The path of the folder.
 
     Raises:
-        ModelError: if `model` is no sentence-transformers model, or its files lack some of its weights.
-        ExportError: if it has no portable form, its weights are not finite, or the draft does not answer as
-            the model does.
-        OutputError: if `output` is there, or cannot be written.
+        ModelError: If `model` is not a sentence-transformers model, or its files lack some of its weights.
+        ExportError: If it has no portable form, its weights are not finite, or the draft's embeddings differ
+            from the model's.
+        OutputError: If `output` exists already, or cannot be written.
 
     Unlike `SentenceTransformer.save_pretrained`: module paths, pooling keys, `sentence_bert_config.json`,
-    tokenizer class and rotary settings are those of 5.x, of which no version then warns; nothing is pickled.
+    tokenizer class and rotary settings are those of 5.x, which no version warns about; nothing is pickled.
     """
     output = check_model_output(output, overwrite, [model])
     source = Path(model) if isinstance(model, str | Path) else None
     model = _loaded(model)
     if masked_lm is not None and masked_lm.base_model is not getattr(model[0], "model", None):
         raise ExportError(
-            "masked_lm is another model's: its base_model is not the model in the first module."
+            "masked_lm belongs to another model; expected one whose base_model is the model in the first "
+            "module."
         )
     tensors = [*model.named_parameters(), *(masked_lm.named_parameters() if masked_lm is not None else ())]
     if broken := first_not_finite(tensors):
         raise ExportError(
-            f"{broken} has NaN or infinity, as after a training that diverged; such weights are not exported."
+            f"{broken} has NaN or infinity, as after diverged training; such weights are not exported. "
+            "Export an earlier checkpoint."
         )
     bar = tqdm(total=2, desc="export", disable=None)
     with silence_hf_logging(), bar, atomic_folder(output, replaces=_files_of(output)) as draft:
@@ -109,70 +113,73 @@ def export(
             _write_with_code(model, draft, masked_lm)
         _write_extra(extra, draft)
         if source is not None:
-            _copy_read_record(source, draft)
+            _copy_history(source, draft)
         if describe:
-            (draft / card.README).write_bytes(_described(source, draft, output.name))
+            (draft / card.README).write_bytes(_make_card(source, draft, output.name))
         if pickled := sorted(str(p.relative_to(draft)) for p in draft.rglob("*") if p.suffix in PICKLED):
-            raise ExportError(f"{', '.join(pickled)}: an export holds no pickled files; use safetensors.")
+            raise ExportError(f"{', '.join(pickled)} is pickled, which exports never are; use safetensors.")
         bar.update()
         if verify:
             _verify(model, draft, trust=not portable)
         bar.update()
-        check_model_output(output, overwrite)  # it may have come into being meanwhile
+        check_model_output(output, overwrite)  # another process may have created it in the meantime
     return output
 
 
 def check_model_output(output: str | Path, overwrite: bool, inputs: Iterable[object] = ()) -> Path:
-    """Sees that a model may be written there, and returns the path.
+    """Checks that a model may be written to `output`, and returns the path.
 
-    With `overwrite` a model folder is replaced, whoever made it, as long as every file in it is one that a
-    model folder has (see `stzoo.utils.outputs.MODEL_FILES`).
+    With `overwrite`, any model folder is replaced whose files are all those of a model
+    (`stzoo.utils.outputs.MODEL_FILES`).
 
     Raises:
-        OutputError: if not.
+        OutputError: If not.
     """
     output = check_output(output, kind="model", inputs=inputs)
     if not output.is_dir() or not any(output.iterdir()):
         return output
     if not overwrite:
-        raise OutputError(f"{output} is there already. Choose another folder, or pass --overwrite.")
+        raise OutputError(f"{output} exists already. Use --overwrite, or another --output.")
     if not (output / "modules.json").is_file():
-        raise OutputError(f"{output} is no model folder (it has no modules.json) and is not replaced.")
+        raise OutputError(
+            f"{output} is not a model folder (it has no modules.json) and is not replaced. Use another "
+            "--output."
+        )
     if (output / RECORD).exists() and read_record(output / RECORD).get(EXPORTED) is not True:
-        raise OutputError(f"{output} holds a training run ({RECORD}) and is not replaced.")
+        raise OutputError(f"{output} is a training run ({RECORD}) and is not replaced. Use another --output.")
     check_replaceable(output, _files_of(output))
     return output
 
 
 def _files_of(output: Path) -> tuple[str, ...]:
-    """Patterns of the files of the model in a folder, those of its own code included."""
+    """Patterns of the files of the model in a folder, including its own code."""
     listing = read_record(output / "modules.json", list) or []
     types = [module.get("type") for module in listing if isinstance(module, dict)]
     code = [str(kind).partition(".")[0] for kind in types]
     return (*MODEL_FILES, *(rf"{re.escape(stem)}\.py" for stem in code))
 
 
-def _copy_read_record(source: Path, draft: Path) -> None:
-    for name in TOLD:
+def _copy_history(source: Path, draft: Path) -> None:
+    for name in HISTORY:
         if (source / name).is_file():
             shutil.copyfile(source / name, draft / name)
     if (draft / RECORD).is_file():
         try:
-            facts = json.loads((draft / RECORD).read_text(encoding="utf-8"))
-            facts.pop("files", None)  # of the folder of the run
-            write_json(draft / RECORD, facts | {EXPORTED: True})
+            record = json.loads((draft / RECORD).read_text(encoding="utf-8"))
+            record.pop("files", None)  # those of the run's folder
+            write_json(draft / RECORD, record | {EXPORTED: True})
         except (ValueError, TypeError) as error:
-            raise ModelError(f"{source / RECORD} is no record of a training run: {error}.") from error
+            raise ModelError(f"{source / RECORD} is not a record of a training run: {error}.") from error
 
 
-def _described(source: Path | None, draft: Path, name: str) -> bytes:
-    """The model's card, with the metadata of the README that lies beside its source, where that holds."""
+def _make_card(source: Path | None, draft: Path, name: str) -> bytes:
+    """The model's card, with the metadata of its source's README, if that is valid."""
     if source is not None and (source / card.README).is_file():
         shutil.copyfile(source / card.README, draft / card.README)
         try:
             return card.make(draft, name=name)[card.README]
-        except (DataError, RecipeError) as error:  # which no model's README has to satisfy
-            print(f"stzoo: the card has nothing of {source / card.README}: {error}", file=sys.stderr)
+        except (DataError, RecipeError) as error:  # any model may have such a README
+            print(f"stzoo: the card ignores {source / card.README}: {error}", file=sys.stderr)
             (draft / card.README).unlink()
     return card.make(draft, name=name)[card.README]
 
@@ -185,9 +192,9 @@ def _loaded(model: Any) -> Any:
     try:
         if is_sentence_transformer_model(str(model)):
             return load_plain(str(model), device="cpu")
-    except (OSError, ValueError) as error:  # of its settings or the Hub
+    except (OSError, ValueError) as error:  # damaged settings, or an error of the Hub
         raise ModelError(f"{model} cannot be loaded: {first_line(error)}") from error
-    raise ModelError(f"{model} is no sentence-transformers model: it has no modules.json.")
+    raise ModelError(f"{model} is not a sentence-transformers model: it has no modules.json.")
 
 
 def _write_extra(extra: Extra | None, draft: Path) -> None:
@@ -197,13 +204,13 @@ def _write_extra(extra: Extra | None, draft: Path) -> None:
     for name, source in (extra or {}).items():
         target = draft / name
         if target.exists() or not target.resolve().is_relative_to(draft.resolve()):
-            raise ExportError(f"extra {name!r} would fall on the model's own files; give it another name.")
+            raise ExportError(f"extra {name!r} would replace one of the model's files; use another name.")
         target.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if Path(source).is_dir() else shutil.copyfile)(source, target)
 
 
 def _write_with_code(model: Any, draft: Path, masked_lm: Any) -> None:
-    """The library's own layout; code of other packages at the root, where a trusting load looks for it."""
+    """Writes the library's own layout, with other packages' code at the root, where it is loaded from."""
     model.save_pretrained(str(draft), create_model_card=False)
     if masked_lm is not None:
         masked_lm.save_pretrained(draft)
@@ -213,10 +220,10 @@ def _write_with_code(model: Any, draft: Path, masked_lm: Any) -> None:
             source = Path(inspect.getfile(cls))
         except (OSError, TypeError) as error:
             raise ExportError(f"{cls.__name__} has no source file; move it into a module.") from error
-        for copy in draft.glob(f"*/{source.name}"):  # where save_pretrained leaves it and no load finds it
+        for copy in draft.glob(f"*/{source.name}"):  # save_pretrained's copies, which are never loaded
             copy.unlink()
         if (draft / source.name).exists() and (draft / source.name).read_bytes() != source.read_bytes():
-            raise ExportError(f"two modules come from files named {source.name}; rename one.")
+            raise ExportError(f"two modules are from files named {source.name}; rename one.")
         shutil.copyfile(source, draft / source.name)
         for listing in filter(Path.exists, listings):
             text = listing.read_text(encoding="utf-8")
@@ -226,7 +233,7 @@ def _write_with_code(model: Any, draft: Path, masked_lm: Any) -> None:
 
 @contextlib.contextmanager
 def _as_reloaded(model: Any) -> Iterator[None]:
-    """The model as a plain load on the CPU would run it; on leaving, as it was."""
+    """Lets the model run as if loaded on the CPU, and restores it on leaving."""
     device, modes = model.device, {module: module.training for module in model.modules()}
     transformers = [module for module in layout.flat(model) if hasattr(module, "can_flatten_inputs")]
     kernels = [
@@ -234,7 +241,7 @@ def _as_reloaded(model: Any) -> Iterator[None]:
     ]
     try:
         for module, kernel, _ in kernels:
-            if "flash" in str(kernel):  # runs on a GPU only
+            if "flash" in str(kernel):  # needs a GPU
                 module.config._attn_implementation, module.can_flatten_inputs = "sdpa", False
         yield
     finally:
@@ -252,35 +259,38 @@ def _verify(model: Any, draft: Path, *, trust: bool) -> None:
         with _as_reloaded(model):
             try:
                 embeddings = verify_standalone.answers(model, asked)
-            except Exception as error:  # whatever modules that do not fit raise
+            except Exception as error:  # modules that do not fit raise errors of many kinds
                 reason = f"{type(error).__name__}: {first_line(error)}"
                 raise ExportError(
                     f"the model cannot encode the texts of the check, one of which is long ({reason}). Set "
-                    "its max_seq_length to what it can read."
+                    "its max_seq_length to the length that it supports."
                 ) from error
             verify_standalone.store(path, asked, embeddings)
-        (found,) = check([(draft, path)], trust=trust)
-    if "error" in found:
-        raise ExportError(f"plain sentence-transformers does not load the export: {found['error']}")
-    if not (far := max(found.values())) <= TOLERANCE:
+        (result,) = check([(draft, path)], trust=trust)
+    if "error" in result:
+        raise ExportError(f"plain sentence-transformers cannot load the export: {result['error']}")
+    if not (difference := max(result.values())) <= TOLERANCE:
         raise ExportError(
-            f"loaded by plain sentence-transformers, the export's embeddings are {far:.1e} away from the"
-            f" model's, not within {TOLERANCE:.0e}; does a module keep state that it does not save?"
+            f"loaded by plain sentence-transformers, the export's embeddings differ from the model's by"
+            f" {difference:.1e}, more than {TOLERANCE:.0e}; check that every module saves all its state."
         )
 
 
 def check(
     pairs: Iterable[tuple[Path, Path]], *, python: str = sys.executable, trust: bool = False
 ) -> list[dict[str, Any]]:
-    """Loads each (model folder, answers file) in one process without stzoo; what `alone` prints of each.
+    """Loads models in one process without stzoo, and compares their embeddings with stored ones.
 
     Args:
-        pairs: what to load, and what `alone.store` wrote of the model that it was.
-        python: the interpreter; another environment's may have another sentence-transformers.
-        trust: True lets the folders bring code of their own, which may import stzoo.
+        pairs: Model folder, and the file that `verify_standalone.store` wrote with the model's answers.
+        python: Python interpreter; another environment may have another sentence-transformers.
+        trust: True lets the folders run code of their own, which may import stzoo.
+
+    Returns:
+        What verify_standalone.py prints for each pair.
     """
     paths = [str(path) for pair in pairs for path in pair]
-    threads = str(torch.get_num_threads())  # sums in the same order
+    threads = str(torch.get_num_threads())  # for sums in the same order
     words = [*["--trust"] * trust, *paths]
     return run_alone(words, len(paths) // 2, python=python, OMP_NUM_THREADS=threads)
 
@@ -288,16 +298,16 @@ def check(
 def run_alone(
     words: list[str], expected: int, *, python: str = sys.executable, **environment: str
 ) -> list[dict[str, Any]]:
-    """Runs alone.py with these words, and returns the lines of JSON that it prints.
+    """Runs verify_standalone.py with these arguments, and returns the lines of JSON that it prints.
 
     Raises:
-        ExportError: if they are not as many as expected.
+        ExportError: If there are not as many lines as expected.
     """
     with tempfile.TemporaryDirectory() as scratch:
         env = {
             **os.environ,
             "HF_HUB_OFFLINE": "1",
-            "HF_MODULES_CACHE": scratch,  # where trusted code would be left behind
+            "HF_MODULES_CACHE": scratch,  # trusted code is copied here
             "CUDA_VISIBLE_DEVICES": "",
             **environment,
         }
@@ -306,6 +316,6 @@ def run_alone(
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if len(lines) != expected:
         raise ExportError(
-            f"the check with plain sentence-transformers broke off: {done.stderr[-2000:].strip()}"
+            f"the check with plain sentence-transformers stopped early: {done.stderr[-2000:].strip()}"
         )
     return lines

@@ -1,8 +1,8 @@
-"""The YAML at the top of a README.md, in which a word stays a word.
+"""The YAML block at the top of a README.md, with texts that stay texts.
 
-YAML 1.1 takes `no` for false, `1:30` for a number and `2024-01-02` for a date; YAML 1.2 takes `1e3` for a
-number. In fields that are texts by the Hub's rules they are read as they stand, and what is written is quoted
-wherever a reader of either version would take a text for something else.
+YAML 1.1 reads `no` as false, `1:30` as a number and `2024-01-02` as a date; YAML 1.2 reads `1e3` as a number.
+In fields that the Hub defines as texts they are read as texts, and texts are quoted on writing wherever a
+reader of either version would read something else.
 """
 
 import re
@@ -20,7 +20,7 @@ TEXTS = {
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what other readers than PyYAML take for something else than a text, too."""
+    """Also quotes texts that only other readers than PyYAML would read as something else."""
 
 
 _Dumper.add_implicit_resolver(
@@ -34,8 +34,8 @@ def read(readme: Path) -> dict[str, Any]:
     """The front matter of a README.md; {} if it has none.
 
     Raises:
-        ValueError: if it is not a mapping.
-        yaml.YAMLError: if it is not YAML.
+        ValueError: If it is not a mapping.
+        yaml.YAMLError: If it is not YAML.
     """
     block = REGEX_YAML_BLOCK.search(readme.read_text(encoding="utf-8-sig"))
     if block is None:
@@ -56,7 +56,7 @@ def read(readme: Path) -> dict[str, Any]:
 
 
 def _as_text(node: yaml.Node) -> None:
-    """Makes plain words texts, but for null."""
+    """Makes scalars texts, except null."""
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
             _as_text(item)
@@ -65,5 +65,5 @@ def _as_text(node: yaml.Node) -> None:
 
 
 def dump(data: Mapping[str, Any], width: int = 80) -> str:
-    """The YAML of plain values, in their order."""
+    """The YAML of a mapping, in its order."""
     return yaml.dump(dict(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=width)

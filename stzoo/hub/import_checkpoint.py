@@ -1,9 +1,8 @@
-"""import_checkpoint(): published weights as a sentence-transformers folder, pooled as they were trained.
+"""import_checkpoint(): convert published weights to a sentence-transformers folder with the right pooling.
 
-A checkpoint is a row of data (`stzoo.Checkpoint`) in the plugin that owns the method. Its importer reads the
-files as they were published (`published.py`) and makes a SentenceTransformer of them; `export` writes and
-checks it. What is not in a row is not guessed: a Hub id that no row knows is refused, as nothing in its files
-tells how its authors pooled.
+A checkpoint is described by a `stzoo.Checkpoint` in the plugin of its method. Its importer reads the files as
+published (`published.py`) and builds a SentenceTransformer; `export` writes and checks it. Nothing is
+guessed: a Hub id without a description is refused, as its files do not tell how its authors pooled.
 """
 
 import re
@@ -35,28 +34,28 @@ def import_checkpoint(
     options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Turns a published checkpoint into a folder that plain sentence-transformers loads.
+    """Converts a published checkpoint to a folder that plain sentence-transformers loads.
 
-    Pooling, similarity, prompts and lengths are those that the authors trained with. Weights become
-    safetensors of float32. Beside the model lie import.json, which says what was read, and a card.
+    Pooling, similarity, prompts and lengths are those that the authors trained with. Weights become float32
+    safetensors. The folder also gets import.json, a record of the import, and a card.
 
     Args:
-        checkpoint: name or Hub id of a checkpoint (`stzoo list checkpoints`), or a folder of the same form.
-        output: the folder to write.
-        like: name of the checkpoint whose form a folder has.
-        options: of the importer, e.g. {"rescale_t5": True}.
+        checkpoint: Name or Hub id of a checkpoint (`stzoo list checkpoints`), or a folder with such files.
+        output: Folder to write.
+        like: For a folder, the name of the checkpoint that its files are like.
+        options: Options of the importer, e.g. {"rescale_t5": True}.
         overwrite: True replaces a model folder at `output`.
 
     Returns:
-        `output`.
+        The path of the folder.
 
     Raises:
-        ExportError: if the draft does not answer as the model does.
-        ModelError: if the checkpoint cannot be fetched, or is not of its form: weights missing, unexpected
-            or more than plain tensors, or fewer word embeddings than its tokenizer has tokens.
-        OutputError: if `output` is there, or cannot be written.
-        RecipeError: if `like` is missing or given without a folder, or the importer has no such option.
-        UnknownNameError: if there is no such checkpoint.
+        ExportError: If the draft's embeddings differ from the model's.
+        ModelError: If the checkpoint cannot be downloaded, or its files are not as expected: weights are
+            missing, unexpected or not plain tensors, or there are fewer word embeddings than tokens.
+        OutputError: If `output` exists already, or cannot be written.
+        RecipeError: If `like` is missing or given without a folder, or the importer has no such option.
+        UnknownNameError: If there is no such checkpoint.
     """
     require_one_process("import")
     row = find(checkpoint, like)
@@ -65,74 +64,76 @@ def import_checkpoint(
     folder = Path(checkpoint) if local else fetch(row.hub_id, row.revision, row.files)
     published = Published(folder, row)
     with silence_hf_logging(), tqdm(total=2, desc="import", disable=None) as bar:
-        made = manager.call(f"checkpoint {row.name!r}", manager.resolve(row), published, **(options or {}))
-        limits.prepare(made.model, str(checkpoint))
+        imported = manager.call(
+            f"checkpoint {row.name!r}", manager.resolve(row), published, **(options or {})
+        )
+        limits.prepare(imported.model, str(checkpoint))
         bar.update()
-        facts = _facts(published, local, dict(options or {}))
+        record = _record(published, local, dict(options or {}))
         bar.update()
 
-    def more(draft: Path) -> None:
-        write_json(draft / IMPORTED, facts)
-        if made.write is not None:
-            made.write(draft)
+    def write_more(draft: Path) -> None:
+        write_json(draft / IMPORTED, record)
+        if imported.write is not None:
+            imported.write(draft)
 
     return export(
-        made.model,
+        imported.model,
         output,
-        masked_lm=made.masked_lm,
-        extra=more,
-        portable=made.portable,
+        masked_lm=imported.masked_lm,
+        extra=write_more,
+        portable=imported.portable,
         overwrite=overwrite,
     )
 
 
 def find(checkpoint: str | Path, like: str | None = None) -> Checkpoint:
-    """The row that says what a checkpoint is; see `import_checkpoint`.
+    """Finds the description of a checkpoint; see `import_checkpoint`.
 
     Raises:
-        ModelError: if it is a file, or one that only folders have.
-        RecipeError: if `like` is missing or given without a folder.
-        UnknownNameError: if there is no such checkpoint.
+        ModelError: If it is a file, or a checkpoint that is not on the Hub.
+        RecipeError: If `like` is missing or given without a folder.
+        UnknownNameError: If there is no such checkpoint.
     """
     rows = manager.all("checkpoint")
-    given = str(checkpoint)
-    if Path(given).is_dir():
+    name = str(checkpoint)
+    if Path(name).is_dir():
         if like is None:
             raise RecipeError(
-                f"{given} is a folder, whose files do not tell how it was trained. Say which published "
-                f"checkpoint it is like: --like NAME. Known: {', '.join(rows)}."
+                f"{name} is a folder, whose files do not tell how it was trained. Name the published "
+                f"checkpoint that it is like: --like NAME. Known: {', '.join(rows)}."
             )
-        found: Checkpoint = manager.find("checkpoint", like)
-        return found
+        row: Checkpoint = manager.find("checkpoint", like)
+        return row
     if like is not None:
-        raise RecipeError(f"--like goes with a folder, and {given} is none.")
-    if Path(given).is_file():
-        raise ModelError(f"{given} is a file; expected a folder, or a checkpoint's name or Hub id.")
+        raise RecipeError(f"--like is for folders, and {name} is not a folder; drop it.")
+    if Path(name).is_file():
+        raise ModelError(f"{name} is a file; expected a folder, or a checkpoint's name or Hub id.")
     by_id = {row.hub_id: row for row in rows.values() if row.hub_id}
-    if "/" in given:
-        if given not in by_id:
+    if "/" in name:
+        if name not in by_id:
             hint = (
-                "What no checkpoint says of a model is not guessed. A folder like a known one goes by --like."
+                "Its pooling is unknown. If its files are like a known checkpoint's, use FOLDER --like NAME."
             )
-            raise UnknownNameError("checkpoint of the Hub id", given, by_id, hint)
-        return by_id[given]
-    found = manager.find("checkpoint", given)
-    if not found.hub_id:
+            raise UnknownNameError("checkpoint of the Hub id", name, by_id, hint)
+        return by_id[name]
+    row = manager.find("checkpoint", name)
+    if not row.hub_id:
         raise ModelError(
-            f"{given} is in no repository. Fetch it ({found.source}), then: FOLDER --like {given}."
+            f"{name} is not on the Hub. Download it ({row.source}), then import FOLDER --like {name}."
         )
-    return found
+    return row
 
 
-def _facts(published: Published, local: bool, options: dict[str, Any]) -> dict[str, Any]:
-    """For import.json; paths on this machine stay out of it."""
+def _record(published: Published, local: bool, options: dict[str, Any]) -> dict[str, Any]:
+    """The content of import.json, without local paths."""
     row = published.checkpoint
-    based = "base" in vars(published)  # which is fetched only where it is needed
+    based = "base" in vars(published)  # the base is fetched only when needed
     imported = {
         "checkpoint": row.name,
         "hub_id": None if local else row.hub_id,
         "commit": None if local else _commit(published.folder),
-        "license": "" if local else row.license,  # a folder's weights may be anybody's
+        "license": "" if local else row.license,  # the weights of a folder may have another
         "source": row.source,
         "options": options,
         "files": {
@@ -149,5 +150,5 @@ def _facts(published: Published, local: bool, options: dict[str, Any]) -> dict[s
 
 
 def _commit(folder: Path) -> str | None:
-    """By which the cache of the Hub names its folders."""
+    """The commit, after which the Hub's cache names its folders."""
     return folder.name if re.fullmatch("[0-9a-f]{40}", folder.name) else None

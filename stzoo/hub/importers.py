@@ -1,4 +1,4 @@
-"""How a checkpoint's files become a SentenceTransformer: importers of bare encoders, and parts for others."""
+"""Importers, which build a SentenceTransformer from a checkpoint's files, and functions to write others."""
 
 import tempfile
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from stzoo.utils.files import writing
 
 @dataclass
 class Imported:
-    """What an importer returns.
+    """The result of an importer.
 
     Attributes:
-        model: the SentenceTransformer.
-        masked_lm: as in `export`, of weights that came with their MLM head.
-        portable: as in `export`.
-        write: given the model's folder, writes further files into it.
+        model: The SentenceTransformer.
+        masked_lm: The masked LM, if the weights have an MLM head; as in `export`.
+        portable: As in `export`.
+        write: Function that takes the model's folder and writes more files into it.
     """
 
     model: Any
@@ -45,16 +45,16 @@ def encoder(published: Published) -> Imported:
 
 
 def behind_title(published: Published, *, title: str = "-") -> Imported:
-    """Imports an encoder that reads a passage as the second segment, behind its title.
+    """Imports an encoder that reads a passage as the second segment, after its title.
 
-    Passages have a tower of their own, with the same weights, whose tokenizer puts the title there. (A prompt
-    would do as well but for the segments, which texts cannot say.)
+    Passages have a tower of their own with the same weights, whose tokenizer adds the title. (A prompt cannot
+    set the segments.)
 
     Args:
-        published: the checkpoint.
-        title: of all passages.
+        published: The checkpoint.
+        title: Title of all passages.
 
-    Source: microsoft/unilm @63435c6, simlm/src/inference/encode_main.py: titles are "-" where there are none.
+    Source: microsoft/unilm @63435c6, simlm/src/inference/encode_main.py: missing titles are "-".
     """
     where, row = str(published.folder), published.checkpoint
     tensors = renamed(published.tensors(), ALL, where)
@@ -69,48 +69,50 @@ def behind_title(published: Published, *, title: str = "-") -> Imported:
 def tower(
     model: Any, tokenizer: Any, checkpoint: Checkpoint, max_tokens: int | None, head: Any = None
 ) -> list[Any]:
-    """The modules that make a vector of a text: Transformer, pooling, and what the checkpoint has behind it.
+    """The modules that turn a text into a vector: Transformer, pooling, head and normalisation.
 
     Args:
-        model: a transformers model with all its weights. The Transformer is its encoder.
-        tokenizer: that goes with it.
-        checkpoint: says pooling and normalisation.
-        max_tokens: longer texts are cut there; None leaves it to the model.
-        head: a module between pooling and normalisation.
+        model: A transformers model with all its weights, whose encoder becomes the Transformer.
+        tokenizer: Tokenizer of the model.
+        checkpoint: Description with the pooling and normalisation.
+        max_tokens: Maximum length of a text; longer texts are truncated. None keeps the model's limit.
+        head: Module between pooling and normalisation, if any.
 
     Raises:
-        ModelError: if the pooling or the tokenizer cannot go on the model, or it cannot read so many tokens.
+        ModelError: If the pooling or the tokenizer does not fit the model, or max_tokens is too large.
     """
     positions = getattr(model.config, "max_position_embeddings", None)
     if max_tokens and positions and max_tokens > positions:
         raise ModelError(
-            f"a checkpoint like {checkpoint.name} reads {max_tokens} tokens; these weights have positions "
-            f"for {positions}."
+            f"a checkpoint like {checkpoint.name} reads {max_tokens} tokens, but these weights have only "
+            f"{positions} positions."
         )
     if len(tokenizer) > model.config.vocab_size:
         raise ModelError(
-            f"the tokenizer has {len(tokenizer)} entries, the weights have {model.config.vocab_size}: it is "
-            "another model's."
+            f"the tokenizer has {len(tokenizer)} tokens, but the weights have {model.config.vocab_size} word "
+            "embeddings; use the model's own tokenizer."
         )
-    # the Transformer and some poolings are made from a folder
+    # the Transformer and some poolings are built from a folder
     with tempfile.TemporaryDirectory() as scratch, writing(scratch):
         model.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
         transformer = Transformer(scratch, max_seq_length=max_tokens)
         if isinstance(model.base_model, type(transformer.model)):
-            transformer.model = model.base_model  # whose head, if any, then shares its weights
+            transformer.model = model.base_model  # shares its weights with the head, if any
         pooling = manager.build("pooling", checkpoint.pooling, transformer.get_embedding_dimension())
         if hasattr(pooling, "init_from_base"):
             try:
                 pooling.init_from_base(scratch, transformer)
-            except ValueError as error:  # all that a pooling's code can raise
-                raise ModelError(f"the pooling {checkpoint.pooling!r} cannot go on it: {error}.") from error
-    behind = [head] if head is not None else []
-    return [transformer, pooling, *behind, *([Normalize()] if checkpoint.normalize else [])]
+            except ValueError as error:  # poolings may raise no other
+                raise ModelError(
+                    f"the pooling {checkpoint.pooling!r} does not fit the model: {error}."
+                ) from error
+    heads = [head] if head is not None else []
+    return [transformer, pooling, *heads, *([Normalize()] if checkpoint.normalize else [])]
 
 
 def routed(query: list[Any], document: list[Any]) -> Any:
-    """A Router with a tower for queries and one for passages; a text that is neither is refused."""
+    """A Router with a tower for queries and one for passages; texts without a task are refused."""
     routes = {"query": query, "document": document}
     return Router(routes, default_route=None, allow_empty_key=False)
 
@@ -126,7 +128,7 @@ def finished(modules: list[Any], checkpoint: Checkpoint) -> Any:
 
 
 def _put_title(tokenizer: Any, title: str) -> None:
-    """Makes a tokenizer put a first segment, the title, before every text."""
+    """Makes a tokenizer add the title as the first segment before every text."""
     words = tokenizer.tokenize(title)
     cls, sep = tokenizer.cls_token, tokenizer.sep_token
     first = " ".join(f"{word}:0" for word in (cls, *words, sep))

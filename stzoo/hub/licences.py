@@ -1,12 +1,12 @@
-"""What the licences of a model's bases and data say against its own: named, for a person to judge."""
+"""Checks a model's licence against those of its base models and data, and notes what a person must judge."""
 
 from typing import Any
 
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
-from stzoo.hub.api_errors import asking
+from stzoo.hub.api_errors import hub_errors
 
-# they ask for no more than to be named, whatever is made of the work
+# licences that require no more than attribution
 FREE = {
     *("apache-2.0", "mit", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "isc", "zlib"),
     *("bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "unlicense", "wtfpl", "pddl", "odc-by"),
@@ -15,40 +15,40 @@ FREE = {
 
 
 def notes(api: Any, front: dict[str, Any]) -> list[str]:
-    """A sentence for each base and data set of a card whose licence asks more than the model's own.
+    """A note for each base model and data set of a card whose licence may conflict with the model's.
 
     Args:
         api: huggingface_hub's HfApi.
-        front: the card's front matter.
+        front: The card's front matter.
 
     Raises:
-        PublishError: if the Hub does not answer.
+        PublishError: If the Hub does not answer.
     """
-    own, found = str(front["license"]), []
+    own, notes = str(front["license"]), []
     for kind, key, ask in (
         ("base", "base_model", api.model_info),
         ("data set", "datasets", api.dataset_info),
     ):
-        named = front.get(key) or []
-        for name in [named] if isinstance(named, str) else named:
+        names = front.get(key) or []
+        for name in [names] if isinstance(names, str) else names:
             licences = _licences(ask, name)
-            told = [text for licence in licences or [""] if (text := against(own, licence))]
-            found += [
-                f"the {kind} {name} {text}. See that {own} may be the model's licence." for text in told
+            conflicts = [text for licence in licences or [""] if (text := conflict(own, licence))]
+            notes += [
+                f"the {kind} {name} {text}. Check that the model may be under {own}." for text in conflicts
             ]
-    return found
+    return notes
 
 
-def against(own: str, licence: str) -> str:
-    """What a licence says that another, the model's own, does not keep; nothing if all is well.
+def conflict(own: str, licence: str) -> str:
+    """A possible conflict of a licence with the model's own, in words; "" if there is none.
 
     Args:
-        own: by the Hub's names, as "apache-2.0".
-        licence: likewise; "" if there is none.
+        own: The model's licence by the Hub's names, e.g. "apache-2.0".
+        licence: The other licence by the Hub's names; "" for none.
     """
     parts = set(licence.split("-"))
     if licence in ("", "other", "unknown"):
-        return "names no licence that the Hub knows"
+        return "has no licence that the Hub knows"
     if "nd" in parts:
         return f"is under {licence}, which allows no derivatives"
     if "nc" in parts and "nc" not in own.split("-"):
@@ -56,12 +56,12 @@ def against(own: str, licence: str) -> str:
     if own == licence or licence in FREE:
         return ""
     if parts & {"sa", "gpl", "agpl"}:
-        return f"is under {licence}, which asks for the same licence"
-    return "" if parts >= {"cc", "by", "nc"} else f"is under {licence}, which has terms of its own"
+        return f"is under {licence}, which requires the same licence"
+    return "" if parts >= {"cc", "by", "nc"} else f"is under {licence}, which has its own terms"
 
 
 def _licences(ask: Any, name: str) -> list[str]:
-    with asking(f"for the licence of {name}"):
+    with hub_errors(f"reading the licence of {name}"):
         try:
             card = ask(name).card_data
         except (RepositoryNotFoundError, HFValidationError):

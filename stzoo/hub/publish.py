@@ -1,8 +1,8 @@
-"""Publishes an exported model on a hub: seen to first, shown in full, and sent in one commit.
+"""publish(): check an exported model, show what will be published, and send it to a hub in one commit.
 
-Everything that can be refused is asked before anything is made. The large files go up before the commit, and
-no branch shows them until it is there. The commit names its parent, so that nobody's change in between is
-lost. What a publish put there is listed in `.stzoo.json`: only such files are ever deleted.
+Everything that can be refused is checked before anything is created. Large files are uploaded before the
+commit, and no branch shows them until then. The commit names its parent, so that it never overwrites another
+change. The published files are listed in `.stzoo.json`, and only files listed there are ever deleted.
 
 Source: huggingface_hub, HfApi.create_commit and preupload_lfs_files.
 """
@@ -20,32 +20,32 @@ from tqdm import tqdm
 
 from stzoo.errors import PublishError
 from stzoo.hub import card, licences
-from stzoo.hub.api_errors import asking, status
+from stzoo.hub.api_errors import hub_errors, status
 from stzoo.hub.repository import LIST, MAIN, SHARED, Repository, listing, look, same
 from stzoo.hub.upload_files import Files, check_load, check_secrets, pack, size_of
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.network import interruptible
 
 MESSAGE = "Publish with stzoo"
-ALL = "# stzoo: no file that is listed is left out\n"  # in place of the repository's own .gitignore
+ALL = "# stzoo: ignores nothing\n"  # in place of the repository's own .gitignore
 
 
 @dataclass
 class Publication:
-    """What was published, or would be.
+    """The result of publish(), or of a dry run.
 
     Attributes:
         repo: ORG/NAME.
-        url: of the model; of the commit once there is one.
-        revision: the branch.
-        private: True if only its owners see it.
-        commit: 40 hex digits of the branch's head; None if there is none yet.
+        url: URL of the model, or of the commit if one was made.
+        revision: The branch.
+        private: True if only the repository's owners can see it.
+        commit: Commit of the branch's head, 40 hex digits; None if there is none yet.
         changed: True if this call made that commit.
-        files: {path: {"bytes": int, "change": "new", "changed" or "same"}} of all that is the model's.
-        deleted: files of an earlier publish that the model no longer has.
-        stays: what of the folder is not published.
-        notes: what to know before.
-        collection: its address, if one was asked for.
+        files: {path: {"bytes": int, "change": "new", "changed" or "same"}} for each file of the model.
+        deleted: Files of an earlier publish that the model no longer has.
+        stays: Files and folders that are not published.
+        notes: Notes on the licences, the repository and the checks.
+        collection: URL of the collection, if one was given.
     """
 
     repo: str
@@ -62,8 +62,8 @@ class Publication:
 
     @property
     def differs(self) -> bool:
-        """True if the repository's files are not just these."""
-        return bool(self.deleted) or any(facts["change"] != "same" for facts in self.files.values())
+        """True if publishing changes the repository's files."""
+        return bool(self.deleted) or any(file["change"] != "same" for file in self.files.values())
 
 
 def publish(
@@ -80,28 +80,32 @@ def publish(
     overwrite: bool = False,
     say: Callable[[str], None] = print,
 ) -> Publication:
-    """Publishes a model folder on the Hub (or the one that HF_ENDPOINT names), with a card, in one commit.
+    """Publishes a model folder and its card in one commit, on the Hub or the hub at HF_ENDPOINT.
 
     Args:
-        folder: an exported model, or a run that ended in one.
-        repo: ORG/NAME; made if it is not there.
-        private: True makes a new repository that only its owners see.
-        revision: the branch to publish on, made if it is not there; main if None.
-        results: an --output of bench, for the card.
-        license: by the Hub's names, as "apache-2.0"; None for what the folder's README.md says.
-        language: codes ("en"), a list or with commas between; None likewise.
-        collection: slug of a collection, or title of one of the owner's, that the model is put into.
-        dry_run: True checks and shows everything, and changes nothing; the Hub need not be within reach.
-        overwrite: True replaces files of a repository that no publish filled. Files beside them stay.
-        say: is given what is to be shown: the card, the files, and how it ended.
+        folder: An exported model, or a training run that is finished.
+        repo: ORG/NAME; created if it does not exist.
+        private: True creates a new repository that only its owners can see.
+        revision: Branch to publish on, created if it does not exist; None means main.
+        results: An --output of bench, for the card.
+        license: Licence by the Hub's names, e.g. "apache-2.0"; None keeps that of the folder's README.md.
+        language: Language codes ("en"), as a list or separated by commas; None keeps those of the folder's
+            README.md.
+        collection: Slug of a collection, or title of one of the owner's, to add the model to.
+        dry_run: True checks and shows everything, but changes nothing; it also works offline.
+        overwrite: True replaces files in a repository that stzoo did not publish; other files there stay.
+        say: Function that shows text to the user: the card, the files, and the outcome.
+
+    Returns:
+        What was published.
 
     Raises:
-        PublishError: if the model is not fit to be published, or the Hub does not take it. The repository is
-            then as it was; a new one is empty.
-        StzooError: if its card cannot be made, as of results of another model; see `card.make`.
+        PublishError: If the model cannot be published, or the Hub rejects it. An existing repository is then
+            unchanged; a new one is empty.
+        StzooError: If the card cannot be made, as in `card`.
 
-    Unlike `SentenceTransformer.push_to_hub`: the card is replaced, so that new scores appear; files that the
-    model no longer has go; and nothing is sent that was not seen to, or that is there already.
+    Unlike `SentenceTransformer.push_to_hub`: it replaces the card, so that new scores appear, deletes files
+    that the model no longer has, and sends only files that were checked and have changed.
     """
     require_one_process("publish")
     folder = Path(folder)
@@ -111,199 +115,215 @@ def publish(
         _check_token(api)
     with tqdm(total=3, desc="checks", disable=None) as bar:
         files, stays = pack(folder)
-        about = card.make(folder, repo_id=repo, results=results, license=license, language=language)
-        check_secrets(about)
-        files |= about
-        text = about[card.README].decode()
+        card_files = card.make(folder, repo_id=repo, results=results, license=license, language=language)
+        check_secrets(card_files)
+        files |= card_files
+        text = card_files[card.README].decode()
         front = card.metadata(text)
         if not front.get("license"):
             raise PublishError(
-                "the card names no licence. Give one, by the Hub's names: --license apache-2.0."
+                "the card has no licence. Give one by the Hub's names, e.g. --license apache-2.0."
             )
         bar.update()
-        notes, there = [], Repository()
+        notes, remote = [], Repository()
         try:
             _check_card(api, text)
             notes += licences.notes(api, front)
-            there = look(api, repo, revision or MAIN)
+            remote = look(api, repo, revision or MAIN)
             if collection and "/" in collection:
-                with asking(f"for the collection {collection}"):
+                with hub_errors(f"reading the collection {collection}"):
                     api.get_collection(collection)
         except PublishError as error:
             if not dry_run or error.__cause__ is None or status(error) is not None:
                 raise
-            notes.append(f"{error} What it holds, and whether it takes this, is not known.")
-        made = _compare(api, repo, revision or MAIN, private, files, there)
-        made.stays = [name for name in stays if name not in files]
-        made.notes = [*notes, *made.notes]
-        _check_taken(made, there, private, overwrite)
+            notes.append(f"{error} The content of the repository was not checked.")
+        publication = _compare(api, repo, revision or MAIN, private, files, remote)
+        publication.stays = [name for name in stays if name not in files]
+        publication.notes = [*notes, *publication.notes]
+        _check_taken(publication, remote, private, overwrite)
         bar.update()
         dimension = check_load(files)
         bar.update()
-    _show(made, text, dimension, say)
+    _show(publication, text, dimension, say)
     if dry_run:
         say("Dry run: nothing was changed.")
-        return made
-    if made.differs or not there.branch:
-        _send(api, made, files, there)
+        return publication
+    if publication.differs or not remote.branch:
+        _send(api, publication, files, remote)
     if collection:
-        _collect(api, made, collection)
-        say(f"In the collection {made.collection}")
-    say(f"{'Published' if made.changed else 'It is there already'}: {made.url}")
-    return made
+        _collect(api, publication, collection)
+        say(f"In the collection {publication.collection}")
+    say(f"{'Published' if publication.changed else 'Already published'}: {publication.url}")
+    return publication
 
 
 def _check_names(folder: Path, repo: str, revision: str | None) -> None:
     try:
         validate_repo_id(repo)
     except ValueError as error:
-        raise PublishError(f"{repo!r} cannot be a model's name: {error}") from None
+        raise PublishError(f"{repo!r} is not a valid repository name: {error}") from None
     if "/" not in repo:
-        raise PublishError(f"{repo!r} names no owner; expected ORG/NAME.")
+        raise PublishError(f"{repo!r} has no owner; expected ORG/NAME.")
     if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise PublishError(f"the revision {revision} is a commit; name the branch to publish on.")
+        raise PublishError(f"the revision {revision} is a commit; expected the name of a branch.")
     if not folder.is_dir():
-        raise PublishError(f"{folder} is no folder; expected an exported model.")
+        raise PublishError(f"{folder} is not a folder; expected an exported model.")
 
 
 def _check_token(api: Any) -> None:
-    with asking("who you are"):
+    with hub_errors("checking your token"):
         if get_token() is None:
-            raise PublishError("there is no token to publish with. Run `hf auth login`, or set HF_TOKEN.")
-        known = api.whoami()
-        name, role = known["name"], (known.get("auth") or {}).get("accessToken", {}).get("role")
+            raise PublishError("publishing needs a token. Run `hf auth login`, or set HF_TOKEN.")
+        user = api.whoami()
+        name, role = user["name"], (user.get("auth") or {}).get("accessToken", {}).get("role")
     if role == "read":
-        where = f"{api.endpoint}/settings/tokens"
         raise PublishError(
-            f"{name}'s token is for reading only. Make one with the right to write at {where}."
+            f"{name}'s token is read-only. Create one with write permission at "
+            f"{api.endpoint}/settings/tokens."
         )
 
 
 def _check_card(api: Any, text: str) -> None:
-    with asking("what it says to the card"):
-        sent = {"content": text, "repoType": "model"}
-        response = get_session().post(f"{api.endpoint}/api/validate-yaml", json=sent)
+    with hub_errors("validating the card"):
+        response = get_session().post(
+            f"{api.endpoint}/api/validate-yaml", json={"content": text, "repoType": "model"}
+        )
         if response.status_code == 400:
-            said = "; ".join(str(error.get("message")) for error in response.json().get("errors", []))
-            raise PublishError(f"the Hub refuses the card: {said}")
+            reasons = "; ".join(str(error.get("message")) for error in response.json().get("errors", []))
+            raise PublishError(f"the Hub rejects the card: {reasons}")
         response.raise_for_status()
 
 
-def _check_taken(made: Publication, there: Repository, private: bool, overwrite: bool) -> None:
+def _check_taken(publication: Publication, remote: Repository, private: bool, overwrite: bool) -> None:
+    repo = publication.repo
     taken = [
-        name for name, facts in made.files.items() if facts["change"] == "changed" and name not in SHARED
+        name for name, file in publication.files.items() if file["change"] == "changed" and name not in SHARED
     ]
-    if there.ours is None and taken and not overwrite:
+    if remote.ours is None and taken and not overwrite:
         raise PublishError(
-            f"the name {made.repo} is taken: what it holds ({', '.join(taken[:3])}) no publish of stzoo put "
-            "there. Choose another name, or use --overwrite to replace it."
+            f"the name {repo} is taken: it has files that stzoo did not publish ({', '.join(taken[:3])}). "
+            "Choose another name, or use --overwrite to replace them."
         )
-    if private and there.head and not there.private:
+    if private and remote.head and not remote.private:
         raise PublishError(
-            f"{made.repo} is there, and public; --private is for a new one. Its settings can make it private."
+            f"{repo} exists and is public; --private is for new repositories. Make it private in its "
+            "settings."
         )
 
 
-def _compare(api: Any, repo: str, branch: str, private: bool, files: Files, there: Repository) -> Publication:
-    """What publishing changes. Adds the list of what is ours to the files."""
+def _compare(
+    api: Any, repo: str, branch: str, private: bool, files: Files, remote: Repository
+) -> Publication:
+    """Determines what publishing changes, and adds the list of published files to `files`."""
     names = sorted({*files, LIST})
     files[LIST] = listing(names)
-    shown = there.private if there.head else private
-    made = Publication(repo, f"{api.endpoint}/{repo}", branch, shown, there.head if there.branch else None)
+    publication = Publication(
+        repo,
+        f"{api.endpoint}/{repo}",
+        branch,
+        private=remote.private if remote.head else private,
+        commit=remote.head if remote.branch else None,
+    )
     for name in names:
         change = "new"
-        if name in there.files:
-            change = "same" if same(files[name], there.files[name]) else "changed"
-        made.files[name] = {"bytes": size_of(files[name]), "change": change}
-    ours = there.ours or frozenset()
-    beside = there.files.keys() - made.files.keys() - SHARED
-    made.deleted = sorted(beside & ours)
-    if others := sorted(beside - ours):
-        made.notes.append(f"{repo} has files that are not ours, and keeps them: {', '.join(others)}.")
-    return made
+        if name in remote.files:
+            change = "same" if same(files[name], remote.files[name]) else "changed"
+        publication.files[name] = {"bytes": size_of(files[name]), "change": change}
+    ours = remote.ours or frozenset()
+    extra = remote.files.keys() - publication.files.keys() - SHARED
+    publication.deleted = sorted(extra & ours)
+    if others := sorted(extra - ours):
+        publication.notes.append(
+            f"{repo} has files that stzoo did not publish; they are kept: {', '.join(others)}."
+        )
+    return publication
 
 
-def _show(made: Publication, text: str, dimension: int, say: Callable[[str], None]) -> None:
+def _show(publication: Publication, text: str, dimension: int, say: Callable[[str], None]) -> None:
     line = "-" * 40
     say(f"{line} README.md\n{text.rstrip()}\n{line}")
-    say(f"{made.repo}, branch {made.revision}{', private' if made.private else ''}:")
-    for name, facts in made.files.items():
-        say(f"{facts['bytes']:>15,}  {facts['change']:7}  {name}")
-    for name in made.deleted:
+    private = ", private" if publication.private else ""
+    say(f"{publication.repo}, branch {publication.revision}{private}:")
+    for name, file in publication.files.items():
+        say(f"{file['bytes']:>15,}  {file['change']:7}  {name}")
+    for name in publication.deleted:
         say(f"{'':15}  deleted  {name}")
-    total = sum(facts["bytes"] for facts in made.files.values())
-    say(f"{total:>15,}  bytes; vectors of {dimension} numbers")
-    if made.stays:
-        say(f"Not published: {', '.join(made.stays)}.")
-    for note in made.notes:
+    total = sum(file["bytes"] for file in publication.files.values())
+    say(f"{total:>15,}  bytes; vectors of dimension {dimension}")
+    if publication.stays:
+        say(f"Not published: {', '.join(publication.stays)}.")
+    for note in publication.notes:
         say(f"Note: {note}")
 
 
-def _send(api: Any, made: Publication, files: Files, there: Repository) -> None:
-    repo, new_branch = made.repo, made.revision != MAIN and not there.branch
-    sent = [name for name, facts in made.files.items() if facts["change"] != "same"]
+def _send(api: Any, publication: Publication, files: Files, remote: Repository) -> None:
+    repo, branch = publication.repo, publication.revision
+    new_branch = branch != MAIN and not remote.branch
+    sent = [name for name, file in publication.files.items() if file["change"] != "same"]
     adds = [CommitOperationAdd(name, files[name]) for name in sent]
-    deletes = [CommitOperationDelete(name, is_folder=False) for name in made.deleted]
-    left = f"{repo} is {'as it was' if there.head else 'there now, and empty'}"
-    if there.head is None:
-        with asking(f"to make {repo}"):
-            api.create_repo(repo, private=made.private or None)  # an organisation may have private ones only
-    with asking(f"to take the files of {repo}", left):
+    deletes = [CommitOperationDelete(name, is_folder=False) for name in publication.deleted]
+    left = f"{repo} is unchanged" if remote.head else f"{repo} was created and is empty"
+    if remote.head is None:
+        with hub_errors(f"creating {repo}"):
+            # None, as an organisation may allow private repositories only
+            api.create_repo(repo, private=publication.private or None)
+    with hub_errors(f"uploading the files of {repo}", left):
         now = api.model_info(repo)
-        head, made.private = there.head or now.sha, bool(now.private)
-        start = MAIN if new_branch else made.revision
+        head, publication.private = remote.head or now.sha, bool(now.private)
+        start = MAIN if new_branch else branch
         interruptible(lambda: api.preupload_lfs_files(repo, adds, revision=start, gitignore_content=ALL))
     if new_branch:
         try:
-            with asking(f"to make the branch {made.revision}", left):
-                api.create_branch(repo, branch=made.revision, revision=head)
+            with hub_errors(f"creating the branch {branch}", left):
+                api.create_branch(repo, branch=branch, revision=head)
         except BaseException as error:
-            if (status(error) or 500) >= 500:  # it may be there all the same
-                _take_back(api, made, head)
+            if (status(error) or 500) >= 500:  # it may have been created
+                _delete_branch(api, publication, head)
             raise
-    made.commit, made.changed = head, True
-    if not made.differs:
-        return  # the new branch is all that there is to do
+    publication.commit, publication.changed = head, True
+    if not publication.differs:
+        return  # the new branch needs no commit
     try:
-        with asking(f"to commit to {repo}", left):
-            options = dict(commit_message=MESSAGE, revision=made.revision, parent_commit=head)
+        with hub_errors(f"committing to {repo}", left):
+            options = dict(commit_message=MESSAGE, revision=branch, parent_commit=head)
             commit = api.create_commit(repo, [*adds, *deletes], **options)
-            made.commit, made.url = commit.oid, str(commit.commit_url)
+            publication.commit, publication.url = commit.oid, str(commit.commit_url)
     except BaseException as error:
-        if not isinstance(error, PublishError) or not _landed(api, made, files, error):
+        if not isinstance(error, PublishError) or not _succeeded(api, publication, files, error):
             if new_branch:
-                _take_back(api, made, head)
+                _delete_branch(api, publication, head)
             raise
 
 
-def _take_back(api: Any, made: Publication, head: str) -> None:
-    """Deletes a branch that was made for a commit that failed: it shows what main has under another name."""
-    with asking(f"to delete the branch {made.revision} again", "It holds what main holds"):
+def _delete_branch(api: Any, publication: Publication, head: str) -> None:
+    """Deletes a new branch after its commit failed, as it only duplicates main."""
+    branch = publication.revision
+    with hub_errors(f"deleting the branch {branch}", "It has the content of main"):
         try:
-            now = api.model_info(made.repo, revision=made.revision).sha
+            now = api.model_info(publication.repo, revision=branch).sha
         except RevisionNotFoundError:
             return
         if now == head:
-            api.delete_branch(made.repo, branch=made.revision)
+            api.delete_branch(publication.repo, branch=branch)
 
 
-def _landed(api: Any, made: Publication, files: Files, error: PublishError) -> bool:
-    """True if the commit is there after all, and only its answer was lost."""
+def _succeeded(api: Any, publication: Publication, files: Files, error: PublishError) -> bool:
+    """True if the commit was made and only the response was lost."""
     if (status(error) or 500) < 500:
         return False
-    there = look(
-        api, made.repo, made.revision, "Whether it has the commit is not known; publish again to see"
-    )
-    if _compare(api, made.repo, made.revision, made.private, files, there).differs:
+    repo, branch = publication.repo, publication.revision
+    remote = look(api, repo, branch, "It is unknown whether the commit was made; publish again to find out")
+    if _compare(api, repo, branch, publication.private, files, remote).differs:
         return False
-    made.commit, made.url = there.head, f"{api.endpoint}/{made.repo}/commit/{there.head}"
+    publication.commit, publication.url = remote.head, f"{api.endpoint}/{repo}/commit/{remote.head}"
     return True
 
 
-def _collect(api: Any, made: Publication, collection: str) -> None:
-    with asking(f"to put it into the collection {collection}", f"The model itself is at {made.url}"):
+def _collect(api: Any, publication: Publication, collection: str) -> None:
+    with hub_errors(f"adding to the collection {collection}", f"The model is at {publication.url}"):
         slug = collection
         if "/" not in slug:
-            owner = made.repo.split("/")[0]
-            slug = api.create_collection(slug, namespace=owner, private=made.private, exists_ok=True).slug
-        made.collection = api.add_collection_item(slug, made.repo, "model", exists_ok=True).url
+            owner = publication.repo.split("/")[0]
+            private = publication.private
+            slug = api.create_collection(slug, namespace=owner, private=private, exists_ok=True).slug
+        publication.collection = api.add_collection_item(slug, publication.repo, "model", exists_ok=True).url

@@ -1,7 +1,7 @@
-"""A checkpoint's files as its authors published them, read without running anything that is in them.
+"""A checkpoint's files as published by its authors, read without running any code in them.
 
-Weights come from safetensors, or from pickles that `torch.load(weights_only=True)` opens, which makes tensors
-and plain containers of them and nothing else.
+Weights are read from safetensors, or from pickles by `torch.load(weights_only=True)`, which only builds
+tensors and plain containers.
 """
 
 import json
@@ -18,13 +18,13 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from stzoo.errors import ModelError, first_line
-from stzoo.hub.api_errors import asking
+from stzoo.hub.api_errors import hub_errors
 from stzoo.hub.weights import plain
 from stzoo.models.loading import load_tokenizer
 from stzoo.plugins.hookspecs import Checkpoint
 from stzoo.utils.network import interruptible
 
-# of a fast tokenizer; a sentencepiece model alone is none, and the base's tokenizer.json stands in for it
+# files of a fast tokenizer; with a sentencepiece model alone, the base's tokenizer.json is used
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json")
 TEXTS = (
     *("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt"),
@@ -35,14 +35,14 @@ PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*
 
 
 class Published:
-    """A checkpoint's files, and which of them were read.
+    """A checkpoint's files.
 
     Args:
-        folder: where they lie.
-        checkpoint: the row of data that says what they are.
+        folder: Path to the folder with the files.
+        checkpoint: Description of the checkpoint.
 
     Attributes:
-        read: paths of the files that were read, in their order.
+        read: Paths of the files read so far, in order.
     """
 
     def __init__(self, folder: Path, checkpoint: Checkpoint):
@@ -51,10 +51,10 @@ class Published:
 
     @cached_property
     def base(self) -> Path:
-        """The folder of the model whose configuration and tokenizer stand in for missing ones.
+        """The folder of the base model, whose configuration and tokenizer replace missing ones.
 
         Raises:
-            ModelError: if the checkpoint names none, or it cannot be fetched.
+            ModelError: If the checkpoint has no base model, or it cannot be downloaded.
         """
         if not self.checkpoint.base:
             raise ModelError(
@@ -64,74 +64,74 @@ class Published:
         return fetch(self.checkpoint.base, "main", weights=False)
 
     def config(self, inside: str = "") -> Any:
-        """The transformers configuration, of a folder inside or of the base.
+        """The transformers configuration from a subfolder, the folder itself or the base model.
 
         Raises:
-            ModelError: if there is none, or none that transformers knows without code from elsewhere.
+            ModelError: If there is none, or transformers cannot read it without remote code.
         """
-        place = self._home(("config.json",), inside)
+        folder = self._find_folder(("config.json",), inside)
         try:
-            return AutoConfig.from_pretrained(place, trust_remote_code=False)
-        except Exception as error:  # whatever a broken file makes the library raise
-            raise ModelError(f"{place / 'config.json'} cannot be read: {first_line(error)}") from error
+            return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:  # damaged files raise errors of many kinds
+            raise ModelError(f"{folder / 'config.json'} cannot be read: {first_line(error)}") from error
 
     def tokenizer(self, inside: str = "") -> Any:
-        """The fast tokenizer, of a folder inside, of the folder itself or of the base.
+        """The fast tokenizer from a subfolder, the folder itself or the base model.
 
         Raises:
-            ModelError: if there is none.
+            ModelError: If there is none.
         """
-        return load_tokenizer(str(self._home(TOKENIZERS, inside)))
+        return load_tokenizer(str(self._find_folder(TOKENIZERS, inside)))
 
     def tensors(self, inside: str = "") -> dict[str, Tensor]:
-        """All weights that a transformers folder holds, in one file or in several.
+        """All weights of a transformers folder, from one file or several.
 
         Raises:
-            ModelError: if there are none, or they cannot be read as plain tensors.
+            ModelError: If there are none, or they are not plain tensors.
         """
-        place = self.folder / inside
+        folder = self.folder / inside
         for whole, index in (SAFE[:2], PICKLED[:2]):
-            if (place / whole).is_file():
+            if (folder / whole).is_file():
                 return self.tensors_in(f"{inside}/{whole}")
-            if (place / index).is_file():
-                listing = self._json(place / index)
+            if (folder / index).is_file():
+                listing = self._json(folder / index)
                 names = sorted(set(listing.get("weight_map", {}).values()))
                 if not names or any(Path(name).name != name for name in names):
-                    raise ModelError(f"{place / index} names no files that lie beside it.")
+                    raise ModelError(f"{folder / index} is invalid; expected names of files in its folder.")
                 parts = [self.tensors_in(f"{inside}/{name}") for name in names]
                 return {name: tensor for part in parts for name, tensor in part.items()}
-        raise ModelError(f"{place} holds no weights; expected {SAFE[0]} or {PICKLED[0]}.")
+        raise ModelError(f"{folder} has no weights; expected {SAFE[0]} or {PICKLED[0]}.")
 
     def tensors_in(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one file by their names.
+        """The tensors of one file by name.
 
         Raises:
-            ModelError: if it is not there, or holds anything else.
+            ModelError: If the file is missing, or has anything but tensors.
         """
         path = self.folder / name.lstrip("/")
         if path.suffix != ".safetensors":
-            found = self.pickled(name)
+            content = self.pickled(name)
         else:
             try:
-                found = load_file(self._file(name))
-            except Exception as error:  # safetensors has an error of its own
+                content = load_file(self._file(name))
+            except Exception as error:  # safetensors raises an error of its own
                 raise ModelError(f"{path} cannot be read: {first_line(error)}") from error
-        return plain(found, str(path))
+        return plain(content, str(path))
 
     def pickled(self, name: str) -> Any:
-        """What a pickled file holds, if it is nothing but tensors, numbers and text in plain containers.
+        """The content of a pickled file, which may only be tensors, numbers and text in plain containers.
 
         Raises:
-            ModelError: if it is not there, or is not such a file.
+            ModelError: If the file is missing, or has anything else.
         """
         path = self._file(name)
         try:
             return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # the unpickler's own, zip's, or the disk's
+        except Exception as error:  # of the unpickler, zip or the disk
             called = re.search(r"GLOBAL (\S+)", str(error))
-            reason = f"it asks for {called[1]}" if called else first_line(error)
+            reason = f"it calls {called[1]}" if called else first_line(error)
             raise ModelError(
-                f"{path} is refused: it is damaged, or holds more than plain tensors, which could run code "
+                f"{path} is refused: it is damaged, or has more than plain tensors, which could run code "
                 f"when it is opened ({reason})."
             ) from error
 
@@ -139,51 +139,51 @@ class Published:
         """A JSON object from the folder.
 
         Raises:
-            ModelError: if it is not there, or is none.
+            ModelError: If the file is missing, or is not a JSON object.
         """
         return self._json(self._file(name))
 
     def _json(self, path: Path) -> dict[str, Any]:
         self.read.append(path)
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ModelError(f"{path} is no JSON: {error}.") from error
-        if not isinstance(found, dict):
-            raise ModelError(f"{path} is no JSON object.")
-        return found
+            raise ModelError(f"{path} is not JSON: {error}.") from error
+        if not isinstance(content, dict):
+            raise ModelError(f"{path} is not a JSON object.")
+        return content
 
     def _file(self, name: str) -> Path:
         path = self.folder / name.lstrip("/")
         if not path.is_file():
-            raise ModelError(f"{path} is not there, which a checkpoint like {self.checkpoint.name} has.")
+            raise ModelError(f"{path} is missing; expected the files of {self.checkpoint.name}.")
         self.read.append(path)
         return path
 
-    def _home(self, names: Sequence[str], inside: str) -> Path:
-        """The folder that has one of these files: the one inside, the whole, or the base."""
-        for place in (self.folder / inside, self.folder):
-            found = [place / name for name in TEXTS if (place / name).is_file()]
-            if any(path.name in names for path in found):
-                self.read += [path for path in found if path not in self.read]
-                return place
+    def _find_folder(self, names: Sequence[str], inside: str) -> Path:
+        """The first folder with one of these files: the subfolder, the folder itself or the base model's."""
+        for folder in (self.folder / inside, self.folder):
+            paths = [folder / name for name in TEXTS if (folder / name).is_file()]
+            if any(path.name in names for path in paths):
+                self.read += [path for path in paths if path not in self.read]
+                return folder
         return self.base
 
 
 def fetch(hub_id: str, revision: str, more: Sequence[str] = (), *, weights: bool = True) -> Path:
-    """Fetches a model's files from the Hub, never code; pickled weights only where there are no others.
+    """Downloads a model's files from the Hub, but no code, and pickled weights only if there are no others.
 
     Args:
-        hub_id: "owner/name", or a folder, which is returned as it is.
-        revision: branch, tag or commit.
-        more: patterns of further files.
-        weights: False leaves the weights there.
+        hub_id: "owner/name", or a folder, which is returned unchanged.
+        revision: Branch, tag or commit.
+        more: Patterns of further files.
+        weights: False skips the weights.
 
     Returns:
-        the folder in the cache, named by the commit.
+        The folder in the cache, named after the commit.
 
     Raises:
-        ModelError: if the Hub does not give them.
+        ModelError: If the download fails.
     """
     if Path(hub_id).is_dir():
         return Path(hub_id)
@@ -191,7 +191,7 @@ def fetch(hub_id: str, revision: str, more: Sequence[str] = (), *, weights: bool
     def get(**options: Any) -> str:
         return interruptible(lambda: snapshot_download(hub_id, **options))
 
-    with asking(f"for the files of {hub_id} at {revision}", kind=ModelError):
+    with hub_errors(f"downloading the files of {hub_id} at {revision}", kind=ModelError):
         folder = Path(get(revision=revision, allow_patterns=[*TEXTS, *more, *(SAFE if weights else ())]))
         if weights and not any((folder / name).is_file() for name in SAFE[:2]):
             folder = Path(get(revision=folder.name, allow_patterns=list(PICKLED)))

@@ -1,4 +1,4 @@
-"""What of a run's record everybody may see: names, but no place on a machine and no secret."""
+"""Removes local paths and secrets from records that are published."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +11,7 @@ from huggingface_hub import get_token
 from stzoo.data.corpus_sources import is_hub_id
 
 NAMING = {"base", "model", "corpus", "data", "dev_data", "probe", "store", "teacher", "tokenizer"}
-BROKEN = {"Cc", "Cs", "Zl", "Zp"}  # control characters, halves of pairs, line ends that YAML or Markdown see
+BROKEN = {"Cc", "Cs", "Zl", "Zp"}  # control characters, surrogates, line ends of YAML or Markdown
 _WORD = r"[^\s'\"`,;|()\[\]{}<>]"
 _PATH = re.compile(
     rf"file://{_WORD}*|(?<!\w)[A-Za-z]:[\\/]{_WORD}+|\\\\{_WORD}+|(?<![\w/.~])(?<!:(?=//))(?:~(?:[a-z_]\w*)?|\.\.?)?/{_WORD}+"
@@ -24,7 +24,7 @@ SECRETS = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
     "a password": r"://[^\s/:@\"']+:[^\s/:@\"']+@",
 }
-SECRET_NAMES = r"(?i:api_?key|access_?key|secret|passw(?:or)?d)"  # what stands under such a name is one
+SECRET_NAMES = r"(?i:api_?key|access_?key|secret|passw(?:or)?d)"  # names of secrets
 _NAMED_SECRETS = ((re.compile(rf"([\w.-]*{SECRET_NAMES}[\"']?\s*[:=]\s*[\"']?)[^\s\"',}}]+"), r"\1…"),)
 _BEGINS = re.compile(r"file://|~(?:[a-z_]\w*)?/|\.{0,2}/|[A-Za-z]:[\\/]|\\\\")
 _SECRETS = (
@@ -35,7 +35,7 @@ _SECRETS = (
 
 
 def redact(text: str) -> str:
-    """The text without tokens, passwords and keys; paths stay."""
+    """The text without tokens, passwords and keys; paths are kept."""
     for secret, instead in (*_SECRETS, *_NAMED_SECRETS):
         text = secret.sub(instead, text)
     token = get_token()
@@ -43,26 +43,26 @@ def redact(text: str) -> str:
 
 
 def base_name(path: str) -> str:
-    """The last part of a path of any system."""
+    """The last part of a path of any operating system."""
     kind = PureWindowsPath if "\\" in path else PurePosixPath
     return kind(path).name or "a local folder"
 
 
 def names(runs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """What to show of each file, folder and Hub id in the recipes of runs: the id, or the last part."""
+    """The public form of each path and Hub id in the recipes of runs: the id, or the path's last part."""
     shown = {}
     for run in runs:
         ids = {run.get("base", {}).get("id"), *run.get("datasets", ())}
         for key, text in _named(run.get("recipe", {})):
             on_hub = text.partition(":")[0] in ids
-            if key == "teacher":  # of which no record says where it is from
+            if key == "teacher":  # no record has its origin
                 on_hub = is_hub_id(text) and not Path(text).exists()
             shown[text] = text if on_hub else base_name(text)
     return shown
 
 
 def _named(recipe: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Key and text of all that names a file, a folder or an id, or is a path."""
+    """Key and value of all settings that name a file, a folder or a Hub id."""
     if isinstance(recipe, dict):
         for name, value in recipe.items():
             yield from _named(value, name)
@@ -74,11 +74,11 @@ def _named(recipe: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def shown(value: Any, known: Mapping[str, str]) -> Any:
-    """The value as it may be shown, whatever is nested in it.
+    """A value without secrets and local paths.
 
     Args:
-        value: texts, lists, dicts; anything else stays as it is.
-        known: what to show of a text, from `names`.
+        value: A text, or nested lists and dicts; other values are returned unchanged.
+        known: Public forms of texts, from `names`.
     """
     if isinstance(value, dict):
         return {
@@ -99,6 +99,6 @@ def _text(text: str, known: Mapping[str, str]) -> str:
     for secret, instead in _SECRETS:
         text = secret.sub(instead, text)
     for path in sorted(known, key=len, reverse=True):
-        if known[path] != path and len(path) > 3:  # "." and the like stand everywhere
+        if known[path] != path and len(path) > 3:  # short paths such as "." occur in any text
             text = text.replace(path, known[path])
-    return _PATH.sub(lambda found: base_name(found[0]), text)
+    return _PATH.sub(lambda match: base_name(match[0]), text)

@@ -1,4 +1,4 @@
-"""What a repository on a hub holds, and which of its files an earlier publish put there."""
+"""The content of a repository on a hub, and which of its files stzoo published."""
 
 import hashlib
 import json
@@ -12,27 +12,27 @@ from huggingface_hub import RepoFile
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from stzoo.errors import PublishError
-from stzoo.hub.api_errors import asking
+from stzoo.hub.api_errors import hub_errors
 from stzoo.hub.upload_files import read, size_of
 from stzoo.utils.files import sha256
 
 LIST = ".stzoo.json"
 SCHEMA_VERSION = 1
 MAIN = "main"
-SHARED = {"README.md", ".gitattributes", LIST}  # a repository made by hand has the first two as well
+SHARED = {"README.md", ".gitattributes", LIST}  # the Hub itself creates the first two
 
 
 @dataclass(frozen=True)
 class Repository:
-    """What is there.
+    """The state of a repository.
 
     Attributes:
-        head: 40 hex digits of the commit that the branch is at, or, where there is no such branch, main;
-            None if there is no repository.
-        private: True if only its owners see it.
-        branch: True if the branch is there.
+        head: Commit of the branch, or of main if the branch does not exist, 40 hex digits; None if the
+            repository does not exist.
+        private: True if only its owners can see it.
+        branch: True if the branch exists.
         files: huggingface_hub's RepoFile by path.
-        ours: paths that an earlier publish put there; None if there was none.
+        ours: Paths that stzoo published; None if it never did.
     """
 
     head: str | None = None
@@ -43,29 +43,29 @@ class Repository:
 
 
 def look(api: Any, repo: str, branch: str, left: str = "") -> Repository:
-    """Asks a hub what a branch of a repository holds; `left` is as in `asking`.
+    """Reads the state of a branch of a repository; `left` is as in `hub_errors`.
 
     Raises:
-        PublishError: if the hub does not tell, or the list of what is ours cannot be read.
+        PublishError: If it cannot be read, or the list of published files is invalid.
     """
-    with asking(f"what {repo} holds", left):
+    with hub_errors(f"listing the files of {repo}", left):
         try:
-            info, is_there = api.model_info(repo), True
+            info, branch_exists = api.model_info(repo), True
         except RepositoryNotFoundError:
             return Repository()
         if branch != MAIN:
             try:
                 info = api.model_info(repo, revision=branch)
             except RevisionNotFoundError:
-                is_there = False
+                branch_exists = False
         tree = api.list_repo_tree(repo, recursive=True, revision=info.sha)
         files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
         ours = None
         if LIST in files:
             with tempfile.TemporaryDirectory() as scratch:
-                place = api.hf_hub_download(repo, LIST, revision=info.sha, cache_dir=scratch)
-                ours = _listed(Path(place).read_bytes(), repo)
-        return Repository(info.sha, bool(info.private), is_there, files, ours)
+                path = api.hf_hub_download(repo, LIST, revision=info.sha, cache_dir=scratch)
+                ours = _listed(Path(path).read_bytes(), repo)
+        return Repository(info.sha, bool(info.private), branch_exists, files, ours)
 
 
 def listing(names: list[str]) -> bytes:
@@ -81,17 +81,17 @@ def _listed(content: bytes, repo: str) -> frozenset[str]:
         return frozenset(map(str, listed["files"]))
     except (ValueError, TypeError, KeyError):
         raise PublishError(
-            f"{LIST} in {repo} is no list of this version of stzoo. If a newer one wrote it, publish with "
-            "that; else delete the file."
+            f"{LIST} in {repo} is not a list of this version of stzoo. If a newer version wrote it, publish "
+            "with that version; otherwise delete the file."
         ) from None
 
 
 def same(content: Path | bytes, entry: Any) -> bool:
-    """True if the repository has the very file; of a large one it tells the sha256, else git's own hash."""
+    """True if the repository has the same file, by its sha256 for a large file, else by git's hash."""
     if size_of(content) != entry.size:
         return False
     if entry.lfs is None:
         raw = read(content)
         return hashlib.sha1(b"blob %d\0" % len(raw) + raw).hexdigest() == entry.blob_id  # noqa: S324 - git's
-    found = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else sha256(content)
-    return found == str(entry.lfs.sha256)
+    digest = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else sha256(content)
+    return digest == str(entry.lfs.sha256)

@@ -1,17 +1,17 @@
-"""Loads model folders with sentence-transformers alone, and says how far their answers are from stored ones.
+"""Loads model folders with plain sentence-transformers and compares their embeddings with stored ones.
 
-    python -P alone.py [--trust] FOLDER ANSWERS [FOLDER ANSWERS …]
+    python -P verify_standalone.py [--trust] FOLDER ANSWERS [FOLDER ANSWERS …]
 
-prints one line of JSON a folder: {"difference": float, "edges": float} or {"error": str}. `export` runs this
-file in a process where stzoo cannot be imported, and `make compat` uses it under older versions of
-sentence-transformers. So it imports nothing of stzoo. `publish`, which has no model to compare with, runs
+prints a line of JSON per folder: {"difference": float, "edges": float} or {"error": str}. `export` runs this
+file in a process that cannot import stzoo, and `make compat` runs it with older versions of
+sentence-transformers, so it imports nothing of stzoo. `publish`, which has no model to compare with, runs
 
-    python -P alone.py --twice FOLDER
+    python -P verify_standalone.py --twice FOLDER
 
-that prints {"dimension": int, "finite": bool, "same": bool} or {"error": str}.
+which prints {"dimension": int, "finite": bool, "same": bool} or {"error": str}.
 
-ANSWERS is a safetensors file that `ask` and `store` made: for each call of `encode` its embeddings, and in
-the metadata what was asked and the settings that a user reads off the loaded model.
+ANSWERS is a safetensors file written by `store`: the embeddings of each call of `encode`, and in the metadata
+the questions of `ask`, with the settings of the loaded model.
 """
 
 import json
@@ -25,28 +25,28 @@ from sentence_transformers import SentenceTransformer
 
 TEXTS = [
     "How do I remove a directory tree?",
-    "wing lift " * 600,  # longer than most models read, so that the cut is compared too
+    "wing lift " * 600,  # longer than the limit of most models, to compare the truncation too
     "",
     "Größe, naïve, 東京の天気, Ωmega, 👩‍🔬, a [MASK] b <mask> c, \t two  spaces",
 ]
 
 
 def ask(model: Any) -> dict[str, Any]:
-    """What is asked of a model: TEXTS by each route of its routers, without a prompt and with each."""
+    """The questions for a model: TEXTS through each route of its routers, without a prompt and with each."""
     routers = [module for module in model.modules() if hasattr(module, "default_route")]
-    ways = [{"task": route} for router in routers for route in router.sub_modules]
+    tasks = [{"task": route} for router in routers for route in router.sub_modules]
     if all(router.default_route for router in routers):
-        ways.insert(0, {})
+        tasks.insert(0, {})
     prompts = [{}, *({"prompt_name": name} for name, prompt in model.prompts.items() if prompt)]
-    calls = [way | prompt for way in ways for prompt in prompts]
+    calls = [task | prompt for task in tasks for prompt in prompts]
     return {"texts": TEXTS, "calls": calls, "settings": settings(model)}
 
 
 def settings(model: Any) -> dict[str, Any]:
-    """What a user reads off a loaded model, besides its embeddings."""
+    """The settings of a loaded model that must stay the same."""
     length = model.max_seq_length
     return {
-        "max_seq_length": None if length is None or length > 10**9 else length,  # two ways to say "no limit"
+        "max_seq_length": None if length is None or length > 10**9 else length,  # both mean "no limit"
         "prompts": dict(model.prompts),
         "default_prompt_name": model.default_prompt_name,
         "similarity": str(model.similarity_fn_name),
@@ -54,7 +54,7 @@ def settings(model: Any) -> dict[str, Any]:
 
 
 def answers(model: Any, asked: dict[str, Any]) -> list[Any]:
-    """Embeddings of each call, float32 [texts, D], computed on the CPU in one batch."""
+    """The embeddings of each call, float32 [texts, D], computed on the CPU in one batch."""
     texts, fixed = asked["texts"], dict(convert_to_tensor=True, show_progress_bar=False, device="cpu")
     return [
         model.encode(texts, batch_size=len(texts), **fixed, **call).float().cpu() for call in asked["calls"]
@@ -62,7 +62,7 @@ def answers(model: Any, asked: dict[str, Any]) -> list[Any]:
 
 
 def store(path: str | Path, asked: dict[str, Any], embeddings: list[Any]) -> None:
-    """Writes the questions and their answers into one safetensors file."""
+    """Writes the questions and their answers to a safetensors file."""
     tensors = {str(number): tensor.contiguous() for number, tensor in enumerate(embeddings)}
     save_file(tensors, str(path), metadata={"asked": json.dumps(asked)})
 
@@ -70,26 +70,27 @@ def store(path: str | Path, asked: dict[str, Any], embeddings: list[Any]) -> Non
 def compare(
     folder: str | Path, path: str | Path, *, trust: bool = False, backend: str = "torch"
 ) -> dict[str, float]:
-    """Largest absolute differences to the stored answers; relative where those are larger than 1.
+    """Compares a model's embeddings with stored answers.
 
     Args:
-        folder: the model.
-        path: its ANSWERS file.
-        trust: True lets the folder bring code of its own.
-        backend: what sentence-transformers runs it with.
+        folder: Path to the model folder.
+        path: Path to its ANSWERS file.
+        trust: True lets the folder run code of its own.
+        backend: Backend of sentence-transformers.
 
     Returns:
-        "difference", and apart from it "edges": of texts with white space at their ends once the prompt is
-        before them, which sentence-transformers before 5.4 cuts off.
+        The largest absolute differences, relative if the answers exceed 1: "edges" for texts that, with the
+        prompt, start or end with white space, which sentence-transformers before 5.4 strips, and
+        "difference" for all others.
 
     Raises:
-        ValueError: if a setting or the shape of an embedding is another, or one is not finite.
+        ValueError: If a setting or the shape of an embedding differs, or one is not finite.
     """
     with safe_open(str(path), framework="pt") as opened:
         asked = json.loads(opened.metadata()["asked"])
         stored = [opened.get_tensor(str(number)) for number in range(len(asked["calls"]))]
-    how: dict[str, Any] = dict(trust_remote_code=trust, backend=backend)
-    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, **how)
+    options: dict[str, Any] = dict(trust_remote_code=trust, backend=backend)
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, **options)
     if (found := settings(model)) != asked["settings"]:
         raise ValueError(f"the settings are {found}, not {asked['settings']}")
     largest = {"difference": 0.0, "edges": 0.0}
@@ -98,38 +99,38 @@ def compare(
             raise ValueError(f"{call}: embeddings of shape {list(mine.shape)}, not {list(theirs.shape)}")
         if not (mine.isfinite().all() and theirs.isfinite().all()):
             raise ValueError(f"{call}: embeddings with NaN or infinity")
-        far = (mine - theirs).abs() / theirs.abs().max().clamp(min=1)
+        differences = (mine - theirs).abs() / theirs.abs().max().clamp(min=1)
         prompt = model.prompts.get(str(call.get("prompt_name", model.default_prompt_name))) or ""
-        for text, row in zip(asked["texts"], far, strict=True):
+        for text, row in zip(asked["texts"], differences, strict=True):
             key = "difference" if (prompt + text) == (prompt + text).strip() else "edges"
             largest[key] = max(largest[key], float(row.max()))
     return largest
 
 
 def twice(folder: str | Path) -> dict[str, Any]:
-    """What two loads of a folder say: a weight that is missing is made at random, anew each time.
+    """Compares two loads of a folder, which differ if a missing weight is initialised at random.
 
     Returns:
-        "dimension" of the embeddings; "finite", True if all their numbers are; "same", True if both loads
-        gave the same bits.
+        "dimension" of the embeddings; "finite", True if all numbers are finite; "same", True if both loads
+        give identical embeddings.
     """
-    found = []
-    for _ in range(2):
-        model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-        found.append(answers(model, ask(model)))
+    first, second = (
+        answers(model, ask(model))
+        for model in (SentenceTransformer(str(folder), device="cpu", local_files_only=True) for _ in range(2))
+    )
     return {
-        "dimension": found[0][0].shape[1],
-        "finite": all(bool(one.isfinite().all()) for one in found[0]),
-        "same": all(one.equal(other) for one, other in zip(*found, strict=True)),
+        "dimension": first[0].shape[1],
+        "finite": all(bool(embeddings.isfinite().all()) for embeddings in first),
+        "same": all(one.equal(other) for one, other in zip(first, second, strict=True)),
     }
 
 
 def main(arguments: list[str]) -> None:
-    """Answers on standard output, a line a pair."""
+    """Prints a line of JSON per folder."""
     if arguments[:1] == ["--twice"]:
         try:
             line = twice(arguments[1])
-        except Exception as error:  # whatever stops the load is the finding that is reported
+        except Exception as error:  # every failure to load is reported
             line = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(line), flush=True)
         return
@@ -138,7 +139,7 @@ def main(arguments: list[str]) -> None:
     for folder, path in zip(pairs[::2], pairs[1::2], strict=True):
         try:
             line = dict(compare(folder, path, trust=trust))
-        except Exception as error:  # whatever stops the load is the finding that is reported
+        except Exception as error:  # every failure to load is reported
             line = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(line), flush=True)
 

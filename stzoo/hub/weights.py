@@ -1,7 +1,7 @@
-"""Published tensors into a model of transformers, each into its place.
+"""Copies published tensors into a transformers model.
 
-Every tensor of a file has to find its place, and every place its tensor. What is left over is named, never
-passed over.
+Every tensor of a file must belong to the model, and every tensor of the model must be in the file; an error
+names those that are not.
 """
 
 import re
@@ -20,71 +20,71 @@ ALL: Rules = ((r"(.+\.)?position_ids", None), (r"(.+)", r"\1"))
 SHOWN = 12  # names of tensors in an error
 
 
-def plain(found: Any, where: str) -> dict[str, Tensor]:
-    """The object itself if it is a dict of tensors by name.
+def plain(content: Any, where: str) -> dict[str, Tensor]:
+    """Checks that a file's content is a dict of tensors by name, and returns it.
 
     Raises:
-        ModelError: if it is not.
+        ModelError: If it is not.
     """
     if (
-        not isinstance(found, dict)
-        or not found
-        or not all(isinstance(name, str) and isinstance(part, Tensor) for name, part in found.items())
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(name, str) and isinstance(part, Tensor) for name, part in content.items())
     ):
-        raise ModelError(f"{where} holds no weights; expected tensors by their names.")
-    return dict(found)
+        raise ModelError(f"{where} is not a file of weights; expected tensors by name.")
+    return dict(content)
 
 
 def renamed(tensors: Mapping[str, Tensor], rules: Rules, where: str) -> dict[str, Tensor]:
-    """The tensors under other names.
+    """Renames tensors.
 
     Args:
-        tensors: by name.
-        rules: patterns with the names that they make, as of `re`; None leaves a tensor out. The first pattern
-            that matches a whole name counts.
-        where: they come from, for errors.
+        tensors: Tensors by name.
+        rules: Regular expressions and their replacements; None drops a tensor. The first expression that
+            matches the whole name applies.
+        where: Origin of the tensors, for error messages.
 
     Raises:
-        ModelError: if no rule matches some of the names, or two names become one.
+        ModelError: If no rule matches a name, or two names become the same.
     """
-    made: dict[str, Tensor] = {}
-    lost = []
+    result: dict[str, Tensor] = {}
+    unexpected = []
     for name, tensor in tensors.items():
         hits = [(match, to) for pattern, to in rules if (match := re.fullmatch(pattern, name))]
         if not hits:
-            lost.append(name)
+            unexpected.append(name)
             continue
         match, to = hits[0]
         if to is None:
             continue
         new = match.expand(to)
-        if new in made:
-            raise ModelError(f"{where}: two tensors are the model's {new}; one is {name}.")
-        made[new] = tensor
-    if lost:
-        raise ModelError(f"{where} is not of the expected form. {_some('unexpected', lost)}.")
-    return made
+        if new in result:
+            raise ModelError(f"{where} has two tensors for the model's {new}; one is {name}.")
+        result[new] = tensor
+    if unexpected:
+        raise ModelError(f"{where} does not have the expected tensors. {_some('unexpected', unexpected)}.")
+    return result
 
 
 def fill(model: Any, tensors: Mapping[str, Tensor], where: str) -> Any:
-    """Copies tensors into a model of transformers, each into its place, and returns the model.
+    """Copies tensors into a transformers model, and returns the model.
 
-    A BERT's pooler may be missing; the model then has none, as no vector is made of it.
+    A BERT pooler may be missing and is then removed from the model, as embeddings do not use it.
 
     Raises:
-        ModelError: if a tensor is missing, unexpected or of another shape, or two that the model ties differ.
+        ModelError: If a tensor is missing, unexpected or of another shape, or tied tensors differ.
     """
-    own = model.state_dict(keep_vars=True)  # so that tied names have the same object
+    state = model.state_dict(keep_vars=True)  # keep_vars: tied names have the same object
     if not any(name.startswith("pooler.") for name in tensors) and getattr(model, "pooler", None) is not None:
         model.pooler = None
-        own = model.state_dict(keep_vars=True)
-    given = {id(own[name]) for name in tensors if name in own}
-    missing = [name for name, part in own.items() if id(part) not in given]
-    unexpected = [name for name in tensors if name not in own]
+        state = model.state_dict(keep_vars=True)
+    present = {id(state[name]) for name in tensors if name in state}
+    missing = [name for name, part in state.items() if id(part) not in present]
+    unexpected = [name for name in tensors if name not in state]
     shapes = [
-        f"{name} {list(tensor.shape)}, not {list(own[name].shape)}"
+        f"{name} {list(tensor.shape)}, not {list(state[name].shape)}"
         for name, tensor in tensors.items()
-        if name in own and tensor.shape != own[name].shape
+        if name in state and tensor.shape != state[name].shape
     ]
     faults = [
         _some(*f)
@@ -95,32 +95,35 @@ def fill(model: Any, tensors: Mapping[str, Tensor], where: str) -> Any:
         raise ModelError(f"{where} does not fit its {type(model).__name__}. {'. '.join(faults)}.")
     with torch.no_grad():
         for name, tensor in tensors.items():
-            own[name].copy_(tensor)
-    untied = [name for name, tensor in tensors.items() if not torch.equal(own[name], tensor.to(own[name]))]
+            state[name].copy_(tensor)
+    untied = [
+        name for name, tensor in tensors.items() if not torch.equal(state[name], tensor.to(state[name]))
+    ]
     if untied:
         raise ModelError(
-            f"{where} holds two versions of what the model ties, or NaN. {_some('not kept', untied)}."
+            f"{where} has different values for tensors that the model ties, or NaN. "
+            f"{_some('not kept', untied)}."
         )
     return model.eval()
 
 
 def encoder_of(config: Any, tensors: Mapping[str, Tensor], where: str) -> Any:
-    """The transformers model that the tensors are of: a masked LM if they have its prefix, or a bare encoder.
+    """Builds the transformers model of the tensors: a masked LM if they have its prefix, else a bare encoder.
 
-    A pooler beside an MLM head, for which transformers has no model, is left out.
+    A pooler next to an MLM head is dropped, as no transformers model has both.
 
     Raises:
-        ModelError: if they are neither.
+        ModelError: If the tensors are neither.
     """
     try:
-        with torch.device("meta"):  # to learn the family's prefix only
+        with torch.device("meta"):  # only needed for the prefix
             prefix = AutoModel.from_config(config).base_model_prefix
         whole = any(name.startswith(f"{prefix}.") for name in tensors)
         model = (AutoModelForMaskedLM if whole else AutoModel).from_config(config, dtype=torch.float32)
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise ModelError(f"{where}: its configuration makes no encoder: {first_line(error)}") from error
-    kept = {name: part for name, part in tensors.items() if not name.startswith(f"{prefix}.pooler.")}
-    return fill(model, kept, where)
+        raise ModelError(f"{where}: its configuration is not an encoder's: {first_line(error)}") from error
+    used = {name: part for name, part in tensors.items() if not name.startswith(f"{prefix}.pooler.")}
+    return fill(model, used, where)
 
 
 def _some(kind: str, names: Sequence[str]) -> str:

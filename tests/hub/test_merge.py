@@ -281,13 +281,13 @@ def broken(copy, kind):
 
 
 BROKEN = {
-    "no whole.json": "not whole",
-    "a cut file": "not whole",
+    "no whole.json": "is incomplete",
+    "a cut file": "is incomplete",
     "unfinished": "no model yet",
     "unfinished, alone": "no model yet",
     "no record": "run.json",
-    "other weights": r"0.model.new.weight is in one only",
-    "NaN": "embeddings.LayerNorm.bias holds NaN",
+    "other weights": r"only one has 0.model.new.weight",
+    "NaN": "embeddings.LayerNorm.bias has NaN",
     "pickled": "pickled.*stzoo export",
     "a tensor gone": "missing encoder.layer.0.output.dense.bias. These weights would be random",
     "bad modules.json": "modules.json cannot be read",
@@ -330,13 +330,13 @@ BAD = {  # MODEL and HERE stand for folders
     "no folder": (dict(sources=["HERE/none"]), ModelError, "none cannot be merged; expected a model"),
     "an empty folder": (dict(sources=["HERE"]), ModelError, "cannot be merged; expected a model"),
     "too few weights": (dict(weights=[1.0]), RecipeError, "weights is 1; expected 2"),
-    "a weight of zero": (dict(weights=[1.0, 0.0]), RecipeError, "weight 0 is not above 0"),
+    "a weight of zero": (dict(weights=[1.0, 0.0]), RecipeError, "weight 0 is not a number above 0"),
     "a negative weight": (dict(weights=[2.0, -1.0]), RecipeError, "weight -1"),
     "no number": (dict(weights=[1.0, float("nan")]), RecipeError, "weight nan"),
     "output is a source": (dict(output="MODEL", overwrite=True), OutputError, "read by this command"),
     "output in a source": (dict(output="MODEL/soup"), OutputError, "is inside"),
     "output around": (dict(output="MODEL/..", overwrite=True), OutputError, "contains"),
-    "output is there": (dict(output="HERE"), OutputError, "is there already"),
+    "output is there": (dict(output="HERE"), OutputError, "exists already"),
 }
 
 

@@ -100,7 +100,7 @@ def test_a_trained_model_is_loaded_saved_and_loaded_again(base, data, tmp_path):
 
 
 def test_without_leave_it_is_refused_before_it_is_trained(base, data, tmp_path):
-    with pytest.raises(ExportError, match="no form made of such"):
+    with pytest.raises(ExportError, match="cannot be expressed by its modules"):
         stzoo.finetune(
             str(base),
             data=str(data),

@@ -1,16 +1,16 @@
-"""merge(): a model soup, the average of several models' weights, which costs no more to serve than one.
+"""merge(): a model soup, the average of several models' weights, which costs no more to serve than one model.
 
-Averaged are finished models of one architecture (runs with other seeds or settings), or checkpoints of a
-run. Weights are read from safetensors one tensor at a time, so that beside the result no second model is in
-memory, however many there are.
+It averages finished models of one architecture (runs with different seeds or settings), or the checkpoints of
+a run. Weights are read from safetensors one tensor at a time, so that only the result is in memory, no matter
+how many models are merged.
 
-sources.py   what a source is: a model folder, or a checkpoint of a run
-kinds.py     loading a source's model, and what must be the same in all
-stored.py    reading its weights
+sources.py        finds the models and checkpoints to merge
+compatibility.py  loads their models and checks that they can be merged
+weights.py        reads their weights
 
 Source: Wortsman et al. 2022, arXiv 2203.05482, section 2 (the uniform soup). Unlike it:
-- other weights than uniform ones can be given; nothing chooses (greedily) what goes into the soup
-- checkpoints of one run count as models, as in Izmailov et al. 2018, arXiv 1803.05407, section 3
+- weights other than uniform ones can be given; there is no (greedy) selection of models
+- checkpoints of one run can be merged, as in Izmailov et al. 2018, arXiv 1803.05407, section 3
 """
 
 import contextlib
@@ -45,41 +45,41 @@ def merge(
 ) -> Path:
     """Averages the weights of models of one architecture, and exports the result.
 
-    The MLM head of pre-trained models is averaged, too; their decoders are left out. Beside the model lies
-    merge.json, which says what was merged.
+    The MLM heads of pre-trained models are averaged too; their decoders are left out. The folder also gets
+    merge.json, a record of the merged models.
 
     Args:
-        sources: model folders, checkpoints of finished runs (RUN/checkpoints/checkpoint-N), or one run alone,
-            of which all kept checkpoints are taken. Among several sources a run is its finished model.
-        output: the folder to write.
-        weights: one for each model, above 0; they are divided by their sum. All the same if None.
+        sources: Model folders, checkpoints of finished runs (RUN/checkpoints/checkpoint-N), or a single run,
+            whose saved checkpoints are all merged. Among several sources, a run stands for its final model.
+        output: Folder to write.
+        weights: One weight above 0 for each model; they are divided by their sum. None weighs all the same.
         overwrite: True replaces a model folder at `output`.
 
     Returns:
-        `output`, which plain `SentenceTransformer(...)` loads.
+        The path of the folder, which plain `SentenceTransformer(...)` loads.
 
     Raises:
-        ExportError: if the model has no portable form.
-        ModelError: if a source is no model, is not whole, is pickled, or is of another kind than the first.
-        OutputError: if `output` is there, or it and a source lie in each other.
-        RecipeError: if there is no source, or the weights do not go with the sources.
+        ExportError: If the model has no portable form.
+        ModelError: If a source is not a model, is incomplete or pickled, or cannot be merged with the first.
+        OutputError: If `output` exists already, or it contains a source or is inside one.
+        RecipeError: If there are no sources, or the weights do not match the sources.
     """
     require_one_process("merge")
-    found = find(sources)
-    shares = normalised(weights, found)
-    output = check_model_output(output, overwrite, [*sources, *(source.folder for source in found)])
+    models = find(sources)
+    shares = normalised(weights, models)
+    output = check_model_output(output, overwrite, [*sources, *(source.folder for source in models)])
     with silence_hf_logging():
-        model, masked_lm = average(found, shares)
+        model, masked_lm = average(models, shares)
     merged = [
         {"source": source.name, "weight": share, "revision": source.revision}
-        for source, share in zip(found, shares, strict=True)
+        for source, share in zip(models, shares, strict=True)
     ]
-    facts = {"schema_version": SCHEMA_VERSION, "merged": merged, "versions": versions()}
+    record = {"schema_version": SCHEMA_VERSION, "merged": merged, "versions": versions()}
     return export(
         model,
         output,
         masked_lm=masked_lm,
-        extra=lambda draft: write_json(draft / MERGED, facts),
+        extra=lambda draft: write_json(draft / MERGED, record),
         overwrite=overwrite,
     )
 
@@ -88,7 +88,7 @@ def normalised(weights: Sequence[float] | None, sources: Sequence[Source]) -> li
     """The weights divided by their sum; equal ones for None.
 
     Raises:
-        RecipeError: if they are not one for each source, or not above 0.
+        RecipeError: If there is not one weight above 0 for each source.
     """
     weights = [1.0] * len(sources) if weights is None else weights
     if len(weights) != len(sources):
@@ -98,12 +98,15 @@ def normalised(weights: Sequence[float] | None, sources: Sequence[Source]) -> li
         )
     for weight in weights:
         if not (math.isfinite(weight) and weight > 0):
-            raise RecipeError(f"the weight {weight:g} is not above 0; leave out what shall not be merged.")
-    largest = max(weights)  # by which they are divided first, as their sum may be too large for a float
+            raise RecipeError(
+                f"the weight {weight:g} is not a number above 0; leave that model out to ignore it."
+            )
+    largest = max(weights)  # divides them first, as their sum may overflow
     shares = [weight / largest for weight in weights]
     if 0.0 in shares:
         raise RecipeError(
-            f"the weight {weights[shares.index(0.0)]:g} is nothing next to {largest:g}; leave that model out."
+            f"the weight {weights[shares.index(0.0)]:g} is too small next to {largest:g}; leave that model "
+            "out."
         )
     total = math.fsum(shares)
     return [share / total for share in shares]
@@ -113,19 +116,19 @@ def average(sources: Sequence[Source], shares: Sequence[float]) -> tuple[Any, An
     """The model whose every weight is the mean over the sources, summed in float64.
 
     Args:
-        sources: the model of each is loaded once, to be compared with the first, and dropped.
-        shares: of each, summing to 1.
+        sources: Models to average. Each is loaded once to compare it with the first, and then dropped.
+        shares: Weight of each model; they sum to 1.
 
     Returns:
-        a SentenceTransformer, and its masked LM, or None if the sources have no MLM head.
+        A SentenceTransformer, and its masked LM, or None if the sources have no MLM head.
 
     Raises:
-        ModelError: if a source is of another kind than the first, or its weights are not those of its model.
+        ModelError: If a source cannot be merged with the first, or its weights do not fit its model.
     """
     first = sources[0]
     others = {source.folder: source for source in sources if source.folder != first.folder}
     kinds = [(source.name, kind_of(*load(source.folder))) for source in others.values()]
-    model, masked_lm = load(first.folder)  # the last one, so that never two are in memory
+    model, masked_lm = load(first.folder)  # loaded last, so that two models are never in memory
     expected = kind_of(model, masked_lm)
     for name, kind in kinds:
         check_same(first.name, expected, name, kind)
@@ -145,13 +148,15 @@ def _mean(name: str, stored: Sequence[Stored], shares: Sequence[float]) -> Tenso
         for other in others:
             if not torch.equal(tensor, other.read(name)):
                 raise ModelError(
-                    f"{other.name} and {first.name} cannot be merged: {name} holds whole numbers, which have "
-                    "no mean, and they differ."
+                    f"{other.name} and {first.name} cannot be merged: {name} has different whole numbers, "
+                    "which cannot be averaged."
                 )
         return tensor
     mean = tensor.double() * shares[0]
     for other, share in zip(others, shares[1:], strict=True):
         mean += other.read(name).double() * share
     if not mean.isfinite().all():
-        raise ModelError(f"{name} holds NaN or infinity in a source, as after a training that diverged.")
+        raise ModelError(
+            f"{name} has NaN or infinity in a source, as after diverged training; leave that source out."
+        )
     return mean

@@ -1,4 +1,4 @@
-"""What can be merged: a folder of a finished model, or a checkpoint of a run that made one."""
+"""The sources of a merge: model folders, and checkpoints of finished runs."""
 
 import json
 import re
@@ -18,13 +18,13 @@ CHECKPOINTS = "checkpoints/checkpoint-*"
 
 @dataclass(frozen=True)
 class Source:
-    """A model to be merged.
+    """A model to merge.
 
     Attributes:
-        name: as the user gave it.
-        folder: of the model that it is, or that its run exported.
-        checkpoint: the folder whose weights are taken in place of that model's.
-        factor: that the checkpoint's adapters are multiplied by, if it has any.
+        name: Name as given by the user.
+        folder: Folder of the model, or of the model that the checkpoint's run exported.
+        checkpoint: Folder of the checkpoint whose weights replace the model's, if any.
+        factor: Scale of the checkpoint's adapters, if it has any.
     """
 
     name: str
@@ -34,28 +34,28 @@ class Source:
 
     @property
     def revision(self) -> str:
-        """12 hex digits: those that results of a model folder are filed under; of a checkpoint's weights."""
+        """Fingerprint of 12 hex digits: the revision of a model folder, or that of a checkpoint's weights."""
         if self.checkpoint is None:
             return folder_revision(self.folder)
         return fingerprint(self.checkpoint / STATE)[:12]
 
 
-def find(given: Sequence[str | Path]) -> list[Source]:
-    """What the given folders are.
+def find(folders: Sequence[str | Path]) -> list[Source]:
+    """Finds the models and checkpoints in folders.
 
     Raises:
-        ModelError: if one is neither a model nor a whole checkpoint of a finished run.
-        RecipeError: if there is none.
+        ModelError: If a folder is neither a model nor a complete checkpoint of a finished run.
+        RecipeError: If there are no folders.
     """
-    if not given:
+    if not folders:
         raise RecipeError("there is nothing to merge; expected model folders, or checkpoints of a run.")
-    if len(given) == 1 and (kept := _kept(Path(given[0]))):
-        return [_checkpoint(folder) for folder in kept]
-    return [_source(Path(one)) for one in given]
+    if len(folders) == 1 and (checkpoints := _checkpoints(Path(folders[0]))):
+        return [_checkpoint(folder) for folder in checkpoints]
+    return [_source(Path(folder)) for folder in folders]
 
 
-def _kept(run: Path) -> list[Path]:
-    """The whole checkpoints of a run, in the order in which it made them."""
+def _checkpoints(run: Path) -> list[Path]:
+    """The complete checkpoints of a run, in order of creation."""
     folders = [*run.glob(CHECKPOINTS), *run.glob(f"episodes/*/{CHECKPOINTS}")]
 
     def numbers(folder: Path) -> list[int]:
@@ -70,7 +70,7 @@ def _source(folder: Path) -> Source:
     if folder.is_dir() and folder.resolve().parent.name == "checkpoints":
         return _checkpoint(folder)
     if (folder / RECORD).is_file():
-        raise ModelError(f"the run {folder} has no model yet; end it with --resume.")
+        raise ModelError(f"the run {folder} has no model yet; finish it with --resume.")
     raise ModelError(
         f"{folder} cannot be merged; expected a model folder (with modules.json), or a checkpoint of a run "
         "(RUN/checkpoints/checkpoint-N)."
@@ -79,12 +79,13 @@ def _source(folder: Path) -> Source:
 
 def _checkpoint(folder: Path) -> Source:
     if not is_whole(folder):
-        raise ModelError(f"the checkpoint {folder} is not whole: its save was cut short, or files are gone.")
-    run = next((above for above in folder.resolve().parents if (above / RECORD).is_file()), folder)
-    if not (run / "modules.json").is_file():
         raise ModelError(
-            f"the run of {folder} has no model yet, whose weights these would be; end it with --resume."
+            f"the checkpoint {folder} is incomplete: saving it was interrupted, or files are missing. Use "
+            "another one."
         )
+    run = next((parent for parent in folder.resolve().parents if (parent / RECORD).is_file()), folder)
+    if not (run / "modules.json").is_file():
+        raise ModelError(f"the run of {folder} has no model yet; finish it with --resume.")
     try:
         recipe = json.loads((run / RECORD).read_text(encoding="utf-8"))["recipe"]
         rank = recipe.get("lora_rank")
