@@ -112,9 +112,9 @@ def test_precisions_and_indexes_are_systems_of_their_own(model, data, tmp_path):
 def test_an_index_that_cannot_be_is_said_before_anything_is_encoded(model, data, tmp_path, monkeypatch):
     forbid_encoding(monkeypatch, "document")
     for index, message in (
-        ("Bogus32", "'Bogus32' cannot be made"),
+        ("Bogus32", "'Bogus32' cannot be built"),
         ("HNSW0", "is too small"),
-        ("IVF4,Flat nprobe=0", "'nprobe=0' cannot be read"),
+        ("IVF4,Flat nprobe=0", "'nprobe=0' are invalid"),
         ("IVF4,Flat efSearch=8", "does not have the parameters 'efSearch=8'"),
     ):
         with pytest.raises(RecipeError, match=message):
@@ -459,7 +459,7 @@ def test_a_question_finds_passages_by_model_and_by_store(model, data, tmp_path, 
     assert answer["found"][0]["id"] in done.stdout
     copy = tmp_path / "changed"
     write_beir(copy, [*CORPUS[1:], CORPUS[0]], QUERIES, QRELS)
-    with pytest.raises(DataError, match="is not the corpus any more"):
+    with pytest.raises(DataError, match="is not the corpus of"):
         stzoo.search(store, question, data=copy)
     with pytest.raises(RecipeError, match="nothing to search"):
         stzoo.search(model, question)

@@ -31,7 +31,7 @@ ANY = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 def tiles(queries, passages):
     """Other sizes of what is compared at once."""
-    return patch.multiple(exact, QUERIES=queries, PASSAGES=passages, FEWEST=1)
+    return patch.multiple(exact, QUERIES=queries, PASSAGES=passages, MIN_PASSAGES=1)
 
 
 class Threads:
@@ -352,7 +352,7 @@ def test_what_does_not_fit_together_is_an_error():
         top_k(two, two, list("ab"), list("abc"), 1, drop_self=False)
     with pytest.raises(RecipeError, match="k is 0"):
         top_k(two, two, list("ab"), list("ab"), 0, drop_self=False)
-    with pytest.raises(ModelError, match="'maxsim' cannot be searched; known: cosine"):
+    with pytest.raises(ModelError, match="'maxsim' is not supported; expected one of cosine"):
         top_k(two, two, list("ab"), list("ab"), 1, drop_self=False, similarity="maxsim")
 
 

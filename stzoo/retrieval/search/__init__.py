@@ -1,9 +1,8 @@
-"""Search: which passages of a corpus lie nearest to a query.
+"""Search: finding the passages of a corpus that are nearest to a query.
 
-ranking.py      what is kept of all that is found, and in which order
-exact.py        every query with every passage; exact_kernels.py is how it is fast
-binary.py       the same over one bit a dimension, with candidates by Hamming distance
-faiss_index.py  approximate, through FAISS indexes; faiss_build.py makes them
+exact.py        exact search; exact_kernels.py has its two passes
+faiss_index.py  approximate search by FAISS indexes; faiss_build.py builds them
+ranking.py      collecting the k best results in trec_eval's order
 retriever.py    a model with its embedding stores
-search.py       search(): questions to a model, or to a store
+search.py       search(): ask questions of a model or a store
 """

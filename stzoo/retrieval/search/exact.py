@@ -1,17 +1,18 @@
-"""Exact search: compare every query with every passage, keep the k best.
+"""Exact search: compare every query with every passage and keep the k best.
 
-The order is trec_eval's: score descending, then document id descending (as text). Ties are settled before the
-cut at k, so what is kept depends on the scores and ids alone, not on chunks, threads, device or file order.
+Results are in trec_eval's order: by score descending, then by document id descending (as text). Ties are
+broken before the cut at k, so the results depend only on scores and ids, not on chunks, threads, device or
+file order.
 
-How it is fast and exact at once: a float32 matrix product compares all pairs, tile by tile, and is right to
-within a bound that is known. Only pairs that it puts within that bound of the k-th best so far are scored for
-good: in float64, each by itself, always in the same order of addition, then rounded to float32 (as trec_eval
-keeps scores). So equal vectors tie wherever they lie, and after the first tiles few pairs come that near.
+It is fast because it has two passes. A float32 matrix product compares all pairs, tile by tile, with a known
+error bound. Only pairs within that bound of the k-th best so far are scored again: in float64, one by one,
+always in the same order of addition, and then rounded to float32, as trec_eval does. So equal vectors tie
+wherever they are, and after the first tiles few pairs reach the second pass.
 
 Unlike beir's exact search (https://github.com/beir-cellar/beir, beir/retrieval/search/dense/exact_search.py):
-- a document under the query's own id is dropped only where the set shares ids between queries and documents;
-- ties straddling the cut are settled by id, not by heap order;
-- no score is taken from a float32 matrix product, whose last bits depend on where a vector lies.
+- a document with the query's own id is dropped only if queries and documents of the data set share ids;
+- ties across the cut are broken by id, not by heap order;
+- no score is taken from a float32 matrix product, whose last bits depend on a vector's position.
 """
 
 import math
@@ -38,12 +39,12 @@ from stzoo.retrieval.search.exact_kernels import (
 )
 from stzoo.retrieval.search.ranking import Ranking
 
-QUERIES, PASSAGES, FEWEST = 128, 16384, 1024  # of a tile; its scores stay in a core's share of the cache
-PAIR_BYTES = 96  # of all arrays for a pair of a tile if every pair went through the second pass
+QUERIES, PASSAGES, MIN_PASSAGES = 128, 16384, 1024  # per tile, whose scores fit into a core's cache
+PAIR_BYTES = 96  # of all arrays per pair of a tile, if every pair goes through the second pass
 
 
 class Vectors(Protocol):
-    """float32 [N, D] of which slices of rows can be taken: an array, or a store on disk."""
+    """float32 [N, D] that can be sliced by rows: an array, or a store on disk."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -66,33 +67,33 @@ def retrieve(
 ) -> Run:
     """Finds the k nearest passages of each judged query with a sentence-transformers model.
 
-    Queries go through the model's own encode_query and passages through its encode_document (its prompts, its
-    Router), and they are compared by its own similarity.
+    Queries are encoded by the model's encode_query and passages by its encode_document, with its prompts and
+    its Router, and compared by its similarity.
 
     Args:
-        model: a SentenceTransformer.
-        judged: what to search.
-        k: passages kept a query.
-        batch_tokens: tokens encoded at once, padding included; None suits the device.
-        memory_gib: bound on the memory of the search, see `top_k`.
-        progress: True for progress bars on stderr; None shows them on a terminal only.
+        model: A SentenceTransformer.
+        judged: The data set to search.
+        k: Number of results per query.
+        batch_tokens: Maximum number of tokens per batch, padding included; None chooses one for the device.
+        memory_gib: Memory limit of the search in GiB; see `top_k`.
+        progress: True shows progress bars on stderr; None shows them on a terminal only.
 
     Returns:
-        float32 scores by document id by query id, best first.
+        float32 scores by query id and document id, best first.
 
     Raises:
-        ModelError: if vectors are not finite, or queries and passages are not encoded alike.
+        ModelError: If vectors are not finite, or queries and passages have different dimensions.
     """
-    bars = sys.stderr.isatty() if progress is None else progress
+    show_bars = sys.stderr.isatty() if progress is None else progress
     questions = list(judged.queries.values())
     queries = encode(
-        model, questions, role="query", task=judged.task, batch_tokens=batch_tokens, progress=bars
+        model, questions, role="query", task=judged.task, batch_tokens=batch_tokens, progress=show_bars
     )
-    passages = encode(model, judged.passages, role="document", batch_tokens=batch_tokens, progress=bars)
+    passages = encode(model, judged.passages, role="document", batch_tokens=batch_tokens, progress=show_bars)
     if queries.shape[1] != passages.shape[1]:
         raise ModelError(
             f"the model encodes queries as {list(queries.shape)} and passages as {list(passages.shape)}; "
-            "expected one vector a text, of one width."
+            "expected vectors of the same dimension."
         )
     return top_k(
         queries,
@@ -104,7 +105,7 @@ def retrieve(
         similarity=model.similarity_fn_name,
         memory_gib=memory_gib,
         device="cuda" if model.device.type == "cuda" else "cpu",
-        progress=bars,
+        progress=show_bars,
     )
 
 
@@ -121,32 +122,32 @@ def top_k(
     device: str = "cpu",
     progress: bool = False,
 ) -> Run:
-    """Compares every query with every passage and keeps the k best of each query.
+    """Finds the k nearest passages of each query, exactly.
 
-    It works on as many threads as torch has been given, and sets numpy's linear algebra to one each.
+    It runs on as many threads as torch uses, with one thread each for numpy's linear algebra.
 
     Args:
         query_vectors: float32 [Q, D].
         corpus_vectors: float32 [N, D]; a store is read once, chunk by chunk.
         query_ids: Q ids.
         corpus_ids: N unique ids.
-        k: passages kept a query; all of them where k exceeds N.
-        drop_self: True to leave out the document whose id is the query's.
-        similarity: one of SIMILARITIES; distances count negative.
-        memory_gib: GiB that chunks of passages, their float32 copies and norms and, for each thread, a block
-            of queries with its scores, candidates and their keys may take at most. Beside it come the inputs,
-            the result (8 bytes a kept document) and the order of the ids (8 bytes a document; while they are
-            sorted, a copy of the ids as UTF-8 and 8 bytes more). It bounds the memory, never the result.
-        device: of torch; a GPU does the float32 product (of all similarities but manhattan).
-        progress: True for a progress bar on stderr.
+        k: Number of results per query; all N passages if k exceeds N.
+        drop_self: True drops the document whose id is the query's.
+        similarity: One of SIMILARITIES; the score of a distance is its negative.
+        memory_gib: Memory limit in GiB for chunks of passages with their copies and norms and, per thread, a
+            block of queries with its scores and candidates. Inputs, results (8 bytes per document kept) and
+            the order of the ids (8 bytes per document; while sorting, 8 more and a copy of the ids) come on
+            top. The limit never changes the result.
+        device: Torch device of the float32 product; manhattan and euclidean always run on the CPU.
+        progress: True shows a progress bar on stderr.
 
     Returns:
-        float32 scores by document id by query id, best first; a query's are unpacked when they are asked for.
+        float32 scores by query id and document id, best first. A query's results are unpacked on access.
 
     Raises:
-        ModelError: if a vector holds NaN or infinity, or the similarity is not one of SIMILARITIES.
-        ShapeError: if ids and vectors, or the two widths, do not agree.
-        RecipeError: if k is below 1, or memory_gib too small for one query.
+        ModelError: If a vector has NaN or infinity, or the similarity is not one of SIMILARITIES.
+        ShapeError: If ids and vectors, or the dimensions of queries and passages, do not match.
+        RecipeError: If k is below 1, or memory_gib is too small for one query.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -158,7 +159,7 @@ def top_k(
         )
     if similarity not in SIMILARITIES:
         raise ModelError(
-            f"the similarity {similarity!r} cannot be searched; known: {', '.join(SIMILARITIES)}."
+            f"the similarity {similarity!r} is not supported; expected one of {', '.join(SIMILARITIES)}."
         )
     ranking = Ranking(corpus_ids, k, drop_self=drop_self)
     threads, block, size = _sizes(memory_gib, torch.get_num_threads(), Q, N, D, ranking.width)
@@ -169,9 +170,9 @@ def top_k(
     def search(thread: int) -> None:
         for start in range(thread * block, Q, threads * block):
             here = slice(start, start + block)
-            few = queries[here]
-            rows, columns = chunk.near(few, ranking.worst(kept[here]), ranking.width, buffers[thread])
-            scores = scores_of(few, chunk.side, rows, columns, similarity)
+            part = queries[here]
+            rows, columns = chunk.near(part, ranking.worst(kept[here]), ranking.width, buffers[thread])
+            scores = scores_of(part, chunk.side, rows, columns, similarity)
             kept[here] = ranking.merge(kept[here], rows, columns + begin, scores)
 
     with (
@@ -191,13 +192,13 @@ def top_k(
 def _sizes(
     memory_gib: float, threads: int, queries: int, passages: int, width: int, kept: int
 ) -> tuple[int, int, int]:
-    """Threads, queries a block and passages a chunk that fit into memory_gib.
+    """The numbers of threads, queries per block and passages per chunk that fit into memory_gib.
 
     Raises:
-        RecipeError: if not even one query and the smallest chunk do.
+        RecipeError: If not even one query and the smallest chunk fit.
     """
     block = min(QUERIES, max(1, -(-queries // threads)))
-    chunk, least = max(1, min(PASSAGES, passages)), min(FEWEST, passages)
+    chunk, least = max(1, min(PASSAGES, passages)), min(MIN_PASSAGES, passages)
     threads = min(threads, max(1, -(-queries // block)))
     while True:
         tile = block * (24 * width + 32 * kept + PAIR_BYTES * chunk) + 48 * PIECE
@@ -213,6 +214,6 @@ def _sizes(
         else:
             least_gib = math.ceil(need * 1e4) / 1e4
             raise RecipeError(
-                f"memory_gib is {memory_gib:g}; expected at least {least_gib:g} for vectors of {width} "
-                f"numbers and {kept} documents kept a query."
+                f"memory_gib is {memory_gib:g}; expected at least {least_gib:g} for vectors of dimension "
+                f"{width} and {kept} results per query."
             )

@@ -1,4 +1,4 @@
-"""The two passes of exact search over a chunk of passages: which pairs may count, and what they score."""
+"""The two passes of exact search over a chunk of passages: selecting candidate pairs, and scoring them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 DISTANCES = ("euclidean", "manhattan")
 SIMILARITIES = ("cosine", "dot", *DISTANCES)
-SHORTEST = 1e-12  # what sentence-transformers takes for the length of a shorter vector under cosine
-PIECE = 2**15  # numbers of the vectors that are scored at once in the second pass: they stay in the cache
+SHORTEST = 1e-12  # sentence-transformers' lower bound for the length of a vector under cosine
+PIECE = 2**15  # numbers of vectors scored at once in the second pass, so that they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class Side:
 
 
 def checked(vectors: np.ndarray, what: str, begin: int = 0) -> Side:
-    """Vectors with their norms.
+    """Checks that vectors are finite, and computes their norms.
 
     Args:
-        vectors: [n, D], made float32 if they are not.
-        what: "query" or "passage", for the error.
-        begin: number of vectors before these.
+        vectors: [n, D], converted to float32.
+        what: "query" or "passage", for the error message.
+        begin: Number of vectors before these, for the error message.
 
     Raises:
-        ModelError: if a vector holds NaN or infinity.
+        ModelError: If a vector has NaN or infinity.
     """
     vectors = np.asarray(vectors, np.float32)
     each = np.arange(len(vectors))
@@ -49,19 +49,19 @@ def checked(vectors: np.ndarray, what: str, begin: int = 0) -> Side:
     if len(broken):
         raise ModelError(
             f"{len(broken)} of {len(vectors)} {what} vectors{f' after the first {begin}' if begin else ''} "
-            f"are not finite (the first: number {begin + broken[0] + 1}). The model is broken, or its "
-            "precision is too low."
+            f"are not finite (the first: number {begin + broken[0] + 1}). The model is damaged, or needs a "
+            "higher precision (--dtype float32)."
         )
     return Side(vectors, norms)
 
 
 class Chunk:
-    """Passages made ready for the first pass.
+    """Passages prepared for the first pass.
 
     Args:
-        side: the passages.
-        similarity: one of SIMILARITIES.
-        device: of torch, where the matrix product of the first pass is made.
+        side: The passages.
+        similarity: One of SIMILARITIES.
+        device: Torch device of the first pass's matrix product.
     """
 
     def __init__(self, side: Side, similarity: str, device: str):
@@ -77,19 +77,19 @@ class Chunk:
     def near(
         self, queries: Side, worst: np.ndarray, width: int, buffer: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """First pass: the pairs that may belong to the `width` best of their query; no other does.
+        """First pass: all pairs that may be among the `width` best of their query.
 
         Args:
-            queries: to compare.
-            worst: float32 [Q], the least score that each query has kept; -inf until it has enough.
-            width: passages kept a query.
-            buffer: float32, at least [Q, C], to work in.
+            queries: Queries to compare.
+            worst: float32 [Q], the lowest score kept for each query; -inf if it has fewer than `width`.
+            width: Number of passages kept per query.
+            buffer: float32, at least [Q, C], working memory.
 
         Returns:
             int64 [P] rows, ascending, and int64 [P] columns.
         """
         scores = buffer[: len(queries.norms), : len(self.side.norms)]
-        # An infinite score is one that float32 cannot hold; others may be as large.
+        # A score that overflows float32 is infinite, and others may be as large.
         least = np.minimum(worst, np.finfo(np.float32).max, dtype=np.float64)
         D, tiny = self.side.vectors.shape[1], 2.0**-149
         with np.errstate(over="ignore"):
@@ -97,7 +97,7 @@ class Chunk:
                 metric = "cityblock" if self.similarity == "manhattan" else "euclidean"
                 far = cdist(queries.vectors, self.rough, metric)
                 np.negative(far, out=scores, casting="same_kind")
-                # only roundings to float32 lie between this and the second pass
+                # this differs from the second pass only by rounding to float32
                 slack = 2.0**-22 * D**0.5 * (queries.norms + self.longest) + tiny
                 return _select(scores, least - slack, 2 * slack, width)
             if self.similarity == "cosine":
@@ -105,8 +105,8 @@ class Chunk:
             else:
                 lengths = np.maximum(queries.norms, 1e-100)
                 reach = lengths * self.longest
-            # Of vectors no longer than 1, a sum of D products is wrong by D * 2**-24 at most, in whatever
-            # order it is made, and does not overflow. 32 more for the rounding of vectors, scores and limits.
+            # For vectors of length 1 or less, a sum of D products has an error of at most D * 2**-24 in any
+            # order of addition, and does not overflow. 32 more for rounding vectors, scores and limits.
             slack = 2.0**-24 * (D + 32) + tiny / reach
             least = least / reach - slack
             rough = divided(queries.vectors, lengths[:, None])
@@ -120,7 +120,7 @@ class Chunk:
 def scores_of(
     queries: Side, passages: Side, rows: np.ndarray, columns: np.ndarray, similarity: str
 ) -> np.ndarray:
-    """Second pass: float32 [P] scores of pairs, higher is nearer."""
+    """Second pass: float32 [P], the scores of pairs; a higher score is nearer."""
     sums = _sums(queries.vectors, passages.vectors, rows, columns, similarity)
     if similarity == "cosine":
         sums /= np.maximum(queries.norms, SHORTEST)[rows] * np.maximum(passages.norms, SHORTEST)[columns]
@@ -131,7 +131,7 @@ def scores_of(
 
 
 def divided(vectors: np.ndarray, by: Any) -> np.ndarray:
-    """Float32 quotients, divided in float64 without a float64 copy."""
+    """float32 quotients, computed in float64 without a float64 copy."""
     out = np.empty_like(vectors)
     return np.divide(vectors, by, out=out, dtype=np.float64, casting="same_kind")
 
@@ -139,30 +139,30 @@ def divided(vectors: np.ndarray, by: Any) -> np.ndarray:
 def _select(
     scores: np.ndarray, least: np.ndarray, slack: np.ndarray, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the scores [Q, C] that are not below the `least` of their row [Q].
+    """Rows and columns of the scores [Q, C] that reach the `least` [Q] of their row.
 
-    If they are many, those are left out that lie further than the row's `slack` behind its own `width` best.
+    If they are many, those more than the row's `slack` below its `width` best are dropped.
     """
     near = scores >= least.astype(np.float32)[:, None]
     if np.count_nonzero(near) > 2 * width * len(scores) and width < scores.shape[1]:
-        own = np.partition(scores, -width, axis=1)[:, -width]
-        near = scores >= np.maximum(least, own - slack).astype(np.float32)[:, None]
+        best = np.partition(scores, -width, axis=1)[:, -width]
+        near = scores >= np.maximum(least, best - slack).astype(np.float32)[:, None]
     return np.divmod(np.flatnonzero(near), scores.shape[1])
 
 
 def _select_on_device(
     scores: "Tensor", least: np.ndarray, slack: np.ndarray, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `_select`, where the scores lie."""
+    """`_select` on the device of the scores."""
 
-    def there(values: np.ndarray) -> "Tensor":
+    def column(values: np.ndarray) -> "Tensor":
         return torch.as_tensor(values, dtype=torch.float32, device=scores.device)[:, None]
 
-    limit = there(least)
+    limit = column(least)
     near = scores >= limit
     if int(near.sum()) > 2 * width * len(scores) and width < scores.shape[1]:
-        own = scores.topk(width, sorted=False).values.amin(1, keepdim=True)
-        near = scores >= torch.maximum(limit, own - there(slack))
+        best = scores.topk(width, sorted=False).values.amin(1, keepdim=True)
+        near = scores >= torch.maximum(limit, best - column(slack))
     rows, columns = near.nonzero(as_tuple=True)
     return rows.cpu().numpy(), columns.cpu().numpy()
 
@@ -170,9 +170,9 @@ def _select_on_device(
 def _sums(
     left: np.ndarray, right: np.ndarray, rows: np.ndarray, columns: np.ndarray, similarity: str
 ) -> np.ndarray:
-    """float64 [P]: of each pair of a row of `left` and one of `right`, the sum that its score is made of.
+    """float64 [P], the sum behind the score of each pair of a row of `left` and a row of `right`.
 
-    A pair's sum depends on nothing but its two vectors: einsum adds up every contiguous row alike.
+    A pair's sum depends only on its two vectors, as einsum adds all contiguous rows in the same order.
     """
     sums = np.empty(len(rows))
     step = PIECE // left.shape[1] + 1
@@ -189,7 +189,7 @@ def _sums(
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Keeps a GPU from rounding float32 factors to TF32, whatever the training has set."""
+    """Keeps a GPU from rounding float32 factors to TF32, even if the training has allowed it."""
     settings = torch.backends.cuda.matmul
     name, exact = ("fp32_precision", "ieee") if hasattr(settings, "fp32_precision") else ("allow_tf32", False)
     before = getattr(settings, name)

@@ -1,15 +1,15 @@
-"""Approximate search: FAISS indexes by FAISS's own factory strings, kept on disk.
+"""Approximate search by FAISS indexes, built from FAISS's factory strings and saved to disk.
 
 FOLDER/<factory>-<8 hex digits>.faiss    the index
-FOLDER/<factory>-<8 hex digits>.json     what it was made from and of: all that must agree to use it again
+FOLDER/<factory>-<8 hex digits>.json     its settings and vectors, which must match to reuse it
 
 Factory strings: https://github.com/facebookresearch/faiss/wiki/The-index-factory
 Search parameters: https://github.com/facebookresearch/faiss/wiki/Index-IO,-cloning-and-hyper-parameter-tuning
 
 Unlike beir's FAISS searchers (https://github.com/beir-cellar/beir, beir/retrieval/search/dense/faiss_*.py):
-- every factory string works, with rotations (OPQ) and graphs over compressed vectors (HNSW32,SQ8) among them;
-- FAISS's padding (-1) is no result, and a query that finds itself does not lose a place for that;
-- an index serves the vectors that it was built from and no others, and a search leaves nothing in it;
+- every factory string works, including rotations (OPQ) and graphs over compressed vectors (HNSW32,SQ8);
+- FAISS's padding (-1) is not a result, and a query that finds itself still gets k results;
+- an index is used only for the vectors that it was built from, and a search does not change it;
 - vectors are added chunk by chunk, never stacked.
 """
 
@@ -30,7 +30,7 @@ from stzoo.data.trec import Run
 from stzoo.errors import OutputError, ShapeError
 from stzoo.retrieval.search.exact import Vectors
 from stzoo.retrieval.search.exact_kernels import checked
-from stzoo.retrieval.search.faiss_build import built, faiss_errors, lengthened, set_parameters
+from stzoo.retrieval.search.faiss_build import built, faiss_errors, normalized, set_parameters
 from stzoo.retrieval.search.ranking import Ranking
 from stzoo.utils.files import atomic_file, sha256, write_json
 from stzoo.utils.parts import damaged, differences, read_manifest
@@ -40,12 +40,12 @@ QUERIES_AT_ONCE = 1024
 
 
 class Index:
-    """A FAISS index of some vectors; `open_index` makes it.
+    """A FAISS index, opened or built by `open_index`.
 
     Attributes:
-        path: of its file.
-        facts: what it was made from: factory, similarity, seed, the vectors' facts, and how: faiss, seconds.
-        reused: True if it lay there already.
+        path: Path to its file.
+        facts: Its manifest: factory, similarity, seed, the vectors' manifest, FAISS's version, build time.
+        reused: True if the file existed before.
     """
 
     def __init__(self, path: Path, facts: dict[str, Any], *, reused: bool):
@@ -55,7 +55,7 @@ class Index:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its file, which are nearly those that it takes in memory."""
+        """Size of its file in bytes, which is about its size in memory."""
         return self.path.stat().st_size
 
     def search(
@@ -69,38 +69,39 @@ class Index:
         search_params: str | None = None,
         progress: bool = False,
     ) -> Run:
-        """Finds about the k nearest passages of each query, by as many threads as torch has been given.
+        """Finds approximately the k nearest passages of each query, on as many threads as torch uses.
 
-        Which are found is FAISS's choice, and the scores are its own, of compressed vectors if it compresses.
-        Among these, order, ties and self-hits are those of exact search.
+        The scores are FAISS's: those of compressed vectors, if the index compresses them. Order, ties and
+        self-hits are handled as in exact search.
 
         Args:
             query_vectors: float32 [Q, D].
             query_ids: Q ids.
-            corpus_ids: N unique ids, of the vectors that the index was built from, in their order.
-            k: passages kept a query; fewer may be found.
-            drop_self: True to leave out the document whose id is the query's.
-            search_params: of FAISS, e.g. "nprobe=16" or "efSearch=64"; None leaves the index's own.
-            progress: True for a progress bar on stderr.
+            corpus_ids: N unique ids of the vectors that the index was built from, in the same order.
+            k: Number of results per query; there may be fewer.
+            drop_self: True drops the document whose id is the query's.
+            search_params: Search parameters of FAISS, e.g. "nprobe=16" or "efSearch=64"; None keeps the
+                index's defaults.
+            progress: True shows a progress bar on stderr.
 
         Returns:
-            float32 scores by document id by query id, best first; Euclidean distances count negative.
+            float32 scores by query id and document id, best first; the score of a distance is its negative.
 
         Raises:
-            ModelError: if a query's vector holds NaN or infinity.
-            ShapeError: if ids, vectors and index do not agree.
-            RecipeError: if k is below 1, or the index does not have these search parameters.
+            ModelError: If a query's vector has NaN or infinity.
+            ShapeError: If ids, vectors and index do not match.
+            RecipeError: If k is below 1, or the index does not have these search parameters.
         """
         Q, N, D = len(query_ids), self._index.ntotal, self._index.d
         if query_vectors.shape != (Q, D) or len(corpus_ids) != N:
             raise ShapeError(
-                f"queries {query_vectors.shape} for {Q} ids, and {len(corpus_ids)} corpus ids for an index "
-                f"of [{N}, {D}]."
+                f"queries {query_vectors.shape} for {Q} ids, and {len(corpus_ids)} corpus ids; expected "
+                f"[{Q}, {D}] and {N} ids for this index."
             )
         self._apply(search_params)
         ranking = Ranking(corpus_ids, k, drop_self=drop_self)
         kept = ranking.none(Q)
-        vectors = lengthened(checked(query_vectors, "query"), self.facts["similarity"])
+        vectors = normalized(checked(query_vectors, "query"), self.facts["similarity"])
         with (
             tqdm(total=Q, desc="Search", leave=False, disable=not progress) as bar,
             faiss_errors(
@@ -111,7 +112,7 @@ class Index:
                 here = slice(start, start + QUERIES_AT_ONCE)
                 scores, places = self._index.search(vectors[here], ranking.width)
                 if self.facts["similarity"] == "euclidean":
-                    scores = -np.sqrt(np.maximum(scores, 0))  # FAISS gives squares
+                    scores = -np.sqrt(np.maximum(scores, 0))  # FAISS returns squared distances
                 rows, columns = np.nonzero(places >= 0)
                 found = places[rows, columns]
                 kept[here] = ranking.merge(kept[here], rows, found, scores[rows, columns])
@@ -119,13 +120,13 @@ class Index:
         return ranking.run(query_ids, kept)
 
     def _apply(self, search_params: str | None) -> None:
-        """Sets parameters as if no other search had been before."""
+        """Sets search parameters, independently of those of earlier searches."""
         if search_params == self._applied:
             return
         if self._applied is not None:
             self._index, self._applied = _read(self.path), None
         if search_params is not None:
-            self._applied = search_params  # some may be set before one fails
+            self._applied = search_params  # set first, as some may be applied before one fails
             set_parameters(self._index, self.facts["factory"], search_params)
 
 
@@ -140,28 +141,27 @@ def open_index(
     memory_gib: float = 2.0,
     progress: bool = False,
 ) -> Index:
-    """Opens the index of these vectors that lies in the folder, or builds it there.
+    """Opens the index of these vectors in a folder, or builds it.
 
-    One that was built from other vectors, or whose file is damaged, is not used but built again. How a graph
-    (HNSW) comes out depends on the timing of threads: only with one are two builds the same to the bit.
+    An index of other vectors, or with a damaged file, is built again. A graph (HNSW) depends on the timing of
+    threads; only builds with one thread are identical.
 
     Args:
-        folder: for indexes; several can lie in it.
-        vectors: float32 [N, D]; a store is read once or, to train on a sample, twice, chunk by chunk.
-        factory: of FAISS: Flat, HNSW32, IVF4096,PQ64np, OPQ16,IVF64,PQ16np, SQ8 … Without its np ("no
-            polysemous training") a PQ takes long to train, for nothing but the search parameter ht.
-        similarity: cosine (the inner product of vectors made one long), dot or euclidean.
-        facts: JSON values that tell these vectors from others; None takes the store's own `facts`, or of an
-            array a digest.
-        seed: of the sample that the index is trained on.
-        memory_gib: GiB that the sample to train on or a chunk of vectors and their copies may take; beside it
-            comes the index.
-        progress: True for a progress bar on stderr.
+        folder: Folder for indexes; it may have several.
+        vectors: float32 [N, D]; a store is read chunk by chunk, once or, to train on a sample, twice.
+        factory: FAISS factory string: Flat, HNSW32, IVF4096,PQ64np, OPQ16,IVF64,PQ16np, SQ8 … Without "np"
+            (no polysemous training) a PQ takes long to train, which only the search parameter ht needs.
+        similarity: cosine (inner product of normalised vectors), dot or euclidean.
+        facts: JSON values that identify the vectors; None uses the store's manifest, or a digest of an array.
+        seed: Random seed of the training sample.
+        memory_gib: Memory limit in GiB for the training sample, or a chunk of vectors, and their copies; the
+            index itself comes on top.
+        progress: True shows a progress bar on stderr.
 
     Raises:
-        RecipeError: if FAISS cannot make such an index of these vectors, or not for this similarity.
-        ModelError: if a vector holds NaN or infinity.
-        OutputError: if the folder cannot be written.
+        RecipeError: If FAISS cannot build such an index of these vectors, or for this similarity.
+        ModelError: If a vector has NaN or infinity.
+        OutputError: If the folder cannot be written.
     """
     if facts is None:
         facts = getattr(vectors, "facts", None) or {"sha256": _digest(vectors)}
@@ -200,11 +200,11 @@ def open_index(
 def recall(exact: Run, approximate: Run, k: int) -> float:
     """The share of the first k documents of `exact` that are among the first k of `approximate`.
 
-    It is the mean over the queries; one for which `exact` has nothing is left out.
+    It is the mean over the queries for which `exact` has results.
     """
     shares = []
-    for query, found in exact.items():
-        best = set(list(found)[:k])
+    for query, scores in exact.items():
+        best = set(list(scores)[:k])
         if best:
             shares.append(len(best.intersection(list(approximate.get(query, {}))[:k])) / len(best))
     return sum(shares) / len(shares)

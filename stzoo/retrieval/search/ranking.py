@@ -1,4 +1,4 @@
-"""What of all that is found is kept: the k best documents of each query, ties settled as trec_eval does."""
+"""Collects the k best documents of each query, with ties broken as in trec_eval."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -11,52 +11,53 @@ EMPTY = -(2**63)  # a key below that of any score
 
 
 class Ranking:
-    """Keeps the k best documents of each query while scores arrive.
+    """Keeps the k best documents of each query as scores arrive.
 
-    A score and its document become one int64 key: the score's bits, made to sort as integers, above the rank
-    of the document's id. No two keys of a query are equal, so choosing by key settles ties as trec_eval does.
+    A score and its document are packed into an int64 key: the score's bits, in a form that sorts as integers,
+    above the rank of the document's id. All keys of a query differ, so the largest keys are the best
+    documents, with ties broken as in trec_eval.
 
     Args:
         corpus_ids: N unique ids.
-        k: documents kept a query.
-        drop_self: True to leave out the document whose id is the query's.
+        k: Number of documents to keep per query.
+        drop_self: True drops the document whose id is the query's.
 
     Raises:
-        RecipeError: if k is below 1.
+        RecipeError: If k is below 1.
     """
 
     def __init__(self, corpus_ids: Sequence[str], k: int, *, drop_self: bool):
         if k < 1:
             raise RecipeError(f"k is {k}; expected at least 1.")
         self.corpus_ids, self.k, self.drop_self = corpus_ids, k, drop_self
-        self.width = min(k + drop_self, len(corpus_ids))  # a query may find itself beside its k
+        self.width = min(k + drop_self, len(corpus_ids))  # with room for the query itself
         texts = corpus_ids if isinstance(corpus_ids, Texts) else Texts(corpus_ids)
         self.ascending = texts.sort_order().astype(np.uint32)
         self.ranks = np.empty_like(self.ascending)
         self.ranks[self.ascending] = np.arange(len(texts), dtype=np.uint32)
 
     def none(self, queries: int) -> np.ndarray:
-        """int64 [queries, width] keys of queries that have kept nothing yet."""
+        """int64 [queries, width], the keys of queries without documents."""
         return np.full((queries, self.width), EMPTY)
 
     def worst(self, kept: np.ndarray) -> np.ndarray:
-        """float32 [Q], the least score that each query has kept; -inf if it can keep more."""
+        """float32 [Q], the lowest score kept for each query; -inf if it has room for more."""
         least = kept.min(1)
         return np.where(least == EMPTY, np.float32("-inf"), _unpacked(least))
 
     def merge(
         self, kept: np.ndarray, rows: np.ndarray, documents: np.ndarray, scores: np.ndarray
     ) -> np.ndarray:
-        """Takes more documents in.
+        """Adds documents.
 
         Args:
-            kept: int64 [Q, width] keys.
-            rows: int64 [P], ascending: whose document it is.
-            documents: int64 [P] places in the corpus; none that a query has kept already.
+            kept: int64 [Q, width], the keys so far.
+            rows: int64 [P], ascending, the queries of the documents.
+            documents: int64 [P], positions in the corpus; each query gets a document only once.
             scores: float32 [P], without NaN.
 
         Returns:
-            int64 [Q, width] keys, in no order.
+            int64 [Q, width], the best keys, unordered.
         """
         counts = np.bincount(rows, minlength=len(kept))
         both = np.full((len(kept), self.width + counts.max(initial=0)), EMPTY)
@@ -66,15 +67,15 @@ class Ranking:
         return np.partition(both, -self.width, axis=1)[:, -self.width :]
 
     def run(self, query_ids: Sequence[str], kept: np.ndarray) -> "Ranked":
-        """The results that int64 [Q, width] keys hold; the keys are sorted in place."""
+        """The results of int64 [Q, width] keys, which are sorted in place."""
         kept.sort(axis=1)
         return Ranked(self, query_ids, kept[:, ::-1])
 
 
 class Ranked(Mapping[str, dict[str, float]]):
-    """float32 scores by document id by query id, best first, unpacked anew whenever a query is asked for.
+    """float32 scores by query id and document id, best first.
 
-    Kept as dicts they would take ten times the memory.
+    A query's results are unpacked on each access, as dicts for all would take ten times the memory.
     """
 
     def __init__(self, ranking: Ranking, query_ids: Sequence[str], keys: np.ndarray):
@@ -91,35 +92,35 @@ class Ranked(Mapping[str, dict[str, float]]):
         keys = self._keys[self._rows[query]]
         keys = keys[keys != EMPTY]
         ids = self._ranking.corpus_ids
-        documents = [ids[place] for place in self._ranking.ascending[keys & 0xFFFFFFFF].tolist()]
-        found = dict(zip(documents, _unpacked(keys).tolist(), strict=True))
+        documents = [ids[i] for i in self._ranking.ascending[keys & 0xFFFFFFFF].tolist()]
+        scores = dict(zip(documents, _unpacked(keys).tolist(), strict=True))
         if self._ranking.drop_self:
-            found.pop(query, None)
-        if len(found) > self._ranking.k:
-            found.popitem()
-        return found
+            scores.pop(query, None)
+        if len(scores) > self._ranking.k:
+            scores.popitem()
+        return scores
 
     def arrays(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        """The results of consecutive queries as arrays; with drop_self a query's own document is still there.
+        """The results of consecutive queries as arrays, which include a query's own document.
 
         Args:
-            rows: of the queries, in the order in which they were given.
+            rows: Rows of the queries, in the order in which they were given.
 
         Returns:
-            int64 [q, W] places in the corpus, best first, -1 behind the last; float32 [q, W] scores.
+            int64 [q, W] positions in the corpus, best first, padded with -1; float32 [q, W] scores.
         """
         keys = self._keys[rows]
-        places = self._ranking.ascending[keys & 0xFFFFFFFF].astype(np.int64)
-        return np.where(keys == EMPTY, -1, places), _unpacked(keys)
+        indices = self._ranking.ascending[keys & 0xFFFFFFFF].astype(np.int64)
+        return np.where(keys == EMPTY, -1, indices), _unpacked(keys)
 
 
 def _packed(scores: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """int64 keys of float32 scores and ranks below 2**32: they sort by score, then by rank."""
-    bits = (scores + np.float32(0)).view(np.int32)  # + 0 makes -0.0 the same as 0.0
+    """int64 keys of float32 scores and ranks below 2**32, which sort by score and then by rank."""
+    bits = (scores + np.float32(0)).view(np.int32)  # + 0 turns -0.0 into 0.0
     return ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).astype(np.int64) << 32) + ranks
 
 
 def _unpacked(keys: np.ndarray) -> np.ndarray:
-    """float32 scores of int64 keys."""
+    """The float32 scores of int64 keys."""
     bits = (keys >> 32).astype(np.int32)
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(np.float32)

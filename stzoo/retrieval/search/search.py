@@ -1,4 +1,4 @@
-"""search(): questions to a model, and the passages it finds."""
+"""search(): find the passages nearest to questions, with a model or an embedding store."""
 
 import sys
 from collections.abc import Sequence
@@ -33,75 +33,76 @@ def search(
     store: str | Path | None = None,
     progress: bool | None = None,
 ) -> list[dict[str, Any]]:
-    """Finds the passages nearest to each question, exactly.
+    """Finds the passages nearest to each question by exact search.
 
     Args:
-        source: a model (folder or Hub id), or an embedding store, which knows its model and corpus.
-        questions: one or several.
-        data: the corpus: a BEIR folder or a corpus.jsonl(.gz); a store has its own.
-        k: passages a question.
-        max_tokens: longer texts are cut there; None keeps the model's own limit.
-        batch_tokens: tokens encoded at once, padding included; None suits the device.
-        device: of torch, several with commas between; None takes the best there is.
-        threads: on the CPU; None leaves it to torch.
-        memory_gib: bound on what search holds.
-        store: where the embeddings of a model's corpus are kept; None for stzoo's cache.
-        progress: True for progress bars on stderr; None shows them on a terminal only.
+        source: A model (folder or Hub id), or an embedding store, which records its model and corpus.
+        questions: One or several questions.
+        data: The corpus: a BEIR folder or a corpus.jsonl(.gz). None uses the store's corpus.
+        k: Number of passages per question.
+        max_tokens: Maximum length of a text; longer texts are truncated. None keeps the model's own limit.
+        batch_tokens: Maximum number of tokens per batch, padding included; None chooses one for the device.
+        device: Torch device, or several separated by commas to encode in parallel; None uses the best
+            available.
+        threads: Number of CPU threads; None keeps torch's default.
+        memory_gib: Memory limit of the search in GiB.
+        store: Folder for the embeddings of a model's corpus; None uses stzoo's cache.
+        progress: True shows progress bars on stderr; None shows them on a terminal only.
 
     Returns:
-        {"question": str, "found": [{"id": str, "score": float, "text": str}, …]} a question, best first.
+        {"question": str, "found": [{"id": str, "score": float, "text": str}, …]} per question, best first.
 
     Raises:
-        DataError: if the corpus is not there or does not hold, or is not the store's any more.
-        ModelError: if the model cannot be loaded, or is not the store's any more.
-        RecipeError: if an option does not hold.
+        DataError: If the corpus is missing or invalid, or the corpus or model of the store has changed.
+        ModelError: If the model cannot be loaded.
+        RecipeError: If an option is invalid.
     """
     require_one_process("search")
     questions = [questions] if isinstance(questions, str) else list(questions)
     if not questions:
-        raise RecipeError("there is no question.")
+        raise RecipeError("there are no questions; give at least one.")
     if threads:
         torch.set_num_threads(threads)
-    bars = sys.stderr.isatty() if progress is None else progress
+    show_bars = sys.stderr.isatty() if progress is None else progress
     documents: Store | None = None
-    how: dict[str, str] = {}  # the documents' own, so that questions are encoded alike
-    if (place := user_path(source, ModelError) / "manifest.json").is_file():
-        documents = open_store(place.parent)
+    options: dict[str, str] = {}  # those of the documents, so that questions are encoded alike
+    if (manifest := user_path(source, ModelError) / "manifest.json").is_file():
+        documents = open_store(manifest.parent)
         if documents.facts.get("role") != "document":
-            raise DataError(f"{source} holds the embeddings of queries; expected those of a corpus.")
+            raise DataError(f"{source} has embeddings of queries; expected those of a corpus.")
         model, max_tokens = documents.data["model"], documents.facts["max_tokens"]
-        how = {name: documents.facts[name] for name in ("dtype", "backend") if name in documents.facts}
+        options = {name: documents.facts[name] for name in ("dtype", "backend") if name in documents.facts}
         data = data or documents.data["folder"]
     else:
         model = str(source)
         if data is None:
             raise RecipeError(
-                "there is nothing to search; name a BEIR folder or a corpus.jsonl by data (--data)."
+                "there is nothing to search; give a BEIR folder or a corpus.jsonl as data (--data)."
             )
     if store:
         store = check_output(store, kind="results", inputs=[model, data])
-    opened = open_model(model, max_tokens=max_tokens, device=device, **how)
+    opened = open_model(model, max_tokens=max_tokens, device=device, **options)
     if documents and documents.facts["revision"] != opened.revision:
-        raise DataError(f"{model} is not the model any more that {source} was made with. Run bench again.")
+        raise DataError(f"{model} has changed since {source} was made with it. Run bench again.")
     retriever = Retriever(
-        opened, Path(store or default_root()), batch_tokens, memory_gib=memory_gib, progress=bars
+        opened, Path(store or default_root()), batch_tokens, memory_gib=memory_gib, progress=show_bars
     )
-    judged = _corpus(user_path(data), bars)
+    judged = _corpus(user_path(data), show_bars)
     retriever.notes(judged)  # shown to the user
     if documents is None:
         documents = retriever.documents(judged)
     elif documents.facts["texts"] != judged.corpus_fingerprint:
-        raise DataError(f"{data} is not the corpus any more that {source} was made of. Run bench again.")
+        raise DataError(f"{data} is not the corpus of {source}, or has changed since. Run bench again.")
     ids = [str(number) for number in range(len(questions))]
     vectors = encode(retriever.model, questions, role="query", batch_tokens=batch_tokens)
     run = retriever.top_k(judged, vectors, ids, documents, k)
-    wanted = {document for found in run.values() for document in found}
-    places = {document: place for place, document in enumerate(judged.corpus_ids) if document in wanted}
+    retrieved = {document for scores in run.values() for document in scores}
+    index = {document: i for i, document in enumerate(judged.corpus_ids) if document in retrieved}
     return [
         {
             "question": question,
             "found": [
-                {"id": document, "score": score, "text": judged.passages[places[document]]}
+                {"id": document, "score": score, "text": judged.passages[index[document]]}
                 for document, score in run[number].items()
             ],
         }
@@ -110,9 +111,9 @@ def search(
 
 
 def _corpus(data: Path, progress: bool) -> RetrievalDataset:
-    """A corpus alone, without queries."""
+    """A corpus without queries."""
     file = find_jsonl(data, "corpus") if data.is_dir() else data
     if not file.is_file():
-        raise DataError(f"{data} is not there; expected a BEIR folder or a corpus.jsonl(.gz).")
+        raise DataError(f"{data} does not exist; expected a BEIR folder or a corpus.jsonl(.gz).")
     ids, passages, notes = read_corpus(file, progress)
     return RetrievalDataset(file.resolve().parent.name, "", ids, passages, {}, {}, file.parent, notes)
