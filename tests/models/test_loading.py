@@ -456,7 +456,7 @@ def test_an_export_that_cannot_read_a_long_text_says_so(finished, tmp_path):
 def test_shares_of_a_merge_are_right_however_large_the_weights(tmp_path):
     sources = [Source("a", tmp_path), Source("b", tmp_path)]
     assert normalised([1e308, 1e308], sources) == [0.5, 0.5]
-    with pytest.raises(RecipeError, match=r"the weight .*e-321 is nothing next to 1e\+308"):
+    with pytest.raises(RecipeError, match=r"the weight .*e-321 is too small next to 1e\+308"):
         normalised([1e-320, 1e308], sources)
 
 
