@@ -190,7 +190,7 @@ def broken(source):
     yield (
         "no sizes",
         lambda: (linear(source), (source / "head_config.json").unlink()),
-        "head_config.json is not there",
+        "head_config.json is missing",
     )
     yield "towers of tasks", lambda: (source / "query_model_NQ").mkdir(), "query_model_NQ; query towers"
     yield (
