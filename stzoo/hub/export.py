@@ -40,6 +40,7 @@ from stzoo.training.history import PICTURE, PRETRAINING
 from stzoo.training.runs import read_record
 from stzoo.utils.files import atomic_folder, check_replaceable, write_json
 from stzoo.utils.logging import silence_hf_logging
+from stzoo.utils.messages import notify
 from stzoo.utils.outputs import IMPORTED, MERGED, MODEL_FILES, RECORD, check_output
 
 TOLERANCE = 1e-6
@@ -179,7 +180,7 @@ def _make_card(source: Path | None, draft: Path, name: str) -> bytes:
         try:
             return card.make(draft, name=name)[card.README]
         except (DataError, RecipeError) as error:  # any model may have such a README
-            print(f"stzoo: the card ignores {source / card.README}: {error}", file=sys.stderr)
+            notify(f"the card ignores {source / card.README}: {error}")
             (draft / card.README).unlink()
     return card.make(draft, name=name)[card.README]
 

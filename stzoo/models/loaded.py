@@ -1,7 +1,6 @@
 """Loads a model for use, with its name, its revision, and the settings that its vectors depend on."""
 
 import json
-import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from stzoo.models.loading import load_plain
 from stzoo.models.names import parse_name
 from stzoo.utils.files import fingerprint
 from stzoo.utils.inputs import user_path
-from stzoo.utils.messages import collect_notes
+from stzoo.utils.messages import collect_notes, notify
 from stzoo.utils.outputs import IMPORTED, MERGED, RECORD
 
 # suffixes of files at the top of a folder that loading may read
@@ -114,11 +113,11 @@ def open_model(
     devices = tuple(device.split(",")) if device else ()
     with collect_notes() as notes:
         model = load_plain(source, device=devices[0] if devices else None, dtype=dtype, backend=backend)
-    if local and not (folder / "modules.json").is_file():
-        logging.getLogger(__name__).warning(
-            "%s has no modules.json, so its pooling is unknown; sentence-transformers uses the mean.",
-            folder,
-        )
+        if local and not (folder / "modules.json").is_file():
+            notify(
+                f"{folder} has no modules.json, so its pooling is unknown; sentence-transformers takes "
+                "the mean."
+            )
     if max_tokens is not None:
         limit(model, max_tokens, source)
     revision = folder_revision(folder, backend) if local else commit_of(model, source)

@@ -46,7 +46,6 @@ class Checkpoint:
         source: URL of the paper or repository that published the weights.
         recipe: Name of the recipe that trains such a model, or "".
         summary: One line for `stzoo list checkpoints`.
-        remote_code: True if loading it runs code from the repository.
         importer: A callable `build(published, **options)`, or "module:attribute" of one, that takes a
             `stzoo.hub.published.Published` and returns a `stzoo.hub.importers.Imported`.
         files: Patterns of the files that it reads besides configuration, tokenizer and weights.
@@ -70,7 +69,6 @@ class Checkpoint:
     source: str
     recipe: str
     summary: str
-    remote_code: bool = False
     importer: Callable[..., Any] | str = "stzoo.hub.importers:encoder"
     files: tuple[str, ...] = ()
     base: str = ""

@@ -6,7 +6,6 @@ listed in `NO_LOSSES`.
 
 import json
 import math
-import sys
 import warnings
 from dataclasses import dataclass
 from itertools import accumulate
@@ -17,6 +16,7 @@ from stzoo.errors import DataError, MissingExtraError
 from stzoo.training.settings import FinetuneSettings, PretrainSettings
 from stzoo.utils.files import atomic_file
 from stzoo.utils.inputs import user_path
+from stzoo.utils.messages import notify
 from stzoo.utils.outputs import RECORD
 
 if TYPE_CHECKING:
@@ -263,7 +263,7 @@ def draw(run: str | Path) -> Path | None:
     try:
         from matplotlib import style
     except ImportError:
-        print(f"no learning curve: {MissingExtraError('matplotlib', 'report')}", file=sys.stderr)
+        notify(f"no learning curve: {MissingExtraError('matplotlib', 'report')}")
         return None
     path = history.folder / PICTURE
     with style.context(["default", LOOK]), warnings.catch_warnings():  # independent of the user's settings

@@ -241,7 +241,7 @@ def test_without_matplotlib_a_line_says_how_to_get_it(tmp_path, monkeypatch, cap
     assert draw(folder) is None
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == "no learning curve: matplotlib is not installed. Run: pip install 'stzoo[report]'\n"
+    assert err == "stzoo: no learning curve: matplotlib is not installed. Run: pip install 'stzoo[report]'\n"
     assert [path.name for path in folder.iterdir()] == ["run.json"]
 
 
