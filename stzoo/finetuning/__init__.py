@@ -1,1 +1,1 @@
-"""Losses, balancers, mining, episodes, several tasks; finetune."""
+"""Fine-tuning: losses, hard-negative mining, episodes, training on several tasks, and `finetune`."""

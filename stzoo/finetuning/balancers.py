@@ -1,8 +1,8 @@
-"""Many tasks' gradients -> one update.
+"""Balancers, which combine the gradients of several tasks into one update.
 
-In a step each task's gradient is a row of one tensor, [K, P]. A row's pieces are the parameters' own `.grad`
-while its task is differentiated, so that backward adds to it in place and nothing is copied. Once all rows
-are full, a balancer makes of them the gradient that the optimiser sees.
+In each step the gradients of the tasks are the rows of one tensor, [K, P]. During the backward pass of a
+task, views of its row are the parameters' `.grad`, so that gradients are added in place, without copies. Once
+all rows are complete, a balancer combines them into the gradient for the optimiser.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,14 +18,14 @@ from stzoo.errors import MissingExtraError, ModelError, RecipeError, check_known
 
 @dataclass(frozen=True)
 class BalancerContext:
-    """What a balancer is built for.
+    """The training that a balancer is built for.
 
     Attributes:
-        tasks: the K names.
-        entries: P, how many numbers are trained.
-        steps: optimiser steps of the run.
-        seed: of what is drawn.
-        device: of torch, where gradients lie.
+        tasks: Names of the K tasks.
+        entries: Number of trained values, P.
+        steps: Number of optimiser steps in the run.
+        seed: Seed of random choices.
+        device: Device of the gradients.
     """
 
     tasks: tuple[str, ...]
@@ -36,18 +36,18 @@ class BalancerContext:
 
 
 class Gradients:
-    """The tasks' gradients of a step, which backward adds up where they lie.
+    """The gradients of the tasks in a step, to which the backward pass adds in place.
 
     Args:
-        parameters: what is trained; those that are frozen are left out.
-        rows: K, or 1 where only the tasks' sum matters.
+        parameters: Parameters of the model; frozen ones are ignored.
+        rows: Number of rows: K, or 1 if only the sum over tasks matters.
 
     Attributes:
-        parameters: those that are trained, P numbers together, in the order of the columns.
-        rows: [K, P] of the parameters' dtype, zero at first.
+        parameters: The trained parameters, P values in total, in the order of the columns.
+        rows: Gradients [K, P] in the dtype of the parameters, initially zero.
 
     Raises:
-        ModelError: if nothing is trained, or not all of one dtype on one device.
+        ModelError: If no parameter is trained, or their dtypes or devices differ.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], rows: int):
@@ -68,11 +68,11 @@ class Gradients:
 
     @contextmanager
     def row(self, number: int) -> Iterator[None]:
-        """Lets backward add to this row; leaves the parameters without gradients.
+        """Makes backward passes in this context add to a row; afterwards the parameters have no gradients.
 
         Raises:
-            ModelError: if something inside gave a parameter another gradient, as `zero_grad` does: what
-                backward adds afterwards would be lost.
+            ModelError: If a parameter's gradient was replaced inside the context, as `zero_grad` does, so
+                that what backward passes add later would be lost.
         """
         pieces = self._pieces[number]
         for parameter, piece in zip(self.parameters, pieces, strict=True):
@@ -85,24 +85,24 @@ class Gradients:
             raise ModelError(f"{lost} of {len(pieces)} gradients were replaced while they were added up.")
 
     def values(self) -> Tensor:
-        """[P], a copy of the parameters."""
+        """A copy of the parameters as one vector, [P]."""
         return torch.cat([parameter.detach().reshape(-1) for parameter in self.parameters])
 
     def set_gradients(self, update: Tensor) -> None:
-        """Makes [P] the parameters' gradients, without a copy."""
+        """Sets the parameters' gradients to a vector [P], without copying it."""
         for parameter, piece in zip(self.parameters, self._split(update), strict=True):
             parameter.grad = piece
 
 
 class Balancer(nn.Module):
-    """What makes one update of several gradients; its state is its state_dict.
+    """Base class of balancers, which combine several gradients into one update; its state is its state_dict.
 
-    Where a gradient or a loss is not finite, the update is the mean, as in TACO's code, and the state stays.
+    If a gradient or a loss is not finite, the update is the mean, as in TACO's code, and the state does not
+    change.
 
     Attributes:
-        additive: True if only the sum of the gradients matters. They are then given as one row, [1, P], their
-            sum.
-        about: the K tasks and what else it was built for.
+        additive: True if only the sum of the gradients matters; it is then the only row, [1, P].
+        about: The tasks and the training that it was built for.
     """
 
     additive = False
@@ -112,41 +112,41 @@ class Balancer(nn.Module):
         self.about = about
 
     def forward(self, gradients: Tensor, losses: Tensor, parameters: Tensor) -> Tensor:
-        """The update of a step; arguments and result are those of `balance`, finite or not."""
+        """Computes the update of a step, like `balance`, but also if gradients or losses are not finite."""
         if self.additive or not (finite(gradients) and finite(losses)):
             return torch.div(gradients.sum(0), len(self.about.tasks), out=gradients[0])
         return self.balance(gradients, losses, parameters)
 
     def balance(self, gradients: Tensor, losses: Tensor, parameters: Tensor) -> Tensor:
-        """The update of a step whose gradients and losses are finite; what a balancer has to write.
+        """Computes the update of a step with finite gradients and losses; subclasses must define it.
 
         Args:
-            gradients: float [K, P], one row a task; may be written to.
-            losses: float [K], in nats.
-            parameters: float [P].
+            gradients: Gradients with one row per task, float [K, P]; may be overwritten.
+            losses: Losses in nats, float [K].
+            parameters: Values of the parameters, float [P].
 
         Returns:
-            float [P], of the size of one task's gradient; it may be one of the rows.
+            The update, float [P], on the scale of a single task's gradient; it may be one of the rows.
         """
         raise NotImplementedError
 
 
 class Sum(Balancer):
-    """The sum of the gradients divided by the number of tasks: naive multi-task training."""
+    """Mean of the gradients: naive multi-task training."""
 
     additive = True
 
 
 class Aggregated(Balancer):
-    """One of TorchJD's aggregators (https://torchjd.org).
+    """Aggregator of TorchJD (https://torchjd.org) as a balancer.
 
     Args:
-        about: what it is for.
-        aggregator: name of its class.
-        scale: what it returns is multiplied by this.
-        options: of the class.
+        about: The tasks and the training.
+        aggregator: Name of the aggregator's class.
+        scale: Factor by which the aggregator's result is multiplied.
+        options: Options of the class.
 
-    Unlike it: what is drawn depends on the seed and the step alone, so that all processes draw alike.
+    Unlike it: random choices depend only on the seed and the step, so that they agree in all processes.
     """
 
     step: Tensor
@@ -174,39 +174,41 @@ class Aggregated(Balancer):
 
 
 def finite(values: Tensor) -> bool:
-    """True if all are. It makes no tensor of their size."""
-    return bool(values.sum(-1).isfinite().all())  # what is not stays so in the sum
+    """True if all values are finite, without allocating a tensor of their size."""
+    return bool(values.sum(-1).isfinite().all())  # NaN and infinity persist in the sum
 
 
 def pcgrad(about: BalancerContext) -> Aggregated:
-    """Each gradient without what conflicts with another (https://arxiv.org/abs/2001.06782); the mean."""
+    """Mean of the gradients without their conflicting components (https://arxiv.org/abs/2001.06782)."""
     return Aggregated(about, "PCGrad", scale=1 / len(about.tasks))
 
 
 def cagrad(about: BalancerContext, c: float = 0.4) -> Aggregated:
-    """The mean, moved towards what the worst task gains by (https://arxiv.org/abs/2110.14048).
+    """Mean of the gradients, moved in favour of the worst task (https://arxiv.org/abs/2110.14048).
 
-    `c` bounds how far, as a share of the mean's length.
+    Args:
+        about: The tasks and the training.
+        c: Maximum distance from the mean, as a share of its length.
     """
     return Aggregated(about, "CAGrad", c=c)
 
 
 def upgrad(about: BalancerContext) -> Aggregated:
-    """The mean of gradients that are projected so as to harm no task (https://arxiv.org/abs/2406.16232)."""
+    """Mean of the gradients, projected so that they harm no task (https://arxiv.org/abs/2406.16232)."""
     return Aggregated(about, "UPGrad")
 
 
 def aligned_mtl(about: BalancerContext, scale_mode: str = "min") -> Aggregated:
-    """Gradients made orthogonal and of one length (https://arxiv.org/abs/2305.19000); the mean."""
+    """Mean of gradients made orthogonal and equally long (https://arxiv.org/abs/2305.19000)."""
     check_known("scale_mode", scale_mode, ("min", "median", "rmse"))
     return Aggregated(about, "AlignedMTL", scale_mode=scale_mode)
 
 
 def mgda(about: BalancerContext) -> Aggregated:
-    """The shortest vector between the gradients (https://arxiv.org/abs/1810.04650)."""
+    """Shortest convex combination of the gradients (https://arxiv.org/abs/1810.04650)."""
     return Aggregated(about, "MGDA")
 
 
 def imtl_g(about: BalancerContext) -> Aggregated:
-    """The combination that leans on each gradient alike (IMTL-G, ICLR 2021)."""
+    """Combination with equal projections onto all gradients (IMTL-G, ICLR 2021)."""
     return Aggregated(about, "IMTLG")

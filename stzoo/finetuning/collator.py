@@ -1,4 +1,4 @@
-"""Batches for fine-tuning: queries, each with a positive and hard negatives drawn anew in every epoch."""
+"""Batches for fine-tuning: queries, each with a positive and hard negatives that change in every epoch."""
 
 from hashlib import blake2b
 from typing import Any
@@ -12,22 +12,22 @@ from stzoo.data.training_sets.sets import TrainingSet
 class QueryPassageCollator:
     """Makes batches of a training set; an example is a query with one of its positives.
 
-    What a batch holds depends on the seed, the epoch and the examples in it alone, so that a run that goes on
-    makes the batches that it would have made.
+    The content of a batch depends only on the seed, the epoch and the examples in it, so that a resumed run
+    makes the same batches as an uninterrupted one.
 
     Args:
-        data: what to learn from.
-        model: a SentenceTransformer, whose prompts and tokenizer are used.
-        negatives: hard negatives beside each query. A query that has more of them is given other ones in
-            each epoch; one that has fewer, some of them twice; one that has none makes no example.
-        max_query_tokens: queries are cut there.
-        max_passage_tokens: passages are cut there.
-        seed: of the negatives drawn.
-        task: queries get the model's prompt of this name, if it has one.
+        data: The training set.
+        model: SentenceTransformer whose prompts and tokenizer are used.
+        negatives: Number of hard negatives per query. Queries with more negatives use different ones in each
+            epoch, queries with fewer repeat some, and queries with none are left out.
+        max_query_tokens: Maximum length of queries; longer ones are truncated.
+        max_passage_tokens: Maximum length of passages; longer ones are truncated.
+        seed: Seed of the choice of negatives.
+        task: Name of the prompt for queries, if the model has one of this name.
 
     Attributes:
-        pairs: int64 [E, 2], the examples: query, and place of the positive among the passages.
-        left_out: queries without any negative, where they need some.
+        pairs: The examples, int64 [E, 2]: index of the query, and index of the positive among the passages.
+        left_out: Number of queries that are left out because they have no negatives.
     """
 
     def __init__(
@@ -51,15 +51,15 @@ class QueryPassageCollator:
         self.left_out = len(np.unique(queries[~usable]))
 
     def set_epoch(self, epoch: int) -> None:
-        """Says which epoch the batches to come are of."""
+        """Sets the epoch of the next batches."""
         self.epoch = epoch
 
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
-        """A batch of the examples that rows name, {"example": place in `pairs`}.
+        """Makes the batch of the examples in `rows`, {"example": index in `pairs`}.
 
         Returns:
-            the features of the queries (`query_…`) and of the passages (`passage_…`), the shorter first, and
-            `label`, see `stzoo.finetuning.losses.RankingLoss`.
+            The features of the queries ("query_…") and of the passages ("passage_…"), each sorted by length,
+            and the "label", see `stzoo.finetuning.losses.RankingLoss`.
         """
         chosen = np.array([row["example"] for row in rows])
         texts = [self.data.queries[query] for query in self.pairs[chosen, 0].tolist()]
@@ -87,7 +87,7 @@ class QueryPassageCollator:
         }
 
     def _candidates(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """int64 [B, 1 + negatives] places of passages, and float32 scores of the same shape if there are."""
+        """Indices of passages, int64 [B, 1 + negatives], and their scores, float32 of that shape, if any."""
         data, width = self.data, 1 + self.negatives
         ids = np.empty((len(chosen), width), np.int64)
         scores = np.empty((len(chosen), width), np.float32) if data.scored else None
@@ -114,7 +114,7 @@ class QueryPassageCollator:
 
 
 def _token_keys(features: dict[str, Any]) -> np.ndarray | None:
-    """int64 [N], equal for passages that the model reads as the same tokens; None if it reads no tokens."""
+    """Keys that are equal for passages with the same tokens, int64 [N]; None if there are no tokens."""
     if "passage_attention_mask" not in features:
         return None
     rows = zip(features["passage_input_ids"], features["passage_attention_mask"].bool(), strict=True)

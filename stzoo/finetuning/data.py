@@ -1,4 +1,4 @@
-"""The data of a fine-tuning run: training queries, and dev queries that are given or held out."""
+"""The data of a fine-tuning run: training queries, and dev queries from a data set or held out."""
 
 import random
 from collections.abc import Mapping
@@ -131,7 +131,7 @@ def hold_out(train: TrainingSet, queries: int, seed: int) -> tuple[TrainingSet, 
     groups = connected_components(graph, directed=False)[1][:Q]
     sizes = np.bincount(groups)
     order = sorted(range(Q), key=train.query_ids.__getitem__)
-    random.Random(seed).shuffle(order)  # noqa: S311 - no secret
+    random.Random(seed).shuffle(order)  # noqa: S311 - not for security
     most = left = min(queries, Q // 5)
     taken = []
     for group in dict.fromkeys(groups[order].tolist()):
@@ -153,7 +153,7 @@ def cut_corpus(judged: RetrievalDataset, passages: int, seed: int) -> RetrievalD
         return judged
     kept = {document for grades in judged.qrels.values() for document in grades}
     others = [document for document in judged.corpus_ids if document not in kept]
-    random.Random(seed).shuffle(others)  # noqa: S311 - no secret
+    random.Random(seed).shuffle(others)  # noqa: S311 - not for security
     kept |= set(others[: max(passages - len(kept), 0)])
     both = [pair for pair in zip(judged.corpus_ids, judged.passages, strict=True) if pair[0] in kept]
     return replace(judged, corpus_ids=[i for i, _ in both], passages=[p for _, p in both])
@@ -174,7 +174,7 @@ class DevScore(BaseEvaluator):
     def __call__(
         self,
         model: Any,
-        output_path: str | None = None,  # noqa: ARG002 - the host passes it
+        output_path: str | None = None,  # noqa: ARG002 - the trainer passes it
         epoch: float = -1,  # noqa: ARG002
         steps: int = -1,  # noqa: ARG002
     ) -> dict[str, float]:

@@ -1,9 +1,9 @@
-"""A teacher's scores of a training set, for distillation.
+"""Scores a training set with a teacher, for distillation.
 
 FOLDER/manifest.json         the teacher and the training set
 FOLDER/000000.safetensors    scores of the positives and negatives of PART_QUERIES queries
 
-The pairs of a part are put into batches by themselves, so a resumed run has the same scores to the bit.
+Batches never mix the pairs of several parts, so that a resumed run computes exactly the same scores.
 """
 
 import contextlib
@@ -20,22 +20,22 @@ from stzoo.utils.files import lock_folder
 from stzoo.utils.parts import ArrayParts, Part, open_manifest
 
 SCHEMA_VERSION = 1
-PART_QUERIES = 128  # with 30 passages each a minute of MiniLM on two CPU cores
+PART_QUERIES = 128  # with 30 passages each, about a minute for MiniLM on two CPU cores
 
 
 def rescore(
     training: TrainingSet, teacher: Teacher, folder: str | Path, *, progress: bool | None = None
 ) -> TrainingSet:
-    """Gives every positive and negative of a training set the teacher's score.
+    """Scores every positive and negative of a training set with a teacher.
 
     Args:
-        training: Training set; scores that it has are replaced.
-        teacher: Teacher that scores.
-        folder: Folder of the scores; those that are there are not computed again.
+        training: The training set; existing scores are replaced.
+        teacher: The teacher.
+        folder: Folder for the scores; scores that it contains are not computed again.
         progress: True for a progress bar on stderr after two seconds; None shows it on a terminal only.
 
     Raises:
-        OutputError: If the folder is of another teacher or training set, or cannot be written.
+        OutputError: If the folder belongs to another teacher or training set, or cannot be written.
         ModelError: If a score is not finite.
     """
     settings = {
@@ -47,7 +47,7 @@ def rescore(
     sides = {"positives": training.positives, "negatives": training.negatives}
     scores = {name: np.empty(len(side.places), np.float32) for name, side in sides.items()}
     off = None if progress is None else not progress
-    # of several processes the first one scores, and the others read what it has written
+    # With several processes, the main process scores and the others read its results.
     place = lock_folder(folder) if is_main_process() else contextlib.nullcontext(Path(folder))
     with place as path, tqdm(total=sum(map(len, scores.values())), disable=off, **BAR) as bar:
 

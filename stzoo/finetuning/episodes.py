@@ -1,18 +1,18 @@
-"""Refreshed negatives: mine with the model as it is, train on what was found, and again.
+"""Refreshed negatives: mines with the current model, trains on the mined negatives, and repeats.
 
-RUN/episodes/N/ holds what episode N made, so that a run goes on where it was, inside an episode, too:
+RUN/episodes/N/ contains the files of episode N, from which a run resumes, also in the middle of an episode:
 
-negatives.parquet   what was mined; while it is, the embeddings and finished parts are beside it; of several
-                    tasks, TASK.negatives.parquet of each
-checkpoints/        of the training, as of any run
-balancer.safetensors  of several tasks, the balancer's state at the end, which the next episode goes on with
-end.safetensors     the weights at the end (of the episode's best step, where there are dev queries)
-episode.json        the run it belongs to, what was mined, the log, checksums of the files above
+negatives.parquet   the mined negatives, or TASK.negatives.parquet for each of several tasks; during mining,
+                    the embeddings and finished parts are in the same folder
+checkpoints/        the checkpoints of the training, as in any run
+balancer.safetensors  with several tasks, the balancer's final state, from which the next episode continues
+end.safetensors     the final weights (those of the episode's best step if there are dev queries)
+episode.json        the run it belongs to, what was mined, the log, and checksums of the files above
 
 Source: ANCE (Xiong et al., ICLR 2021, https://arxiv.org/abs/2007.00808).
-Unlike it: mining and training take turns, as in TACO's code, and each episode has its own rise and fall of
-the learning rate, as there; ANCE mines beside the training, with a model that lags behind. One episode is the
-static mining that RetroMAE's paper calls ANCE (staoxiao/RetroMAE, issue 10).
+Unlike it: mining and training alternate, and the learning rate warms up and decays in each episode, both as
+in TACO's code; ANCE mines in parallel to the training, with an older model. A single episode is the static
+mining that RetroMAE's paper calls ANCE (staoxiao/RetroMAE, issue 10).
 """
 
 import contextlib
@@ -58,7 +58,7 @@ from stzoo.utils.messages import notify
 from stzoo.utils.parts import damaged, open_manifest
 
 END, FACTS, NEGATIVES = "end.safetensors", "episode.json", "negatives.parquet"
-SUMS = "sha256"  # the key of FACTS with the checksums of the files above
+SUMS = "sha256"  # key in episode.json of the checksums
 
 
 def train(
@@ -69,21 +69,22 @@ def train(
     teacher: Any,
     fit: Callable[..., dict[str, Any]],
 ) -> dict[str, Any]:
-    """Goes through the episodes and leaves the student with the best weights, or the last ones.
+    """Runs the episodes and leaves the student with the best weights, or the last ones without dev queries.
 
     Args:
-        wanted: the settings.
-        run: the run whose folder holds the episodes.
-        student: a SentenceTransformer.
-        judged: the training queries and the corpus to mine from, by task; a single task has the name ''.
-        teacher: a cross-encoder that scores what is mined, or None.
+        wanted: The settings.
+        run: The run whose folder contains the episodes.
+        student: The SentenceTransformer to train.
+        judged: Training queries and the corpus to mine from, by task name; a single task has the name "".
+        teacher: Cross-encoder that scores the mined negatives, or None.
         fit: `stzoo.finetuning.fit.fit` with its dev queries.
 
     Returns:
-        `episodes`, the facts of each; `steps` of all; with dev queries the best score, its step and episode.
+        The metadata of all "episodes", the total number of "steps" and, with dev queries, the best score, its
+        step and its episode.
 
     Raises:
-        OutputError: if a folder of an episode belongs to another run.
+        OutputError: If the folder of an episode belongs to another run, or its files are damaged.
     """
     made_from = [run.metadata["recipe"], run.metadata["base"], run.metadata["data"]]
     identity = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
@@ -132,27 +133,27 @@ def train(
 
 
 def _seal(folder: Path, facts: dict[str, Any], *names: str) -> None:
-    """Records the checksums of files that an episode has made."""
+    """Records the checksums of files that an episode has written."""
     facts[SUMS] = facts.get(SUMS, {}) | {name: sha256(folder / name) for name in names}
     write_json(folder / FACTS, finite(facts))
 
 
 def _remove_damaged(folder: Path, facts: dict[str, Any]) -> None:
-    """Removes what an episode has made and is no longer as it was, so that it is made again."""
+    """Removes the files of an episode that were changed since, so that they are made again."""
     for name in damaged(folder, facts.get(SUMS, {})):
         notify(f"{folder / name} is damaged or missing, and is made again.")
         (folder / name).unlink(missing_ok=True)
         del facts[SUMS][name]
         if name in (END, STATE):
-            facts.pop("finished", None)  # its last checkpoint has them
+            facts.pop("finished", None)  # both are restored from the last checkpoint
     write_json(folder / FACTS, finite(facts))
 
 
 def _open(folder: Path, identity: str) -> dict[str, Any]:
-    """Reads what an episode has recorded; the first process makes its folder if it is not there."""
+    """Reads the metadata of an episode; the main process creates its folder if it is missing."""
     facts = open_manifest(folder / FACTS, {"run": identity})
     sums = facts.get(SUMS, {})
-    # none outside the folder, as what is damaged is removed
+    # Damaged files are removed, so no name may point outside the folder.
     if not isinstance(sums, dict) or any(Path(name).name != name for name in sums):
         raise OutputError(f"{folder / FACTS} is damaged. Remove {folder}.")
     if is_main_process():
@@ -163,7 +164,7 @@ def _open(folder: Path, identity: str) -> dict[str, Any]:
 def _mine(
     wanted: FinetuneSettings, student: Any, judged: RetrievalDataset, teacher: Any, file: Path, number: int
 ) -> None:
-    """Writes the episode's negatives of a task."""
+    """Mines the negatives of a task in an episode and writes them to `file`."""
     folder = file.parent
     bars = sys.stderr.isatty()
     finder: Searcher
@@ -173,7 +174,7 @@ def _mine(
         before = folder.parent / str(number - 1) / END
         weights = before if number > 1 else Path(wanted.model)
         revision = fingerprint(weights)[:12] if weights.exists() else "base"
-        own = like(student, list(student))  # without the autocast that training put around it
+        own = like(student, list(student))  # without the autocast that training wrapped around it
         own.to(wanted.device or get_device_name()).eval()
         opened = LoadedModel(parse_name(wanted.model)[0], f"episode-{number}", revision, own)
         retriever = Retriever(opened, folder / "embeddings", progress=bars)
@@ -191,21 +192,21 @@ def _mine(
 
 
 def _clear(folder: Path) -> None:
-    """Removes what was encoded and found on the way to the negatives, and files that a kill cut short."""
+    """Removes the embeddings and intermediate files of mining, and files that an interruption left behind."""
     clear_drafts(folder)
     remove_files(folder, [name for name in files_under(folder) if re.fullmatch(SCRATCH, name)])
-    with contextlib.suppress(OSError):  # it is not there, or holds files of the user's
+    with contextlib.suppress(OSError):  # it does not exist, or contains the user's files
         (folder / "embeddings").rmdir()
 
 
 def mixed(new: TrainingSet, old: TrainingSet, share: float, seed: int) -> TrainingSet:
-    """The new negatives, with a share of each query's replaced by old ones that are not among them.
+    """Replaces a share of each query's new negatives by old ones that are not among them.
 
     Args:
-        new: just mined.
-        old: of the same queries in the same order.
-        share: 0..1, of the old ones.
-        seed: of which stay and which go.
+        new: Newly mined negatives.
+        old: Earlier negatives of the same queries, in the same order.
+        share: Share of old negatives, 0..1.
+        seed: Seed of the random choice.
     """
     writer = TrainingSetWriter()
     for number, (row, before) in enumerate(zip(new.rows(), old.rows(), strict=True)):
@@ -220,12 +221,12 @@ def mixed(new: TrainingSet, old: TrainingSet, share: float, seed: int) -> Traini
 
 
 def _best(folder: Path, student: Any, done: list[dict[str, Any]]) -> dict[str, Any]:
-    """Loads the weights of the episode that scored best, if episodes are scored."""
+    """Loads the weights of the episode with the best dev score, if there are dev scores."""
     facts: dict[str, Any] = {"steps": sum(one["steps"] for one in done)}
     scored = [one for one in done if one.get(DEV_METRIC) is not None]
     if scored:
         best = max(scored, key=lambda one: (one[DEV_METRIC], -one["episode"]))
-        if is_main_process():  # which exports it; it may still be writing these weights
+        if is_main_process():  # it exports them, and may still be writing them
             end = folder / "episodes" / str(best["episode"]) / END
             if sha256(end) != best.get(SUMS, {}).get(END, sha256(end)):
                 raise OutputError(f"{end} is damaged. Run again with --resume, which makes it again.")

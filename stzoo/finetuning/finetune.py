@@ -1,4 +1,4 @@
-"""Fine-tuning: queries with known answers, in-batch, mined and refreshed negatives, a teacher's scores."""
+"""Fine-tuning on queries with known answers: in-batch, mined and refreshed negatives, and distillation."""
 
 import shutil
 from collections.abc import Mapping
@@ -33,10 +33,10 @@ from stzoo.utils.distributed import is_main_process, main_process_first, refuse_
 from stzoo.utils.files import atomic_file, fingerprint
 from stzoo.utils.messages import collect_notes, notify
 
-# settings of mining and of adapters, which mean nothing without them
+# Settings that have no effect without episodes, or without LoRA adapters.
 MINING = {*MiningRules.model_fields, "keep_old", "first_negatives"} - {"teacher", "teacher_tokens"}
 ADAPTERS = {"lora_alpha", "lora_dropout", "lora_targets"}
-WORTH = (  # what of a failed run is kept
+WORTH = (  # files that a failed run keeps
     "checkpoints/checkpoint-*",
     "teacher/**/*.safetensors",
     "episodes/*/embeddings",
@@ -57,20 +57,21 @@ def finetune(
     """Fine-tunes a retriever on queries with known answers and exports it.
 
     Args:
-        model: folder or Hub id; may stand in the recipe.
-        recipe: a YAML file or the name of an installed recipe.
-        output: the folder for checkpoints, run.json and, at the end, the model.
-        resume: go on with the unfinished run in `output`.
-        overwrite: remove the run that is in `output`.
-        settings: fields of `stzoo.training.settings.FinetuneSettings`; they win over the recipe's.
+        model: Path to the model folder, or its Hub id; may be set in the recipe instead.
+        recipe: Path to a YAML file, or the name of an installed recipe.
+        output: Folder for the checkpoints, run.json and, at the end, the model.
+        resume: True to continue the unfinished run in `output`.
+        overwrite: True to remove the run that is in `output`.
+        settings: Fields of `stzoo.training.settings.FinetuneSettings`; they override those of the recipe.
 
     Returns:
-        the output folder, which plain `SentenceTransformer(...)` loads: of all scored steps the best on the
-        dev queries, or the last where there are none. Of a pooling whose built-in form leaves something out,
-        OUTPUT/exact is the model with the pooling's own code, which users must trust.
+        The output folder, which `SentenceTransformer(...)` loads without stzoo. It contains the weights of
+        the step that scored best on the dev queries, or of the last step if there are none. If the built-in
+        form of the pooling is only an approximation, OUTPUT/exact is the model with the pooling's own code,
+        which users must trust.
 
     Raises:
-        StzooError: for a user's mistake; see stzoo.errors.
+        StzooError: If the user made a mistake; see `stzoo.errors`.
     """
     if model is not None:
         settings["model"] = model
@@ -92,7 +93,7 @@ def finetune(
                 device=wanted.device,
             )
         if wanted.portable:
-            layout.built_in(student)  # what has no built-in form is refused before it is trained
+            layout.built_in(student)  # refuses a model without a built-in form before it is trained
         set_prompts(student, wanted)
         if wanted.similarity:
             student.similarity_fn_name = wanted.similarity
@@ -108,7 +109,7 @@ def finetune(
         if wanted.teacher:
             teacher = open_teacher(wanted.teacher, max_tokens=wanted.teacher_tokens, device=wanted.device)
         trains = {task: one.train for task, one in data.items()}
-        _check(wanted, run.folder, student, trains)  # before what it overwrites is gone
+        _check(wanted, run.folder, student, trains)  # before the run that it overwrites is removed
         local = Path(wanted.model).is_dir()
         run.record_inputs(
             base={"fingerprint": fingerprint(wanted.model)} if local else {"id": wanted.model},
@@ -137,7 +138,7 @@ def finetune(
             facts = episodes.train(wanted, run, student, judged, teacher, partial(fit, dev=dev))
         else:
             if teacher:
-                with main_process_first(cpu=wanted.device == "cpu"):  # the others find its scores
+                with main_process_first(cpu=wanted.device == "cpu"):  # the others read its scores
                     trains = {
                         task: rescore(train, teacher, run.folder / "teacher" / task)
                         for task, train in trains.items()
@@ -152,7 +153,7 @@ def finetune(
 
 
 def _reading_notes(wanted: FinetuneSettings, student: Any, trains: Mapping[str, TrainingSet]) -> list[str]:
-    """What keeps the student from learning from the texts, in sentences for the user."""
+    """Notes for the user on texts that the student cannot read, or reads only in part."""
     notes = []
     for task, one in wanted.each().items():
         sides = (
@@ -191,10 +192,10 @@ def _dev_facts(data: Data) -> dict[str, Any] | None:
 
 
 def set_prompts(model: Any, wanted: FinetuneSettings) -> None:
-    """Keeps the prompts in the model, so that its encode_query and encode_document use them."""
+    """Stores the prompts in the model, so that its encode_query and encode_document use them."""
     given = {"query": wanted.query_prompt, "document": wanted.passage_prompt}
     model.prompts.update({name: prompt for name, prompt in given.items() if prompt is not None})
-    if wanted.passage_prompt is not None:  # under the model's other names for it, too
+    if wanted.passage_prompt is not None:  # also under the other names that the model has for it
         names = [name for name in PROMPTS["document"] if name in model.prompts]
         model.prompts.update(dict.fromkeys(names, wanted.passage_prompt))
     for task, one in wanted.each().items() if wanted.tasks else ():
@@ -203,10 +204,10 @@ def set_prompts(model: Any, wanted: FinetuneSettings) -> None:
 
 
 def _check(wanted: FinetuneSettings, folder: Path, student: Any, trains: Mapping[str, TrainingSet]) -> None:
-    """Sees that the settings hold and, where no episode mines anew, that the data go with them.
+    """Checks the settings and, unless negatives are mined in episodes, that the data fit them.
 
     Raises:
-        StzooError: if they do not.
+        StzooError: If a setting is invalid, or the data do not fit the settings.
     """
     loss_of(wanted, student)
     check_balancer(wanted)
@@ -239,10 +240,10 @@ def _check(wanted: FinetuneSettings, folder: Path, student: Any, trains: Mapping
 
 
 def _finish(run: runs.Run, student: Any, portable: bool) -> None:
-    """Exports the model in its built-in form, and in its own beside it where that is another."""
+    """Exports the model in its built-in form, and also with its own code if that form is an approximation."""
     student.to("cpu").eval()
     lora.fold(student)
-    own = like(student, list(student))  # without the autocast that training put around it
+    own = like(student, list(student))  # without the autocast that training wrapped around it
     lossy = [module.lossy for module in own if hasattr(module, "lossy")]
     draft = run.folder / runs.MODEL_DRAFT
     finished = like(student, layout.built_in(own)) if lossy and portable else own
@@ -256,7 +257,7 @@ def _finish(run: runs.Run, student: Any, portable: bool) -> None:
 
 
 def _illustrate(run: runs.Run) -> None:
-    """Draws the curves and writes the card of a finished run, unless a kill came after that."""
+    """Draws the curves and writes the card of a finished run, unless the card has been written already."""
     if is_main_process() and not (run.folder / card.README).exists():
         draw(run.folder)
         _keep_curve(run)
@@ -264,7 +265,7 @@ def _illustrate(run: runs.Run) -> None:
 
 
 def _keep_curve(run: runs.Run) -> None:
-    """Keeps the picture of the pre-training that the model began from, where there is one."""
+    """Copies the curves of the pre-training that the model started from, if there are any."""
     before = run.metadata["before"]
     pretrained = before and before[-1]["recipe"].get("command") == "pretrain"
     picture = Path(run.metadata["recipe"]["model"]) / (PICTURE if pretrained else PRETRAINING)

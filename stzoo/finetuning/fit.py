@@ -1,4 +1,4 @@
-"""One training of a retriever: the examples, the loss and the trainer that its settings ask for."""
+"""Trains a retriever once, with the examples, the loss and the trainer that the settings name."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -25,7 +25,7 @@ from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.messages import notify
 
 DEFAULT_NEGATIVES = 7
-CLEAR_MARGIN = 1.0  # between a teacher's scores; probabilities are never further apart
+CLEAR_MARGIN = 1.0  # between a teacher's scores; probabilities never differ by more
 
 
 def fit(
@@ -41,20 +41,20 @@ def fit(
     """Trains a model in place, from the last checkpoint in `folder` if there is one.
 
     Args:
-        wanted: the settings.
-        folder: for checkpoints.
-        student: a SentenceTransformer.
-        trains: what it learns from, by task; a single task has the name ''.
-        dev: queries to stop early by, by task.
-        record: keeps facts, by keyword.
-        before: the folder of an earlier training whose balancer's state is gone on with.
+        wanted: The settings.
+        folder: Folder for the checkpoints.
+        student: The SentenceTransformer to train.
+        trains: Training sets by task name; a single task has the name "".
+        dev: Dev queries for early stopping, by task name.
+        record: Called with entries for run.json as keyword arguments.
+        before: Folder of an earlier training, from whose balancer state this one continues.
 
     Returns:
-        log, steps and, with dev queries, the best score and its step.
+        The "log", the number of "steps" and, with dev queries, the best score and its step.
 
     Raises:
-        DataError: if there are too few examples, or no scores for a loss that needs them.
-        StzooError: for other mistakes in the settings.
+        DataError: If there are too few examples, or no scores for a loss that needs them.
+        StzooError: If other settings are invalid.
     """
     each = wanted.each()
     examples = {task: examples_of(each[task], student, train, task) for task, train in trains.items()}
@@ -87,7 +87,7 @@ def fit(
 
 
 def _tell_of_scores(wanted: FinetuneSettings, train: TrainingSet, of: str) -> float:
-    """Says whose scores are learnt from, and if they hardly tell positives from negatives; the margin."""
+    """Notifies the user whose scores are used and if they barely separate positives; returns the margin."""
     own, others = train.positives.scores, train.negatives.scores
     assert own is not None
     assert others is not None
@@ -108,7 +108,7 @@ def _tell_of_scores(wanted: FinetuneSettings, train: TrainingSet, of: str) -> fl
 def examples_of(
     wanted: FinetuneSettings, student: Any, train: TrainingSet, task: str = ""
 ) -> QueryPassageCollator:
-    """The examples of a training set, which has to go with the losses; see `fit`."""
+    """Makes the examples of a training set, after checking that it fits the losses; see `fit`."""
     scores = needs_scores(wanted.losses)
     negatives = wanted.negatives
     if negatives is None:
@@ -132,7 +132,7 @@ def examples_of(
         seed=wanted.seed,
         task=task,
     )
-    # On several processes the host drops what is left of a batch; of several tasks, small ones begin anew.
+    # With several processes the trainer drops an incomplete last batch; small tasks of several start over.
     fewest = 2 if world_size() == 1 or task else world_size() * wanted.batch_size
     if len(examples.pairs) < fewest:
         way = (
@@ -147,7 +147,7 @@ def examples_of(
 
 
 def loss_of(wanted: FinetuneSettings, model: Any) -> Any:
-    """The loss that the settings ask for; see `stzoo.finetuning.losses.make_loss`."""
+    """Builds the loss that the settings name; see `stzoo.finetuning.losses.make_loss`."""
     return make_loss(
         model,
         wanted.losses,
@@ -201,5 +201,5 @@ def _trainer(
 
 
 def single_or_dict(by_task: dict[str, Any]) -> Any:
-    """What stands under '' where there is a single task."""
+    """Returns the value of a single task, which has the name "", or otherwise the whole dict."""
     return by_task.get("", by_task)

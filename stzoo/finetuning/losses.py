@@ -1,14 +1,14 @@
-"""What fine-tuning minimises: sentence-transformers' own losses, summed over one pass of embeddings.
+"""Losses for fine-tuning: the weighted sum of sentence-transformers' losses on the same embeddings.
 
-A batch is B queries with C candidates each: a positive, then its hard negatives. Its passages are embedded in
-an order of their own (by length, so that little padding is computed on), and put in their places afterwards.
+A batch has B queries with C candidates each: a positive, then hard negatives. The passages are embedded in
+order of length, which saves padding, and are reordered afterwards.
 
 Unlike sentence-transformers, whose losses take one column of the data set for each candidate:
-- a passage that is known to answer a query is never its negative, in whichever row of the batch it stands;
-  nor is one that the model reads as the same tokens as the query's positive;
-- several losses share one pass;
-- with all losses, gradients are cached (https://arxiv.org/abs/2101.06983) where a batch is larger than a
-  mini-batch; where it is not, nothing is embedded twice.
+- a passage that is known to answer a query is never its negative, in any row of the batch, and neither is
+  one that the model reads as the same tokens as the query's positive;
+- several losses share one forward pass;
+- all losses cache gradients (https://arxiv.org/abs/2101.06983) if a batch is larger than a mini-batch;
+  otherwise nothing is embedded twice.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -34,13 +34,14 @@ SIMILARITIES = {"cosine": (cos_sim, pairwise_cos_sim), "dot": (dot_score, pairwi
 
 
 class Candidates(NamedTuple):
-    """What is known of a batch's passages.
+    """The candidates of a batch's queries.
 
     Attributes:
-        ids: int64 [B, C], which passage of the training set stands where; the positive first.
-        positives: int64 [B, P], all known positives of each query, filled up with -1.
-        scores: float32 [B, C], a teacher's; None where the data has none.
-        tokens: int64 [B, C], equal for passages that the model reads as the same tokens; None if not known.
+        ids: Indices of the passages in the training set, int64 [B, C]; the positive comes first.
+        positives: All known positives of each query, int64 [B, P], padded with -1.
+        scores: Scores of a teacher, float32 [B, C]; None if the data have none.
+        tokens: Keys that are equal for passages that the model reads as the same tokens, int64 [B, C]; None
+            if unknown.
     """
 
     ids: Tensor
@@ -54,9 +55,9 @@ class Similarity:
     """How queries and passages are compared.
 
     Attributes:
-        similarity: cosine or dot.
-        temperature: similarities are divided by it.
-        cross_device: True if the passages on other devices are negatives, too.
+        similarity: "cosine" or "dot".
+        temperature: Divisor of the similarities.
+        cross_device: True if passages on other devices are negatives, too.
     """
 
     similarity: str
@@ -64,22 +65,22 @@ class Similarity:
     cross_device: bool = False
 
     def every(self, queries: Tensor, passages: Tensor) -> Tensor:
-        """Float [Q, N], each query with each passage, divided by the temperature."""
+        """Similarities of each query with each passage, float [Q, N], divided by the temperature."""
         return SIMILARITIES[self.similarity][0](queries, passages) / self.temperature
 
     def pairwise(self, queries: Tensor, passages: Tensor) -> Tensor:
-        """Float [Q], each query with the passage in its place, divided by the temperature."""
+        """Similarities of each query with the passage in its row, float [Q], divided by the temperature."""
         return SIMILARITIES[self.similarity][1](queries, passages) / self.temperature
 
 
 class Contrastive(nn.Module):
-    """Finds each query's positive among all passages of the batch (InfoNCE).
+    """Contrastive loss that finds each query's positive among all passages of the batch (InfoNCE).
 
     Args:
-        comparison: how they are compared.
+        comparison: How queries and passages are compared.
 
-    Unlike sentence-transformers' MultipleNegativesRankingLoss, which does the work: known positives of a
-        query are left out of its negatives.
+    Source: sentence-transformers' MultipleNegativesRankingLoss.
+    Unlike it: the known positives of a query are excluded from its negatives.
     """
 
     needs_scores = False
@@ -89,14 +90,14 @@ class Contrastive(nn.Module):
         self.comparison = comparison
         self.false_negative: Tensor | None = None
         self.loss = MultipleNegativesRankingLoss(
-            None,  # type: ignore[arg-type]  # it is given embeddings only
+            None,  # type: ignore[arg-type]  # it only receives embeddings
             scale=1.0,
             similarity_fct=self._without_positives,
             gather_across_devices=comparison.cross_device,
         )
 
     def forward(self, vectors: list[Tensor], candidates: Candidates) -> Tensor:
-        """Float scalar in nats: vectors are those of the queries, then of each candidate, float [B, D]."""
+        """Computes the loss in nats, a float scalar, from [queries, *candidates], each float [B, D]."""
         ids, tokens, own = candidates.ids, candidates.tokens, 0
         if self.comparison.cross_device and dist.is_initialized():
             own = dist.get_rank() * len(ids)
@@ -110,25 +111,26 @@ class Contrastive(nn.Module):
 
 
 def _gathered(values: Tensor) -> Tensor:
-    """[W, C], the rows of all devices in their order."""
+    """The rows of all devices in order, [W, C]."""
     parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, values.contiguous())
     return torch.cat(parts)
 
 
 def known_positives(ids: Tensor, positives: Tensor, own: int = 0, tokens: Tensor | None = None) -> Tensor:
-    """Which passages must not be a query's negatives.
+    """Finds the passages that must not be negatives of a query.
 
     Args:
-        ids: int64 [W, C], the passages of all rows, those on other devices included.
-        positives: int64 [B, P], the known positives of this device's queries, filled up with -1.
-        own: number of rows before the first of this device.
-        tokens: int64 [W, C], equal for passages that the model reads as the same tokens; None if not known.
+        ids: Indices of the passages in all rows, including those on other devices, int64 [W, C].
+        positives: Known positives of the queries on this device, int64 [B, P], padded with -1.
+        own: Number of rows before the first row of this device.
+        tokens: Keys that are equal for passages that the model reads as the same tokens, int64 [W, C]; None
+            if unknown.
 
     Returns:
-        bool [B, C * W], True where the passage answers the query, or is read as the positive of its row is,
-        and is not that positive itself;
-        candidate after candidate, as the losses of sentence-transformers put them.
+        True for passages that answer the query, or that the model reads as the same tokens as the positive
+        of its row, other than that positive itself; bool [B, C * W], ordered by candidate and then by row, as
+        in the losses of sentence-transformers.
     """
     found = torch.zeros(len(positives), ids.numel(), dtype=torch.bool, device=ids.device)
     flat = ids.T.reshape(-1)
@@ -143,14 +145,14 @@ def known_positives(ids: Tensor, positives: Tensor, own: int = 0, tokens: Tensor
 
 
 class KL(nn.Module):
-    """Brings the student's distribution over a query's candidates to the teacher's.
+    """KL divergence between the student's and the teacher's distributions over a query's candidates.
 
     Args:
-        comparison: how queries and passages are compared.
-        teacher_temperature: the teacher's scores are divided by it.
+        comparison: How queries and passages are compared.
+        teacher_temperature: Divisor of the teacher's scores.
 
-    Source: sentence-transformers' DistillKLDivLoss, a mean over queries. Released RetroMAE divides by the
-        number of candidates as well.
+    Source: sentence-transformers' DistillKLDivLoss, a mean over queries. The released code of RetroMAE also
+        divides by the number of candidates.
     """
 
     needs_scores = True
@@ -166,19 +168,21 @@ class KL(nn.Module):
         )
 
     def forward(self, vectors: list[Tensor], candidates: Candidates) -> Tensor:
-        """Float scalar in nats; vectors as those of `Contrastive`."""
+        """Computes the loss in nats, a float scalar; arguments as in `Contrastive`."""
         return self.loss.compute_loss_from_embeddings(vectors, candidates.scores)  # type: ignore[arg-type]
 
 
 class MarginMSE(nn.Module):
-    """Brings the student's margins between positive and negatives to the teacher's (arXiv 2010.02666).
+    """Squared error between the student's and the teacher's margins of positive over negatives.
+
+    See https://arxiv.org/abs/2010.02666.
 
     Args:
-        comparison: how queries and passages are compared.
+        comparison: How queries and passages are compared.
 
     Source: sentence-transformers' MarginMSELoss.
-    Unlike it: similarities are divided by the temperature first, as in the other losses. Cosines, whose
-        margins are 2 at most, cannot reach a cross-encoder's otherwise.
+    Unlike it: similarities are first divided by the temperature, as in the other losses. Otherwise cosines,
+        whose margins are at most 2, could not reach those of a cross-encoder.
     """
 
     needs_scores = True
@@ -188,18 +192,18 @@ class MarginMSE(nn.Module):
         self.loss = MarginMSELoss(None, similarity_fct=comparison.pairwise)  # type: ignore[arg-type]
 
     def forward(self, vectors: list[Tensor], candidates: Candidates) -> Tensor:
-        """Float scalar, the mean squared error; vectors as those of `Contrastive`."""
+        """Computes the mean squared error, a float scalar; arguments as in `Contrastive`."""
         return self.loss.compute_loss_from_embeddings(vectors, candidates.scores)  # type: ignore[arg-type]
 
 
 class RankingLoss(CachedLossMixin, nn.Module):
-    """The weighted sum of losses over queries and their candidates.
+    """Weighted sum of losses over queries and their candidates.
 
     Args:
-        model: a SentenceTransformer.
-        terms: losses by name, each a module `forward(vectors, candidates)`.
-        factors: weight of each.
-        mini_batch_size: texts embedded at a time.
+        model: The SentenceTransformer to train.
+        terms: Losses by name; each is a module with `forward(vectors, candidates)`.
+        factors: Weight of each loss, by name.
+        mini_batch_size: Number of texts embedded at a time.
     """
 
     def __init__(
@@ -210,15 +214,15 @@ class RankingLoss(CachedLossMixin, nn.Module):
         self.terms = nn.ModuleDict(terms)
         self.factors = dict(factors)
         self.mini_batch_size = mini_batch_size
-        self.log_sums: dict[str, tuple[Tensor, Tensor]] = {}  # of each loss: sum and number of batches
-        self.last: dict[str, Tensor] = {}  # of the last batch, without their weights
+        self.log_sums: dict[str, tuple[Tensor, Tensor]] = {}  # by loss: sum and number of batches
+        self.last: dict[str, Tensor] = {}  # unweighted losses of the last batch
 
     def forward(self, features: Iterable[dict[str, Tensor]], labels: dict[str, Tensor]) -> Tensor:
-        """The loss.
+        """Computes the loss, a float scalar.
 
         Args:
-            features: of B queries, and of B * C passages in any order.
-            labels: `places`, int64 [B, C], where among the passages each candidate is; and the fields of
+            features: Features of B queries, and of B * C passages in any order.
+            labels: "places", the index of each candidate among the passages, int64 [B, C]; and the fields of
                 `Candidates`.
         """
         features = list(features)
@@ -233,14 +237,14 @@ class RankingLoss(CachedLossMixin, nn.Module):
         return loss.detach() + slope - slope.detach()
 
     def embed_minibatch(self, *given: Any, **named: Any) -> tuple[Tensor, Any]:
-        """The host's in float32: in half precision, small gradients of embeddings would be lost."""
+        """Embeds in float32, since half precision would lose small gradients of the embeddings."""
         vectors, state = super().embed_minibatch(*given, **named)
         return vectors.float(), state
 
     def calculate_loss(  # type: ignore[override]
         self, reps: list[list[Tensor]], labels: dict[str, Tensor], *, with_backward: bool = False
     ) -> Tensor:
-        """The loss of embeddings, mini-batch by mini-batch, of queries and passages; see `forward`."""
+        """Computes the loss from the mini-batches of embeddings of queries and passages; see `forward`."""
         queries, passages = map(torch.cat, reps)
         columns = passages[labels["places"].T]  # [C, B, D]
         candidates = Candidates(
@@ -259,7 +263,7 @@ class RankingLoss(CachedLossMixin, nn.Module):
         return loss
 
     def means(self) -> dict[str, float]:
-        """Each loss, without its weight, as a mean since the last call."""
+        """Means of the unweighted losses since the last call, by name."""
         sums, self.log_sums = self.log_sums, {}
         return {name: float(total) / int(count) for name, (total, count) in sums.items()}
 
@@ -274,22 +278,22 @@ def make_loss(
     cross_device: bool = False,
     matryoshka: Iterable[int] = (),
 ) -> nn.Module:
-    """Builds the loss of a model by the names of its parts.
+    """Builds the loss of a model from the names of its parts.
 
     Args:
-        model: a SentenceTransformer that compares by cosine or dot product.
-        weights: of the losses, by name.
-        options: of the losses, by name.
-        temperature: similarities are divided by it.
-        mini_batch_size: texts embedded at a time.
-        cross_device: True if the passages on other devices are negatives, too.
-        matryoshka: dimensions, at each of which the whole is computed and summed; the vectors' own counts,
-            too.
+        model: SentenceTransformer that compares by cosine or dot product.
+        weights: Weights by loss name.
+        options: Options by loss name.
+        temperature: Divisor of the similarities.
+        mini_batch_size: Number of texts embedded at a time.
+        cross_device: True if passages on other devices are negatives, too.
+        matryoshka: Dimensions at which the loss is computed and summed; the full dimension is added if it is
+            missing.
 
     Raises:
-        ModelError: if the model compares otherwise.
-        RecipeError: if a weight, an option or a dimension does not hold.
-        UnknownNameError: if there is no loss of a name.
+        ModelError: If the model compares by another similarity.
+        RecipeError: If a weight, an option or a dimension is invalid.
+        UnknownNameError: If there is no loss of a given name.
     """
     if model.similarity_fn_name not in SIMILARITIES:
         raise ModelError(
@@ -316,13 +320,13 @@ def make_loss(
 
 
 def needs_scores(weights: Iterable[str]) -> bool:
-    """True if one of the losses of these names learns from a teacher's scores."""
+    """True if any of the named losses learns from a teacher's scores."""
     builders: list[Callable[..., Any]] = [manager.resolve(manager.find("loss", name)) for name in weights]
     return any(getattr(builder, "needs_scores", False) for builder in builders)
 
 
 def means(loss: nn.Module) -> dict[str, float]:
-    """The parts of what `make_loss` made, as means since the last call; {} if there is one part only."""
+    """Means of the parts of a loss from `make_loss` since the last call; {} if it has a single part."""
     inner = loss.loss if isinstance(loss, MatryoshkaLoss) else loss
     assert isinstance(inner, RankingLoss)
     found = inner.means()

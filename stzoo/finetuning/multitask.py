@@ -1,4 +1,4 @@
-"""Many tasks in one training: how much of each a step has, and how their gradients become one update."""
+"""Training on several tasks: how a batch is divided among them, and how their gradients are combined."""
 
 import json
 import shutil
@@ -30,18 +30,18 @@ STATE = "balancer.safetensors"
 
 
 def shares(sizes: Sequence[float], batch_size: int, temperature: float = 1.0) -> list[int]:
-    """How many of a batch each task has: in proportion to size ^ (1 / temperature), and 1 at least.
+    """Divides a batch among tasks: in proportion to size ^ (1 / temperature), and at least 1 for each.
 
     Args:
-        sizes: examples of each task, above 0; weights may be multiplied in.
-        batch_size: what the shares add up to.
-        temperature: 1 is in proportion to size; the larger, the more alike.
+        sizes: Number of examples of each task, above 0; may be multiplied by weights.
+        batch_size: Sum of the shares.
+        temperature: 1 gives shares in proportion to size; larger values make them more equal.
 
     Raises:
-        RecipeError: if there are more tasks than places.
+        RecipeError: If there are more tasks than examples in a batch.
 
-    Source: WenzhengZhang/TACO @b4ea13e, mt_trainer.py: each has one place, and the others are dealt out so
-        that the whole comes near the proportions.
+    Source: WenzhengZhang/TACO @b4ea13e, mt_trainer.py: each task gets one example, and the others are
+        distributed so that the shares come close to the proportions.
     """
     if batch_size < len(sizes):
         raise RecipeError(
@@ -58,18 +58,19 @@ def shares(sizes: Sequence[float], batch_size: int, temperature: float = 1.0) ->
 
 
 class TaskBatcher:
-    """Makes the batches of steps with several tasks; small tasks begin anew while large ones last.
+    """Makes batches of several tasks; small tasks start over until the largest one is through.
 
-    What a batch holds depends on the seed and its number alone.
+    The content of a batch depends only on the seed and the number of the batch.
 
     Args:
-        examples: of each task, by name.
-        shares: how many of a step and device each task has, in their order; in turn: the batch size.
-        in_turn: True if a step has one task, the next another.
-        seed: of the order.
+        examples: Examples by task name.
+        shares: Number of examples of each task per step and device, in the order of `examples`; with
+            `in_turn`, the batch size for each.
+        in_turn: True if each step has a single task, in turn.
+        seed: Seed of the order of the examples.
 
     Attributes:
-        batches: of an epoch, in which each task is gone through once at least.
+        batches: Number of batches in an epoch, in which each task is seen at least once in full.
     """
 
     def __init__(
@@ -85,15 +86,15 @@ class TaskBatcher:
         self._order = lru_cache(maxsize=2 * len(self.examples))(self._draw)
 
     def set_epoch(self, epoch: int) -> None:
-        """Says which epoch the batches to come are of."""
+        """Sets the epoch of the next batches."""
         self.epoch = epoch
 
     def rows(self) -> Dataset:
-        """What the trainer goes through: the numbers of an epoch's batches."""
+        """The data set for the trainer: the numbers of the batches of an epoch."""
         return Dataset.from_dict({"batch": np.arange(self.batches)})
 
     def __call__(self, rows: list[dict[str, int]]) -> dict[str, Any]:
-        """The batch of that number: `tasks`, what `QueryPassageCollator` makes for each task by its name."""
+        """Makes the batch of a number: {"tasks": batches of `QueryPassageCollator` by task name}."""
         number = self.epoch * self.batches + rows[0]["batch"]
         names = list(self.examples)
         if self.in_turn:
@@ -118,10 +119,10 @@ class TaskBatcher:
 
 
 def make_task_batcher(wanted: FinetuneSettings, examples: Mapping[str, QueryPassageCollator]) -> TaskBatcher:
-    """The mixture of tasks that the settings ask for.
+    """Makes the task batcher that the settings describe.
 
     Raises:
-        RecipeError: if a batch is too small for the tasks.
+        RecipeError: If a batch is too small for the tasks.
     """
     in_turn = wanted.mixing == "round-robin"
     weights = [task.weight for task in wanted.tasks]
@@ -138,16 +139,16 @@ def make_task_batcher(wanted: FinetuneSettings, examples: Mapping[str, QueryPass
 
 
 def in_order(dataset: Any, batch_size: int, drop_last: bool, **given: Any) -> DefaultBatchSampler:  # noqa: ARG001
-    """A batch sampler for `TaskBatcher.rows`: each row is a batch."""
+    """Makes a batch sampler for `TaskBatcher.rows`, where each row is a batch."""
     return DefaultBatchSampler(SequentialSampler(dataset), batch_size=1, drop_last=False, **given)
 
 
 def check_balancer(wanted: FinetuneSettings) -> None:
-    """Builds the balancer for a single parameter, so that a mistake shows before anything is trained.
+    """Builds the balancer for a single parameter, to report mistakes in its options before training.
 
     Raises:
-        RecipeError: if its options do not hold, or it does not go with the precision or the mixing.
-        UnknownNameError: if there is none of that name.
+        RecipeError: If its options are invalid, or it does not support the precision or the mixing.
+        UnknownNameError: If there is no balancer of that name.
     """
     if not wanted.tasks:
         return
@@ -165,17 +166,18 @@ def check_balancer(wanted: FinetuneSettings) -> None:
 
 
 class MultiTaskTrainer(ObjectiveTrainer):
-    """Trains one model for several tasks.
+    """Trains one model on several tasks.
 
-    Gradients are kept apart until a step's last batch is through. They are averaged over devices once a step,
-    by this and not by the model's wrapper, so that losses may call backward as often as they like.
+    The gradients of the tasks are kept separate until the last batch of a step. They are averaged over
+    devices once per step, by this class and not by the model's wrapper, so that losses may call backward any
+    number of times.
 
     Args:
-        mixture: makes the batches.
-        balancer: its name; see `stzoo list balancers`.
-        options: of the balancer.
-        before: what an earlier run left of its balancer, which this one goes on with.
-        Further arguments are those of `ObjectiveTrainer`.
+        mixture: Makes the batches.
+        balancer: Name of the balancer; see `stzoo list balancers`.
+        options: Options of the balancer.
+        before: File with the balancer state of an earlier training, from which this one continues.
+        given: Arguments of `ObjectiveTrainer`.
     """
 
     def __init__(
@@ -192,11 +194,12 @@ class MultiTaskTrainer(ObjectiveTrainer):
         self.in_turn = mixture.in_turn
         self.kind, self.options, self.before = balancer, dict(options), before
         self.balancer: Any = None
-        self.empty = True  # nothing of the step to come has been added up
-        self.sums = torch.zeros(len(self.tasks), 2, device=self.args.device)  # of losses for the log; counts
+        self.empty = True  # no gradient of the next step has been added
+        # by task, for the log: sum and number of the losses
+        self.sums = torch.zeros(len(self.tasks), 2, device=self.args.device)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The host's; and the balancer, which needs the number of steps, too."""
+        """Creates the scheduler, and the balancer, which also needs the number of steps."""
         trained = list(self._trained().values())
         about = BalancerContext(
             tuple(self.tasks[:1] if self.in_turn else self.tasks),
@@ -213,12 +216,12 @@ class MultiTaskTrainer(ObjectiveTrainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _trained(self) -> dict[str, torch.nn.Parameter]:
-        """What the columns of the gradients are of, by name."""
+        """The trained parameters by name, in the order of the columns of the gradients."""
         every = self.tensors.items()
         return {name: t for name, t in every if isinstance(t, torch.nn.Parameter) and t.requires_grad}
 
     def training_step(self, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> Tensor:
-        """Adds each task's gradient to its own; the mean of their losses."""
+        """Adds the gradient of each task to its own row, and returns the mean of their losses."""
         if self.empty:
             self.gradients.rows.zero_()
             self.losses.zero_()
@@ -239,7 +242,7 @@ class MultiTaskTrainer(ObjectiveTrainer):
     def _task_losses(self) -> dict[str, float]:
         sums = self.sums.tolist()
         self.sums.zero_()
-        scale = self.args.gradient_accumulation_steps  # by which the host has divided each
+        scale = self.args.gradient_accumulation_steps  # the trainer has divided each loss by it
         return {
             f"loss_{name}": scale * total / count
             for name, (total, count) in zip(self.tasks, sums, strict=True)
@@ -254,7 +257,7 @@ class MultiTaskTrainer(ObjectiveTrainer):
                 tensor.div_(dist.get_world_size())
         if self.state.global_step == 0:
             self._check_gradients()
-        # before a balancer, whose linear algebra fails on what is not finite
+        # Checked before the balancer runs, since its linear algebra fails on NaN and infinity.
         self._watch({"gradient of the tasks": torch.linalg.vector_norm(rows)})
         self._check_finite(now=True)
         with torch.no_grad():
@@ -273,7 +276,7 @@ class MultiTaskTrainer(ObjectiveTrainer):
     # -- checkpoints
 
     def save_balancer(self, folder: Path) -> None:
-        """Writes its state to FOLDER/balancer.safetensors."""
+        """Writes the state of the balancer to FOLDER/balancer.safetensors."""
         state = {name: tensor.cpu().contiguous() for name, tensor in self.balancer.state_dict().items()}
         columns = {name: list(tensor.shape) for name, tensor in self._trained().items()}
         about = {"tasks": json.dumps(self.tasks), "columns": json.dumps(columns), "balancer": self.kind}
@@ -281,7 +284,7 @@ class MultiTaskTrainer(ObjectiveTrainer):
             save_file(state, draft, about)
 
     def leave_balancer(self, folder: Path, checkpoint: Path | None) -> None:
-        """Writes its last state, or copies that of a checkpoint behind which nothing was left to do."""
+        """Writes the balancer's final state; if no step was left to train, copies it from the checkpoint."""
         if self.balancer is not None:
             self.save_balancer(folder)
         elif checkpoint is not None:
