@@ -1,4 +1,4 @@
-"""A cross-encoder as the judge of candidates: it scores no more of them than are needed."""
+"""Filters candidates by the scores of a cross-encoder, scoring only as many as needed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from stzoo.models.cross_encoder import Teacher
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a teacher says of one query.
+    """A teacher's decision on the candidates of a query.
 
     Attributes:
-        positives: float32, the scores of its positives.
-        taken: int64, which of its candidates stand, in the order in which they were given.
-        scores: float32, theirs.
-        removed: how many candidates it turned away.
+        positives: Scores of the query's positives, float32.
+        taken: Positions of the accepted candidates in the given order, int64.
+        scores: Scores of the accepted candidates, float32.
+        removed: Number of rejected candidates.
     """
 
     positives: np.ndarray
@@ -34,18 +34,18 @@ def verdicts(
     mined: int,
     margin: float | None,
 ) -> list[Verdict]:
-    """Takes the first candidates of each query that stand before the teacher.
+    """Selects for each query the first candidates that the teacher accepts.
 
-    They are scored in rounds, in each as many as are still missing, of all queries together.
+    Candidates are scored in rounds: each round scores as many candidates of all queries as are still missing.
 
     Args:
-        teacher: scores pairs.
-        passages: of the corpus.
-        queries: Q texts.
-        positives: of each query, int64 places; where there are none, it has no candidates either.
-        ordered: of each query, int64 places of its candidates, in the order in which they are taken.
-        mined: candidates that a query gets at most.
-        margin: a candidate stands if it scores at least this much less than the best positive; None: always.
+        teacher: Teacher that scores pairs.
+        passages: Passages of the corpus.
+        queries: Texts of Q queries.
+        positives: Indices of the positives of each query, int64; a query without positives has no candidates.
+        ordered: Indices of the candidates of each query, int64, in order of preference.
+        mined: Maximum number of candidates to select per query.
+        margin: Accepts candidates that score at least this much below the best positive; None accepts all.
     """
 
     def score(pairs: list[tuple[int, int]]) -> list[float]:

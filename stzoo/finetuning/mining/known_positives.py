@@ -1,4 +1,4 @@
-"""What is known of each query's answers, as places in the corpus."""
+"""The known answers of each query, as indices into the corpus."""
 
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -14,16 +14,18 @@ from stzoo.errors import DataError
 
 @dataclass(frozen=True)
 class KnownPositives:
-    """The answers of a judged set's queries.
+    """The known answers of the queries of a data set.
 
     Attributes:
-        query_ids: Q ids, in the order of the set's queries.
-        positives: places of the relevant passages of each query; those that the corpus lacks are left out,
-            and so is what is blank, passages and all those of a blank query.
-        answers: places of all relevant passages and, where queries and passages share ids, of the one under
-            the query's own id: no negatives.
-        kinds: int64 [N], equal where passages' texts look the same (`stzoo.data.words.same_text_key`).
-        spread: int64 [Q], how many passages of the corpus are of the kinds of a query's answers, at most.
+        query_ids: Ids of the Q queries, in the order of the data set.
+        positives: Indices of the relevant passages of each query, without passages that are blank or missing
+            from the corpus; none for blank queries.
+        answers: Indices of the passages that must not be negatives of each query: all relevant ones and, if
+            queries and passages share ids, the passage with the query's id.
+        kinds: Keys that are equal for passages with the same text (`stzoo.data.words.same_text_key`), int64
+            [N].
+        spread: Upper bound of the number of passages with the same text as an answer of each query, int64
+            [Q].
     """
 
     query_ids: list[str]
@@ -34,10 +36,10 @@ class KnownPositives:
 
     @classmethod
     def of(cls, judged: RetrievalDataset, *, progress: bool = False) -> "KnownPositives":
-        """Looks the judged passages up; 8 bytes a passage stay, and 40 are needed meanwhile.
+        """Finds the judged passages in the corpus; takes 8 bytes per passage, and temporarily 40.
 
         Raises:
-            DataError: if no query has a positive in the corpus.
+            DataError: If no query has a positive in the corpus.
         """
         relevant = {
             query: [document for document, grade in judged.qrels[query].items() if grade > 0]

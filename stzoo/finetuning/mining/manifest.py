@@ -1,4 +1,4 @@
-"""What mined negatives depend on: in the manifest of the parts, and in the file."""
+"""The manifest of mined negatives, stored with the parts and in the file."""
 
 from importlib.metadata import version
 from typing import Any
@@ -15,7 +15,7 @@ PACKAGES = ("stzoo", "sentence-transformers", "torch")
 def build_manifest(
     finder: Searcher, judged: RetrievalDataset, rules: MiningRules, seed: int, teacher: Teacher | None
 ) -> dict[str, Any]:
-    """All that mined negatives depend on, as JSON; no path is among it."""
+    """Everything that mined negatives depend on, as JSON without any path."""
     return {
         "schema_version": SCHEMA_VERSION,
         "recipe": {

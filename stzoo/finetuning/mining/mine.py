@@ -1,4 +1,4 @@
-"""`stzoo mine`: a training file of hard negatives."""
+"""`stzoo mine`: writes a training file with hard negatives."""
 
 import contextlib
 import sys
@@ -36,25 +36,25 @@ def mine(
     progress: bool | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Searches a corpus with a model, and keeps as hard negatives what it ranks high but is no known answer.
+    """Searches a corpus with a model and keeps passages that rank high but are not known answers.
 
     Args:
-        model: a sentence-transformers model, folder or Hub id; or bm25s.
-        recipe: a YAML file or the name of an installed recipe.
-        output: the file, .parquet or .jsonl: a row a query, with FlagEmbedding's names ("query", "pos",
-            "neg", "pos_scores", "neg_scores") and the ids. Until it is whole, what is done lies in a hidden
-            folder beside it.
-        resume: go on with what a kill has left, or begin if there is nothing; a whole file is left as it is.
-        overwrite: begin anew, and replace the file at the end.
+        model: Path to a sentence-transformers model folder, or its Hub id; or "bm25s".
+        recipe: Path to a YAML file, or the name of an installed recipe.
+        output: Path to the file, .parquet or .jsonl. It has one row per query with FlagEmbedding's columns
+            ("query", "pos", "neg", "pos_scores", "neg_scores") and the ids. Unfinished work is stored in a
+            hidden folder next to it.
+        resume: True to continue unfinished work, or to start if there is none; a finished file is kept.
+        overwrite: True to start from scratch, and to replace the file at the end.
         progress: True for progress bars on stderr; None shows them on a terminal only.
-        settings: of `MineSettings`, e.g. data, depth, relative_margin; they win over the
-            recipe's.
+        settings: Fields of `MineSettings`, e.g. data, depth, relative_margin; they override those of the
+            recipe.
 
     Returns:
-        what the file says of its making: "recipe", "model", "teacher", "data", "versions", "counts", "notes".
+        The metadata in the file: "recipe", "model", "teacher", "data", "versions", "counts", "notes".
 
     Raises:
-        StzooError: for a user's mistake; see stzoo.errors.
+        StzooError: If the user made a mistake; see `stzoo.errors`.
     """
     require_one_process("mine")
     wanted = MineSettings.read(recipe, settings if model is None else settings | {"model": model})
@@ -90,7 +90,7 @@ def mine(
     )
     with manager.recording() as used:
         finder = _finder(wanted, judged, bars)
-    if used:  # a pooling of a plugin, for example
+    if used:  # for example a plugin's pooling
         finder.facts = finder.facts | {"components": used}
     if path.exists() and not overwrite and not left:
         made = read_made(path)
@@ -111,7 +111,7 @@ def mine(
                 progress=bars,
             )
         finally:
-            with contextlib.suppress(OSError):  # unless there is something of worth in it
+            with contextlib.suppress(OSError):  # it contains finished parts
                 work.rmdir()
     remove(work)
     return made
@@ -120,7 +120,7 @@ def mine(
 def _is_mined(path: Path) -> bool:
     try:
         return read_made(path) is not None
-    except DataError:  # it cannot be read
+    except DataError:  # the file cannot be read
         return False
 
 

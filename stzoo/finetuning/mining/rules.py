@@ -1,4 +1,4 @@
-"""Which of a query's results may be negatives, and which of those are taken: plain functions of arrays."""
+"""Rules that decide which of a query's results may be negatives and which are used, as array functions."""
 
 from hashlib import blake2b
 
@@ -7,15 +7,15 @@ import numpy as np
 from stzoo.errors import RecipeError
 from stzoo.training.settings import MiningRules
 
-# what takes passages away, in this order
+# reasons for removing passages, in order
 REMOVED = ("answers", "copies", "skipped", "absolute_margin", "relative_margin", "teacher_margin")
 
 
 def check_rules(rules: MiningRules) -> None:
-    """Sees that the rules leave enough to take from.
+    """Checks that the rules leave enough candidates.
 
     Raises:
-        RecipeError: if they do not.
+        RecipeError: If they leave too few, or options of a teacher are set without a teacher.
     """
     if rules.depth - rules.skip < rules.mined:
         raise RecipeError(
@@ -29,29 +29,29 @@ def check_rules(rules: MiningRules) -> None:
 def candidates(
     kinds: np.ndarray, scores: np.ndarray, answers: np.ndarray, best: float, rules: MiningRules
 ) -> tuple[np.ndarray, list[int]]:
-    """Which of one query's results may be its negatives.
+    """Finds the results of a query that may be its negatives.
 
-    A rank is one among the passages that are no answers. Of `depth` ranks the first `skip` are left out, and
-    of a text that stands there twice the better rank counts. Margins are taken from the best-scored of the
-    query's positives, found or not: absolute_margin leaves score <= best - margin, relative_margin leaves
+    Ranks count only passages that are not answers. Of the first `depth` ranks, the first `skip` are removed,
+    and of equal texts only the best-ranked one is kept. Margins are relative to the query's best-scored
+    positive, found or not: absolute_margin keeps score <= best - margin, relative_margin keeps
     score <= best - |best| * margin.
 
     Args:
-        kinds: int64 [R] of the results, best first; equal where texts are.
-        scores: float32 [R], descending.
-        answers: int64, kinds of the passages that are known to answer the query.
-        best: score of its best-scored positive.
-        rules: what is left out.
+        kinds: Keys of the results' texts, best result first, int64 [R]; equal for equal texts.
+        scores: Scores of the results, float32 [R], descending.
+        answers: Keys of the texts that are known to answer the query, int64.
+        best: Score of the best-scored positive.
+        rules: The rules of mining.
 
     Returns:
-        int64 [C], ascending ranks of the results that are left; and how many each of REMOVED took away, of
-        those that were looked at.
+        The positions of the remaining results, int64 [C], ascending; and how many of the examined results
+        were removed for each reason in REMOVED.
 
     Source: sentence_transformers/util/hard_negatives.py, mine_hard_negatives (6.2), which has the margins
         from NV-Retriever, https://arxiv.org/abs/2407.15831.
-    Unlike: with several positives it takes margins from the worst-scored one, which next to a positive that
-        the model does not find leaves no negatives; it skips among those that the margins leave, not among
-        all, and looks at as many more than `depth` as a query has positives at most.
+    Unlike it: sentence-transformers takes margins from the worst-scored of several positives, which leaves
+        no negatives if the model does not find that positive; it skips among the results that the margins
+        leave, not among all; and it examines as many results beyond `depth` as a query has positives at most.
     """
     answer = np.isin(kinds, answers)
     others = np.flatnonzero(~answer)[: rules.depth]
@@ -75,13 +75,13 @@ def candidates(
 
 
 def chosen(left: np.ndarray, rules: MiningRules, seed: int, query_id: str) -> np.ndarray:
-    """The order in which candidates are taken, int64 [C]: as they rank, or at random.
+    """Orders candidates by preference, int64 [C]: by rank, or at random.
 
     Args:
-        left: int64 [C], ascending ranks.
-        rules: with the sampling.
-        seed: of the draw.
-        query_id: also of the draw, so that it depends on no other query.
+        left: Positions of the candidates, int64 [C], ascending.
+        rules: The rules of mining, which name the sampling.
+        seed: Seed of the random order.
+        query_id: Second part of the seed, so that the order does not depend on other queries.
     """
     if rules.sampling == "top":
         return left

@@ -1,4 +1,4 @@
-"""Who searches for negatives."""
+"""Search for negatives, with a dense model or with BM25."""
 
 from functools import cached_property
 from importlib.metadata import version
@@ -18,47 +18,47 @@ ROWS = 8192  # vectors read at once
 
 
 class Searcher(Protocol):
-    """What finds passages for the queries of a judged set.
+    """Protocol of classes that find passages for the queries of a data set.
 
     Attributes:
-        facts: what its results depend on beside the judged set: "name", "revision" and its settings.
+        facts: Metadata that the results depend on, apart from the data set: "name", "revision" and settings.
     """
 
     facts: dict[str, Any]
 
     @property
     def query_bytes(self) -> int:
-        """Memory that a query takes while it is searched, beside its results."""
+        """Memory per query during a search, in bytes, without its results."""
         ...
 
     def find(
         self, first: int, last: int, k: int, rows: np.ndarray, places: np.ndarray
     ) -> tuple[Ranked, np.ndarray]:
-        """Searches for some queries.
+        """Searches for a range of queries, and scores given pairs.
 
         Args:
-            first: number of the first, in the order of the judged set's queries.
-            last: behind the last.
-            k: passages found a query.
-            rows: int64 [P], ascending; with `places` the pairs to score, counted from `first`.
-            places: int64 [P], of passages.
+            first: Index of the first query, in the order of the data set.
+            last: Index after the last query.
+            k: Number of passages to find per query.
+            rows: Queries of the pairs to score, counted from `first`, int64 [P], ascending.
+            places: Indices of the passages of the pairs, int64 [P].
 
         Returns:
-            the results, and float32 [P], the scores of the pairs.
+            The results, and the scores of the pairs, float32 [P].
         """
         ...
 
     def tokens(self, place: int) -> tuple[int, ...]:
-        """The token ids that a passage is read as; () if it is not read as tokens."""
+        """The token ids of a passage; () if the searcher has no tokens."""
         ...
 
 
 class Dense:
-    """A model that searches its embedding store, which is filled when the first search is made.
+    """Searches the embedding store of a model, which is filled at the first search.
 
     Args:
-        retriever: the model and where its stores lie.
-        judged: what is searched.
+        retriever: The model and the folder of its stores.
+        judged: The data set to search.
     """
 
     def __init__(self, retriever: Retriever, judged: RetrievalDataset):
@@ -68,7 +68,7 @@ class Dense:
 
     @cached_property
     def _stores(self) -> tuple[Store, Store]:
-        self._retriever.notes(self._judged)  # shown to the user
+        self._retriever.notes(self._judged)  # shows them to the user
         queries, documents = self._retriever.queries(self._judged), self._retriever.documents(self._judged)
         if queries.shape[1] != documents.shape[1]:
             raise ModelError(
@@ -79,7 +79,7 @@ class Dense:
 
     @property
     def query_bytes(self) -> int:
-        """See `Searcher`: the vector, and what search makes of it."""
+        """See `Searcher`: the vector, and what the search derives from it."""
         return 12 * self._stores[0].shape[1]
 
     def find(
@@ -116,15 +116,15 @@ class Dense:
 
 
 class Lexical:
-    """BM25 over a judged set's passages, which are indexed when the first search is made.
+    """Searches the passages of a data set with BM25; they are indexed at the first search.
 
     Args:
-        judged: what is searched.
-        language: of the passages, a code or an English name, or "none"; None detects it.
+        judged: The data set to search.
+        language: Language of the passages, a code or an English name, or "none"; None detects it.
         progress: True for progress bars on stderr.
 
     Raises:
-        RecipeError: if the language is not known.
+        RecipeError: If the language is unknown.
     """
 
     query_bytes = 0
@@ -159,6 +159,6 @@ class Lexical:
                 scores[here:there] = self._index.scores(text, places[here:there])
         return found, scores
 
-    def tokens(self, place: int) -> tuple[int, ...]:  # noqa: ARG002 - as of others
+    def tokens(self, place: int) -> tuple[int, ...]:  # noqa: ARG002 - the protocol has it
         """See `Searcher`."""
         return ()

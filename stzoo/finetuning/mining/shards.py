@@ -1,10 +1,10 @@
-"""Mining some hundred queries at a time, so that a kill loses little, and the file made of it.
+"""Mines negatives in parts, from which an interrupted run resumes, and writes the training file.
 
 WORK/mining.json               what the parts depend on (see `stzoo.utils.parts`)
-WORK/part-000000.safetensors   of some queries the places of their negatives, and the scores
+WORK/part-000000.safetensors   indices and scores of the negatives of the part's queries
 
-Memory: the results of a block of queries, 8 bytes a passage found; one part's texts, with a teacher; 8 bytes
-a passage of the corpus (40 for a moment, see `KnownPositives`); and the corpus and judgements themselves.
+Memory: 8 bytes for each result of a block of queries; the texts of one part, with a teacher; 8 bytes for each
+passage of the corpus (temporarily 40, see `KnownPositives`); and the corpus and judgements themselves.
 """
 
 import contextlib
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from stzoo.retrieval.search.ranking import Ranked
 
 MANIFEST, PARTS = "mining.json", r"part-\d+\.safetensors"
-PART = 256  # queries; a few seconds of search
-TAUGHT = 64  # queries of a part with a teacher; half a minute of a small one on two CPU cores
-BLOCK = 16384  # queries searched at once: for fewer, reading the store takes longer than searching it
+PART = 256  # queries per part; a few seconds of search
+TAUGHT = 64  # queries per part with a teacher; half a minute for a small one on two CPU cores
+BLOCK = 16384  # queries per search: with fewer, reading the store takes longer than searching it
 
 
 def mine_into(
@@ -54,27 +54,27 @@ def mine_into(
     overwrite: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Mines negatives for the queries of a judged set, or goes on where a kill has stopped it.
+    """Mines negatives for the queries of a data set, or resumes an interrupted run.
 
     Args:
-        path: of the training file, .parquet or .jsonl; it is written whole, over one that is there.
-        finder: searches.
-        judged: queries, judgements and the passages to take from.
-        rules: which results become negatives; the model that `teacher` names is given as such.
-        work: a folder for what is done so far; the caller removes it.
-        seed: of random negatives.
-        teacher: scores positives and candidates; None keeps the finder's own scores.
-        memory_gib: the results of the queries that are searched at once take a quarter of it at most.
-        overwrite: start again, whatever another mining has left in `work`.
+        path: Path to the training file, .parquet or .jsonl; an existing file is replaced in one step.
+        finder: Searcher that finds the passages.
+        judged: Queries, judgements and the passages to choose from.
+        rules: Rules that decide which results become negatives; its teacher is given by `teacher`.
+        work: Folder for unfinished work; the caller removes it.
+        seed: Seed of the choice of random negatives.
+        teacher: Teacher that scores positives and candidates; None keeps the searcher's scores.
+        memory_gib: Memory budget in GiB; the results of a block of queries take at most a quarter of it.
+        overwrite: True to start from scratch, and to remove unfinished work of any other run from `work`.
         progress: True for progress bars on stderr.
 
     Returns:
-        what the file says of its making: "recipe", "model", "teacher", "data", "versions", "counts", "notes".
+        The metadata in the file: "recipe", "model", "teacher", "data", "versions", "counts", "notes".
 
     Raises:
-        DataError: if no query has a positive in the corpus.
-        OutputError: if `work` is in use or of a mining with other settings, or the disk is full.
-        RecipeError: if the rules leave nothing to take from, or the file is of another kind.
+        DataError: If no query has a positive in the corpus.
+        OutputError: If `work` is in use or belongs to a run with other settings, or the disk is full.
+        RecipeError: If the rules leave no candidates, or the file has another extension.
     """
     check_rules(rules)
     path, work = check_mined_name(path), Path(work)
@@ -90,7 +90,7 @@ def mine_into(
         try:
             mining.make(memory_gib, progress)
         finally:
-            if not any(work.glob("part-*")):  # nothing of worth yet
+            if not any(work.glob("part-*")):  # no part is finished yet
                 _clear(work)
         counts = mining.counts()
         notes = note_missing(counts["queries_with_none"], counts["queries"])
@@ -102,15 +102,15 @@ def mine_into(
 
 
 def unfinished(work: Path) -> bool:
-    """True if a mining that has not ended has left its parts in this folder."""
+    """True if the folder contains the parts of an unfinished run."""
     return (work / MANIFEST).exists()
 
 
 def remove(work: Path) -> None:
-    """Removes the parts of a mining whose file is whole; if it is killed meanwhile, they are no mining."""
+    """Removes the parts of a finished run; if interrupted, the folder does not count as unfinished."""
     if work.is_dir():
         _clear(work)
-        with contextlib.suppress(OSError):  # other files are in it
+        with contextlib.suppress(OSError):  # it contains other files
             work.rmdir()
 
 
@@ -119,7 +119,7 @@ def _clear(work: Path) -> None:
 
 
 class _Mining:
-    """One mining, with all that its parts need."""
+    """A mining run with everything that its parts need."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class _Mining:
         self.parts = ArrayParts(work, "part-{number:06d}.safetensors", len(known.query_ids), size)
 
     def make(self, memory_gib: float, progress: bool) -> None:
-        """Writes each part that is not there, or not whole."""
+        """Writes each part that is missing or damaged."""
         known, Q = self.known, len(self.known.query_ids)
         width = min(self.rules.depth + int(known.spread.max()), len(self.judged.corpus_ids))
         fitting = int(memory_gib * 2**28 / (8 * width + self.finder.query_bytes))
@@ -168,16 +168,16 @@ class _Mining:
         """Computes a part from the results of a block of queries and the scores of their positives.
 
         Args:
-            part: Some of the block's queries.
-            first: The block's first query.
-            found: The block's results.
-            positives: Of each of the block's queries, float32 scores.
+            part: The part, a range of the block's queries.
+            first: Index of the block's first query.
+            found: Results of the block's queries.
+            positives: Scores of the positives of each of the block's queries, float32.
         """
         known, rules = self.known, self.rules
         here = slice(part.first - first, part.last - first)
         own, (places, scores) = positives[here], found.arrays(here)
         removed = np.zeros(len(REMOVED), np.int64)
-        orders = []  # of each query, the ranks of its candidates
+        orders = []  # ranks of the candidates of each query
         for row, query in enumerate(range(part.first, part.last)):
             order = np.empty(0, np.int64)
             if len(own[row]):
@@ -219,9 +219,10 @@ class _Mining:
     def _read_alike(
         self, places: np.ndarray, scores: np.ndarray, positives: np.ndarray, own: np.ndarray
     ) -> np.ndarray:
-        """Bool [C], True for candidates that the model reads as the tokens of a positive.
+        """True for candidates that the model reads as the same tokens as a positive, bool [C].
 
-        Texts of the same tokens have the same score, but for rounding, so few of the others are looked at.
+        Texts with the same tokens have the same score up to rounding, so only candidates with the score of a
+        positive are compared.
         """
         same = np.isclose(scores[:, None], own[None], rtol=1e-3, atol=1e-5).any(1)
         if same.any():
@@ -230,7 +231,7 @@ class _Mining:
         return same
 
     def counts(self) -> dict[str, int]:
-        """What was mined, and what was not."""
+        """The numbers of mined negatives, of queries with too few, and of removed passages."""
         removed, found = np.zeros(len(REMOVED), np.int64), []
         for arrays in map(self.parts.read, self.parts):
             removed += arrays["removed"]
@@ -247,7 +248,7 @@ class _Mining:
         }
 
     def rows(self, progress: bool) -> Iterator[Mined]:
-        """The rows of the file: queries with a positive at least."""
+        """Yields the rows of the file, one for each query with a positive."""
         positives, query_ids = self.known.positives, self.known.query_ids
         bar = dict(total=len(query_ids), unit=" queries", desc="Writing", delay=2, leave=False)
         with tqdm(disable=not progress, **bar) as shown:
