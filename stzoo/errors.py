@@ -2,20 +2,20 @@
 
 StzooError                      exit code 2, printed without a traceback
 ├── PluginError                 a plugin or component that cannot be used
-│   ├── UnknownNameError        no component of that name; offers the nearest
-│   └── ConflictError           two providers of one name
-├── RecipeError                 a recipe or option that does not hold
-├── DataError                   a corpus, qrels or result file that does not hold
-├── ModelError                  a folder or id that is no usable model
-│   ├── BackboneError           a masked LM that cannot be taken apart
-│   └── ExportError             a model that has no portable form
-├── ShapeError                  tensors whose shapes do not agree
-├── OutputError                 an output folder that must not be written
-├── TrainingError               a training run that cannot continue, as its loss is not finite
-├── PublishError                a model that must not go to the Hub, or that the Hub does not take
+│   ├── UnknownNameError        a name that does not exist; suggests the closest one
+│   └── ConflictError           two components with the same name
+├── RecipeError                 an invalid recipe or option
+├── DataError                   an invalid corpus, qrels or result file
+├── ModelError                  a folder or id that is not a usable model
+│   ├── BackboneError           a masked LM that cannot be split into embeddings, encoder and head
+│   └── ExportError             a model that cannot be exported in a portable form
+├── ShapeError                  tensors whose shapes do not match
+├── OutputError                 an output path that cannot or must not be written
+├── TrainingError               a training run whose loss, gradient or weights are not finite
+├── PublishError                a model that must not be published, or that the Hub rejects
 └── MissingExtraError           an optional dependency that is not installed
 
-Anything else that escapes is a bug of ours and keeps its traceback.
+Any other exception is a bug in stzoo and keeps its traceback.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ from difflib import get_close_matches
 
 
 class StzooError(Exception):
-    """A mistake that the user can mend; its text says what was given, what was expected and what to do."""
+    """A mistake that the user can fix; the message says what was given, what was expected and what to do."""
 
     exit_code = 2
 
@@ -33,13 +33,13 @@ class PluginError(StzooError):
 
 
 class UnknownNameError(PluginError):
-    """A name that nothing carries.
+    """A name that does not exist.
 
     Args:
-        kind: what was looked for, e.g. "objective".
-        name: the name given.
-        known: the names there are.
-        hint: one more sentence, e.g. why a plugin that might have it is missing.
+        kind: Kind of the component, e.g. "objective".
+        name: The unknown name.
+        known: The existing names.
+        hint: Additional sentence, e.g. why a plugin that might provide the name is missing.
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = ""):
@@ -49,56 +49,56 @@ class UnknownNameError(PluginError):
 
 
 class ConflictError(PluginError):
-    """Two providers of one name."""
+    """Two components with the same name."""
 
 
 class RecipeError(StzooError):
-    """A recipe or option that does not hold."""
+    """An invalid recipe or option."""
 
 
 class DataError(StzooError):
-    """A corpus, qrels or result file that does not hold."""
+    """An invalid corpus, qrels or result file."""
 
     @classmethod
     def at(cls, path: object, line: int, found: str, expected: str) -> "DataError":
-        """An error that names the file and the line (counted from 1); a long `found` is abbreviated."""
+        """Makes an error that names the file and the line (counted from 1); a long `found` is abbreviated."""
         return cls(f"{path}:{line}: {abbreviated(found)}; expected {expected}.")
 
 
 class ModelError(StzooError):
-    """A folder or id that is no usable model."""
+    """A folder or id that is not a usable model."""
 
 
 class BackboneError(ModelError):
-    """A masked LM that cannot be taken apart."""
+    """A masked LM that cannot be split into embeddings, encoder and head."""
 
 
 class ExportError(ModelError):
-    """A model that has no portable form."""
+    """A model that cannot be exported in a portable form."""
 
 
 class ShapeError(StzooError):
-    """Tensors whose shapes do not agree."""
+    """Tensors whose shapes do not match."""
 
 
 class OutputError(StzooError):
-    """An output folder that must not be written."""
+    """An output path that cannot or must not be written."""
 
 
 class TrainingError(StzooError):
-    """A training run that cannot continue, as its loss, gradient or weights are not finite."""
+    """A training run that cannot continue, because its loss, gradient or weights are not finite."""
 
 
 class PublishError(StzooError):
-    """A model that must not go to the Hub, or that the Hub does not take."""
+    """A model that must not be published, or that the Hub rejects."""
 
 
 class MissingExtraError(StzooError):
     """An optional dependency that is not installed.
 
     Args:
-        package: what could not be imported.
-        extra: the extra of stzoo that brings it.
+        package: The missing package.
+        extra: The extra of stzoo that installs it.
     """
 
     def __init__(self, package: str, extra: str):
@@ -106,14 +106,14 @@ class MissingExtraError(StzooError):
 
 
 def abbreviated(text: str, longest: int = 240) -> str:
-    """A text as a message shows it: without its middle if it is longer than that many characters."""
+    """Shortens a text for a message: cuts out the middle if it has more than `longest` characters."""
     if len(text) <= longest:
         return text
     return f"{text[: longest // 2]} … {text[-longest // 4 :]} ({len(text)} characters)"
 
 
 def quoted(value: object) -> str:
-    """A value as a message shows it: its repr, abbreviated."""
+    """Formats a value for a message: its repr, abbreviated."""
     return abbreviated(repr(value), 80)
 
 
@@ -125,21 +125,21 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def check_known(option: str, given: str, known: Iterable[str]) -> None:
-    """Sees that what an option is given is among the known values.
+    """Checks that the value of an option is among the known values.
 
     Raises:
-        RecipeError: if it is not; it offers the nearest.
+        RecipeError: If it is not; the message suggests the closest one.
     """
     if given not in known:
         raise RecipeError(f"there is no {option} {given!r}{suggest(given, known)} Known: {', '.join(known)}.")
 
 
 def is_failure(error: BaseException) -> bool:
-    """True for exceptions, and for panics of libraries in Rust (tokenizers), which are not an `Exception`."""
+    """True for exceptions, and for panics of Rust libraries (tokenizers), which are not an `Exception`."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what a library says of its error; the error's type where it says nothing."""
+    """The first line of an error's message, or the error's type if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

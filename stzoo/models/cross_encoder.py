@@ -1,8 +1,8 @@
-"""Teachers: cross-encoders that score pairs, for distillation and to find false negatives.
+"""Teachers: cross-encoders that score pairs, for distillation and for finding false negatives.
 
-Any CrossEncoder of sentence-transformers with one label, or a bare sequence classifier of transformers. The
-scores are its logits: what its activation would make of them (most have a sigmoid) is left out, as the losses
-of distillation and margins need differences, which a sigmoid flattens.
+A teacher is a CrossEncoder of sentence-transformers with one label, or a bare sequence classifier of
+transformers. Its scores are logits: its activation, usually a sigmoid, is not applied, since distillation
+losses and margins need the differences that a sigmoid flattens.
 """
 
 import json
@@ -34,10 +34,10 @@ class Teacher:
     """A loaded cross-encoder.
 
     Attributes:
-        name: the folder's name, or the Hub id.
-        given: the folder, made absolute, or Hub id that it was loaded from.
-        revision: first 12 hex digits of a folder's fingerprint, or a Hub model's commit.
-        model: the CrossEncoder.
+        name: Name of the folder, or the Hub id.
+        given: Absolute path to the folder, or the Hub id, that it was loaded from.
+        revision: First 12 hex digits of the folder's fingerprint, or the commit of a Hub model.
+        model: The CrossEncoder.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Teacher:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the scores depend on, beside the texts."""
+        """Metadata that the scores depend on, apart from the texts."""
         found = {"revision": self.revision, "max_tokens": self.model.max_seq_length}
         dtype = str(self.model.dtype).removeprefix("torch.")
         if dtype != "float32":
@@ -57,18 +57,18 @@ class Teacher:
         return found
 
     def score(self, queries: Sequence[str], passages: Sequence[str], *, progress: bool = False) -> np.ndarray:
-        """Scores each query with the passage at its side.
+        """Scores each query with the passage at the same position.
 
         Args:
-            queries: N texts.
-            passages: N texts.
+            queries: Texts of N queries.
+            passages: Texts of N passages.
             progress: True for a progress bar on stderr after two seconds.
 
         Returns:
-            float32 [N], the logits; the higher, the more relevant.
+            The logits, float32 [N]; higher means more relevant.
 
         Raises:
-            ModelError: if a score is not finite.
+            ModelError: If a score is not finite.
         """
         pairs = list(zip(queries, passages, strict=True))
         with tqdm(total=len(pairs), disable=not progress, **BAR) as bar:
@@ -78,8 +78,8 @@ class Teacher:
         """Scores pairs of a query and a passage; see `score`.
 
         Args:
-            pairs: N of them, which are put into batches by themselves.
-            bar: A tqdm bar that moves by N.
+            pairs: N pairs; batches contain no others.
+            bar: Progress bar of tqdm, which advances by N.
         """
         scores = np.empty(len(pairs), np.float32)
         for rows, found in score_pairs(self.model, pairs):
@@ -95,19 +95,21 @@ class Teacher:
 
 
 def open_teacher(name: str, *, max_tokens: int | None = None, device: str | None = None) -> Teacher:
-    """Loads a cross-encoder; code from its folder or repository is never run.
+    """Loads a cross-encoder. Code from the folder or repository is never run.
 
     Args:
         name: FOLDER, HUB_ID or NAME=FOLDER_OR_HUB_ID.
-        max_tokens: query and passage are cut there together, the longer first; None keeps the model's limit.
-        device: of torch; None takes the best there is.
+        max_tokens: Maximum length of a pair; the longer text is truncated first. None keeps the
+            limit of the model.
+        device: Device of torch; None for the best available.
 
     Raises:
-        ModelError: if it is no cross-encoder with one label and all its weights, or cannot read max_tokens.
-        RecipeError: if there is no such device, or no name in `name`.
+        ModelError: If it is not a cross-encoder with one label and all its weights, or does not support
+            `max_tokens`.
+        RecipeError: If the device does not exist, or `name` is invalid.
 
-    Unlike: sentence-transformers makes a cross-encoder of anything, with a head of random weights where there
-        is none, whose scores mean nothing.
+    Unlike sentence-transformers, which makes a cross-encoder of any model and adds a head of random weights
+        if it has none, so that the scores are meaningless.
     """
     check_device(device)
     name, given = parse_name(name)
@@ -121,7 +123,7 @@ def open_teacher(name: str, *, max_tokens: int | None = None, device: str | None
             model = CrossEncoder(given, device="cpu", trust_remote_code=False)
     except ModelError:
         raise
-    except BaseException as error:  # whatever a broken folder makes the loaders raise
+    except BaseException as error:  # a broken folder may raise anything
         if not is_failure(error):
             raise
         what = "cannot be loaded" if local else "is no folder, and no Hub id that can be loaded"
@@ -138,7 +140,7 @@ def open_teacher(name: str, *, max_tokens: int | None = None, device: str | None
 
 
 def _check_kind(given: str) -> None:
-    """Sees that a model was saved to score pairs."""
+    """Checks that a model was saved as one that scores pairs."""
     if load_file_path(given, "modules.json"):
         about = load_file_path(given, "config_sentence_transformers.json")
         kind = json.loads(Path(about).read_text(encoding="utf-8")).get("model_type") if about else None

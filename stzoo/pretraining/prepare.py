@@ -1,9 +1,9 @@
-"""Preparing a corpus: the columns that an objective reads beside the text, made once and kept as Parquet.
+"""Prepares a corpus: computes the columns that an objective reads in addition to the text, as Parquet files.
 
-A plugin's `Preparation` makes them, in shards of some hundred passages, which are kept in `work/` until all
-are made (see `stzoo.utils.parts`). Then they are put together into `passages-….parquet` in the order of the
-corpus, and the folder is a corpus for `stzoo pretrain` and a data set for `datasets.load_dataset`. Memory
-does not grow with the corpus, unless what a plugin looks up does.
+A plugin's `Preparation` makes the columns in shards of a few hundred passages, which are stored in `work/`
+until all are finished (see `stzoo.utils.parts`). Then they are combined into `passages-….parquet` in the
+order of the corpus. The folder is a corpus for `stzoo pretrain` and a data set for `datasets.load_dataset`.
+Memory does not grow with the corpus, unless the plugin's own data does.
 """
 
 import json
@@ -30,25 +30,26 @@ from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import atomic_file, files_under, remove_files
 from stzoo.utils.parts import Part, Parts
 
-WORK = "work"  # of an unfinished preparation
+WORK = "work"  # subfolder with the shards of an unfinished preparation
 FILE_ROWS = 200_000
-GROUP_ROWS = 10_000  # of a file's row groups
+GROUP_ROWS = 10_000  # rows per row group of a file
 
 
 class Preparation:
     """The base of all preparations: subclass it, set `Settings`, `columns` and `reads`, write `shard`.
 
     Args:
-        settings: of `Settings`.
-        corpus: with those of `columns` and `reads` that it brings.
-        tokenizer: a fast one, of the base to be pre-trained.
-        work: a folder that a kill does not touch; what is kept here must be whole or absent.
+        settings: Settings, an instance of `Settings`.
+        corpus: The corpus, with those of `columns` and `reads` that it has.
+        tokenizer: Fast tokenizer of the base model to pre-train.
+        work: Folder that survives an interrupted run; files in it must be complete or absent.
 
     Attributes:
-        Settings: a subclass of `stzoo.training.settings.PrepareSettings`; its fields are the flags.
-        columns: what is made, by name: str or list[str].
-        reads: what is read of the corpus, if it is there, beside the id, the text and `columns`.
-        notes: what the user should know, one sentence each.
+        Settings: Subclass of `stzoo.training.settings.PrepareSettings`; its fields become flags.
+        columns: Types of the columns to make by name, str or list[str].
+        reads: Types of the columns that are read from the corpus if it has them, in addition to the id, the
+            text and `columns`.
+        notes: Notes for the user, one sentence each.
     """
 
     Settings: ClassVar[type[PrepareSettings]] = PrepareSettings
@@ -60,15 +61,15 @@ class Preparation:
         self.notes: list[str] = []
 
     def facts(self) -> dict[str, Any]:
-        """What the columns are made by, for the manifest; a run goes on only if it is the same."""
+        """Metadata on how the columns are made, for the manifest; a run resumes only if it is unchanged."""
         return {}
 
     def shard(self, first: int, last: int) -> dict[str, list[Any]]:
-        """Makes the columns of rows first to last - 1; the same whatever was made before."""
+        """Makes the columns of rows first to last - 1; must not depend on earlier calls."""
         raise NotImplementedError(f"{type(self).__name__} must define shard(first, last)")
 
     def finish(self, folder: Path) -> None:
-        """Writes into subfolders what stands beside the rows, when all are made."""
+        """Writes additional data into subfolders after all rows are finished."""
 
 
 def prepare(
@@ -83,18 +84,18 @@ def prepare(
     """Makes a data set for an objective that reads more than plain text.
 
     Args:
-        preparation: its name; see `stzoo list preparations`.
-        recipe: a YAML file or the name of an installed recipe.
-        output: the folder for the data set; run.json in it is the manifest.
-        resume: go on with the unfinished data set in `output`.
-        overwrite: remove the data set that is in `output`.
-        settings: of the preparation; they win over the recipe's.
+        preparation: Name of the preparation; see `stzoo list preparations`.
+        recipe: Path to a YAML file, or the name of an installed recipe.
+        output: Folder for the data set; its run.json is the manifest.
+        resume: True to continue the unfinished data set in `output`.
+        overwrite: True to remove the data set that is in `output`.
+        settings: Settings of the preparation; they override those of the recipe.
 
     Returns:
-        the output folder, which `--corpus` of `stzoo pretrain` takes.
+        The output folder, which can be passed to `stzoo pretrain --corpus`.
 
     Raises:
-        StzooError: for a user's mistake; see stzoo.errors.
+        StzooError: If the user made a mistake; see `stzoo.errors`.
     """
     require_one_process("prepare")
     kind: type[Preparation] = manager.resolve(manager.find("preparation", preparation))  # type: ignore[assignment]
@@ -112,7 +113,7 @@ def prepare(
     with runs.start(output, wanted, resume=resume, overwrite=overwrite, worth=(f"{WORK}/*",)) as run:
         manager.use("preparation", preparation)
         if run.metadata["status"] == "finished":
-            _clear(run.folder)  # what a kill at the very end has left
+            _clear(run.folder)  # left by a run that was interrupted at the very end
             return run.folder
         tokenizer = load_tokenizer(wanted.tokenizer)
         corpus = load_corpus(
@@ -122,7 +123,7 @@ def prepare(
             columns={**kind.columns, **kind.reads},
             tokenizer=tokenizer,
         )
-        run.record()  # before the first index is made, so that a kill leaves what can be gone on with
+        run.record()  # before any index is made, so that an interrupted run can resume
         work = run.folder / WORK
         work.mkdir(exist_ok=True)
         made = kind(wanted, corpus, tokenizer, work)
@@ -140,12 +141,12 @@ def prepare(
         run.record(filled=filled, notes=made.notes, peak_memory_mib=_peak_memory())
         _write_card(run, kind)
         run.record(status="finished")
-        _clear(run.folder, [runs.UNFINISHED_WORK])  # not before: a kill in the midst would cost all shards
+        _clear(run.folder, [runs.UNFINISHED_WORK])  # last: otherwise an interrupted run would lose all shards
         return run.folder
 
 
 def _clear(folder: Path, patterns: Sequence[str] = runs.WORK_FILES) -> None:
-    """Removes what a preparation has kept in `work`, and nothing else that lies there."""
+    """Removes the files of a preparation in `work`, and no others."""
     names = files_under(folder)
     left = [name for name in names if any(re.fullmatch(pattern, name) for pattern in patterns)]
     remove_files(folder, left)
@@ -160,13 +161,13 @@ class _Shards(Parts[pa.Table]):
             return None
         return table if len(table) == len(part) else None
 
-    def save(self, draft: Path, part: Part, content: pa.Table) -> None:  # noqa: ARG002 - as of others
+    def save(self, draft: Path, part: Part, content: pa.Table) -> None:  # noqa: ARG002 - the base class has it
         """See `Parts`."""
         pq.write_table(content, draft, compression="zstd")
 
 
 def _make(made: Preparation, work: Path) -> _Shards:
-    """Makes each shard that is not there yet."""
+    """Makes each missing shard."""
     rows, schema = made.corpus.rows, _schema(made.columns)
     shards = _Shards(work, "rows-{first:09d}.parquet", len(rows), made.settings.shard_rows)
 
@@ -191,7 +192,7 @@ def _put_together(shards: _Shards, columns: Mapping[str, Any], folder: Path) -> 
     """Copies the shards into files of FILE_ROWS rows.
 
     Returns:
-        how many rows each column fills.
+        The number of rows in which each column has a value.
     """
     filled, schema, parts = dict.fromkeys(columns, 0), _schema(columns), list(shards)
     shards_a_file, shards_a_group = (max(1, rows // shards.size) for rows in (FILE_ROWS, GROUP_ROWS))
@@ -217,7 +218,7 @@ def _put_together(shards: _Shards, columns: Mapping[str, Any], folder: Path) -> 
 
 
 def _peak_memory() -> int | None:
-    """Of this process, in MiB; Windows does not tell."""
+    """Peak memory of this process in MiB; None on Windows, which does not report it."""
     if sys.platform == "win32":
         return None
     import resource
@@ -227,12 +228,12 @@ def _peak_memory() -> int | None:
 
 
 def _called(source: str) -> str:
-    """What it is called on the Hub or in its folder, as a path tells nobody else anything."""
+    """The Hub id, or the last part of a local path, since the whole path is meaningless to others."""
     return Path(source).resolve().name if Path(source).exists() else source
 
 
 def _write_card(run: runs.Run, kind: type[Preparation]) -> None:
-    """A card that the Hub and `datasets` read."""
+    """Writes a dataset card that the Hub and `datasets` can read."""
     facts, settings = run.metadata, run.metadata["recipe"]
     total = facts["corpus"]["passages"]
     rows = "\n".join(f"| `{name}` | {count} of {total} |" for name, count in facts["filled"].items())

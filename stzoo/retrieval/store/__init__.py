@@ -1,7 +1,7 @@
-"""An embedding store: a folder of vectors that is filled shard by shard and found again.
+"""Embedding stores: folders of vectors that are filled shard by shard and reused.
 
-shards.py     the files
-quantize.py   smaller vectors
+shards.py     the files of a store
+quantize.py   vectors in fewer bytes
 """
 
 import json
@@ -31,17 +31,18 @@ from stzoo.utils.parts import Part, check_manifest
 
 __all__ = ["PRECISIONS", "SHARD_ROWS", "Store", "fill", "open_store", "place", "quantise"]
 
-SHARD_ROWS = 8192  # a kill costs the work of one shard at most: a minute of MiniLM on two CPU cores
+SHARD_ROWS = 8192  # an interrupted run loses at most one shard: a minute for MiniLM on two CPU cores
 
 
 @dataclass(frozen=True)
 class Store:
-    """Vectors on disk: `store[a:b]` is float32 [b - a, D], read when asked for.
+    """Vectors on disk; `store[a:b]` reads float32 [b - a, D].
 
     Attributes:
-        folder: where it lies.
-        manifest: see `shards.py`.
-        seconds: that making the vectors took, over all runs; of a quantised store with those of its source.
+        folder: Folder of the store.
+        manifest: Content of the manifest; see `shards.py`.
+        seconds: Seconds that computing the vectors took over all runs; for a quantised store, including
+            those of its source.
     """
 
     folder: Path
@@ -50,7 +51,7 @@ class Store:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Number and width of the vectors."""
+        """Number and dimension of the vectors."""
         return self.manifest["rows"], self.manifest["dim"]
 
     def __len__(self) -> int:
@@ -58,22 +59,22 @@ class Store:
 
     @property
     def precision(self) -> str:
-        """One of PRECISIONS."""
+        """Precision of the stored vectors, one of PRECISIONS."""
         return str(self.manifest["precision"])
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the vectors depend on, as `fill` was given it."""
+        """Everything that the vectors depend on, as passed to `fill`."""
         return dict(self.manifest["facts"])
 
     @property
     def data(self) -> dict[str, str]:
-        """Where the texts can be found again, as `fill` was given it."""
+        """Where the texts come from, as passed to `fill`."""
         return dict(self.manifest["data"] or {})
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the vectors on disk."""
+        """Size of the vectors on disk in bytes."""
         return len(self) * width(self.manifest) * np.dtype(DTYPES[self.precision]).itemsize
 
     def __getitem__(self, rows: slice) -> np.ndarray:
@@ -83,18 +84,18 @@ class Store:
         return loosened(Shards(self.folder, self.manifest).read_rows(start, max(start, stop)), self.manifest)
 
     def packed(self, start: int, stop: int) -> np.ndarray:
-        """The bits of a binary store, for Hamming distances.
+        """Reads the packed bits of a binary store, for Hamming distances.
 
         Args:
-            start: first row.
-            stop: row behind the last, at most N.
+            start: First row.
+            stop: Row after the last; values above N mean N.
 
         Returns:
-            uint8 [stop - start, ceil(D / 8)]: the highest bit comes first, and bits behind the last dimension
-            are 0, as of numpy.packbits.
+            The packed bits, uint8 [stop - start, ceil(D / 8)], as from numpy.packbits: the highest bit comes
+            first, and bits after the last dimension are 0.
 
         Raises:
-            RecipeError: if the store is of another precision.
+            RecipeError: If the store has another precision.
         """
         if self.precision != "binary":
             raise RecipeError(f"{self.folder} holds {self.precision}; only a binary store has packed bits.")
@@ -102,13 +103,13 @@ class Store:
 
 
 def place(root: str | Path, model: str, label: str, facts: Mapping[str, Any]) -> Path:
-    """The folder of a store: ROOT/<model>/<label>-<12 hex digits of the facts>.
+    """Returns the folder of a store: ROOT/<model>/<label>-<first 12 hex digits of the facts' SHA-256>.
 
     Args:
-        root: of all stores.
-        model: its name.
-        label: for people, e.g. "scifact-document".
-        facts: all that the vectors depend on.
+        root: Folder of all stores.
+        model: Name of the model.
+        label: Readable label, e.g. "scifact-document".
+        facts: Everything that the vectors depend on, as JSON.
     """
     return Path(root) / slug(model) / f"{slug(label)}-{digest(facts)[:12]}"
 
@@ -126,28 +127,28 @@ def fill(
     seconds_before: float = 0.0,
     progress: bool = False,
 ) -> Store:
-    """Encodes what a store has not yet, and opens it.
+    """Encodes the missing shards of a store, and opens it.
 
     Args:
-        folder: of the store; made if it is not there.
-        texts: a sequence of N, of which a slice is taken for each shard that is missing.
-        facts: all that the vectors depend on, as JSON: the model's name and revision, prompt, max_tokens,
-            dtype …, and a fingerprint of the texts.
-        encode: from a slice of the texts to float32 [n, D].
-        precision: of the stored vectors, one of PRECISIONS.
-        ranges: float32 [2, D], least and greatest value of each dimension for int8; what lies outside is cut.
-            None takes those of the first shard.
-        shard_rows: vectors a file; a store that is there keeps its own.
-        data: where the texts can be found again, e.g. {"folder": …, "name": …}; no vector depends on it.
-        seconds_before: that went into the vectors before encode gets them.
+        folder: Folder of the store; created if it does not exist.
+        texts: Sequence of N texts, from which a slice is taken for each missing shard.
+        facts: Everything that the vectors depend on, as JSON: the model's name and revision, prompt,
+            max_tokens, dtype and so on, and a fingerprint of the texts.
+        encode: Function from a slice of the texts to vectors, float32 [n, D].
+        precision: Precision of the stored vectors, one of PRECISIONS.
+        ranges: Minimum and maximum of each dimension for int8, float32 [2, D]; values outside are clipped.
+            None uses those of the first shard.
+        shard_rows: Number of vectors per file; an existing store keeps its own.
+        data: Where the texts come from, e.g. {"folder": …, "name": …}; the vectors do not depend on it.
+        seconds_before: Seconds spent on the vectors before `encode` is called.
         progress: True for a progress bar on stderr.
 
     Raises:
-        DataError: if there is no text.
-        ModelError: if encode gives no finite vectors of one width, or such as float16 cannot hold.
-        OutputError: if the folder holds another store or is in use, or the disk is full; finished shards
-            stay.
-        RecipeError: if the precision is unknown, or shard_rows below 1.
+        DataError: If there are no texts.
+        ModelError: If `encode` does not return finite vectors of one dimension, or they overflow float16.
+        OutputError: If the folder contains another store or is in use, or the disk is full; finished shards
+            are kept.
+        RecipeError: If the precision is unknown, or `shard_rows` is below 1.
     """
     check_precision(precision)
     if shard_rows < 1:
@@ -173,7 +174,7 @@ def fill(
                 "seconds_before": seconds_before,
                 "data": None,
             }
-        if made or (data and manifest["data"] != data):  # new, or the texts have moved
+        if made or (data and manifest["data"] != data):  # the store is new, or the texts have moved
             manifest["data"] = data and dict(data)
             write_manifest(home, manifest)
         shards = Shards(home, manifest)
@@ -193,17 +194,17 @@ def fill(
 
 
 def quantise(source: Store, folder: str | Path, precision: str, *, progress: bool = False) -> Store:
-    """Makes a store of a smaller precision from a float32 one, without encoding anything.
+    """Makes a store of a lower precision from a float32 store, without encoding anything.
 
     Args:
-        source: of float32.
-        folder: of the new store.
-        precision: one of PRECISIONS; the ranges of int8 are those of all vectors.
+        source: The float32 store.
+        folder: Folder of the new store.
+        precision: Precision of the new store, one of PRECISIONS; the ranges of int8 are those of all vectors.
         progress: True for a progress bar on stderr.
 
     Raises:
-        OutputError: if the folder holds another store or is in use, or the disk is full.
-        RecipeError: if the source is not float32, or the precision unknown.
+        OutputError: If the folder contains another store or is in use, or the disk is full.
+        RecipeError: If the source is not float32, or the precision is unknown.
     """
     if source.precision != "float32":
         raise RecipeError(f"{source.folder} holds {source.precision}; quantise the float32 store it came of.")
@@ -226,10 +227,10 @@ def quantise(source: Store, folder: str | Path, precision: str, *, progress: boo
 
 
 def open_store(folder: str | Path) -> Store:
-    """Opens a whole store, once each of its shards has been checked.
+    """Opens a complete store after checking each of its shards.
 
     Raises:
-        DataError: if it is no store, or a shard is missing or damaged.
+        DataError: If the folder is not a store, or a shard is missing or damaged.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -242,7 +243,7 @@ def open_store(folder: str | Path) -> Store:
 
 
 def _encoded(texts: Any, start: int, stop: int, encode: Callable[[Any], np.ndarray]) -> Shard:
-    """The vectors of some texts, as float32 [n, D]."""
+    """Encodes a range of the texts as float32 [n, D], and measures the time."""
     begun = time.monotonic()
     vectors = encode(texts[start:stop])
     seconds = time.monotonic() - begun

@@ -1,13 +1,15 @@
-"""Vectors in fewer bytes, and back.
+"""Converts vectors to fewer bytes and back.
 
-float32; float16; int8, 256 steps a dimension between the least and the greatest value; binary, one bit a
-dimension, set above 0: as quantize_embeddings of sentence-transformers makes them (binary is its "ubinary").
+The precisions are float32, float16, int8 (256 steps per dimension between the minimum and the maximum) and
+binary (one bit per dimension, set for values above 0). They are those of sentence-transformers'
+quantize_embeddings, which calls binary "ubinary".
 
-Back in float32, int8 is the middle of its step, so at most half a step off within the range, and binary is +1
-or -1: a float query's dot product with it is the sum of the query's components, each with the sign that the
-document has there, and cosine ranks the same, as all documents are of one length.
+Converted back to float32, an int8 value is the middle of its step, so that values within the range are at
+most half a step off. A bit is +1 or -1: the dot product with a float query is the sum of the query's
+components with the signs of the document, and cosine gives the same ranking since all documents have the same
+length.
 
-Unlike sentence-transformers, whose int8 comes back as the lower edge of its step.
+Unlike sentence-transformers, which converts int8 to the lower edge of its step.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,37 +25,37 @@ PRECISIONS = tuple(DTYPES)
 
 
 def check_precision(precision: str) -> None:
-    """Sees that there is such a precision.
+    """Checks that a precision exists.
 
     Raises:
-        RecipeError: if there is none.
+        RecipeError: If it does not exist.
     """
     check_known("precision", precision, PRECISIONS)
 
 
 def width(manifest: Mapping[str, Any]) -> int:
-    """Numbers stored a vector."""
+    """Number of stored values per vector."""
     return -(-manifest["dim"] // 8) if manifest["precision"] == "binary" else int(manifest["dim"])
 
 
 def ranges_of(parts: Iterable[np.ndarray]) -> np.ndarray:
-    """float32 [2, D], the least and the greatest value of each dimension of float32 [n, D] parts."""
+    """Minimum and maximum of each dimension, float32 [2, D], over parts that are float32 [n, D]."""
     extremes = [np.stack([part.min(0), part.max(0)]) for part in parts]
     return np.stack([np.min(extremes, 0)[0], np.max(extremes, 0)[1]])
 
 
 def tightened(vectors: np.ndarray, manifest: Mapping[str, Any]) -> np.ndarray:
-    """Vectors as they are stored.
+    """Converts vectors to the precision of a store.
 
     Args:
-        vectors: float32 [n, D].
-        manifest: with the precision, and for int8 the ranges.
+        vectors: Vectors, float32 [n, D].
+        manifest: Manifest of the store, with the precision and, for int8, the ranges.
 
     Returns:
-        [n, width] of the precision's dtype.
+        The stored values, [n, width] of the precision's dtype.
 
     Raises:
-        ModelError: if float16 cannot hold them.
+        ModelError: If the values overflow float16.
     """
     if manifest["precision"] in ("float32", "float16"):
         with np.errstate(over="ignore"):
@@ -68,7 +70,7 @@ def tightened(vectors: np.ndarray, manifest: Mapping[str, Any]) -> np.ndarray:
 
 
 def loosened(stored: np.ndarray, manifest: Mapping[str, Any]) -> np.ndarray:
-    """float32 [n, D] of what `tightened` gave."""
+    """Converts stored values from `tightened` back to vectors, float32 [n, D]."""
     if manifest["precision"] == "binary":
         return np.unpackbits(stored, axis=1, count=manifest["dim"]) * np.float32(2) - np.float32(1)
     if manifest["precision"] == "int8":

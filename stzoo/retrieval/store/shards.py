@@ -1,9 +1,9 @@
-"""The files of an embedding store: its manifest and its shards, which are parts as of `stzoo.utils.parts`.
+"""The files of an embedding store: its manifest and its shards, which are `stzoo.utils.parts`.
 
-manifest.json             facts, rows, dim, precision, shard_rows, ranges (of int8), seconds_before, data, and
-                          a checksum of all this; a damaged one is replaced
-shard-00000.safetensors   "vectors" [rows, width]; in the metadata the store that it belongs to (a digest of
-                          the manifest), its number, the seconds that making it took, and a checksum
+manifest.json             facts, rows, dim, precision, shard_rows, ranges (for int8), seconds_before, data,
+                          and a checksum of these; a damaged manifest is replaced
+shard-00000.safetensors   "vectors" [rows, width]; its metadata has the store that it belongs to (a digest of
+                          the manifest), its number, the seconds spent on it, and a checksum
 """
 
 import contextlib
@@ -27,7 +27,7 @@ SCHEMA_VERSION = 1
 
 
 def digest(value: Any) -> str:
-    """SHA-256 (64 hex digits) of what JSON can hold."""
+    """SHA-256 of a JSON value, 64 hex digits."""
     return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -38,10 +38,10 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """What `write_manifest` was given, or None if it is missing, damaged or of another version."""
+    """Reads what `write_manifest` wrote; None if it is missing, damaged or of another schema version."""
     path = folder / "manifest.json"
     try:
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # opening a pipe would block
             return None
         found = json.loads(path.read_text(encoding="utf-8"))
         holds = found.pop("checksum") == digest(found) and found.pop("schema_version") == SCHEMA_VERSION
@@ -51,10 +51,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def check_foreign(folder: Path) -> None:
-    """Sees that a folder without a manifest that holds may be filled.
+    """Checks that a folder without a valid manifest may be filled. A damaged manifest is replaced.
 
     Raises:
-        OutputError: if its manifest.json is another program's. A damaged one is replaced.
+        OutputError: If its manifest.json belongs to another program.
     """
     found = None
     with contextlib.suppress(OSError, ValueError, RecursionError):
@@ -81,7 +81,7 @@ class Shards(Parts[Shard]):
 
     Args:
         folder: Folder of the store.
-        manifest: Its manifest.
+        manifest: Manifest of the store.
     """
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any]):
@@ -102,7 +102,7 @@ class Shards(Parts[Shard]):
                 and (vectors.shape, vectors.dtype) == ((len(part), self.width), self.dtype)
             )
             return Shard(vectors, float(about["seconds"])) if holds else None
-        except Exception:  # whatever a damaged file makes the reader raise
+        except Exception:  # a damaged file may raise anything
             return None
 
     def save(self, draft: Path, part: Part, content: Shard) -> None:
@@ -116,7 +116,7 @@ class Shards(Parts[Shard]):
         draft.write_bytes(save({"vectors": content.vectors}, about))
 
     def read_rows(self, start: int, stop: int) -> np.ndarray:
-        """Stored rows [stop - start, width]; bytes are read, not mapped, and so count as memory only once.
+        """Reads stored rows, [stop - start, width]; files are not mapped, so memory is counted only once.
 
         Raises:
             DataError: If a shard was removed or cut short since it was checked.
@@ -128,7 +128,7 @@ class Shards(Parts[Shard]):
             first, end = row - part.first, min(part.last, stop)
             try:
                 with part.path.open("rb") as file:
-                    header = int.from_bytes(file.read(8), "little")  # safetensors: its length comes first
+                    header = int.from_bytes(file.read(8), "little")  # of safetensors, after its length
                     offset = header + first * self.width * self.dtype.itemsize
                     read = np.fromfile(file, self.dtype, (end - row) * self.width, offset=offset)
                 found[row - start : end - start] = read.reshape(end - row, self.width)
@@ -139,10 +139,10 @@ class Shards(Parts[Shard]):
 
 
 def _identity(manifest: Mapping[str, Any]) -> str:
-    """What a shard must name to belong to the store."""
+    """Digest that the shards of a store carry."""
     return digest({name: value for name, value in manifest.items() if name not in ("data", "seconds_before")})
 
 
 def _checksum(vectors: np.ndarray, about: Mapping[str, str]) -> str:
-    """CRC-32, which finds any damaged byte, at 7 GB/s; SHA-256 would take three times as long."""
+    """CRC-32, which detects any damaged byte at 7 GB/s; SHA-256 would take three times as long."""
     return f"{zlib.crc32(vectors.data, zlib.crc32(digest(dict(about)).encode())):08x}"
