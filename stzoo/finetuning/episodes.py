@@ -58,7 +58,7 @@ from stzoo.utils.messages import notify
 from stzoo.utils.parts import damaged, open_manifest
 
 END, FACTS, NEGATIVES = "end.safetensors", "episode.json", "negatives.parquet"
-SUMS = "sha256"  # key in episode.json of the checksums
+SUMS = "sha256"  # the key of the checksums in episode.json
 
 
 def train(

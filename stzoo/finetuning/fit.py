@@ -132,7 +132,8 @@ def examples_of(
         seed=wanted.seed,
         task=task,
     )
-    # With several processes the trainer drops an incomplete last batch; small tasks of several start over.
+    # With several processes, the trainer drops an incomplete last batch. With several tasks, small tasks
+    # start over instead.
     fewest = 2 if world_size() == 1 or task else world_size() * wanted.batch_size
     if len(examples.pairs) < fewest:
         way = (

@@ -128,7 +128,8 @@ class Shards(Parts[Shard]):
             first, end = row - part.first, min(part.last, stop)
             try:
                 with part.path.open("rb") as file:
-                    header = int.from_bytes(file.read(8), "little")  # of safetensors, after its length
+                    # A safetensors file starts with the length of its header; the offset counts from there.
+                    header = int.from_bytes(file.read(8), "little")
                     offset = header + first * self.width * self.dtype.itemsize
                     read = np.fromfile(file, self.dtype, (end - row) * self.width, offset=offset)
                 found[row - start : end - start] = read.reshape(end - row, self.width)
