@@ -110,8 +110,9 @@ class Run:
         for name, now in metadata.items() if self.resumed else ():
             before = self.metadata.get(name)
             if before is not None and before != finite(now):
+                what = "number of processes" if name == "processes" else name
                 raise OutputError(
-                    f"{self.folder} contains a run with another {name} ({before} then, {now} now). Resume it "
+                    f"{self.folder} contains a run with another {what} ({before} then, {now} now). Resume it "
                     "with the former, or replace the run with --overwrite."
                 )
         self.metadata.pop("error", None)  # of a run that failed before

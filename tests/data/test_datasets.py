@@ -583,7 +583,7 @@ def result(dataset, value, split=None, model="m", notes=(), measure="nDCG@10"):
         scores=Scores({measure: value}, {measure: {"q": value}}),
         path=None,
         reused=False,
-        facts={"notes": list(notes)},
+        details={"notes": list(notes)},
         corpus="",
     )
 

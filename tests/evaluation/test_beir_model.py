@@ -337,7 +337,7 @@ def test_beirs_run_files_have_no_ranks_and_do_not_bear_ids_with_spaces(tmp_path)
         load_runfile(str(tmp_path / "spaces.run"))
     rows = [{"_id": "a b", "text": "x"}]
     folder = write_beir(tmp_path / "set", rows, {"q": "x"}, {"test": {"q": {"a b": 1}}})
-    with pytest.raises(DataError, match="the id 'a b' holds white space"):
+    with pytest.raises(DataError, match="the id 'a b' contains white space"):
         check_ids(read_beir(folder))
 
 

@@ -379,7 +379,7 @@ def test_ids_with_white_space_are_refused_only_where_a_run_file_is_written(tmp_p
     data = write_beir(
         tmp_path / "set", [{"_id": "a b", "text": "words"}], {"q": "words"}, {"test": {"q": {"a b": 1}}}
     )
-    with pytest.raises(DataError, match="set: the id 'a b' holds white space"):
+    with pytest.raises(DataError, match="set: the id 'a b' contains white space"):
         bench([], data=data, output=tmp_path / "out")
     (result,) = bench([], data=data, output=tmp_path / "out", run_files=False)
     assert result.scores.mean["MRR@10"] == 1.0
@@ -395,7 +395,7 @@ def test_a_name_can_be_given_to_a_folder(models, monkeypatch):
 def test_a_model_that_does_not_say_how_it_pools_is_warned_of(models, caplog):
     opened = open_model(str(models / "one-mlm"), device="cpu")
     assert opened.meta["modules"] == ["Transformer", "Pooling"]
-    assert "nothing says how it pools" in caplog.text
+    assert "has no modules.json, so its pooling is unknown" in caplog.text
     caplog.clear()
     open_model(str(models / "one"), device="cpu")
     assert not caplog.text

@@ -176,7 +176,7 @@ def test_a_best_checkpoint_that_is_damaged_is_not_exported(base, judged, tmp_pat
     (out / "run.json").write_text(json.dumps(facts | {"status": "running"}))
     file = out / f"checkpoints/checkpoint-{facts['best_step']}/state.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
-    with pytest.raises(stzoo.OutputError, match="scored best on the dev queries so far and is damaged"):
+    with pytest.raises(stzoo.OutputError, match="the best checkpoint on the dev queries so far, is damaged"):
         stzoo.finetune(str(base), output=out, resume=True, **given)
 
 
@@ -190,11 +190,13 @@ def test_a_resume_with_another_teacher_or_number_of_processes_is_refused(episode
     facts = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps(facts | {"status": "running"}))
     tiny_cross_encoder(tmp_path / "teacher", seed=1)
-    with pytest.raises(stzoo.OutputError, match="whose teacher was another"):
+    with pytest.raises(stzoo.OutputError, match="contains a run with another teacher"):
         stzoo.finetune(str(base), output=out, resume=True, **given)
     tiny_cross_encoder(tmp_path / "teacher")
     (out / "run.json").write_text(json.dumps(facts | {"status": "running", "processes": 2}))
-    with pytest.raises(stzoo.OutputError, match=r"whose processes was another \(2 then, 1 now\)"):
+    with pytest.raises(
+        stzoo.OutputError, match=r"contains a run with another number of processes \(2 then, 1 now\)"
+    ):
         stzoo.finetune(str(base), output=out, resume=True, **given)
 
 

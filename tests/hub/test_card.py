@@ -168,7 +168,7 @@ def test_a_card_says_how_the_model_was_made_from_the_first_step_on(trained):
     files = make(tuned)
     text = files[README].decode()
     first, second = text.index("## Pre-training"), text.index("## Fine-tuning")
-    assert first < text.index("rebuild every token from the bottleneck") < second
+    assert first < text.index("predict every token from the bottleneck") < second
     assert text.index("arxiv.org/abs/2205.12035") < second < text.index("arxiv.org/abs/1807.03748")
     recipes = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
     assert [recipe.pop("command") for recipe in recipes] == ["pretrain", "finetune"]
@@ -471,7 +471,7 @@ def test_several_tasks_episodes_and_a_teacher_are_told(export_of):
     )
     text = text_of(model)
     for line in (
-        "- Balancer: **taco**, each parameter leans to the tasks that it matters to ([source](",
+        "- Balancer: **taco**, each parameter follows the tasks that it matters to ([source](",
         "- Pooling: **nobody-has-it**\n",
         "- Data: qa: nq: 1,200 queries, 2 relevant pairs, 3 negatives, fingerprint ",
         "; stopped by 7 held-out queries",

@@ -92,7 +92,7 @@ def test_lexical_queries_are_labelled_wherever_they_go(given, base, tmp_path):
     folder = stzoo.prepare("master", output=tmp_path / "d", **given)
     facts = json.loads((folder / "run.json").read_text())
     assert facts["made_by"]["queries"]["generated"] is False
-    assert "not what a model would ask" in facts["notes"][-1]
+    assert "not questions by a model" in facts["notes"][-1]
     card = (folder / "README.md").read_text()
     assert all(note in card for note in facts["notes"])
     assert given["tokenizer"] not in card, "a path"
