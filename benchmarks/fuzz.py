@@ -362,7 +362,7 @@ def run_sound(words: list[str], folder: Path, *, break_off: bool = False, must: 
         os.chdir(folder)
         os.environ["STZOO_CACHE"] = str(folder.parent / "cache")
         if break_off:
-            importlib.import_module("stzoo.pretrain").export = lambda *_, **__: os.kill(
+            importlib.import_module("stzoo.pretraining.pretrain").export = lambda *_, **__: os.kill(
                 os.getpid(), signal.SIGKILL
             )
         _run(words)
