@@ -83,24 +83,6 @@ class Store:
             raise ValueError("a store gives consecutive rows only")
         return loosened(Shards(self.folder, self.manifest).read_rows(start, max(start, stop)), self.manifest)
 
-    def packed(self, start: int, stop: int) -> np.ndarray:
-        """Reads the packed bits of a binary store, for Hamming distances.
-
-        Args:
-            start: First row.
-            stop: Row after the last; values above N mean N.
-
-        Returns:
-            The packed bits, uint8 [stop - start, ceil(D / 8)], as from numpy.packbits: the highest bit comes
-            first, and bits after the last dimension are 0.
-
-        Raises:
-            RecipeError: If the store has another precision.
-        """
-        if self.precision != "binary":
-            raise RecipeError(f"{self.folder} holds {self.precision}; only a binary store has packed bits.")
-        return Shards(self.folder, self.manifest).read_rows(start, min(stop, len(self)))
-
 
 def place(root: str | Path, model: str, label: str, facts: Mapping[str, Any]) -> Path:
     """Returns the folder of a store: ROOT/<model>/<label>-<first 12 hex digits of the facts' SHA-256>.
