@@ -39,7 +39,7 @@ from stzoo.cli import (  # noqa: F401 - each registers its command
 from stzoo.cli.guard import guarded, leave
 from stzoo.cli.shared import app
 from stzoo.errors import PluginError
-from stzoo.plugins import manager
+from stzoo.plugins import builders, manager
 
 LIGHT = ("plugins", "list", "recipe", "--version", "--help")  # commands that use no network
 COMPLETE = "_STZOO_COMPLETE"  # set by a shell that asks for completions
@@ -87,7 +87,7 @@ def add_plugins(asked: list[str]) -> None:
         if [name] != asked:
             app.command(**about)(lambda: None)
             continue
-        made = manager.resolve(component)
+        made = builders.resolve(component)
         if not isinstance(made, typer.Typer):
             raise PluginError(f"the command {name!r} is a {type(made).__name__}; expected a typer.Typer.")
         app.add_typer(made, **about)

@@ -129,19 +129,19 @@ def _options(kind: str, part: Any) -> list[dict[str, Any]]:
     Raises:
         StzooError: if its code cannot be imported.
     """
-    from stzoo.plugins import manager
+    from stzoo.plugins import builders
     from stzoo.training.settings import PrepareSettings
 
-    if kind not in manager.ARGUMENTS:
+    if kind not in builders.ARGUMENTS:
         return []
-    builder: Any = manager.resolve(part)
+    builder: Any = builders.resolve(part)
     if kind == "preparation":
         return [
             _option(name, field.annotation, field.is_required(), field.get_default(call_default_factory=True))
             for name, field in builder.Settings.model_fields.items()
             if name not in PrepareSettings.model_fields
         ]
-    parameters = list(inspect.signature(builder).parameters.values())[manager.ARGUMENTS[kind] :]
+    parameters = list(inspect.signature(builder).parameters.values())[builders.ARGUMENTS[kind] :]
     return [
         _option(one.name, one.annotation, one.default is one.empty, one.default)
         for one in parameters

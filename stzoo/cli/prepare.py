@@ -20,10 +20,10 @@ class _Preparations(TyperGroup):
         return list(manager.all("preparation"))
 
     def get_command(self, ctx: Any, name: str) -> Any:  # noqa: ARG002
-        from stzoo.plugins import manager
+        from stzoo.plugins import builders, manager
 
         component = manager.find("preparation", name)
-        kind: Any = manager.resolve(component)
+        kind: Any = builders.resolve(component)
 
         @settings_as_flags(kind.Settings, hidden="preparation")
         def command(

@@ -11,7 +11,7 @@ Unlike sentence-transformers, whose losses take one column of the data set for e
   otherwise nothing is embedded twice.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from stzoo.errors import ModelError, RecipeError
-from stzoo.plugins import manager
+from stzoo.plugins import builders, manager
 
 SIMILARITIES = {"cosine": (cos_sim, pairwise_cos_sim), "dot": (dot_score, pairwise_dot_score)}
 
@@ -321,8 +321,8 @@ def make_loss(
 
 def needs_scores(weights: Iterable[str]) -> bool:
     """True if any of the named losses learns from a teacher's scores."""
-    builders: list[Callable[..., Any]] = [manager.resolve(manager.find("loss", name)) for name in weights]
-    return any(getattr(builder, "needs_scores", False) for builder in builders)
+    losses = (builders.resolve(manager.find("loss", name)) for name in weights)
+    return any(getattr(loss, "needs_scores", False) for loss in losses)
 
 
 def means(loss: nn.Module) -> dict[str, float]:

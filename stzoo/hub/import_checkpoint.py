@@ -16,7 +16,7 @@ from stzoo.errors import ModelError, RecipeError, UnknownNameError
 from stzoo.hub.export import check_model_output, export
 from stzoo.hub.published import Published, fetch
 from stzoo.models import limits
-from stzoo.plugins import manager
+from stzoo.plugins import builders, manager
 from stzoo.plugins.hookspecs import Checkpoint
 from stzoo.training.runs import versions
 from stzoo.training.settings import SCHEMA_VERSION
@@ -64,8 +64,8 @@ def import_checkpoint(
     folder = Path(checkpoint) if local else fetch(row.hub_id, row.revision, row.files)
     published = Published(folder, row)
     with silence_hf_logging(), tqdm(total=2, desc="import", disable=None) as bar:
-        imported = manager.call(
-            f"checkpoint {row.name!r}", manager.resolve(row), published, **(options or {})
+        imported = builders.call(
+            f"checkpoint {row.name!r}", builders.resolve(row), published, **(options or {})
         )
         limits.prepare(imported.model, str(checkpoint))
         bar.update()

@@ -15,7 +15,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from stzoo.errors import ModelError, RecipeError, check_known, first_line, is_failure
 from stzoo.models import check_weights, limits
-from stzoo.plugins import manager
+from stzoo.plugins import builders, manager
 from stzoo.utils.logging import silence_hf_logging
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -136,7 +136,7 @@ def _of_plugins(model: str, revision: str | None) -> dict[str, type]:
     classes = {}
     if foreign := [kind for kind in types if not kind.startswith("sentence_transformers.")]:
         for name, component in manager.all("pooling").items():
-            module = inspect.getmodule(manager.resolve(component))
+            module = inspect.getmodule(builders.resolve(component))
             for kind in foreign:
                 file, _, cls = kind.rpartition(".")
                 if module and module.__name__.rpartition(".")[2] == file and hasattr(module, cls):

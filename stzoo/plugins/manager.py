@@ -13,35 +13,23 @@ left out, and `plugins()` reports why, with file and line:
 
 import contextlib
 import functools
-import importlib
-import importlib.resources
-import inspect
 import os
 import re
-import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from itertools import chain
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 import pluggy
 
-from stzoo.errors import (
-    ConflictError,
-    MissingExtraError,
-    PluginError,
-    RecipeError,
-    StzooError,
-    UnknownNameError,
-    suggest,
-)
+from stzoo.errors import ConflictError, MissingExtraError, PluginError, StzooError, UnknownNameError, suggest
 from stzoo.plugins import hookspecs
+from stzoo.plugins.builders import ARGUMENTS, call, check_arguments, read_recipe, resolve
 from stzoo.plugins.hookspecs import Checkpoint, Component, Recipe
-from stzoo.utils.inputs import check_number
+from stzoo.plugins.locate import defined_at, raised_at, reason
 
 
 def singular(plural: str) -> str:
@@ -69,8 +57,6 @@ KINDS: dict[str, Any] = {
 }
 BUILTIN = "builtin"  # entry point of the built-in components: always loaded, and reserved
 
-# number of positional arguments of the builders of a kind; commands are not called, recipes are data
-ARGUMENTS = dict(objective=1, pooling=1, loss=1, balancer=1, decoder=1, preparation=4, checkpoint=1)
 # programming errors; a ValueError may be about the user's input
 MISTAKES = (TypeError, AttributeError, NameError, LookupError, ImportError, NotImplementedError)
 
@@ -298,7 +284,7 @@ class Host:
             if plugin.name == BUILTIN:
                 raise
             raise PluginError(
-                f"the plugin {plugin}: {kind} {name!r} cannot be built: {_reason(error)}."
+                f"the plugin {plugin}: {kind} {name!r} cannot be built: {reason(error)}."
             ) from error
 
     def recipe_text(self, name: str) -> str:
@@ -313,147 +299,6 @@ class Host:
         if kind not in KINDS:
             raise UnknownNameError("kind", kind, KINDS)
         return _owners(self._plugins, kind)
-
-
-def resolve(component: Component | Checkpoint) -> Callable[..., Any]:
-    """The callable of a component's `build` or a checkpoint's `importer`, imported if it is a string.
-
-    Raises:
-        PluginError: If the module cannot be imported, has no such attribute, or the attribute is not
-            callable.
-    """
-    build = named = component.importer if isinstance(component, Checkpoint) else component.build
-    if isinstance(build, str):
-        module_name, _, attribute = build.partition(":")
-        try:
-            module = importlib.import_module(module_name)
-        except StzooError:
-            raise  # it already says what to do, e.g. install an extra
-        except Exception as error:
-            raise PluginError(
-                f"{component.name!r} cannot be used: import of {module_name!r} failed: {_reason(error)}."
-            ) from error
-        try:
-            build = attrgetter(attribute)(module)
-        except AttributeError as error:
-            raise PluginError(
-                f"{component.name!r} cannot be used: {named!r} does not exist: {error}."
-            ) from error
-    if not callable(build):
-        raise PluginError(f"{component.name!r} cannot be used: {named!r} is not callable.")
-    return build
-
-
-def call(what: str, builder: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
-    """Checks options and calls `builder(*args, **options)`.
-
-    Args:
-        what: Name of the builder in messages, e.g. "objective 'retromae'".
-        builder: Callable that `resolve` returned.
-        args: Positional arguments, which are not options.
-        options: Options that the user gave.
-
-    Raises:
-        PluginError: If the builder does not accept the arguments.
-        RecipeError: If an option is unknown, missing, or not of the type that the builder is annotated with.
-    """
-    check_arguments(what, builder, given=len(args))
-    check_options(what, builder, options, given=len(args))
-    return builder(*args, **_typed(what, builder, options))
-
-
-def check_arguments(what: str, builder: Callable[..., Any], *, given: int) -> None:
-    """Checks that a builder accepts this number of positional arguments, and all others by name.
-
-    Raises:
-        PluginError: If it does not; the message has the file and the line.
-    """
-    try:
-        signature = inspect.signature(builder)
-    except (TypeError, ValueError):  # some builders in C
-        return
-    kinds = [parameter.kind for parameter in signature.parameters.values()]
-    takes = sum(
-        kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds
-    )
-    by_place = [
-        parameter.name
-        for parameter in list(signature.parameters.values())[given:]
-        if parameter.kind is parameter.POSITIONAL_ONLY and parameter.default is parameter.empty
-    ]
-    if by_place or (takes < given and inspect.Parameter.VAR_POSITIONAL not in kinds):
-        name = getattr(builder, "__qualname__", repr(builder))
-        raise PluginError(
-            f"{what} cannot be built: stzoo calls {name} with {given} positional "
-            f"argument{'s' * (given != 1)}, and its options by name; its signature is "
-            f"{name}{signature}{_place(builder)}."
-        )
-
-
-def _place(builder: Any) -> str:
-    """File and line of a class or function, in brackets; "" if it has no Python code."""
-    function = inspect.unwrap(getattr(builder, "__init__") if isinstance(builder, type) else builder)  # noqa: B009
-    code = getattr(function, "__code__", None)
-    return f" ({code.co_filename}:{code.co_firstlineno})" if code else ""
-
-
-def check_options(what: str, builder: Callable[..., Any], options: Iterable[str], *, given: int) -> None:
-    """Checks that a builder has all these options, and requires no others.
-
-    Args:
-        what: Name of the builder in messages, e.g. "objective 'retromae'".
-        builder: Callable that `resolve` returned.
-        options: Names of the options.
-        given: Number of positional arguments that come first.
-
-    Raises:
-        RecipeError: If an option is unknown or missing; the message lists the nearest and all options.
-    """
-    parameters = list(inspect.signature(builder).parameters.values())[given:]
-    known = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    listed = f"Options: {', '.join(known) or 'none'}."
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    for name in options:
-        if name not in known and not takes_any:
-            raise RecipeError(f"{what} has no option {name!r}{suggest(name, known)} {listed}")
-    for name, parameter in known.items():
-        if parameter.default is parameter.empty and name not in options:
-            raise RecipeError(f"{what} needs the option {name!r}. {listed}")
-
-
-def _typed(what: str, builder: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Converts options to the types of the builder's annotations; options without one stay unchanged."""
-    from pydantic import ConfigDict, TypeAdapter, ValidationError
-
-    try:
-        hints = get_type_hints(builder.__init__ if isinstance(builder, type) else builder)  # type: ignore[misc]
-    except (NameError, TypeError, AttributeError):  # annotations that exist for type checkers only, or none
-        return options
-    typed = dict(options)
-    for name, value in options.items():
-        try:
-            check_number(hints.get(name, Any), value)
-            kind = TypeAdapter(hints.get(name, Any), config=ConfigDict(arbitrary_types_allowed=True))
-            typed[name] = kind.validate_python(value)
-        except ValueError as error:
-            reason = error.errors()[0]["msg"].lower() if isinstance(error, ValidationError) else error
-            raise RecipeError(f"{what}: the option {name} is {value!r}: {reason}.") from None
-    return typed
-
-
-def read_recipe(recipe: Recipe) -> str:
-    """Reads the YAML text of a recipe.
-
-    Raises:
-        PluginError: If its file cannot be read.
-    """
-    package, _, file = recipe.resource.partition(":")
-    try:
-        return importlib.resources.files(package).joinpath(file).read_text(encoding="utf-8")
-    except Exception as error:  # importing the package may raise anything
-        raise PluginError(
-            f"recipe {recipe.name!r}: {recipe.resource!r} cannot be read: {_reason(error)}."
-        ) from error
 
 
 def _origin(entry: EntryPoint) -> tuple[str, str]:
@@ -484,22 +329,22 @@ def _load(plugin: Plugin, entry: EntryPoint) -> None:
     try:
         module = entry.load()
     except (Exception, SystemExit) as error:
-        plugin.failures.append(_reason(error))
+        plugin.failures.append(reason(error))
         return
     try:
         hooks = _hooks(plugin.name, module)
     except Exception as error:
         functions = [part for name, part in vars(module).items() if re.search(rf"\b{name}\b", str(error))]
-        at = next(filter(None, map(_place, functions)), f" ({getattr(module, '__file__', '?')}:1)")
-        plugin.failures.append(_reason(error) + at)
+        at = next(filter(None, map(defined_at, functions)), f" ({getattr(module, '__file__', '?')}:1)")
+        plugin.failures.append(reason(error) + at)
         return
     for kind, functions in hooks.items():
-        plugin.locations[kind] = _place(functions[0])
+        plugin.locations[kind] = defined_at(functions[0])
         try:
             plugin.provides[kind] = _checked(kind, chain.from_iterable(function() for function in functions))
         except (Exception, SystemExit) as error:
-            at = "" if _where(error) else plugin.locations[kind]
-            plugin.failures.append(f"hook {hook_name(kind)}: {_reason(error)}{at}")
+            at = "" if raised_at(error) else plugin.locations[kind]
+            plugin.failures.append(f"hook {hook_name(kind)}: {reason(error)}{at}")
     # the distribution of an editable install may list no modules
     named = (
         getattr(part, "build", getattr(part, "importer", None))
@@ -562,28 +407,6 @@ def _checked(kind: str, values: Iterable[Any]) -> dict[str, Any]:
             raise PluginError(f"yields {value.name!r} twice")
         checked[value.name] = value
     return checked
-
-
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    where = _where(error)
-    return (text if isinstance(error, StzooError) else f"{type(error).__name__}: {text}") + (
-        where and f" ({where})"
-    )
-
-
-def _where(error: BaseException) -> str:
-    """File and line at which code of others, called from here, failed; "" if there is none."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    frames = [
-        (str(frame.f_globals.get("__name__")).partition(".")[0], frame.f_code.co_filename, line)
-        for frame, line in traceback.walk_tb(error.__traceback__)
-        if frame.f_code.co_filename != __file__
-    ]
-    frames = [frame for frame in frames if frame[0] not in sys.stdlib_module_names | {"pluggy"}]
-    places = [f"{file}:{line}" for top, file, line in frames if top == frames[0][0]]  # not what it called
-    return places[-1] if places else ""
 
 
 _shared = Host()

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from stzoo.data.corpus import Corpus, load_corpus, tokenizer_fingerprint
 from stzoo.errors import RecipeError
 from stzoo.models.loading import load_tokenizer
-from stzoo.plugins import manager
+from stzoo.plugins import builders, manager
 from stzoo.training import runs
 from stzoo.training.settings import PrepareSettings
 from stzoo.utils.distributed import require_one_process
@@ -98,7 +98,7 @@ def prepare(
         StzooError: If the user made a mistake; see `stzoo.errors`.
     """
     require_one_process("prepare")
-    kind: type[Preparation] = manager.resolve(manager.find("preparation", preparation))  # type: ignore[assignment]
+    kind: type[Preparation] = builders.resolve(manager.find("preparation", preparation))  # type: ignore[assignment]
     wanted = kind.Settings.read(recipe, settings)
     names = [
         manager.full_name("preparation", one) for one in (wanted.preparation or preparation, preparation)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stzoo.plugins import manager
+from stzoo.plugins import builders, manager
 from stzoo.plugins.hookspecs import Checkpoint, Component, Recipe
 from stzoo.testing.tiny_models import tiny_masked_lm, tiny_t5
 
@@ -64,7 +64,7 @@ def check_preparation(component: Component) -> None:
     from stzoo.training.settings import PrepareSettings
 
     _check_texts(component)
-    kind = manager.resolve(component)
+    kind = builders.resolve(component)
     assert isinstance(kind, type), f"{kind!r} is not a class"
     assert issubclass(kind, Preparation), f"{kind.__name__} is not a subclass of Preparation"
     assert issubclass(kind.Settings, PrepareSettings), (
@@ -210,7 +210,7 @@ def check_command(component: Component) -> None:
     from typer.testing import CliRunner
 
     _check_texts(component)
-    app = manager.resolve(component)
+    app = builders.resolve(component)
     assert isinstance(app, typer.Typer), f"{type(app).__name__}; expected a typer.Typer"
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0, result.output
@@ -273,7 +273,7 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
     if checkpoint.recipe:
         manager.find("recipe", checkpoint.recipe)
     manager.find("pooling", checkpoint.pooling)
-    manager.resolve(checkpoint)
+    builders.resolve(checkpoint)
     assert checkpoint.similarity in ("dot", "cosine"), f"similarity {checkpoint.similarity!r}"
     assert all(isinstance(text, str) for pair in checkpoint.prompts.items() for text in pair)
     for length in (checkpoint.max_tokens, checkpoint.max_query_tokens):
@@ -313,7 +313,7 @@ def check_recipe(recipe: Recipe) -> None:
     )
 
     _check_texts(recipe)
-    values = yaml.safe_load(manager.read_recipe(recipe))
+    values = yaml.safe_load(builders.read_recipe(recipe))
     assert isinstance(values, dict), "it contains no settings"
     assert values.pop("schema_version", None) == SCHEMA_VERSION, f"expected schema_version: {SCHEMA_VERSION}"
     kinds: tuple[Any, ...] = (
@@ -324,7 +324,7 @@ def check_recipe(recipe: Recipe) -> None:
     command = values.pop("command", None)
     assert command in commands, f"command is {command!r}; expected one of {sorted(commands)}"
     if command == PrepareSettings.command:
-        preparation: Any = manager.resolve(manager.find("preparation", values["preparation"]))
+        preparation: Any = builders.resolve(manager.find("preparation", values["preparation"]))
         commands[command] = preparation.Settings
     try:
         commands[command].model_validate(values)
@@ -332,16 +332,16 @@ def check_recipe(recipe: Recipe) -> None:
         faults = [f"{fault['loc']}: {fault['msg']}" for fault in error.errors() if fault["type"] != "missing"]
         assert not faults, faults
     if name := values.get("objective"):
-        build = manager.resolve(manager.find("objective", name))
-        manager.check_options(f"objective {name!r}", build, values.get("options", {}), given=1)
+        build = builders.resolve(manager.find("objective", name))
+        builders.check_options(f"objective {name!r}", build, values.get("options", {}), given=1)
     for name in values.get("losses", {}):
-        build = manager.resolve(manager.find("loss", name))
-        manager.check_options(f"loss {name!r}", build, values.get("loss_options", {}).get(name, {}), given=1)
+        build = builders.resolve(manager.find("loss", name))
+        builders.check_options(f"loss {name!r}", build, values.get("loss_options", {}).get(name, {}), given=1)
 
 
 def _build(kind: str, component: Component, *args: Any) -> Any:
     """Builds a component that need not be installed."""
-    return manager.call(f"{kind} {component.name!r}", manager.resolve(component), *args)
+    return builders.call(f"{kind} {component.name!r}", builders.resolve(component), *args)
 
 
 def _check_texts(part: Checkpoint | Component | Recipe) -> None:

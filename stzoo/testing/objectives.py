@@ -3,22 +3,19 @@
 import copy
 import random
 import re
-import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
-from stzoo.plugins import manager
+from stzoo.plugins import builders
+from stzoo.plugins.hookspecs import Component
 from stzoo.pretraining.objective import Objective
 from stzoo.testing.tiny_models import TEXTS, sentences, tiny_backbone
+from stzoo.testing.torch_modes import Hits, Sight, WithoutDropout
 from stzoo.training.trainer import split_views
 
 WORDS = sorted({word.strip(".,").lower() for word in " ".join(TEXTS).split()})
@@ -28,20 +25,15 @@ LEARNING_RATE = 1e-2
 ROWS = 16  # rows in a batch of random words
 WINDOW = 50  # number of last steps over which accuracies are computed
 LEAK = 0.25  # accuracy on random words; sound objectives reach up to 0.15, most leaks 0.5 to 1.0
-DROPOUT = {
-    *(functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d),
-    *(functional.alpha_dropout, functional.feature_alpha_dropout, torch.dropout),
-}
 Batch = dict[str, dict[str, Any]]  # tensors by view
-CROSS_ENTROPY = {functional.cross_entropy, functional.nll_loss}
 
 
 class Bench:
     """Builds the same objective on a tiny model as often as needed."""
 
-    def __init__(self, component: manager.Component, family: str, options: Mapping[str, Any]):
+    def __init__(self, component: Component, family: str, options: Mapping[str, Any]):
         self.what, self.options = f"objective {component.name!r}", dict(options)
-        self.build = manager.resolve(component)
+        self.build = builders.resolve(component)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.backbone = tiny_backbone(family)
@@ -56,7 +48,7 @@ class Bench:
     def make(self) -> Objective:
         """Builds the objective, with new parts and in training mode."""
         torch.manual_seed(0)
-        objective = manager.call(self.what, self.build, copy.deepcopy(self.backbone), **self.options)
+        objective = builders.call(self.what, self.build, copy.deepcopy(self.backbone), **self.options)
         assert isinstance(objective, Objective), (
             f"build returned {type(objective).__name__}; expected a subclass of stzoo.Objective"
         )
@@ -74,109 +66,6 @@ class _Row(dict[str, Any]):
 
     def get(self, name: str, _: Any = None) -> Any:
         return self[name]
-
-
-class _WithoutDropout(TorchFunctionMode):
-    """Disables dropout, so that all other random choices show."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = dict(kwargs or {})
-        if func in DROPOUT:
-            return args[0] if args else kwargs["input"]
-        if "dropout_p" in kwargs:  # argument of scaled_dot_product_attention
-            kwargs["dropout_p"] = 0.0
-        return func(*args, **kwargs)
-
-
-class _CrossEntropies(_WithoutDropout):
-    """Reports each cross-entropy over the vocabulary, with the name of its loss, logits and targets."""
-
-    def __init__(self, objective: Objective):
-        super().__init__()
-        self.vocabulary = {len(objective.backbone.tokenizer), objective.backbone.config.vocab_size}
-        self.name = ""
-        mlm_loss = objective.mlm_loss
-
-        def named(name: str, *args: Any, **kwargs: Any) -> Tensor:
-            self.name = f"the loss {name!r}"
-            try:
-                return mlm_loss(name, *args, **kwargs)
-            finally:
-                self.name = ""
-
-        objective.mlm_loss = named  # type: ignore[method-assign]
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in CROSS_ENTROPY:
-            named = dict(zip(("input", "target"), args, strict=False)) | (kwargs or {})
-            logits, targets = named["input"], named["target"]
-            axis = min(1, logits.dim() - 1)
-            if logits.shape[axis] in self.vocabulary and not targets.is_floating_point():
-                rows = logits.movedim(axis, -1).reshape(-1, logits.shape[axis])[targets.reshape(-1) >= 0]
-                name = self.name or f"the cross-entropy at {_caller()}"
-                self.report(name, rows, targets.reshape(-1)[targets.reshape(-1) >= 0])
-        return super().__torch_function__(func, types, args, kwargs)
-
-    def report(self, name: str, logits: Tensor, targets: Tensor) -> None:
-        """Gets the float [N, V] logits and int64 [N] targets of one cross-entropy, without ignored ones."""
-        raise NotImplementedError
-
-
-class _Hits(_CrossEntropies):
-    """Counts how often the highest logit of each cross-entropy over the vocabulary is its target."""
-
-    def __init__(self, objective: Objective):
-        super().__init__(objective)
-        self.counts: dict[str, list[int]] = {}
-
-    def report(self, name: str, logits: Tensor, targets: Tensor) -> None:
-        count = self.counts.setdefault(name, [0, 0])
-        count[0] += int((logits.detach().argmax(-1) == targets).sum())
-        count[1] += len(targets)
-
-    def accuracies(self) -> dict[str, float]:
-        """The share of hits of each cross-entropy since the last call."""
-        counts, self.counts = self.counts, {}
-        return {name: hits / max(of, 1) for name, (hits, of) in counts.items()}
-
-
-class _Sight(_CrossEntropies):
-    """Counts how often a cross-entropy reads the embedding of the word that it predicts.
-
-    With the bottleneck detached, the gradient of a word's logits with respect to an embedded word is nonzero
-    exactly if they can see it. As no training is needed, this finds faults that a model learns slowly.
-    """
-
-    def __init__(self, objective: Objective, batch: Batch):
-        super().__init__(objective)
-        # a word that occurs twice may be seen at its other position
-        rows = [row for view in batch.values() for row in view["input_ids"].tolist()]
-        self.twice = {token for row in rows for token, times in Counter(row).items() if times > 1}
-        self.embedded: list[tuple[Tensor, Tensor]] = []
-        self.counts: dict[str, list[int]] = {}
-
-    def report(self, name: str, logits: Tensor, targets: Tensor) -> None:
-        leaves = [leaf for _, leaf in self.embedded]
-        count = self.counts.setdefault(name, [0, 0])
-        probe = torch.linspace(1, 2, logits.shape[1])
-        for row, target in zip(logits, targets, strict=True):
-            if int(target) in self.twice:
-                continue
-            gradients = torch.autograd.grad(row @ probe, leaves, retain_graph=True, allow_unused=True)
-            count[0] += any(
-                gradient is not None and bool(gradient[ids == target].any())
-                for gradient, (ids, _) in zip(gradients, self.embedded, strict=True)
-            )
-            count[1] += 1
-
-
-def _caller() -> str:
-    """File and line of the code that called torch."""
-    frame: Any = sys._getframe(1)
-    inside = (str(Path(torch.__file__).parent), __file__)
-    while frame.f_back and frame.f_code.co_filename.startswith(inside):
-        frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
 def _rows(objective: Objective, make: Any, count: int) -> list[dict[str, Any]]:
@@ -238,7 +127,7 @@ def check_draws(bench: Bench) -> None:
         drawn = objective.make_views(batch)
     with _no_draws("losses()", torch_too=False):  # dropout draws from torch's
         first = objective.losses(**drawn)
-    with _WithoutDropout(), _no_draws("losses()", torch_too=True):
+    with WithoutDropout(), _no_draws("losses()", torch_too=True):
         objective.losses(**drawn)
     _restore(objective, state)
     torch.manual_seed(1)
@@ -344,7 +233,7 @@ def check_padding(bench: Bench) -> None:
             lambda _, __, read: vectors.append(read["sentence_embedding"])
         )
         torch.manual_seed(1)
-        with torch.no_grad(), _WithoutDropout():
+        with torch.no_grad(), WithoutDropout():
             losses = objective.losses(**drawn)
         handle.remove()
         return losses, vectors
@@ -393,7 +282,7 @@ def check_resume(bench: Bench) -> None:
 
     def behave(objective: Objective) -> dict[str, Tensor]:
         torch.manual_seed(1)
-        with torch.no_grad(), _WithoutDropout():
+        with torch.no_grad(), WithoutDropout():
             return {name: loss.clone() for name, loss in objective(_batch(objective)).items()}
 
     objective = bench.make()
@@ -446,7 +335,7 @@ def check_sight(bench: Bench) -> None:
     batch = _collated(objective, lambda: _random_text(rng), ROWS)
     torch.manual_seed(1)
     drawn = objective.make_views(batch)
-    sight = _Sight(objective, batch)
+    sight = Sight(objective, batch)
 
     def embed(_: Any, args: Any, embedded: Tensor) -> Tensor:
         leaf = embedded.detach().requires_grad_()
@@ -482,7 +371,7 @@ def _random_text(rng: random.Random) -> str:
 def check_leaks(bench: Bench, steps: int) -> None:
     """Trains on random words, of which only frequencies can be learnt, so a high accuracy is a leak."""
     objective = bench.make()
-    hits = _Hits(objective)
+    hits = Hits(objective)
     rng = random.Random(0)  # noqa: S311 - no secret
     optimiser = torch.optim.Adam(objective.parameters(), LEARNING_RATE)
     accuracies: dict[str, float] = {}

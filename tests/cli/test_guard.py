@@ -64,9 +64,9 @@ def test_the_file_is_named_if_it_is_known(capsys, tmp_path):
 
 
 def test_a_plugins_fault_names_the_plugin(capsys):
-    from stzoo.plugins import manager
+    from stzoo.plugins import builders, manager
 
-    build = manager.resolve(manager.find("objective", "retromae"))
+    build = builders.resolve(manager.find("objective", "retromae"))
     code, said = run(lambda: build(None), "pretrain", capsys=capsys)
     assert code == 70
     assert re.search(

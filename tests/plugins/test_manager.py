@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from stzoo.errors import ConflictError, MissingExtraError, PluginError, RecipeError, UnknownNameError
+from stzoo.plugins.builders import read_recipe, resolve
 from stzoo.plugins.hookspecs import Checkpoint, Component, Recipe
-from stzoo.plugins.manager import KINDS, Host, read_recipe, resolve
+from stzoo.plugins.manager import KINDS, Host
 
 FAKES = Path(__file__).parents[1] / "support" / "fake_plugins"
 

@@ -13,7 +13,7 @@ from support.helpers import cli, wait_for
 
 import stzoo
 from stzoo.data.corpus import load_corpus
-from stzoo.plugins import manager
+from stzoo.plugins import builders, manager
 from stzoo.pretraining import prepare
 from stzoo.testing import sentences, tiny_masked_lm
 
@@ -149,7 +149,7 @@ main()"""
 
 
 def test_finished_shards_are_not_made_again(given, tmp_path, monkeypatch):
-    kind = manager.resolve(manager.find("preparation", "master"))
+    kind = builders.resolve(manager.find("preparation", "master"))
     shard, made = kind.shard, []
 
     def breaks(self, first, last):

@@ -17,7 +17,7 @@ from stzoo.data.training_sets.read import read_judged, read_training
 from stzoo.data.trec import read_qrels, read_run
 from stzoo.errors import DataError, RecipeError, StzooError
 from stzoo.evaluation.contamination.training_texts import find_training, training_texts
-from stzoo.plugins import manager
+from stzoo.plugins import builders
 from stzoo.training.recipes import parse_changes
 from stzoo.training.settings import PretrainSettings
 from stzoo.utils.inputs import MAX_DEPTH, parse_json
@@ -109,8 +109,8 @@ def test_numbers_of_the_command_line_are_written_in_digits(words, error):
 def test_options_of_components_are_numbers_too():
     for value in (True, "1_0", "\uff15"):
         with pytest.raises(RecipeError, match=r"the option decoder_rate is .*expected a plain number"):
-            manager.call("x", rated, decoder_rate=value)
-    assert manager.call("x", rated, decoder_rate="0.5") == 0.5
+            builders.call("x", rated, decoder_rate=value)
+    assert builders.call("x", rated, decoder_rate="0.5") == 0.5
 
 
 def rated(decoder_rate: float | None = None):
