@@ -15,6 +15,7 @@ and transformers' defaults (k = 50) for the continuations.
 
 import math
 import os
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,9 +44,9 @@ class _Sampler:
 
     loader: ClassVar[Any]
     kind: ClassVar[str]  # kind of model, for messages
-    instead: ClassVar[str]  # what to do instead, for messages
-    padding: ClassVar[str]  # side on which shorter passages are padded
-    cut: ClassVar[str]  # side on which longer passages are truncated
+    advice: ClassVar[str]  # what to do if the model cannot be used, for messages
+    padding_side: ClassVar[str]
+    truncation_side: ClassVar[str]
 
     def __init__(self, model: str, device: str | None, settings: dict[str, Any]):
         _check(settings)
@@ -56,38 +57,36 @@ class _Sampler:
             config = self._load(AutoConfig)
             if not self.is_kind(config):
                 raise ModelError(
-                    f"{model} is of type {config.model_type}; expected a {self.kind}. {self.instead}"
+                    f"{model} is of type {config.model_type}; expected a {self.kind}. {self.advice}"
                 )
-            self.facts, pinned = self._origin()
+            self.metadata, pinned = self._origin()
             self.tokenizer = self._load(AutoTokenizer, **pinned)
             if len(set(self.tokenizer.get_vocab().values()) - set(self.tokenizer.all_special_ids)) <= 1:
                 # for a folder without tokenizer files, transformers makes an empty tokenizer
-                raise ModelError(f"{model} has no tokenizer, or an empty one. {self.instead}")
-            self.tokenizer.truncation_side = self.cut
-            self.window = self._window(config)
+                raise ModelError(f"{model} has no tokenizer, or an empty one. {self.advice}")
+            self.tokenizer.truncation_side = self.truncation_side
+            self.max_length = self._max_length(config)
             self.model, self.config = self._load_weights(config, **pinned)
-        self.facts |= settings
+        self.metadata |= settings
 
     @staticmethod
     def is_kind(config: Any) -> bool:
         """True if this sampler can use a model of this configuration."""
         raise NotImplementedError
 
-    def room(self, positions: int) -> int:
-        """The maximum length of a passage, in tokens, for a model with so many positions."""
+    def passage_length(self, positions: int) -> int:
+        """The maximum length of a passage, in tokens, for a model with this number of positions."""
         raise NotImplementedError
 
     def _load(self, loader: Any, **options: Any) -> Any:
         try:
             return loader.from_pretrained(self.name, trust_remote_code=False, **options)
         except Exception as error:  # a broken folder or an unreachable Hub may raise anything
-            what = (
-                "cannot be loaded"
-                if Path(self.name).is_dir()
-                else "is not a folder, and cannot be loaded from the Hub"
-            )
+            place = "" if Path(self.name).is_dir() else "is not a folder, and "
             reason = first_line(error).rstrip(".")
-            raise ModelError(f"the model {self.name} {what}: {reason}. {self.instead}") from error
+            raise ModelError(
+                f"the model {self.name} {place}cannot be loaded: {reason}. {self.advice}"
+            ) from error
 
     def _origin(self) -> tuple[dict[str, Any], dict[str, str]]:
         """The model's entry in a manifest, and the options that pin the Hub's files to the same commit."""
@@ -97,16 +96,16 @@ class _Sampler:
         commit = Path(str(try_to_load_from_cache(self.name, "config.json"))).parent.name
         return {"model": self.name, "revision": commit}, {"revision": commit}
 
-    def _window(self, config: Any) -> int:
+    def _max_length(self, config: Any) -> int:
         positions = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None) or math.inf
-        most = min(positions, self.tokenizer.model_max_length)
-        window, new = self.room(most), self.settings["max_tokens"]
-        if window < 1 or new > positions:
+        limit = min(positions, self.tokenizer.model_max_length)
+        length, new_tokens = self.passage_length(limit), self.settings["max_tokens"]
+        if length < 1 or new_tokens > positions:
             raise RecipeError(
-                f"max_tokens is {new}, which leaves no room for a passage: {self.name} reads {most} tokens. "
-                "Choose a smaller number."
+                f"max_tokens is {new_tokens}, which leaves no room for a passage: {self.name} reads {limit} "
+                "tokens. Choose a smaller number."
             )
-        return int(window)
+        return int(length)
 
     def _load_weights(self, config: Any, **options: Any) -> tuple[Any, GenerationConfig]:
         dtype = torch.float32
@@ -123,16 +122,13 @@ class _Sampler:
         if missing := sorted(report["missing_keys"]):
             raise ModelError(
                 f"{self.name} is not a complete {self.kind}: {len(missing)} tensors are missing, e.g. "
-                f"{missing[0]}. {self.instead}"
+                f"{missing[0]}. {self.advice}"
             )
         stored, tokenizer = model.generation_config, self.tokenizer
         eos = tokenizer.eos_token_id if stored.eos_token_id is None else stored.eos_token_id
-        pads = (
-            tokenizer.pad_token_id,
-            tokenizer.eos_token_id,
-            0,
-        )  # 0 if there is no eos: then only prompts are padded
-        ours = GenerationConfig(
+        # 0 if there is no eos either: then only prompts are padded
+        pads = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        settings = GenerationConfig(
             do_sample=True,
             num_beams=1,
             num_return_sequences=self.settings.get("per_passage", 1),
@@ -146,39 +142,38 @@ class _Sampler:
                 for name in ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id")
             },
         )
-        model.generation_config = ours  # generate() takes its defaults from here
-        return model.to(self.device).eval(), ours
+        model.generation_config = settings  # generate() takes its defaults from here
+        return model.to(self.device).eval(), settings
 
     def draw(self, texts: list[str], seed: int) -> list[list[str]]:
         """Samples texts for each passage, as many as the settings say; none for a blank passage."""
-        rows = self.tokenizer(texts, truncation=True, max_length=self.window)["input_ids"] if texts else []
+        rows = (
+            self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"] if texts else []
+        )
         order = [i for i, row in enumerate(rows) if row and texts[i].strip()]
-        order.sort(
-            key=lambda i: len(rows[i]), reverse=True
-        )  # stable; batches that need most memory come first
-        drawn: list[list[str]] = [[] for _ in texts]
-        size = self.settings["batch_size"]
+        order.sort(key=lambda i: len(rows[i]), reverse=True)  # batches that need most memory come first
+        size, per_passage = self.settings["batch_size"], self.config.num_return_sequences
+        batches = (order[start : start + size] for start in range(0, len(order), size))
+        samples = chain.from_iterable(self._generate([torch.tensor(rows[i]) for i in b]) for b in batches)
+        results: list[list[str]] = [[] for _ in texts]
         # torch.manual_seed seeds the generators of all devices, so all are restored
         devices = range(torch.accelerator.device_count())
         with silence_hf_logging(), torch.inference_mode(), torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
-            for start in range(0, len(order), size):
-                batch = order[start : start + size]
-                samples = self._generate([torch.tensor(rows[i]) for i in batch])
-                each = len(samples) // len(batch)
-                for place, i in enumerate(batch):
-                    drawn[i] = samples[place * each : (place + 1) * each]
-        return drawn
+            for i in order:
+                results[i] = list(islice(samples, per_passage))
+        return results
 
     def _generate(self, rows: list[torch.Tensor]) -> list[str]:
-        def padded(rows: list[torch.Tensor], value: int) -> torch.Tensor:
-            return pad_sequence(rows, True, value, self.padding).to(self.device)
+        def pad(rows: list[torch.Tensor], value: int) -> torch.Tensor:
+            return pad_sequence(rows, True, value, self.padding_side).to(self.device)
 
-        ids = padded(rows, self.config.pad_token_id)
-        attention = padded([torch.ones_like(row) for row in rows], 0)
-        out = self.model.generate(input_ids=ids, attention_mask=attention, generation_config=self.config)
-        new = out if self.model.config.is_encoder_decoder else out[:, ids.shape[1] :]
-        return [text.strip() for text in self.tokenizer.batch_decode(new, skip_special_tokens=True)]
+        ids = pad(rows, self.config.pad_token_id)
+        attention = pad([torch.ones_like(row) for row in rows], 0)
+        tokens = self.model.generate(input_ids=ids, attention_mask=attention, generation_config=self.config)
+        if not self.model.config.is_encoder_decoder:
+            tokens = tokens[:, ids.shape[1] :]
+        return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 
 class Queries(_Sampler):
@@ -201,7 +196,7 @@ class Queries(_Sampler):
             precision.
 
     Attributes:
-        facts: Entry for a manifest: the model, its commit (or a folder's fingerprint), and the settings.
+        metadata: Entry for a manifest: the model, its commit (or a folder's fingerprint), and the settings.
 
     Raises:
         ModelError: If the model does not exist, or is not a complete sequence-to-sequence model with a
@@ -217,8 +212,8 @@ class Queries(_Sampler):
 
     loader = AutoModelForSeq2SeqLM
     kind = "sequence-to-sequence model"
-    instead = "Choose e.g. doc2query/msmarco-t5-base-v1, or --queries lexical, which needs no model."
-    padding, cut = "right", "right"
+    advice = "Choose e.g. doc2query/msmarco-t5-base-v1, or --queries lexical, which needs no model."
+    padding_side = truncation_side = "right"
 
     def __init__(
         self,
@@ -238,14 +233,14 @@ class Queries(_Sampler):
 
     def __call__(self, texts: list[str], seed: int) -> list[list[str]]:
         """Samples queries for each passage; blank ones and repeats are removed."""
-        return [list(dict.fromkeys(filter(None, drawn))) for drawn in self.draw(texts, seed)]
+        return [list(dict.fromkeys(filter(None, queries))) for queries in self.draw(texts, seed)]
 
     @staticmethod
     def is_kind(config: Any) -> bool:
         """True for text-to-text encoder-decoders."""
         return config.is_encoder_decoder and type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
-    def room(self, positions: int) -> int:
+    def passage_length(self, positions: int) -> int:
         """All positions, as encoder and decoder have separate ones, but at most docTTTTTquery's 512."""
         return min(positions, 512)
 
@@ -269,7 +264,7 @@ class Continuations(_Sampler):
             precision.
 
     Attributes:
-        facts: Entry for a manifest: the model, its commit (or a folder's fingerprint), and the settings.
+        metadata: Entry for a manifest: the model, its commit (or a folder's fingerprint), and the settings.
 
     Raises:
         ModelError: If the model does not exist, or is not a complete causal language model with a tokenizer.
@@ -281,8 +276,8 @@ class Continuations(_Sampler):
 
     loader = AutoModelForCausalLM
     kind = "causal language model"
-    instead = "Choose e.g. gpt2, or leave out the continuations."
-    padding, cut = "left", "left"
+    advice = "Choose e.g. gpt2, or leave out the continuations."
+    padding_side = truncation_side = "left"
 
     def __init__(
         self,
@@ -300,7 +295,7 @@ class Continuations(_Sampler):
 
     def __call__(self, texts: list[str], seed: int) -> list[str]:
         """Samples a continuation of each passage; "" if the model gives none, or the passage is blank."""
-        return ["".join(drawn) for drawn in self.draw(texts, seed)]
+        return ["".join(samples) for samples in self.draw(texts, seed)]
 
     @staticmethod
     def is_kind(config: Any) -> bool:
@@ -308,7 +303,7 @@ class Continuations(_Sampler):
         encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
         return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not config.is_encoder_decoder and not encoder
 
-    def room(self, positions: int) -> int:
+    def passage_length(self, positions: int) -> int:
         """The positions that the new tokens leave; at most GPT-2's 1024 are used in all."""
         return min(positions, 1024) - self.settings["max_tokens"]
 
@@ -321,11 +316,11 @@ def _check(settings: dict[str, Any]) -> None:
     """
     for name, value in settings.items():
         if name == "top_p":
-            good, expected = 0 < value <= 1, "more than 0, at most 1"
+            valid, expected = 0 < value <= 1, "more than 0, at most 1"
         elif name == "temperature":
-            good, expected = 0 < value < math.inf, "more than 0"
+            valid, expected = 0 < value < math.inf, "more than 0"
         else:
-            least = 0 if name == "top_k" else 1
-            good, expected = value >= least, f"{least} or more"
-        if not good:
+            minimum = 0 if name == "top_k" else 1
+            valid, expected = value >= minimum, f"{minimum} or more"
+        if not valid:
             raise RecipeError(f"{name} is {value}; expected {expected}.")

@@ -48,8 +48,8 @@ def pretrained(published: Published) -> Imported:
     if imported.masked_lm is None:
         raise ModelError(f"{published.folder} has decoders ({DECODERS}) but no MLM head, which they need.")
     rules = [(rf"{theirs}\.(\d.*)", rf"heads.{ours}.layers.\1") for ours, theirs in HEADS.items()]
-    where = str(published.folder / DECODERS)
-    parts = renamed(published.tensors_in(DECODERS), rules, where)
+    source = str(published.folder / DECODERS)
+    parts = renamed(published.tensors_in(DECODERS), rules, source)
     layers = {int(number) for name in parts for number in re.findall(r"\.layers\.(\d+)\.", name)}
     expected = {
         f"heads.{head}.layers.{layer}.{name}"
@@ -57,9 +57,10 @@ def pretrained(published: Published) -> Imported:
         for layer in layers
         for name in imported.masked_lm.base_model.encoder.layer[0].state_dict()
     }
-    if lacking := sorted(expected ^ set(parts)):
+    if mismatched := sorted(expected ^ set(parts)):
         raise ModelError(
-            f"{where} does not contain MASTER's decoders; missing or unexpected: {', '.join(lacking[:9])}."
+            f"{source} does not contain MASTER's decoders; missing or unexpected: "
+            f"{', '.join(mismatched[:9])}."
         )
     record = {
         "schema_version": SCHEMA_VERSION,
@@ -84,7 +85,7 @@ def towers(published: Published) -> Imported:
     Raises:
         ModelError: If the folder contains no such archive, or several.
     """
-    folder, row = published.folder, published.checkpoint
+    folder, checkpoint = published.folder, published.checkpoint
     archives = sorted(
         path.name for path in folder.iterdir() if re.fullmatch(r"checkpoint-\d+|.+\.pkl", path.name)
     )
@@ -94,19 +95,19 @@ def towers(published: Published) -> Imported:
             "*.pkl."
         )
     archive: Any = published.pickled(archives[0])
-    where = str(folder / archives[0])
+    source = str(folder / archives[0])
     if not isinstance(archive, dict) or "model_dict" not in archive:
         raise ModelError(
-            f"{where} is not an archive of MASTER's fine-tuning code; expected a model_dict in it."
+            f"{source} is not an archive of MASTER's fine-tuning code; expected a model_dict in it."
         )
-    tensors = plain(archive["model_dict"], where)
+    tensors = plain(archive["model_dict"], source)
     config, tokenizer = published.config(), published.tokenizer()
     sides = []
     for name, other, length in (
-        ("question_model", "ctx_model", row.max_query_tokens),
-        ("ctx_model", "question_model", row.max_tokens),
+        ("question_model", "ctx_model", checkpoint.max_query_tokens),
+        ("ctx_model", "question_model", checkpoint.max_tokens),
     ):
         rules = [(rf"{name}\.(.+\.)?position_ids", None), (rf"{name}\.(.+)", r"\1"), (rf"{other}\..+", None)]
-        model = encoder_of(config, renamed(tensors, rules, where), f"{name} in {where}")
-        sides.append(tower(model, tokenizer, row, length))
-    return Imported(finished([routed(*sides)], row))
+        model = encoder_of(config, renamed(tensors, rules, source), f"{name} in {source}")
+        sides.append(tower(model, tokenizer, checkpoint, length))
+    return Imported(finished([routed(*sides)], checkpoint))

@@ -42,7 +42,7 @@ class LexicalQueries:
         work: Folder in which the counts are stored as "words.parquet".
 
     Attributes:
-        facts: Entry for a manifest: how the queries were made.
+        metadata: Entry for a manifest: how the queries were made.
 
     Raises:
         RecipeError: If per_passage is below 1.
@@ -55,7 +55,7 @@ class LexicalQueries:
         self._rows, self._per_passage = rows, per_passage
         self._counts = _counts(rows, Path(work) / "words.parquet")
         self._titled = "title" in rows.column_names
-        self.facts: dict[str, Any] = {
+        self.metadata: dict[str, Any] = {
             "source": "keywords",
             "generated": False,
             "note": "no generated queries: titles and words of the passages themselves, chosen by tf-idf",
@@ -82,11 +82,11 @@ class LexicalQueries:
         return list(distinct.values())
 
     def _keywords(self, words: list[str]) -> str:
-        times = Counter(words)  # in the order of their first occurrence
-        idf = math.log(len(self._rows)) - np.log([self._counts[word] for word in times])
-        best = np.argsort(-np.fromiter(times.values(), float) * idf, kind="stable")[:WORDS]
-        distinct = list(times)
-        return " ".join(distinct[place] for place in sorted(best.tolist()))
+        counts = Counter(words)  # in the order of their first occurrence
+        idf = math.log(len(self._rows)) - np.log([self._counts[word] for word in counts])
+        best = np.argsort(-np.fromiter(counts.values(), float) * idf, kind="stable")[:WORDS]
+        distinct = list(counts)
+        return " ".join(distinct[index] for index in sorted(best.tolist()))
 
 
 def _counts(rows: "Dataset", path: Path) -> dict[str, int]:
@@ -94,12 +94,12 @@ def _counts(rows: "Dataset", path: Path) -> dict[str, int]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    made_from = {
+    source = {
         "rows": len(rows),
         "texts": distinct_of(rows).fingerprint,
         "words": fingerprint(any_words.__file__),
     }
-    metadata = {b"stzoo": json.dumps(made_from).encode()}
+    metadata = {b"stzoo": json.dumps(source).encode()}
     if not path.is_file() or (pq.read_schema(path).metadata or {}).get(b"stzoo") != metadata[b"stzoo"]:
         counts: Counter[str] = Counter()
         for text in column(rows, "text", "Counting words"):

@@ -72,7 +72,7 @@ NAMES = [task.name for task in TASKS]
 ENCODERS = ("encoder", "encoder-neighbour", "encoder-complement")
 
 
-class Read(NamedTuple):
+class Text(NamedTuple):
     """A text without masks: ids int64 [B, T], words int64 [B, T] (-1: no word), attention bool [B, T]."""
 
     ids: Tensor
@@ -136,23 +136,19 @@ class MASTER(Objective):
                 raise UnknownNameError("task of MASTER", name, NAMES)
         check_rates(encoder_rate=encoder_rate, complement_rate=complement_rate, decoder_rate=decoder_rate)
         self.requested, self.neighbours, self.frequencies = tasks, neighbours, frequencies
-        self.encoder_rate, self.complement_rate, self.decoder_rate = (
-            encoder_rate,
-            complement_rate,
-            decoder_rate,
-        )
-        self.keywords = WordWeights(
-            [], [], backbone.tokenizer
-        )  # all words have the same weight until `configure_for`
+        self.encoder_rate, self.decoder_rate = encoder_rate, decoder_rate
+        self.complement_rate = complement_rate
+        # all words have the same weight until `configure_for`
+        self.keywords = WordWeights([], [], backbone.tokenizer)
         names = NAMES if tasks is None else tasks
         self.heads = nn.ModuleDict({name: self.decoder("stacked", layers=layers) for name in names})
-        self._keep(names)
-        read = {task.column for task in self.tasks}
+        self._keep_tasks(names)
+        needed = {task.column for task in self.tasks}
         if "neighbour" in names and neighbours is not False:
-            read.add("neighbours")
-        self.columns = {name: kind for name, kind in self.columns.items() if name in read}
+            needed.add("neighbours")
+        self.columns = {name: kind for name, kind in self.columns.items() if name in needed}
 
-    def _keep(self, names: list[str]) -> None:
+    def _keep_tasks(self, names: list[str]) -> None:
         """Keeps these tasks and the encoder passes that they read, and drops all others."""
         self.tasks = [task for task in TASKS if task.name in names]
         if not self.tasks:
@@ -180,7 +176,7 @@ class MASTER(Objective):
                 f"({'; '.join(missing)}); its columns are {', '.join(columns)}. Make them with "
                 "`stzoo prepare master`, or leave out these options."
             )
-        self._keep([task.name for task in self.tasks if task not in lacking])
+        self._keep_tasks([task.name for task in self.tasks if task not in lacking])
         if not any(self.weights.values()):
             raise RecipeError(
                 f"all remaining losses have the weight 0: {', '.join(self.weights)}; set one above 0."
@@ -218,40 +214,38 @@ class MASTER(Objective):
             batch |= self.tokenise([row.get("continuation") or row["text"] for row in rows], "continuation")
         if "neighbour" in names and self.neighbours:
             lists = [row.get("neighbours") or [] for row in rows]
-            most = max(1, *map(len, lists))
-            flat = self.tokenise(
-                [text for texts in lists for text in texts + [""] * (most - len(texts))], "related"
-            )
-            batch |= {name: tensor.unflatten(0, (len(rows), most)) for name, tensor in flat.items()}
+            size = max(1, *map(len, lists))
+            padded = [text for texts in lists for text in texts + [""] * (size - len(texts))]
+            tensors = self.tokenise(padded, "related")
+            batch |= {name: tensor.unflatten(0, (len(rows), size)) for name, tensor in tensors.items()}
         return batch
 
     def make_views(self, batch: dict[str, dict[str, Tensor]]) -> dict[str, View]:
         """Masks the texts of the encoder passes and of the decoders; each view has the name of its loss."""
-        read = {
-            name: Read(view["input_ids"], view["words"], view["attention_mask"].bool())
+        texts = {
+            name: Text(view["input_ids"], view["words"], view["attention_mask"].bool())
             for name, view in batch.items()
         }
-        passage = read["passage"]
-        drawn = {"encoder": self._hide(passage, self.encoder_rate)}
-        hidden = hide_words(passage.words, _body(passage.attention), self.complement_rate)
-        drawn["encoder-complement"] = self._view(passage, hidden)
-        texts = {"passage": passage}
+        passage = texts["passage"]
+        views = {"encoder": self._mask(passage, self.encoder_rate)}
+        masked = hide_words(passage.words, _body(passage.attention), self.complement_rate)
+        views["encoder-complement"] = self._view(passage, masked)
         for task in self.tasks:
             if task.column:
-                texts[task.view] = self._window(read[task.view])
+                texts[task.view] = self._window(texts[task.view])
             elif task.name == "neighbour":
-                source, texts[task.view] = self._neighbours(passage, read.get("related"))
-                drawn[task.encoder] = self._hide(source, self.encoder_rate)
+                source, texts[task.view] = self._neighbours(passage, texts.get("related"))
+                views[task.encoder] = self._mask(source, self.encoder_rate)
         for task in self.tasks:
             text = texts[task.view]
             if task.hiding == "complement":
-                drawn[task.name] = self._view(text, (text.words >= 0) & ~hidden)
+                views[task.name] = self._view(text, (text.words >= 0) & ~masked)
             elif task.hiding == "keywords":
                 weights = self.keywords(text.ids, text.words)
-                drawn[task.name] = self._view(text, hide_keywords(text.words, self.decoder_rate, weights))
+                views[task.name] = self._view(text, hide_keywords(text.words, self.decoder_rate, weights))
             else:
-                drawn[task.name] = self._hide(text, self.decoder_rate)
-        return drawn
+                views[task.name] = self._mask(text, self.decoder_rate)
+        return views
 
     def losses(self, **views: View) -> dict[str, Tensor]:
         """Computes up to eight losses, float scalars in nats; losses with the weight 0 are skipped.
@@ -261,9 +255,9 @@ class MASTER(Objective):
         """
         losses, bottlenecks = {}, {}
         tasks = [task for task in self.tasks if self.weights[task.name]]
-        read = {task.encoder for task in tasks}
+        needed = {task.encoder for task in tasks}
         for name in ENCODERS:
-            if name in read or self.weights.get(name):
+            if name in needed or self.weights.get(name):
                 view = views[name]
                 hidden, bottlenecks[name] = self.encode(view.ids, view.attention)
                 if self.weights[name]:
@@ -286,44 +280,46 @@ class MASTER(Objective):
         rebuilt: Tensor = self.heads[name](sequence, sequence, view.attention.unsqueeze(1))
         return rebuilt
 
-    def _view(self, text: Read, hidden: Tensor) -> View:
+    def _view(self, text: Text, masked: Tensor) -> View:
         tokenizer = self.backbone.tokenizer
-        return View(*corrupt(text.ids, hidden, tokenizer.mask_token_id, len(tokenizer)), text.attention)
+        return View(*corrupt(text.ids, masked, tokenizer.mask_token_id, len(tokenizer)), text.attention)
 
-    def _hide(self, text: Read, rate: float) -> View:
+    def _mask(self, text: Text, rate: float) -> View:
         return self._view(text, hide_words(text.words, _body(text.attention), rate))
 
-    def _window(self, text: Read) -> Read:
+    def _window(self, text: Text) -> Text:
         """A random window of a text, as long as the encoder can read."""
-        most = self.backbone.max_tokens
+        limit = self.backbone.max_tokens
         tokens = text.attention.sum(1) - 2
-        length = tokens.clamp(max=most - 2)
-        start = _below(tokens - length + 1)
-        return self._span(text, start, length, min(text.ids.shape[1], most))
+        length = tokens.clamp(max=limit - 2)
+        start = _random_below(tokens - length + 1)
+        return self._span(text, start, length, min(text.ids.shape[1], limit))
 
-    def _neighbours(self, passage: Read, related: Read | None) -> tuple[Read, Read]:
+    def _neighbours(self, passage: Text, related: Text | None) -> tuple[Text, Text]:
         """The text that the encoder reads, and the neighbour that is predicted from it."""
         tokens, width = passage.attention.sum(1) - 2, passage.ids.shape[1]
         half = tokens // 2
-        narrow = (width - 2) // 2 + 2
-        second = self._span(passage, half, tokens - half, width - narrow + 2)
+        half_width = (width - 2) // 2 + 2
+        second = self._span(passage, half, tokens - half, width - half_width + 2)
         if related is None:
-            return self._span(passage, torch.zeros_like(half), half, narrow), second
-        filled = (related.words >= 0).any(2)
-        some = filled.any(1)
-        choice = _below(filled.sum(1).clamp(min=1)).view(-1, 1, 1)
-        chosen = Read(*(part.take_along_dim(choice, 1).squeeze(1) for part in related))
-        source = self._span(passage, torch.zeros_like(half), torch.where(some, tokens, half), width)
-        wide = max(chosen.ids.shape[1], second.ids.shape[1])
-        both = zip(self._widen(chosen, wide), self._widen(second, wide), strict=True)
-        return source, Read(*[torch.where(some.unsqueeze(1), theirs, own) for theirs, own in both])
+            return self._span(passage, torch.zeros_like(half), half, half_width), second
+        has_words = (related.words >= 0).any(2)
+        has_neighbour = has_words.any(1)
+        choice = _random_below(has_words.sum(1).clamp(min=1)).view(-1, 1, 1)
+        neighbour = Text(*(part.take_along_dim(choice, 1).squeeze(1) for part in related))
+        length = torch.where(has_neighbour, tokens, half)
+        source = self._span(passage, torch.zeros_like(half), length, width)
+        width = max(neighbour.ids.shape[1], second.ids.shape[1])
+        pairs = zip(self._widen(neighbour, width), self._widen(second, width), strict=True)
+        return source, Text(*[torch.where(has_neighbour.unsqueeze(1), *pair) for pair in pairs])
 
-    def _widen(self, text: Read, width: int) -> Read:
-        more = (0, width - text.ids.shape[1])
-        ids = functional.pad(text.ids, more, value=self.backbone.tokenizer.pad_token_id)
-        return Read(ids, functional.pad(text.words, more, value=-1), functional.pad(text.attention, more))
+    def _widen(self, text: Text, width: int) -> Text:
+        padding = (0, width - text.ids.shape[1])
+        ids = functional.pad(text.ids, padding, value=self.backbone.tokenizer.pad_token_id)
+        words = functional.pad(text.words, padding, value=-1)
+        return Text(ids, words, functional.pad(text.attention, padding))
 
-    def _span(self, text: Read, start: Tensor, length: Tensor, width: int) -> Read:
+    def _span(self, text: Text, start: Tensor, length: Tensor, width: int) -> Text:
         """Cuts a span out of each row, and keeps the special tokens at both ends.
 
         Args:
@@ -332,23 +328,21 @@ class MASTER(Objective):
             length: int64 [B], number of ordinary tokens to keep.
             width: Number of columns of the result.
         """
-        at = torch.arange(width, device=start.device)
+        column = torch.arange(width, device=start.device)
         start, length = start.unsqueeze(1), length.unsqueeze(1)
         last = text.attention.sum(1, keepdim=True) - 1
-        place = torch.where(at > length, last, at + start * (at > 0))
-        attention = at < length + 2
-        ids = text.ids.gather(1, place).masked_fill(~attention, self.backbone.tokenizer.pad_token_id)
-        return Read(ids, text.words.gather(1, place).masked_fill(~attention, -1), attention)
+        index = torch.where(column > length, last, column + start * (column > 0))
+        attention = column < length + 2
+        ids = text.ids.gather(1, index).masked_fill(~attention, self.backbone.tokenizer.pad_token_id)
+        return Text(ids, text.words.gather(1, index).masked_fill(~attention, -1), attention)
 
 
-def _below(most: Tensor) -> Tensor:
+def _random_below(limit: Tensor) -> Tensor:
     """Draws integers from 0 to below those of an int64 tensor, as evenly as 2**31 allows."""
-    # not rand() * most, which float32 sometimes rounds up to `most`
-    return torch.randint(2**31 - 1, most.shape, device=most.device) % most
+    # not rand() * limit, which float32 sometimes rounds up to `limit`
+    return torch.randint(2**31 - 1, limit.shape, device=limit.device) % limit
 
 
 def _body(attention: Tensor) -> Tensor:
     """Attention without two of its tokens, as masking budgets exclude the first and last token of a text."""
-    body = attention.clone()
-    body[:, :2] = False
-    return body
+    return attention & (torch.arange(attention.shape[1], device=attention.device) > 1)

@@ -108,24 +108,24 @@ class MASTERData(Preparation):
                 )
             from stzoo_master.words import read_table
 
-            self._own_table = read_table(settings.frequencies, tokenizer)
-        # only what is needed is loaded, and parts that can find a mistake quickly come first
+            self._given_counts = read_table(settings.frequencies, tokenizer)
+        # only what is needed is loaded; what reports a mistake quickly comes first
         needs_queries = self._needs("queries")
         self.queries: Any = self._generator() if needs_queries and settings.queries != LEXICAL else None
         self.continuation: Any = self._continuation() if self._needs("continuation") else None
         kinds = settings.neighbours if self._needs("neighbours") else []
         # BM25 comes last: its index takes long, and its settings cannot be wrong
-        related = {kind: self._related(kind) for kind in sorted(kinds, key=lambda kind: kind == BM25)}
-        self.neighbours = [related[kind] for kind in kinds]
+        sources = {kind: self._source(kind) for kind in sorted(kinds, key=lambda kind: kind == BM25)}
+        self.neighbours = [sources[kind] for kind in kinds]
         if needs_queries and settings.queries == LEXICAL:
             self.queries = self._lexical()
 
     def _needs(self, name: str) -> bool:
         """True if a column is needed, and missing for any row."""
         table = self.corpus.rows.data
-        named = {name, "next"} if name == "continuation" else {name}
-        whole = [n for n in named & set(table.column_names) if not table.column(n).null_count]
-        return getattr(self.settings, name) not in (NONE, [NONE]) and not whole
+        sources = {name, "next"} if name == "continuation" else {name}
+        is_complete = any(not table.column(n).null_count for n in sources & set(table.column_names))
+        return getattr(self.settings, name) not in (NONE, [NONE]) and not is_complete
 
     def _lexical(self) -> Any:
         from stzoo_master.lexical import LexicalQueries
@@ -160,7 +160,7 @@ class MASTERData(Preparation):
             device=settings.device,
         )
 
-    def _related(self, kind: str) -> Any:
+    def _source(self, kind: str) -> Any:
         import stzoo_master.related as related
 
         rows, k = self.corpus.rows, self.settings.neighbours_per_passage
@@ -181,10 +181,11 @@ class MASTERData(Preparation):
                 f"{self.settings.document_pattern} with the same document."
             )
         else:  # the user must judge whether ids name documents; they may just count lines
+            counts = source.metadata
             self.notes.append(
-                f"Neighbours by document: {source.facts['passages_with_neighbours']} passages in "
-                f"{source.facts['documents']} document(s), according to ids such as {rows[0]['id']}. If that "
-                "is wrong, set --document-pattern or choose other --neighbours."
+                f"Neighbours by document: {counts['passages_with_neighbours']} passages in "
+                f"{counts['documents']} document(s), according to ids such as {rows[0]['id']}. If that is "
+                "wrong, set --document-pattern or choose other --neighbours."
             )
         return source
 
@@ -192,9 +193,9 @@ class MASTERData(Preparation):
         """How each column is made, and which columns the corpus already has."""
         return {
             "brought": sorted({*self.columns, "next"} & set(self.corpus.rows.column_names)),
-            "queries": self.queries and self.queries.facts,
-            "continuation": self.continuation and self.continuation.facts,
-            "neighbours": [source.facts for source in self.neighbours],
+            "queries": self.queries and self.queries.metadata,
+            "continuation": self.continuation and self.continuation.metadata,
+            "neighbours": [source.metadata for source in self.neighbours],
             "frequencies": self.settings.frequencies,
         }
 
@@ -207,21 +208,21 @@ class MASTERData(Preparation):
             return list(rows.get(name, [None] * len(texts)))
 
         values = {name: existing(name) for name in self.columns}
-        for place, following in enumerate(existing("next")):
-            values["continuation"][place] = values["continuation"][place] or (following and following[0])
+        for row, following in enumerate(existing("next")):
+            values["continuation"][row] = values["continuation"][row] or (following and following[0])
         # differs between shards, and is the same if a killed shard is repeated
         seed = (self.settings.seed + first * 1_000_003) % 2**32
         if self.settings.queries == LEXICAL and self.queries:
-            _fill(values["queries"], lambda places: _some(self.queries(first, last), places))
+            _fill(values["queries"], lambda missing: _take(self.queries(first, last), missing))
         elif self.queries:
-            _fill(values["queries"], lambda places: self.queries(_some(texts, places), seed))
+            _fill(values["queries"], lambda missing: self.queries(_take(texts, missing), seed))
         if self.continuation:
-            _fill(values["continuation"], lambda places: self.continuation(_some(texts, places), seed))
+            _fill(values["continuation"], lambda missing: self.continuation(_take(texts, missing), seed))
         if self.neighbours:
-            _fill(values["neighbours"], lambda places: _some(self._near(first, last), places))
+            _fill(values["neighbours"], lambda missing: _take(self._neighbour_texts(first, last), missing))
         return values
 
-    def _near(self, first: int, last: int) -> list[list[str]]:
+    def _neighbour_texts(self, first: int, last: int) -> list[list[str]]:
         from stzoo_master.related import combine, texts_of
 
         texts = texts_of(self.corpus.rows, combine(*(source(first, last) for source in self.neighbours)))
@@ -235,18 +236,18 @@ class MASTERData(Preparation):
         if self.settings.frequencies == COUNT:
             write_table(folder / TABLE, _count(self.corpus, self.tokenizer), self.tokenizer)
         elif self.settings.frequencies != NONE:
-            write_table(folder / TABLE, dict(zip(*self._own_table, strict=True)), self.tokenizer)
+            write_table(folder / TABLE, dict(zip(*self._given_counts, strict=True)), self.tokenizer)
 
 
 def _fill(values: list[Any], make: Callable[[list[int]], list[Any]]) -> None:
-    """Makes the missing values, all in one call, and fills them in."""
-    places = [place for place, value in enumerate(values) if not value]
-    for place, value in zip(places, make(places) if places else [], strict=True):
-        values[place] = value or None
+    """Makes the missing values, in one call with their indices, and fills them in."""
+    missing = [index for index, value in enumerate(values) if not value]
+    for index, value in zip(missing, make(missing) if missing else [], strict=True):
+        values[index] = value or None
 
 
-def _some(values: list[Any], places: list[int]) -> list[Any]:
-    return [values[place] for place in places]
+def _take(values: list[Any], indices: list[int]) -> list[Any]:
+    return [values[index] for index in indices]
 
 
 def frequencies(corpus: Corpus, tokenizer: Any, table: str | None = None) -> tuple[list[str], Any, str]:

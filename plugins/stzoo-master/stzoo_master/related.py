@@ -2,7 +2,7 @@
 
 Each class is built once for a corpus and then called for ranges of rows, in any order; the result depends on
 the corpus and the settings alone. Indexes and embeddings, which take long to make, are stored in a folder,
-whole or not at all, and reused after a kill.
+complete or not at all, and reused after a kill.
 
 A passage's neighbours never include itself, a passage with the same text, or two passages with the same text.
 """
@@ -52,8 +52,8 @@ class SameDocument:
 
     Attributes:
         has_any: True if any passage has a neighbour.
-        facts: Entry for a manifest: the settings, the number of documents with two or more passages, and the
-            number of passages with a neighbour.
+        metadata: Entry for a manifest: the settings, the number of documents with two or more passages, and
+            the number of passages with a neighbour.
 
     Raises:
         RecipeError: If k is below 1, or the pattern is not a regular expression with a group.
@@ -62,7 +62,7 @@ class SameDocument:
     def __init__(self, rows: "Dataset", k: int, pattern: str = DOCUMENT_PATTERN):
         _check_k(k)
         document = _document_of(pattern)
-        self._k, self._texts = k, distinct_of(rows).places
+        self._k, self._texts = k, distinct_of(rows).indices
         # the number of each row's document; a row whose id does not match is a document by itself
         self._documents = np.empty(len(rows), np.int64)
         number, last = -1, None
@@ -75,7 +75,7 @@ class SameDocument:
         mixed = np.unique(self._documents[1:][same & (self._texts[1:] != self._texts[:-1])])
         sizes = np.bincount(self._documents)
         self.has_any = len(mixed) > 0
-        self.facts: dict[str, Any] = {
+        self.metadata: dict[str, Any] = {
             "source": "same document",
             "k": k,
             "pattern": pattern,
@@ -90,15 +90,15 @@ class SameDocument:
     def _nearest(self, row: int) -> list[int]:
         number = self._documents[row]
         begin, end = np.searchsorted(self._documents, [number, number + 1]).tolist()
-        seen, near = {self._texts[row]}, list[int]()
+        seen, nearest = {self._texts[row]}, list[int]()
         for distance in range(1, max(row - begin, end - 1 - row) + 1):
             for other in (row + distance, row - distance):
                 if begin <= other < end and self._texts[other] not in seen:
                     seen.add(self._texts[other])
-                    near.append(other)
-                    if len(near) == self._k:
-                        return near
-        return near
+                    nearest.append(other)
+                    if len(nearest) == self._k:
+                        return nearest
+        return nearest
 
 
 class NearestByBM25:
@@ -121,7 +121,7 @@ class NearestByBM25:
         language: Language of the passages, a code or an English name, or "none"; None to detect it.
 
     Attributes:
-        facts: Entry for a manifest: how the index was built.
+        metadata: Entry for a manifest: how the index was built.
 
     Raises:
         RecipeError: If k is below 1, or the language is unknown.
@@ -140,10 +140,10 @@ class NearestByBM25:
         self._language = choose_language(language, DistinctTexts(rows, self._distinct), "the corpus")
         settings = {**settings_of(self._language), "postings": POSTINGS, "bm25s": bm25s.__version__}
         folder, texts = Path(work) / "bm25", self._distinct.fingerprint
-        keep_folder(folder, {**settings, "texts": texts, "words": fingerprint(words.__file__)}, self._build)
+        reuse_folder(folder, {**settings, "texts": texts, "words": fingerprint(words.__file__)}, self._build)
         parts = bm25s.BM25.load(folder, mmap=True, load_vocab=False).scores
         # still memory-mapped, but as plain arrays, which are faster to slice
-        self._starts, self._places, self._scores = map(
+        self._starts, self._passages, self._scores = map(
             np.asarray, (parts["indptr"], parts["indices"], parts["data"])
         )
         self._counts = np.diff(self._starts)
@@ -151,7 +151,7 @@ class NearestByBM25:
         self._ends = self._terms.get_tensor("ends")
         # float32 [U], sums of scores, and int32 [U], the last posting of each indexed passage
         self._sums, self._last = np.zeros(len(self._ends), np.float32), np.empty(len(self._ends), np.int32)
-        self.facts: dict[str, Any] = {"source": "bm25", "k": k, **settings}
+        self.metadata: dict[str, Any] = {"source": "bm25", "k": k, **settings}
 
     def _build(self, folder: Path) -> None:
         from safetensors.numpy import save_file
@@ -163,30 +163,30 @@ class NearestByBM25:
     def __call__(self, first: int, last: int) -> list[list[int]]:
         """The neighbours of the rows `first` to `last` - 1, nearest first."""
         return [
-            self._distinct.rows[self._nearest(place)].tolist() for place in self._distinct.places[first:last]
+            self._distinct.rows[self._nearest(index)].tolist() for index in self._distinct.indices[first:last]
         ]
 
-    def _nearest(self, place: int) -> np.ndarray:
+    def _nearest(self, index: int) -> np.ndarray:
         """int64 [at most k], the index positions of the nearest passages."""
-        start, end = self._ends[place - 1] if place else 0, self._ends[place]
+        start, end = self._ends[index - 1] if index else 0, self._ends[index]
         if start == end:
             return np.empty(0, np.int64)
         terms = np.unique(self._terms.get_slice("terms")[start:end])
         terms = terms[np.argsort(self._counts[terms], kind="stable")]
         terms = terms[: max(1, np.searchsorted(np.cumsum(self._counts[terms]), POSTINGS, "right"))]
-        here = [slice(*ends) for ends in zip(self._starts[terms], self._starts[terms + 1], strict=True)]
-        places = np.concatenate([self._places[part] for part in here])
-        np.add.at(self._sums, places, np.concatenate([self._scores[part] for part in here]))
-        # keeps each position once, without sorting
-        order = np.arange(len(places), dtype=np.int32)
-        self._last[places] = order
-        places = places[self._last[places] == order]
-        sums = self._sums[places]
-        self._sums[places] = 0
-        sums[places == place] = -1
-        k = min(self._k, len(places) - 1)
-        near = np.flatnonzero(sums >= np.partition(sums, -k)[-k])
-        return places[near][np.lexsort((places[near], -sums[near]))][:k]
+        postings = [slice(*ends) for ends in zip(self._starts[terms], self._starts[terms + 1], strict=True)]
+        indices = np.concatenate([self._passages[part] for part in postings])
+        np.add.at(self._sums, indices, np.concatenate([self._scores[part] for part in postings]))
+        # keeps each index once, without sorting
+        order = np.arange(len(indices), dtype=np.int32)
+        self._last[indices] = order
+        indices = indices[self._last[indices] == order]
+        sums = self._sums[indices]
+        self._sums[indices] = 0
+        sums[indices == index] = -1
+        k = min(self._k, len(indices) - 1)
+        best = np.flatnonzero(sums >= np.partition(sums, -k)[-k])
+        return indices[best][np.lexsort((indices[best], -sums[best]))][:k]
 
 
 class NearestByEncoder:
@@ -203,10 +203,9 @@ class NearestByEncoder:
         model: Folder or Hub id of a sentence-transformers model.
         work: Folder in which the stores are kept, under "embeddings".
         device: Device of torch, or several separated by commas; None for the best available.
-        batch_tokens: Number of tokens encoded at once, padding included; None to choose it for the device.
 
     Attributes:
-        facts: Entry for a manifest: the model and its settings.
+        metadata: Entry for a manifest: the model and its settings.
 
     Raises:
         RecipeError: If k is below 1, or an option is invalid.
@@ -214,36 +213,27 @@ class NearestByEncoder:
         OutputError: If the vectors cannot be written.
     """
 
-    def __init__(
-        self,
-        rows: "Dataset",
-        k: int,
-        model: str,
-        work: str | Path,
-        *,
-        device: str | None = None,
-        batch_tokens: int | None = None,
-    ):
+    def __init__(self, rows: "Dataset", k: int, model: str, work: str | Path, *, device: str | None = None):
         _check_k(k)
-        opened = open_model(model, device=device)
+        loaded = open_model(model, device=device)
         self._k, self._distinct = k, distinct_of(rows)
         texts = DistinctTexts(rows, self._distinct)
         # ties go to the greater id, so earlier rows get greater ids
         self._ids = Texts(f"{number:010d}" for number in reversed(range(len(texts))))
         root = Path(work) / "embeddings"
-        judged = RetrievalDataset("corpus", "", self._ids, texts, {}, {}, root)
-        self._store = Retriever(opened, root, batch_tokens, progress=_shown()).documents(judged)
+        dataset = RetrievalDataset("corpus", "", self._ids, texts, {}, {}, root)
+        self._store = Retriever(loaded, root, progress=_show_progress()).documents(dataset)
         self._cached_from = 0
         self._cached: list[list[int]] = []
-        self._similarity = opened.similarity
-        self._device = "cuda" if opened.model.device.type == "cuda" else "cpu"
-        self.facts: dict[str, Any] = {
+        self._similarity = loaded.similarity
+        self._device = "cuda" if loaded.model.device.type == "cuda" else "cpu"
+        self.metadata: dict[str, Any] = {
             "source": "encoder",
             "k": k,
-            "model": opened.name,
-            "revision": opened.revision,
+            "model": loaded.name,
+            "revision": loaded.revision,
             "role": "document",
-            **opened.settings,
+            **loaded.settings,
         }
 
     def __call__(self, first: int, last: int) -> list[list[int]]:
@@ -255,12 +245,12 @@ class NearestByEncoder:
         return self._cached[first - start : last - start]
 
     def _search(self, first: int, last: int) -> list[list[int]]:
-        places = np.unique(self._distinct.places[first:last])
-        if not len(places):
+        indices = np.unique(self._distinct.indices[first:last])
+        if not len(indices):
             return []
-        runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+        runs = np.split(indices, np.flatnonzero(np.diff(indices) > 1) + 1)
         vectors = np.concatenate([self._store[run[0] : run[-1] + 1] for run in runs])
-        ids = [self._ids[place] for place in places.tolist()]
+        ids = [self._ids[index] for index in indices.tolist()]
         hits = top_k(
             vectors,
             self._store,
@@ -270,14 +260,14 @@ class NearestByEncoder:
             drop_self=True,
             similarity=self._similarity,
             device=self._device,
-            progress=_shown(),
+            progress=_show_progress(),
         )
         top = len(self._ids) - 1
-        near = {
-            place: self._distinct.rows[[top - int(other) for other in hits[name]]].tolist()
-            for place, name in zip(places.tolist(), ids, strict=True)
+        nearest = {
+            index: self._distinct.rows[[top - int(other) for other in hits[name]]].tolist()
+            for index, name in zip(indices.tolist(), ids, strict=True)
         }
-        return [near[place] for place in self._distinct.places[first:last].tolist()]
+        return [nearest[index] for index in self._distinct.indices[first:last].tolist()]
 
 
 def combine(*sources: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -287,7 +277,7 @@ def combine(*sources: Sequence[Sequence[int]]) -> list[list[int]]:
         For each row the first neighbour of each source in turn, then the second, and so on, each once.
     """
     return [
-        [one for one in dict.fromkeys(chain.from_iterable(zip_longest(*lists))) if one is not None]
+        [row for row in dict.fromkeys(chain.from_iterable(zip_longest(*lists))) if row is not None]
         for lists in zip(*sources, strict=True)
     ]
 
@@ -304,23 +294,23 @@ class Distinct:
 
     Attributes:
         rows: int64 [U], the numbers of these rows, ascending.
-        places: int64 [N], for each row the index in `rows` of the row with its text.
+        indices: int64 [N], for each row the index in `rows` of the row with its text.
         fingerprint: SHA-256 (64 hex digits) of all texts in their order.
     """
 
     def __init__(self, rows: "Dataset"):
         digests = np.empty(len(rows), np.int64)
-        whole = hashlib.sha256()
+        fingerprint = hashlib.sha256()
         for row, text in enumerate(column(rows, "text", "Comparing texts")):
             digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
-            whole.update(digest)
+            fingerprint.update(digest)
             digests[row] = int.from_bytes(digest[:8], "little", signed=True)
         _, firsts, groups = np.unique(digests, return_index=True, return_inverse=True)
         order = np.argsort(firsts)
         ranks = np.empty_like(order)
         ranks[order] = np.arange(len(order))
-        self.rows, self.places = firsts[order], ranks[groups]
-        self.fingerprint = whole.hexdigest()
+        self.rows, self.indices = firsts[order], ranks[groups]
+        self.fingerprint = fingerprint.hexdigest()
 
 
 @functools.lru_cache(maxsize=1)
@@ -344,13 +334,13 @@ class DistinctTexts(Sequence[str]):
         return len(self._numbers)
 
     @overload
-    def __getitem__(self, place: int) -> str: ...
+    def __getitem__(self, index: int) -> str: ...
     @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
-    def __getitem__(self, place: int | slice) -> str | list[str]:
-        if not isinstance(place, slice):
-            return self._rows[int(self._numbers[place])]["text"]
-        numbers = self._numbers[place].tolist()
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if not isinstance(index, slice):
+            return self._rows[int(self._numbers[index])]["text"]
+        numbers = self._numbers[index].tolist()
         return list(self._rows[numbers]["text"]) if numbers else []
 
     def __iter__(self) -> Iterator[str]:
@@ -358,22 +348,22 @@ class DistinctTexts(Sequence[str]):
             yield from self[start : start + BAND]
 
 
-def keep_folder(folder: Path, facts: dict[str, Any], make: Callable[[Path], None]) -> None:
-    """Calls `make` to write a folder, unless it exists, is complete and has the same facts."""
-    if _is_whole(folder, facts):
+def reuse_folder(folder: Path, metadata: dict[str, Any], write: Callable[[Path], None]) -> None:
+    """Calls `write` to write a folder, unless it exists, is complete and has the same metadata."""
+    if _is_complete(folder, metadata):
         return
     with atomic_folder(folder, replaces=[r"[^/]+"]) as draft:
-        make(draft)
+        write(draft)
         sizes = {file.name: file.stat().st_size for file in sorted(draft.iterdir())}
-        write_json(draft / "made.json", {"facts": facts, "bytes": sizes})
+        write_json(draft / "made.json", {"facts": metadata, "bytes": sizes})
 
 
-def _is_whole(folder: Path, facts: dict[str, Any]) -> bool:
+def _is_complete(folder: Path, metadata: dict[str, Any]) -> bool:
     """True if the files have the size they were written with; a crash may have truncated them."""
     try:
-        made = json.loads((folder / "made.json").read_text(encoding="utf-8"))
-        sizes = {name: (folder / name).stat().st_size for name in made["bytes"]}
-        return bool(made == {"facts": facts, "bytes": sizes})
+        record = json.loads((folder / "made.json").read_text(encoding="utf-8"))
+        sizes = {name: (folder / name).stat().st_size for name in record["bytes"]}
+        return bool(record == {"facts": metadata, "bytes": sizes})
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -403,7 +393,7 @@ def column(rows: "Dataset", name: str, desc: str) -> Iterator[str]:
             bar.update(len(values))
 
 
-def _shown() -> bool:
+def _show_progress() -> bool:
     return sys.stderr.isatty()
 
 

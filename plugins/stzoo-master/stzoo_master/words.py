@@ -136,10 +136,12 @@ def read_table(path: str | Path, tokenizer: Any) -> tuple[list[str], np.ndarray]
         raise DataError(f"{path} cannot be read as Parquet ({error}). {hint}") from error
     columns = [(field.name, str(field.type).removeprefix("large_")) for field in table.schema]
     if columns != [("word", "string"), ("count", "int64")]:
-        listed = ", ".join(f"{name}: {kind}" for name, kind in columns) or "none"
-        raise DataError(f"{path} has the columns {listed}; expected word: string, count: int64. {hint}")
-    made_by = (table.schema.metadata or {}).get(_FINGERPRINT, b"").decode()
-    if made_by and made_by != tokenizer_fingerprint(tokenizer):
+        found_columns = ", ".join(f"{name}: {kind}" for name, kind in columns) or "none"
+        raise DataError(
+            f"{path} has the columns {found_columns}; expected word: string, count: int64. {hint}"
+        )
+    fingerprint = (table.schema.metadata or {}).get(_FINGERPRINT, b"").decode()
+    if fingerprint and fingerprint != tokenizer_fingerprint(tokenizer):
         raise DataError(
             f"the words in {path} were split by another tokenizer. Make the table again with "
             "`stzoo prepare master --tokenizer BASE`, where BASE is the model that you train."
@@ -171,23 +173,26 @@ class WordWeights(torch.nn.Module):
         super().__init__()
         splitter = _Splitter(tokenizer)
         ids: list[int] = []
-        lengths, times = [], []
+        lengths, form_counts = [], []
         for word, count in zip(words, counts, strict=True):
             for form in splitter.forms(word):
                 ids += form
                 lengths.append(len(form))
-                times.append(int(count))
+                form_counts.append(int(count))
         numbers = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths, dtype=torch.int64))
-        each = _hash(torch.tensor([ids], dtype=torch.int64), numbers.unsqueeze(0))[0]
-        hashes, which = each[_starts(numbers.unsqueeze(0))[0]].unique(return_inverse=True)  # sorted
+        numbers = numbers.unsqueeze(0)
+        by_token = _hash(torch.tensor([ids], dtype=torch.int64), numbers)
+        hashes, groups = by_token[_starts(numbers)].unique(return_inverse=True)  # sorted
         # all words that the tokenizer maps to [UNK] are one word to the model
-        totals = torch.zeros_like(hashes).scatter_add_(0, which, torch.tensor(times, dtype=torch.int64))
-        often = totals > 1  # the others weigh 1 anyway
+        totals = torch.zeros_like(hashes).scatter_add_(
+            0, groups, torch.tensor(form_counts, dtype=torch.int64)
+        )
+        frequent = totals > 1  # the others weigh 1 anyway
         # the last entry matches no word; with it, every lookup has an entry to compare with
         self.register_buffer(
-            "hashes", torch.cat([hashes[often], torch.tensor([2**63 - 1])]), persistent=False
+            "hashes", torch.cat([hashes[frequent], torch.tensor([2**63 - 1])]), persistent=False
         )
-        self.register_buffer("counts", torch.cat([totals[often], torch.tensor([1])]), persistent=False)
+        self.register_buffer("counts", torch.cat([totals[frequent], torch.tensor([1])]), persistent=False)
 
     def forward(self, ids: Tensor, words: Tensor) -> Tensor:
         """Looks up the words of a batch.
@@ -202,8 +207,8 @@ class WordWeights(torch.nn.Module):
             negative.
         """
         hashes = _hash(ids, words)
-        at = torch.searchsorted(self.hashes, hashes)
-        counts = torch.where(self.hashes[at] == hashes, self.counts[at], 1)
+        nearest = torch.searchsorted(self.hashes, hashes)
+        counts = torch.where(self.hashes[nearest] == hashes, self.counts[nearest], 1)
         return counts.float().reciprocal()
 
 
@@ -214,7 +219,7 @@ class _Splitter:
         tokenizer_fingerprint(tokenizer)  # refuses a tokenizer that is not fast
         backend = tokenizer.backend_tokenizer
         self.normalise = backend.normalizer.normalize_str if backend.normalizer else str
-        self.pre_tokenize = backend.pre_tokenizer.pre_tokenize_str if backend.pre_tokenizer else _whole
+        self.pre_tokenize = backend.pre_tokenizer.pre_tokenize_str if backend.pre_tokenizer else _unsplit
         self.decode = backend.decoder.decode if backend.decoder else "".join
         self.tokenize = backend.model.tokenize
         added = tokenizer.added_tokens_decoder.items()
@@ -233,11 +238,11 @@ class _Splitter:
     def split(self, text: str) -> Iterator[str]:
         """The words of a text in the tokenizer's internal form, such as "Ġslipstream"."""
         for part in self.special.split(text):
-            for at, inner in enumerate(self.known.split(self.normalise(part))):
-                if at % 2:
-                    yield inner
-                elif inner:
-                    yield from map(itemgetter(0), self.pre_tokenize(inner))
+            for number, text in enumerate(self.known.split(self.normalise(part))):
+                if number % 2:  # an added token
+                    yield text
+                elif text:
+                    yield from map(itemgetter(0), self.pre_tokenize(text))
 
     def surface(self, pretoken: str) -> str:
         """The readable form of a word, without the space before it."""
@@ -264,7 +269,7 @@ class _Splitter:
         return forms
 
 
-def _whole(text: str) -> list[tuple[str]]:
+def _unsplit(text: str) -> list[tuple[str]]:
     return [(text,)]
 
 
@@ -283,10 +288,10 @@ def _starts(words: Tensor) -> Tensor:
 def _hash(ids: Tensor, words: Tensor) -> Tensor:
     """A hash of the ids of each token's word, in their order: int64 [B, T]."""
     starts = _starts(words)
-    place = torch.arange(ids.shape[1], device=ids.device)
+    position = torch.arange(ids.shape[1], device=ids.device)
     slot = (starts.cumsum(1) - 1).clamp(min=0)
-    first = torch.zeros_like(ids).scatter_add_(1, slot, place * starts).gather(1, slot)
-    mixed = (ids << 20) + place - first  # each id with its position in the word
+    first = torch.zeros_like(ids).scatter_add_(1, slot, position * starts).gather(1, slot)
+    mixed = (ids << 20) + position - first  # each id with its position in the word
     for factor in (-0x61C8864680B583EB, 0x369DEA0F31A53F85, -0x4B47D0C5B3A1E6A3):  # odd; int64 wraps around
         mixed = mixed * factor
         mixed = mixed ^ (mixed >> 32)

@@ -173,10 +173,10 @@ def test_a_query_is_given_once(kind, folder, likeliest):
         assert [texts.index(query) for query in left] == sorted(texts.index(query) for query in left)
 
 
-def test_facts_name_the_model_and_every_setting(kind, folder, sampler):
+def test_metadata_names_the_model_and_every_setting(kind, folder, sampler):
     named = {"model": "tiny", "fingerprint": fingerprint(folder), "top_p": 1.0, "temperature": 1.0}
     more = dict(per_passage=10, top_k=10) if kind is Queries else dict(top_k=50)
-    assert sampler.facts == named | more | dict(max_tokens=12, batch_size=3)
+    assert sampler.metadata == named | more | dict(max_tokens=12, batch_size=3)
 
 
 def test_a_hub_id_is_named_with_its_commit(kind, folder, tmp_path, monkeypatch):
@@ -186,8 +186,8 @@ def test_a_hub_id_is_named_with_its_commit(kind, folder, tmp_path, monkeypatch):
     (repo / "refs").mkdir()
     (repo / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    facts = kind("owner/name", **SMALL).facts
-    assert (facts["model"], facts["revision"]) == ("owner/name", commit)
+    metadata = kind("owner/name", **SMALL).metadata
+    assert (metadata["model"], metadata["revision"]) == ("owner/name", commit)
 
 
 def test_weights_without_safetensors_are_read_as_tensors_only(kind, folder, sampler, tmp_path):

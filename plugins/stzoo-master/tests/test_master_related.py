@@ -82,7 +82,7 @@ def test_neighbours_of_one_document_are_the_nearest_of_other_texts_across_shards
     source = SameDocument(corpus_of(words, ids), k)
     assert in_pieces(source, len(ids), size) == expected
     assert source.has_any == any(expected)
-    assert source.facts["passages_with_neighbours"] == sum(map(bool, expected))
+    assert source.metadata["passages_with_neighbours"] == sum(map(bool, expected))
 
 
 def test_ids_that_name_no_document_give_no_neighbours():
@@ -338,8 +338,8 @@ def test_neighbours_by_bm25_are_searched_in_the_language_of_the_corpus(tmp_path)
     texts = ["大熊猫吃竹子。", "大熊猫住在四川。", "长江流过上海。", "上海是大城市有长江。"]
     nearest = NearestByBM25(corpus_of(texts), 1, tmp_path)
     assert nearest(0, 4) == [[1], [0], [3], [2]]
-    assert nearest.facts["language"] == "zh"
-    assert NearestByBM25(corpus_of(texts), 1, tmp_path, "german").facts["stemmer"] == "german"
+    assert nearest.metadata["language"] == "zh"
+    assert NearestByBM25(corpus_of(texts), 1, tmp_path, "german").metadata["stemmer"] == "german"
 
 
 def test_less_than_one_query_is_refused(tmp_path):

@@ -30,6 +30,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 from transformers.modeling_outputs import BaseModelOutput
 
 LOGITS = 2**24  # logits computed at once: 64 MiB of float32, and no slower than with more
+HUB_OPTIONS = ("token", "cache_folder", "revision", "local_files_only")  # of all that `load` is called with
 SPECIAL = ("cls", "sep", "bos", "eos", "pad", "mask")  # [UNK] replaces a word, so it is an ordinary token
 
 
@@ -38,8 +39,8 @@ def dupmae(dim: int, *, projection: int = 384, top_k: int = 384, saturate: bool 
     return DupMAEPooling(dim, projection=projection, top_k=top_k, saturate=saturate)
 
 
-class _Given(nn.Module):
-    """Takes the place of a masked LM's encoder and returns the given hidden states."""
+class _PrecomputedStates(nn.Module):
+    """Replaces the encoder of a masked LM and returns the hidden states that it is called with."""
 
     def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutput:
         return BaseModelOutput(last_hidden_state=inputs_embeds)
@@ -118,11 +119,11 @@ class DupMAEPooling(Module):
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(f"it has no MLM head, which computes the word scores ({reason})") from error
-        inside = f"{masked_lm.base_model_prefix}."
-        if new := sorted(name for name in report["missing_keys"] if not name.startswith(inside)):
+        encoder_prefix = f"{masked_lm.base_model_prefix}."
+        if missing := sorted(name for name in report["missing_keys"] if not name.startswith(encoder_prefix)):
             raise ValueError(
-                f"it has no trained MLM head, which computes the word scores (missing: {', '.join(new)}); "
-                "pre-train one first with stzoo pretrain --objective dupmae"
+                "it has no trained MLM head, which computes the word scores (missing: "
+                f"{', '.join(missing)}); pre-train one first with stzoo pretrain --objective dupmae"
             )
         names = {id(part): name for name, part in masked_lm.base_model.named_parameters()}
         self.masked_lm = json.loads(masked_lm.config.to_json_string(use_diff=False))
@@ -136,7 +137,7 @@ class DupMAEPooling(Module):
                     setattr(module, name, transformer.model.get_parameter(names[id(part)]))
 
     def _keep_head(self, masked_lm: Any) -> None:
-        setattr(masked_lm, masked_lm.base_model_prefix, _Given())
+        setattr(masked_lm, masked_lm.base_model_prefix, _PrecomputedStates())
         self.head = masked_lm
 
     def forward(self, features: dict[str, Any], task: str | None = None, **_: Any) -> dict[str, Any]:
@@ -153,12 +154,12 @@ class DupMAEPooling(Module):
         if self.head is None:
             raise ValueError("this pooling has no MLM head yet; call init_from_base first")
         hidden, ids, attention = self._padded(features)
-        first = Pooling(self.dim, "cls")({"token_embeddings": hidden, "attention_mask": attention})
+        cls_states = Pooling(self.dim, "cls")({"token_embeddings": hidden, "attention_mask": attention})
         ordinary = attention.bool() & ~torch.isin(ids, torch.tensor(self.special_ids, device=ids.device))
         words = self.words(hidden, ordinary)
         if (task or features.get("task")) != "query":
-            words = self.cut(words)
-        h = self.project(first["sentence_embedding"])
+            words = self.truncate(words)
+        h = self.project(cls_states["sentence_embedding"])
         features["sentence_embedding"] = torch.cat([h, words.to(h.dtype)], dim=1)
         return features
 
@@ -189,16 +190,16 @@ class DupMAEPooling(Module):
         step = max(1, LOGITS // (len(hidden) * self.head.config.vocab_size))
         best: Tensor | None = None
         for start in range(0, hidden.shape[1], step):
-            here = slice(start, start + step)
-            logits = self.head(inputs_embeds=hidden[:, here]).logits
-            logits.masked_fill_(~ordinary[:, here, None], torch.finfo(logits.dtype).min)
-            largest = logits.max(1).values
-            best = largest if best is None else torch.maximum(best, largest)
+            positions = slice(start, start + step)
+            logits = self.head(inputs_embeds=hidden[:, positions]).logits
+            logits.masked_fill_(~ordinary[:, positions, None], torch.finfo(logits.dtype).min)
+            maximum = logits.max(1).values
+            best = maximum if best is None else torch.maximum(best, maximum)
         assert best is not None
         best = best.masked_fill(~ordinary.any(1, keepdim=True), 0)
         return best.relu().log1p() if self.saturate else best
 
-    def cut(self, words: Tensor) -> Tensor:
+    def truncate(self, words: Tensor) -> Tensor:
         """Keeps the `top_k` largest values of each row and sets the others to 0: float [B, V]."""
         top = words.topk(min(self.top_k, words.shape[1]), dim=1, sorted=False)
         return torch.zeros_like(words).scatter(1, top.indices, top.values)
@@ -233,26 +234,10 @@ class DupMAEPooling(Module):
         shutil.copyfile(__file__, Path(output_path).parent / Path(__file__).name)
 
     @classmethod
-    def load(
-        cls,
-        model_name_or_path: str,
-        subfolder: str = "",
-        token: bool | str | None = None,
-        cache_folder: str | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        init_defaults: dict[str, Any] | None = None,  # noqa: ARG003 - the host passes it
-        **_: Any,
-    ) -> "DupMAEPooling":
+    def load(cls, model_name_or_path: str, subfolder: str = "", **options: Any) -> "DupMAEPooling":
         """Loads a pooling that `save` wrote, from a folder or the Hub."""
-        where: dict[str, Any] = dict(
-            subfolder=subfolder,
-            token=token,
-            cache_folder=cache_folder,
-            revision=revision,
-            local_files_only=local_files_only,
-        )
-        pooling = cls(**cls.load_config(model_name_or_path, **where))
-        tensors: Any = cls.load_torch_weights(model_name_or_path, **where)
-        pooling.load_state_dict(tensors, assign=True)
+        hub: dict[str, Any] = {name: options[name] for name in HUB_OPTIONS if name in options}
+        hub["subfolder"] = subfolder
+        pooling = cls(**cls.load_config(model_name_or_path, **hub))
+        pooling.load_state_dict(cls.load_torch_weights(model_name_or_path, **hub), assign=True)
         return pooling

@@ -65,43 +65,45 @@ def retrieve(
             vectors are not finite.
         OutputError: If the folder contains the documents of another model or corpus, or cannot be written.
     """
-    bars = sys.stderr.isatty() if progress is None else progress
+    progress = sys.stderr.isatty() if progress is None else progress
     pooling = pooling_of(model)
-    questions = list(judged.queries.values())
+    queries = list(judged.queries.values())
     ranking = Ranking(judged.corpus_ids, k, drop_self=judged.shares_ids)
-    kept = ranking.none(len(questions))
+    best = ranking.none(len(queries))
     with tempfile.TemporaryDirectory() as scratch:
         documents = encode_documents(
             model,
             judged.passages,
             folder or scratch,
-            facts={"model": _digest(model), "texts": judged.corpus_fingerprint} if folder else {},
+            metadata={"model": _digest(model), "texts": judged.corpus_fingerprint} if folder else {},
             batch_tokens=batch_tokens,
-            progress=bars,
+            progress=progress,
         )
-        total = len(questions) * len(documents)
-        with tqdm(total=total, desc="Search", unit_scale=True, leave=False, disable=not bars) as bar:
-            for start in range(0, len(questions), ENCODED):
-                some = slice(start, start + ENCODED)
-                queries = encode(model, questions[some], role="query", batch_tokens=batch_tokens)
-                if not np.isfinite(queries).all():
+        total = len(queries) * len(documents)
+        with tqdm(total=total, desc="Search", unit_scale=True, leave=False, disable=not progress) as bar:
+            for start in range(0, len(queries), ENCODED):
+                texts = queries[start : start + ENCODED]
+                vectors = encode(model, texts, role="query", batch_tokens=batch_tokens)
+                if not np.isfinite(vectors).all():
                     raise ModelError(
                         "vectors of queries contain NaN or infinity; check the weights of the model."
                     )
                 if model.similarity_fn_name == "cosine":
-                    queries /= _lengths(queries)
-                for begin in range(0, len(documents), PASSAGES):
-                    rows = sparse(documents[begin : begin + PASSAGES], pooling.projection, queries.shape[1])
+                    vectors /= _lengths(vectors)
+                for first in range(0, len(documents), PASSAGES):
+                    rows = sparse(documents[first : first + PASSAGES], pooling.projection, vectors.shape[1])
                     if model.similarity_fn_name == "cosine":
                         lengths = _lengths(rows.data.reshape(rows.shape[0], -1))
                         rows.data /= lengths.repeat(len(rows.data) // len(lengths))
-                    for first in range(0, len(queries), QUERIES):
-                        here = slice(start + first, min(start + first + QUERIES, start + len(queries)))
-                        scores = (rows @ np.ascontiguousarray(queries[first : first + QUERIES].T)).T
-                        near = np.nonzero(scores >= ranking.worst(kept[here])[:, None])
-                        kept[here] = ranking.merge(kept[here], near[0], near[1] + begin, scores[near])
-                    bar.update(len(queries) * rows.shape[0])
-    return ranking.run(list(judged.queries), kept)
+                    for offset in range(0, len(vectors), QUERIES):
+                        block = vectors[offset : offset + QUERIES]
+                        part = slice(start + offset, start + offset + len(block))
+                        scores = (rows @ np.ascontiguousarray(block.T)).T
+                        query, document = np.nonzero(scores >= ranking.worst(best[part])[:, None])
+                        found = scores[query, document]
+                        best[part] = ranking.merge(best[part], query, document + first, found)
+                    bar.update(len(vectors) * rows.shape[0])
+    return ranking.run(list(judged.queries), best)
 
 
 def pooling_of(model: Any) -> Any:
@@ -130,7 +132,7 @@ def encode_documents(
     texts: Sequence[str],
     folder: str | Path,
     *,
-    facts: dict[str, Any],
+    metadata: dict[str, Any],
     batch_tokens: int | None = None,
     progress: bool = False,
 ) -> Store:
@@ -140,7 +142,7 @@ def encode_documents(
         model: A SentenceTransformer with a DupMAEPooling.
         texts: The N documents.
         folder: Path to the folder of the store.
-        facts: What the vectors depend on; a folder with a different value is refused.
+        metadata: What the vectors depend on; a folder with other metadata is refused.
         batch_tokens: Number of tokens encoded at once, padding included; None to choose it for the device.
         progress: True to show a progress bar on stderr.
 
@@ -154,7 +156,7 @@ def encode_documents(
     """
     pooling = pooling_of(model)
 
-    def some(block: Sequence[str]) -> np.ndarray:
+    def encode_block(block: Sequence[str]) -> np.ndarray:
         parts = []
         for start in range(0, len(block), ENCODED):
             vectors = encode(
@@ -163,7 +165,7 @@ def encode_documents(
             parts.append(compact(vectors, pooling.projection, pooling.top_k))
         return np.concatenate(parts)
 
-    return fill(folder, texts, facts, some, progress=progress)
+    return fill(folder, texts, metadata, encode_block, progress=progress)
 
 
 def compact(vectors: np.ndarray, dense: int, words: int) -> np.ndarray:
@@ -180,11 +182,11 @@ def compact(vectors: np.ndarray, dense: int, words: int) -> np.ndarray:
     rows, columns = np.nonzero(vectors[:, dense:])
     counts = np.bincount(rows, minlength=len(vectors))
     order = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
-    out = np.zeros((len(vectors), dense + 2 * words), np.float32)
-    out[:, :dense] = vectors[:, :dense]
-    out[rows, dense + order] = columns  # float32 is exact for integers up to 2**24
-    out[rows, dense + words + order] = vectors[rows, dense + columns]
-    return out
+    packed = np.zeros((len(vectors), dense + 2 * words), np.float32)
+    packed[:, :dense] = vectors[:, :dense]
+    packed[rows, dense + order] = columns  # float32 is exact for integers up to 2**24
+    packed[rows, dense + words + order] = vectors[rows, dense + columns]
+    return packed
 
 
 def sparse(stored: np.ndarray, dense: int, width: int) -> csr_array:
@@ -196,13 +198,12 @@ def sparse(stored: np.ndarray, dense: int, width: int) -> csr_array:
         width: The dimension D + V of the vectors.
     """
     words = (stored.shape[1] - dense) // 2
-    places = stored[:, dense : dense + words].astype(np.int32) + dense
-    columns = np.concatenate(
-        [np.broadcast_to(np.arange(dense, dtype=np.int32), (len(stored), dense)), places], 1
-    )
+    word_columns = stored[:, dense : dense + words].astype(np.int32) + dense
+    dense_columns = np.broadcast_to(np.arange(dense, dtype=np.int32), (len(stored), dense))
+    columns = np.concatenate([dense_columns, word_columns], 1)
     values = np.concatenate([stored[:, :dense], stored[:, dense + words :]], 1)
-    begins = np.arange(0, values.size + 1, dense + words, dtype=np.int32)
-    return csr_array((values.ravel(), columns.ravel(), begins), shape=(len(stored), width))
+    starts = np.arange(0, values.size + 1, dense + words, dtype=np.int32)
+    return csr_array((values.ravel(), columns.ravel(), starts), shape=(len(stored), width))
 
 
 def _lengths(rows: np.ndarray) -> np.ndarray:

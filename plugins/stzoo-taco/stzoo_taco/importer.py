@@ -26,7 +26,7 @@ RULES = [
     (r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight", None),
     (r"(.+)", r"\1"),
 ]
-SMALLER = 100  # divisor of the values in the residual stream when rescaling
+FACTOR = 100  # divisor of the values in the residual stream when rescaling
 
 
 def t5(published: Published, *, rescale_t5: bool = False) -> Imported:
@@ -40,40 +40,40 @@ def t5(published: Published, *, rescale_t5: bool = False) -> Imported:
     Raises:
         ModelError: If the folder has another format, or the model cannot be rescaled.
     """
-    folder, row = published.folder, published.checkpoint
+    folder, checkpoint = published.folder, published.checkpoint
     if single := sorted(path.name for path in folder.glob("query_*_*")):
         raise ModelError(
             f"{folder} contains {', '.join(single)}; query towers or adapters of single tasks are not "
             "supported."
         )
 
-    def side(model: str, head: str, length: int | None) -> list[Any]:
-        inside = model if (folder / model).is_dir() else ""
-        where = str(folder / inside)
-        config = published.config(inside)
+    def side(name: str, head: str, length: int | None) -> list[Any]:
+        subfolder = name if (folder / name).is_dir() else ""
+        source = str(folder / subfolder)
+        config = published.config(subfolder)
         if not isinstance(config, T5Config):
-            raise ModelError(f"{where} is a model of type {config.model_type}; expected t5, as in TACO.")
-        whole = fill(T5Model(config), renamed(published.tensors(inside), RULES, where), where)
+            raise ModelError(f"{source} is a model of type {config.model_type}; expected t5, as in TACO.")
+        model = fill(T5Model(config), renamed(published.tensors(subfolder), RULES, source), source)
         if rescale_t5:
-            rescale(whole)
-        return tower(whole, published.tokenizer(inside), row, length, head=_head(published, head))
+            rescale(model)
+        return tower(model, published.tokenizer(subfolder), checkpoint, length, head=_head(published, head))
 
     if not any((folder / name).is_dir() for name in ("query_model", "passage_model")):
-        modules = side("", "", row.max_tokens)
+        modules = side("", "", checkpoint.max_tokens)
     else:
-        query = side("query_model", "query_head", row.max_query_tokens)
-        modules = [routed(query, side("passage_model", "passage_head", row.max_tokens))]
-    return Imported(finished(modules, row), portable=False)
+        query = side("query_model", "query_head", checkpoint.max_query_tokens)
+        modules = [routed(query, side("passage_model", "passage_head", checkpoint.max_tokens))]
+    return Imported(finished(modules, checkpoint), portable=False)
 
 
-def _head(published: Published, inside: str) -> Any:
+def _head(published: Published, subfolder: str) -> Any:
     """The projection of the vector, if there is one."""
-    path = published.folder / inside / "linear.pt"
+    path = published.folder / subfolder / "linear.pt"
     if not path.is_file():
         return None
-    config = published.json(f"{inside}/head_config.json")
+    config = published.json(f"{subfolder}/head_config.json")
     sizes = [config.get(key) for key in ("input_dim", "output_dim")]
-    tensors = published.tensors_in(f"{inside}/linear.pt")
+    tensors = published.tensors_in(f"{subfolder}/linear.pt")
     shapes = {name: list(tensor.shape) for name, tensor in tensors.items()}
     if shapes != {"linear.weight": sizes[::-1]}:
         raise ModelError(
@@ -106,13 +106,13 @@ def rescale(model: Any) -> None:
             f"{config.feed_forward_proj}. Import it without rescale_t5."
         )
     with torch.no_grad():
-        model.shared.weight /= SMALLER
+        model.shared.weight /= FACTOR
         for name, weight in model.named_parameters():
             if name.endswith("Attention.o.weight"):
-                weight /= SMALLER
+                weight /= FACTOR
             elif ".DenseReluDense." in name:
-                weight /= SMALLER**0.5
-    config.layer_norm_epsilon /= SMALLER**2
+                weight /= FACTOR**0.5
+    config.layer_norm_epsilon /= FACTOR**2
     for module in model.modules():
         if hasattr(module, "variance_epsilon"):
             module.variance_epsilon = config.layer_norm_epsilon

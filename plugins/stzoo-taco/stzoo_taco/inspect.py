@@ -77,11 +77,11 @@ def _inspect(run: Path, batches: int, device: str) -> dict[str, Any]:
     trains = {task: data.train for task, data in read_data(settings).items()}
     result: dict[str, Any] = {"run": str(run), "balancer": settings.balancer, "tasks": list(trains)}
     pooling: dict[str, Any] = dict(pooling=settings.pooling, pooling_options=settings.pooling_options)
-    for when, model, how in (("before", settings.model, pooling), ("after", str(run), {})):
-        loaded = load_model(model, device=device, **how)
-        loaded.to(device)
-        set_prompts(loaded, settings)
-        result[when] = summary(sensitivities(loaded, settings, trains, batches), loaded)
+    for time, name, options in (("before", settings.model, pooling), ("after", str(run), {})):
+        model = load_model(name, device=device, **options)
+        model.to(device)
+        set_prompts(model, settings)
+        result[time] = summary(sensitivities(model, settings, trains, batches), model)
     _draw(result, run / FIGURE)
     return result
 
@@ -96,22 +96,22 @@ def sensitivities(model: Any, settings: FinetuneSettings, trains: dict[str, Any]
         batches: Number of batches.
     """
     model.eval()
-    each = settings.each()
-    mixture = make_task_batcher(
-        settings, {task: examples_of(each[task], model, train, task) for task, train in trains.items()}
+    by_task = settings.each()
+    batcher = make_task_batcher(
+        settings, {task: examples_of(by_task[task], model, train, task) for task, train in trains.items()}
     )
     loss = loss_of(settings, model)
     gradients = Gradients(list(model.parameters()), len(trains))
     total = torch.zeros_like(gradients.rows)
     for number in range(batches):
         gradients.rows.zero_()
-        epoch, place = divmod(number, mixture.batches)
-        mixture.set_epoch(epoch)
-        for name, batch in mixture([{"batch": place}])["tasks"].items():
+        epoch, index = divmod(number, batcher.batches)
+        batcher.set_epoch(epoch)
+        for name, batch in batcher([{"batch": index}])["tasks"].items():
             features = [
-                {key.removeprefix(f"{side}_"): _to(value, model.device) for key, value in batch.items()
-                 if key.startswith(f"{side}_")}
-                for side in ("query", "passage")
+                {key.removeprefix(side): _to(value, model.device) for key, value in batch.items()
+                 if key.startswith(side)}
+                for side in ("query_", "passage_")
             ]  # fmt: skip
             labels = {key: _to(value, model.device) for key, value in batch["label"].items()}
             with gradients.row(list(trains).index(name)):
@@ -138,53 +138,50 @@ def summary(sensitivity: Tensor, model: Any) -> dict[str, Any]:
     shares = torch.where(used, sensitivity / total, 0.0)
     tasks = max(len(shares), 2)
     entropy = -(shares * (shares + TINY).log()).sum(0) / torch.tensor(float(tasks)).log()
-    named = [(name, p.numel()) for name, p in model.named_parameters() if p.requires_grad]
     groups: dict[str, dict[str, list[slice]]] = {"layers": {}, "modules": {}}
     start = 0
-    for name, size in named:
-        part = slice(start, start + size)
-        start += size
-        layer = LAYER.search(f".{name}")
-        groups["layers"].setdefault(f"layer {layer[1]}" if layer else _outside(name), []).append(part)
-        groups["modules"].setdefault(_module(name, layer), []).append(part)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            part = slice(start, start + parameter.numel())
+            start = part.stop
+            layer = LAYER.search(f".{name}")
+            outside = "embeddings" if "embedding" in name else "others"
+            groups["layers"].setdefault(f"layer {layer[1]}" if layer else outside, []).append(part)
+            groups["modules"].setdefault(_module(name, layer), []).append(part)
 
     def mean(parts: Sequence[slice]) -> dict[str, Any]:
         count = sum(int(used[part].sum()) for part in parts)
-        return {
-            "entropy": round(float(sum(entropy[part].sum() for part in parts)) / max(count, 1), 4),
-            "shares": [
-                round(float(sum(row[part].sum() for part in parts)) / max(count, 1), 4) for row in shares
-            ],
-            "parameters": count,
-        }
 
-    every = {kind: {name: mean(parts) for name, parts in by.items()} for kind, by in groups.items()}
-    used_by = {
-        kind: {name: one for name, one in by.items() if one["parameters"]} for kind, by in every.items()
-    }
-    return {"entropy": mean([slice(0, start)])["entropy"], **used_by}
+        def mean_of(values: Tensor) -> float:
+            return round(float(sum(values[part].sum() for part in parts)) / max(count, 1), 4)
 
+        return {"entropy": mean_of(entropy), "shares": [mean_of(row) for row in shares], "parameters": count}
 
-def _outside(name: str) -> str:
-    return "embeddings" if "embedding" in name else "others"
+    means: dict[str, Any] = {"entropy": mean([slice(0, start)])["entropy"]}
+    for kind, group in groups.items():
+        values = {name: mean(parts) for name, parts in group.items()}
+        means[kind] = {name: value for name, value in values.items() if value["parameters"]}
+    return means
 
 
 def _module(name: str, layer: re.Match[str] | None) -> str:
     """The module that a parameter belongs to, without the layer: "attention.self.query"."""
-    inside = f".{name}"[layer.end() :] if layer else name.rpartition("model.")[2]
-    return inside.rpartition(".")[0] or inside
+    suffix = f".{name}"[layer.end() :] if layer else name.rpartition("model.")[2]
+    return suffix.rpartition(".")[0] or suffix
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """Formats the entropies of several runs, before and after training, as a table."""
-    wide = max(len(one["run"]) for one in results)
-    lines = [f"{'run':{wide}}  {'balancer':12}  {'entropy before':>14}  {'after':>6}  most specialised layer"]
-    for one in results:
-        layers = one["after"]["layers"]
-        least = min(layers, key=lambda name: layers[name]["entropy"])
+    width = max(len(result["run"]) for result in results)
+    lines = [
+        f"{'run':{width}}  {'balancer':12}  {'entropy before':>14}  {'after':>6}  most specialised layer"
+    ]
+    for result in results:
+        layers = result["after"]["layers"]
+        lowest = min(layers, key=lambda name: layers[name]["entropy"])
         lines.append(
-            f"{one['run']:{wide}}  {one['balancer']:12}  {one['before']['entropy']:14.4f}  "
-            f"{one['after']['entropy']:6.4f}  {least} ({layers[least]['entropy']:.4f})"
+            f"{result['run']:{width}}  {result['balancer']:12}  {result['before']['entropy']:14.4f}  "
+            f"{result['after']['entropy']:6.4f}  {lowest} ({layers[lowest]['entropy']:.4f})"
         )
     lines.append("1: each parameter matters to all tasks equally; 0: to a single task.")
     return "\n".join(lines)
@@ -203,24 +200,22 @@ def _draw(result: dict[str, Any], path: Path) -> None:
     figure = Figure(
         figsize=(max(7, 2 + 1.6 * len(tasks)), 1.5 + 0.4 * len(names)), dpi=100, layout="constrained"
     )
-    boxes = figure.subplots(1, 2, sharey=True)
-    values = {
-        when: [result[when]["layers"][name]["shares"] for name in names] for when in ("before", "after")
+    subplots = figure.subplots(1, 2, sharey=True)
+    shares = {
+        time: [result[time]["layers"][name]["shares"] for name in names] for time in ("before", "after")
     }
-    every = [one for rows in values.values() for row in rows for one in row]
     even = 1 / len(tasks)
-    away = max(max(abs(one - even) for one in every), 1e-3)
-    for axes, (when, rows) in zip(boxes, values.items(), strict=True):
-        image = axes.imshow(rows, cmap="RdBu_r", vmin=even - away, vmax=even + away, aspect="auto")
+    limit = max(1e-3, *(abs(share - even) for rows in shares.values() for row in rows for share in row))
+    for axes, (time, rows) in zip(subplots, shares.items(), strict=True):
+        image = axes.imshow(rows, cmap="RdBu_r", vmin=even - limit, vmax=even + limit, aspect="auto")
         axes.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(names)), names)
-        axes.set_title(f"{when} training: entropy {result[when]['entropy']:.4f}", fontsize=10)
+        axes.set_title(f"{time} training: entropy {result[time]['entropy']:.4f}", fontsize=10)
         for y, row in enumerate(rows):
-            for x, value in enumerate(row):
-                dark = abs(value - even) > 0.6 * away
-                colour = "white" if dark else "black"
-                axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
-    figure.colorbar(image, ax=boxes, label="mean share")
+            for x, share in enumerate(row):
+                colour = "white" if abs(share - even) > 0.6 * limit else "black"
+                axes.text(x, y, f"{share:.2f}", ha="center", va="center", fontsize=8, color=colour)
+    figure.colorbar(image, ax=subplots, label="mean share")
     figure.suptitle(
         f"{Path(result['run']).name} ({result['balancer']}): tasks that the parameters serve",
         ha="left",

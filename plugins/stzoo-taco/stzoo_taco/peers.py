@@ -17,7 +17,7 @@ class GradNorm(Balancer):
     """Learns task weights with which the gradients of tasks that lag behind are larger.
 
     Args:
-        about: The tasks.
+        context: The tasks.
         alpha: Strength of the correction for tasks that lag behind; the paper's symbol.
         learning_rate: Learning rate of the weights, which Adam updates.
 
@@ -37,14 +37,14 @@ class GradNorm(Balancer):
     moment: Tensor
     square: Tensor
 
-    def __init__(self, about: BalancerContext, alpha: float = 1.5, learning_rate: float = 0.025):
-        super().__init__(about)
+    def __init__(self, context: BalancerContext, alpha: float = 1.5, learning_rate: float = 0.025):
+        super().__init__(context)
         if not learning_rate > 0:
             raise RecipeError(
                 f"balancer_options.learning_rate is {learning_rate}; expected a number above 0."
             )
         self.alpha, self.learning_rate = alpha, learning_rate
-        K = len(about.tasks)
+        K = len(context.tasks)
         for name, start in (("weights", torch.ones(K)), ("first", torch.zeros(K)), ("step", torch.zeros(()))):
             self.register_buffer(name, start)
         self.register_buffer("moment", torch.zeros(K))
@@ -57,14 +57,13 @@ class GradNorm(Balancer):
             self.first.copy_(losses)
         update = self.weights @ gradients / K
         lengths = norms(gradients)
-        pull = self.weights * lengths
-        pace = losses / self.first.clamp(min=1e-12)
-        target = pull.mean() * (pace / pace.mean().clamp(min=1e-12)) ** self.alpha
-        slope = lengths * torch.sign(
-            pull - target
-        )  # the slope of sum |pull - target|, with a constant target
+        weighted = self.weights * lengths
+        ratios = losses / self.first.clamp(min=1e-12)
+        target = weighted.mean() * (ratios / ratios.mean().clamp(min=1e-12)) ** self.alpha
+        # of sum |weighted - target|, with a constant target
+        gradient = lengths * torch.sign(weighted - target)
         adam(
-            [self.weights], [slope], [self.moment], [self.square], [], [self.step],
+            [self.weights], [gradient], [self.moment], [self.square], [], [self.step],
             amsgrad=False, beta1=0.9, beta2=0.999, lr=self.learning_rate, weight_decay=0.0, eps=1e-8,
             maximize=False,
         )  # fmt: skip
@@ -77,7 +76,7 @@ class CGD(Balancer):
     """Task weights that grow if a task's gradient also lowers the losses of other tasks.
 
     Args:
-        about: The tasks.
+        context: The tasks.
         beta: Exponent of the losses.
         tau: Divisor of the gains.
         normalised: True to compare directions only, without the lengths of gradients.
@@ -92,13 +91,13 @@ class CGD(Balancer):
     weights: Tensor
 
     def __init__(
-        self, about: BalancerContext, beta: float = 0.25, tau: float = 100.0, normalised: bool = True
+        self, context: BalancerContext, beta: float = 0.25, tau: float = 100.0, normalised: bool = True
     ):
-        super().__init__(about)
+        super().__init__(context)
         if not tau > 0:
             raise RecipeError(f"balancer_options.tau is {tau}; expected a number above 0.")
         self.beta, self.tau, self.normalised = beta, tau, normalised
-        K = len(about.tasks)
+        K = len(context.tasks)
         self.register_buffer("weights", torch.full((K,), 1 / K))
 
     def balance(self, gradients: Tensor, losses: Tensor, parameters: Tensor) -> Tensor:  # noqa: ARG002

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, T5Config, T5Model
 from transformers.models.t5.modeling_t5 import T5Stack
 
+HUB_OPTIONS = ("token", "cache_folder", "revision", "local_files_only")  # of all that `load` is called with
+
 
 def t5_decoder(dim: int) -> "T5Decoder":
     """Builds the pooling, still without a decoder."""
@@ -69,22 +71,19 @@ class T5Decoder(Module):
                 raise ValueError(
                     f"its type is {config.model_type}; expected t5, whose decoder computes the vector"
                 )
-            whole, report = T5Model.from_pretrained(base, dtype=torch.float32, output_loading_info=True)
+            model, report = T5Model.from_pretrained(base, dtype=torch.float32, output_loading_info=True)
         except (OSError, KeyError, RuntimeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(f"it cannot be loaded as a T5 ({reason})") from error
-        if new := sorted(name for name in report["missing_keys"] if name.startswith("decoder.")):
+        if missing := sorted(name for name in report["missing_keys"] if name.startswith("decoder.")):
             raise ValueError(
-                f"it has no decoder, which computes the vector (missing: {', '.join(new[:3])}, …)"
+                f"it has no decoder, which computes the vector (missing: {', '.join(missing[:3])}, …)"
             )
-        first = whole.shared.weight[whole.config.decoder_start_token_id]
-        self.t5 = json.loads(whole.config.to_json_string(use_diff=False))
+        embedding = model.shared.weight[model.config.decoder_start_token_id].detach()[None].clone()
+        self.t5 = json.loads(model.config.to_json_string(use_diff=False))
         self.t5.pop("_name_or_path", None)  # a local path
         self._build(T5Config(**self.t5))
-        weights = {
-            name: part for name, part in whole.decoder.state_dict().items() if "embed_tokens" not in name
-        }
-        self.decoder.load_state_dict(weights | {"embed_tokens.weight": first.detach()[None].clone()})
+        self.decoder.load_state_dict(model.decoder.state_dict() | {"embed_tokens.weight": embedding})
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Adds "sentence_embedding" to the features.
@@ -125,25 +124,10 @@ class T5Decoder(Module):
         shutil.copyfile(__file__, Path(output_path).parent / Path(__file__).name)
 
     @classmethod
-    def load(
-        cls,
-        model_name_or_path: str,
-        subfolder: str = "",
-        token: bool | str | None = None,
-        cache_folder: str | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        init_defaults: dict[str, Any] | None = None,  # noqa: ARG003 - the host passes it
-        **_: Any,
-    ) -> "T5Decoder":
+    def load(cls, model_name_or_path: str, subfolder: str = "", **options: Any) -> "T5Decoder":
         """Loads a pooling that `save` wrote, from a folder or the Hub."""
-        where: dict[str, Any] = dict(
-            subfolder=subfolder,
-            token=token,
-            cache_folder=cache_folder,
-            revision=revision,
-            local_files_only=local_files_only,
-        )
-        pooling = cls(**cls.load_config(model_name_or_path, **where))
-        pooling.load_state_dict(cls.load_torch_weights(model_name_or_path, **where))
+        hub: dict[str, Any] = {name: options[name] for name in HUB_OPTIONS if name in options}
+        hub["subfolder"] = subfolder
+        pooling = cls(**cls.load_config(model_name_or_path, **hub))
+        pooling.load_state_dict(cls.load_torch_weights(model_name_or_path, **hub))
         return pooling

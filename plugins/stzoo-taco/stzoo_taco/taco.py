@@ -42,7 +42,7 @@ class TACO(Balancer):
     """Weights the tasks' gradients adaptively, with separate weights for each parameter.
 
     Args:
-        about: The tasks, the number P of parameters, and the number of steps.
+        context: The tasks, the number P of parameters, and the number of steps.
         beta: Decay of the moving average, 0..1.
         tau: Temperature of the softmax.
         warmup_ratio: Share of the steps, at the beginning, whose update is the mean of the gradients.
@@ -69,7 +69,7 @@ class TACO(Balancer):
 
     def __init__(
         self,
-        about: BalancerContext,
+        context: BalancerContext,
         beta: float = 0.999,
         tau: float = 2.0,
         warmup_ratio: float = 0.1,
@@ -79,7 +79,7 @@ class TACO(Balancer):
         median_sample: int = 2**20,
         discourage: bool = False,
     ):
-        super().__init__(about)
+        super().__init__(context)
         for name, value, valid, expected in (
             ("beta", beta, 0 <= beta < 1, "0 to below 1"),
             ("tau", tau, tau > 0, "above 0"),
@@ -98,21 +98,23 @@ class TACO(Balancer):
                 raise RecipeError(f"balancer_options.{name} is {value}; expected {expected}.")
         self.beta, self.tau, self.before = beta, tau, normalise == "before"
         self.used_only = median_over == "used"
-        self.divisor = len(about.tasks) if scale == "released" else 1
-        self.warmup_steps = int(about.steps * warmup_ratio)
+        self.divisor = len(context.tasks) if scale == "released" else 1
+        self.warmup_steps = int(context.steps * warmup_ratio)
         self.sign = -1 if discourage else 1
-        self.chunk = CHUNK.get(torch.device(about.device).type, 2**20)
-        self.register_buffer("sensitivity", torch.zeros(len(about.tasks), about.entries, device=about.device))
+        self.chunk = CHUNK.get(torch.device(context.device).type, 2**20)
+        self.register_buffer(
+            "sensitivity", torch.zeros(len(context.tasks), context.entries, device=context.device)
+        )
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         sample = None
-        if 0 < median_sample < about.entries:
-            generator = torch.Generator().manual_seed(about.seed)
-            sample = torch.randint(about.entries, (median_sample,), generator=generator).sort().values
+        if 0 < median_sample < context.entries:
+            generator = torch.Generator().manual_seed(context.seed)
+            sample = torch.randint(context.entries, (median_sample,), generator=generator).sort().values
         self.register_buffer("sample", sample, persistent=False)
 
     def balance(self, gradients: Tensor, losses: Tensor, parameters: Tensor) -> Tensor:  # noqa: ARG002
         """Computes the update, see `Balancer`; it overwrites the first row of the gradients."""
-        warm = bool(self.step < self.warmup_steps)
+        is_warmup = bool(self.step < self.warmup_steps)
         self.step += 1
         update = gradients[0]
         parts = [slice(start, start + self.chunk) for start in range(0, len(update), self.chunk)]
@@ -122,17 +124,17 @@ class TACO(Balancer):
             current = (gradients[:, part] * parameters[part]).abs_().div_(scale)
             self.sensitivity[:, part].lerp_(current, 1 - self.beta)
             if self.before:  # at once, while the chunk is in the cache
-                self._write_update(gradients, part, slope, warm)
+                self._write_update(gradients, part, slope, is_warmup)
         if not self.before:
             slope = slope / self._medians(self.sensitivity)
             for part in parts:
-                self._write_update(gradients, part, slope, warm)
+                self._write_update(gradients, part, slope, is_warmup)
         return update
 
-    def _write_update(self, gradients: Tensor, part: slice, slope: Any, warm: bool) -> None:
+    def _write_update(self, gradients: Tensor, part: slice, slope: Any, is_warmup: bool) -> None:
         """Writes the update of some entries into the first row."""
         rows = gradients[:, part]
-        if warm:
+        if is_warmup:
             gradients[0, part] = rows.mean(0)
         else:
             weighted = (self.sensitivity[:, part] * slope).softmax(0).mul_(rows)
@@ -140,13 +142,11 @@ class TACO(Balancer):
 
     def _medians(self, values: Tensor, factors: Tensor | None = None) -> Tensor:
         """[K, 1], the median of each row of |values * factors|."""
-        chosen = [
-            values[task] if self.sample is None else values[task, self.sample] for task in range(len(values))
-        ]
+        entries = slice(None) if self.sample is None else self.sample
+        rows = [row[entries] for row in values]
         if factors is not None:
-            factors = factors if self.sample is None else factors[self.sample]
-            chosen = [(row * factors).abs_() for row in chosen]
-        return medians(chosen, self.used_only)
+            rows = [(row * factors[entries]).abs_() for row in rows]
+        return medians(rows, self.used_only)
 
 
 def medians(rows: Iterable[Tensor], used_only: bool) -> Tensor:
