@@ -7,16 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from stzoo.cli.flags import Json, settings_as_flags
-from stzoo.cli.shared import command, print_json, show
+from stzoo.cli.flags import Json, command
+from stzoo.cli.shared import print_json, show
 from stzoo.evaluation.settings import BenchSettings
 
 
-@command("bench")
-@settings_as_flags(BenchSettings)
+@command(BenchSettings)
 def bench_command(
-    recipe: str | None,
-    settings: dict[str, Any],
+    settings: BenchSettings,
     output: Annotated[Path, typer.Option(help="Folder for the results.")],
     overwrite: Annotated[
         bool,
@@ -25,11 +23,10 @@ def bench_command(
     as_json: Json = False,
 ) -> None:
     """Score models on BEIR and KILT data, and BM25 as well."""
-    given = BenchSettings.read(recipe, settings)
     from stzoo.evaluation.bench.bench import bench
 
-    with printed(given.measures, as_json, given.suite) as on_result:
-        bench(**given.arguments(), output=output, overwrite=overwrite, on_result=on_result)
+    with printed(settings.measures, as_json, settings.suite) as on_result:
+        bench(**settings.arguments(), output=output, overwrite=overwrite, on_result=on_result)
 
 
 @contextmanager

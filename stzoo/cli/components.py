@@ -8,7 +8,7 @@ import typer
 
 from stzoo.cli.complete import complete_kinds, complete_listed
 from stzoo.cli.flags import Json
-from stzoo.cli.shared import command, print_json, show
+from stzoo.cli.shared import print_json, register, show
 from stzoo.errors import StzooError, UnknownNameError
 from stzoo.utils.tables import new_table
 
@@ -19,7 +19,7 @@ CHECKPOINT = (
 )
 
 
-@command("list")
+@register("list")
 def list_command(
     kind: Annotated[
         str | None,

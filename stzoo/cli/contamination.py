@@ -1,20 +1,18 @@
 """stzoo contamination."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from stzoo.cli.flags import Json, Overwrite, settings_as_flags
-from stzoo.cli.shared import command, print_json, show
+from stzoo.cli.flags import Json, Overwrite, command
+from stzoo.cli.shared import print_json, show
 from stzoo.evaluation.settings import ContaminationSettings
 
 
-@command("contamination")
-@settings_as_flags(ContaminationSettings)
+@command(ContaminationSettings)
 def contamination_command(
-    recipe: str | None,
-    settings: dict[str, Any],
+    settings: ContaminationSettings,
     output: Annotated[
         Path | None, typer.Option(help="Folder for the list and the report; not saved by default.")
     ] = None,
@@ -22,10 +20,9 @@ def contamination_command(
     as_json: Json = False,
 ) -> None:
     """Find test queries and their passages in training data."""
-    given = ContaminationSettings.read(recipe, settings)
     from stzoo.evaluation.contamination import contamination
     from stzoo.evaluation.contamination.result import as_json as to_json
     from stzoo.evaluation.contamination.result import table
 
-    found = contamination(**given.arguments(), output=output, overwrite=overwrite)
+    found = contamination(**settings.arguments(), output=output, overwrite=overwrite)
     print_json(to_json(found)) if as_json else show(table(found))

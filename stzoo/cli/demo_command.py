@@ -1,20 +1,18 @@
 """stzoo demo."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from stzoo.cli.flags import Json, Overwrite, settings_as_flags
+from stzoo.cli.flags import Json, Overwrite, command
 from stzoo.cli.settings import DemoSettings
-from stzoo.cli.shared import command, done, print_json, show, show_answers
+from stzoo.cli.shared import done, print_json, show, show_answers
 
 
-@command("demo")
-@settings_as_flags(DemoSettings)
+@command(DemoSettings)
 def demo_command(
-    recipe: str | None,
-    settings: dict[str, Any],
+    settings: DemoSettings,
     output: Annotated[Path, typer.Option(help="Folder for everything that the demo makes.")] = Path("demo"),
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -23,13 +21,15 @@ def demo_command(
 
     A second call continues where the first one ended.
     """
-    given = DemoSettings.read(recipe, settings)
     from stzoo.cli.demo import demo
     from stzoo.evaluation.bench import tables
     from stzoo.evaluation.compare import result
 
     made = demo(
-        **given.arguments(), output=output, overwrite=overwrite, say=lambda line: typer.echo(line, err=True)
+        **settings.arguments(),
+        output=output,
+        overwrite=overwrite,
+        say=lambda line: typer.echo(line, err=True),
     )
     if as_json:
         verdicts = [result.verdict(test, test.pairs[0]) for test in made["tests"]]

@@ -1,20 +1,18 @@
 """stzoo export."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from stzoo.cli.flags import Overwrite, settings_as_flags
-from stzoo.cli.shared import command, done
+from stzoo.cli.flags import Overwrite, command
+from stzoo.cli.shared import done
 from stzoo.hub.settings import ExportSettings
 
 
-@command("export")
-@settings_as_flags(ExportSettings)
+@command(ExportSettings)
 def export_command(
-    recipe: str | None,
-    settings: dict[str, Any],
+    settings: ExportSettings,
     output: Annotated[Path, typer.Option(help="Folder to write.")],
     overwrite: Overwrite = False,
 ) -> None:
@@ -23,9 +21,8 @@ def export_command(
     The folder loads in sentence-transformers 5 and 6 alike, which a fresh process checks.
     Only the retriever is exported; an MLM head or decoders kept for pre-training are left out.
     """
-    given = ExportSettings.read(recipe, settings)
     from stzoo.hub.export import export
     from stzoo.utils.distributed import require_one_process
 
     require_one_process("export")
-    done(export(**given.arguments(), output=output, overwrite=overwrite))
+    done(export(**settings.arguments(), output=output, overwrite=overwrite))

@@ -9,6 +9,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from stzoo.cli.complete import complete_choices, complete_names, complete_recipes, complete_settings
+from stzoo.cli.shared import register
 from stzoo.errors import RecipeError
 from stzoo.training.recipes import parse_changes
 from stzoo.training.settings import COMMAS, GROUPS, HARDWARE, Settings, TaskSettings, choices
@@ -27,13 +28,23 @@ NESTED = (dict[str, Any], dict[str, float], list[TaskSettings])  # set by --set,
 METAVARS = {int: "<int>", float: "<float>", Path: "<path>"}
 
 
+def command(settings: type[Settings], nested: str = "") -> Callable[[Callable[..., None]], Any]:
+    """Registers the command of some settings, in its panel, with the flags of `settings_as_flags`."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        return register(settings.command)(settings_as_flags(settings, nested=nested)(function))
+
+    return decorate
+
+
 def settings_as_flags(
     settings: type[Settings], hidden: str = "", nested: str = ""
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command the flags of its settings, `--recipe` and `--set`.
 
-    The command is called with `recipe` and `settings`, the changes to it that were given, and with what else
-    it takes. Typer reads every value as text, so that settings are checked in one place: `settings.read`.
+    The command is called with its checked `settings`, or with `recipe` and the `changes` to it if it has
+    these parameters; and with its other parameters. Typer reads every value as text, so that settings are
+    checked in one place: `settings.read`.
 
     Args:
         settings: the class.
@@ -42,9 +53,8 @@ def settings_as_flags(
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        own = [
-            p for p in inspect.signature(command).parameters.values() if p.name not in ("recipe", "settings")
-        ]
+        parameters = inspect.signature(command).parameters
+        own = [p for name, p in parameters.items() if name not in ("settings", "recipe", "changes")]
         fields = {
             name: field
             for name, field in settings.model_fields.items()
@@ -54,21 +64,24 @@ def settings_as_flags(
         places = {name: _place(settings, name, field) for name, field in fields.items()}
         places |= {p.name: (1, 1 if p.name == "output" else 3) for p in own}
         places |= {"recipe": (1, 2), "changes": (1, 2)}
-        parameters = sorted([*flags, *own, *_of_recipe(settings, nested)], key=lambda p: places[p.name])
+        ordered = sorted([*flags, *own, *_of_recipe(settings, nested)], key=lambda p: places[p.name])
 
-        def run(*, recipe: str | None, changes: list[str] | None, **given: Any) -> None:
-            named = {parameter.name: given.pop(parameter.name) for parameter in own}
-            by_flag = {name: value for name, value in given.items() if value not in (None, [])}
+        def run(*, recipe: str | None, changes: list[str] | None, **values: Any) -> None:
+            named = {parameter.name: values.pop(parameter.name) for parameter in own}
+            by_flag = {name: value for name, value in values.items() if value not in (None, [])}
             by_set = parse_changes(changes or [])
             if nested:
                 by_set = {f"{nested}.{name}": value for name, value in by_set.items()}
             if twice := sorted(by_flag.keys() & by_set.keys()):
                 flag = twice[0].replace("_", "-")
                 raise RecipeError(f"--{flag} and --set {twice[0]} are both given; keep one of the two.")
-            command(recipe=recipe, settings=by_flag | by_set, **named)
+            if "recipe" in parameters:
+                command(recipe=recipe, changes=by_flag | by_set, **named)
+            else:
+                command(settings=settings.read(recipe, by_flag | by_set), **named)
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
-        keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+        keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in ordered]
         run.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in keyword_only}
         return run

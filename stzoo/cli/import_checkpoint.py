@@ -1,20 +1,18 @@
 """stzoo import."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from stzoo.cli.flags import Overwrite, settings_as_flags
-from stzoo.cli.shared import command, done
+from stzoo.cli.flags import Overwrite, command
+from stzoo.cli.shared import done
 from stzoo.hub.settings import ImportSettings
 
 
-@command("import")
-@settings_as_flags(ImportSettings, nested="options")
+@command(ImportSettings, nested="options")
 def import_command(
-    recipe: str | None,
-    settings: dict[str, Any],
+    settings: ImportSettings,
     output: Annotated[Path, typer.Option(help="Folder to write.")],
     overwrite: Overwrite = False,
 ) -> None:
@@ -22,7 +20,6 @@ def import_command(
 
     It gets the pooling, similarity and prompts that its authors trained it with.
     """
-    given = ImportSettings.read(recipe, settings)
     from stzoo.hub.import_checkpoint import import_checkpoint
 
-    done(import_checkpoint(**given.arguments(), output=output, overwrite=overwrite))
+    done(import_checkpoint(**settings.arguments(), output=output, overwrite=overwrite))

@@ -7,7 +7,7 @@ import typer
 from stzoo import __version__
 from stzoo.cli.complete import complete_recipes
 from stzoo.cli.flags import Json
-from stzoo.cli.shared import PANEL_OF, app, command, print_json, show
+from stzoo.cli.shared import PANEL_OF, app, print_json, register, show
 from stzoo.utils.tables import new_table
 
 recipes = typer.Typer(help="Show an installed recipe.", no_args_is_help=True)
@@ -21,7 +21,7 @@ def _about(version: Annotated[bool, typer.Option("--version", help="Print the ve
         raise typer.Exit
 
 
-@command("plugins")
+@register("plugins")
 def plugins_command(
     as_json: Json = False,
     strict: Annotated[

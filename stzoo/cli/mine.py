@@ -5,17 +5,16 @@ from typing import Annotated, Any
 
 import typer
 
-from stzoo.cli.flags import Json, Overwrite, Resume, settings_as_flags
-from stzoo.cli.shared import command, print_json, show
+from stzoo.cli.flags import Json, Overwrite, Resume, command
+from stzoo.cli.shared import print_json, show
 from stzoo.training.settings import MineSettings
 from stzoo.utils.tables import new_table
 
 
-@command("mine")
-@settings_as_flags(MineSettings)
+@command(MineSettings)
 def mine_command(
     recipe: str | None,
-    settings: dict[str, Any],
+    changes: dict[str, Any],
     output: Annotated[Path, typer.Option(help="File to write, .parquet or .jsonl.")],
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -27,7 +26,7 @@ def mine_command(
     """
     from stzoo.finetuning.mining.mine import mine
 
-    made = mine(recipe=recipe, output=output, resume=resume, overwrite=overwrite, **settings)
+    made = mine(recipe=recipe, output=output, resume=resume, overwrite=overwrite, **changes)
     if as_json:
         print_json(made)
         return

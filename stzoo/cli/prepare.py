@@ -28,7 +28,7 @@ class _Preparations(TyperGroup):
         @settings_as_flags(kind.Settings, hidden="preparation")
         def command(
             recipe: str | None,
-            settings: dict[str, Any],
+            changes: dict[str, Any],
             output: Annotated[Path, typer.Option(help="Folder for the data set.")],
             resume: Resume = False,
             overwrite: Overwrite = False,
@@ -37,7 +37,7 @@ class _Preparations(TyperGroup):
             from stzoo.pretraining.prepare import prepare
 
             _report(
-                prepare(name, recipe, output=output, resume=resume, overwrite=overwrite, **settings), as_json
+                prepare(name, recipe, output=output, resume=resume, overwrite=overwrite, **changes), as_json
             )
 
         one = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)

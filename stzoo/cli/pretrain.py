@@ -5,16 +5,15 @@ from typing import Annotated, Any
 
 import typer
 
-from stzoo.cli.flags import Overwrite, Resume, settings_as_flags
-from stzoo.cli.shared import command, done
+from stzoo.cli.flags import Overwrite, Resume, command
+from stzoo.cli.shared import done
 from stzoo.training.settings import PretrainSettings
 
 
-@command("pretrain")
-@settings_as_flags(PretrainSettings)
+@command(PretrainSettings)
 def pretrain_command(
     recipe: str | None,
-    settings: dict[str, Any],
+    changes: dict[str, Any],
     output: Annotated[Path, typer.Option(help="Folder for checkpoints, run.json and the finished model.")],
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -22,4 +21,4 @@ def pretrain_command(
     """Pre-train an encoder on plain text."""
     from stzoo.pretraining.pretrain import pretrain
 
-    done(pretrain(recipe, output=output, resume=resume, overwrite=overwrite, **settings))
+    done(pretrain(recipe, output=output, resume=resume, overwrite=overwrite, **changes))

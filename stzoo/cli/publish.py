@@ -1,19 +1,17 @@
 """stzoo publish."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from stzoo.cli.flags import Json, settings_as_flags
-from stzoo.cli.shared import command, print_json
+from stzoo.cli.flags import Json, command
+from stzoo.cli.shared import print_json
 from stzoo.hub.settings import PublishSettings
 
 
-@command("publish")
-@settings_as_flags(PublishSettings)
+@command(PublishSettings)
 def publish_command(
-    recipe: str | None,
-    settings: dict[str, Any],
+    settings: PublishSettings,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check and show everything, and change nothing.")
     ] = False,
@@ -23,13 +21,12 @@ def publish_command(
     as_json: Json = False,
 ) -> None:
     """Publish a model on the Hub, with its card, in one commit."""
-    given = PublishSettings.read(recipe, settings)
     from dataclasses import asdict
 
     from stzoo.hub.publish import publish
 
     made = publish(
-        **given.arguments(),
+        **settings.arguments(),
         dry_run=dry_run,
         overwrite=overwrite,
         say=lambda line: typer.echo(line, err=as_json),

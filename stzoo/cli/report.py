@@ -1,20 +1,17 @@
 """stzoo report."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from stzoo.cli.flags import Overwrite, settings_as_flags
-from stzoo.cli.shared import command
+from stzoo.cli.flags import Overwrite, command
 from stzoo.evaluation.settings import ReportSettings
 
 
-@command("report")
-@settings_as_flags(ReportSettings)
+@command(ReportSettings)
 def report_command(
-    recipe: str | None,
-    settings: dict[str, Any],
+    settings: ReportSettings,
     output: Annotated[
         Path, typer.Option(help="HTML file to write; text and CSV are written next to it.")
     ] = Path("report.html"),
@@ -24,8 +21,7 @@ def report_command(
 
     It has leaderboards with confidence intervals, scores by query, costs, and the source of each number.
     """
-    given = ReportSettings.read(recipe, settings)
     from stzoo.evaluation.report import report
 
-    for path in report(**given.arguments(), output=output, overwrite=overwrite):
+    for path in report(**settings.arguments(), output=output, overwrite=overwrite):
         typer.echo(path)

@@ -39,7 +39,7 @@ app = typer.Typer(
 )
 
 
-def command(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def register(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Registers a command of this name in its panel."""
     return app.command(name, rich_help_panel=PANEL_OF[name])
 
