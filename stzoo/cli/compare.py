@@ -8,10 +8,7 @@ from stzoo.evaluation.settings import CompareSettings
 
 
 @command(CompareSettings)
-def compare_command(
-    settings: CompareSettings,
-    as_json: Json = False,
-) -> None:
+def compare_command(settings: CompareSettings, as_json: Json = False) -> None:
     """Test whether systems differ significantly, query by query."""
     from stzoo.evaluation.compare import compare
     from stzoo.evaluation.compare.result import as_json as to_json

@@ -55,10 +55,7 @@ def guarded(work: Callable[[], Any], words: Sequence[str]) -> int:
         work: The command; the number it returns, if any, is the exit code.
         words: The command line, without the program's name.
     """
-    for stream in (
-        sys.stdout,
-        sys.stderr,
-    ):  # escape what the terminal cannot show
+    for stream in (sys.stdout, sys.stderr):  # escape what the terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     main_thread = threading.current_thread() is threading.main_thread()

@@ -6,10 +6,7 @@ from stzoo.cli.shared import print_json, show_answers
 
 
 @command(SearchSettings)
-def search_command(
-    settings: SearchSettings,
-    as_json: Json = False,
-) -> None:
+def search_command(settings: SearchSettings, as_json: Json = False) -> None:
     """Ask a model questions, and print the nearest passages."""
     from stzoo.retrieval.search.search import search
 

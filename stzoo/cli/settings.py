@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import ClassVar
 
-from stzoo.training.settings import HARDWARE, MODEL, Name, Names, Settings, setting
+from stzoo.evaluation.settings import EmbeddingSettings
+from stzoo.training.settings import MODEL, Name, Names, Settings, setting
 from stzoo.utils.bounds import MAX_THREADS
 
 
-class SearchSettings(Settings):
+class SearchSettings(EmbeddingSettings):
     """Settings of `stzoo search`."""
 
     command: ClassVar[str] = "search"
@@ -19,18 +20,7 @@ class SearchSettings(Settings):
         None, "BEIR folder or corpus.jsonl to search; stored embeddings know their own."
     )
     k: int = setting(5, "Passages to show per question.", ge=1, le=10**7)
-    max_tokens: int | None = setting(
-        None, "Truncate texts to this many tokens; the model's limit by default.", MODEL, ge=1, le=10**9
-    )
     store: Path | None = setting(None, "Folder for the embeddings; stzoo's cache by default.", MODEL)
-    device: str | None = setting(
-        None, "Device to run on, e.g. cpu or cuda; several with commas encode in parallel.", HARDWARE
-    )
-    threads: int | None = setting(None, "CPU threads.", HARDWARE, ge=1, le=MAX_THREADS)
-    batch_tokens: int | None = setting(
-        None, "Tokens encoded at once, padding included.", HARDWARE, ge=1, le=10**9
-    )
-    memory_gib: float = setting(2.0, "Memory for the search in GiB.", HARDWARE, ge=0, le=2**20)
 
 
 class DemoSettings(Settings):

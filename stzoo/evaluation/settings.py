@@ -23,10 +23,6 @@ Backend = Literal["torch", "onnx", "openvino"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 MissingJudged = Literal["error", "drop", "not-found"]
 
-DEVICES_HELP = "Device to run on, e.g. cpu or cuda; several with commas encode in parallel."
-MEMORY_HELP = "Memory for the search in GiB, in addition to queries and results."
-MEASURE_HELP = "Measure to compare by; it must have been scored."
-
 
 class ScoringSettings(Settings):
     """What bench and score share: the judgements, and the measures."""
@@ -49,7 +45,25 @@ class ScoringSettings(Settings):
     k: int = setting(1000, "Results to keep per query; Recall@1000 needs 1000.", SCORING, ge=1, le=10**7)
 
 
-class BenchSettings(ScoringSettings):
+class EmbeddingSettings(Settings):
+    """How a command encodes texts and searches their vectors."""
+
+    max_tokens: int | None = setting(
+        None, "Truncate texts to this many tokens; the model's limit by default.", MODEL, ge=1, le=10**9
+    )
+    device: str | None = setting(
+        None, "Device to run on, e.g. cpu or cuda; several with commas encode in parallel.", HARDWARE
+    )
+    threads: int | None = setting(None, "CPU threads.", HARDWARE, ge=1, le=MAX_THREADS)
+    batch_tokens: int | None = setting(
+        None, "Tokens encoded at once, padding included.", HARDWARE, ge=1, le=10**9
+    )
+    memory_gib: float = setting(
+        2.0, "Memory for the search in GiB, in addition to queries and results.", HARDWARE, ge=0, le=2**20
+    )
+
+
+class BenchSettings(EmbeddingSettings, ScoringSettings):
     """Settings of `stzoo bench`."""
 
     command: ClassVar[str] = "bench"
@@ -86,17 +100,8 @@ class BenchSettings(ScoringSettings):
         ge=1,
         le=10**9,
     )
-    max_tokens: int | None = setting(
-        None, "Truncate texts to this many tokens; the model's limit by default.", MODEL, ge=1, le=10**9
-    )
     dtype: Dtype | None = setting(None, "Data type of the weights; as published by default.", MODEL)
     backend: Backend = setting("torch", "Backend of sentence-transformers.", MODEL)
-    device: str | None = setting(None, DEVICES_HELP, HARDWARE)
-    threads: int | None = setting(None, "CPU threads.", HARDWARE, ge=1, le=MAX_THREADS)
-    batch_tokens: int | None = setting(
-        None, "Tokens encoded at once, padding included.", HARDWARE, ge=1, le=10**9
-    )
-    memory_gib: float = setting(2.0, MEMORY_HELP, HARDWARE, ge=0, le=2**20)
 
 
 class ScoreSettings(ScoringSettings):
@@ -117,7 +122,7 @@ class CompareSettings(Settings):
 
     systems: Names = setting(..., "Result folders, or names in --results; the first is the baseline.")
     results: Path | None = setting(None, "Folder that bench wrote (its --output).")
-    measure: str = setting("nDCG@10", MEASURE_HELP)
+    measure: str = setting("nDCG@10", "Measure to compare by; it must have been scored.")
     datasets: Annotated[list[str] | None, COMMAS] = setting(
         None, "Data sets or suites, with commas; all that two systems share by default.", names="dataset"
     )

@@ -64,7 +64,7 @@ def loading_reports() -> Iterator[list[Report]]:
             PreTrainedModel.from_pretrained = original  # type: ignore[method-assign]
 
 
-def check_model(name: str, model: Any, reports: Iterable[Report], *, revision: str | None = None) -> None:
+def check_model(name: str, model: Any, reports: Iterable[Report]) -> None:
     """Checks the weights of a sentence-transformers model, and notes stored tensors that it does not use.
 
     The pooler of BERT and similar models may be missing if no embedding is computed from it.
@@ -73,7 +73,6 @@ def check_model(name: str, model: Any, reports: Iterable[Report], *, revision: s
         name: Folder or Hub id that the model was loaded from.
         model: A SentenceTransformer or CrossEncoder.
         reports: Loading info from `loading_reports`.
-        revision: Revision of the Hub id.
 
     Raises:
         ModelError: If tensors are missing or have another shape, so that the model would have random weights,
@@ -88,7 +87,7 @@ def check_model(name: str, model: Any, reports: Iterable[Report], *, revision: s
         check_report(name, loaded, report, spare=spare)
         if left := _left_over(loaded, report):
             notify(f"{name} contains tensors that its architecture does not have: {names(left)}.")
-    _check_modules(name, model, revision)
+    _check_modules(name, model)
     if broken := first_not_finite(model.named_parameters()):
         raise ModelError(
             f"the weights of {name} are damaged: {broken} contains NaN or infinity. Get the model again."
@@ -152,7 +151,7 @@ def _refuse(name: str, missing: list[str], shapes: list[str], unexpected: Iterab
     )
 
 
-def _check_modules(name: str, model: Any, revision: str | None) -> None:
+def _check_modules(name: str, model: Any) -> None:
     """Checks the modules of plugins; those of sentence-transformers check themselves.
 
     The first row of each stored tensor is compared too, because a module's `load` may not read its weights.
@@ -162,11 +161,11 @@ def _check_modules(name: str, model: Any, revision: str | None) -> None:
         for key, module in getattr(model, "_modules", {}).items()
         if not type(module).__module__.startswith("sentence_transformers.") and list(module.parameters())
     }
-    listing = load_file_path(name, "modules.json", revision=revision) if foreign else None
+    listing = load_file_path(name, "modules.json") if foreign else None
     for part in json.loads(Path(listing).read_text(encoding="utf-8")) if listing else ():
         if (module := foreign.get(part["name"])) is None:
             continue
-        file = load_file_path(name, "model.safetensors", subfolder=part["path"], revision=revision)
+        file = load_file_path(name, "model.safetensors", subfolder=part["path"])
         if file is None:  # a .bin file, which only the module reads
             continue
         loaded = module.state_dict(keep_vars=True)

@@ -17,14 +17,13 @@ from sentence_transformers.util import get_device_name, load_file_path
 from tqdm import tqdm
 from transformers import AutoConfig
 
-from stzoo.errors import ModelError, is_failure
+from stzoo.errors import ModelError
 from stzoo.models import limits
 from stzoo.models.check_weights import check_model, loading_reports
 from stzoo.models.encode import score_pairs
 from stzoo.models.loaded import NO_REVISION, commit_of, folder_revision, limit
-from stzoo.models.loading import check_device, reason
+from stzoo.models.loading import check_device, loading_errors
 from stzoo.models.names import parse_name
-from stzoo.utils.logging import silence_hf_logging
 
 BAR: dict[str, Any] = dict(desc="Scoring pairs", unit=" pairs", delay=2, leave=False)
 
@@ -117,17 +116,9 @@ def open_teacher(name: str, *, max_tokens: int | None = None, device: str | None
     local = folder.is_dir()
     if local and not any((folder / file).is_file() for file in ("modules.json", "config.json")):
         raise ModelError(f"{given} is no model; expected a cross-encoder's folder, with a config.json.")
-    try:
-        with silence_hf_logging(), loading_reports() as reports:
-            _check_kind(given)
-            model = CrossEncoder(given, device="cpu", trust_remote_code=False)
-    except ModelError:
-        raise
-    except BaseException as error:  # a broken folder may raise anything
-        if not is_failure(error):
-            raise
-        what = "cannot be loaded" if local else "is no folder, and no Hub id that can be loaded"
-        raise ModelError(f"the teacher {given} {what}: {reason(error)}") from error
+    with loading_errors("teacher", given), loading_reports() as reports:
+        _check_kind(given)
+        model = CrossEncoder(given, device="cpu", trust_remote_code=False)
     if model.num_labels != 1:
         raise ModelError(f"{given} gives {model.num_labels} labels; expected one, how relevant a passage is.")
     check_model(given, model, reports)

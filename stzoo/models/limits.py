@@ -161,16 +161,12 @@ def _pad_right(name: str, model: Any, module: Any) -> None:
         if isinstance(part, Pooling)
         else not type(part).__module__.startswith("sentence_transformers.")
         for part in model.modules()
-        if part is not model and _is_module(part)
+        if part is not model and isinstance(part, Module)
     )
     if shifted or first:
         module.tokenizer.padding_side = "right"
         why = "its positions are counted from the left" if shifted else "its pooling reads the first token"
         notify(f"{name} pads texts on the left, but {why}; texts are padded on the right instead.")
-
-
-def _is_module(part: Any) -> bool:
-    return isinstance(part, Module)
 
 
 def _mask_padding(name: str, module: Any) -> None:

@@ -1,8 +1,9 @@
 """Loads models: sentence-transformers folders and Hub ids, bare transformers, masked LMs and tokenizers."""
 
+import contextlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,6 @@ def load_plain(
     device: str | None = None,
     dtype: str | None = None,
     backend: str = "torch",
-    revision: str | None = None,
 ) -> Any:
     """Loads a SentenceTransformer with all its weights. Code from the folder or repository is never run.
 
@@ -45,16 +45,15 @@ def load_plain(
         device: Device of torch; None for the best available.
         dtype: Type of the weights, one of DTYPES; None for the published one.
         backend: Backend of sentence-transformers, one of BACKENDS.
-        revision: Branch, tag or commit of a Hub id; None for main.
 
     Raises:
         ModelError: If the model does not exist, its files lack weights of its architecture, its tokenizer
             does not fit it, or the backend is not installed.
-        RecipeError: If the device, dtype or backend does not exist, or a folder is given with a revision.
+        RecipeError: If the device, dtype or backend does not exist.
     """
     check_device(device)
     check_known("backend", backend, BACKENDS)
-    options: dict[str, Any] = {"backend": backend, "revision": revision}
+    options: dict[str, Any] = {"backend": backend}
     if dtype is not None:
         check_known("dtype", dtype, DTYPES)
         if backend != "torch":
@@ -64,25 +63,14 @@ def load_plain(
         options["model_kwargs"] = {"dtype": dtype}
     _check_backend(backend)
     folder = Path(name)
-    if folder.is_dir() and revision is not None:
-        raise RecipeError(
-            f"{name} is a folder and has no revision {revision!r}; give a Hub id, or drop the revision."
-        )
     if folder.is_dir() and not any((folder / file).is_file() for file in ("modules.json", "config.json")):
         raise ModelError(
             f"{name} is not a model; expected modules.json (of sentence-transformers) or config.json in it."
         )
-    try:
-        with silence_hf_logging(), check_weights.loading_reports() as reports:
-            options |= dict(device=device, trust_remote_code=False)
-            classes = _of_plugins(name, revision)
-            model = SentenceTransformer._load_with_module_classes(name, classes, **options)
-    except BaseException as error:  # a broken folder may raise anything
-        if not is_failure(error):
-            raise
-        what = "cannot be loaded" if folder.is_dir() else "is not a folder, and cannot be loaded from the Hub"
-        raise ModelError(f"the model {name} {what}: {reason(error)}") from error
-    check_weights.check_model(name, model, reports, revision=revision)
+    with loading_errors("model", name), check_weights.loading_reports() as reports:
+        options |= dict(device=device, trust_remote_code=False)
+        model = SentenceTransformer._load_with_module_classes(name, _of_plugins(name), **options)
+    check_weights.check_model(name, model, reports)
     limits.prepare(model, name)
     return model
 
@@ -101,14 +89,9 @@ def load_masked_lm(name: str, dtype: Any = None) -> tuple[Any, frozenset[str]]:
     Raises:
         ModelError: If there is no masked LM of this architecture, or its files lack some of its weights.
     """
-    how = {} if dtype is None else {"dtype": dtype}
-    try:
-        with silence_hf_logging(), check_weights.loading_reports() as reports:
-            masked_lm = AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=False, **how)
-    except BaseException as error:  # a broken folder may raise anything
-        if not is_failure(error):
-            raise
-        raise ModelError(f"{name} cannot be loaded as a masked LM: {reason(error)}") from error
+    options = {} if dtype is None else {"dtype": dtype}
+    with loading_errors("masked LM", name), check_weights.loading_reports() as reports:
+        masked_lm = AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=False, **options)
     report = reports[-1][1]
     inside = f"{masked_lm.base_model_prefix}."
     head = {key for key, _ in masked_lm.named_parameters() if not key.startswith(inside)}
@@ -118,20 +101,41 @@ def load_masked_lm(name: str, dtype: Any = None) -> tuple[Any, frozenset[str]]:
     return masked_lm, new
 
 
-def reason(error: BaseException) -> str:
-    """The message of a library's error: its first line, or all of it if it lists tensors."""
-    first = first_line(error)
-    if "trust_remote_code" in str(error):
-        first += " stzoo does not run code from a model's files (trust_remote_code); install its plugin."
-    return first if "state_dict" not in first else " ".join(str(error).split())[:600]
+@contextlib.contextmanager
+def loading_errors(kind: str, name: str) -> Iterator[None]:
+    """Silences the libraries that load a model in the block, and turns their errors into a ModelError.
+
+    Args:
+        kind: What is loaded, e.g. "tokenizer".
+        name: Folder or Hub id that it is loaded from.
+
+    Raises:
+        ModelError: With the first line of the library's error, or all of it if it lists tensors.
+    """
+    try:
+        with silence_hf_logging():
+            yield
+    except ModelError:
+        raise
+    except BaseException as error:  # a broken folder may raise anything
+        if not is_failure(error):
+            raise
+        folder = "" if Path(name).is_dir() else "is not a folder, and "
+        where = "" if Path(name).is_dir() else " from the Hub"
+        reason = first_line(error)
+        if "trust_remote_code" in str(error):
+            reason += " stzoo does not run code from a model's files (trust_remote_code); install its plugin."
+        if "state_dict" in reason:
+            reason = " ".join(str(error).split())[:600]
+        raise ModelError(f"the {kind} {name} {folder}cannot be loaded{where}: {reason}") from error
 
 
-def _of_plugins(model: str, revision: str | None) -> dict[str, type]:
+def _of_plugins(model: str) -> dict[str, type]:
     """The classes named in modules.json that installed poolings define, by their names there.
 
     An export with its own code names a class FILE.CLASS; FILE is the last part of the plugin's module.
     """
-    listing = load_file_path(model, "modules.json", revision=revision)
+    listing = load_file_path(model, "modules.json")
     types = [module["type"] for module in json.loads(Path(listing).read_text())] if listing else []
     classes = {}
     if foreign := [kind for kind in types if not kind.startswith("sentence_transformers.")]:
@@ -164,14 +168,8 @@ def load_tokenizer(name: str) -> Any:
     Raises:
         ModelError: If there is none, or it is not a fast one.
     """
-    try:
-        with silence_hf_logging():
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except BaseException as error:  # a broken folder may raise anything
-        if not is_failure(error):
-            raise
-        reason = first_line(error)
-        raise ModelError(f"the tokenizer of {name} cannot be loaded: {reason}") from error
+    with loading_errors("tokenizer", name):
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     if not tokenizer.is_fast:
         raise ModelError(f"{name} has no fast tokenizer (tokenizer.json); whole-word masking requires one.")
     return tokenizer

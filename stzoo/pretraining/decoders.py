@@ -59,7 +59,7 @@ class CrossLayer(nn.Module):
 
 
 class _Decoder(nn.Module):
-    def __init__(self, config: Any, layers: int):
+    def __init__(self, config: Any, layers: int = 1):
         super().__init__()
         if layers < 1:
             raise RecipeError(f"layers is {layers}; expected at least 1 layer in a decoder.")
@@ -115,9 +115,6 @@ class EnhancedDecoder(_Decoder):
             the one before, a row would see its own token through its neighbours.
     """
 
-    def __init__(self, config: Any, layers: int = 1):
-        super().__init__(config, layers)
-
     def forward(self, query: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
         """Decodes with queries that differ from keys.
 
@@ -145,9 +142,6 @@ class StackedDecoder(_Decoder):
         config: Configuration of the encoder, from which the sizes are taken.
         layers: Number of layers, 1 in RetroMAE and 2 in MASTER.
     """
-
-    def __init__(self, config: Any, layers: int = 1):
-        super().__init__(config, layers)
 
     def forward(self, query: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
         """Decodes by self-attention. The first layer reads `keys`, each further layer the one before it.

@@ -89,7 +89,7 @@ def hide_words(words: Tensor, attention: Tensor, rate: float, *, draws: int | No
     _agree(words=words, attention=attention)
     budget = _budget(attention, rate).unsqueeze(1)
     ordinary = words >= 0
-    starts = _starts(words)
+    starts = word_starts(words)
     slot, lengths = _slots(starts, ordinary)
     slot, lengths = _slots(starts | (ordinary & (lengths.gather(1, slot) > budget)), ordinary)
 
@@ -135,7 +135,7 @@ def hide_keywords(words: Tensor, rate: float, weights: Tensor) -> Tensor:
     _agree(words=words, weights=weights)
     ordinary = words >= 0
     budget = _budget(ordinary, rate).unsqueeze(1)
-    starts = _starts(words)
+    starts = word_starts(words)
     slot, lengths = _slots(starts, ordinary)
 
     # by word instead of by token; 0 where there is no word
@@ -238,7 +238,7 @@ def _budget(attention: Tensor, rate: float) -> Tensor:
     return table.to(attention.device)[attention.sum(1)]
 
 
-def _starts(words: Tensor) -> Tensor:
+def word_starts(words: Tensor) -> Tensor:
     """Marks where words begin: bool [B, T], True at the first token of each word."""
     starts = words >= 0
     starts[:, 1:] &= words[:, 1:] != words[:, :-1]

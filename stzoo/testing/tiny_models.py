@@ -2,6 +2,7 @@
 
 import random
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,6 @@ def tiny_masked_lm(family: str, folder: str | Path, *, seed: int = 0, width: int
     Raises:
         UnknownNameError: If the family is not one of FAMILIES.
     """
-    import torch
     from transformers import AutoConfig, AutoModelForMaskedLM
 
     from stzoo.errors import UnknownNameError
@@ -143,9 +143,16 @@ def tiny_masked_lm(family: str, folder: str | Path, *, seed: int = 0, width: int
     if family == "electra":
         sizes |= dict(embedding_size=width)
     config = AutoConfig.for_model(family, **common, **sizes)
+    return _write(lambda: AutoModelForMaskedLM.from_config(config), tokenizer, folder, seed)
+
+
+def _write(build: Callable[[], Any], tokenizer: Any, folder: str | Path, seed: int) -> Path:
+    """Builds a model with random weights of a seed, and writes it with its tokenizer."""
+    import torch
+
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForMaskedLM.from_config(config)
+        model = build()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Path(folder)
@@ -159,7 +166,6 @@ def tiny_t5(folder: str | Path, *, seed: int = 0, width: int = 32) -> Path:
         seed: Seed of the weights.
         width: Hidden size, a multiple of 4.
     """
-    import torch
     from transformers import T5Config, T5ForConditionalGeneration
 
     tokenizer = tiny_tokenizer("xlm-roberta")
@@ -168,12 +174,7 @@ def tiny_t5(folder: str | Path, *, seed: int = 0, width: int = 32) -> Path:
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.sep_token_id,
         decoder_start_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = T5ForConditionalGeneration(config)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return Path(folder)
+    return _write(lambda: T5ForConditionalGeneration(config), tokenizer, folder, seed)
 
 
 def tiny_cross_encoder(folder: str | Path, *, seed: int = 0, width: int = 32, labels: int = 1) -> Path:
@@ -187,7 +188,6 @@ def tiny_cross_encoder(folder: str | Path, *, seed: int = 0, width: int = 32, la
         width: Hidden size, a multiple of 4.
         labels: Number of scores per pair.
     """
-    import torch
     from tokenizers.processors import TemplateProcessing
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
@@ -207,12 +207,7 @@ def tiny_cross_encoder(folder: str | Path, *, seed: int = 0, width: int = 32, la
         intermediate_size=2 * width, max_position_embeddings=64, pad_token_id=tokenizer.pad_token_id,
         num_labels=labels, initializer_range=0.2,
     )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = BertForSequenceClassification(config)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return Path(folder)
+    return _write(lambda: BertForSequenceClassification(config), tokenizer, folder, seed)
 
 
 def tiny_backbone(family: str = "bert") -> Any:

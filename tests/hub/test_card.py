@@ -108,7 +108,7 @@ def file_results(output, folder, datasets, *, notes=(), name="mine", revision=No
         per_query = {measure.name: {"q0": 1.0, "q1": 0.25} for measure in MEASURES}
         mean = dict.fromkeys(per_query, 0.625)
         system = (name, revision or folder_revision(folder))
-        path = filed.result_file(output, *system, judged)
+        path = filed.result_file(output, *system, judged.name)
         write_json(path.with_name("model_meta.json"), {"name": system[0], "revision": system[1]})
         filed.store(path, system, judged, {"k": 100}, Scores(mean, per_query), MEASURES, 1.0, {})
     return output

@@ -136,7 +136,7 @@ def test_what_is_no_teacher_is_refused_with_the_reason(folder, tmp_path):
     (broken / "model.safetensors").write_bytes(b"none")
     for name, words in {
         "empty": "is no model; expected a cross-encoder's folder",
-        "nowhere": "is no folder, and no Hub id",
+        "nowhere": "is not a folder, and cannot be loaded from the Hub",
         "masked": "is a BertForMaskedLM, without a trained head that scores pairs",
         "bi": "is a SentenceTransformer, without a trained head",
         "old": "is a SentenceTransformer, without a trained head",

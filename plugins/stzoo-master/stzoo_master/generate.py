@@ -33,8 +33,8 @@ from transformers import (
     GenerationConfig,
 )
 
-from stzoo.errors import ModelError, RecipeError, first_line
-from stzoo.models.loading import check_device
+from stzoo.errors import ModelError, RecipeError
+from stzoo.models.loading import check_device, loading_errors
 from stzoo.utils.files import fingerprint
 from stzoo.utils.logging import silence_hf_logging
 
@@ -80,13 +80,10 @@ class _Sampler:
 
     def _load(self, loader: Any, **options: Any) -> Any:
         try:
-            return loader.from_pretrained(self.name, trust_remote_code=False, **options)
-        except Exception as error:  # a broken folder or an unreachable Hub may raise anything
-            place = "" if Path(self.name).is_dir() else "is not a folder, and "
-            reason = first_line(error).rstrip(".")
-            raise ModelError(
-                f"the model {self.name} {place}cannot be loaded: {reason}. {self.advice}"
-            ) from error
+            with loading_errors("model", self.name):
+                return loader.from_pretrained(self.name, trust_remote_code=False, **options)
+        except ModelError as error:
+            raise ModelError(f"{str(error).rstrip('.')}. {self.advice}") from error
 
     def _origin(self) -> tuple[dict[str, Any], dict[str, str]]:
         """The model's entry in a manifest, and the options that pin the Hub's files to the same commit."""
@@ -227,9 +224,8 @@ class Queries(_Sampler):
         batch_size: int = 32,
         device: str | None = None,
     ):
-        sampling = dict(top_k=top_k, top_p=top_p, temperature=temperature)
-        settings = dict(per_passage=per_passage, max_tokens=max_tokens, **sampling, batch_size=batch_size)
-        super().__init__(model, device, settings)
+        sampling = dict(top_k=top_k, top_p=top_p, temperature=temperature, batch_size=batch_size)
+        super().__init__(model, device, dict(per_passage=per_passage, max_tokens=max_tokens, **sampling))
 
     def __call__(self, texts: list[str], seed: int) -> list[list[str]]:
         """Samples queries for each passage; blank ones and repeats are removed."""
@@ -290,8 +286,8 @@ class Continuations(_Sampler):
         batch_size: int = 32,
         device: str | None = None,
     ):
-        sampling = dict(top_k=top_k, top_p=top_p, temperature=temperature)
-        super().__init__(model, device, dict(max_tokens=max_tokens, **sampling, batch_size=batch_size))
+        sampling = dict(top_k=top_k, top_p=top_p, temperature=temperature, batch_size=batch_size)
+        super().__init__(model, device, dict(max_tokens=max_tokens, **sampling))
 
     def __call__(self, texts: list[str], seed: int) -> list[str]:
         """Samples a continuation of each passage; "" if the model gives none, or the passage is blank."""

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from stzoo.data.corpus import tokenizer_fingerprint
 from stzoo.errors import DataError
+from stzoo.pretraining.masking import word_starts
 from stzoo.utils.files import atomic_file
 
 _FINGERPRINT = b"stzoo.tokenizer"
@@ -182,7 +183,7 @@ class WordWeights(torch.nn.Module):
         numbers = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths, dtype=torch.int64))
         numbers = numbers.unsqueeze(0)
         by_token = _hash(torch.tensor([ids], dtype=torch.int64), numbers)
-        hashes, groups = by_token[_starts(numbers)].unique(return_inverse=True)  # sorted
+        hashes, groups = by_token[word_starts(numbers)].unique(return_inverse=True)  # sorted
         # all words that the tokenizer maps to [UNK] are one word to the model
         totals = torch.zeros_like(hashes).scatter_add_(
             0, groups, torch.tensor(form_counts, dtype=torch.int64)
@@ -278,16 +279,9 @@ def _any_of(patterns: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(sorted(patterns, key=len, reverse=True)) or "(?!)")
 
 
-def _starts(words: Tensor) -> Tensor:
-    """Marks where words begin: bool [B, T], True at the first token of each word."""
-    starts = words >= 0
-    starts[:, 1:] &= words[:, 1:] != words[:, :-1]
-    return starts
-
-
 def _hash(ids: Tensor, words: Tensor) -> Tensor:
     """A hash of the ids of each token's word, in their order: int64 [B, T]."""
-    starts = _starts(words)
+    starts = word_starts(words)
     position = torch.arange(ids.shape[1], device=ids.device)
     slot = (starts.cumsum(1) - 1).clamp(min=0)
     first = torch.zeros_like(ids).scatter_add_(1, slot, position * starts).gather(1, slot)

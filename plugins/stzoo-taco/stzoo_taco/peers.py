@@ -8,11 +8,6 @@ from stzoo import RecipeError
 from stzoo.finetuning.balancers import Balancer, BalancerContext
 
 
-def norms(gradients: Tensor) -> Tensor:
-    """[K], the lengths of the rows."""
-    return torch.linalg.vector_norm(gradients, dim=1)
-
-
 class GradNorm(Balancer):
     """Learns task weights with which the gradients of tasks that lag behind are larger.
 
@@ -56,7 +51,7 @@ class GradNorm(Balancer):
         if self.step == 0:
             self.first.copy_(losses)
         update = self.weights @ gradients / K
-        lengths = norms(gradients)
+        lengths = gradients.norm(dim=1)
         weighted = self.weights * lengths
         ratios = losses / self.first.clamp(min=1e-12)
         target = weighted.mean() * (ratios / ratios.mean().clamp(min=1e-12)) ** self.alpha
@@ -104,7 +99,7 @@ class CGD(Balancer):
         """Computes the update, see `Balancer`."""
         similarity = gradients @ gradients.T
         if self.normalised:
-            lengths = norms(gradients).clamp(min=1e-12)
+            lengths = gradients.norm(dim=1).clamp(min=1e-12)
             similarity /= lengths[:, None] * lengths
         gain = (torch.outer(losses, losses) ** self.beta * similarity).sum(1)
         self.weights.copy_((gain / self.tau + self.weights.log()).softmax(0))

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from stzoo.data.beir import RetrievalDataset
 from stzoo.data.read_once import each_file_once
 from stzoo.data.trec import check_ids, write_run
-from stzoo.errors import RecipeError
+from stzoo.errors import RecipeError, check_known
 from stzoo.evaluation.bench import results
 from stzoo.evaluation.bench.datasets import check_datasets, evaluate, select_datasets
 from stzoo.evaluation.bench.results import Result
@@ -31,8 +31,7 @@ from stzoo.models.loaded import LoadedModel, open_model
 from stzoo.models.names import slug
 from stzoo.retrieval import bm25 as lexical
 from stzoo.retrieval.search.retriever import Retriever, default_root
-from stzoo.retrieval.store import SHARD_ROWS
-from stzoo.retrieval.store.quantize import check_precision
+from stzoo.retrieval.store import PRECISIONS, SHARD_ROWS
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import write_json
 from stzoo.utils.messages import notify
@@ -133,7 +132,7 @@ def bench(
     if not models:
         _check_no_model(settings)
     for name in precisions:
-        check_precision(name)
+        check_known("precision", name, PRECISIONS)
     if language is not None and not bm25:
         raise RecipeError("--language is for BM25, which --no-bm25 leaves out; drop one of the two.")
     chosen_measures = choose_measures(measures, k)
@@ -182,7 +181,7 @@ def bench(
             if run_files:
                 check_ids(judged)
             for system in systems_for(judged) if not overwrite else ():
-                path = results.result_file(output, system.name, system.revision, judged)
+                path = results.result_file(output, system.name, system.revision, judged.name)
                 if path.exists():
                     results.find(path, (system.name, system.revision), judged, system.settings)
 
@@ -241,7 +240,7 @@ def _score(
     run_files: bool,
     overwrite: bool,
 ) -> Result:
-    path = results.result_file(output, system.name, system.revision, judged)
+    path = results.result_file(output, system.name, system.revision, judged.name)
     if overwrite:
         results.check_replaceable(path)
     run_path = results.run_file(path, judged.split)

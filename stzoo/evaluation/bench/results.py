@@ -212,7 +212,7 @@ def check_paths(output: Path, systems: Iterable[tuple[str, str]], names: Iterabl
             )
     for model, revision in systems:
         for name in names:
-            path = _path(output, model, revision, name)
+            path = result_file(output, model, revision, name)
             owner = owners.setdefault(str(path).casefold(), (model, revision, name))
             if owner != (model, revision, name):
                 kind, one, other = "data sets", owner[2], name
@@ -230,16 +230,12 @@ def check_paths(output: Path, systems: Iterable[tuple[str, str]], names: Iterabl
                     )
 
 
-def result_file(output: Path, model: str, revision: str, judged: RetrievalDataset) -> Path:
+def result_file(output: Path, model: str, revision: str, dataset: str) -> Path:
     """The path of a result file.
 
     Raises:
         RecipeError: If a name cannot be a file's name.
     """
-    return _path(output, model, revision, judged.name)
-
-
-def _path(output: Path, model: str, revision: str, dataset: str) -> Path:
     parts = slug(model), slug(revision), slug(dataset)
     for name, part in zip((model, revision, dataset), parts, strict=True):
         if not part or len(part.encode()) > MAX_NAME:

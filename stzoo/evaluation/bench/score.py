@@ -85,7 +85,7 @@ def score(
                 _check_documents(path, run, judged)
             scores = evaluate(judged, _top_k(run, judged, k), chosen_measures, of_pages=_is_guess(path))
             system = (name, revision)
-            target = results.result_file(folder, *system, judged) if folder else None
+            target = results.result_file(folder, *system, judged.name) if folder else None
             if target:
                 if overwrite:
                     results.check_replaceable(target)

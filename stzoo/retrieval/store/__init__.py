@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from stzoo.errors import DataError, ModelError, RecipeError
+from stzoo.errors import DataError, ModelError, RecipeError, check_known
 from stzoo.models.names import slug
 from stzoo.retrieval.store.quantize import (
     DTYPES,
     PRECISIONS,
-    check_precision,
     loosened,
     ranges_of,
     tightened,
@@ -132,7 +131,7 @@ def fill(
             are kept.
         RecipeError: If the precision is unknown, or `shard_rows` is below 1.
     """
-    check_precision(precision)
+    check_known("precision", precision, PRECISIONS)
     if shard_rows < 1:
         raise RecipeError(f"shard_rows is {shard_rows}; expected at least 1.")
     if not len(texts):
@@ -175,14 +174,13 @@ def fill(
     return Store(home, manifest, seconds)
 
 
-def quantise(source: Store, folder: str | Path, precision: str, *, progress: bool = False) -> Store:
+def quantise(source: Store, folder: str | Path, precision: str) -> Store:
     """Makes a store of a lower precision from a float32 store, without encoding anything.
 
     Args:
         source: The float32 store.
         folder: Folder of the new store.
         precision: Precision of the new store, one of PRECISIONS; the ranges of int8 are those of all vectors.
-        progress: True for a progress bar on stderr.
 
     Raises:
         OutputError: If the folder contains another store or is in use, or the disk is full.
@@ -204,7 +202,6 @@ def quantise(source: Store, folder: str | Path, precision: str, *, progress: boo
         shard_rows=size,
         data=source.data,
         seconds_before=source.seconds,
-        progress=progress,
     )
 
 

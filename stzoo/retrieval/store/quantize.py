@@ -18,19 +18,10 @@ from typing import Any
 import numpy as np
 from sentence_transformers.util.quantization import quantize_embeddings
 
-from stzoo.errors import ModelError, check_known
+from stzoo.errors import ModelError
 
 DTYPES = {"float32": "float32", "float16": "float16", "int8": "int8", "binary": "uint8"}
 PRECISIONS = tuple(DTYPES)
-
-
-def check_precision(precision: str) -> None:
-    """Checks that a precision exists.
-
-    Raises:
-        RecipeError: If it does not exist.
-    """
-    check_known("precision", precision, PRECISIONS)
 
 
 def width(manifest: Mapping[str, Any]) -> int:
