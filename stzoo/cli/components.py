@@ -96,13 +96,8 @@ def _show_component(kind: str, name: str, as_json: bool) -> None:
         print_json(about | {"options": options})
         return
     typer.echo(f"{kind} {origin['name']}: {part.summary}\n")
-    table = new_table("", "")
-    table.show_header = False
-    table.add_row("plugin", f"{origin['plugin']} ({origin['distribution']} {origin['version']})")
-    for key, value in {**_of_checkpoint(part), "source": part.source}.items():
-        if value not in ("", None) and value != {} and value != ():
-            table.add_row(key, _words(value))
-    show(table)
+    plugin = f"{origin['plugin']} ({origin['distribution']} {origin['version']})"
+    _show_fields({"plugin": plugin, **_of_checkpoint(part), "source": part.source})
     if options:
         listed = new_table("option", "type", "default")
         for option in options:
@@ -115,12 +110,22 @@ def _show_component(kind: str, name: str, as_json: bool) -> None:
         typer.echo(about["citation"].strip())
 
 
-def _words(value: Any) -> str:
-    if isinstance(value, tuple):  # expected scores
+def _show_fields(fields: dict[str, Any]) -> None:
+    """Prints the fields that are not empty, one per line."""
+    table = new_table("", "")
+    table.show_header = False
+    for key, value in fields.items():
+        if value not in ("", None, (), [], {}):
+            table.add_row(key, _words(key, value))
+    show(table)
+
+
+def _words(key: str, value: Any) -> str:
+    if key == "expected":
         return "\n".join(f"{measure} {score} on {data} ({url})" for data, measure, score, url in value)
     if isinstance(value, dict):
         return ", ".join(f"{key}: {text!r}" for key, text in value.items())
-    return str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _options(kind: str, part: Any) -> list[dict[str, Any]]:
@@ -190,9 +195,4 @@ def _show_dataset(name: str, as_json: bool) -> None:
     if as_json:
         print_json(about)
         return
-    table = new_table("", "")
-    table.show_header = False
-    for key, value in about.items():
-        if value not in (None, "", [], ()):
-            table.add_row(key, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
-    show(table)
+    _show_fields(about)

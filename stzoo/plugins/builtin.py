@@ -65,15 +65,12 @@ CITE_COTMAE = _cite(
 @hookimpl
 def stzoo_poolings() -> Iterator[Component]:
     """The poolings of sentence-transformers; exports with them are portable."""
-    yield Component(
-        name="cls", build="stzoo.models.poolings:cls", summary="the hidden state of the first token"
-    )
-    yield Component(
-        name="mean", build="stzoo.models.poolings:mean", summary="the mean of the hidden states of all tokens"
-    )
-    yield Component(
-        name="max", build="stzoo.models.poolings:max", summary="the maximum of each dimension over all tokens"
-    )
+    for name, summary in (
+        ("cls", "the hidden state of the first token"),
+        ("mean", "the mean of the hidden states of all tokens"),
+        ("max", "the maximum of each dimension over all tokens"),
+    ):
+        yield Component(name=name, build=f"stzoo.models.poolings:{name}", summary=summary)
 
 
 @hookimpl

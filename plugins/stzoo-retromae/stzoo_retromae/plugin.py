@@ -37,30 +37,26 @@ CITE_DUPMAE = """\
 @stzoo.hookimpl
 def stzoo_objectives() -> Iterable[Component]:
     """RetroMAE with enhanced and with basic decoding, and DupMAE."""
-    for name, build, summary, source, citation in (
-        (
-            "retromae",
-            "stzoo_retromae.retromae:RetroMAE",
-            "predict every token from the bottleneck and a context of its own",
-            RETROMAE,
-            CITE_RETROMAE,
-        ),
-        (
-            "retromae-basic",
-            "stzoo_retromae.retromae:RetroMAEBasic",
-            "predict masked tokens from the bottleneck and the remaining tokens",
-            RETROMAE,
-            CITE_RETROMAE,
-        ),
-        (
-            "dupmae",
-            "stzoo_retromae.dupmae:DupMAE",
-            "RetroMAE, and predict the passage's words from its tokens' vocabulary scores",
-            DUPMAE,
-            CITE_DUPMAE,
-        ),
-    ):
-        yield Component(name=name, build=build, summary=summary, source=source, citation=citation)
+    retromae = dict(source=RETROMAE, citation=CITE_RETROMAE)
+    yield Component(
+        name="retromae",
+        build="stzoo_retromae.retromae:RetroMAE",
+        summary="predict every token from the bottleneck and a context of its own",
+        **retromae,
+    )
+    yield Component(
+        name="retromae-basic",
+        build="stzoo_retromae.retromae:RetroMAEBasic",
+        summary="predict masked tokens from the bottleneck and the remaining tokens",
+        **retromae,
+    )
+    yield Component(
+        name="dupmae",
+        build="stzoo_retromae.dupmae:DupMAE",
+        summary="RetroMAE, and predict the passage's words from its tokens' vocabulary scores",
+        source=DUPMAE,
+        citation=CITE_DUPMAE,
+    )
 
 
 @stzoo.hookimpl

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from stzoo.data.beir import read_beir
@@ -22,6 +21,7 @@ from stzoo.data.rows import read_jsonl
 from stzoo.data.texts import Texts
 from stzoo.errors import DataError, RecipeError
 from stzoo.evaluation.bench.results import Result
+from stzoo.evaluation.bench.tables import add_section
 from stzoo.utils.tables import new_table
 
 MEASURES = ("KILT Rprec", "KILT recall@20", "KILT recall@100")
@@ -135,16 +135,7 @@ def table(results: Sequence[Result]) -> Table:
     heads = [name.removeprefix("KILT ").replace("@", "\n@") for name in MEASURES]
     shown = new_table("Task\n  Model", numbers=heads)
     for task in next(iter(models.values()), {}):
-        shown.add_row(escape(task))
-        best = {name: max(tasks[task][name] for tasks in models.values()) for name in MEASURES}
-        for number, (model, tasks) in enumerate(models.items(), 1):
-            cells = [
-                f"[bold]{tasks[task][name]:.4f}[/]"
-                if tasks[task][name] == best[name]
-                else f"{tasks[task][name]:.4f}"
-                for name in MEASURES
-            ]
-            shown.add_row(escape(f"  {model}"), *cells, end_section=number == len(models))
+        add_section(shown, task, [(model, tasks[task]) for model, tasks in models.items()], MEASURES)
     return shown
 
 

@@ -26,30 +26,35 @@ def table(results: Sequence[Result], measures: Sequence[str] = ()) -> Table:
     names = dict.fromkeys([*(m.name for m in MEASURES), *measures, "KILT Rprec", "KILT recall@5"])
     shown_measures = [name for name in names if name in scored]
     shown = new_table("Data set\n  Model", numbers=[name.replace("@", "\n@") for name in shown_measures])
-
-    def section(title: str, rows: Sequence[tuple[str, dict[str, float]]]) -> None:
-        shown.add_row(escape(title))
-        best = {name: max(scores.get(name, -1.0) for _, scores in rows) for name in shown_measures}
-        for number, (model, scores) in enumerate(rows, 1):
-            cells = [f"{scores[name]:.4f}" if name in scores else "" for name in shown_measures]
-            bold = [
-                f"[bold]{cell}[/]" if cell and scores[name] == best[name] else cell
-                for name, cell in zip(shown_measures, cells, strict=True)
-            ]
-            shown.add_row(escape(f"  {model}"), *bold, end_section=number == len(rows))
-
     for dataset, split in dict.fromkeys((result.dataset, result.split) for result in results):
         rows = [result for result in results if (result.dataset, result.split) == (dataset, split)]
         counts = f"{rows[0].queries} queries, {rows[0].judgements} judged"
-        section(f"{dataset} ({split})\n{counts}", [(row.model, row.scores.mean) for row in rows])
+        scores = [(row.model, row.scores.mean) for row in rows]
+        add_section(shown, f"{dataset} ({split})\n{counts}", scores, shown_measures)
     means: dict[tuple[str, int], dict[tuple[str, str], dict[str, float]]] = {}
     for name in shown_measures:
         for average in averages(results, name):
             systems = means.setdefault((average.suite, len(average.sets)), {})
             systems.setdefault((average.model, average.revision), {})[name] = average.value
     for (suite, sets), systems in means.items():
-        section(f"{suite}\nmean of {sets} sets", [(model, scores) for (model, _), scores in systems.items()])
+        scores = [(model, mean) for (model, _), mean in systems.items()]
+        add_section(shown, f"{suite}\nmean of {sets} sets", scores, shown_measures)
     return shown
+
+
+def add_section(
+    shown: Table, title: str, rows: Sequence[tuple[str, dict[str, float]]], measures: Sequence[str]
+) -> None:
+    """Adds models with their scores by measure below a title, with the best scores in bold."""
+    shown.add_row(escape(title))
+    best = {name: max(scores.get(name, -1.0) for _, scores in rows) for name in measures}
+    for number, (model, scores) in enumerate(rows, 1):
+        cells = [f"{scores[name]:.4f}" if name in scores else "" for name in measures]
+        bold = [
+            f"[bold]{cell}[/]" if cell and scores[name] == best[name] else cell
+            for name, cell in zip(measures, cells, strict=True)
+        ]
+        shown.add_row(escape(f"  {model}"), *bold, end_section=number == len(rows))
 
 
 def costs(results: Sequence[Result]) -> Table | None:

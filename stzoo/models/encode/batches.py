@@ -15,13 +15,10 @@ Batch = tuple[list[int], dict[str, Any]]  # row numbers, and the model's input
 WINDOW_TEXTS, WINDOW_TOKENS = 16384, 2**22  # whichever is reached first; 50 MB of int32 in three columns
 TOKENISED_AT_ONCE = 256
 PROMPTS = {"query": ("query",), "document": DOCUMENT_NAMES}  # the first that a model has is used
-NOTED_TEXTS, NOTED_CHARACTERS = (
-    256,
-    10_000,
-)  # size of a sample, to check whether the tokenizer knows the words
-USUAL = {
-    name for names in PROMPTS.values() for name in names
-}  # names of prompts that do not belong to a task
+# size of a sample, to check whether the tokenizer knows the words
+NOTED_TEXTS, NOTED_CHARACTERS = 256, 10_000
+# names of prompts that do not belong to a task
+USUAL = {name for names in PROMPTS.values() for name in names}
 
 
 def prompt_of(model: Any, role: str | None, task: str = "") -> str | None:

@@ -98,10 +98,8 @@ class Retriever:
             **self.opened.settings,
             "role": role,
             "texts": fingerprint,
+            "prompts": {role: prompt_of(self.opened.model, role, task) or ""},  # the others do not matter
         }
-        manifest["prompts"] = {
-            role: prompt_of(self.opened.model, role, task) or ""
-        }  # the others do not matter
         if self.opened.revision == NO_REVISION:
             manifest["model"] = self.opened.given
         # data sets may share a corpus, which is then stored under the name of its folder
