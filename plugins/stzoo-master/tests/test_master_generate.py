@@ -140,7 +140,7 @@ def test_a_long_passage_is_cut(kind, likeliest):
 
 def test_a_tokenizer_without_a_limit_gets_one(kind, folder, tmp_path):
     made = copied(folder, tmp_path / "m", tokenizer_config={"model_max_length": 10**30})
-    assert kind(str(made), **SMALL).window == (512 if kind is Queries else 64 - 12)
+    assert kind(str(made), **SMALL).max_length == (512 if kind is Queries else 64 - 12)
 
 
 def test_what_a_model_stores_of_beams_and_lengths_changes_nothing(kind, folder, sampler, tmp_path):
