@@ -15,8 +15,8 @@ In each pass the encoder also predicts its own masked tokens (`encoder`, `encode
 Reading order: TASKS, MASTER.losses, MASTER.make_views. words.py defines keywords; prepare.py makes queries,
 continuations and neighbours. The hooks are in plugin.py.
 
-Source: https://github.com/microsoft/SimXNS at 0163380, MASTER/pretrain. stzoo's tests/parity compares losses
-and gradients with that code.
+Source: https://github.com/microsoft/SimXNS at 0163380, MASTER/pretrain; tests/parity compares losses and
+gradients with that code.
 
 Unlike:
     - Masks and windows are drawn on the device from torch's generator, not in the collator.

@@ -9,8 +9,8 @@ The algorithm (Xiao et al., EMNLP 2022, https://arxiv.org/abs/2205.12035):
 Reading order: RetroMAE (enhanced decoding, section 3.3), RetroMAEBasic (section 3.2), then dupmae.py.
 The hooks are in plugin.py.
 
-Source: https://github.com/staoxiao/RetroMAE at ee37587, src/pretrain. stzoo's tests/parity compares losses
-and gradients with that code.
+Source: https://github.com/staoxiao/RetroMAE at ee37587, src/pretrain; tests/parity compares losses and
+gradients with that code.
 
 Unlike:
     - Masks are drawn on the device from torch's generator, not in the collator (`stzoo.pretraining.masking`).
