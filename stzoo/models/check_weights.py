@@ -7,13 +7,13 @@ Names and shapes are those that transformers compares while it loads, so no file
 import contextlib
 import json
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from sentence_transformers.util import load_file_path
-from transformers import PreTrainedModel
+from transformers import MODEL_FOR_MASKED_LM_MAPPING, PreTrainedModel
 
 from stzoo.errors import ModelError, abbreviated
 from stzoo.utils.messages import notify
@@ -43,23 +43,63 @@ _one_at_a_time = threading.RLock()
 def loading_reports() -> Iterator[list[Report]]:
     """Collects transformers' loading info of each model that is loaded while the block runs.
 
-    sentence-transformers and other callers cannot pass `output_loading_info` on, so the block replaces
-    `PreTrainedModel.from_pretrained`. Tensors of another shape are reported too; transformers would raise an
-    error that does not name them.
+    Tensors of another shape are reported too; transformers would raise an error that does not name them.
     """
     reports: list[Report] = []
-    original = PreTrainedModel.__dict__["from_pretrained"]
 
-    def from_pretrained(cls: Any, *args: Any, output_loading_info: bool = False, **options: Any) -> Any:
+    def load(original: Any, cls: Any, *args: Any, output_loading_info: bool = False, **options: Any) -> Any:
         options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, report = original.__func__(cls, *args, **options)
+        model, report = original(cls, *args, **options)
         reports.append((model, report))
         return (model, report) if output_loading_info else model
+
+    with _replacing_from_pretrained(load):
+        yield reports
+
+
+@contextlib.contextmanager
+def loading_masked_lms() -> Iterator[list[Report]]:
+    """Loads the next encoder as a part of its masked LM while the block runs, and collects the masked LM.
+
+    The caller gets the encoder with the loading info of its own tensors, for `loading_reports`. The masked LM
+    is collected with the loading info of all tensors.
+    """
+    masked_lms: list[Report] = []
+
+    def load(original: Any, cls: Any, *args: Any, **options: Any) -> Any:
+        if masked_lms or "config" not in options:
+            return original(cls, *args, **options)
+        config = options.pop("config")  # of the caller, which has changed it
+        cls = MODEL_FOR_MASKED_LM_MAPPING.get(type(config), None)
+        if cls is None:
+            raise ValueError(f"transformers has no masked LM of the type {config.model_type!r}.")
+        masked_lm, report = original(cls, *args, **options)
+        masked_lms.append((masked_lm, report))
+        inside = f"{masked_lm.base_model_prefix}."
+        missing = [key.removeprefix(inside) for key in report["missing_keys"] if key.startswith(inside)]
+        shapes = [
+            (key.removeprefix(inside), *shapes)
+            for key, *shapes in report["mismatched_keys"]
+            if key.startswith(inside)
+        ]
+        return masked_lm.base_model, report | {"missing_keys": missing, "mismatched_keys": shapes}
+
+    with _replacing_from_pretrained(load):
+        yield masked_lms
+
+
+@contextlib.contextmanager
+def _replacing_from_pretrained(load: Callable[..., Any]) -> Iterator[None]:
+    """Calls `load(original, cls, …)` for each `from_pretrained`, as its callers do not pass options on."""
+    original = PreTrainedModel.__dict__["from_pretrained"]
+
+    def from_pretrained(cls: Any, *args: Any, **options: Any) -> Any:
+        return load(original.__func__, cls, *args, **options)
 
     with _one_at_a_time:
         PreTrainedModel.from_pretrained = classmethod(from_pretrained)  # type: ignore[assignment,method-assign]
         try:
-            yield reports
+            yield
         finally:
             PreTrainedModel.from_pretrained = original  # type: ignore[method-assign]
 

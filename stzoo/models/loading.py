@@ -12,7 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from sentence_transformers.util import is_sentence_transformer_model, load_file_path
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from stzoo.errors import ModelError, RecipeError, check_known, first_line, is_failure
 from stzoo.models import check_weights, limits
@@ -75,30 +75,38 @@ def load_plain(
     return model
 
 
-def load_masked_lm(name: str, dtype: Any = None) -> tuple[Any, frozenset[str]]:
-    """Loads a masked LM of transformers whose encoder has all its weights.
+def load_masked_lm(name: str, dtype: str | None = None) -> tuple[Any, Any, frozenset[str]]:
+    """Loads a SentenceTransformer on the CPU together with the masked LM that its encoder is a part of.
 
     Args:
         name: Path to the model folder, or its Hub id.
-        dtype: torch dtype of the weights; None for the published one.
+        dtype: Type of the weights, one of DTYPES; None for the published one.
 
     Returns:
-        The `…ForMaskedLM`, and the names of its randomly initialised parameters: those of the MLM head if the
-        files contain an encoder only, otherwise none.
+        The SentenceTransformer; the `…ForMaskedLM`, which shares its encoder; and the names of its randomly
+        initialised parameters: those of the MLM head if the files contain an encoder only, otherwise none.
 
     Raises:
-        ModelError: If there is no masked LM of this architecture, or its files lack some of its weights.
+        ModelError: If the model cannot be loaded (see `load_plain`), does not begin with a Transformer, has
+            no masked LM of its architecture, or stores only a part of an MLM head.
     """
-    options = {} if dtype is None else {"dtype": dtype}
-    with loading_errors("masked LM", name), check_weights.loading_reports() as reports:
-        masked_lm = AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=False, **options)
-    report = reports[-1][1]
+    with check_weights.loading_masked_lms() as masked_lms:
+        model = load_plain(name, device="cpu", dtype=dtype)
+    _check_transformer(name, model)
+    masked_lm, report = masked_lms[0]
     inside = f"{masked_lm.base_model_prefix}."
     head = {key for key, _ in masked_lm.named_parameters() if not key.startswith(inside)}
     new = frozenset(key for key in report["missing_keys"] if not key.startswith(inside))
     all_new = bool(new) and head <= new
     check_weights.check_report(name, masked_lm, report, spare=tuple(new) if all_new else ())
-    return masked_lm, new
+    return model, masked_lm, new
+
+
+def _check_transformer(name: str, model: Any) -> None:
+    if not isinstance(model[0], Transformer):
+        raise ModelError(
+            f"{name} begins with {type(model[0]).__name__}; expected a Transformer, which can be trained."
+        )
 
 
 @contextlib.contextmanager
@@ -218,12 +226,16 @@ def load_model(
     """
     check_device(device)
     model = load_plain(name, device="cpu")
+    _check_transformer(name, model)
+    return with_pooling(model, name, pooling, pooling_options)
+
+
+def with_pooling(
+    model: Any, name: str, pooling: str | None, pooling_options: Mapping[str, Any] | None = None
+) -> Any:
+    """A loaded model in float32 with the pooling to train it with; see `load_model`."""
     model.float()  # weights are trained in float32, also if they were published in half precision
     first, *rest = list(model)
-    if not isinstance(first, Transformer):
-        raise ModelError(
-            f"{name} begins with {type(first).__name__}; expected a Transformer, which can be trained."
-        )
     if pooling_options and pooling is None:
         raise RecipeError(
             f"pooling_options ({', '.join(pooling_options)}) have no effect without a pooling; set --pooling."

@@ -47,7 +47,8 @@ class Backbone(nn.Module):
         new: Names of the parameters of `masked_lm` that are untrained (an MLM head that the base lacked).
 
     Raises:
-        BackboneError: If the masked LM cannot be taken apart, or has fewer positions than `max_tokens`.
+        BackboneError: If the masked LM cannot be split into embeddings, encoder and MLM head, or has fewer
+            positions than `max_tokens`.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Backbone(nn.Module):
             problem = f"{type(error).__name__}: {error}"
         if problem:
             raise BackboneError(
-                f"a masked LM of type {family!r} cannot be taken apart into embeddings, encoder and MLM head "
+                f"a masked LM of type {family!r} cannot be split into embeddings, encoder and MLM head "
                 f"({problem}). Supported families: {', '.join(FAMILIES)}."
             )
 

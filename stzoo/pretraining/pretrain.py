@@ -26,7 +26,7 @@ from stzoo.hub import card
 from stzoo.hub.export import export
 from stzoo.models.check_weights import first_not_finite, names
 from stzoo.models.encode.batches import reading_notes
-from stzoo.models.loading import like, load_masked_lm, load_model
+from stzoo.models.loading import check_device, like, load_masked_lm, with_pooling
 from stzoo.plugins import manager
 from stzoo.pretraining.backbone import Backbone
 from stzoo.pretraining.length_sampler import LengthBatchSampler
@@ -78,14 +78,14 @@ def load_base(
     Raises:
         ModelError: If the model does not exist, has no masked LM, or its pooling is not as wide as its hidden
             states.
-        BackboneError: If the masked LM cannot be taken apart.
+        BackboneError: If the masked LM cannot be split into embeddings, encoder and MLM head.
     """
-    whole = load_model(base, pooling=pooling, device=device)
-    masked_lm, new = load_masked_lm(base, torch.float32)
+    check_device(device)
+    model, masked_lm, new = load_masked_lm(base, "float32")
+    whole = with_pooling(model, base, pooling)
     if new:
         notify(f"{base} has no MLM head; pre-training starts with a new one ({names(new)}).")
     transformer, *rest = list(whole)
-    transformer.model = masked_lm.base_model
     width = transformer.get_embedding_dimension()
     bottleneck = rest.pop(0) if rest and isinstance(rest[0], Pooling) else None
     if bottleneck is None or bottleneck.get_embedding_dimension() != width:

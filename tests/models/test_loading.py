@@ -192,6 +192,14 @@ def test_a_new_mlm_head_is_announced_and_part_of_one_is_refused(base, tmp_path, 
     )
 
 
+def test_pretraining_reads_its_base_once(base, finished):
+    for folder in (base, finished):
+        with check_weights.loading_reports() as reports:
+            backbone = load_base(str(folder)).backbone
+        assert [type(model).__name__ for model, _ in reports] == ["BertForMaskedLM"]
+        assert backbone.model[0].model is backbone.masked_lm.base_model
+
+
 class Forgetful(Module):
     """Has the `load` that modules inherit, which reads their configuration alone."""
 

@@ -11,6 +11,7 @@ from stzoo.errors import ModelError
 from stzoo.hub import verify_standalone
 from stzoo.models import lora
 from stzoo.models.loading import load_masked_lm, load_plain
+from stzoo.training.runs import read_record
 
 HEAD = "masked_lm."  # prefix of the tensors that only the masked LM of a pre-trained model has
 WEIGHTS, PICKLED = "model*.safetensors", "pytorch_model*.bin"
@@ -43,19 +44,22 @@ def load(folder: Path) -> tuple[Any, Any]:
                 f"the weights in {module_folder} are pickled; expected safetensors. `stzoo export` converts "
                 "them."
             )
-    model = load_plain(str(folder), device="cpu")
+    model, masked_lm = _load(folder)
     if any(type(module).__name__ == "Router" for module in model):
         raise ModelError(f"{folder} has a Router; models with a Router cannot be merged.")
-    if lora.adapted(model):
+    if lora.adapted(model) or hasattr(masked_lm, "peft_config"):
         raise ModelError(f"{folder} has adapters; fold them into its weights first (stzoo.models.lora.fold).")
-    config = getattr(model[0], "config", None)
-    if not any(name.endswith("ForMaskedLM") for name in getattr(config, "architectures", None) or ()):
-        return model, None
-    masked_lm, new = load_masked_lm(str(folder), model.dtype)
-    if new:  # the config names a head, but its weights are not stored
-        return model, None
-    model[0].model = masked_lm.base_model  # as it was trained: without a pooler, which is not stored
     return model, masked_lm
+
+
+def _load(folder: Path) -> tuple[Any, Any]:
+    config = read_record(folder / "config.json")
+    if "ForMaskedLM" in str(config.get("architectures")):
+        model, masked_lm, new = load_masked_lm(str(folder))
+        if not new:
+            return model, masked_lm
+    # the config may name a head whose weights are not stored
+    return load_plain(str(folder), device="cpu"), None
 
 
 def tensors(model: Any, masked_lm: Any) -> dict[str, Tensor]:
