@@ -37,6 +37,7 @@ from stzoo.utils.files import (
     write_json,
 )
 from stzoo.utils.outputs import IMPORTED, MODEL_FILES, RECORD, check_output, check_resume
+from stzoo.utils.parts import check_manifest
 
 OLD = ".stzoo-old"  # keeps an overwritten run until the new one has read its inputs
 MODEL_DRAFT = ".model.part"  # a finished model or data set, before it is moved to the top of the folder
@@ -107,14 +108,9 @@ class Run:
         Raises:
             OutputError: If a resumed run was started with other inputs.
         """
-        for name, now in metadata.items() if self.resumed else ():
-            before = self.metadata.get(name)
-            if before is not None and before != finite(now):
-                what = "number of processes" if name == "processes" else name
-                raise OutputError(
-                    f"{self.folder} contains a run with another {what} ({before} then, {now} now). Resume it "
-                    "with the former, or replace the run with --overwrite."
-                )
+        if self.resumed:  # older versions recorded fewer inputs
+            stored = {name: self.metadata[name] for name in metadata if self.metadata.get(name) is not None}
+            _check_same(self.folder, stored, {name: metadata[name] for name in stored}, "inputs")
         self.metadata.pop("error", None)  # of a run that failed before
         self.record(status="running", **metadata)
         self._has_inputs = True
@@ -457,21 +453,28 @@ def is_record(metadata: Any) -> bool:
 
 
 def _check_resumable(folder: Path, old: dict[str, Any], settings: Settings, resume: bool) -> None:
-    before, now = old.get("recipe", {}), settings.dump()
-    then, new = _full_names(before, old.get("components", ())), _full_names(now)
-    differing = sorted(k for k in then.keys() | new.keys() if k not in FREE and then.get(k) != new.get(k))
     if not resume:
         what = "a finished run" if old.get("status") == "finished" else "an unfinished run"
         raise OutputError(
             f"{folder} contains {what}. Continue it with --resume, replace it with --overwrite, or choose "
             "another --output."
         )
-    if differing:
-        shown = "; ".join(f"{k}: {before.get(k)!r} then, {now.get(k)!r} now" for k in differing)
-        raise OutputError(
-            f"{folder} contains a run with other settings ({shown}). Resume it with its own settings, or "
-            "replace it with --overwrite."
-        )
+    then, now = _full_names(old["recipe"], old.get("components", ())), _full_names(settings.dump())
+    for name in FREE:
+        then.pop(name, None)
+        now.pop(name, None)
+    _check_same(folder, then, now, "settings")
+
+
+def _check_same(folder: Path, then: dict[str, Any], now: dict[str, Any], what: str) -> None:
+    check_manifest(
+        folder,
+        then,
+        finite(now),
+        exact=True,
+        fault=f"contains a run with other {what}",
+        advice=f"Resume it with its own {what}, or replace it with --overwrite.",
+    )
 
 
 def _full_names(recipe: dict[str, Any], used: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from stzoo.errors import DataError, OutputError, first_line
+from stzoo.errors import DataError, OutputError, abbreviated, first_line
 from stzoo.utils.files import claimed_file, remove_files, sha256, write_json, writing
 from stzoo.utils.messages import notify
 
@@ -75,35 +75,49 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return found
 
 
-def check_manifest(made: Path, found: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+def check_manifest(
+    made: Path,
+    found: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    *,
+    exact: bool = False,
+    fault: str = "was made with other settings",
+    advice: str = "Use those settings, choose another output, or remove this one (with --overwrite, where "
+    "the command has it).",
+) -> None:
     """Refuses what was made from other settings.
 
     Args:
         made: Path of the file or folder, for the message.
         found: Its manifest.
         settings: What the parts depend on now. A manifest may have more keys.
+        exact: True to compare these keys too, and to tell None within a value from no value.
+        fault: What a difference means, for the message.
+        advice: What to do then, for the message.
 
     Raises:
         OutputError: If a value differs; it names each key with its two values.
     """
-    if differing := differences(found, settings):
-        shown = "; ".join(f"{key}: {then!r} then, {now!r} now" for key, (then, now) in differing.items())
-        raise OutputError(
-            f"{made} was made with other settings ({shown}). Use those settings, choose another output, or "
-            "remove this one (with --overwrite, where the command has it)."
+    if differing := differences(found, settings, exact=exact):
+        shown = "; ".join(
+            f"{key}: {abbreviated(repr(then))} then, {abbreviated(repr(now))} now"
+            for key, (then, now) in differing.items()
         )
+        raise OutputError(f"{made} {fault} ({shown}). {advice}")
 
 
-def differences(found: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differences(
+    found: Mapping[str, Any], settings: Mapping[str, Any], *, exact: bool = False
+) -> dict[str, tuple[Any, Any]]:
     """The values that differ, e.g. {"model.revision": (then, now)}; None is the same as no value."""
-    plain = json.loads(json.dumps(dict(settings)))
-    return {key: two for name in plain for key, two in _differing(name, found.get(name), plain[name])}
+    plain = json.loads(json.dumps(dict.fromkeys(found if exact else ()) | dict(settings)))
+    return {key: two for name in plain for key, two in _differing(name, found.get(name), plain[name], exact)}
 
 
-def _differing(key: str, then: Any, now: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
-    if isinstance(then, dict) and isinstance(now, dict):
+def _differing(key: str, then: Any, now: Any, exact: bool) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    if isinstance(then, dict) and isinstance(now, dict) and not (exact and then.keys() != now.keys()):
         for name in {**then, **now}:
-            yield from _differing(f"{key}.{name}", then.get(name), now.get(name))
+            yield from _differing(f"{key}.{name}", then.get(name), now.get(name), exact)
     elif then != now:
         yield key, (then, now)
 

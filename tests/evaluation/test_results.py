@@ -203,7 +203,7 @@ def test_results_under_a_name_of_the_same_file_are_not_taken_for_anothers(tmp_pa
     sets(tmp_path, "a b", "a-b")
     options = dict(data=tmp_path, output=tmp_path / "out")
     (first,) = bench([], datasets=["a b"], **options)
-    with pytest.raises(OutputError, match=r"a-b\.json is the result of the data set 'a b'"):
+    with pytest.raises(OutputError, match=r"a-b\.json is the result of other data \(name: 'a b' then, "):
         bench([], datasets=["a-b"], **options)
     run = str(first.path.with_name("a-b.test.run"))
     score(f"my run={run}", data=tmp_path / "a b", output=tmp_path / "out")
@@ -233,7 +233,7 @@ def test_every_set_is_read_before_the_first_is_scored(tmp_path):
     sets(tmp_path, "bad")
     bench([], data=tmp_path, datasets="bad", output=tmp_path / "old")
     (tmp_path / "bad" / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq0\td0\t1\n")
-    with pytest.raises(OutputError, match=r"bad\.json is the result of other data"):
+    with pytest.raises(OutputError, match=r"bad\.json is the result of other data \(fingerprint: "):
         bench([], data=tmp_path, datasets="good,bad", output=tmp_path / "old", on_result=scored.append)
     assert scored == []
     assert not (tmp_path / "a").exists()

@@ -190,13 +190,11 @@ def test_a_resume_with_another_teacher_or_number_of_processes_is_refused(episode
     facts = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps(facts | {"status": "running"}))
     tiny_cross_encoder(tmp_path / "teacher", seed=1)
-    with pytest.raises(stzoo.OutputError, match="contains a run with another teacher"):
+    with pytest.raises(stzoo.OutputError, match=r"contains a run with other inputs \(teacher"):
         stzoo.finetune(str(base), output=out, resume=True, **given)
     tiny_cross_encoder(tmp_path / "teacher")
     (out / "run.json").write_text(json.dumps(facts | {"status": "running", "processes": 2}))
-    with pytest.raises(
-        stzoo.OutputError, match=r"contains a run with another number of processes \(2 then, 1 now\)"
-    ):
+    with pytest.raises(stzoo.OutputError, match=r"with other inputs \(processes: 2 then, 1 now\)"):
         stzoo.finetune(str(base), output=out, resume=True, **given)
 
 

@@ -188,6 +188,19 @@ def test_the_refusal_names_each_key_with_both_values(tmp_path):
     check_manifest(tmp_path, {"pair": [1, 2]}, {"pair": (1, 2)})  # JSON has no tuples
 
 
+def test_an_exact_comparison_counts_what_is_no_setting_any_more_and_none_within_a_value(tmp_path):
+    now = {"seed": 1, "options": {"rate": 0.5}}
+    check_manifest(tmp_path, {"options": {"rate": 0.5}, "seed": 1, "gone": None}, now, exact=True)
+    for then, words in (
+        ({**now, "gone": 2}, "gone: 2 then, None now"),
+        ({**now, "options": {"rate": 0.5, "tau": None}}, "options: {'rate': 0.5, 'tau': None} then"),
+        ({**now, "options": {"rate": 0.4}}, "options.rate: 0.4 then, 0.5 now"),
+    ):
+        with pytest.raises(stzoo.OutputError, match=rf"is not ours \({words}.*\)\. Move it\.") as refused:
+            check_manifest(tmp_path, then, now, exact=True, fault="is not ours", advice="Move it.")
+        assert str(refused.value).startswith(str(tmp_path))
+
+
 def test_files_that_nothing_explains_are_refused_but_for_parts_without_a_manifest(tmp_path):
     for name in ("part-000.safetensors", "thesis.txt", ".hidden"):
         (tmp_path / name).touch()

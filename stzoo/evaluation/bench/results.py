@@ -35,6 +35,7 @@ from stzoo.evaluation.scoring import Scores, overall
 from stzoo.models.names import slug
 from stzoo.utils.files import lock_folder, write_json
 from stzoo.utils.inputs import user_path
+from stzoo.utils.parts import check_manifest
 
 SCHEMA_VERSION = 1
 MTEB_LAYOUT = "2.20.0"  # the release of mteb whose file format this is; mteb does not compute the scores
@@ -280,23 +281,18 @@ def find(
     stored = _read(path)
     if stored is None:
         return None
-    if stored["task_name"] != judged.name:
-        raise OutputError(f"{path} is the result of the data set {quoted(stored['task_name'])}. {WAY_OUT}")
     details = stored["splits"].get(judged.split, {})
-    fingerprint = details.get("fingerprint", judged.fingerprint)
-    if (stored["dataset_revision"], fingerprint) != (judged.corpus_fingerprint, judged.fingerprint):
-        raise OutputError(f"{path} is the result of other data with the same name. {WAY_OUT}")
-    if details.get("self_hits_dropped", judged.shares_ids) != judged.shares_ids:
-        verb = "counts" if judged.shares_ids else "ignores"
-        raise OutputError(f"{path} {verb} documents whose id is the query's own, unlike this run. {WAY_OUT}")
-    if details and details["settings"] != settings:
-        old = details["settings"]
-        differences = "; ".join(
-            f"{name}: {old.get(name)!r} then, {settings.get(name)!r} now"
-            for name in {**old, **settings}
-            if old.get(name) != settings.get(name)
-        )
-        raise OutputError(f"{path} was made with other settings ({differences}). {WAY_OUT}")
+    now = {
+        "name": judged.name,
+        "corpus": judged.corpus_fingerprint,
+        "fingerprint": judged.fingerprint,
+        "self_hits_dropped": judged.shares_ids,
+    }
+    # older versions recorded less
+    then = now | details | {"name": stored["task_name"], "corpus": stored["dataset_revision"]}
+    check_manifest(path, then, now, fault="is the result of other data", advice=WAY_OUT)
+    if details:
+        check_manifest(path, details["settings"], settings, exact=True, advice=WAY_OUT)
     return _result(path, system, judged.name, judged.split, stored, True) if details else None
 
 
