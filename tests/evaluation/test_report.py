@@ -17,7 +17,7 @@ from support.helpers import cli, record_run
 from stzoo.data import registry
 from stzoo.data.beir import RetrievalDataset
 from stzoo.errors import DataError, MissingExtraError, OutputError, RecipeError
-from stzoo.evaluation.bench import results
+from stzoo.evaluation.bench import result_files, results
 from stzoo.evaluation.measures import MEASURES, parse_measures
 from stzoo.evaluation.report import report
 from stzoo.evaluation.report.data import gather
@@ -48,7 +48,7 @@ def file_result(folder, model, data, *, at=0.5, revision="r1", **how):
         for measure in MEASURES
     }
     mean = {name: sum(values.values()) / len(values) for name, values in per_query.items()}
-    path = results.result_file(folder, model, revision, data.name)
+    path = result_files.result_file(folder, model, revision, data.name)
     write_json(path.with_name("model_meta.json"), {"name": model, "revision": revision})
     return results.store(path, (model, revision), data, SETTINGS, Scores(mean, per_query), MEASURES, 1.0, how)
 
@@ -316,7 +316,7 @@ def test_a_sum_over_queries_has_the_interval_of_a_sum(tmp_path):
     data = judged("own")
     found = {"NumRet": {query: float(place % 7) for place, query in enumerate(data.queries)}}
     scores, measures = Scores({"NumRet": sum(found["NumRet"].values())}, found), parse_measures("NumRet")
-    path = results.result_file(tmp_path / "in", "model", "r1", data.name)
+    path = result_files.result_file(tmp_path / "in", "model", "r1", data.name)
     write_json(path.with_name("model_meta.json"), {"name": "model", "revision": "r1"})
     results.store(path, ("model", "r1"), data, SETTINGS, scores, measures, 1.0, {})
     (made,) = report(tmp_path / "in", output=tmp_path / "r.csv", formats="csv", measure="NumRet")

@@ -21,6 +21,7 @@ import stzoo
 from stzoo.data import registry
 from stzoo.data.beir import RetrievalDataset
 from stzoo.errors import DataError, ModelError, OutputError, RecipeError
+from stzoo.evaluation.bench import result_files
 from stzoo.evaluation.bench import results as filed
 from stzoo.evaluation.measures import MEASURES
 from stzoo.evaluation.scoring import Scores
@@ -108,7 +109,7 @@ def file_results(output, folder, datasets, *, notes=(), name="mine", revision=No
         per_query = {measure.name: {"q0": 1.0, "q1": 0.25} for measure in MEASURES}
         mean = dict.fromkeys(per_query, 0.625)
         system = (name, revision or folder_revision(folder))
-        path = filed.result_file(output, *system, judged.name)
+        path = result_files.result_file(output, *system, judged.name)
         write_json(path.with_name("model_meta.json"), {"name": system[0], "revision": system[1]})
         filed.store(path, system, judged, {"k": 100}, Scores(mean, per_query), MEASURES, 1.0, {})
     return output

@@ -20,7 +20,7 @@ from stzoo.data.beir import RetrievalDataset
 from stzoo.data.read_once import each_file_once
 from stzoo.data.trec import check_ids, write_run
 from stzoo.errors import RecipeError, check_known
-from stzoo.evaluation.bench import results
+from stzoo.evaluation.bench import result_files, results
 from stzoo.evaluation.bench.datasets import check_datasets, evaluate, select_datasets
 from stzoo.evaluation.bench.results import Result
 from stzoo.evaluation.bench.systems import Dense, Retrieved, System
@@ -181,7 +181,7 @@ def bench(
             if run_files:
                 check_ids(judged)
             for system in systems_for(judged) if not overwrite else ():
-                path = results.result_file(output, system.name, system.revision, judged.name)
+                path = result_files.result_file(output, system.name, system.revision, judged.name)
                 if path.exists():
                     results.find(path, (system.name, system.revision), judged, system.settings)
 
@@ -190,10 +190,10 @@ def bench(
         names, first = check_datasets(datasets_to_read, check)
         revisions = [(lexical.NAME, version("bm25s"))] if bm25 else []
         revisions += [(system.name, system.revision) for system in systems]
-        results.check_paths(output, revisions, names)
+        result_files.check_paths(output, revisions, names)
         already_read, scored = [first], []
         del first
-        folder = stack.enter_context(results.output_folder(output))
+        folder = stack.enter_context(result_files.output_folder(output))
         bar = stack.enter_context(tqdm(total=len(names) * len(revisions), disable=not show_bars))
         for read in datasets_to_read:
             judged = already_read.pop() if already_read else read()
@@ -240,10 +240,10 @@ def _score(
     run_files: bool,
     overwrite: bool,
 ) -> Result:
-    path = results.result_file(output, system.name, system.revision, judged.name)
+    path = result_files.result_file(output, system.name, system.revision, judged.name)
     if overwrite:
         results.check_replaceable(path)
-    run_path = results.run_file(path, judged.split)
+    run_path = result_files.run_file(path, judged.split)
     identity = ((system.name, system.revision), judged, system.settings)
     if not overwrite:
         existing = results.find(path, *identity)

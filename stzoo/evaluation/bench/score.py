@@ -10,7 +10,7 @@ from stzoo.data import kilt
 from stzoo.data.beir import RetrievalDataset
 from stzoo.data.trec import Run, in_order, read_qrels, read_run
 from stzoo.errors import DataError, RecipeError, quoted
-from stzoo.evaluation.bench import results
+from stzoo.evaluation.bench import result_files, results
 from stzoo.evaluation.bench.datasets import evaluate, select_datasets
 from stzoo.evaluation.bench.results import Result
 from stzoo.evaluation.measures import choose_measures
@@ -69,10 +69,10 @@ def score(
     systems = [_system(text) for text in runs]
     judged = _judgements(user_path(data), split, corpus, pages, missing_judged, progress)
     if output is not None:
-        results.check_paths(output, [(name, revision) for name, revision, _ in systems], [judged.name])
+        result_files.check_paths(output, [(name, revision) for name, revision, _ in systems], [judged.name])
     scored = []
     with contextlib.ExitStack() as stack:
-        folder = None if output is None else stack.enter_context(results.output_folder(output))
+        folder = None if output is None else stack.enter_context(result_files.output_folder(output))
         for name, revision, path in systems:
             start = time.monotonic()
             run = _read(path, progress)
@@ -85,7 +85,7 @@ def score(
                 _check_documents(path, run, judged)
             scores = evaluate(judged, _top_k(run, judged, k), chosen_measures, of_pages=_is_guess(path))
             system = (name, revision)
-            target = results.result_file(folder, *system, judged.name) if folder else None
+            target = result_files.result_file(folder, *system, judged.name) if folder else None
             if target:
                 if overwrite:
                     results.check_replaceable(target)
