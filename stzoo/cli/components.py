@@ -135,7 +135,7 @@ def _options(kind: str, part: Any) -> list[dict[str, Any]]:
         StzooError: if its code cannot be imported.
     """
     from stzoo.plugins import builders
-    from stzoo.training.settings import PrepareSettings
+    from stzoo.training.pretrain_settings import PrepareSettings
 
     if kind not in builders.ARGUMENTS:
         return []

@@ -7,7 +7,7 @@ import typer
 
 from stzoo.cli.flags import Overwrite, Resume, command
 from stzoo.cli.shared import done
-from stzoo.training.settings import FinetuneSettings
+from stzoo.training.finetune_settings import FinetuneSettings
 
 
 @command(FinetuneSettings)

@@ -11,8 +11,9 @@ from pydantic.fields import FieldInfo
 from stzoo.cli.complete import complete_choices, complete_names, complete_recipes, complete_settings
 from stzoo.cli.shared import register
 from stzoo.errors import RecipeError
+from stzoo.training.finetune_settings import TaskSettings
 from stzoo.training.recipes import parse_changes
-from stzoo.training.settings import COMMAS, GROUPS, HARDWARE, Settings, TaskSettings, choices
+from stzoo.training.settings import COMMAS, GROUPS, HARDWARE, Settings, choices
 
 Recipe = Annotated[
     str | None,

@@ -7,7 +7,7 @@ import typer
 
 from stzoo.cli.flags import Json, Overwrite, Resume, command
 from stzoo.cli.shared import print_json, show
-from stzoo.training.settings import MineSettings
+from stzoo.training.finetune_settings import MineSettings
 from stzoo.utils.tables import new_table
 
 

@@ -7,7 +7,7 @@ import typer
 
 from stzoo.cli.flags import Overwrite, Resume, command
 from stzoo.cli.shared import done
-from stzoo.training.settings import PretrainSettings
+from stzoo.training.pretrain_settings import PretrainSettings
 
 
 @command(PretrainSettings)

@@ -19,7 +19,7 @@ from stzoo.errors import DataError, RecipeError
 from stzoo.evaluation.scoring import score
 from stzoo.retrieval.search.exact import retrieve
 from stzoo.training.callbacks import preserve_rng_state
-from stzoo.training.settings import FinetuneSettings
+from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.utils.messages import notify
 
 METRIC, DEV_METRIC = "nDCG@10", "dev_ndcg_at_10"

@@ -42,8 +42,8 @@ from stzoo.models.loaded import LoadedModel
 from stzoo.models.loading import like
 from stzoo.models.names import parse_name
 from stzoo.retrieval.search.retriever import Retriever
+from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.training.runs import SCRATCH, Run, finite
-from stzoo.training.settings import FinetuneSettings
 from stzoo.utils.distributed import is_main_process, main_process_first
 from stzoo.utils.files import (
     atomic_file,

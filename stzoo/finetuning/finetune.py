@@ -26,8 +26,8 @@ from stzoo.models.cross_encoder import open_teacher
 from stzoo.models.encode.batches import PROMPTS, prompt_of, reading_notes
 from stzoo.models.loading import like, load_model
 from stzoo.training import runs
+from stzoo.training.finetune_settings import FinetuneSettings, MiningRules
 from stzoo.training.history import PICTURE, PRETRAINING, draw
-from stzoo.training.settings import FinetuneSettings, MiningRules
 from stzoo.training.trainer import arguments
 from stzoo.utils.distributed import is_main_process, main_process_first, refuse_sharding, world_size
 from stzoo.utils.files import atomic_file, fingerprint
@@ -62,7 +62,8 @@ def finetune(
         output: Folder for the checkpoints, run.json and, at the end, the model.
         resume: True to continue the unfinished run in `output`.
         overwrite: True to remove the run that is in `output`.
-        settings: Fields of `stzoo.training.settings.FinetuneSettings`; they override those of the recipe.
+        settings: Fields of `stzoo.training.finetune_settings.FinetuneSettings`; they override those of the
+            recipe.
 
     Returns:
         The output folder, which `SentenceTransformer(...)` loads without stzoo. It contains the weights of

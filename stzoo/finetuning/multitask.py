@@ -21,7 +21,7 @@ from stzoo.errors import ModelError, RecipeError
 from stzoo.finetuning.balancers import BalancerContext, Gradients
 from stzoo.finetuning.collator import QueryPassageCollator
 from stzoo.plugins import manager
-from stzoo.training.settings import FinetuneSettings
+from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.training.trainer import ObjectiveTrainer
 from stzoo.utils.distributed import world_size
 from stzoo.utils.files import atomic_file

@@ -25,7 +25,7 @@ from stzoo.errors import RecipeError
 from stzoo.models.loading import load_tokenizer
 from stzoo.plugins import builders, manager
 from stzoo.training import runs
-from stzoo.training.settings import PrepareSettings
+from stzoo.training.pretrain_settings import PrepareSettings
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import atomic_file, files_under, remove_files
 from stzoo.utils.parts import Part, Parts
@@ -45,7 +45,7 @@ class Preparation:
         work: Folder that survives an interrupted run; files in it must be complete or absent.
 
     Attributes:
-        Settings: Subclass of `stzoo.training.settings.PrepareSettings`; its fields become flags.
+        Settings: Subclass of `stzoo.training.pretrain_settings.PrepareSettings`; its fields become flags.
         columns: Types of the columns to make by name, str or list[str].
         reads: Types of the columns that are read from the corpus if it has them, in addition to the id, the
             text and `columns`.

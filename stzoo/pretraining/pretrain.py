@@ -36,7 +36,7 @@ from stzoo.training import runs
 from stzoo.training.callbacks import EveryNSteps
 from stzoo.training.checkpoints import last_checkpoint
 from stzoo.training.history import PICTURE, draw
-from stzoo.training.settings import PretrainSettings
+from stzoo.training.pretrain_settings import PretrainSettings
 from stzoo.training.trainer import ObjectiveTrainer, arguments
 from stzoo.utils.distributed import is_main_process, refuse_sharding, world_size
 from stzoo.utils.files import fingerprint, write_json
@@ -179,7 +179,8 @@ def pretrain(
         output: Folder for checkpoints, run.json and, at the end, the model.
         resume: True to continue the unfinished run in `output`.
         overwrite: True to replace the run in `output`.
-        settings: Fields of `stzoo.training.settings.PretrainSettings`, which take precedence over the recipe.
+        settings: Fields of `stzoo.training.pretrain_settings.PretrainSettings`; they override those of the
+            recipe.
 
     Returns:
         The output folder, which plain `SentenceTransformer(...)` and `AutoModelForMaskedLM` load.

@@ -61,7 +61,7 @@ def check_preparation(component: Component) -> None:
         AssertionError: If the preparation has a fault, which the message describes.
     """
     from stzoo.pretraining.prepare import Preparation
-    from stzoo.training.settings import PrepareSettings
+    from stzoo.training.pretrain_settings import PrepareSettings
 
     _check_texts(component)
     kind = builders.resolve(component)
@@ -304,13 +304,9 @@ def check_recipe(recipe: Recipe) -> None:
         ReportSettings,
         ScoreSettings,
     )
-    from stzoo.training.settings import (
-        SCHEMA_VERSION,
-        FinetuneSettings,
-        MineSettings,
-        PrepareSettings,
-        PretrainSettings,
-    )
+    from stzoo.training.finetune_settings import FinetuneSettings, MineSettings
+    from stzoo.training.pretrain_settings import PrepareSettings, PretrainSettings
+    from stzoo.training.recipes import SCHEMA_VERSION
 
     _check_texts(recipe)
     values = yaml.safe_load(builders.read_recipe(recipe))

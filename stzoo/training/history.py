@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stzoo.errors import DataError, MissingExtraError
-from stzoo.training.settings import FinetuneSettings, PretrainSettings
+from stzoo.training.finetune_settings import FinetuneSettings
+from stzoo.training.pretrain_settings import PretrainSettings
 from stzoo.utils.files import atomic_file
 from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import notify

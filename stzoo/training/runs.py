@@ -18,13 +18,10 @@ import torch
 
 from stzoo.errors import OutputError, StzooError, TrainingError, first_line
 from stzoo.plugins import manager
-from stzoo.training.settings import (
-    SCHEMA_VERSION,
-    FinetuneSettings,
-    PrepareSettings,
-    PretrainSettings,
-    Settings,
-)
+from stzoo.training.finetune_settings import FinetuneSettings
+from stzoo.training.pretrain_settings import PrepareSettings, PretrainSettings
+from stzoo.training.recipes import SCHEMA_VERSION
+from stzoo.training.settings import Settings
 from stzoo.utils.distributed import is_main_process
 from stzoo.utils.files import (
     PART,

@@ -18,7 +18,8 @@ from stzoo.cli.shared import PANELS
 from stzoo.evaluation import settings as of_evaluation
 from stzoo.hub import settings as of_hub
 from stzoo.plugins import manager
-from stzoo.training.settings import FinetuneSettings, MineSettings, PretrainSettings
+from stzoo.training.finetune_settings import FinetuneSettings, MineSettings
+from stzoo.training.pretrain_settings import PretrainSettings
 
 SETTINGS = (
     *(PretrainSettings, FinetuneSettings, MineSettings, SearchSettings, DemoSettings),

@@ -23,7 +23,8 @@ from stzoo.evaluation.report import report
 from stzoo.evaluation.report.data import gather
 from stzoo.evaluation.report.intervals import RESAMPLES, interval, resampled
 from stzoo.evaluation.scoring import Scores
-from stzoo.training.settings import FinetuneSettings, PretrainSettings
+from stzoo.training.finetune_settings import FinetuneSettings
+from stzoo.training.pretrain_settings import PretrainSettings
 from stzoo.utils.files import write_json
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"

@@ -21,7 +21,7 @@ from stzoo.data.training_sets.sets import Candidate
 from stzoo.finetuning import episodes
 from stzoo.finetuning.episodes import mixed
 from stzoo.training import runs
-from stzoo.training.settings import FinetuneSettings
+from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.training.trainer import ObjectiveTrainer
 
 pytestmark = pytest.mark.usefixtures("unverified")

@@ -29,7 +29,7 @@ from stzoo.retrieval.bm25 import retrieve_bm25
 from stzoo.retrieval.search.exact import retrieve
 from stzoo.retrieval.search.retriever import Retriever
 from stzoo.testing import sentences
-from stzoo.training.settings import MiningRules
+from stzoo.training.finetune_settings import MiningRules
 
 TOP = dict(sampling="top", mined=3, depth=20)
 

@@ -27,7 +27,7 @@ from stzoo.finetuning.balancers import Gradients
 from stzoo.finetuning.data import read_data
 from stzoo.finetuning.multitask import MultiTaskTrainer, TaskBatcher, shares
 from stzoo.testing import sentences
-from stzoo.training.settings import FinetuneSettings
+from stzoo.training.finetune_settings import FinetuneSettings
 
 SHORT = dict(mini_batch_size=64, log_steps=1, learning_rate=1e-3, device="cpu", save_steps=3)
 

@@ -29,7 +29,7 @@ from stzoo.hub import redact
 from stzoo.hub.card import README, make
 from stzoo.hub.export import export
 from stzoo.models.loaded import folder_revision
-from stzoo.training.settings import FinetuneSettings
+from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.utils.files import write_json
 
 CUSTOM = """

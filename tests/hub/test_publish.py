@@ -18,7 +18,7 @@ from support.hub_server import Fault, HubServer, Repo
 from stzoo.errors import DataError, PublishError
 from stzoo.hub import licences, upload_files, verify_standalone
 from stzoo.hub.publish import publish
-from stzoo.training.settings import FinetuneSettings
+from stzoo.training.finetune_settings import FinetuneSettings
 
 TOKEN = "hf_" + "x" * 34
 REPO = "lab/tiny"

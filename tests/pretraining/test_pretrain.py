@@ -22,7 +22,7 @@ from stzoo.plugins import manager
 from stzoo.pretraining.pretrain import load_base, load_parts, make_objective
 from stzoo.testing import FAMILIES, sentences, tiny_masked_lm
 from stzoo.training import runs
-from stzoo.training.settings import PretrainSettings
+from stzoo.training.pretrain_settings import PretrainSettings
 from stzoo.utils.files import write_json
 
 SHORT = {"batch_size": 8, "max_steps": 2, "log_steps": 1}

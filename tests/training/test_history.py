@@ -14,8 +14,9 @@ from support.helpers import record_run
 from stzoo.errors import DataError
 from stzoo.pretraining.pretrain import pretrain
 from stzoo.training import history as curves
+from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.training.history import FEW, MANY, PICTURE, draw, read_history, running_mean, shortened
-from stzoo.training.settings import FinetuneSettings, PretrainSettings
+from stzoo.training.pretrain_settings import PretrainSettings
 
 SETTINGS = FinetuneSettings(model="makers/model", data="beir/scifact")
 DEV = "eval_dev_ndcg_at_10"

@@ -6,7 +6,7 @@ import pytest
 
 import stzoo
 from stzoo.training import runs
-from stzoo.training.settings import PretrainSettings
+from stzoo.training.pretrain_settings import PretrainSettings
 from stzoo.utils.files import files_under
 
 SETTINGS = PretrainSettings(base="x", corpus=["x"])

@@ -22,8 +22,8 @@ from stzoo.pretraining.length_sampler import LengthBatchSampler
 from stzoo.pretraining.pretrain import load_base, load_parts, make_objective
 from stzoo.testing import sentences, tiny_masked_lm
 from stzoo.training.checkpoints import last_checkpoint, remove
+from stzoo.training.pretrain_settings import PretrainSettings
 from stzoo.training.runs import is_run_file
-from stzoo.training.settings import PretrainSettings
 from stzoo.training.trainer import ObjectiveTrainer, arguments
 
 

@@ -18,8 +18,8 @@ from stzoo.data.trec import read_qrels, read_run
 from stzoo.errors import DataError, RecipeError, StzooError
 from stzoo.evaluation.contamination.training_texts import find_training, training_texts
 from stzoo.plugins import builders
+from stzoo.training.pretrain_settings import PretrainSettings
 from stzoo.training.recipes import parse_changes
-from stzoo.training.settings import PretrainSettings
 from stzoo.utils.inputs import MAX_DEPTH, parse_json
 
 

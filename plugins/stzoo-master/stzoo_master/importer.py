@@ -17,7 +17,7 @@ from stzoo.hub.importers import Imported, encoder, finished, routed, tower
 from stzoo.hub.published import Published
 from stzoo.hub.weights import encoder_of, plain, renamed
 from stzoo.pretraining.pretrain import PARTS, PARTS_FILE
-from stzoo.training.settings import SCHEMA_VERSION
+from stzoo.training.recipes import SCHEMA_VERSION
 from stzoo.utils.outputs import RECORD
 
 # names of the decoders here and in the published files

@@ -19,7 +19,8 @@ from pydantic import Field
 from stzoo import ModelError, Preparation, RecipeError
 from stzoo.data.corpus import Corpus, cache_folder, tokenizer_fingerprint
 from stzoo.data.languages import check_language
-from stzoo.training.settings import LanguageCode, PrepareSettings
+from stzoo.training.pretrain_settings import PrepareSettings
+from stzoo.training.settings import LanguageCode
 from stzoo_master.related import DOCUMENT_PATTERN
 
 DOCUMENT, BM25, LEXICAL, COUNT, NONE = "document", "bm25", "lexical", "count", "none"

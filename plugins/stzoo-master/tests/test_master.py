@@ -16,7 +16,7 @@ from stzoo.data.corpus import load_corpus
 from stzoo.plugins import manager
 from stzoo.pretraining.pretrain import load_base, load_parts, make_objective
 from stzoo.testing import check_objective, sentences, tiny_backbone, tiny_masked_lm
-from stzoo.training.settings import PretrainSettings
+from stzoo.training.pretrain_settings import PretrainSettings
 from stzoo.training.trainer import split_views
 
 ENCODERS = {task.name: task.encoder for task in TASKS}

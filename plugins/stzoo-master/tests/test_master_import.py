@@ -15,7 +15,7 @@ from stzoo import ModelError
 from stzoo.plugins import manager
 from stzoo.pretraining.pretrain import load_base, load_parts, make_objective
 from stzoo.testing import sentences, tiny_tokenizer
-from stzoo.training.settings import PretrainSettings
+from stzoo.training.pretrain_settings import PretrainSettings
 
 TEXTS = ["wing lift", "", *sentences(4), " ".join(sentences(40))]
 THEIRS = ("c_head", "query_head", "gpt_head", "next_head", "overlap_head")

@@ -29,7 +29,7 @@ from stzoo.finetuning.finetune import set_prompts
 from stzoo.finetuning.fit import examples_of, loss_of
 from stzoo.finetuning.multitask import make_task_batcher
 from stzoo.models.loading import load_model
-from stzoo.training.settings import FinetuneSettings
+from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.utils.files import atomic_file
 from stzoo_taco.taco import medians
 

@@ -6,7 +6,7 @@ from typing import Any
 from stzoo.data.beir import RetrievalDataset
 from stzoo.finetuning.mining.cross_encoder_filter import Teacher
 from stzoo.finetuning.mining.searchers import Searcher
-from stzoo.training.settings import MiningRules
+from stzoo.training.finetune_settings import MiningRules
 
 SCHEMA_VERSION = 1
 PACKAGES = ("stzoo", "sentence-transformers", "torch")

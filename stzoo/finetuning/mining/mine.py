@@ -19,7 +19,7 @@ from stzoo.models.loaded import open_model
 from stzoo.plugins import manager
 from stzoo.retrieval import bm25
 from stzoo.retrieval.search.retriever import Retriever, default_root
-from stzoo.training.settings import MineSettings
+from stzoo.training.finetune_settings import MineSettings
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.inputs import user_path
 from stzoo.utils.outputs import check_output, check_resume

@@ -5,7 +5,7 @@ from hashlib import blake2b
 import numpy as np
 
 from stzoo.errors import RecipeError
-from stzoo.training.settings import MiningRules
+from stzoo.training.finetune_settings import MiningRules
 
 # reasons for removing passages, in order
 REMOVED = ("answers", "copies", "skipped", "absolute_margin", "relative_margin", "teacher_margin")

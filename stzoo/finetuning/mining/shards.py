@@ -27,7 +27,7 @@ from stzoo.finetuning.mining.known_positives import KnownPositives
 from stzoo.finetuning.mining.manifest import build_manifest
 from stzoo.finetuning.mining.rules import REMOVED, candidates, check_rules, chosen
 from stzoo.finetuning.mining.searchers import Searcher
-from stzoo.training.settings import MiningRules
+from stzoo.training.finetune_settings import MiningRules
 from stzoo.utils.files import files_under, lock_folder, remove_files
 from stzoo.utils.messages import notify
 from stzoo.utils.parts import ArrayParts, Part, open_manifest

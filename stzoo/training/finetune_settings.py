@@ -1,0 +1,281 @@
+"""Settings of finetune and mine."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator
+
+from stzoo.data.column_roles import COLUMN_ROLES, IGNORE, parse_columns
+from stzoo.errors import RecipeError
+from stzoo.training.settings import (
+    DATA,
+    DEVICE_HELP,
+    EVALUATION,
+    HARDWARE,
+    LORA,
+    LOSSES,
+    MODEL,
+    NEGATIVES,
+    OPTIMISER,
+    TASKS,
+    THREADS_HELP,
+    CheckedSettings,
+    Device,
+    LanguageCode,
+    Settings,
+    Training,
+    setting,
+)
+from stzoo.utils.bounds import MAX_THREADS
+
+Columns = Annotated[dict[str, list[str]] | None, BeforeValidator(lambda given: parse_columns(given) or None)]
+COLUMNS_HELP = (
+    "Roles of a training file's columns whose names do not show them, as in query=question,positive=passage. "
+    f"Roles: {', '.join(COLUMN_ROLES)}, {IGNORE}."
+)
+
+
+class MiningRules(Settings):
+    """Which retrieved passages become hard negatives; shared by mining and by episodes in fine-tuning."""
+
+    mined: int = setting(30, "Negatives to keep per query.", NEGATIVES, ge=1)
+    depth: int = setting(200, "Sample negatives from the top N retrieved passages.", NEGATIVES, ge=1)
+    skip: int = setting(
+        0, "Ignore the N highest-ranked candidates (known positives not counted).", NEGATIVES, ge=0
+    )
+    sampling: Literal["random", "top"] = setting(
+        "random", "Take random candidates, or the highest-ranked ones.", NEGATIVES
+    )
+    absolute_margin: float | None = setting(
+        None, "Keep only negatives that score at least this much below the query's best positive.", NEGATIVES
+    )
+    relative_margin: float | None = setting(
+        None,
+        "The same margin as a share of the positive's score: 0.05 keeps negatives up to 95 % of it.",
+        NEGATIVES,
+        ge=0,
+        lt=1,
+    )
+    language: LanguageCode | None = setting(
+        None,
+        "Language of the passages for BM25's stemmer and stop words (de, german, none); detected by default.",
+        NEGATIVES,
+    )
+    teacher: str | None = setting(
+        None, "Cross-encoder (folder or Hub id) that scores positives and negatives.", NEGATIVES
+    )
+    teacher_margin: float | None = setting(
+        None,
+        "Keep only negatives that the teacher scores at least this much below the best positive.",
+        NEGATIVES,
+    )
+    teacher_tokens: int | None = setting(
+        None, "Truncate each query and passage together to this many tokens for the teacher.", NEGATIVES, ge=4
+    )
+
+
+class MineSettings(MiningRules):
+    """Settings of `stzoo mine`."""
+
+    command: ClassVar[str] = "mine"
+    positional: ClassVar[tuple[str, ...]] = ("model",)
+
+    model: str = setting(..., "Sentence-transformers model to search with (folder or Hub id), or bm25s.")
+    data: str = setting(..., "BEIR folder or file of training data.")
+    split: str = setting("train", "Split of a BEIR folder whose queries get negatives.", DATA)
+    corpus: str | None = setting(
+        None, "Passages to search, as a BEIR folder or corpus.jsonl; those of --data by default.", DATA
+    )
+    columns: Columns = setting(None, COLUMNS_HELP, DATA)
+    max_tokens: int | None = setting(
+        None, "Truncate texts to this many tokens; the model's limit by default.", DATA, ge=4
+    )
+    batch_tokens: int | None = setting(
+        None, "Tokens encoded at once; chosen for the device by default.", HARDWARE, ge=1
+    )
+    memory_gib: float = setting(2.0, "Memory for the search in GiB.", HARDWARE, gt=0, le=2**20)
+    store: str | None = setting(None, "Folder for the embeddings; stzoo's cache by default.", HARDWARE)
+    seed: int = setting(42, "Random seed of the sampling.", NEGATIVES, ge=0, le=2**32 - 1)
+    device: Device | None = setting(None, DEVICE_HELP, HARDWARE)
+    threads: int | None = setting(None, THREADS_HELP, HARDWARE, ge=1, le=MAX_THREADS)
+
+
+RESERVED = ("query", "document", "passage", "corpus")
+
+
+class TaskSettings(CheckedSettings):
+    """One of several tasks of `stzoo finetune`; settings that are left out are those of the whole recipe."""
+
+    name: str = setting(..., "Name of the task, without dots, slashes and spaces.")
+    data: str = setting(..., "BEIR folder, mined file or other training data of the task.")
+    split: str | None = setting(None, "Split of a BEIR folder to train on.")
+    corpus: str | None = setting(None, "Passages that the data refers to by id, and to mine negatives from.")
+    columns: Columns = setting(None, COLUMNS_HELP)
+    dev_data: str | None = setting(None, "BEIR folder for early stopping.")
+    dev_split: str | None = setting(None, "Split for early stopping.")
+    query_prompt: str | None = setting(
+        None, "Prompt put before the task's queries; the model keeps it under the task's name."
+    )
+    max_query_tokens: int | None = setting(None, "Truncate queries to this many tokens in training.", ge=4)
+    max_passage_tokens: int | None = setting(None, "Truncate passages to this many tokens in training.", ge=4)
+    negatives: int | None = setting(None, "Hard negatives per query.", ge=0)
+    weight: float = setting(1.0, "Multiply the task's size by this when batches are shared out.", gt=0)
+    max_queries: int | None = setting(None, "Train on at most this many queries, drawn at random.", ge=1)
+
+
+class FinetuneSettings(Training, MiningRules):
+    """Settings of `stzoo finetune`."""
+
+    command: ClassVar[str] = "finetune"
+    positional: ClassVar[tuple[str, ...]] = ("model",)
+
+    model: str = setting(..., "Sentence-transformers model to fine-tune: folder or Hub id.")
+    data: str = setting("", "BEIR folder, mined file or other training data.")
+    tasks: list[TaskSettings] = setting([], "Several tasks instead of --data, in a recipe.")
+    mixing: Literal["temperature", "proportional", "round-robin"] = setting(
+        "temperature",
+        "How tasks share a batch: by size flattened by a temperature, by size, or in turn step by step.",
+        TASKS,
+    )
+    mixing_temperature: float = setting(
+        4.0, "A task's share is its size ^ (1 / temperature); 1 means proportional.", TASKS, gt=0
+    )
+    balancer: str = setting(
+        "sum",
+        "How the tasks' gradients become one update; `stzoo list balancers` shows all.",
+        TASKS,
+        names="balancer",
+    )
+    balancer_options: dict[str, Any] = setting({}, "Options of the balancer, e.g. tau.", TASKS)
+    split: str = setting("train", "Split of a BEIR folder to train on.", DATA)
+    corpus: str | None = setting(
+        None,
+        "Passages that the data refers to by id, and to mine negatives from; those of --data by default.",
+        DATA,
+    )
+    columns: Columns = setting(None, COLUMNS_HELP, DATA)
+    max_queries: int | None = setting(
+        None, "Train on at most this many queries, drawn at random.", DATA, ge=1
+    )
+    dev_data: str | None = setting(None, "BEIR folder for early stopping; --data by default.", EVALUATION)
+    dev_split: str | None = setting(
+        None, "Split for early stopping; part of the training queries by default.", EVALUATION
+    )
+    dev_queries: int = setting(
+        200,
+        "Training queries to hold out if there is no --dev-split; 0 turns early stopping off.",
+        EVALUATION,
+        ge=0,
+    )
+    dev_passages: int = setting(
+        2000,
+        "Passages to search for the dev queries: the judged ones and random others; 0 means all.",
+        EVALUATION,
+        ge=0,
+    )
+    pooling: str | None = setting(
+        None,
+        "Pooling of token embeddings; by default the model's own, or cls if it has none.",
+        MODEL,
+        names="pooling",
+    )
+    pooling_options: dict[str, Any] = setting({}, "Options of the pooling.", MODEL)
+    portable: bool = setting(
+        True, "Export built-in modules only; --no-portable saves the model's own code with it.", MODEL
+    )
+    similarity: Literal["cosine", "dot"] | None = setting(
+        None,
+        "Similarity of embeddings, in training and in the exported model; the model's own by default.",
+        MODEL,
+    )
+    query_prompt: str | None = setting(None, "Prompt put before queries; the model's own by default.", MODEL)
+    passage_prompt: str | None = setting(
+        None, "Prompt put before passages; the model's own by default.", MODEL
+    )
+    max_query_tokens: int = setting(64, "Truncate queries to this many tokens in training.", DATA, ge=4)
+    max_passage_tokens: int = setting(256, "Truncate passages to this many tokens in training.", DATA, ge=4)
+    batch_size: int = setting(
+        64,
+        "Queries per step on each device; passages of the other queries are in-batch negatives.",
+        OPTIMISER,
+        ge=2,
+        le=2**20,
+    )
+    mini_batch_size: int = setting(
+        32, "Texts encoded at once to save memory; affects only the random draws of dropout.", OPTIMISER, ge=1
+    )
+    negatives: int | None = setting(
+        None, "Hard negatives per query; by default 7, or fewer if the data has fewer.", NEGATIVES, ge=0
+    )
+    losses: dict[str, float] = setting(
+        {"contrastive": 1.0},
+        "Weights of the losses, by name; `stzoo list losses` shows all.",
+        LOSSES,
+        min_length=1,
+    )
+    loss_options: dict[str, Any] = setting({}, "Options of the losses, e.g. kl.teacher_temperature.", LOSSES)
+    temperature: float = setting(0.05, "Divide similarities by this in every loss.", LOSSES, gt=0)
+    matryoshka: list[int] = setting([], "Also train embeddings truncated to this many dimensions.", LOSSES)
+    cross_device: bool = setting(False, "Use passages on other devices as negatives, too.", LOSSES)
+    learning_rate: float = setting(2e-5, "Peak learning rate of AdamW.", OPTIMISER, gt=0)
+    eval_steps: int = setting(50, "Steps between evaluations on the dev queries.", EVALUATION, ge=1)
+    patience: int = setting(
+        3, "Stop training after this many evaluations without improvement.", EVALUATION, ge=1
+    )
+    lora_rank: int = setting(
+        0, "Train only low-rank adapters of this rank; 0 trains all weights.", LORA, ge=0, le=2**14
+    )
+    lora_alpha: float | None = setting(
+        None, "Scale adapters by alpha / rank; 2 x rank by default.", LORA, gt=0
+    )
+    lora_dropout: float = setting(0.0, "Dropout before the adapters.", LORA, ge=0, lt=1)
+    lora_targets: list[str] = setting(
+        [], "Modules to adapt, by the end of their name; all linear layers by default.", LORA
+    )
+    episodes: int = setting(
+        0, "Rounds of mining with the current model and training; 0 turns mining off.", NEGATIVES, ge=0
+    )
+    first_negatives: Literal["model", "bm25s"] = setting(
+        "model", "Retriever that mines the negatives of the first episode.", NEGATIVES
+    )
+    keep_old: float = setting(
+        0.0, "Share of an episode's negatives to keep from the previous episode.", NEGATIVES, ge=0, lt=1
+    )
+
+    @classmethod
+    def read(cls, recipe: str | Path | None, changes: Mapping[str, Any]) -> Self:
+        """See `Settings.read`; either `data` or `tasks` must be given."""
+        made = super().read(recipe, changes)
+        if not made.data and not made.tasks:
+            raise RecipeError("data is missing; give --data, or tasks in the recipe.")
+        if made.data and made.tasks:
+            raise RecipeError(
+                "both data and tasks are given; give one of them. Each task has data of its own."
+            )
+        names = [task.name for task in made.tasks]
+        if wrong := [name for name in names if not re.fullmatch(r"[^./\\\s]+", name) or name in RESERVED]:
+            raise RecipeError(
+                f"a task is named {wrong[0]!r}; expected a name without dots, slashes and spaces, other than "
+                f"{', '.join(RESERVED)}, which are prompts of every model."
+            )
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise RecipeError(f"two tasks are named {', '.join(twice)}; give each task its own name.")
+        alone = sorted(
+            {"mixing", "mixing_temperature", "balancer", "balancer_options"} & made.model_fields_set
+        )
+        if not made.tasks and alone:
+            raise RecipeError(f"{alone[0]} has no effect without tasks; add tasks, or drop it.")
+        return made
+
+    def each(self) -> "dict[str, FinetuneSettings]":
+        """The settings of each task by its name; of a single one under ''."""
+        if not self.tasks:
+            return {"": self}
+        own = TaskSettings.model_fields.keys() & FinetuneSettings.model_fields.keys()
+        found = {}
+        for task in self.tasks:
+            given = {name: value for name in own if (value := getattr(task, name)) is not None}
+            found[task.name] = self.model_copy(update={**given, "tasks": []})
+        return found

@@ -1,0 +1,79 @@
+"""Settings of pretrain and prepare."""
+
+from typing import Any, ClassVar
+
+from stzoo.training.settings import (
+    DATA,
+    DEVICE_HELP,
+    EVALUATION,
+    HARDWARE,
+    MODEL,
+    OPTIMISER,
+    THREADS_HELP,
+    Device,
+    Settings,
+    Training,
+    setting,
+)
+from stzoo.utils.bounds import MAX_THREADS
+
+CORPUS_HELP = "Text files, folders or Hub data set ids; pydocs for the docstrings of Python's library."
+MIN_WORDS_HELP = "Skip passages with fewer words."
+SKIP_BAD_LINES_HELP = "Count invalid lines and skip them instead of stopping."
+
+
+class PretrainSettings(Training):
+    """Settings of `stzoo pretrain`."""
+
+    command: ClassVar[str] = "pretrain"
+
+    base: str = setting(
+        ..., "Masked language model or sentence-transformers model to start from: folder or Hub id."
+    )
+    corpus: list[str] = setting(..., CORPUS_HELP, min_length=1)
+    objective: str = setting(
+        "retromae", "Pre-training objective; `stzoo list objectives` shows all.", names="objective"
+    )
+    options: dict[str, Any] = setting({}, "Options of the objective, e.g. decoder_rate.")
+    weights: dict[str, float] = setting({}, "Weights of the objective's losses, by name.")
+    pooling: str | None = setting(
+        None,
+        "Pooling that makes the bottleneck; by default the base model's own, or cls if it has none.",
+        MODEL,
+        names="pooling",
+    )
+    max_tokens: int | None = setting(
+        None, "Truncate passages to this many tokens; the base model's limit by default.", DATA, ge=4
+    )
+    min_words: int = setting(3, MIN_WORDS_HELP, DATA, ge=1)
+    skip_bad_lines: bool = setting(False, SKIP_BAD_LINES_HELP, DATA)
+    new_learning_rate: float | None = setting(
+        None, "Peak learning rate of new heads and decoders; --learning-rate by default.", OPTIMISER, gt=0
+    )
+    head_warmup_steps: int = setting(
+        0, "Freeze the encoder for this many steps and train only the new parts.", OPTIMISER, ge=0
+    )
+    probe: str | None = setting(None, "BEIR folder to evaluate on zero-shot during training.", EVALUATION)
+    probe_split: str = setting("test", "Split of --probe.", EVALUATION)
+    probe_steps: int = setting(500, "Steps between evaluations on --probe.", EVALUATION, ge=1)
+
+
+class PrepareSettings(Settings):
+    """Settings of `stzoo prepare`; a preparation adds its own fields in a subclass."""
+
+    command: ClassVar[str] = "prepare"
+
+    preparation: str = setting("", "Name of the preparation; `stzoo list preparations` shows all.")
+    corpus: list[str] = setting(..., CORPUS_HELP, min_length=1)
+    min_words: int = setting(3, MIN_WORDS_HELP, DATA, ge=1)
+    skip_bad_lines: bool = setting(False, SKIP_BAD_LINES_HELP, DATA)
+    tokenizer: str = setting(
+        "bert-base-uncased",
+        "Base model to be pre-trained (folder or Hub id); its tokenizer determines the words.",
+    )
+    shard_rows: int = setting(
+        500, "Passages per shard; an interrupted run loses at most the unfinished shard.", HARDWARE, ge=1
+    )
+    seed: int = setting(42, "Random seed.", HARDWARE, ge=0, le=2**32 - 1)
+    device: Device | None = setting(None, DEVICE_HELP, HARDWARE)
+    threads: int | None = setting(None, THREADS_HELP, HARDWARE, ge=1, le=MAX_THREADS)
