@@ -1131,7 +1131,7 @@ def warm() -> None:
 
 def summary(rows: list[dict[str, Any]], seed: int, seconds: float) -> dict[str, Any]:
     """What is filed: counts by area and end, versions, and the processor."""
-    from stzoo.training.runs import versions
+    from stzoo.training.records import versions
 
     areas = {name: Counter(row["end"] for row in rows if row["area"] == name) for name in AREAS}
     processor = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())

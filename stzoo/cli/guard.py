@@ -253,7 +253,7 @@ def _kept(error: BaseException, words: Sequence[str]) -> str:
 
 def _log(error: BaseException, words: Sequence[str]) -> str:
     from stzoo.plugins import manager
-    from stzoo.training.runs import versions
+    from stzoo.training.records import versions
 
     found = [str(plugin) for plugin in manager.plugins()]
     lines = [

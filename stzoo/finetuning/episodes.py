@@ -18,7 +18,6 @@ mining that RetroMAE's paper calls ANCE (staoxiao/RetroMAE, issue 10).
 import contextlib
 import hashlib
 import json
-import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -43,12 +42,13 @@ from stzoo.models.loading import like
 from stzoo.models.names import parse_name
 from stzoo.retrieval.search.retriever import Retriever
 from stzoo.training.finetune_settings import FinetuneSettings
-from stzoo.training.runs import SCRATCH, Run, finite
+from stzoo.training.records import finite
+from stzoo.training.run_files import SCRATCH, matching
+from stzoo.training.runs import Run
 from stzoo.utils.distributed import is_main_process, main_process_first
 from stzoo.utils.files import (
     atomic_file,
     clear_drafts,
-    files_under,
     fingerprint,
     remove_files,
     sha256,
@@ -194,7 +194,7 @@ def _mine(
 def _clear(folder: Path) -> None:
     """Removes the embeddings and intermediate files of mining, and files that an interruption left behind."""
     clear_drafts(folder)
-    remove_files(folder, [name for name in files_under(folder) if re.fullmatch(SCRATCH, name)])
+    remove_files(folder, matching(folder, [SCRATCH]))
     with contextlib.suppress(OSError):  # it does not exist, or contains the user's files
         (folder / "embeddings").rmdir()
 

@@ -25,7 +25,7 @@ from stzoo.models import lora
 from stzoo.models.cross_encoder import open_teacher
 from stzoo.models.encode.batches import PROMPTS, prompt_of, reading_notes
 from stzoo.models.loading import like, load_model
-from stzoo.training import runs
+from stzoo.training import records, run_files, runs
 from stzoo.training.finetune_settings import FinetuneSettings, MiningRules
 from stzoo.training.history import PICTURE, PRETRAINING, draw
 from stzoo.training.trainer import arguments
@@ -120,7 +120,7 @@ def finetune(
             processes=world_size(),
         )
         named = [name for one in wanted.each().values() for name in (one.data, one.corpus) if name]
-        before, imported = runs.earlier(wanted.model), runs.imported(wanted.model)
+        before, imported = records.earlier(wanted.model), records.imported(wanted.model)
         run.record(before=before, imported=imported, datasets=hub_ids(named))
         for note in _reading_notes(wanted, student, trains):
             notify(note)
@@ -246,7 +246,7 @@ def _finish(run: runs.Run, student: Any, portable: bool) -> None:
     lora.fold(student)
     own = like(student, list(student))  # without the autocast that training wrapped around it
     lossy = [module.lossy for module in own if hasattr(module, "lossy")]
-    draft = run.folder / runs.MODEL_DRAFT
+    draft = run.folder / run_files.MODEL_DRAFT
     finished = like(student, layout.built_in(own)) if lossy and portable else own
     export(finished, draft, portable=portable, describe=False)
     if lossy and portable:

@@ -37,7 +37,7 @@ from stzoo.models.check_weights import first_not_finite
 from stzoo.models.loaded import PICKLED
 from stzoo.models.loading import load_plain
 from stzoo.training.history import PICTURE, PRETRAINING
-from stzoo.training.runs import read_record
+from stzoo.training.records import read_record
 from stzoo.utils.files import atomic_folder, check_replaceable, write_json
 from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.messages import notify

@@ -19,7 +19,7 @@ from stzoo.models import limits
 from stzoo.plugins import builders, manager
 from stzoo.plugins.hookspecs import Checkpoint
 from stzoo.training.recipes import SCHEMA_VERSION
-from stzoo.training.runs import versions
+from stzoo.training.records import versions
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import sha256, write_json
 from stzoo.utils.logging import silence_hf_logging

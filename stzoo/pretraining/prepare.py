@@ -8,9 +8,8 @@ Memory does not grow with the corpus, unless the plugin's own data does.
 
 import json
 import math
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,10 +23,10 @@ from stzoo.data.corpus import Corpus, load_corpus, tokenizer_fingerprint
 from stzoo.errors import RecipeError
 from stzoo.models.loading import load_tokenizer
 from stzoo.plugins import builders, manager
-from stzoo.training import runs
+from stzoo.training import run_files, runs
 from stzoo.training.pretrain_settings import PrepareSettings
 from stzoo.utils.distributed import require_one_process
-from stzoo.utils.files import atomic_file, files_under, remove_files
+from stzoo.utils.files import atomic_file, remove_files
 from stzoo.utils.parts import Part, Parts
 
 WORK = "work"  # subfolder with the shards of an unfinished preparation
@@ -113,7 +112,8 @@ def prepare(
     with runs.start(output, wanted, resume=resume, overwrite=overwrite, worth=(f"{WORK}/*",)) as run:
         manager.use("preparation", preparation)
         if run.metadata["status"] == "finished":
-            _clear(run.folder)  # left by a run that was interrupted at the very end
+            # left by a run that was interrupted at the very end
+            remove_files(run.folder, run_files.matching(run.folder, run_files.WORK_FILES))
             return run.folder
         tokenizer = load_tokenizer(wanted.tokenizer)
         corpus = load_corpus(
@@ -133,7 +133,7 @@ def prepare(
             made_by=made.facts(),
         )
         shards = _make(made, work)
-        draft = run.folder / runs.MODEL_DRAFT
+        draft = run.folder / run_files.MODEL_DRAFT
         draft.mkdir()
         filled = _put_together(shards, made.columns, draft)
         made.finish(draft)
@@ -141,15 +141,9 @@ def prepare(
         run.record(filled=filled, notes=made.notes, peak_memory_mib=_peak_memory())
         _write_card(run, kind)
         run.record(status="finished")
-        _clear(run.folder, [runs.UNFINISHED_WORK])  # last: otherwise an interrupted run would lose all shards
+        # last, or an interrupted run would lose all shards
+        remove_files(run.folder, run_files.matching(run.folder, [run_files.UNFINISHED_WORK]))
         return run.folder
-
-
-def _clear(folder: Path, patterns: Sequence[str] = runs.WORK_FILES) -> None:
-    """Removes the files of a preparation in `work`, and no others."""
-    names = files_under(folder)
-    left = [name for name in names if any(re.fullmatch(pattern, name) for pattern in patterns)]
-    remove_files(folder, left)
 
 
 class _Shards(Parts[pa.Table]):

@@ -32,7 +32,7 @@ from stzoo.pretraining.backbone import Backbone
 from stzoo.pretraining.length_sampler import LengthBatchSampler
 from stzoo.pretraining.objective import Objective
 from stzoo.retrieval.search.exact import retrieve
-from stzoo.training import runs
+from stzoo.training import records, run_files, runs
 from stzoo.training.callbacks import EveryNSteps
 from stzoo.training.checkpoints import last_checkpoint
 from stzoo.training.history import PICTURE, draw
@@ -223,7 +223,7 @@ def pretrain(
             new_parameters=sorted(new),
             processes=world_size(),
         )
-        before, imported = runs.earlier(config.base), runs.imported(config.base)
+        before, imported = records.earlier(config.base), records.imported(config.base)
         datasets = hub_ids(config.corpus)
         run.record(before=before, imported=imported, datasets=datasets, notes=base_notes + notes)
         if is_main_process():
@@ -295,7 +295,7 @@ def _finish(run: runs.Run, base: Base, objective: Objective, trainer: ObjectiveT
         record = {name: value for name, value in run.metadata.items() if name != "files"}
         write_json(folder / PARTS / RECORD, record)
 
-    draft = run.folder / runs.MODEL_DRAFT
+    draft = run.folder / run_files.MODEL_DRAFT
     export(base.finished, draft, masked_lm=base.backbone.masked_lm, extra=save_parts, describe=False)
     run.install(draft, also=(card.README, PICTURE))
     run.record(status="finished")

@@ -1,8 +1,7 @@
 """Checks where a command may write, before it reads or computes anything.
 
 Every command calls `check_output` with its inputs. Which files in a folder may be replaced is decided later,
-file by file: by `stzoo.utils.files.check_replaceable` for models, and by `stzoo.training.runs` for training
-runs.
+file by file: by `stzoo.utils.files.check_replaceable` for models, and by `stzoo.training.run_files` for runs.
 """
 
 import contextlib

@@ -21,7 +21,7 @@ from stzoo.data.beir import write_beir
 from stzoo.plugins import manager
 from stzoo.pretraining.pretrain import load_base, load_parts, make_objective
 from stzoo.testing import FAMILIES, sentences, tiny_masked_lm
-from stzoo.training import runs
+from stzoo.training import run_files, runs
 from stzoo.training.pretrain_settings import PretrainSettings
 from stzoo.utils.files import write_json
 
@@ -329,7 +329,7 @@ def test_an_overwrite_killed_while_it_sets_the_old_run_aside_is_undone(moved, tm
 
     monkeypatch.setattr(Path, "rename", killed_after)
     with contextlib.suppress(KeyboardInterrupt):
-        runs._set_aside(out, json.loads((out / "run.json").read_text()))
+        run_files.set_aside(out, json.loads((out / "run.json").read_text()))
     monkeypatch.undo()
     assert not (out / "run.json").exists() or not moved
     with pytest.raises(stzoo.OutputError, match="contains a finished run"):

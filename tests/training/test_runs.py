@@ -5,7 +5,7 @@ import json
 import pytest
 
 import stzoo
-from stzoo.training import runs
+from stzoo.training import run_files, runs
 from stzoo.training.pretrain_settings import PretrainSettings
 from stzoo.utils.files import files_under
 
@@ -22,7 +22,7 @@ def finished(folder):
         run.record_inputs(base={"id": "x"})
         (folder / "checkpoints/checkpoint-5").mkdir(parents=True)
         (folder / "checkpoints/checkpoint-5/state.safetensors").touch()
-        draft = folder / runs.MODEL_DRAFT
+        draft = folder / run_files.MODEL_DRAFT
         (draft / "1_Pooling").mkdir(parents=True)
         for name in ("modules.json", "model.safetensors", "1_Pooling/config.json"):
             (draft / name).write_text(name)
@@ -130,9 +130,9 @@ def test_a_file_that_came_while_the_run_trained_is_not_replaced_by_its_model(tmp
     with pytest.raises(stzoo.OutputError, match=r"would overwrite: README\.md"), begin(out) as run:
         run.record_inputs(base={"id": "x"})
         (out / "README.md").write_text("mine")
-        (out / runs.MODEL_DRAFT).mkdir()
-        (out / runs.MODEL_DRAFT / "modules.json").touch()
-        run.install(out / runs.MODEL_DRAFT, also=["README.md"])
+        (out / run_files.MODEL_DRAFT).mkdir()
+        (out / run_files.MODEL_DRAFT / "modules.json").touch()
+        run.install(out / run_files.MODEL_DRAFT, also=["README.md"])
     assert (out / "README.md").read_text() == "mine"
     assert set(files_under(out)) == {"README.md", "run.json"}
 

@@ -29,7 +29,7 @@ from stzoo.hub.merge.compatibility import check_same, kind_of, load, tensors
 from stzoo.hub.merge.sources import Source, find
 from stzoo.hub.merge.weights import Stored
 from stzoo.training.recipes import SCHEMA_VERSION
-from stzoo.training.runs import versions
+from stzoo.training.records import versions
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import write_json
 from stzoo.utils.logging import silence_hf_logging

@@ -11,7 +11,7 @@ from stzoo.errors import ModelError
 from stzoo.hub import verify_standalone
 from stzoo.models import lora
 from stzoo.models.loading import load_masked_lm, load_plain
-from stzoo.training.runs import read_record
+from stzoo.training.records import read_record
 
 HEAD = "masked_lm."  # prefix of the tensors that only the masked LM of a pre-trained model has
 WEIGHTS, PICKLED = "model*.safetensors", "pytorch_model*.bin"
