@@ -76,12 +76,8 @@ def loading_masked_lms() -> Iterator[list[Report]]:
         masked_lm, report = original(cls, *args, **options)
         masked_lms.append((masked_lm, report))
         inside = f"{masked_lm.base_model_prefix}."
-        missing = [key.removeprefix(inside) for key in report["missing_keys"] if key.startswith(inside)]
-        shapes = [
-            (key.removeprefix(inside), *shapes)
-            for key, *shapes in report["mismatched_keys"]
-            if key.startswith(inside)
-        ]
+        missing = [key for key in report["missing_keys"] if key.startswith(inside)]
+        shapes = [one for one in report["mismatched_keys"] if one[0].startswith(inside)]
         return masked_lm.base_model, report | {"missing_keys": missing, "mismatched_keys": shapes}
 
     with _replacing_from_pretrained(load):

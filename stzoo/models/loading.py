@@ -97,8 +97,7 @@ def load_masked_lm(name: str, dtype: str | None = None) -> tuple[Any, Any, froze
     inside = f"{masked_lm.base_model_prefix}."
     head = {key for key, _ in masked_lm.named_parameters() if not key.startswith(inside)}
     new = frozenset(key for key in report["missing_keys"] if not key.startswith(inside))
-    all_new = bool(new) and head <= new
-    check_weights.check_report(name, masked_lm, report, spare=tuple(new) if all_new else ())
+    check_weights.check_report(name, masked_lm, report, spare=tuple(new) if head <= new else ())
     return model, masked_lm, new
 
 
