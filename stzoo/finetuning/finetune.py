@@ -26,9 +26,9 @@ from stzoo.models.cross_encoder import open_teacher
 from stzoo.models.encode.batches import PROMPTS, prompt_of, reading_notes
 from stzoo.models.loading import like, load_model
 from stzoo.training import records, run_files, runs
+from stzoo.training.arguments import arguments
 from stzoo.training.finetune_settings import FinetuneSettings, MiningRules
 from stzoo.training.history import PICTURE, PRETRAINING, draw
-from stzoo.training.trainer import arguments
 from stzoo.utils.distributed import is_main_process, main_process_first, refuse_sharding, world_size
 from stzoo.utils.files import atomic_file, fingerprint
 from stzoo.utils.messages import collect_notes, notify

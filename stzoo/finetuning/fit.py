@@ -17,9 +17,10 @@ from stzoo.finetuning.collator import QueryPassageCollator
 from stzoo.finetuning.data import DEV_METRIC, DevScore
 from stzoo.finetuning.losses import make_loss, means, needs_scores
 from stzoo.finetuning.multitask import STATE, MultiTaskTrainer, in_order, make_task_batcher
+from stzoo.training.arguments import arguments
 from stzoo.training.checkpoints import last_checkpoint
 from stzoo.training.finetune_settings import FinetuneSettings
-from stzoo.training.trainer import ObjectiveTrainer, arguments
+from stzoo.training.trainer import ObjectiveTrainer
 from stzoo.utils.distributed import is_main_process, world_size
 from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.messages import notify

@@ -33,11 +33,12 @@ from stzoo.pretraining.length_sampler import LengthBatchSampler
 from stzoo.pretraining.objective import Objective
 from stzoo.retrieval.search.exact import retrieve
 from stzoo.training import records, run_files, runs
+from stzoo.training.arguments import arguments
 from stzoo.training.callbacks import EveryNSteps
 from stzoo.training.checkpoints import last_checkpoint
 from stzoo.training.history import PICTURE, draw
 from stzoo.training.pretrain_settings import PretrainSettings
-from stzoo.training.trainer import ObjectiveTrainer, arguments
+from stzoo.training.trainer import ObjectiveTrainer
 from stzoo.utils.distributed import is_main_process, refuse_sharding, world_size
 from stzoo.utils.files import fingerprint, write_json
 from stzoo.utils.logging import silence_hf_logging

@@ -1,13 +1,20 @@
 """A SentenceTransformerTrainer for losses that own parameters, with workarounds for the host problems below.
 
 The host trainer neglects the parameters of a loss (decoders, a new MLM head). Problems measured with
-sentence-transformers 6.2 and transformers 5.23, each with the method that works around it; the first seven
-are reproduced in tests/training/test_trainer.py:
+sentence-transformers 6.2 and transformers 5.23, each with the method that works around it; those that lose or
+skew weights are reproduced in tests/training/test_trainer.py.
+
+checkpoint_trainer.py:
 
 - checkpoints contain the encoder only: `_save`, `_load_from_checkpoint`
 - a killed save leaves a checkpoint that looks complete, and damaged checkpoints are loaded:
   `_save_checkpoint`, checkpoints.py
 - old checkpoints are removed before the new one is complete, along with the user's files in them: `rotate`
+- a run that was moved loses its best checkpoint: `_load_best_model`, `FindBest`
+- the first log line after a resume leaves out the steps before it: `_log_sums`
+
+This module:
+
 - Ctrl-C and SIGTERM lose the steps since the last checkpoint: `StopSignals`, `_end_step`
 - training continues with a loss that is not finite, and its checkpoints replace the good ones:
   `_check_finite`
@@ -18,8 +25,6 @@ are reproduced in tests/training/test_trainer.py:
 - a loss that is a mean counts once per accumulated batch: `loss_is_scaled_for_ga`
 - autocast covers the encoder only: `compute_loss`
 - a resumed run forgets how long early stopping has waited, and trains past its end: `train_or_resume`
-- a run that was moved loses its best checkpoint: `_load_best_model`, `FindBest`
-- the first log line after a resume leaves out the steps before it: `_log_sums`
 - a resume within an epoch on several processes changes the order of the batches: `get_batch_sampler`,
   `SetEpoch`
 
@@ -37,21 +42,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers import SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from torch import Tensor, nn
 from torch import distributed as dist
 from transformers import Trainer, set_seed
-from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
-from stzoo.errors import ModelError, OutputError, RecipeError, StzooError, TrainingError
+from stzoo.errors import StzooError, TrainingError
 from stzoo.training.callbacks import EachStep, FindBest, Progress, SetEpoch
-from stzoo.training.checkpoints import LOG_SUMS, MARKER, STATE, complete, fault, rotate, seal
+from stzoo.training.checkpoint_trainer import CheckpointTrainer
+from stzoo.training.checkpoints import complete
 from stzoo.training.settings import Training
 from stzoo.utils.distributed import largest
-from stzoo.utils.files import atomic_file, writing
 from stzoo.utils.malloc import disable_malloc_trim
 from stzoo.utils.messages import notify
 from stzoo.utils.signals import StopSignals
@@ -70,6 +73,7 @@ HOOKS = (
     "add_model_card_callback",
     "compute_loss",
     "track_loss_components",
+    "loss_is_scaled_for_ga",
 )
 GRADIENT = "gradient norm"
 
@@ -81,7 +85,6 @@ def check_host() -> None:
         StzooError: If a method that is overridden here no longer exists.
     """
     missing = [name for name in HOOKS if not hasattr(SentenceTransformerTrainer, name)]
-    missing += ["loss_is_scaled_for_ga"] if not hasattr(Trainer, "loss_is_scaled_for_ga") else []
     if missing:
         raise StzooError(
             f"the installed sentence-transformers {version('sentence-transformers')} and transformers "
@@ -95,61 +98,6 @@ def check_host() -> None:
                 f"stzoo is tested with {package} up to {major}.{minor}; {version(package)} is installed.",
                 stacklevel=3,
             )
-
-
-def arguments(settings: Training, output: Path, **more: Any) -> SentenceTransformerTrainingArguments:
-    """Translates settings to the host trainer's arguments.
-
-    Args:
-        settings: Settings of the run.
-        output: Path to the output folder; checkpoints go to its subfolder "checkpoints".
-        more: Further arguments of the host trainer.
-
-    Raises:
-        RecipeError: If `report_to` names an integration that is unknown or not installed, or the device does
-            not support the precision.
-    """
-    try:
-        for callback in get_reporting_integration_callbacks(settings.report_to):
-            callback()
-    except (ValueError, RuntimeError) as error:
-        raise RecipeError(f"report_to is {settings.report_to}, which cannot be used: {error}") from None
-    if settings.precision == "fp16" and (settings.device == "cpu" or not torch.cuda.is_available()):
-        raise RecipeError("precision is fp16, which needs a GPU; use fp32, or bf16 with --device cpu.")
-    try:
-        args = SentenceTransformerTrainingArguments(**_host_arguments(settings, output), **more)
-    except (ValueError, ImportError) as error:
-        raise RecipeError(f"training is not possible with these settings: {error}") from None
-    args._n_gpu = min(args.n_gpu, 1)  # several GPUs are used by torchrun; DataParallel is not supported
-    return args
-
-
-def _host_arguments(settings: Training, output: Path) -> dict[str, Any]:
-    return dict(
-        output_dir=str((output / "checkpoints").resolve()),
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation,
-        num_train_epochs=settings.epochs,
-        max_steps=settings.max_steps or -1,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        bf16=settings.precision == "bf16",
-        fp16=settings.precision == "fp16",
-        use_cpu=settings.device == "cpu"
-        or not torch.accelerator.is_available(),  # or bf16 is refused on the CPU
-        seed=settings.seed,
-        data_seed=settings.seed,
-        save_steps=settings.save_steps,
-        logging_steps=settings.log_steps,
-        logging_nan_inf_filter=False,
-        report_to=settings.report_to or "none",
-        dataloader_num_workers=settings.workers,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        remove_unused_columns=False,
-        disable_tqdm=None,
-        restore_callback_states_from_checkpoint=True,  # or early stopping starts counting again
-    )
 
 
 @dataclass
@@ -181,7 +129,7 @@ def split_views(batch: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-class ObjectiveTrainer(SentenceTransformerTrainer):
+class ObjectiveTrainer(CheckpointTrainer):
     """Trains a loss module that owns parameters.
 
     Args:
@@ -213,7 +161,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
             options["data_collator"] = Collator(preprocess_fn=options["model"].preprocess, function=collate)
         # first, so that no later callback scores a model that is no longer finite
         options["callbacks"] = [EachStep(self._end_step), *(options.get("callbacks") or ())]
-        super().__init__(loss=loss, **options)
+        super().__init__(loss=loss, settings=settings, **options)
         for theirs in (ProgressCallback, PrinterCallback):
             self.remove_callback(theirs)
         self.epochs = SetEpoch(collate)
@@ -222,19 +170,8 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         self.record = record or (lambda _: None)
         self.progress = Progress(self._saved)
         self.add_callback(self.progress)
-        self.loss: Any  # one module, not the host's dict of several
         self.extra_logs: Any = extra_logs or getattr(loss, "accuracies", dict)
-        self.settings = settings
         self.new = new
-        # Collected before anything wraps the model, so that names are the same in every kind of run. Shared
-        # tensors (MLM head and word embeddings) are listed under their first name.
-        self.tensors: dict[str, Tensor] = {}
-        seen: set[int] = set()
-        persistent = set(self.loss.state_dict())
-        for name, tensor in [*self.loss.named_parameters(), *self.loss.named_buffers()]:
-            if id(tensor) not in seen and name in persistent:
-                seen.add(id(tensor))
-                self.tensors[name] = tensor
         encoder = {id(tensor) for tensor in [*self.model.parameters(), *self.model.buffers()]}
         self.loss_tensors = {
             name: tensor for name, tensor in self.tensors.items() if id(tensor) not in encoder
@@ -245,9 +182,8 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         self.saved_at = time.monotonic()
         self.group: Any = None  # lets processes agree without waiting for a device
         self.seen: list[tuple[str, Tensor]] = []  # losses and gradient norms of the step so far
-        self.unchecked: deque[tuple[int, list[str], Tensor, Any]] = (
-            deque()
-        )  # values that a GPU still computes
+        # values that a GPU still computes
+        self.unchecked: deque[tuple[int, list[str], Tensor, Any]] = deque()
         if self.args.device.type == "cpu":
             disable_malloc_trim()
 
@@ -313,10 +249,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
     def create_optimizer(self, model: Any = None) -> Any:  # noqa: ARG002 - the host may pass it
         """Creates AdamW, or the optimizer of `optimizer_cls_and_kwargs`, for all parameters of the loss."""
         if self.optimizer is None:
-            if self.optimizer_cls_and_kwargs is not None:
-                kind, options = self.optimizer_cls_and_kwargs
-            else:
-                kind, options = Trainer.get_optimizer_cls_and_kwargs(self.args)
+            kind, options = self.optimizer_cls_and_kwargs or Trainer.get_optimizer_cls_and_kwargs(self.args)
             self.optimizer = kind(self._groups(), **options)
         return self.optimizer
 
@@ -454,7 +387,7 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
             notify(f"saved a checkpoint after step {self.state.global_step} of {self.state.max_steps}.")
             self.signals.leave()
 
-    # -- checkpoints
+    # -- training and resuming
 
     def train_or_resume(self, checkpoint: Path | None) -> None:
         """Trains from a checkpoint or from the start. If training ended at the checkpoint, only loads it.
@@ -513,93 +446,11 @@ class ObjectiveTrainer(SentenceTransformerTrainer):
         self.saved_at = time.monotonic()
         return super()._inner_training_loop(*args, **options)
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
-        folder = Path(output_dir or self.args.output_dir or ".")
-        with atomic_file(folder / STATE) as draft:
-            save_file({name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}, draft)
-
-    def _load_from_checkpoint(  # type: ignore[override]  # as sentence-transformers has it
-        self, checkpoint_path: str
-    ) -> None:
-        stored = load_file(Path(checkpoint_path) / STATE)
-        if set(stored) != set(self.tensors):
-            differing = ", ".join(sorted(set(stored) ^ set(self.tensors))[:5])
-            raise ModelError(
-                f"{checkpoint_path} contains another model than that of this run (differing tensors: "
-                f"{differing}). Resume with the settings of that run, or start again with --overwrite."
-            )
-        with torch.no_grad():
-            for name, tensor in self.tensors.items():
-                tensor.copy_(stored[name])
-
-    def _check_best(self, step: int) -> Path:
-        """The folder of the best checkpoint, verified.
-
-        Raises:
-            OutputError: If it is damaged.
-        """
-        folder = Path(str(self.args.output_dir)) / f"checkpoint-{step}"  # the run may have been moved
-        if reason := fault(folder):
-            raise OutputError(
-                f"{folder}, the best checkpoint on the dev queries so far, is damaged ({reason}). Restore it "
-                "from a backup, or start again with --overwrite."
-            )
-        return folder
-
-    def _load_best_model(self) -> None:
-        assert self.state.best_global_step is not None
-        self._load_from_checkpoint(str(self._check_best(self.state.best_global_step)))
-
     def _save_checkpoint(self, *args: Any, **options: Any) -> None:
         self._check_finite(now=True)
         self._check_weights()
-        folder = Path(self._get_output_dir(trial=None)) / f"checkpoint-{self.state.global_step}"
-        with writing(folder):
-            if self.args.should_save:
-                (folder / MARKER).unlink(
-                    missing_ok=True
-                )  # an overwritten checkpoint is incomplete until the end
-            super()._save_checkpoint(*args, **options)
-            with atomic_file(folder / self._log_sums_file()) as draft:
-                save_file({k: t.detach().cpu().clone() for k, t in self._log_sums().items()}, draft)
-            if dist.is_initialized():
-                dist.barrier()  # each process writes the state of its generators
-            if self.args.should_save:
-                seal(folder)
-                best = self.state.best_global_step
-                rotate(folder.parent, self.settings.keep_checkpoints, f"checkpoint-{best}" if best else None)
-            if dist.is_initialized():
-                dist.barrier()  # or torchrun stops the others when the first process exits
+        super()._save_checkpoint(*args, **options)
         self.saved_at = time.monotonic()
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint)  # the host calls this after it has set the sums to 0
-        stored = Path(checkpoint or "") / self._log_sums_file()
-        if checkpoint is not None and stored.is_file():  # older versions wrote none
-            self._set_log_sums({k: t.to(self.args.device) for k, t in load_file(stored).items()})
-
-    def _log_sums_file(self) -> str:
-        rank = f"_{dist.get_rank()}" if self.args.world_size > 1 else ""
-        return f"{LOG_SUMS}{rank}.safetensors"
-
-    def _log_sums(self) -> dict[str, Tensor]:
-        """Sums over the steps since the last log line, from which the next line is computed."""
-        sums = {"loss": self._tr_loss, "step": torch.tensor(self._globalstep_last_logged)}
-        sums |= {f"part/{name}": total for name, total in self.accum_loss_components["train"].items()}
-        for path, module in self.loss.named_modules():
-            for name, (total, count) in getattr(module, "log_sums", {}).items():
-                sums |= {f"total/{path}/{name}": total, f"count/{path}/{name}": count}
-        return sums
-
-    def _set_log_sums(self, stored: Mapping[str, Tensor]) -> None:
-        self._tr_loss, self._globalstep_last_logged = stored["loss"], int(stored["step"])
-        for key, tensor in stored.items():
-            kind, _, name = key.partition("/")
-            if kind == "part":
-                self.accum_loss_components["train"][name] = tensor
-            elif kind == "total":
-                path, _, name = name.partition("/")
-                self.loss.get_submodule(path).log_sums[name] = (tensor, stored[f"count/{path}/{name}"])
 
     def _check_weights(self) -> None:
         """Raises TrainingError if a weight is not finite, before such a checkpoint replaces a good one."""

@@ -17,8 +17,9 @@ from stzoo.hub.export import export
 from stzoo.models import lora
 from stzoo.models.loading import load_model, load_plain
 from stzoo.testing import FAMILIES, TEXTS, sentences, tiny_masked_lm, tiny_tokenizer
+from stzoo.training.arguments import arguments
 from stzoo.training.finetune_settings import FinetuneSettings
-from stzoo.training.trainer import ObjectiveTrainer, arguments
+from stzoo.training.trainer import ObjectiveTrainer
 
 
 def tiny(family, folder):

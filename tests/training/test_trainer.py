@@ -21,10 +21,11 @@ from stzoo.errors import OutputError
 from stzoo.pretraining.length_sampler import LengthBatchSampler
 from stzoo.pretraining.pretrain import load_base, load_parts, make_objective
 from stzoo.testing import sentences, tiny_masked_lm
+from stzoo.training.arguments import arguments
 from stzoo.training.checkpoints import last_checkpoint, remove
 from stzoo.training.pretrain_settings import PretrainSettings
 from stzoo.training.run_files import is_run_file
-from stzoo.training.trainer import ObjectiveTrainer, arguments
+from stzoo.training.trainer import ObjectiveTrainer
 
 
 def unmended(*names):

@@ -1,0 +1,66 @@
+"""The host trainer's arguments, translated from the settings of a run."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformerTrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
+
+from stzoo.errors import RecipeError
+from stzoo.training.settings import Training
+
+
+def arguments(settings: Training, output: Path, **more: Any) -> SentenceTransformerTrainingArguments:
+    """Translates settings to the host trainer's arguments.
+
+    Args:
+        settings: Settings of the run.
+        output: Path to the output folder; checkpoints go to its subfolder "checkpoints".
+        more: Further arguments of the host trainer.
+
+    Raises:
+        RecipeError: If `report_to` names an integration that is unknown or not installed, or the device does
+            not support the precision.
+    """
+    try:
+        for callback in get_reporting_integration_callbacks(settings.report_to):
+            callback()
+    except (ValueError, RuntimeError) as error:
+        raise RecipeError(f"report_to is {settings.report_to}, which cannot be used: {error}") from None
+    if settings.precision == "fp16" and (settings.device == "cpu" or not torch.cuda.is_available()):
+        raise RecipeError("precision is fp16, which needs a GPU; use fp32, or bf16 with --device cpu.")
+    try:
+        args = SentenceTransformerTrainingArguments(**_host_arguments(settings, output), **more)
+    except (ValueError, ImportError) as error:
+        raise RecipeError(f"training is not possible with these settings: {error}") from None
+    args._n_gpu = min(args.n_gpu, 1)  # several GPUs are used by torchrun; DataParallel is not supported
+    return args
+
+
+def _host_arguments(settings: Training, output: Path) -> dict[str, Any]:
+    return dict(
+        output_dir=str((output / "checkpoints").resolve()),
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=settings.precision == "bf16",
+        fp16=settings.precision == "fp16",
+        use_cpu=settings.device == "cpu"
+        or not torch.accelerator.is_available(),  # or bf16 is refused on the CPU
+        seed=settings.seed,
+        data_seed=settings.seed,
+        save_steps=settings.save_steps,
+        logging_steps=settings.log_steps,
+        logging_nan_inf_filter=False,
+        report_to=settings.report_to or "none",
+        dataloader_num_workers=settings.workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        disable_tqdm=None,
+        restore_callback_states_from_checkpoint=True,  # or early stopping starts counting again
+    )

@@ -1,0 +1,127 @@
+"""A SentenceTransformerTrainer whose checkpoints contain all that a resume needs, and are verified.
+
+trainer.py lists the host's problems that its methods work around; checkpoints.py has what concerns folders.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformerTrainer
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from stzoo.errors import ModelError, OutputError
+from stzoo.training.checkpoints import LOG_SUMS, MARKER, STATE, fault, rotate, seal
+from stzoo.training.settings import Training
+from stzoo.utils.files import atomic_file, writing
+
+
+class CheckpointTrainer(SentenceTransformerTrainer):
+    """Saves and loads all tensors of a loss module that owns parameters.
+
+    Args:
+        loss: A module with an attribute `model`.
+        settings: Settings of the run.
+        options: Further arguments of the host trainer.
+    """
+
+    def __init__(self, *, loss: nn.Module, settings: Training, **options: Any):
+        super().__init__(loss=loss, **options)
+        self.loss: Any  # one module, not the host's dict of several
+        self.settings = settings
+        # Collected before anything wraps the model, so that names are the same in every kind of run. Shared
+        # tensors (MLM head and word embeddings) are listed under their first name.
+        self.tensors: dict[str, Tensor] = {}
+        seen: set[int] = set()
+        persistent = set(self.loss.state_dict())
+        for name, tensor in [*self.loss.named_parameters(), *self.loss.named_buffers()]:
+            if id(tensor) not in seen and name in persistent:
+                seen.add(id(tensor))
+                self.tensors[name] = tensor
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
+        folder = Path(output_dir or self.args.output_dir or ".")
+        with atomic_file(folder / STATE) as draft:
+            save_file({name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}, draft)
+
+    def _load_from_checkpoint(  # type: ignore[override]  # as sentence-transformers has it
+        self, checkpoint_path: str
+    ) -> None:
+        stored = load_file(Path(checkpoint_path) / STATE)
+        if set(stored) != set(self.tensors):
+            differing = ", ".join(sorted(set(stored) ^ set(self.tensors))[:5])
+            raise ModelError(
+                f"{checkpoint_path} contains another model than that of this run (differing tensors: "
+                f"{differing}). Resume with the settings of that run, or start again with --overwrite."
+            )
+        with torch.no_grad():
+            for name, tensor in self.tensors.items():
+                tensor.copy_(stored[name])
+
+    def _check_best(self, step: int) -> Path:
+        """The folder of the best checkpoint, verified.
+
+        Raises:
+            OutputError: If it is damaged.
+        """
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{step}"  # the run may have been moved
+        if reason := fault(folder):
+            raise OutputError(
+                f"{folder}, the best checkpoint on the dev queries so far, is damaged ({reason}). Restore it "
+                "from a backup, or start again with --overwrite."
+            )
+        return folder
+
+    def _load_best_model(self) -> None:
+        assert self.state.best_global_step is not None
+        self._load_from_checkpoint(str(self._check_best(self.state.best_global_step)))
+
+    def _save_checkpoint(self, *args: Any, **options: Any) -> None:
+        folder = Path(self._get_output_dir(trial=None)) / f"checkpoint-{self.state.global_step}"
+        with writing(folder):
+            if self.args.should_save:
+                # an overwritten checkpoint is incomplete until the end
+                (folder / MARKER).unlink(missing_ok=True)
+            super()._save_checkpoint(*args, **options)
+            with atomic_file(folder / self._log_sums_file()) as draft:
+                save_file({k: t.detach().cpu().clone() for k, t in self._log_sums().items()}, draft)
+            if dist.is_initialized():
+                dist.barrier()  # each process writes the state of its generators
+            if self.args.should_save:
+                seal(folder)
+                best = self.state.best_global_step
+                rotate(folder.parent, self.settings.keep_checkpoints, f"checkpoint-{best}" if best else None)
+            if dist.is_initialized():
+                dist.barrier()  # or torchrun stops the others when the first process exits
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)  # the host calls this after it has set the sums to 0
+        stored = Path(checkpoint or "") / self._log_sums_file()
+        if checkpoint is not None and stored.is_file():  # older versions wrote none
+            self._set_log_sums({k: t.to(self.args.device) for k, t in load_file(stored).items()})
+
+    def _log_sums_file(self) -> str:
+        rank = f"_{dist.get_rank()}" if self.args.world_size > 1 else ""
+        return f"{LOG_SUMS}{rank}.safetensors"
+
+    def _log_sums(self) -> dict[str, Tensor]:
+        """Sums over the steps since the last log line, from which the next line is computed."""
+        sums = {"loss": self._tr_loss, "step": torch.tensor(self._globalstep_last_logged)}
+        sums |= {f"part/{name}": total for name, total in self.accum_loss_components["train"].items()}
+        for path, module in self.loss.named_modules():
+            for name, (total, count) in getattr(module, "log_sums", {}).items():
+                sums |= {f"total/{path}/{name}": total, f"count/{path}/{name}": count}
+        return sums
+
+    def _set_log_sums(self, stored: Mapping[str, Tensor]) -> None:
+        self._tr_loss, self._globalstep_last_logged = stored["loss"], int(stored["step"])
+        for key, tensor in stored.items():
+            kind, _, name = key.partition("/")
+            if kind == "part":
+                self.accum_loss_components["train"][name] = tensor
+            elif kind == "total":
+                path, _, name = name.partition("/")
+                self.loss.get_submodule(path).log_sums[name] = (tensor, stored[f"count/{path}/{name}"])
