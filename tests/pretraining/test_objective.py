@@ -72,7 +72,7 @@ def test_positions_are_those_that_the_embeddings_add(family):
     assert torch.allclose(row - row[0], positions - positions[0], atol=1e-6)
 
 
-def test_a_backbone_that_cannot_be_taken_apart_is_named_with_those_that_can(tmp_path):
+def test_a_backbone_that_cannot_be_split_is_named_with_those_that_can(tmp_path):
     tiny_masked_lm("bert", tmp_path)
     AlbertForMaskedLM(
         AlbertConfig(
