@@ -246,7 +246,7 @@ def _check_same(folder: Path, then: dict[str, Any], now: dict[str, Any], what: s
 
 
 def _fixed(recipe: dict[str, Any], used: Sequence[Mapping[str, str]] = ()) -> dict[str, Any]:
-    """The settings that a resume may not change, with full names, PLUGIN:NAME, of components."""
+    """The settings that a resume may not change; components as PLUGIN:NAME, which a recipe may shorten."""
     full = {name: value for name, value in recipe.items() if name not in FREE}
     for kind in ("objective", "pooling", "balancer", "preparation"):
         if isinstance(full.get(kind), str):

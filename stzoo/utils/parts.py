@@ -91,7 +91,7 @@ def check_manifest(
         made: Path of the file or folder, for the message.
         found: Its manifest.
         settings: What the parts depend on now. A manifest may have more keys.
-        exact: True to compare these keys too, and to tell None within a value from no value.
+        exact: True to compare those keys too, and to distinguish None inside a value from a missing key.
         fault: What a difference means, for the message.
         advice: What to do then, for the message.
 
