@@ -21,8 +21,6 @@ from typing import Any
 
 import jinja2
 from huggingface_hub import ModelCard, ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
 from stzoo.data import registry
 from stzoo.errors import DataError, ModelError, OutputError, RecipeError, StzooError, first_line
@@ -31,6 +29,7 @@ from stzoo.hub import frontmatter, redact
 from stzoo.hub.base_checkpoint import Origin, read_origin
 from stzoo.hub.card_data import Step, read_model, read_steps
 from stzoo.hub.card_scores import MEASURE, SHOWN, Scored, eval_results, model_index, read_scores
+from stzoo.hub.settings import CardSettings
 from stzoo.models.encode.batches import USUAL
 from stzoo.training.history import PICTURE, PRETRAINING
 from stzoo.utils.files import atomic_file
@@ -80,15 +79,14 @@ def card(
         DataError: If there are no results of this model, or the folder's README.md is invalid.
         ModelError: If the folder is not an exported model.
         OutputError: If `output` exists already, or cannot be written.
-        RecipeError: If the Hub does not accept a field's value.
+        RecipeError: If an option is invalid, or the Hub does not accept a field's value.
     """
+    settings = CardSettings.check(locals()).arguments()
     if output is not None:
         output = check_output(output, kind="file", inputs=[folder], is_ours=_is_text, what="a Markdown file")
         if os.path.lexists(output) and not overwrite:
             raise OutputError(f"{output} exists already. Use --overwrite, or another --output.")
-    files = make(
-        user_path(folder, ModelError), repo_id=repo_id, results=results, license=license, language=language
-    )
+    files = make(user_path(settings.pop("folder"), ModelError), **settings)
     if output is not None:
         with atomic_file(output) as draft:
             draft.write_bytes(files[README])
@@ -103,9 +101,9 @@ def make(
     folder: Path,
     *,
     repo_id: str = "",
-    results: str | Path | None = None,
+    results: Path | None = None,
     license: str | None = None,  # noqa: A002 - the Hub's name of it
-    language: str | Sequence[str] | None = None,
+    language: Sequence[str] | None = None,
     name: str | None = None,
 ) -> dict[str, bytes]:
     """Makes the files of a model's card, by their path in the repository, without writing them.
@@ -124,7 +122,6 @@ def make(
     model = read_model(folder)
     steps, known = read_steps(folder)
     origin = read_origin(folder)
-    check_repo_id(repo_id)
     name = redact.shown(repo_id.rpartition("/")[2] or name or folder.resolve().name or "model", {})
     scored = None if results is None else read_scores(user_path(results), folder)
     earlier = _earlier(folder / README, known)
@@ -134,7 +131,7 @@ def make(
     elif origin and origin.license and not origin.trained:
         earlier.setdefault("license", origin.license)
     if language is not None:
-        earlier["language"] = language.split(",") if isinstance(language, str) else list(language)
+        earlier["language"] = list(language)
     data = _metadata(name, steps, origin, scored, earlier)
     pictures = [picture for picture in (PRETRAINING, PICTURE) if (folder / picture).is_file()]
     text = _render(
@@ -174,21 +171,6 @@ def write(folder: Path) -> None:
 def metadata(text: str) -> dict[str, Any]:
     """The front matter of a card as plain values."""
     return dict(json.loads(json.dumps(ModelCard(text).data.to_dict(), default=str)))
-
-
-def check_repo_id(repo_id: str) -> None:
-    """Checks that a name is valid on the Hub; "" means no name.
-
-    Raises:
-        RecipeError: If it is not.
-    """
-    try:
-        if repo_id:
-            validate_repo_id(repo_id)
-    except HFValidationError as error:
-        raise RecipeError(
-            f"{repo_id!r} is not a valid repository name: {first_line(error)} Expected ORG/NAME."
-        ) from error
 
 
 # -- metadata

@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from stzoo.errors import DataError, ExportError, ModelError, OutputError, RecipeError, first_line
 from stzoo.hub import card, layout, verify_standalone
+from stzoo.hub.settings import ExportSettings
 from stzoo.models.check_weights import first_not_finite
 from stzoo.models.loaded import PICKLED
 from stzoo.models.loading import load_plain
@@ -88,10 +89,12 @@ def export(
         ExportError: If it has no portable form, its weights are not finite, or the draft's embeddings differ
             from the model's.
         OutputError: If `output` exists already, or cannot be written.
+        RecipeError: If an option is invalid.
 
     Unlike `SentenceTransformer.save_pretrained`: module paths, pooling keys, `sentence_bert_config.json`,
     tokenizer class and rotary settings are those of 5.x, which no version warns about; nothing is pickled.
     """
+    portable = ExportSettings.check(locals()).portable
     output = check_model_output(output, overwrite, [model])
     source = Path(model) if isinstance(model, str | Path) else None
     model = _loaded(model)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from stzoo.errors import ModelError, RecipeError, UnknownNameError
 from stzoo.hub.export import check_model_output, export
 from stzoo.hub.published import Published, fetch
+from stzoo.hub.settings import ImportSettings
 from stzoo.models import limits
 from stzoo.plugins import builders, manager
 from stzoo.plugins.hookspecs import Checkpoint
@@ -31,7 +32,7 @@ def import_checkpoint(
     *,
     output: str | Path,
     like: str | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] = {},
     overwrite: bool = False,
 ) -> Path:
     """Converts a published checkpoint to a folder that plain sentence-transformers loads.
@@ -58,18 +59,18 @@ def import_checkpoint(
         UnknownNameError: If there is no such checkpoint.
     """
     require_one_process("import")
+    settings = ImportSettings.check(locals())
+    checkpoint, options = settings.checkpoint, settings.options
     row = find(checkpoint, like)
     output = check_model_output(output, overwrite, [checkpoint])
     local = Path(checkpoint).is_dir()
     folder = Path(checkpoint) if local else fetch(row.hub_id, row.revision, row.files)
     published = Published(folder, row)
     with silence_hf_logging(), tqdm(total=2, desc="import", disable=None) as bar:
-        imported = builders.call(
-            f"checkpoint {row.name!r}", builders.resolve(row), published, **(options or {})
-        )
-        limits.prepare(imported.model, str(checkpoint))
+        imported = builders.call(f"checkpoint {row.name!r}", builders.resolve(row), published, **options)
+        limits.prepare(imported.model, checkpoint)
         bar.update()
-        record = _record(published, local, dict(options or {}))
+        record = _record(published, local, options)
         bar.update()
 
     def write_more(draft: Path) -> None:
@@ -87,7 +88,7 @@ def import_checkpoint(
     )
 
 
-def find(checkpoint: str | Path, like: str | None = None) -> Checkpoint:
+def find(name: str, like: str | None = None) -> Checkpoint:
     """Finds the description of a checkpoint; see `import_checkpoint`.
 
     Raises:
@@ -96,7 +97,6 @@ def find(checkpoint: str | Path, like: str | None = None) -> Checkpoint:
         UnknownNameError: If there is no such checkpoint.
     """
     rows = manager.all("checkpoint")
-    name = str(checkpoint)
     if Path(name).is_dir():
         if like is None:
             raise RecipeError(

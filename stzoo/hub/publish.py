@@ -7,7 +7,6 @@ change. The published files are listed in `.stzoo.json`, and only files listed t
 Source: huggingface_hub, HfApi.create_commit and preupload_lfs_files.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,15 +14,16 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session, get_token
 from huggingface_hub.errors import RevisionNotFoundError
-from huggingface_hub.utils import validate_repo_id
 from tqdm import tqdm
 
 from stzoo.errors import PublishError
 from stzoo.hub import card, licences
 from stzoo.hub.api_errors import hub_errors, status
 from stzoo.hub.repository import LIST, MAIN, SHARED, Repository, listing, look, same
+from stzoo.hub.settings import PublishSettings
 from stzoo.hub.upload_files import Files, check_load, check_secrets, pack, size_of
 from stzoo.utils.distributed import require_one_process
+from stzoo.utils.inputs import user_path
 from stzoo.utils.network import interruptible
 
 MESSAGE = "Publish with stzoo"
@@ -102,20 +102,24 @@ def publish(
     Raises:
         PublishError: If the model cannot be published, or the Hub rejects it. An existing repository is then
             unchanged; a new one is empty.
+        RecipeError: If an option is invalid.
         StzooError: If the card cannot be made, as in `card`.
 
     Unlike `SentenceTransformer.push_to_hub`: it replaces the card, so that new scores appear, deletes files
     that the model no longer has, and sends only files that were checked and have changed.
     """
     require_one_process("publish")
-    folder = Path(folder)
-    _check_names(folder, repo, revision)
+    settings = PublishSettings.check(locals())
+    folder, private = user_path(folder, PublishError), settings.private
+    if not folder.is_dir():
+        raise PublishError(f"{folder} is not a folder; expected an exported model.")
     api = HfApi(library_name="stzoo")
     if not dry_run:
         _check_token(api)
     with tqdm(total=3, desc="checks", disable=None) as bar:
         files, stays = pack(folder)
-        card_files = card.make(folder, repo_id=repo, results=results, license=license, language=language)
+        of_card = {name: getattr(settings, name) for name in ("results", "license", "language")}
+        card_files = card.make(folder, repo_id=repo, **of_card)
         check_secrets(card_files)
         files |= card_files
         text = card_files[card.README].decode()
@@ -155,19 +159,6 @@ def publish(
         say(f"In the collection {publication.collection}")
     say(f"{'Published' if publication.changed else 'Already published'}: {publication.url}")
     return publication
-
-
-def _check_names(folder: Path, repo: str, revision: str | None) -> None:
-    try:
-        validate_repo_id(repo)
-    except ValueError as error:
-        raise PublishError(f"{repo!r} is not a valid repository name: {error}") from None
-    if "/" not in repo:
-        raise PublishError(f"{repo!r} has no owner; expected ORG/NAME.")
-    if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
-        raise PublishError(f"the revision {revision} is a commit; expected the name of a branch.")
-    if not folder.is_dir():
-        raise PublishError(f"{folder} is not a folder; expected an exported model.")
 
 
 def _check_token(api: Any) -> None:

@@ -10,17 +10,24 @@ from pydantic import BeforeValidator
 from stzoo.data.column_roles import COLUMN_ROLES, IGNORE, parse_columns
 from stzoo.errors import RecipeError
 from stzoo.training.settings import (
+    BATCH_TOKENS_HELP,
     DATA,
     DEVICE_HELP,
     EVALUATION,
     HARDWARE,
+    LANGUAGE_HELP,
     LORA,
     LOSSES,
+    MAX_TOKENS_HELP,
+    MEMORY_HELP,
     MODEL,
     NEGATIVES,
     OPTIMISER,
+    PORTABLE_HELP,
+    STORE_HELP,
     TASKS,
     THREADS_HELP,
+    VECTORS,
     CheckedSettings,
     Device,
     LanguageCode,
@@ -53,16 +60,12 @@ class MiningRules(Settings):
     )
     relative_margin: float | None = setting(
         None,
-        "The same margin as a share of the positive's score: 0.05 keeps negatives up to 95 % of it.",
+        "Keep only negatives that score this share below the best positive: 0.05 for at most 95 % of it.",
         NEGATIVES,
         ge=0,
         lt=1,
     )
-    language: LanguageCode | None = setting(
-        None,
-        "Language of the passages for BM25's stemmer and stop words (de, german, none); detected by default.",
-        NEGATIVES,
-    )
+    language: LanguageCode | None = setting(None, LANGUAGE_HELP, NEGATIVES)
     teacher: str | None = setting(
         None, "Cross-encoder (folder or Hub id) that scores positives and negatives.", NEGATIVES
     )
@@ -83,20 +86,16 @@ class MineSettings(MiningRules):
     positional: ClassVar[tuple[str, ...]] = ("model",)
 
     model: str = setting(..., "Sentence-transformers model to search with (folder or Hub id), or bm25s.")
-    data: str = setting(..., "BEIR folder or file of training data.")
+    data: str = setting(..., "Training data: a BEIR folder or a file.")
     split: str = setting("train", "Split of a BEIR folder whose queries get negatives.", DATA)
     corpus: str | None = setting(
         None, "Passages to search, as a BEIR folder or corpus.jsonl; those of --data by default.", DATA
     )
     columns: Columns = setting(None, COLUMNS_HELP, DATA)
-    max_tokens: int | None = setting(
-        None, "Truncate texts to this many tokens; the model's limit by default.", DATA, ge=4
-    )
-    batch_tokens: int | None = setting(
-        None, "Tokens encoded at once; chosen for the device by default.", HARDWARE, ge=1
-    )
-    memory_gib: float = setting(2.0, "Memory for the search in GiB.", HARDWARE, gt=0, le=2**20)
-    store: str | None = setting(None, "Folder for the embeddings; stzoo's cache by default.", HARDWARE)
+    max_tokens: int | None = setting(None, MAX_TOKENS_HELP, DATA, ge=4)
+    batch_tokens: int | None = setting(None, BATCH_TOKENS_HELP, HARDWARE, ge=1)
+    memory_gib: float = setting(2.0, MEMORY_HELP, HARDWARE, gt=0, le=2**20)
+    store: str | None = setting(None, STORE_HELP, VECTORS)
     seed: int = setting(42, "Random seed of the sampling.", NEGATIVES, ge=0, le=2**32 - 1)
     device: Device | None = setting(None, DEVICE_HELP, HARDWARE)
     threads: int | None = setting(None, THREADS_HELP, HARDWARE, ge=1, le=MAX_THREADS)
@@ -109,7 +108,7 @@ class TaskSettings(CheckedSettings):
     """One of several tasks of `stzoo finetune`; settings that are left out are those of the whole recipe."""
 
     name: str = setting(..., "Name of the task, without dots, slashes and spaces.")
-    data: str = setting(..., "BEIR folder, mined file or other training data of the task.")
+    data: str = setting(..., "Training data of the task: a BEIR folder or a file.")
     split: str | None = setting(None, "Split of a BEIR folder to train on.")
     corpus: str | None = setting(None, "Passages that the data refers to by id, and to mine negatives from.")
     columns: Columns = setting(None, COLUMNS_HELP)
@@ -131,8 +130,8 @@ class FinetuneSettings(Training, MiningRules):
     command: ClassVar[str] = "finetune"
     positional: ClassVar[tuple[str, ...]] = ("model",)
 
-    model: str = setting(..., "Sentence-transformers model to fine-tune: folder or Hub id.")
-    data: str = setting("", "BEIR folder, mined file or other training data.")
+    model: str = setting(..., "Sentence-transformers model to fine-tune (folder or Hub id).")
+    data: str = setting("", "Training data: a BEIR folder or a file, such as a mined one.")
     tasks: list[TaskSettings] = setting([], "Several tasks instead of --data, in a recipe.")
     mixing: Literal["temperature", "proportional", "round-robin"] = setting(
         "temperature",
@@ -182,9 +181,7 @@ class FinetuneSettings(Training, MiningRules):
         names="pooling",
     )
     pooling_options: dict[str, Any] = setting({}, "Options of the pooling.", MODEL)
-    portable: bool = setting(
-        True, "Export built-in modules only; --no-portable saves the model's own code with it.", MODEL
-    )
+    portable: bool = setting(True, PORTABLE_HELP, MODEL)
     similarity: Literal["cosine", "dot"] | None = setting(
         None,
         "Similarity of embeddings, in training and in the exported model; the model's own by default.",

@@ -7,6 +7,7 @@ from stzoo.training.settings import (
     DEVICE_HELP,
     EVALUATION,
     HARDWARE,
+    LOGS,
     MODEL,
     OPTIMISER,
     THREADS_HELP,
@@ -28,7 +29,7 @@ class PretrainSettings(Training):
     command: ClassVar[str] = "pretrain"
 
     base: str = setting(
-        ..., "Masked language model or sentence-transformers model to start from: folder or Hub id."
+        ..., "Masked language model or sentence-transformers model to start from (folder or Hub id)."
     )
     corpus: list[str] = setting(..., CORPUS_HELP, min_length=1)
     objective: str = setting(
@@ -72,8 +73,8 @@ class PrepareSettings(Settings):
         "Base model to be pre-trained (folder or Hub id); its tokenizer determines the words.",
     )
     shard_rows: int = setting(
-        500, "Passages per shard; an interrupted run loses at most the unfinished shard.", HARDWARE, ge=1
+        500, "Passages per shard; an interrupted run loses at most the unfinished shard.", LOGS, ge=1
     )
-    seed: int = setting(42, "Random seed.", HARDWARE, ge=0, le=2**32 - 1)
+    seed: int = setting(42, "Random seed of everything that is drawn.", DATA, ge=0, le=2**32 - 1)
     device: Device | None = setting(None, DEVICE_HELP, HARDWARE)
     threads: int | None = setting(None, THREADS_HELP, HARDWARE, ge=1, le=MAX_THREADS)

@@ -168,7 +168,8 @@ class Settings(CheckedSettings):
                     f"{key} is {quoted(problem['input'])}; expected one of {', '.join(words)}{guess}"
                 )
             else:
-                lines.append(f"{key} is {quoted(problem['input'])}: {problem['msg'].lower()}.")
+                reason = problem["msg"][:1].lower() + problem["msg"][1:]
+                lines.append(f"{key} is {quoted(problem['input'])}: {reason}.")
         of = f"the recipe {recipe}" if recipe is not None else "the settings"
         return f"problems in {of} of `stzoo {cls.command}`:\n  " + "\n  ".join(lines)
 
@@ -192,8 +193,16 @@ def _language(given: Any) -> Any:
 # A code of data/languages.py, by it or by its English name; YAML reads the code of Norwegian, no, as false.
 LanguageCode = Annotated[str, BeforeValidator(_language)]
 Device = Literal["cpu", "cuda", "mps"]
+PORTABLE_HELP = "Save built-in modules only; --no-portable also saves the code of other modules."
 DEVICE_HELP = "Device to run on; the best available one by default."
 THREADS_HELP = "CPU threads; chosen by PyTorch by default."
+BATCH_TOKENS_HELP = "Tokens encoded at once, padding included; chosen for the device by default."
+MAX_TOKENS_HELP = "Truncate texts to this many tokens; the model's limit by default."
+MEMORY_HELP = "Memory for the search in GiB, in addition to queries and results."
+STORE_HELP = "Folder for the embeddings; stzoo's cache by default."
+LANGUAGE_HELP = (
+    "Language of the passages for BM25's stemmer and stop words (de, german, none); detected by default."
+)
 
 
 class Training(Settings):
@@ -235,3 +244,18 @@ class Training(Settings):
     workers: int = setting(0, "Processes that tokenise the data.", HARDWARE, ge=0, le=256)
     device: Device | None = setting(None, DEVICE_HELP, HARDWARE)
     threads: int | None = setting(None, THREADS_HELP, HARDWARE, ge=1, le=MAX_THREADS)
+
+
+class Encoding(Settings):
+    """What bench and search share: how texts are encoded and searched."""
+
+    max_tokens: int | None = setting(None, MAX_TOKENS_HELP, DATA, ge=1, le=10**9)
+    store: Path | None = setting(None, STORE_HELP, VECTORS)
+    device: str | None = setting(
+        None,
+        "Device to run on, or several with commas to encode in parallel; the best available one by default.",
+        HARDWARE,
+    )
+    threads: int | None = setting(None, THREADS_HELP, HARDWARE, ge=1, le=MAX_THREADS)
+    batch_tokens: int | None = setting(None, BATCH_TOKENS_HELP, HARDWARE, ge=1, le=10**9)
+    memory_gib: float = setting(2.0, MEMORY_HELP, HARDWARE, ge=0, le=2**20)

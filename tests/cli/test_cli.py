@@ -6,12 +6,13 @@ import os
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from support.helpers import cli
 
 import stzoo
-from stzoo import Component, PluginError
+from stzoo import Component, PluginError, RecipeError
 from stzoo.cli import add_plugins
 from stzoo.cli.settings import DemoSettings, SearchSettings
 from stzoo.cli.shared import PANELS
@@ -76,6 +77,23 @@ def test_a_function_has_the_settings_of_its_command_with_the_same_defaults(setti
 def required(settings):
     """Values of the settings that must be given."""
     return {name: "x" for name, field in settings.model_fields.items() if field.is_required()}
+
+
+@pytest.mark.parametrize("settings", SETTINGS[5:], ids=lambda settings: settings.command)
+def test_a_wrong_value_has_the_same_message_from_python_and_from_a_recipe(settings, tmp_path):
+    wrong = {key: {"a": []} for key in settings.model_fields}
+    (tmp_path / "s.yaml").write_text(json.dumps({"command": settings.command, **wrong}))
+    function = getattr(stzoo, settings.command.replace("import", "import_checkpoint"))
+    output = {"output": tmp_path / "x"} if "output" in inspect.signature(function).parameters else {}
+    with pytest.raises(RecipeError) as error:
+        function(**wrong, **output)
+    _, *problems = str(error.value).splitlines()
+    anything = {
+        name for name, field in settings.model_fields.items() if field.annotation in (Any, dict[str, Any])
+    }
+    assert {line.split()[0] for line in problems} == wrong.keys() - anything
+    done = cli(settings.command, "--recipe", "s.yaml", *(["--output", "x"] if output else []), cwd=tmp_path)
+    assert (done.returncode, done.stderr.rstrip().splitlines()[1:]) == (2, problems)
 
 
 def test_a_recipe_has_the_settings_of_any_command(tmp_path):

@@ -540,7 +540,7 @@ def test_what_the_readme_that_is_there_says_counts_and_flags_win(export_of):
     assert (data["base_model"], data["datasets"], data["thumbnail"]) == (["a/b"], ["c/d"], "x.png")
     assert data["pipeline_tag"] == "sentence-similarity"
     assert not {"metrics", "model-index", "inference"} & data.keys()
-    text = text_of(model, license="mit", language="de,fr")
+    text = text_of(model, license="mit", language=["de", "fr"])
     data = ModelCard(text).data.to_dict()
     assert (data["license"], data["language"]) == ("mit", ["de", "fr"])
     assert "license_name" not in data
@@ -573,7 +573,7 @@ def test_norwegian_beside_other_languages_is_kept(export_of):
     model = export_of()
     (model / "README.md").write_text("---\nlanguage: [en, no]\nlicense: null\n---\n")
     assert ModelCard(text_of(model)).data.language == ["en", "no"]
-    assert ModelCard(text_of(model, language="no")).data.language == ["no"]
+    assert ModelCard(stzoo.card(model, language="no")).data.language == ["no"]
 
 
 @pytest.mark.parametrize(
@@ -581,13 +581,14 @@ def test_norwegian_beside_other_languages_is_kept(export_of):
     [
         ({"license": "Apache 2.0"}, "the license is 'Apache 2.0'; expected"),
         ({"language": "English"}, "the language is 'English'; expected"),
-        ({"repo_id": "a/b/c"}, "'a/b/c' is not a valid repository name"),
-        ({"repo_id": 'x"); import os #'}, "is not a valid repository name"),
+        ({"repo_id": "a/b/c"}, "repo_id is 'a/b/c': expected ORG/NAME (Repo id must"),
+        ({"repo_id": 'x"); import os #'}, "expected ORG/NAME (Repo id must"),
+        ({"repo_id": "tiny"}, "it has no owner"),
     ],
 )
 def test_a_field_that_the_hub_refuses_is_refused(export_of, given, told):
     with pytest.raises(RecipeError, match=re.escape(told)):
-        make(export_of(), **given)
+        stzoo.card(export_of(), **given)
 
 
 @pytest.mark.parametrize("matter", ["a: [", "- a\n- b", "license: 3", "tags: {a: b}", "base_model: [{a: 1}]"])

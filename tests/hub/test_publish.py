@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from support.helpers import cli, record_run, wait_for
 from support.hub_server import Fault, HubServer, Repo
 
-from stzoo.errors import DataError, PublishError
+from stzoo.errors import DataError, PublishError, RecipeError
 from stzoo.hub import licences, upload_files, verify_standalone
 from stzoo.hub.publish import publish
 from stzoo.training.finetune_settings import FinetuneSettings
@@ -527,12 +527,14 @@ def test_a_card_names_a_licence(folder):
 
 @pytest.mark.parametrize("repo", ["tiny", "a/b/c", "lab/", "lab/a--b", "lab/a b", "lab/tiny.git"])
 def test_a_name_that_cannot_be_is_refused(hub, folder, repo):
-    refused(repr(repo), folder, repo=repo)
+    with pytest.raises(RecipeError, match=f"repo is {repo!r}: .*expected ORG/NAME"):
+        send(folder, repo=repo)
     assert hub.log == []
 
 
 def test_a_commit_is_no_branch(folder):
-    refused("is a commit; expected the name of a branch", folder, revision="0" * 40)
+    with pytest.raises(RecipeError, match="is a commit; expected the name of a branch"):
+        send(folder, revision="0" * 40)
 
 
 def test_a_folder_that_is_no_export_is_refused(hub, folder, tmp_path):

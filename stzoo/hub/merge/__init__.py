@@ -28,6 +28,7 @@ from stzoo.hub.export import check_model_output, export
 from stzoo.hub.merge.compatibility import check_same, kind_of, load, tensors
 from stzoo.hub.merge.sources import Source, find
 from stzoo.hub.merge.weights import Stored
+from stzoo.hub.settings import MergeSettings
 from stzoo.training.recipes import SCHEMA_VERSION
 from stzoo.training.records import versions
 from stzoo.utils.distributed import require_one_process
@@ -65,9 +66,10 @@ def merge(
         RecipeError: If there are no sources, or the weights do not match the sources.
     """
     require_one_process("merge")
-    models = find(sources)
-    shares = normalised(weights, models)
-    output = check_model_output(output, overwrite, [*sources, *(source.folder for source in models)])
+    settings = MergeSettings.check(locals())
+    models = find(settings.sources)
+    shares = normalised(settings.weights, models)
+    output = check_model_output(output, overwrite, [*settings.sources, *(source.folder for source in models)])
     with silence_hf_logging():
         model, masked_lm = average(models, shares)
     merged = [
@@ -88,7 +90,7 @@ def normalised(weights: Sequence[float] | None, sources: Sequence[Source]) -> li
     """The weights divided by their sum; equal ones for None.
 
     Raises:
-        RecipeError: If there is not one weight above 0 for each source.
+        RecipeError: If there is not one weight for each source, or one is too small.
     """
     weights = [1.0] * len(sources) if weights is None else weights
     if len(weights) != len(sources):
@@ -96,11 +98,6 @@ def normalised(weights: Sequence[float] | None, sources: Sequence[Source]) -> li
         raise RecipeError(
             f"the number of weights is {len(weights)}; expected {len(sources)}, one for each of {names}."
         )
-    for weight in weights:
-        if not (math.isfinite(weight) and weight > 0):
-            raise RecipeError(
-                f"the weight {weight:g} is not a number above 0; leave that model out to ignore it."
-            )
     largest = max(weights)  # divides them first, as their sum may overflow
     shares = [weight / largest for weight in weights]
     if 0.0 in shares:

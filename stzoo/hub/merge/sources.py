@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stzoo.errors import ModelError, RecipeError
+from stzoo.errors import ModelError
 from stzoo.models import lora
 from stzoo.models.loaded import folder_revision
 from stzoo.training.checkpoints import STATE, is_whole
@@ -45,10 +45,7 @@ def find(folders: Sequence[str | Path]) -> list[Source]:
 
     Raises:
         ModelError: If a folder is neither a model nor a complete checkpoint of a finished run.
-        RecipeError: If there are no folders.
     """
-    if not folders:
-        raise RecipeError("there is nothing to merge; expected model folders, or checkpoints of a run.")
     if len(folders) == 1 and (checkpoints := _checkpoints(Path(folders[0]))):
         return [_checkpoint(folder) for folder in checkpoints]
     return [_source(Path(folder)) for folder in folders]
