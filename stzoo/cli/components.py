@@ -23,10 +23,13 @@ CHECKPOINT = (
 def list_command(
     kind: Annotated[
         str | None,
-        typer.Argument(help="objectives, poolings, …, or datasets.", autocompletion=complete_kinds),
+        typer.Argument(
+            metavar="KIND", help="Kind to list, e.g. objectives or datasets.", autocompletion=complete_kinds
+        ),
     ] = None,
     name: Annotated[
-        str | None, typer.Argument(help="Name of one of them.", autocompletion=complete_listed)
+        str | None,
+        typer.Argument(metavar="NAME", help="Component to show.", autocompletion=complete_listed),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -19,6 +19,7 @@ def export_command(
     """Export a model for plain sentence-transformers, and verify.
 
     The folder loads in sentence-transformers 5 and 6 alike, which a fresh process checks.
+
     Only the retriever is exported; an MLM head or decoders kept for pre-training are left out.
     """
     from stzoo.hub.export import export

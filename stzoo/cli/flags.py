@@ -7,26 +7,32 @@ from typing import Annotated, Any, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
+from rich.markup import escape
 
 from stzoo.cli.complete import complete_choices, complete_names, complete_recipes, complete_settings
 from stzoo.cli.shared import register
 from stzoo.errors import RecipeError
 from stzoo.training.finetune_settings import TaskSettings
 from stzoo.training.recipes import parse_changes
-from stzoo.training.settings import COMMAS, GROUPS, HARDWARE, Settings, choices
+from stzoo.training.settings import COMMAS, GROUPS, LORA, Settings, choices
 
 Recipe = Annotated[
     str | None,
-    typer.Option(help="YAML file or name of an installed recipe.", autocompletion=complete_recipes),
+    typer.Option(
+        help="Recipe with settings: a YAML file, or the name of an installed one.",
+        metavar="TEXT",
+        autocompletion=complete_recipes,
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue the unfinished run in --output.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what an earlier run wrote to --output.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 NESTED = (dict[str, Any], dict[str, float], list[TaskSettings])  # set by --set, or in a recipe
-METAVARS = {int: "<int>", float: "<float>", Path: "<path>"}
+METAVARS = {int: "INTEGER", float: "NUMBER", Path: "PATH"}  # TEXT for other types
+REQUIRED = r" [red]\[required][/red]"
 
 
 def command(settings: type[Settings], nested: str = "") -> Callable[[Callable[..., None]], Any]:
@@ -65,10 +71,14 @@ def settings_as_flags(
         places = {name: _place(settings, name, field) for name, field in fields.items()}
         places |= {p.name: (1, 1 if p.name == "output" else 3) for p in own}
         places |= {"recipe": (1, 2), "changes": (1, 2)}
-        ordered = sorted([*flags, *own, *_of_recipe(settings, nested)], key=lambda p: places[p.name])
+        others = [*map(_explained, own), *_of_recipe(settings, nested)]
+        ordered = sorted([*flags, *others], key=lambda p: places[p.name])
 
         def run(*, recipe: str | None, changes: list[str] | None, **values: Any) -> None:
             named = {parameter.name: values.pop(parameter.name) for parameter in own}
+            for parameter in own:
+                if parameter.default is parameter.empty and named[parameter.name] is None:
+                    raise RecipeError(f"{parameter.name} is missing; give --{parameter.name}.")
             by_flag = {name: value for name, value in values.items() if value not in (None, [])}
             by_set = parse_changes(changes or [])
             if nested:
@@ -88,6 +98,17 @@ def settings_as_flags(
         return run
 
     return decorate
+
+
+def _explained(parameter: inspect.Parameter) -> inspect.Parameter:
+    """A command's own option; its help shows its default, or that it is required, as for a setting."""
+    default = parameter.default
+    if default is False:
+        return parameter
+    kind, option = get_args(parameter.annotation)
+    shown, default = (REQUIRED, None) if default is parameter.empty else (_default(default), default)
+    option = typer.Option(help=option.help + shown, metavar="PATH", show_default=False)
+    return parameter.replace(default=default, annotation=Annotated[kind | None, option])
 
 
 def _of_recipe(settings: type[Settings], nested: str) -> list[inspect.Parameter]:
@@ -110,7 +131,7 @@ def _flag(settings: type[Settings], name: str, field: FieldInfo) -> inspect.Para
     extra: dict[str, Any] = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     about: dict[str, Any] = dict(
         help=_help(field, words, repeated=kind == list[str]),
-        metavar=None if kind is bool else METAVARS.get(_item(field), "<str>"),
+        metavar=None if kind is bool else METAVARS.get(_item(field), "TEXT"),
         rich_help_panel=extra.get("group") or None,
     )
     if extra.get("names"):
@@ -142,19 +163,23 @@ def _kind(field: FieldInfo) -> Any:
 
 
 def _help(field: FieldInfo, words: tuple[str, ...], *, repeated: bool) -> str:
-    text = (field.description or "").replace("[", r"\[")  # not rich's markup
-    if words:
+    text = escape(field.description or "")
+    if len(words) > 1:
         text += f" One of {', '.join(words)}."
     if repeated:
         text += " Can be repeated."
-    default = ", ".join(map(str, field.default)) if isinstance(field.default, list) else field.default
-    if field.is_required():
-        text += r" [red]\[required][/red]"
-    elif default not in (None, "") and not isinstance(default, bool):
-        text += rf" [dim]\[default: {default}][/dim]"
-    elif isinstance(default, bool):
-        text += rf" [dim]\[default: {'on' if default else 'off'}][/dim]"
-    return text
+    return text + (REQUIRED if field.is_required() else _default(field.default))
+
+
+def _default(value: Any) -> str:
+    """A default as the user would type it, without a space, as lines break there."""
+    if isinstance(value, bool):
+        value = "on" if value else "off"
+    elif isinstance(value, list):
+        value = ",".join(map(str, value))
+    elif isinstance(value, float):
+        value = f"{value:g}"
+    return rf" [dim]\[default={escape(str(value))}][/dim]" if value not in (None, "") else ""
 
 
 def _place(settings: type[Settings], name: str, field: FieldInfo) -> tuple[int, int]:
@@ -165,4 +190,4 @@ def _place(settings: type[Settings], name: str, field: FieldInfo) -> tuple[int, 
     title = extra.get("group") or ""
     if not title:
         return 1, 0
-    return 2, GROUPS.index(title) if title in GROUPS else GROUPS.index(HARDWARE)
+    return 2, GROUPS.index(title if title in GROUPS else LORA)  # plugins' groups follow that of LoRA

@@ -70,7 +70,10 @@ def _show_plugins(rows: list[dict[str, Any]]) -> None:
 @recipes.command("show")
 def recipe_show(
     name: Annotated[
-        str, typer.Argument(help="Name from `stzoo list recipes`.", autocompletion=complete_recipes)
+        str,
+        typer.Argument(
+            metavar="NAME", help="Name from `stzoo list recipes`.", autocompletion=complete_recipes
+        ),
     ],
 ) -> None:
     """Print a recipe as YAML, to copy and change."""

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from stzoo.evaluation.settings import EmbeddingSettings
-from stzoo.training.settings import MODEL, Name, Names, Settings, setting
+from stzoo.training.settings import THREADS_HELP, Name, Names, Settings, setting
 from stzoo.utils.bounds import MAX_THREADS
 
 
@@ -17,10 +17,9 @@ class SearchSettings(EmbeddingSettings):
     source: Name = setting(..., "Model (folder or Hub id), or embeddings that bench stored.")
     questions: Names = setting(..., "Questions to ask.", min_length=1)
     data: Path | None = setting(
-        None, "BEIR folder or corpus.jsonl to search; stored embeddings know their own."
+        None, "BEIR folder or corpus.jsonl to search; not needed for stored embeddings."
     )
     k: int = setting(5, "Passages to show per question.", ge=1, le=10**7)
-    store: Path | None = setting(None, "Folder for the embeddings; stzoo's cache by default.", MODEL)
 
 
 class DemoSettings(Settings):
@@ -33,4 +32,4 @@ class DemoSettings(Settings):
         None, "BEIR folder with train and test qrels; the docstrings of Python's library by default."
     )
     seed: int = setting(42, "Random seed.", ge=0, le=2**32 - 1)
-    threads: int | None = setting(None, "CPU threads.", ge=1, le=MAX_THREADS)
+    threads: int | None = setting(None, THREADS_HELP, ge=1, le=MAX_THREADS)

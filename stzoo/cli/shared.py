@@ -18,6 +18,18 @@ PANELS = {
 PANEL_OF = {command: panel for panel, commands in PANELS.items() for command in commands}
 
 
+def _value(parameter: Any, ctx: Any) -> str:
+    """What help shows as the value of an option; none for switches, and for arguments, which have a name."""
+    if isinstance(parameter, typer.core.TyperArgument) or parameter.is_flag:
+        return ""
+    return str(parameter.metavar or parameter.display_type(ctx))
+
+
+_kind: Any
+for _kind in (typer.core.TyperArgument, typer.core.TyperOption):
+    _kind.display_type_rich = _value  # typer shows Python's types, as <bool> or <list[str]>
+
+
 class _Commands(typer.core.TyperGroup):
     """The commands in the order of PANELS, then those of plugins."""
 

@@ -3,13 +3,18 @@
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from stzoo.data.languages import NONE
 from stzoo.training.settings import (
+    BATCH_TOKENS_HELP,
     COMMAS,
     DATA,
     HARDWARE,
+    LANGUAGE_HELP,
+    MAX_TOKENS_HELP,
+    MEMORY_HELP,
     MODEL,
     SCORING,
+    STORE_HELP,
+    THREADS_HELP,
     VECTORS,
     CommaList,
     LanguageCode,
@@ -46,24 +51,21 @@ class ScoringSettings(Settings):
 
 
 class EmbeddingSettings(Settings):
-    """How a command encodes texts and searches their vectors."""
+    """How bench and search encode texts and search their vectors."""
 
-    max_tokens: int | None = setting(
-        None, "Truncate texts to this many tokens; the model's limit by default.", MODEL, ge=1, le=10**9
-    )
+    max_tokens: int | None = setting(None, MAX_TOKENS_HELP, DATA, ge=1, le=10**9)
+    store: Path | None = setting(None, STORE_HELP, VECTORS)
     device: str | None = setting(
-        None, "Device to run on, e.g. cpu or cuda; several with commas encode in parallel.", HARDWARE
+        None,
+        "Device to run on, or several with commas to encode in parallel; the best available one by default.",
+        HARDWARE,
     )
-    threads: int | None = setting(None, "CPU threads.", HARDWARE, ge=1, le=MAX_THREADS)
-    batch_tokens: int | None = setting(
-        None, "Tokens encoded at once, padding included.", HARDWARE, ge=1, le=10**9
-    )
-    memory_gib: float = setting(
-        2.0, "Memory for the search in GiB, in addition to queries and results.", HARDWARE, ge=0, le=2**20
-    )
+    threads: int | None = setting(None, THREADS_HELP, HARDWARE, ge=1, le=MAX_THREADS)
+    batch_tokens: int | None = setting(None, BATCH_TOKENS_HELP, HARDWARE, ge=1, le=10**9)
+    memory_gib: float = setting(2.0, MEMORY_HELP, HARDWARE, ge=0, le=2**20)
 
 
-class BenchSettings(EmbeddingSettings, ScoringSettings):
+class BenchSettings(ScoringSettings, EmbeddingSettings):
     """Settings of `stzoo bench`."""
 
     command: ClassVar[str] = "bench"
@@ -76,14 +78,10 @@ class BenchSettings(EmbeddingSettings, ScoringSettings):
         names="dataset",
     )
     suite: Literal["kilt"] | None = setting(
-        None, "Score all tasks of KILT in --data, each with the model's prompt for the task.", DATA
+        None, "Suite to score: kilt, whose tasks in --data each get the model's prompt for the task.", DATA
     )
     bm25: bool = setting(True, "Score BM25 as well.", SCORING)
-    language: LanguageCode | None = setting(
-        None,
-        f"Language of the passages for BM25 (de, german, {NONE}); detected by default.",
-        SCORING,
-    )
+    language: LanguageCode | None = setting(None, LANGUAGE_HELP, SCORING)
     run_files: bool = setting(True, "Write TREC run files.", SCORING)
     precision: CommaList = setting(
         ["float32"], "Precisions of stored vectors, with commas: float32, float16, int8, binary.", VECTORS
@@ -91,7 +89,6 @@ class BenchSettings(EmbeddingSettings, ScoringSettings):
     index: Names = setting(
         [], 'FAISS factory string to score in addition, e.g. HNSW32 or "IVF64,PQ48 nprobe=8".', VECTORS
     )
-    store: Path | None = setting(None, "Folder for the embeddings; stzoo's cache by default.", VECTORS)
     keep_store: bool = setting(True, "Keep the embeddings for later runs.", VECTORS)
     shard_rows: int | None = setting(
         None,
@@ -149,11 +146,11 @@ class ContaminationSettings(Settings):
 
     command: ClassVar[str] = "contamination"
 
-    train: Names = setting(..., "Training data: a file or a BEIR folder.")
+    train: Names = setting(..., "Training data: a BEIR folder or a file.")
     data: Path = setting(..., "BEIR folder with the test queries.")
     split: str = setting("test", "Split with the test queries.")
     results: Names = setting([], "Result folder to score again without the contaminated queries.")
-    measure: str = setting("nDCG@10", "Measure of those scores; it must have been scored.")
+    measure: str = setting("nDCG@10", "Measure to score --results by; it must have been scored.")
     ngram: int = setting(13, "Consecutive words that count as a copy.", ge=2, le=10**6)
-    jaccard: float = setting(0.8, "Similarity that counts as a near-copy.", ge=0.1, le=1)
+    jaccard: float = setting(0.8, "Jaccard similarity that counts as a near-copy.", ge=0.1, le=1)
     minhash: bool = setting(True, "Find near-copies as well.")

@@ -244,18 +244,3 @@ class Training(Settings):
     workers: int = setting(0, "Processes that tokenise the data.", HARDWARE, ge=0, le=256)
     device: Device | None = setting(None, DEVICE_HELP, HARDWARE)
     threads: int | None = setting(None, THREADS_HELP, HARDWARE, ge=1, le=MAX_THREADS)
-
-
-class Encoding(Settings):
-    """What bench and search share: how texts are encoded and searched."""
-
-    max_tokens: int | None = setting(None, MAX_TOKENS_HELP, DATA, ge=1, le=10**9)
-    store: Path | None = setting(None, STORE_HELP, VECTORS)
-    device: str | None = setting(
-        None,
-        "Device to run on, or several with commas to encode in parallel; the best available one by default.",
-        HARDWARE,
-    )
-    threads: int | None = setting(None, THREADS_HELP, HARDWARE, ge=1, le=MAX_THREADS)
-    batch_tokens: int | None = setting(None, BATCH_TOKENS_HELP, HARDWARE, ge=1, le=10**9)
-    memory_gib: float = setting(2.0, MEMORY_HELP, HARDWARE, ge=0, le=2**20)

@@ -48,6 +48,16 @@ def test_help_names_every_command():
         assert all(summary.endswith(".") for _, summary in rows)
 
 
+OTHERS = ("prepare master", "recipe show", "taco inspect")
+
+
+@pytest.mark.parametrize("words", [*(name for names in PANELS.values() for name in names), *OTHERS])
+def test_help_shows_values_as_they_are_typed(words):
+    shown = cli(*words.split(), "--help").stdout
+    assert not re.search(r"<(bool|float|int|list|path|str)\b", shown)  # types of Python
+    assert shown.count("[default") == len(re.findall(r"\[default=\S+\]", shown))  # in one line
+
+
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: settings.command)
 def test_every_setting_is_a_flag(settings):
     shown = cli(settings.command, "--help").stdout

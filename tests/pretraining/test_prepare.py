@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -54,7 +55,11 @@ def rows_of(folder):
 
 def test_the_hook_stzoo_preparations_brings_the_command_of_its_name():
     assert "master" in manager.all("preparation")
-    assert "--queries-per-passage" in cli("prepare", "master", "--help").stdout
+    shown = cli("prepare", "master", "--help").stdout
+    panels = ["Options", "Data", "Queries", "Continuations", "Neighbours", "Checkpoints and logs", "Hardware"]
+    assert re.findall(r"^╭─ (.+?) ─", shown, re.M) == panels
+    fields = manager.resolve(manager.find("preparation", "master")).Settings.model_fields
+    assert all(re.match(r"[A-Z].*\.$", field.description) for field in fields.values())
     assert "master" in cli("prepare", "--help").stdout
     wrong = cli("prepare", "mastr", "--output", "x")
     assert wrong.returncode == 2

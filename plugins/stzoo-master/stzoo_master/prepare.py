@@ -14,58 +14,61 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from stzoo import ModelError, Preparation, RecipeError
 from stzoo.data.corpus import Corpus, cache_folder, tokenizer_fingerprint
 from stzoo.data.languages import check_language
 from stzoo.training.pretrain_settings import PrepareSettings
-from stzoo.training.settings import LanguageCode
+from stzoo.training.settings import DATA, HARDWARE, LANGUAGE_HELP, LanguageCode, setting
 from stzoo_master.related import DOCUMENT_PATTERN
 
 DOCUMENT, BM25, LEXICAL, COUNT, NONE = "document", "bm25", "lexical", "count", "none"
+QUERIES, CONTINUATIONS, NEIGHBOURS = "Queries", "Continuations", "Neighbours"  # groups of flags
 TABLE = "frequencies/words.parquet"  # in the folder of the data set
 
 
 class MASTERSettings(PrepareSettings):
     """Settings of `stzoo prepare master`."""
 
-    queries: str = Field(
+    queries: str = setting(
         "doc2query/msmarco-t5-base-v1",
-        description="sequence-to-sequence model for queries (folder or Hub id), lexical (no model), or none",
+        "Sequence-to-sequence model that writes queries (folder or Hub id), lexical (no model), or none.",
+        QUERIES,
     )
-    queries_per_passage: int = Field(10, ge=1, description="number of queries per passage")
-    query_tokens: int = Field(64, ge=1, description="maximum length of a query, in tokens of its model")
-    query_top_k: int = Field(10, ge=0, description="sample query tokens from the k most likely; 0 for all")
-    continuation: str = Field(
-        "gpt2", description="causal language model that writes continuations (folder or Hub id), or none"
+    queries_per_passage: int = setting(10, "Queries per passage.", QUERIES, ge=1)
+    query_tokens: int = setting(64, "Maximum length of a query, in tokens of its model.", QUERIES, ge=1)
+    query_top_k: int = setting(
+        10, "Sample each token of a query from the k most likely; 0 for all.", QUERIES, ge=0
     )
-    continuation_tokens: int = Field(
-        128, ge=1, description="maximum length of a continuation, in tokens of its model"
+    continuation: str = setting(
+        "gpt2", "Causal language model that continues passages (folder or Hub id), or none.", CONTINUATIONS
     )
-    continuation_top_k: int = Field(
-        50, ge=0, description="sample continuation tokens from the k most likely; 0 for all"
+    continuation_tokens: int = setting(
+        128, "Maximum length of a continuation, in tokens of its model.", CONTINUATIONS, ge=1
     )
-    generator_batch_size: int = Field(32, ge=1, description="passages per batch of the generators")
-    neighbours: list[str] = Field(
+    continuation_top_k: int = setting(
+        50, "Sample each token of a continuation from the k most likely; 0 for all.", CONTINUATIONS, ge=0
+    )
+    generator_batch_size: int = setting(
+        32, "Passages for which queries or continuations are written at once.", HARDWARE, ge=1
+    )
+    neighbours: list[str] = setting(
         [DOCUMENT],
+        "Source of neighbours: document (the same one), bm25, an encoder (folder or Hub id), or none; "
+        "several are used in turn.",
+        NEIGHBOURS,
         min_length=1,
-        description="sources of neighbours, used in turn: document (the same one), bm25, an encoder (folder "
-        "or Hub id), or none",
     )
-    language: LanguageCode | None = Field(
-        None,
-        description="language of the passages for bm25: de, german or none; detected by default",
+    neighbours_per_passage: int = setting(
+        3, "Neighbours per passage, of each source and in all.", NEIGHBOURS, ge=1
     )
-    neighbours_per_passage: int = Field(
-        3, ge=1, description="number of neighbours per passage, of each source and in all"
-    )
-    document_pattern: str = Field(
+    document_pattern: str = setting(
         DOCUMENT_PATTERN,
-        description="regular expression of ids; passages with the same first group are of one document",
+        "Regular expression of ids; passages with the same first group are of one document.",
+        NEIGHBOURS,
     )
-    frequencies: str = Field(
-        COUNT, description="word frequencies: count, none, or a Parquet table with the columns word and count"
+    language: LanguageCode | None = setting(None, LANGUAGE_HELP, NEIGHBOURS)
+    frequencies: str = setting(
+        COUNT, "Word frequencies: count, none, or a Parquet table with the columns word and count.", DATA
     )
 
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from stzoo.training.settings import THREADS_HELP
+
 app = typer.Typer(help="Analyse multi-task models.", no_args_is_help=True)
 
 
@@ -15,13 +17,21 @@ def _group() -> None:
 
 @app.command("inspect")
 def inspect_command(
-    runs: Annotated[list[Path], typer.Argument(help="Output folders of multi-task `stzoo finetune` runs.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUNS", help="Output folders of multi-task `stzoo finetune` runs."),
+    ],
     batches: Annotated[
-        int, typer.Option(min=1, help="Number of batches to average sensitivities over.")
+        int,
+        typer.Option(
+            min=1, metavar="INTEGER", show_default=False, help="Batches to average over; 16 by default."
+        ),
     ] = 16,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    device: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Device to run on: cpu, cuda or mps; cpu by default.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(min=1, metavar="INTEGER", help=THREADS_HELP)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Measure how specialised a model's parameters are, before and after its training.
 
