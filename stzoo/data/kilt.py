@@ -23,16 +23,17 @@ from stzoo.data.beir import RetrievalDataset, digest_rows, read_corpus
 from stzoo.data.beir_layout import find_jsonl
 from stzoo.data.kilt_provenance import evidence_sets, pages_in_rows
 from stzoo.data.qrels import Qrels
+from stzoo.data.ranking import Ranked, rank
 from stzoo.data.row_location import RowLocation
 from stzoo.data.rows import read_jsonl, read_lines
 from stzoo.data.texts import Texts
-from stzoo.data.trec import Run, in_order
+from stzoo.data.trec import Run
 from stzoo.errors import DataError, quoted
 
 Evidence = dict[str, tuple[frozenset[str], ...]]  # distinct evidence sets of page ids by question id
 
 
-def to_pages(run: Run, page_of: Mapping[str, str]) -> Run:
+def to_pages(run: Run, page_of: Mapping[str, str]) -> Ranked:
     """Turns a ranking of passages into one of their pages, each with the score of its best passage.
 
     Args:
@@ -40,14 +41,14 @@ def to_pages(run: Run, page_of: Mapping[str, str]) -> Run:
         page_of: Page id by passage id.
 
     Returns:
-        Score by page id by query id, best first, ties in trec_eval's order.
+        float32 scores by query id and page id, best first.
 
     Raises:
         DataError: If a passage has no page.
     """
-    ranked: dict[str, dict[str, float]] = {}
+    of_pages: dict[str, dict[str, float]] = {}
     for query, found in run.items():
-        best: dict[str, float] = {}
+        best = of_pages[query] = {}
         for passage, value in found.items():
             if passage not in page_of:
                 raise DataError(
@@ -55,8 +56,7 @@ def to_pages(run: Run, page_of: Mapping[str, str]) -> Run:
                 )
             page = page_of[passage]
             best[page] = max(value, best.get(page, value))
-        ranked[query] = {page: best[page] for page in in_order(best)}
-    return ranked
+    return rank(of_pages)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +77,10 @@ class KiltSet(RetrievalDataset):
         part = super().part(queries)
         return replace(part, evidence={query: self.evidence[query] for query in part.queries})
 
-    def to_pages(self, run: Run) -> Run:
+    def to_pages(self, run: Run) -> Ranked:
         """See the function `to_pages`."""
-        wanted = {passage for found in run.values() for passage in found}
+        run = rank(run)
+        wanted = run.documents()
         both = zip(self.corpus_ids, self.pages, strict=True)
         return to_pages(run, {passage: page for passage, page in both if passage in wanted})
 

@@ -88,6 +88,12 @@ class Texts(Sequence[str]):
         return None
 
 
+def indices_of(wanted: Iterable[str], ids: Iterable[str]) -> dict[str, int]:
+    """The index in `ids` of each wanted id that is there, in the order of `ids`."""
+    wanted = frozenset(wanted)
+    return {name: place for place, name in enumerate(ids) if name in wanted}
+
+
 class TextsWriter:
     """Builds `Texts` from texts that are added one by one, without a second copy in memory."""
 

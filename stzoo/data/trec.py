@@ -16,15 +16,13 @@ from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 
-import numpy as np
-
 from stzoo.data.beir import RetrievalDataset
 from stzoo.data.qrels import Qrels, add_judgement, is_header, read_judgements
 from stzoo.data.rows import read_lines
 from stzoo.errors import DataError, quoted
 from stzoo.utils.files import atomic_file
 
-Run = Mapping[str, Mapping[str, float]]  # score by document id by query id
+Run = Mapping[str, Mapping[str, float]]  # score by document id by query id; `ranking.rank` orders it
 
 RUN_LAYOUT = "qid Q0 docid rank score tag"
 QRELS_LAYOUT = "qid iter docid grade"
@@ -36,15 +34,15 @@ _SCORE = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?|[+-]?inf(in
 def read_run(path: str | Path, progress: bool | None = None) -> Run:
     """Reads a TREC run.
 
-    As in trec_eval, only the scores order a query's documents (`in_order`): ranks, the second field and the
-    tag are ignored, and the lines may be in any order.
+    As in trec_eval, only the scores order a query's documents (see `stzoo.data.ranking.rank`): ranks, the
+    second field and the tag are ignored, and the lines may be in any order.
 
     Args:
         path: Path of the file.
         progress: True for a progress bar on stderr after two seconds; None shows it on a terminal only.
 
     Returns:
-        float32 scores by document id by query id, in file order.
+        Scores by document id by query id, in file order.
 
     Raises:
         DataError: If a line is invalid (named by file and line), or there is none.
@@ -67,10 +65,6 @@ def read_run(path: str | Path, progress: bool | None = None) -> Run:
         found[document] = float(score)
     if not run:
         raise DataError(f"{path} has no results; expected lines of {RUN_LAYOUT}.")
-    with np.errstate(over="ignore"):  # values beyond float32 become infinite, as in trec_eval
-        for query, found in run.items():
-            scores = np.fromiter(found.values(), np.float32, len(found)).tolist()
-            run[query] = dict(zip(found, scores, strict=True))
     return run
 
 
@@ -136,9 +130,3 @@ def check_ids(judged: RetrievalDataset) -> None:
                 f"{judged.name}: the id {quoted(name)} contains white space, which a TREC run file cannot "
                 "represent. Rename it, or write no run files (run_files=False, --no-run-files)."
             )
-
-
-def in_order(found: Mapping[str, float]) -> list[str]:
-    """One query's document ids in trec_eval's order: float32 score descending, then id descending."""
-    scores = dict(zip(found, np.fromiter(found.values(), np.float32, len(found)).tolist(), strict=True))
-    return sorted(found, key=lambda document: (scores[document], document), reverse=True)

@@ -20,7 +20,9 @@ import numpy as np
 from scipy import stats
 
 from stzoo.data.qrels import GRADE, MAX_GRADE, Qrels
-from stzoo.data.trec import Run, in_order
+from stzoo.data.ranking import Ranked, rank
+from stzoo.data.texts import indices_of
+from stzoo.data.trec import Run
 from stzoo.errors import DataError, quoted
 from stzoo.evaluation.measures import MEASURES, Measure
 
@@ -45,7 +47,7 @@ def score(qrels: Qrels, run: Run, measures: Sequence[Measure] = MEASURES) -> Sco
 
     Args:
         qrels: Grades by query id and document id; grades above 0 are relevant.
-        run: Scores by query id and document id; queries without judgements are ignored.
+        run: Scores by query id and document id, in any order; queries without judgements are ignored.
         measures: Measures to compute; `parse_measures` makes them from names.
 
     Raises:
@@ -61,10 +63,11 @@ def score(qrels: Qrels, run: Run, measures: Sequence[Measure] = MEASURES) -> Sco
     # Measures with parameters are computed one by one: ir-measures uses the gains of one nDCG for the next.
     plain = [measure for measure in names if not measure.params.keys() - {"cutoff"}]
     groups = [group for group in (plain, *([measure] for measure in names if measure not in plain)) if group]
-    queries = list(qrels)
+    queries, ranked_run = list(qrels), rank(run)
+    judged = indices_of((document for grades in qrels.values() for document in grades), ranked_run.corpus_ids)
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         batch = queries[start : start + QUERIES_AT_ONCE]
-        grades, ranked = _number(batch, qrels, run)
+        grades, ranked = _number(batch, qrels, ranked_run, judged)
         for group in groups:
             try:
                 for metric in ir_measures.iter_calc(group, grades, ranked):
@@ -106,7 +109,7 @@ def _aggregator(name: str) -> Any:
 
 
 def _number(
-    queries: Sequence[str], qrels: Qrels, run: Run
+    queries: Sequence[str], qrels: Qrels, run: Ranked, places: Mapping[str, int]
 ) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, float]]]:
     """Grades and scores by numbers for ids and without ties, which all providers of ir-measures read alike.
 
@@ -114,17 +117,16 @@ def _number(
     """
     grades, ranked = {}, {}
     for i, query in enumerate(queries):
-        results = run.get(query, {})
-        if any(value != value for value in results.values()):
-            raise DataError(f"the run has NaN among the scores of query {quoted(query)}; expected numbers.")
         for grade in qrels[query].values():
             if not isinstance(grade, Integral) or abs(grade) > MAX_GRADE:
                 raise DataError(f"query {quoted(query)} has the grade {quoted(grade)}; expected {GRADE}.")
-        ranks = {document: rank for rank, document in enumerate(in_order(results))}
+        ranks = {place: number for number, place in enumerate(run.results(query)[0].tolist())}
         judged = enumerate(qrels[query].items(), len(ranks))
-        grades[str(i)] = {str(ranks.get(document, other)): grade for other, (document, grade) in judged}
+        grades[str(i)] = {
+            str(ranks.get(places.get(document, -1), other)): grade for other, (document, grade) in judged
+        }
         if ranks:
-            ranked[str(i)] = {str(rank): float(len(ranks) - rank) for rank in ranks.values()}
+            ranked[str(i)] = {str(number): float(len(ranks) - number) for number in ranks.values()}
     return grades, ranked
 
 

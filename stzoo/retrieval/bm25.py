@@ -30,9 +30,8 @@ from stzoo.data.languages import (
     stop_words,
     stop_words_name,
 )
-from stzoo.data.trec import Run
+from stzoo.data.ranking import Ranked, Ranking
 from stzoo.data.words import search_terms
-from stzoo.retrieval.search.ranking import Ranking
 from stzoo.utils.messages import notify
 
 NAME = "bm25s"
@@ -83,9 +82,9 @@ def choose_language(language: str | None, texts: Sequence[str], name: str) -> st
     return code
 
 
-def note_empty(run: Run, language: str) -> str | None:
+def note_empty(run: Ranked, language: str) -> str | None:
     """A note on a run in which many queries have no results; None if few have none."""
-    empty = sum(1 for scores in run.values() if not scores)
+    empty = sum(not len(run.results(query)[0]) for query in run)
     if empty <= MANY * len(run):
         return None
     how = f"read as {LANGUAGES[language].title()}" if language in LANGUAGES else "without a language"
@@ -183,7 +182,7 @@ class Lexical:
         self._index, self._tokenizer, _ = index_terms(passages, language, progress=progress)
         self._ranking: Ranking | None = None
 
-    def retrieve(self, queries: Mapping[str, str], k: int = 1000, *, drop_self: bool = False) -> Run:
+    def retrieve(self, queries: Mapping[str, str], k: int = 1000, *, drop_self: bool = False) -> Ranked:
         """Finds the k best passages of each query.
 
         Results take 8 k bytes per query, so search for many queries in several calls.
@@ -242,7 +241,7 @@ class Lexical:
 
 def retrieve_bm25(
     judged: RetrievalDataset, k: int = 1000, *, language: str | None = None, progress: bool | None = None
-) -> Run:
+) -> Ranked:
     """Finds the k best passages of each judged query by BM25.
 
     Args:

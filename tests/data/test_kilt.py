@@ -147,10 +147,10 @@ def test_cutoffs_below_1_and_no_questions_are_errors():
 
 
 def test_pages_are_ranked_by_their_best_passage_with_ties_as_in_trec_eval():
-    run = {"q": {"1": 0.9, "2": 0.8, "3": 0.8, "4": 0.9, "5": 0.1}, "none": {}}
+    run = {"q": {"1": 0.75, "2": 0.5, "3": 0.5, "4": 0.75, "5": 0.125}, "none": {}}
     page_of = {"1": "x", "2": "y", "3": "z", "4": "y", "5": "x"}
     ranked = kilt.to_pages(run, page_of)
-    assert [list(found.items()) for found in ranked.values()] == [[("y", 0.9), ("x", 0.9), ("z", 0.8)], []]
+    assert [list(found.items()) for found in ranked.values()] == [[("y", 0.75), ("x", 0.75), ("z", 0.5)], []]
     with pytest.raises(DataError, match="'9', found for query 'q'"):
         kilt.to_pages({"q": {"9": 1.0}}, page_of)
 
@@ -226,9 +226,9 @@ def test_a_kilt_set_is_judged_by_page(tmp_path, gold):
     )
     other = kilt.read_kilt(put(tmp_path / "mine.jsonl", row("a", ["10"])), corpus)
     assert (other.name, other.split, other.notes) == ("mine", "test", ())
-    run = {"a": {"p2": 0.9, "p1": 0.8, "p3": 0.7}, "b": {"p1": 1.0}, "c": {"p3": 1.0}}
+    run = {"a": {"p2": 0.75, "p1": 0.5, "p3": 0.25}, "b": {"p1": 1.0}, "c": {"p3": 1.0}}
     pages = judged.to_pages(run)
-    assert pages == {"a": {"10": 0.9, "20": 0.7}, "b": {"10": 1.0}, "c": {"20": 1.0}}
+    assert pages == {"a": {"10": 0.75, "20": 0.25}, "b": {"10": 1.0}, "c": {"20": 1.0}}
     assert kilt_scoring.score(judged.evidence, pages, [1]).per_query["recall@1"] == {
         "a": 0.5,
         "b": 0.0,

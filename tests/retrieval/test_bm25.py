@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from stzoo.data.beir import read_beir
 from stzoo.data.languages import detect_language
+from stzoo.data.ranking import rank
 from stzoo.errors import RecipeError
 from stzoo.retrieval.bm25 import SETTINGS, Lexical, index_terms, note_empty, retrieve_bm25
 
@@ -146,7 +147,7 @@ def test_stemmer_and_stop_words_are_of_the_language():
 @pytest.mark.parametrize(("found", "noted"), [(3, True), (4, False)])
 def test_a_run_in_which_many_queries_find_nothing_has_a_note(found, noted):
     run = {f"q{n}": {"d": 1.0} if n < found else {} for n in range(5)}
-    note = note_empty(run, "de")
+    note = note_empty(rank(run), "de")
     assert bool(note) == noted
     if note:
         assert "nothing for 2 of 5 queries (read as German)" in note

@@ -4,8 +4,8 @@ import re
 import faiss
 import numpy as np
 import pytest
+from support.helpers import in_trec_order
 
-from stzoo.data.trec import in_order
 from stzoo.errors import ModelError, OutputError, RecipeError, ShapeError
 from stzoo.retrieval.search import faiss_build
 from stzoo.retrieval.search.exact import top_k
@@ -66,7 +66,7 @@ def test_any_factory_string_finds_most_of_the_nearest_and_the_saved_index_finds_
     made = open_index(tmp_path, CORPUS, factory, similarity="cosine")
     run = find(made)
     assert recall(exact(), run, 10) >= FACTORIES[factory]
-    assert all(len(found) == 10 and list(found) == in_order(found) for found in run.values())
+    assert all(len(found) == 10 and list(found) == in_trec_order(found) for found in run.values())
     again = open_index(tmp_path, CORPUS, factory, similarity="cosine")
     assert (made.reused, again.reused) == (False, True)
     assert find(again) == run

@@ -11,16 +11,16 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from support.helpers import in_trec_order
 
 from stzoo.data.beir import RetrievalDataset, read_beir, write_beir
+from stzoo.data.ranking import Ranking
 from stzoo.data.texts import Texts
-from stzoo.data.trec import in_order
 from stzoo.errors import ModelError, RecipeError, ShapeError
 from stzoo.evaluation.scoring import score
 from stzoo.retrieval.search import exact, exact_kernels
 from stzoo.retrieval.search.exact import retrieve, top_k
 from stzoo.retrieval.search.exact_kernels import SIMILARITIES
-from stzoo.retrieval.search.ranking import Ranking
 from stzoo.testing import TEXTS, tiny_masked_lm
 
 # Few small whole numbers: every product is exact and most scores tie. -0.0 must tie with 0.0.
@@ -98,7 +98,7 @@ def test_the_kept_are_those_of_a_full_sort_whatever_the_chunk(search, k, drop_se
         run = top_k(queries, corpus, query_ids, corpus_ids, k, drop_self=drop_self)
     assert run == expected
     assert [list(found) for found in run.values()] == [list(found) for found in expected.values()]
-    assert all(list(found) == in_order(found) for found in run.values())
+    assert all(list(found) == in_trec_order(found) for found in run.values())
 
 
 @given(searches(st.one_of(ANY, FEW)), st.integers(1, 9), some_tiles, st.sampled_from(SIMILARITIES))

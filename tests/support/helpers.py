@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+
 from stzoo.cli import main
 
 
@@ -49,3 +51,8 @@ def abandoned_draft(folder, name):
     (box / "owner").write_text(name)
     (box / ".tmpWLB4Df").write_bytes(b"half of it")
     return box
+
+
+def in_trec_order(found):
+    """A query's document ids as trec_eval orders them: by float32 score, then by id, both descending."""
+    return sorted(found, key=lambda document: (np.float32(found[document]), document), reverse=True)

@@ -22,10 +22,9 @@ from scipy.sparse import csr_array
 from tqdm import tqdm
 
 from stzoo.data.beir import RetrievalDataset
-from stzoo.data.trec import Run
+from stzoo.data.ranking import Ranked, Ranking
 from stzoo.errors import ModelError
 from stzoo.models.encode import encode
-from stzoo.retrieval.search.ranking import Ranking
 from stzoo.retrieval.store import Store, fill
 
 ENCODED = 512  # texts whose full vectors are in memory at once: 64 MB
@@ -41,7 +40,7 @@ def retrieve(
     folder: str | Path | None = None,
     batch_tokens: int | None = None,
     progress: bool | None = None,
-) -> Run:
+) -> Ranked:
     """Retrieves the k best passages of each judged query, like `stzoo.retrieval.search.exact.retrieve`.
 
     Apart from the results and the order of the ids (8 bytes per document), it needs some 400 MB for any

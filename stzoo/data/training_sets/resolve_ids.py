@@ -11,7 +11,7 @@ from stzoo.data.kilt_provenance import pages_in_rows
 from stzoo.data.read_once import once
 from stzoo.data.row_location import RowLocation
 from stzoo.data.rows import read_jsonl, read_lines
-from stzoo.data.texts import Texts, TextsWriter
+from stzoo.data.texts import Texts, TextsWriter, indices_of
 from stzoo.data.training_sets.formats import Example
 from stzoo.data.training_sets.sets import Candidate
 from stzoo.errors import DataError
@@ -66,7 +66,7 @@ class Corpus:
 
     def places(self, wanted: set[str]) -> dict[str, int]:
         """Index by id of the wanted passages that exist."""
-        return {name: place for place, name in enumerate(self.passages.ids) if name in wanted}
+        return indices_of(wanted, self.passages.ids)
 
     def places_by_page(self, wanted: set[str]) -> dict[str, list[int]]:
         """Indices of passages by page id, for the wanted pages that have passages.

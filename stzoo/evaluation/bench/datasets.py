@@ -9,7 +9,7 @@ from stzoo.data import find_datasets, kilt, registry
 from stzoo.data.beir import RetrievalDataset, read_beir
 from stzoo.data.beir_layout import find_split, is_beir
 from stzoo.data.missing_judged import check_missing_judged
-from stzoo.data.trec import Run
+from stzoo.data.ranking import Ranked
 from stzoo.errors import DataError, RecipeError, check_known
 from stzoo.evaluation import kilt as kilt_scoring
 from stzoo.evaluation.bench import kilt_suite
@@ -122,7 +122,7 @@ def _read(found: find_datasets.Found, missing_judged: str, progress: bool | None
 
 
 def evaluate(
-    judged: RetrievalDataset, run: Run, measures: Sequence[Measure], *, of_pages: bool = False
+    judged: RetrievalDataset, run: Ranked, measures: Sequence[Measure], *, of_pages: bool = False
 ) -> Scores:
     """Scores a run. For a KILT data set, ranks pages instead of passages and adds KILT's own measures.
 

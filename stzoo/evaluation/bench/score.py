@@ -8,7 +8,8 @@ from pathlib import Path
 
 from stzoo.data import kilt
 from stzoo.data.beir import RetrievalDataset
-from stzoo.data.trec import Run, in_order, read_qrels, read_run
+from stzoo.data.ranking import rank
+from stzoo.data.trec import Run, read_qrels, read_run
 from stzoo.errors import DataError, RecipeError, quoted
 from stzoo.evaluation.bench import result_files, results
 from stzoo.evaluation.bench.datasets import evaluate, select_datasets
@@ -83,7 +84,8 @@ def score(
                 )
             if not _is_guess(path):
                 _check_documents(path, run, judged)
-            scores = evaluate(judged, _top_k(run, judged, k), chosen_measures, of_pages=_is_guess(path))
+            ranked = rank(run, k, drop_self=judged.shares_ids)
+            scores = evaluate(judged, ranked, chosen_measures, of_pages=_is_guess(path))
             system = (name, revision)
             target = result_files.result_file(folder, *system, judged.name) if folder else None
             if target:
@@ -192,12 +194,3 @@ def _check_documents(path: Path, run: Run, judged: RetrievalDataset) -> None:
 def _is_guess(path: Path) -> bool:
     """True for a guess in KILT's format, which ranks pages with or without a corpus."""
     return ".jsonl" in path.suffixes
-
-
-def _top_k(run: Run, judged: RetrievalDataset, k: int) -> Run:
-    """The k best results of each query, without the document that is the query itself."""
-    top = {}
-    for query, scores in run.items():
-        ranked = [document for document in in_order(scores) if not (judged.shares_ids and document == query)]
-        top[query] = {document: scores[document] for document in ranked[:k]}
-    return top

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from stzoo.data.beir import RetrievalDataset
-from stzoo.data.trec import Run
+from stzoo.data.ranking import Ranked
 from stzoo.retrieval.search.faiss_build import empty, set_parameters
 from stzoo.retrieval.search.faiss_index import open_index, recall
 from stzoo.retrieval.search.retriever import Retriever
@@ -33,7 +33,7 @@ class Retrieved:
         notes: Notes on these results for readers of the scores.
     """
 
-    run: Run
+    run: Ranked
     cost: dict[str, float] = field(default_factory=dict)
     run_info: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

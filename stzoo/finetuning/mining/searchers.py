@@ -7,10 +7,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from stzoo.data.beir import RetrievalDataset
+from stzoo.data.ranking import Ranked
 from stzoo.errors import ModelError
 from stzoo.retrieval import bm25
 from stzoo.retrieval.search.exact_kernels import checked, scores_of
-from stzoo.retrieval.search.ranking import Ranked
 from stzoo.retrieval.search.retriever import Retriever
 from stzoo.retrieval.store import Store
 
@@ -89,7 +89,6 @@ class Dense:
         queries, documents = self._stores
         vectors = queries[first:last]
         found = self._retriever.top_k(self._judged, vectors, self._ids[first:last], documents, k)
-        assert isinstance(found, Ranked)
         return found, self._scores(vectors, documents, rows, places)
 
     def tokens(self, place: int) -> tuple[int, ...]:
@@ -151,7 +150,6 @@ class Lexical:
         """See `Searcher`."""
         asked = {query: self._judged.queries[query] for query in self._ids[first:last]}
         found = self._index.retrieve(asked, k, drop_self=self._judged.shares_ids)
-        assert isinstance(found, Ranked)
         scores = np.empty(len(places), np.float32)
         bounds = np.searchsorted(rows, np.arange(len(asked) + 1))
         for text, here, there in zip(asked.values(), bounds[:-1], bounds[1:], strict=True):

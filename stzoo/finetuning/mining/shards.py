@@ -12,12 +12,13 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from stzoo.data.beir import RetrievalDataset
+from stzoo.data.ranking import Ranked
 from stzoo.data.training_sets.builder import note_missing
 from stzoo.data.training_sets.mined import check_mined_name, write_training
 from stzoo.data.training_sets.sets import Candidate, Mined
@@ -31,9 +32,6 @@ from stzoo.training.finetune_settings import MiningRules
 from stzoo.utils.files import files_under, lock_folder, remove_files
 from stzoo.utils.messages import notify
 from stzoo.utils.parts import ArrayParts, Part, open_manifest
-
-if TYPE_CHECKING:
-    from stzoo.retrieval.search.ranking import Ranked
 
 MANIFEST, PARTS = "mining.json", r"part-\d+\.safetensors"
 PART = 256  # queries per part; a few seconds of search
@@ -163,7 +161,7 @@ class _Mining:
                     shown.update(len(part))
 
     def _arrays(
-        self, part: Part, first: int, found: "Ranked", positives: list[np.ndarray]
+        self, part: Part, first: int, found: Ranked, positives: list[np.ndarray]
     ) -> dict[str, np.ndarray]:
         """Computes a part from the results of a block of queries and the scores of their positives.
 
@@ -174,17 +172,18 @@ class _Mining:
             positives: Scores of the positives of each of the block's queries, float32.
         """
         known, rules = self.known, self.rules
-        here = slice(part.first - first, part.last - first)
-        own, (places, scores) = positives[here], found.arrays(here)
+        own = positives[part.first - first : part.last - first]
+        query_ids = known.query_ids[part.first : part.last]
+        places, scores = zip(*(found.results(query, own=True) for query in query_ids), strict=True)
         removed = np.zeros(len(REMOVED), np.int64)
         orders = []  # ranks of the candidates of each query
         for row, query in enumerate(range(part.first, part.last)):
             order = np.empty(0, np.int64)
             if len(own[row]):
-                there = places[row][places[row] >= 0]
+                there = places[row]
                 answers = known.kinds[known.answers[query]]
                 best = float(own[row].max())
-                left, gone = candidates(known.kinds[there], scores[row][: len(there)], answers, best, rules)
+                left, gone = candidates(known.kinds[there], scores[row], answers, best, rules)
                 same = self._read_alike(there[left], scores[row][left], known.positives[query], own[row])
                 left, gone[0] = left[~same], gone[0] + int(same.sum())
                 order = chosen(left, rules, self.seed, known.query_ids[query])
@@ -197,7 +196,7 @@ class _Mining:
             said = verdicts(
                 self.teacher,
                 self.judged.passages,
-                [self.judged.queries[query] for query in known.query_ids[part.first : part.last]],
+                [self.judged.queries[query] for query in query_ids],
                 [known.positives[query] for query in range(part.first, part.last)],
                 [places[row][order] for row, order in enumerate(orders)],
                 rules.mined,

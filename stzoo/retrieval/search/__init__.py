@@ -2,7 +2,6 @@
 
 exact.py        exact search; exact_kernels.py has its two passes
 faiss_index.py  approximate search by FAISS indexes; faiss_build.py builds them
-ranking.py      collecting the k best results in trec_eval's order
 retriever.py    a model with its embedding stores
 search.py       search(): ask questions of a model or a store
 """

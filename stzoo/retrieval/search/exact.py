@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from stzoo.data.beir import RetrievalDataset
-from stzoo.data.trec import Run
+from stzoo.data.ranking import Ranked, Ranking
 from stzoo.errors import ModelError, RecipeError, ShapeError
 from stzoo.models.encode import encode
 from stzoo.retrieval.search.exact_kernels import (
@@ -37,7 +37,6 @@ from stzoo.retrieval.search.exact_kernels import (
     full_precision,
     scores_of,
 )
-from stzoo.retrieval.search.ranking import Ranking
 
 QUERIES, PASSAGES, MIN_PASSAGES = 128, 16384, 1024  # per tile, whose scores fit into a core's cache
 PAIR_BYTES = 96  # of all arrays per pair of a tile, if every pair goes through the second pass
@@ -64,7 +63,7 @@ def retrieve(
     batch_tokens: int | None = None,
     memory_gib: float = 2.0,
     progress: bool | None = None,
-) -> Run:
+) -> Ranked:
     """Finds the k nearest passages of each judged query with a sentence-transformers model.
 
     Queries are encoded by the model's encode_query and passages by its encode_document, with its prompts and
@@ -121,7 +120,7 @@ def top_k(
     memory_gib: float = 2.0,
     device: str = "cpu",
     progress: bool = False,
-) -> Run:
+) -> Ranked:
     """Finds the k nearest passages of each query, exactly.
 
     It runs on as many threads as torch uses, with one thread each for numpy's linear algebra.

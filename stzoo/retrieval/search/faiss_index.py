@@ -26,12 +26,12 @@ import faiss
 import numpy as np
 from tqdm import tqdm
 
+from stzoo.data.ranking import Ranked, Ranking
 from stzoo.data.trec import Run
 from stzoo.errors import OutputError, ShapeError
 from stzoo.retrieval.search.exact import Vectors
 from stzoo.retrieval.search.exact_kernels import checked
 from stzoo.retrieval.search.faiss_build import built, faiss_errors, normalized, set_parameters
-from stzoo.retrieval.search.ranking import Ranking
 from stzoo.utils.files import atomic_file, sha256, write_json
 from stzoo.utils.parts import damaged, differences, read_manifest
 
@@ -68,7 +68,7 @@ class Index:
         drop_self: bool,
         search_params: str | None = None,
         progress: bool = False,
-    ) -> Run:
+    ) -> Ranked:
         """Finds approximately the k nearest passages of each query, on as many threads as torch uses.
 
         The scores are FAISS's: those of compressed vectors, if the index compresses them. Order, ties and

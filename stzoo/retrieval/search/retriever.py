@@ -10,7 +10,7 @@ from typing import Any
 
 from stzoo.data.beir import RetrievalDataset
 from stzoo.data.corpus import cache_folder
-from stzoo.data.trec import Run
+from stzoo.data.ranking import Ranked
 from stzoo.models.encode import copies_on, encode
 from stzoo.models.encode.batches import prompt_of, reading_notes
 from stzoo.models.loaded import NO_REVISION, LoadedModel
@@ -57,7 +57,7 @@ class Retriever:
 
     def top_k(
         self, judged: RetrievalDataset, query_vectors: Any, query_ids: Sequence[str], documents: Store, k: int
-    ) -> Run:
+    ) -> Ranked:
         """The k nearest passages of each query, by exact search."""
         return top_k(
             query_vectors,

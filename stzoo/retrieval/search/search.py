@@ -96,14 +96,12 @@ def search(
     ids = [str(number) for number in range(len(questions))]
     vectors = encode(retriever.model, questions, role="query", batch_tokens=batch_tokens)
     run = retriever.top_k(judged, vectors, ids, documents, k)
-    retrieved = {document for scores in run.values() for document in scores}
-    index = {document: i for i, document in enumerate(judged.corpus_ids) if document in retrieved}
     return [
         {
             "question": question,
             "found": [
-                {"id": document, "score": score, "text": judged.passages[index[document]]}
-                for document, score in run[number].items()
+                {"id": judged.corpus_ids[place], "score": float(score), "text": judged.passages[place]}
+                for place, score in zip(*run.results(number), strict=True)
             ],
         }
         for number, question in zip(ids, questions, strict=True)

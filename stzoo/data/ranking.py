@@ -1,13 +1,22 @@
-"""Collects the k best documents of each query, with ties broken as in trec_eval."""
+"""Rankings: the k best documents of each query, in trec_eval's order.
+
+The order is by float32 score descending, then by document id descending (as text). Every ranking is ordered
+once: that of a search by `Ranking`, that of another system by `rank`. Measures, run files and mining read
+the result, a `Ranked`.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
-from stzoo.data.texts import Texts
-from stzoo.errors import RecipeError
+from stzoo.data.texts import Texts, indices_of
+from stzoo.data.trec import Run
+from stzoo.errors import DataError, RecipeError, quoted
 
 EMPTY = -(2**63)  # a key below that of any score
+RANK = 0xFFFFFFFF  # the bits of a key that are the rank of the document's id
 
 
 class Ranking:
@@ -76,10 +85,13 @@ class Ranked(Mapping[str, dict[str, float]]):
     """float32 scores by query id and document id, best first.
 
     A query's results are unpacked on each access, as dicts for all would take ten times the memory.
+
+    Attributes:
+        corpus_ids: N unique ids, among which are those of all documents found.
     """
 
     def __init__(self, ranking: Ranking, query_ids: Sequence[str], keys: np.ndarray):
-        self._ranking, self._keys = ranking, keys
+        self._ranking, self._keys, self.corpus_ids = ranking, keys, ranking.corpus_ids
         self._rows = {query: row for row, query in enumerate(query_ids)}
 
     def __len__(self) -> int:
@@ -89,29 +101,70 @@ class Ranked(Mapping[str, dict[str, float]]):
         return iter(self._rows)
 
     def __getitem__(self, query: str) -> dict[str, float]:
-        keys = self._keys[self._rows[query]]
-        keys = keys[keys != EMPTY]
-        ids = self._ranking.corpus_ids
-        documents = [ids[i] for i in self._ranking.ascending[keys & 0xFFFFFFFF].tolist()]
-        scores = dict(zip(documents, _unpacked(keys).tolist(), strict=True))
-        if self._ranking.drop_self:
-            scores.pop(query, None)
-        if len(scores) > self._ranking.k:
-            scores.popitem()
-        return scores
+        if query not in self._rows:
+            raise KeyError(query)
+        indices, scores = self.results(query)
+        return dict(zip((self.corpus_ids[i] for i in indices.tolist()), scores.tolist(), strict=True))
 
-    def arrays(self, rows: slice) -> tuple[np.ndarray, np.ndarray]:
-        """The results of consecutive queries as arrays, which include a query's own document.
+    def results(self, query: str, *, own: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """A query's results as arrays, which are empty for unknown queries.
 
         Args:
-            rows: Rows of the queries, in the order in which they were given.
+            query: Id of the query.
+            own: True keeps the query's own document, in addition to k others, where `drop_self` drops it.
 
         Returns:
-            int64 [q, W] positions in the corpus, best first, padded with -1; float32 [q, W] scores.
+            int64 [n] positions in the corpus, best first; float32 [n] scores.
         """
-        keys = self._keys[rows]
-        indices = self._ranking.ascending[keys & 0xFFFFFFFF].astype(np.int64)
-        return np.where(keys == EMPTY, -1, indices), _unpacked(keys)
+        keys = self._keys[self._rows[query]] if query in self._rows else np.empty(0, np.int64)
+        keys = keys[keys != EMPTY]
+        indices = self._documents(keys)
+        if self._ranking.drop_self and not own:
+            kept = np.flatnonzero(indices != self._own.get(query, -1))[: self._ranking.k]
+            indices, keys = indices[kept], keys[kept]
+        return indices, _unpacked(keys)
+
+    def documents(self) -> set[str]:
+        """Ids of the documents found for any query."""
+        found = self._documents(np.unique(self._keys[self._keys != EMPTY] & RANK))
+        return {self.corpus_ids[i] for i in found.tolist()}
+
+    @cached_property
+    def _own(self) -> dict[str, int]:
+        return indices_of(self._rows, self.corpus_ids)
+
+    def _documents(self, keys: np.ndarray) -> np.ndarray:
+        return self._ranking.ascending[keys & RANK].astype(np.int64)
+
+
+def rank(run: Run, k: int | None = None, *, drop_self: bool = False) -> Ranked:
+    """Orders a run, unless it is `Ranked`.
+
+    Args:
+        run: Scores by query id and document id, in any order.
+        k: Number of documents to keep per query; None keeps all.
+        drop_self: True drops the document whose id is the query's.
+
+    Raises:
+        DataError: If a score is NaN.
+        RecipeError: If k is below 1.
+    """
+    if isinstance(run, Ranked):
+        return run
+    ids = list(dict.fromkeys(chain.from_iterable(run.values())))
+    places = {document: place for place, document in enumerate(ids)}
+    longest = max(map(len, run.values()), default=0)
+    ranking = Ranking(ids, max(longest, 1) if k is None else k, drop_self=drop_self)
+    kept = ranking.none(len(run))
+    for row, (query, found) in enumerate(run.items()):
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite, as in trec_eval
+            scores = np.fromiter(found.values(), np.float64, len(found)).astype(np.float32)
+        if np.isnan(scores).any():
+            raise DataError(f"the run has NaN among the scores of query {quoted(query)}; expected numbers.")
+        indices = np.fromiter(map(places.__getitem__, found), np.int64, len(found))
+        one = slice(row, row + 1)
+        kept[one] = ranking.merge(kept[one], np.zeros_like(indices), indices, scores)
+    return ranking.run(list(run), kept)
 
 
 def _packed(scores: np.ndarray, ranks: np.ndarray) -> np.ndarray:
