@@ -15,7 +15,7 @@ line; numeric ids are read as their digits, and scores such as "1.0" as integers
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -36,34 +36,48 @@ from stzoo.utils.files import atomic_folder, check_replaceable
 BEIR_FILES = (r"(?:corpus|queries)\.jsonl(?:\.gz)?", r"qrels/[^/]+\.tsv(?:\.gz)?", "qrels/")
 
 
-@dataclass(frozen=True)
-class RetrievalDataset:
-    """One split of a retrieval data set, in memory.
+@dataclass(frozen=True, kw_only=True)
+class Collection:
+    """Passages in memory: what data sets for retrieval and for training have in common.
 
     Attributes:
-        name: Name of the folder, or FOLDER-TASK, or the name that the caller gave.
-        split: Name of the split, e.g. "test".
-        corpus_ids: N unique document ids, in file order.
+        name: Name of the folder or file, or FOLDER-TASK, or the name that the caller gave.
+        folder: Path of the folder that it was read from.
+        corpus_ids: N unique ids.
         passages: N passages in the order of corpus_ids: title and text joined by a space; "" for an empty
             document.
-        queries: Text by id of the judged queries, in file order.
-        qrels: Grade by document id by query id; above 0 is relevant.
-        folder: Path of the folder that it was read from.
-        notes: Sentences that readers of the scores should know, e.g. counts that are not official.
-        task: Name of the model's prompt for the queries; without such a prompt it has no effect.
-        columns: `TrainingSet.columns`, if it was made from training rows.
+        notes: Sentences that users of the data should know, e.g. counts that are not official.
+        columns: The roles of the columns, for each layout of the training files that it was read from; empty
+            for BEIR folders.
     """
 
     name: str
-    split: str
+    folder: Path
     corpus_ids: Sequence[str]
     passages: Sequence[str]
-    queries: dict[str, str]
-    qrels: Qrels
-    folder: Path
     notes: tuple[str, ...] = ()
-    task: str = ""
     columns: tuple[dict[str, Any], ...] = ()
+
+    def attributes(self, kind: type["Collection"]) -> dict[str, Any]:
+        """The attributes that `kind`, a base class, declares, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(kind)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalDataset(Collection):
+    """One split of a retrieval data set: a whole corpus in file order, and its judgements by id, if any.
+
+    Attributes:
+        split: Name of the split, e.g. "test".
+        queries: Text by id of the judged queries, in file order.
+        qrels: Grade by document id by query id; above 0 is relevant.
+        task: Name of the model's prompt for the queries; without such a prompt it has no effect.
+    """
+
+    split: str = ""
+    queries: dict[str, str] = field(default_factory=dict)
+    qrels: Qrels = field(default_factory=dict)
+    task: str = ""
 
     @cached_property
     def shares_ids(self) -> bool:
@@ -71,9 +85,10 @@ class RetrievalDataset:
 
         The registry knows this for some sets by name. For others it is true if at least half of the queries
         are in the corpus (`queries_in_corpus`). Equal ids alone are not enough: in Cranfield, query 1 and
-        document 1 are unrelated.
+        document 1 are unrelated. A corpus without queries has no such namespace.
         """
-        return registry.shares_ids(self.name) or 2 * self.queries_in_corpus >= max(len(self.queries), 1)
+        in_corpus = registry.shares_ids(self.name) or 2 * self.queries_in_corpus >= len(self.queries)
+        return bool(self.queries) and in_corpus
 
     @cached_property
     def queries_in_corpus(self) -> int:
@@ -95,6 +110,14 @@ class RetrievalDataset:
             queries={query: text for query, text in self.queries.items() if query in kept},
             qrels={query: grades for query, grades in self.qrels.items() if query in kept},
         )
+
+    @property
+    def relevant(self) -> dict[str, list[str]]:
+        """Ids of the relevant documents of each query, which the corpus may lack."""
+        return {
+            query: [document for document, grade in self.qrels[query].items() if grade > 0]
+            for query in self.queries
+        }
 
     @property
     def judgements(self) -> int:

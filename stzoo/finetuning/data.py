@@ -29,15 +29,13 @@ class Data(NamedTuple):
     """The data of a run, or of one of its tasks.
 
     Attributes:
-        train: The queries to train on.
+        train: The queries to train on; `origin` has the whole corpus to mine from, if episodes mine.
         dev: The queries for early stopping, or None.
-        judged: The training queries and the whole corpus to mine from; None if nothing is mined.
         shared: Number of held-out queries that share an answer with a training query.
     """
 
     train: TrainingSet
     dev: RetrievalDataset | None
-    judged: RetrievalDataset | None
     shared: int
 
 
@@ -60,10 +58,9 @@ def read_data(settings: FinetuneSettings) -> dict[str, Data]:
 
 def _read(settings: FinetuneSettings, task: str) -> Data:
     data, split, corpus, columns = settings.data, settings.split, settings.corpus, settings.columns
-    judged = None
     if settings.episodes or names_beir(data):
         judged = read_judged(data, split, corpus=corpus, columns=columns)
-        whole = from_judged(judged)
+        whole = replace(from_judged(judged), origin=judged)
     else:
         whole = read_training(data, split, corpus=corpus, columns=columns)
     train, dev, shared = whole, None, 0
@@ -81,17 +78,15 @@ def _read(settings: FinetuneSettings, task: str) -> Data:
                 f"dev_queries is {settings.dev_queries}; at most a fifth of the queries is held out, here "
                 f"{len(held.query_ids)}."
             )
-        dev = judged.part(held.query_ids) if judged else held.judged()
+        dev = held.judged()
     if settings.max_queries and settings.max_queries < len(train.query_ids):
         places = range(len(train.query_ids))
         chosen = random.Random(settings.seed).sample(places, settings.max_queries)  # noqa: S311
         train = train.part(np.array(sorted(chosen)))
     if dev:
         dev = replace(cut_corpus(dev, settings.dev_passages, settings.seed), task=task)
-    if not settings.episodes or not judged:
-        return Data(train, dev, None, shared)
-    judged = judged if train is whole else judged.part(train.query_ids)
-    return Data(train, dev, replace(judged, task=task), shared)
+    origin = replace(train.judged(), task=task) if settings.episodes else None
+    return Data(replace(train, origin=origin), dev, shared)
 
 
 def _read_dev(settings: FinetuneSettings) -> RetrievalDataset:

@@ -217,7 +217,7 @@ def mixed(new: TrainingSet, old: TrainingSet, share: float, seed: int) -> Traini
         kept = [stale[place] for place in np.sort(draw.permutation(len(stale))[:count])]
         left = [row.negatives[place] for place in np.sort(draw.permutation(len(row.negatives))[count:])]
         writer.add(row.query, row.positives, [*left, *kept], row.query_id)
-    return writer.finish(new.name, new.source, notes=new.notes, made=new.made)
+    return writer.finish(new.name, new.folder, notes=new.notes, made=new.made)
 
 
 def _best(folder: Path, student: Any, done: list[dict[str, Any]]) -> dict[str, Any]:

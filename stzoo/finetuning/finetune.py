@@ -135,7 +135,7 @@ def finetune(
                 )
         dev = {task: one.dev for task, one in data.items() if one.dev is not None}
         if wanted.episodes:
-            judged = {task: one.judged for task, one in data.items() if one.judged is not None}
+            judged = {task: train.judged() for task, train in trains.items()}
             facts = episodes.train(wanted, run, student, judged, teacher, partial(fit, dev=dev))
         else:
             if teacher:

@@ -152,7 +152,7 @@ def test_without_ids_and_scores_passages_are_numbered_and_unscored(tmp_path):
         put(tmp_path / "rows.jsonl", *(flag(row, scores=False, ids=False) for row in ROWS))
     )
     assert training.query_ids == ["0", "1"]
-    assert training.passage_ids == ["0", "1", "2", "3"]
+    assert training.corpus_ids == ["0", "1", "2", "3"]
     assert training.passages == list(CORPUS.values())
     assert not training.scored
     assert training.positives.scores is None
@@ -563,7 +563,7 @@ def test_id_triples_find_their_texts_in_ms_marcos_own_files(tmp_path):
     )
     training = read_training(triples, corpus=tmp_path)
     assert listed(training) == bare(ROWS, ids=True)
-    assert set(training.passage_ids) == set(CORPUS)  # what is not named is not kept
+    assert set(training.corpus_ids) == set(CORPUS)  # what is not named is not kept
 
 
 def test_triples_in_a_script_without_spaces_are_no_ids(tmp_path):
@@ -602,8 +602,8 @@ def test_all_passages_of_a_kilt_questions_evidence_pages_are_positive(tmp_path):
 def test_of_a_beir_folder_the_relevant_passages_are_kept(corpus):
     training = read_training(corpus)
     assert listed(training) == [replace_negatives(row) for row in bare(ROWS, ids=True)]
-    assert training.passage_ids == ["a", "b", "c"]
-    assert (training.name, training.source) == ("beir", corpus)
+    assert training.corpus_ids == ["a", "b", "c"]
+    assert (training.name, training.folder) == ("beir", corpus)
 
 
 def replace_negatives(row):
@@ -738,14 +738,14 @@ def test_ids_are_unique_where_some_are_given_and_some_are_not():
     writer.add("second", [Candidate("b", "0")], [Candidate("c", "3"), Candidate("d")], "0")
     training = writer.finish("x", Path("x"))
     assert training.query_ids == ["_0", "0"]
-    assert training.passage_ids == ["_0", "0", "3", "_3"]
+    assert training.corpus_ids == ["_0", "0", "3", "_3"]
 
 
 def test_one_text_under_two_ids_is_one_passage_under_the_first():
     writer = TrainingSetWriter()
     writer.add("q", [Candidate("a", "1"), Candidate("a", "2")], [Candidate("b", "3")])
     training = writer.finish("x", Path("x"))
-    assert training.passage_ids == ["1", "3"]
+    assert training.corpus_ids == ["1", "3"]
     with pytest.raises(DataError, match="a second text for passage id '2'"):
         writer.add("r", [Candidate("c", "2")])
 
@@ -823,7 +823,7 @@ def changed(training):
     yield replace(training, query_ids=["q1", "other"])
     yield replace(training, queries=["q", *training.queries[1:]])
     yield replace(training, passages=["other", *training.passages[1:]])
-    yield replace(training, passage_ids=["other", *training.passage_ids[1:]])
+    yield replace(training, corpus_ids=["other", *training.corpus_ids[1:]])
     yield replace(training, negatives=replace(lists, scores=lists.scores + 1))
     yield replace(training, negatives=replace(lists, scores=None))
     yield replace(training, negatives=replace(lists, places=lists.places[::-1].copy()))
@@ -839,7 +839,7 @@ def test_the_fingerprint_tells_sets_apart_and_not_the_order_of_passages(tmp_path
     turned = replace(
         training,
         passages=Texts(reversed(list(training.passages))),
-        passage_ids=Texts(reversed(list(training.passage_ids))),
+        corpus_ids=Texts(reversed(list(training.corpus_ids))),
         positives=replace(training.positives, places=3 - training.positives.places),
         negatives=replace(training.negatives, places=3 - training.negatives.places),
     )
@@ -862,7 +862,7 @@ def test_a_set_takes_little_more_memory_than_its_texts_and_16_bytes_an_entry():
     finally:
         tracemalloc.stop()
     entries = len(training.positives.places) + len(training.negatives.places)
-    texts = (training.queries, training.query_ids, training.passages, training.passage_ids)
+    texts = (training.queries, training.query_ids, training.passages, training.corpus_ids)
     assert entries == 15_500
     assert held < sum(one.nbytes for one in texts) + 16 * entries + 50_000
 

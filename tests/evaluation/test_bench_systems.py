@@ -468,6 +468,15 @@ def test_a_question_finds_passages_by_model_and_by_store(model, data, tmp_path, 
         stzoo.search(queries, question)
 
 
+def test_a_question_finds_the_passage_whose_id_is_its_number(model, tmp_path):
+    rows = [{"_id": str(number), "text": text} for number, text in enumerate(QUERIES.values())]
+    write_beir(
+        tmp_path / "quora", rows, QUERIES, {"test": {"q0": {"0": 1}}}
+    )  # queries and documents share ids
+    (answer,) = stzoo.search(model, "what lift", data=tmp_path / "quora", k=99, store=tmp_path / "store")
+    assert "0" in {found["id"] for found in answer["found"]}
+
+
 def bench_queries(model, data, tmp_path):
     bench(model, data=data, output=tmp_path / "out", bm25=False, store=tmp_path / "store")
     return list((tmp_path / "store").glob("*/*-query-*/manifest.json"))

@@ -38,7 +38,15 @@ def judged(name, count=40, *, split="test", word=""):
     """A judged set of `count` queries; another word makes other data of it."""
     queries = {f"q{i}": f"query {i} {word}" for i in range(count)}
     qrels = {query: {"d0": 1} for query in queries}
-    return RetrievalDataset(name, split, ["d0", "d1"], ["one", "two"], queries, qrels, Path(name))
+    return RetrievalDataset(
+        name=name,
+        split=split,
+        corpus_ids=["d0", "d1"],
+        passages=["one", "two"],
+        queries=queries,
+        qrels=qrels,
+        folder=Path(name),
+    )
 
 
 def file_result(folder, model, data, *, at=0.5, revision="r1", **how):

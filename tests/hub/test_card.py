@@ -97,14 +97,14 @@ def file_results(output, folder, datasets, *, notes=(), name="mine", revision=No
     for dataset in datasets:
         entry = registry.find(dataset)
         judged = RetrievalDataset(
-            dataset,
-            entry.split if entry else "test",
-            ["d0", "d1"],
-            ["one", "two"],
-            {"q0": "0", "q1": "1"},
-            {"q0": {"d0": 1}, "q1": {"d1": 1}},
-            Path(dataset),
-            notes,
+            name=dataset,
+            split=entry.split if entry else "test",
+            corpus_ids=["d0", "d1"],
+            passages=["one", "two"],
+            queries={"q0": "0", "q1": "1"},
+            qrels={"q0": {"d0": 1}, "q1": {"d1": 1}},
+            folder=Path(dataset),
+            notes=notes,
         )
         per_query = {measure.name: {"q0": 1.0, "q1": 0.25} for measure in MEASURES}
         mean = dict.fromkeys(per_query, 0.625)

@@ -221,7 +221,7 @@ class NearestByEncoder:
         # ties go to the greater id, so earlier rows get greater ids
         self._ids = Texts(f"{number:010d}" for number in reversed(range(len(texts))))
         root = Path(work) / "embeddings"
-        dataset = RetrievalDataset("corpus", "", self._ids, texts, {}, {}, root)
+        dataset = RetrievalDataset(name="corpus", folder=root, corpus_ids=self._ids, passages=texts)
         self._store = Retriever(loaded, root, progress=_show_progress()).documents(dataset)
         self._cached_from = 0
         self._cached: list[list[int]] = []

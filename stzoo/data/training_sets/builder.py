@@ -96,7 +96,7 @@ class TrainingSetWriter:
         if not self._of_row:
             raise DataError(f"{source} has no query to train on; expected rows with a query and a positive.")
         query_ids, queries = self._queries.finish()
-        passage_ids, passages = self._passages.finish()
+        corpus_ids, passages = self._passages.finish()
         of_row = np.array(self._of_row)
         positive, negative = (entries.settle(of_row, len(passages)) for entries in self._lists)
         counts = np.bincount(positive.queries(len(passages)), minlength=len(queries))
@@ -132,10 +132,10 @@ class TrainingSetWriter:
                 notes += (f"{missing} of {len(part.scores)} {kind} have no score, so none is used",)
         whole = TrainingSet(
             name=name,
-            source=source,
+            folder=source if source.is_dir() else source.parent,
             query_ids=query_ids,
             queries=queries,
-            passage_ids=passage_ids,
+            corpus_ids=corpus_ids,
             passages=passages,
             positives=positive.lists(len(queries), len(passages)),
             negatives=negative.lists(len(queries), len(passages)),

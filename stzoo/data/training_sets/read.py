@@ -11,7 +11,7 @@ from stzoo.data.beir import RetrievalDataset, notes_on_queries, read_beir
 from stzoo.data.beir_layout import names_beir
 from stzoo.data.column_roles import parse_columns
 from stzoo.data.row_location import RowLocation
-from stzoo.data.texts import Texts
+from stzoo.data.texts import Texts, indices_of
 from stzoo.data.training_sets.builder import TrainingSetWriter, free_name, text_key
 from stzoo.data.training_sets.columns import Given
 from stzoo.data.training_sets.files import SUFFIXES, Table, find_tables
@@ -103,12 +103,12 @@ def from_judged(judged: RetrievalDataset) -> TrainingSet:
     Raises:
         DataError: If no passage is relevant.
     """
-    relevant = {name for grades in judged.qrels.values() for name, grade in grades.items() if grade > 0}
-    places = {name: place for place, name in enumerate(judged.corpus_ids) if name in relevant}
+    relevant = judged.relevant
+    places = indices_of(chain.from_iterable(relevant.values()), judged.corpus_ids)
     writer, left_out = TrainingSetWriter(), 0
-    for query, grades in judged.qrels.items():
-        found = [(name, judged.passages[places[name]]) for name in grades if name in places]
-        positives = [Candidate(text, name) for name, text in found if grades[name] > 0 and text]
+    for query, names in relevant.items():
+        found = [Candidate(judged.passages[places[name]], name) for name in names if name in places]
+        positives = [one for one in found if one.text]
         if positives:
             writer.add(judged.queries[query], positives, query_id=query)
         else:
@@ -198,7 +198,7 @@ def _over(training: TrainingSet, split: str, corpus: Corpus) -> RetrievalDataset
     if lacking := sorted(positives.difference(names)):
         taken = set(ids)
         for place in lacking:
-            names[place] = [free_name(training.passage_ids[place], taken)]
+            names[place] = [free_name(training.corpus_ids[place], taken)]
             taken.update(names[place])
         ids = Texts(chain(ids, (names[place][0] for place in lacking)))
         texts = Texts(chain(texts, (training.passages[place] for place in lacking)))

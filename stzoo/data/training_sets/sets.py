@@ -4,12 +4,11 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from stzoo.data.beir import RetrievalDataset
+from stzoo.data.beir import Collection, RetrievalDataset
 
 BLOCK = 1 << 16
 MADE = "stzoo"  # key of a mined file's metadata
@@ -62,39 +61,29 @@ class Lists:
         return Lists(starts, self.places[taken], None if self.scores is None else self.scores[taken])
 
 
-@dataclass(frozen=True)
-class TrainingSet:
-    """Queries with their known positives and negatives.
+@dataclass(frozen=True, kw_only=True)
+class TrainingSet(Collection):
+    """Queries with their known positives and negatives, as lists of indices into unique passages.
 
     It needs the bytes of its texts and ids, 8 bytes for each of them, and 8 bytes for each entry of a list
     (12 with scores).
 
     Attributes:
-        name: Name of the folder or file.
-        source: Path that it was read from.
         query_ids: Q unique ids.
         queries: Q texts.
-        passage_ids: N unique ids.
-        passages: N unique texts; title and text joined by a space.
         positives: At least one passage for each query.
         negatives: Passages for each query that are not its positives; may be empty.
-        notes: Sentences on the data that users should know.
         made: Metadata of a mined file: how it was made; None for other data.
-        columns: The roles of the columns, for each layout of the files that it was read from; empty for BEIR
-            folders.
+        origin: The judgements and the whole corpus that its queries and positives were taken from; None if
+            they are not kept.
     """
 
-    name: str
-    source: Path
     query_ids: Sequence[str]
     queries: Sequence[str]
-    passage_ids: Sequence[str]
-    passages: Sequence[str]
     positives: Lists
     negatives: Lists
-    notes: tuple[str, ...] = ()
     made: dict[str, Any] | None = None
-    columns: tuple[dict[str, Any], ...] = ()
+    origin: RetrievalDataset | None = None
 
     @property
     def scored(self) -> bool:
@@ -108,7 +97,7 @@ class TrainingSet:
         It does not depend on the order of `passages`, nor on passages that are in no list.
         """
         names = bytearray()
-        for name, text in zip(self.passage_ids, self.passages, strict=True):
+        for name, text in zip(self.corpus_ids, self.passages, strict=True):
             names += hashlib.blake2b(_framed(name) + _framed(text), digest_size=16).digest()
         named = np.frombuffer(names, np.uint8).reshape(-1, 16)
         digest = hashlib.sha256()
@@ -124,12 +113,14 @@ class TrainingSet:
     def part(self, queries: np.ndarray) -> "TrainingSet":
         """The training set of some queries (int64 [q], indices), in that order, with the same passages."""
         places = queries.tolist()
+        query_ids = [self.query_ids[place] for place in places]
         return replace(
             self,
-            query_ids=[self.query_ids[place] for place in places],
+            query_ids=query_ids,
             queries=[self.queries[place] for place in places],
             positives=self.positives.of(queries),
             negatives=self.negatives.of(queries),
+            origin=self.origin and self.origin.part(query_ids),
         )
 
     def rows(self) -> Iterator[Mined]:
@@ -146,25 +137,20 @@ class TrainingSet:
         places = lists[query].tolist()
         scores = [None] * len(places) if lists.scores is None else lists.scored(query).tolist()
         return [
-            Candidate(self.passages[place], self.passage_ids[place], score)
+            Candidate(self.passages[place], self.corpus_ids[place], score)
             for place, score in zip(places, scores, strict=True)
         ]
 
     def judged(self, split: str = "train") -> RetrievalDataset:
-        """The same data for retrieval: the passages are the corpus, the positives are relevant."""
-        return RetrievalDataset(
-            name=self.name,
+        """The same queries for retrieval: `origin`, or else the passages with the positives as relevant."""
+        return self.origin or RetrievalDataset(
+            **self.attributes(Collection),
             split=split,
-            corpus_ids=self.passage_ids,
-            passages=self.passages,
             queries=dict(zip(self.query_ids, self.queries, strict=True)),
             qrels={
-                query: {self.passage_ids[place]: 1 for place in self.positives[number].tolist()}
+                query: {self.corpus_ids[place]: 1 for place in self.positives[number].tolist()}
                 for number, query in enumerate(self.query_ids)
             },
-            folder=self.source if self.source.is_dir() else self.source.parent,
-            notes=self.notes,
-            columns=self.columns,
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.table import Table
 
-from stzoo.data.beir import read_beir
+from stzoo.data.beir import RetrievalDataset, read_beir
 from stzoo.data.beir_layout import find_jsonl, find_split, is_beir, qrels_names
 from stzoo.data.kilt import KiltSet, page_qrels, read_kilt
 from stzoo.data.rows import read_jsonl
@@ -96,25 +96,13 @@ def _of_passages(folder: Path, task: str, split: str, missing_judged: str, progr
         query: tuple(
             dict.fromkeys(
                 frozenset([page_of.get(document, f"the page of {document}, which is not in the corpus")])
-                for document, grade in grades.items()
-                if grade > 0
+                for document in documents
             )
         )
-        for query, grades in judged.qrels.items()
+        for query, documents in judged.relevant.items()
     }
-    return KiltSet(
-        name=f"{task}-kilt",
-        split=split,
-        corpus_ids=judged.corpus_ids,
-        passages=judged.passages,
-        queries=judged.queries,
-        qrels=page_qrels(evidence),
-        folder=judged.folder,
-        notes=judged.notes,
-        task=task,
-        pages=pages,
-        evidence=evidence,
-    )
+    judged = replace(judged, name=f"{task}-kilt", qrels=page_qrels(evidence), task=task)
+    return KiltSet(**judged.attributes(RetrievalDataset), pages=pages, evidence=evidence)
 
 
 def by_task(results: Sequence[Result]) -> dict[str, dict[str, dict[str, float]]]:

@@ -136,26 +136,21 @@ def _judgements(
         raise RecipeError(
             f"{option} has no effect without a corpus, and {data} has judgements only. Drop it."
         )
-    stem = data.name.lstrip(".").partition(".")[0]
-    without_corpus = RetrievalDataset(
-        stem,
-        split or "test",
-        [],
-        [],
-        {},
-        {},
-        data.parent,
-        ("scored from judgements alone, without the corpus",),
+    evidence = kilt.read_gold(data) if ".jsonl" in data.suffixes else None
+    qrels = read_qrels(data, progress) if evidence is None else kilt.page_qrels(evidence)
+    judged = RetrievalDataset(
+        name=data.name.lstrip(".").partition(".")[0],
+        split=split or "test",
+        corpus_ids=[],
+        passages=[],
+        queries=dict.fromkeys(qrels, ""),
+        qrels=qrels,
+        folder=data.parent,
+        notes=("scored from judgements alone, without the corpus",),
     )
-    if ".jsonl" not in data.suffixes:
-        qrels = read_qrels(data, progress)
-        return replace(without_corpus, qrels=qrels, queries=dict.fromkeys(qrels, ""))
-    evidence = kilt.read_gold(data)
-    return kilt.KiltSet(
-        **vars(without_corpus) | {"qrels": kilt.page_qrels(evidence), "queries": dict.fromkeys(evidence, "")},
-        pages=[],
-        evidence=evidence,
-    )
+    if evidence is None:
+        return judged
+    return kilt.KiltSet(**judged.attributes(RetrievalDataset), pages=[], evidence=evidence)
 
 
 def _read(path: Path, progress: bool | None) -> Run:

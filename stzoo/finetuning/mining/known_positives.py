@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import chain
 
 import numpy as np
 from tqdm import tqdm
 
 from stzoo.data.beir import RetrievalDataset
+from stzoo.data.texts import indices_of
 from stzoo.data.training_sets.sets import Lists
 from stzoo.data.words import same_text_key
 from stzoo.errors import DataError
@@ -41,14 +43,9 @@ class KnownPositives:
         Raises:
             DataError: If no query has a positive in the corpus.
         """
-        relevant = {
-            query: [document for document, grade in judged.qrels[query].items() if grade > 0]
-            for query in judged.queries
-        }
-        wanted = {document for documents in relevant.values() for document in documents}
-        if judged.shares_ids:
-            wanted.update(relevant)
-        places = {document: place for place, document in enumerate(judged.corpus_ids) if document in wanted}
+        relevant = judged.relevant
+        own = relevant if judged.shares_ids else ()
+        places = indices_of(chain(own, *relevant.values()), judged.corpus_ids)
         answers = [[places[one] for one in found if one in places] for found in relevant.values()]
         positives = [
             [place for place in found if judged.queries[query].strip() and judged.passages[place].strip()]

@@ -114,4 +114,5 @@ def _corpus(data: Path, progress: bool) -> RetrievalDataset:
     if not file.is_file():
         raise DataError(f"{data} does not exist; expected a BEIR folder or a corpus.jsonl(.gz).")
     ids, passages, notes = read_corpus(file, progress)
-    return RetrievalDataset(file.resolve().parent.name, "", ids, passages, {}, {}, file.parent, notes)
+    name = file.resolve().parent.name
+    return RetrievalDataset(name=name, folder=file.parent, corpus_ids=ids, passages=passages, notes=notes)
