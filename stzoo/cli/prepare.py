@@ -42,9 +42,9 @@ class _Preparations(TyperGroup):
 
         one = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
         one.command(name, help=f"Make {component.summary}.")(command)
-        made = typer.main.get_command(one)
-        made.name = name
-        return made
+        built = typer.main.get_command(one)
+        built.name = name
+        return built
 
 
 HELP = "Make the extra columns that some objectives read."
@@ -64,17 +64,17 @@ def _report(folder: Path, as_json: bool) -> None:
     from stzoo.plugins import manager
     from stzoo.utils.outputs import RECORD
 
-    facts = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     if as_json:
-        print_json(facts)
+        print_json(record)
         return
     table = new_table("column", "filled", "passages")
-    for column, count in facts["filled"].items():
-        table.add_row(column, str(count), str(facts["corpus"]["passages"]))
+    for column, count in record["filled"].items():
+        table.add_row(column, str(count), str(record["corpus"]["passages"]))
     show(table)
-    for note in facts["notes"]:
+    for note in record["notes"]:
         typer.echo(note)
-    name, base = facts["recipe"]["preparation"], facts["recipe"]["tokenizer"]
+    name, base = record["recipe"]["preparation"], record["recipe"]["tokenizer"]
     objective = ["--objective", name] if name in manager.all("objective") else []
     words = ["stzoo", "pretrain", "--base", base, *objective, "--corpus", str(folder), "--output", "MODEL"]
     typer.echo(f"The data set is in {folder}. To train on it:\n  {shlex.join(words)}", err=True)

@@ -68,8 +68,8 @@ class QueryPassageCollator:
         ids, scores = self._candidates(chosen)
         known = [self.data.positives[query] for query in self.pairs[chosen, 0].tolist()]
         positives = np.full((len(known), max(map(len, known))), -1)
-        for row, places in enumerate(known):
-            positives[row, : len(places)] = places
+        for row, indices in enumerate(known):
+            positives[row, : len(indices)] = indices
         passages = [self.data.passages[place] for place in ids.ravel().tolist()]
         by_length = np.argsort([len(text) for text in passages], kind="stable")
         features = self._features("passage", [passages[place] for place in by_length.tolist()], "document")
@@ -93,12 +93,12 @@ class QueryPassageCollator:
         scores = np.empty((len(chosen), width), np.float32) if data.scored else None
         for row, example in enumerate(chosen.tolist()):
             query, positive = self.pairs[example]
-            own = data.negatives[query]
+            negatives = data.negatives[query]
             drawn = np.arange(0)
             if self.negatives:
                 draw = np.random.default_rng([self.seed, self.epoch, example])
-                drawn = np.resize(draw.permutation(len(own)), self.negatives)
-            ids[row] = [positive, *own[drawn]]
+                drawn = np.resize(draw.permutation(len(negatives)), self.negatives)
+            ids[row] = [positive, *negatives[drawn]]
             if scores is not None:
                 of_positive = data.positives.scored(query)[data.positives[query] == positive]
                 scores[row] = [*of_positive, *data.negatives.scored(query)[drawn]]

@@ -80,8 +80,8 @@ def _read(settings: FinetuneSettings, task: str) -> Data:
             )
         dev = held.judged()
     if settings.max_queries and settings.max_queries < len(train.query_ids):
-        places = range(len(train.query_ids))
-        chosen = random.Random(settings.seed).sample(places, settings.max_queries)  # noqa: S311
+        every = range(len(train.query_ids))
+        chosen = random.Random(settings.seed).sample(every, settings.max_queries)  # noqa: S311
         train = train.part(np.array(sorted(chosen)))
     if dev:
         dev = replace(cut_corpus(dev, settings.dev_passages, settings.seed), task=task)
@@ -174,10 +174,12 @@ class DevScore(BaseEvaluator):
         steps: int = -1,  # noqa: ARG002
     ) -> dict[str, float]:
         """Returns nDCG@10 (0..1): the mean over tasks as `primary_metric`, and each of several tasks."""
-        found = {}
+        scores = {}
         for task, judged in self.judged.items():
             with preserve_rng_state():
                 run = retrieve(model, judged, k=10, progress=False)
-            found[task] = score(judged.qrels, run).mean[METRIC]
-        mean = {DEV_METRIC: sum(found.values()) / len(found)}
-        return mean | ({f"{DEV_METRIC}_{task}": one for task, one in found.items()} if len(found) > 1 else {})
+            scores[task] = score(judged.qrels, run).mean[METRIC]
+        mean = {DEV_METRIC: sum(scores.values()) / len(scores)}
+        return mean | (
+            {f"{DEV_METRIC}_{task}": one for task, one in scores.items()} if len(scores) > 1 else {}
+        )

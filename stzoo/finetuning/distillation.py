@@ -40,7 +40,7 @@ def rescore(
     """
     settings = {
         "schema_version": SCHEMA_VERSION,
-        "teacher": teacher.facts,
+        "teacher": teacher.metadata,
         "training": training.fingerprint,
         "part_queries": PART_QUERIES,
     }
@@ -60,18 +60,18 @@ def rescore(
                 for query in queries
                 for place in side[query].tolist()
             ]
-            found = teacher.score_pairs(pairs, bar)
+            values = teacher.score_pairs(pairs, bar)
             start, stop = training.positives.starts[[part.first, part.last]]
-            return dict(zip(sides, np.split(found, [stop - start]), strict=True))
+            return dict(zip(sides, np.split(values, [stop - start]), strict=True))
 
         open_manifest(path / "manifest.json", settings)
         parts = ArrayParts(path, "{number:06d}.safetensors", len(training.queries), PART_QUERIES)
         done = 0
         for part in parts:
-            found = parts.get(part, make)
+            arrays = parts.get(part, make)
             for name, side in sides.items():
-                scores[name][side.starts[part.first] : side.starts[part.last]] = found[name]
-                done += len(found[name])
+                scores[name][side.starts[part.first] : side.starts[part.last]] = arrays[name]
+                done += len(arrays[name])
             bar.update(done - bar.n)
-    made = {name: replace(side, scores=scores[name]) for name, side in sides.items()}
-    return replace(training, positives=made["positives"], negatives=made["negatives"])
+    scored = {name: replace(side, scores=scores[name]) for name, side in sides.items()}
+    return replace(training, positives=scored["positives"], negatives=scored["negatives"])

@@ -57,12 +57,12 @@ from stzoo.utils.files import (
 from stzoo.utils.messages import notify
 from stzoo.utils.parts import damaged, open_manifest
 
-END, FACTS, NEGATIVES = "end.safetensors", "episode.json", "negatives.parquet"
+END, METADATA, NEGATIVES = "end.safetensors", "episode.json", "negatives.parquet"
 SUMS = "sha256"  # the key of the checksums in episode.json
 
 
 def train(
-    wanted: FinetuneSettings,
+    settings: FinetuneSettings,
     run: Run,
     student: Any,
     judged: Mapping[str, RetrievalDataset],
@@ -72,7 +72,7 @@ def train(
     """Runs the episodes and leaves the student with the best weights, or the last ones without dev queries.
 
     Args:
-        wanted: The settings.
+        settings: The settings.
         run: The run whose folder contains the episodes.
         student: The SentenceTransformer to train.
         judged: Training queries and the corpus to mine from, by task name; a single task has the name "".
@@ -91,101 +91,103 @@ def train(
     done: list[dict[str, Any]] = []
     old: dict[str, TrainingSet] = {}
     before: Path | None = None
-    for number in range(1, wanted.episodes + 1):
+    for number in range(1, settings.episodes + 1):
         folder = run.folder / "episodes" / str(number)
-        settings = wanted.model_copy(update={"seed": (wanted.seed + number - 1) % 2**32})
+        episode_settings = settings.model_copy(update={"seed": (settings.seed + number - 1) % 2**32})
         files = {task: folder / (f"{task}.{NEGATIVES}" if task else NEGATIVES) for task in judged}
-        with main_process_first(cpu=wanted.device == "cpu"):
-            facts = _open(folder, identity)
-            for task, one in settings.each().items():
+        with main_process_first(cpu=settings.device == "cpu"):
+            metadata = _open(folder, identity)
+            for task, one in episode_settings.each().items():
                 if not files[task].is_file():
                     _mine(one, student, judged[task], teacher, files[task], number)
             if is_main_process():
                 _clear(folder)
-                _seal(folder, facts, *(file.name for file in files.values()))
+                _seal(folder, metadata, *(file.name for file in files.values()))
         new = {task: read_training(file) for task, file in files.items()}
-        if old and wanted.keep_old:
-            new = {task: mixed(new[task], old[task], wanted.keep_old, settings.seed) for task in new}
-        if facts.get("finished"):
+        if old and settings.keep_old:
+            new = {
+                task: mixed(new[task], old[task], settings.keep_old, episode_settings.seed) for task in new
+            }
+        if metadata.get("finished"):
             student.load_state_dict(load_file(folder / END))
         else:
-            set_seed(settings.seed)
+            set_seed(episode_settings.seed)
 
-            def record(folder: Path = folder, facts: dict[str, Any] = facts, **more: Any) -> None:
-                facts |= more
+            def record(folder: Path = folder, metadata: dict[str, Any] = metadata, **more: Any) -> None:
+                metadata |= more
                 if is_main_process():
-                    write_json(folder / FACTS, finite(facts))
+                    write_json(folder / METADATA, finite(metadata))
 
-            found = fit(settings, folder, student, new, record=record, before=before)
+            result = fit(episode_settings, folder, student, new, record=record, before=before)
             if is_main_process():
                 weights = {
                     name: tensor.cpu().contiguous().clone() for name, tensor in student.state_dict().items()
                 }
                 with atomic_file(folder / END) as draft:
                     save_file(weights, draft)
-                _seal(folder, facts, END, *([STATE] if (folder / STATE).is_file() else ()))
-            made = {task: one.made for task, one in new.items()}
-            record(**found, mined=made.get("", made), finished=True)
-        done.append({"episode": number} | {k: v for k, v in facts.items() if k not in ("run", "finished")})
+                _seal(folder, metadata, END, *([STATE] if (folder / STATE).is_file() else ()))
+            mined = {task: one.made for task, one in new.items()}
+            record(**result, mined=mined.get("", mined), finished=True)
+        done.append({"episode": number} | {k: v for k, v in metadata.items() if k not in ("run", "finished")})
         run.record(episodes=done)
         old, before = new, folder
     return {"episodes": done} | _best(run.folder, student, done)
 
 
-def _seal(folder: Path, facts: dict[str, Any], *names: str) -> None:
+def _seal(folder: Path, metadata: dict[str, Any], *names: str) -> None:
     """Records the checksums of files that an episode has written."""
-    facts[SUMS] = facts.get(SUMS, {}) | {name: sha256(folder / name) for name in names}
-    write_json(folder / FACTS, finite(facts))
+    metadata[SUMS] = metadata.get(SUMS, {}) | {name: sha256(folder / name) for name in names}
+    write_json(folder / METADATA, finite(metadata))
 
 
-def _remove_damaged(folder: Path, facts: dict[str, Any]) -> None:
+def _remove_damaged(folder: Path, metadata: dict[str, Any]) -> None:
     """Removes the files of an episode that were changed since, so that they are made again."""
-    for name in damaged(folder, facts.get(SUMS, {})):
+    for name in damaged(folder, metadata.get(SUMS, {})):
         notify(f"{folder / name} is damaged or missing, and is made again.")
         (folder / name).unlink(missing_ok=True)
-        del facts[SUMS][name]
+        del metadata[SUMS][name]
         if name in (END, STATE):
-            facts.pop("finished", None)  # both are restored from the last checkpoint
-    write_json(folder / FACTS, finite(facts))
+            metadata.pop("finished", None)  # both are restored from the last checkpoint
+    write_json(folder / METADATA, finite(metadata))
 
 
 def _open(folder: Path, identity: str) -> dict[str, Any]:
     """Reads the metadata of an episode; the main process creates its folder if it is missing."""
-    facts = open_manifest(folder / FACTS, {"run": identity})
-    sums = facts.get(SUMS, {})
+    metadata = open_manifest(folder / METADATA, {"run": identity})
+    sums = metadata.get(SUMS, {})
     # Damaged files are removed, so no name may point outside the folder.
     if not isinstance(sums, dict) or any(Path(name).name != name for name in sums):
-        raise OutputError(f"{folder / FACTS} is damaged. Remove {folder}.")
+        raise OutputError(f"{folder / METADATA} is damaged. Remove {folder}.")
     if is_main_process():
-        _remove_damaged(folder, facts)
-    return facts
+        _remove_damaged(folder, metadata)
+    return metadata
 
 
 def _mine(
-    wanted: FinetuneSettings, student: Any, judged: RetrievalDataset, teacher: Any, file: Path, number: int
+    settings: FinetuneSettings, student: Any, judged: RetrievalDataset, teacher: Any, file: Path, number: int
 ) -> None:
     """Mines the negatives of a task in an episode and writes them to `file`."""
     folder = file.parent
     bars = sys.stderr.isatty()
     finder: Searcher
-    if number == 1 and wanted.first_negatives == "bm25s":
-        finder = Lexical(judged, wanted.language, progress=bars)
+    if number == 1 and settings.first_negatives == "bm25s":
+        finder = Lexical(judged, settings.language, progress=bars)
     else:
         before = folder.parent / str(number - 1) / END
-        weights = before if number > 1 else Path(wanted.model)
+        weights = before if number > 1 else Path(settings.model)
         revision = fingerprint(weights)[:12] if weights.exists() else "base"
-        own = like(student, list(student))  # without the autocast that training wrapped around it
-        own.to(wanted.device or get_device_name()).eval()
-        opened = LoadedModel(parse_name(wanted.model)[0], f"episode-{number}", revision, own)
+        model = like(student, list(student))  # without the autocast that training wrapped around it
+        model.to(settings.device or get_device_name()).eval()
+        opened = LoadedModel(parse_name(settings.model)[0], f"episode-{number}", revision, model)
         retriever = Retriever(opened, folder / "embeddings", progress=bars)
         finder = Dense(retriever, judged)
     mine_into(
         file,
         finder,
         judged,
-        wanted,
+        settings,
         work=file.with_suffix(".parts"),
-        seed=wanted.seed,
+        seed=settings.seed,
         teacher=teacher,
         progress=bars,
     )
@@ -222,7 +224,7 @@ def mixed(new: TrainingSet, old: TrainingSet, share: float, seed: int) -> Traini
 
 def _best(folder: Path, student: Any, done: list[dict[str, Any]]) -> dict[str, Any]:
     """Loads the weights of the episode with the best dev score, if there are dev scores."""
-    facts: dict[str, Any] = {"steps": sum(one["steps"] for one in done)}
+    result: dict[str, Any] = {"steps": sum(one["steps"] for one in done)}
     scored = [one for one in done if one.get(DEV_METRIC) is not None]
     if scored:
         best = max(scored, key=lambda one: (one[DEV_METRIC], -one["episode"]))
@@ -231,5 +233,5 @@ def _best(folder: Path, student: Any, done: list[dict[str, Any]]) -> dict[str, A
             if sha256(end) != best.get(SUMS, {}).get(END, sha256(end)):
                 raise OutputError(f"{end} is damaged. Run again with --resume, which makes it again.")
             student.load_state_dict(load_file(end))
-        facts |= {name: best[name] for name in (DEV_METRIC, "best_step")} | {"best_episode": best["episode"]}
-    return facts
+        result |= {name: best[name] for name in (DEV_METRIC, "best_step")} | {"best_episode": best["episode"]}
+    return result

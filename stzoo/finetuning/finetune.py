@@ -77,52 +77,52 @@ def finetune(
     if model is not None:
         settings["model"] = model
     refuse_sharding()
-    wanted = FinetuneSettings.read(recipe, settings)
-    if wanted.threads:
-        torch.set_num_threads(wanted.threads)
-    with runs.start(output, wanted, resume=resume, overwrite=overwrite, worth=WORTH) as run:
+    config = FinetuneSettings.read(recipe, settings)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    with runs.start(output, config, resume=resume, overwrite=overwrite, worth=WORTH) as run:
         if run.metadata["status"] == "finished":
             _illustrate(run)
             return run.folder
-        data = read_data(wanted)
-        set_seed(wanted.seed)
+        data = read_data(config)
+        set_seed(config.seed)
         with collect_notes() as notes:
             student = load_model(
-                wanted.model,
-                pooling=wanted.pooling,
-                pooling_options=wanted.pooling_options,
-                device=wanted.device,
+                config.model,
+                pooling=config.pooling,
+                pooling_options=config.pooling_options,
+                device=config.device,
             )
-        if wanted.portable:
+        if config.portable:
             layout.built_in(student)  # refuses a model without a built-in form before it is trained
-        set_prompts(student, wanted)
-        if wanted.similarity:
-            student.similarity_fn_name = wanted.similarity
-        if wanted.lora_rank:
+        set_prompts(student, config)
+        if config.similarity:
+            student.similarity_fn_name = config.similarity
+        if config.lora_rank:
             lora.add(
                 student,
-                rank=wanted.lora_rank,
-                alpha=wanted.lora_alpha,
-                dropout=wanted.lora_dropout,
-                targets=wanted.lora_targets,
+                rank=config.lora_rank,
+                alpha=config.lora_alpha,
+                dropout=config.lora_dropout,
+                targets=config.lora_targets,
             )
         teacher = None
-        if wanted.teacher:
-            teacher = open_teacher(wanted.teacher, max_tokens=wanted.teacher_tokens, device=wanted.device)
+        if config.teacher:
+            teacher = open_teacher(config.teacher, max_tokens=config.teacher_tokens, device=config.device)
         trains = {task: one.train for task, one in data.items()}
-        _check(wanted, run.folder, student, trains)  # before the run that it overwrites is removed
-        local = Path(wanted.model).is_dir()
+        _check(config, run.folder, student, trains)  # before the run that it overwrites is removed
+        local = Path(config.model).is_dir()
         run.record_inputs(
-            base={"fingerprint": fingerprint(wanted.model)} if local else {"id": wanted.model},
-            data=single_or_dict({task: _facts(train) for task, train in trains.items()}),
-            dev=single_or_dict({task: _dev_facts(one) for task, one in data.items()}),
-            teacher=teacher.facts if teacher else None,
+            base={"fingerprint": fingerprint(config.model)} if local else {"id": config.model},
+            data=single_or_dict({task: _metadata_of(train) for task, train in trains.items()}),
+            dev=single_or_dict({task: _dev_metadata(one) for task, one in data.items()}),
+            teacher=teacher.metadata if teacher else None,
             processes=world_size(),
         )
-        named = [name for one in wanted.each().values() for name in (one.data, one.corpus) if name]
-        before, imported = records.earlier(wanted.model), records.imported(wanted.model)
+        named = [name for one in config.each().values() for name in (one.data, one.corpus) if name]
+        before, imported = records.earlier(config.model), records.imported(config.model)
         run.record(before=before, imported=imported, datasets=hub_ids(named))
-        for note in _reading_notes(wanted, student, trains):
+        for note in _reading_notes(config, student, trains):
             notify(note)
             notes.append(note)
         if notes:
@@ -134,29 +134,29 @@ def finetune(
                     "a training query; their scores flatter."
                 )
         dev = {task: one.dev for task, one in data.items() if one.dev is not None}
-        if wanted.episodes:
+        if config.episodes:
             judged = {task: train.judged() for task, train in trains.items()}
-            facts = episodes.train(wanted, run, student, judged, teacher, partial(fit, dev=dev))
+            result = episodes.train(config, run, student, judged, teacher, partial(fit, dev=dev))
         else:
             if teacher:
-                with main_process_first(cpu=wanted.device == "cpu"):  # the others read its scores
+                with main_process_first(cpu=config.device == "cpu"):  # the others read its scores
                     trains = {
                         task: rescore(train, teacher, run.folder / "teacher" / task)
                         for task, train in trains.items()
                     }
-            facts = fit(wanted, run.folder, student, trains, dev=dev, record=run.record)
+            result = fit(config, run.folder, student, trains, dev=dev, record=run.record)
         if is_main_process():
-            run.record(**facts)
-            _finish(run, student, wanted.portable)
+            run.record(**result)
+            _finish(run, student, config.portable)
             run.record(status="finished")
             _illustrate(run)
         return run.folder
 
 
-def _reading_notes(wanted: FinetuneSettings, student: Any, trains: Mapping[str, TrainingSet]) -> list[str]:
+def _reading_notes(settings: FinetuneSettings, student: Any, trains: Mapping[str, TrainingSet]) -> list[str]:
     """Notes for the user on texts that the student cannot read, or reads only in part."""
     notes = []
-    for task, one in wanted.each().items():
+    for task, one in settings.each().items():
         sides = (
             ("query", "queries", trains[task].queries, one.max_query_tokens),
             ("document", "passages", trains[task].passages, one.max_passage_tokens),
@@ -172,8 +172,8 @@ def _reading_notes(wanted: FinetuneSettings, student: Any, trains: Mapping[str, 
     return notes
 
 
-def _facts(train: TrainingSet) -> dict[str, Any]:
-    facts = {
+def _metadata_of(train: TrainingSet) -> dict[str, Any]:
+    metadata = {
         "fingerprint": train.fingerprint,
         "queries": len(train.query_ids),
         "pairs": len(train.positives.places),
@@ -181,76 +181,76 @@ def _facts(train: TrainingSet) -> dict[str, Any]:
         "notes": list(train.notes),
     }
     if train.columns:
-        facts["columns"] = list(train.columns)
-    return facts | ({"mined": train.made} if train.made else {})
+        metadata["columns"] = list(train.columns)
+    return metadata | ({"mined": train.made} if train.made else {})
 
 
-def _dev_facts(data: Data) -> dict[str, Any] | None:
+def _dev_metadata(data: Data) -> dict[str, Any] | None:
     if data.dev is None:
         return None
-    facts = {"fingerprint": data.dev.fingerprint, "queries": len(data.dev.queries)}
-    return facts | ({"sharing_answers": data.shared} if data.shared else {})
+    metadata = {"fingerprint": data.dev.fingerprint, "queries": len(data.dev.queries)}
+    return metadata | ({"sharing_answers": data.shared} if data.shared else {})
 
 
-def set_prompts(model: Any, wanted: FinetuneSettings) -> None:
+def set_prompts(model: Any, settings: FinetuneSettings) -> None:
     """Stores the prompts in the model, so that its encode_query and encode_document use them."""
-    given = {"query": wanted.query_prompt, "document": wanted.passage_prompt}
-    model.prompts.update({name: prompt for name, prompt in given.items() if prompt is not None})
-    if wanted.passage_prompt is not None:  # also under the other names that the model has for it
+    prompts = {"query": settings.query_prompt, "document": settings.passage_prompt}
+    model.prompts.update({name: prompt for name, prompt in prompts.items() if prompt is not None})
+    if settings.passage_prompt is not None:  # also under the other names that the model has for it
         names = [name for name in PROMPTS["document"] if name in model.prompts]
-        model.prompts.update(dict.fromkeys(names, wanted.passage_prompt))
-    for task, one in wanted.each().items() if wanted.tasks else ():
-        own = one.query_prompt
-        model.prompts[task] = model.prompts.get("query", "") if own is None else own
+        model.prompts.update(dict.fromkeys(names, settings.passage_prompt))
+    for task, one in settings.each().items() if settings.tasks else ():
+        default = model.prompts.get("query", "")
+        model.prompts[task] = default if one.query_prompt is None else one.query_prompt
 
 
-def _check(wanted: FinetuneSettings, folder: Path, student: Any, trains: Mapping[str, TrainingSet]) -> None:
+def _check(settings: FinetuneSettings, folder: Path, student: Any, trains: Mapping[str, TrainingSet]) -> None:
     """Checks the settings and, unless negatives are mined in episodes, that the data fit them.
 
     Raises:
         StzooError: If a setting is invalid, or the data do not fit the settings.
     """
-    loss_of(wanted, student)
-    check_balancer(wanted)
-    of_nothing = {} if wanted.episodes else dict.fromkeys(MINING, "episodes (--episodes)")
-    of_nothing |= {} if wanted.lora_rank else dict.fromkeys(ADAPTERS, "lora_rank (--lora-rank)")
-    for name in sorted(of_nothing.keys() & wanted.model_fields_set):
+    loss_of(settings, student)
+    check_balancer(settings)
+    of_nothing = {} if settings.episodes else dict.fromkeys(MINING, "episodes (--episodes)")
+    of_nothing |= {} if settings.lora_rank else dict.fromkeys(ADAPTERS, "lora_rank (--lora-rank)")
+    for name in sorted(of_nothing.keys() & settings.model_fields_set):
         raise RecipeError(f"{name} says something of what {of_nothing[name]} asks for, which is 0.")
-    if wanted.episodes:
-        check_rules(wanted)
-        if wanted.language is not None and wanted.first_negatives != "bm25s":
+    if settings.episodes:
+        check_rules(settings)
+        if settings.language is not None and settings.first_negatives != "bm25s":
             raise RecipeError(
                 "the language is for bm25s; set first_negatives (--first-negatives) to bm25s, or drop the "
                 "language."
             )
-        if needs_scores(wanted.losses) and not wanted.teacher:
+        if needs_scores(settings.losses) and not settings.teacher:
             raise RecipeError(
-                f"{', '.join(wanted.losses)} learns from a teacher, and these episodes have none. "
+                f"{', '.join(settings.losses)} learns from a teacher, and these episodes have none. "
                 "Name a cross-encoder by teacher (--teacher)."
             )
     else:
-        for task, one in wanted.each().items():
+        for task, one in settings.each().items():
             examples_of(one, student, trains[task], task)
-        if wanted.teacher and not needs_scores(wanted.losses):
+        if settings.teacher and not needs_scores(settings.losses):
             raise RecipeError(
-                f"nothing learns from the teacher {wanted.teacher}: losses has only "
-                f"{', '.join(wanted.losses)}, and without episodes nothing is mined. Add kl or margin-mse to "
-                "losses, or leave the teacher out."
+                f"nothing learns from the teacher {settings.teacher}: losses has only "
+                f"{', '.join(settings.losses)}, and without episodes nothing is mined. Add kl or margin-mse "
+                "to losses, or leave the teacher out."
             )
-    arguments(wanted, folder)
+    arguments(settings, folder)
 
 
 def _finish(run: runs.Run, student: Any, portable: bool) -> None:
     """Exports the model in its built-in form, and also with its own code if that form is an approximation."""
     student.to("cpu").eval()
     lora.fold(student)
-    own = like(student, list(student))  # without the autocast that training wrapped around it
-    lossy = [module.lossy for module in own if hasattr(module, "lossy")]
+    unwrapped = like(student, list(student))  # without the autocast that training wrapped around it
+    lossy = [module.lossy for module in unwrapped if hasattr(module, "lossy")]
     draft = run.folder / run_files.MODEL_DRAFT
-    finished = like(student, layout.built_in(own)) if lossy and portable else own
+    finished = like(student, layout.built_in(unwrapped)) if lossy and portable else unwrapped
     export(finished, draft, portable=portable, describe=False)
     if lossy and portable:
-        export(own, draft / "exact", portable=False)
+        export(unwrapped, draft / "exact", portable=False)
         run.record(lossy=lossy)
         for note in lossy:
             notify(f"{note} The model with its own code is in {run.folder / 'exact'}.")

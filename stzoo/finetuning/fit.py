@@ -30,7 +30,7 @@ CLEAR_MARGIN = 1.0  # between a teacher's scores; probabilities never differ by 
 
 
 def fit(
-    wanted: FinetuneSettings,
+    settings: FinetuneSettings,
     folder: Path,
     student: Any,
     trains: Mapping[str, TrainingSet],
@@ -42,7 +42,7 @@ def fit(
     """Trains a model in place, from the last checkpoint in `folder` if there is one.
 
     Args:
-        wanted: The settings.
+        settings: The settings.
         folder: Folder for the checkpoints.
         student: The SentenceTransformer to train.
         trains: Training sets by task name; a single task has the name "".
@@ -57,13 +57,13 @@ def fit(
         DataError: If there are too few examples, or no scores for a loss that needs them.
         StzooError: If other settings are invalid.
     """
-    each = wanted.each()
+    each = settings.each()
     examples = {task: examples_of(each[task], student, train, task) for task, train in trains.items()}
     left_out, margins = {}, {}
     for task, train in trains.items():
         of = f" of {task}" * bool(task)
-        if needs_scores(wanted.losses):
-            margins[task] = _tell_of_scores(wanted, train, of)
+        if needs_scores(settings.losses):
+            margins[task] = _score_margin(settings, train, of)
         if left := examples[task].left_out:
             left_out[task] = left
             queries = len(train.query_ids)
@@ -72,11 +72,11 @@ def fit(
                 + " Mine more, or train without hard negatives (--negatives 0)."
                 * bool(note_missing(left, queries))
             )
-    for name, found in (("left_out", left_out), ("teacher_margin", margins)):
-        if found:
-            record(**{name: single_or_dict(found)})
+    for name, by_task in (("left_out", left_out), ("teacher_margin", margins)):
+        if by_task:
+            record(**{name: single_or_dict(by_task)})
     evaluator = DevScore(dev) if dev else None
-    trainer = _trainer(wanted, folder, student, examples, evaluator, record, before)
+    trainer = _trainer(settings, folder, student, examples, evaluator, record, before)
     checkpoint = last_checkpoint(folder)
     with silence_hf_logging():
         trainer.train_or_resume(checkpoint)
@@ -87,14 +87,14 @@ def fit(
     return {"log": history, "steps": trainer.state.global_step, **(best if dev else {})}
 
 
-def _tell_of_scores(wanted: FinetuneSettings, train: TrainingSet, of: str) -> float:
+def _score_margin(settings: FinetuneSettings, train: TrainingSet, of: str) -> float:
     """Notifies the user whose scores are used and if they barely separate positives; returns the margin."""
-    own, others = train.positives.scores, train.negatives.scores
-    assert own is not None
-    assert others is not None
-    margin = float(own.mean() - others.mean())
+    positives, negatives = train.positives.scores, train.negatives.scores
+    assert positives is not None
+    assert negatives is not None
+    margin = float(positives.mean() - negatives.mean())
     scorer = (train.made or {}).get("teacher") or (train.made or {}).get("model")
-    if wanted.teacher is None and isinstance(scorer, dict):
+    if settings.teacher is None and isinstance(scorer, dict):
         name = scorer.get("name")
         notify(f"the scores{of} to learn from are those of {name}, as mined.")
     if margin < CLEAR_MARGIN:
@@ -107,35 +107,35 @@ def _tell_of_scores(wanted: FinetuneSettings, train: TrainingSet, of: str) -> fl
 
 
 def examples_of(
-    wanted: FinetuneSettings, student: Any, train: TrainingSet, task: str = ""
+    settings: FinetuneSettings, student: Any, train: TrainingSet, task: str = ""
 ) -> QueryPassageCollator:
     """Makes the examples of a training set, after checking that it fits the losses; see `fit`."""
-    scores = needs_scores(wanted.losses)
-    negatives = wanted.negatives
+    scores = needs_scores(settings.losses)
+    negatives = settings.negatives
     if negatives is None:
         negatives = min(DEFAULT_NEGATIVES, int(np.diff(train.negatives.starts).max(initial=0)))
     if scores and not negatives:
         raise RecipeError(
-            f"{', '.join(wanted.losses)} compares several passages of a query: set negatives (--negatives) "
+            f"{', '.join(settings.losses)} compares several passages of a query: set negatives (--negatives) "
             "to 1 or more, and give data that has them, as `stzoo mine` writes."
         )
-    if scores and not (wanted.teacher or train.scored):
+    if scores and not (settings.teacher or train.scored):
         raise DataError(
-            f"{wanted.data} has no teacher's scores, which {', '.join(wanted.losses)} learns from. Name a "
-            "cross-encoder by teacher (--teacher), or give data with scores."
+            f"{settings.data} has no teacher's scores, which {', '.join(settings.losses)} learns from. Name "
+            "a cross-encoder by teacher (--teacher), or give data with scores."
         )
     examples = QueryPassageCollator(
         train,
         student,
         negatives=negatives,
-        max_query_tokens=wanted.max_query_tokens,
-        max_passage_tokens=wanted.max_passage_tokens,
-        seed=wanted.seed,
+        max_query_tokens=settings.max_query_tokens,
+        max_passage_tokens=settings.max_passage_tokens,
+        seed=settings.seed,
         task=task,
     )
     # With several processes, the trainer drops an incomplete last batch. With several tasks, small tasks
     # start over instead.
-    fewest = 2 if world_size() == 1 or task else world_size() * wanted.batch_size
+    fewest = 2 if world_size() == 1 or task else world_size() * settings.batch_size
     if len(examples.pairs) < fewest:
         way = (
             f" {examples.left_out} queries without a negative are left out; --negatives 0 trains on them too."
@@ -143,26 +143,26 @@ def examples_of(
             else ""
         )
         raise DataError(
-            f"{wanted.data}: {len(examples.pairs)} pairs to train on; expected at least {fewest}.{way}"
+            f"{settings.data}: {len(examples.pairs)} pairs to train on; expected at least {fewest}.{way}"
         )
     return examples
 
 
-def loss_of(wanted: FinetuneSettings, model: Any) -> Any:
+def loss_of(settings: FinetuneSettings, model: Any) -> Any:
     """Builds the loss that the settings name; see `stzoo.finetuning.losses.make_loss`."""
     return make_loss(
         model,
-        wanted.losses,
-        wanted.loss_options,
-        temperature=wanted.temperature,
-        mini_batch_size=wanted.mini_batch_size,
-        cross_device=wanted.cross_device,
-        matryoshka=wanted.matryoshka,
+        settings.losses,
+        settings.loss_options,
+        temperature=settings.temperature,
+        mini_batch_size=settings.mini_batch_size,
+        cross_device=settings.cross_device,
+        matryoshka=settings.matryoshka,
     )
 
 
 def _trainer(
-    wanted: FinetuneSettings,
+    settings: FinetuneSettings,
     folder: Path,
     model: Any,
     examples: Mapping[str, QueryPassageCollator],
@@ -170,35 +170,35 @@ def _trainer(
     record: Callable[..., None],
     before: Path | None,
 ) -> ObjectiveTrainer:
-    loss = loss_of(wanted, model)
-    more: dict[str, Any] = {"batch_sampler": in_order} if wanted.tasks else {}
+    loss = loss_of(settings, model)
+    more: dict[str, Any] = {"batch_sampler": in_order} if settings.tasks else {}
     callbacks = []
     if evaluator is not None:
-        more |= dict(eval_strategy="steps", eval_steps=wanted.eval_steps, load_best_model_at_end=True)
+        more |= dict(eval_strategy="steps", eval_steps=settings.eval_steps, load_best_model_at_end=True)
         more |= dict(metric_for_best_model=f"eval_{DEV_METRIC}", greater_is_better=True)
-        callbacks.append(EarlyStoppingCallback(early_stopping_patience=wanted.patience))
-        wanted = wanted.model_copy(update={"save_steps": wanted.eval_steps})
-    given: dict[str, Any] = dict(
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=settings.patience))
+        settings = settings.model_copy(update={"save_steps": settings.eval_steps})
+    shared: dict[str, Any] = dict(
         model=model,
-        args=arguments(wanted, folder, **more),
+        args=arguments(settings, folder, **more),
         loss=loss,
         evaluator=evaluator,
-        settings=wanted,
+        settings=settings,
         callbacks=callbacks,
         record=lambda log: record(log=log),
     )
-    if not wanted.tasks:
+    if not settings.tasks:
         (single,) = examples.values()
         rows = Dataset.from_dict({"example": np.arange(len(single.pairs))})
-        return ObjectiveTrainer(train_dataset=rows, collate=single, extra_logs=partial(means, loss), **given)
-    mixture = make_task_batcher(wanted, examples)
+        return ObjectiveTrainer(train_dataset=rows, collate=single, extra_logs=partial(means, loss), **shared)
+    mixture = make_task_batcher(settings, examples)
     return MultiTaskTrainer(
         train_dataset=mixture.rows(),
         mixture=mixture,
-        balancer=wanted.balancer,
-        options=wanted.balancer_options,
+        balancer=settings.balancer,
+        options=settings.balancer_options,
         before=before and before / STATE,
-        **given,
+        **shared,
     )
 
 

@@ -98,11 +98,11 @@ class Contrastive(nn.Module):
 
     def forward(self, vectors: list[Tensor], candidates: Candidates) -> Tensor:
         """Computes the loss in nats, a float scalar, from [queries, *candidates], each float [B, D]."""
-        ids, tokens, own = candidates.ids, candidates.tokens, 0
+        ids, tokens, offset = candidates.ids, candidates.tokens, 0
         if self.comparison.cross_device and dist.is_initialized():
-            own = dist.get_rank() * len(ids)
+            offset = dist.get_rank() * len(ids)
             ids, tokens = _gathered(ids), tokens if tokens is None else _gathered(tokens)
-        self.false_negative = known_positives(ids, candidates.positives, own, tokens)
+        self.false_negative = known_positives(ids, candidates.positives, offset, tokens)
         return self.loss.compute_loss_from_embeddings(vectors, None)  # type: ignore[arg-type]
 
     def _without_positives(self, queries: Tensor, passages: Tensor) -> Tensor:
@@ -117,13 +117,13 @@ def _gathered(values: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def known_positives(ids: Tensor, positives: Tensor, own: int = 0, tokens: Tensor | None = None) -> Tensor:
+def known_positives(ids: Tensor, positives: Tensor, offset: int = 0, tokens: Tensor | None = None) -> Tensor:
     """Finds the passages that must not be negatives of a query.
 
     Args:
         ids: Indices of the passages in all rows, including those on other devices, int64 [W, C].
         positives: Known positives of the queries on this device, int64 [B, P], padded with -1.
-        own: Number of rows before the first row of this device.
+        offset: Number of rows before the first row of this device.
         tokens: Keys that are equal for passages that the model reads as the same tokens, int64 [W, C]; None
             if unknown.
 
@@ -132,16 +132,16 @@ def known_positives(ids: Tensor, positives: Tensor, own: int = 0, tokens: Tensor
         of its row, other than that positive itself; bool [B, C * W], ordered by candidate and then by row, as
         in the losses of sentence-transformers.
     """
-    found = torch.zeros(len(positives), ids.numel(), dtype=torch.bool, device=ids.device)
+    excluded = torch.zeros(len(positives), ids.numel(), dtype=torch.bool, device=ids.device)
     flat = ids.T.reshape(-1)
     for column in positives.T:
-        found |= flat[None] == column[:, None]
+        excluded |= flat[None] == column[:, None]
     rows = torch.arange(len(positives), device=ids.device)
     if tokens is not None:
         flat = tokens.T.reshape(-1)
-        found |= flat[None] == flat[own + rows][:, None]
-    found[rows, own + rows] = False
-    return found
+        excluded |= flat[None] == flat[offset + rows][:, None]
+    excluded[rows, offset + rows] = False
+    return excluded
 
 
 class KL(nn.Module):
@@ -228,17 +228,17 @@ class RankingLoss(CachedLossMixin, nn.Module):
         features = list(features)
         if labels["places"].numel() > self.mini_batch_size:
             return self.forward_cached(features, labels)  # type: ignore[arg-type]
-        made = [self.model(part)["sentence_embedding"].float() for part in features]
-        ends = [[vectors.detach().requires_grad_()] for vectors in made]
+        embeddings = [self.model(part)["sentence_embedding"].float() for part in features]
+        ends = [[vectors.detach().requires_grad_()] for vectors in embeddings]
         loss = self.calculate_loss(ends, labels, with_backward=torch.is_grad_enabled())
         if not torch.is_grad_enabled():
             return loss
-        slope = sum((vectors * end.grad).sum() for vectors, (end,) in zip(made, ends, strict=True))
+        slope = sum((vectors * end.grad).sum() for vectors, (end,) in zip(embeddings, ends, strict=True))
         return loss.detach() + slope - slope.detach()
 
-    def embed_minibatch(self, *given: Any, **named: Any) -> tuple[Tensor, Any]:
+    def embed_minibatch(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
         """Embeds in float32, since half precision would lose small gradients of the embeddings."""
-        vectors, state = super().embed_minibatch(*given, **named)
+        vectors, state = super().embed_minibatch(*args, **kwargs)
         return vectors.float(), state
 
     def calculate_loss(  # type: ignore[override]
@@ -329,5 +329,5 @@ def means(loss: nn.Module) -> dict[str, float]:
     """Means of the parts of a loss from `make_loss` since the last call; {} if it has a single part."""
     inner = loss.loss if isinstance(loss, MatryoshkaLoss) else loss
     assert isinstance(inner, RankingLoss)
-    found = inner.means()
-    return found if len(found) > 1 else {}
+    parts = inner.means()
+    return parts if len(parts) > 1 else {}

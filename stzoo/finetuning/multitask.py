@@ -48,13 +48,13 @@ def shares(sizes: Sequence[float], batch_size: int, temperature: float = 1.0) ->
             f"batch_size is {batch_size}, less than the {len(sizes)} tasks, each of which needs a place."
         )
     rates = np.array(sizes, np.float64) ** (1 / temperature)
-    wanted = np.maximum(batch_size * rates / rates.sum() - 1, 0)
+    extra = np.maximum(batch_size * rates / rates.sum() - 1, 0)
     free = batch_size - len(sizes)
-    wanted *= free / max(wanted.sum(), 1e-12)
-    given = np.floor(wanted + 1e-9).astype(int)
-    largest = np.argsort(given - wanted, kind="stable")[: free - given.sum()]
-    given[largest] += 1
-    return (given + 1).tolist()
+    extra *= free / max(extra.sum(), 1e-12)
+    counts = np.floor(extra + 1e-9).astype(int)
+    largest = np.argsort(counts - extra, kind="stable")[: free - counts.sum()]
+    counts[largest] += 1
+    return (counts + 1).tolist()
 
 
 class TaskBatcher:
@@ -107,8 +107,8 @@ class TaskBatcher:
 
     def _batch(self, task: int, number: int) -> dict[str, Any]:
         examples, share = list(self.examples.values())[task], self.shares[task]
-        places = np.arange(number * share, (number + 1) * share)
-        rounds, within = np.divmod(places, len(examples.pairs))
+        positions = np.arange(number * share, (number + 1) * share)
+        rounds, within = np.divmod(positions, len(examples.pairs))
         chosen = [int(self._order(task, around)[place]) for around, place in zip(rounds, within, strict=True)]
         examples.set_epoch(int(rounds[0]))
         return examples([{"example": place} for place in chosen])
@@ -118,49 +118,51 @@ class TaskBatcher:
         return np.random.default_rng([self.seed, task, around]).permutation(len(examples.pairs))
 
 
-def make_task_batcher(wanted: FinetuneSettings, examples: Mapping[str, QueryPassageCollator]) -> TaskBatcher:
+def make_task_batcher(
+    settings: FinetuneSettings, examples: Mapping[str, QueryPassageCollator]
+) -> TaskBatcher:
     """Makes the task batcher that the settings describe.
 
     Raises:
         RecipeError: If a batch is too small for the tasks.
     """
-    in_turn = wanted.mixing == "round-robin"
-    weights = [task.weight for task in wanted.tasks]
+    in_turn = settings.mixing == "round-robin"
+    weights = [task.weight for task in settings.tasks]
     sizes = [w * len(one.pairs) for w, one in zip(weights, examples.values(), strict=True)]
-    temperature = wanted.mixing_temperature if wanted.mixing == "temperature" else 1.0
-    parts = [wanted.batch_size] * len(sizes) if in_turn else shares(sizes, wanted.batch_size, temperature)
+    temperature = settings.mixing_temperature if settings.mixing == "temperature" else 1.0
+    parts = [settings.batch_size] * len(sizes) if in_turn else shares(sizes, settings.batch_size, temperature)
     for (task, one), part in zip(examples.items(), parts, strict=True):
-        if part == 1 and not one.negatives and not wanted.cross_device:
+        if part == 1 and not one.negatives and not settings.cross_device:
             raise RecipeError(
-                f"of batch_size {wanted.batch_size}, {task} has a share of 1 query a step, which has no "
+                f"of batch_size {settings.batch_size}, {task} has a share of 1 query a step, which has no "
                 "passage but its own to be compared with. Give larger batches, or data with negatives."
             )
-    return TaskBatcher(examples, parts, in_turn, wanted.seed)
+    return TaskBatcher(examples, parts, in_turn, settings.seed)
 
 
-def in_order(dataset: Any, batch_size: int, drop_last: bool, **given: Any) -> DefaultBatchSampler:  # noqa: ARG001
+def in_order(dataset: Any, batch_size: int, drop_last: bool, **kwargs: Any) -> DefaultBatchSampler:  # noqa: ARG001
     """Makes a batch sampler for `TaskBatcher.rows`, where each row is a batch."""
-    return DefaultBatchSampler(SequentialSampler(dataset), batch_size=1, drop_last=False, **given)
+    return DefaultBatchSampler(SequentialSampler(dataset), batch_size=1, drop_last=False, **kwargs)
 
 
-def check_balancer(wanted: FinetuneSettings) -> None:
+def check_balancer(settings: FinetuneSettings) -> None:
     """Builds the balancer for a single parameter, to report mistakes in its options before training.
 
     Raises:
         RecipeError: If its options are invalid, or it does not support the precision or the mixing.
         UnknownNameError: If there is no balancer of that name.
     """
-    if not wanted.tasks:
+    if not settings.tasks:
         return
-    if wanted.precision == "fp16":
+    if settings.precision == "fp16":
         raise RecipeError("several tasks cannot be trained in fp16, whose scaling is for one loss; use bf16.")
-    names = tuple(task.name for task in wanted.tasks)
+    names = tuple(task.name for task in settings.tasks)
     balancer = manager.build(
-        "balancer", wanted.balancer, BalancerContext(names, 1, 1), **wanted.balancer_options
+        "balancer", settings.balancer, BalancerContext(names, 1, 1), **settings.balancer_options
     )
-    if wanted.mixing == "round-robin" and not balancer.additive:
+    if settings.mixing == "round-robin" and not balancer.additive:
         raise RecipeError(
-            f"the balancer {wanted.balancer} compares the tasks of a step, and with round-robin mixing a "
+            f"the balancer {settings.balancer} compares the tasks of a step, and with round-robin mixing a "
             "step has one. Take the balancer sum, or another mixing."
         )
 
@@ -177,7 +179,7 @@ class MultiTaskTrainer(ObjectiveTrainer):
         balancer: Name of the balancer; see `stzoo list balancers`.
         options: Options of the balancer.
         before: File with the balancer state of an earlier training, from which this one continues.
-        given: Arguments of `ObjectiveTrainer`.
+        kwargs: Arguments of `ObjectiveTrainer`.
     """
 
     def __init__(
@@ -187,9 +189,9 @@ class MultiTaskTrainer(ObjectiveTrainer):
         balancer: str,
         options: Mapping[str, Any],
         before: Path | None = None,
-        **given: Any,
+        **kwargs: Any,
     ):
-        super().__init__(collate=mixture, extra_logs=self._task_losses, **given)
+        super().__init__(collate=mixture, extra_logs=self._task_losses, **kwargs)
         self.tasks = list(mixture.examples)
         self.in_turn = mixture.in_turn
         self.kind, self.options, self.before = balancer, dict(options), before
@@ -201,18 +203,18 @@ class MultiTaskTrainer(ObjectiveTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Creates the scheduler, and the balancer, which also needs the number of steps."""
         trained = list(self._trained().values())
-        about = BalancerContext(
+        context = BalancerContext(
             tuple(self.tasks[:1] if self.in_turn else self.tasks),
             sum(parameter.numel() for parameter in trained),
             num_training_steps,
             self.settings.seed,
             self.args.device,
         )
-        self.balancer = manager.build("balancer", self.kind, about, **self.options).to(self.args.device)
+        self.balancer = manager.build("balancer", self.kind, context, **self.options).to(self.args.device)
         if self.before is not None:
             self._load_balancer(self.before)
         self.gradients = Gradients(trained, 1 if self.balancer.additive else len(self.tasks))
-        self.losses = torch.zeros(len(about.tasks), device=self.args.device)
+        self.losses = torch.zeros(len(context.tasks), device=self.args.device)
         return super().create_scheduler(num_training_steps, optimizer)
 
     def _trained(self) -> dict[str, torch.nn.Parameter]:
@@ -220,24 +222,24 @@ class MultiTaskTrainer(ObjectiveTrainer):
         every = self.tensors.items()
         return {name: t for name, t in every if isinstance(t, torch.nn.Parameter) and t.requires_grad}
 
-    def training_step(self, model: Any, inputs: dict[str, Any], *given: Any, **named: Any) -> Tensor:
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         """Adds the gradient of each task to its own row, and returns the mean of their losses."""
         if self.empty:
             self.gradients.rows.zero_()
             self.losses.zero_()
             self.empty = False
-        found = []
+        losses = []
         for name, batch in inputs["tasks"].items():
             task = 0 if self.in_turn else self.tasks.index(name)
             row = 0 if self.balancer.additive else task
             with self.accelerator.no_sync(model), self.gradients.row(row):
                 before = len(self.seen)
-                loss = super().training_step(model, batch, *given, **named)
+                loss = super().training_step(model, batch, *args, **kwargs)
                 self.seen[before:] = [(f"{name}: {part}", value) for part, value in self.seen[before:]]
             self.losses[task] += loss
             self.sums[self.tasks.index(name)] += torch.stack([loss, torch.ones_like(loss)])
-            found.append(loss)
-        return torch.stack(found).mean()
+            losses.append(loss)
+        return torch.stack(losses).mean()
 
     def _task_losses(self) -> dict[str, float]:
         sums = self.sums.tolist()
@@ -279,9 +281,9 @@ class MultiTaskTrainer(ObjectiveTrainer):
         """Writes the state of the balancer to FOLDER/balancer.safetensors."""
         state = {name: tensor.cpu().contiguous() for name, tensor in self.balancer.state_dict().items()}
         columns = {name: list(tensor.shape) for name, tensor in self._trained().items()}
-        about = {"tasks": json.dumps(self.tasks), "columns": json.dumps(columns), "balancer": self.kind}
+        metadata = {"tasks": json.dumps(self.tasks), "columns": json.dumps(columns), "balancer": self.kind}
         with atomic_file(folder / STATE) as draft:
-            save_file(state, draft, about)
+            save_file(state, draft, metadata)
 
     def leave_balancer(self, folder: Path, checkpoint: Path | None) -> None:
         """Writes the balancer's final state; if no step was left to train, copies it from the checkpoint."""

@@ -45,7 +45,7 @@ class Teacher:
     model: Any
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Metadata that the scores depend on, apart from the texts."""
         found = {"revision": self.revision, "max_tokens": self.model.max_seq_length}
         dtype = str(self.model.dtype).removeprefix("torch.")

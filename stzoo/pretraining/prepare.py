@@ -59,7 +59,7 @@ class Preparation:
         self.settings, self.corpus, self.tokenizer, self.work = settings, corpus, tokenizer, work
         self.notes: list[str] = []
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Metadata on how the columns are made, for the manifest; a run resumes only if it is unchanged."""
         return {}
 
@@ -98,47 +98,47 @@ def prepare(
     """
     require_one_process("prepare")
     kind: type[Preparation] = builders.resolve(manager.find("preparation", preparation))  # type: ignore[assignment]
-    wanted = kind.Settings.read(recipe, settings)
+    config = kind.Settings.read(recipe, settings)
     names = [
-        manager.full_name("preparation", one) for one in (wanted.preparation or preparation, preparation)
+        manager.full_name("preparation", one) for one in (config.preparation or preparation, preparation)
     ]
     if names[0] != names[1]:
         raise RecipeError(
-            f"the recipe {recipe} is for `stzoo prepare {wanted.preparation}`, not {preparation}."
+            f"the recipe {recipe} is for `stzoo prepare {config.preparation}`, not {preparation}."
         )
-    wanted = wanted.model_copy(update={"preparation": preparation})
-    if wanted.threads:
-        torch.set_num_threads(wanted.threads)
-    with runs.start(output, wanted, resume=resume, overwrite=overwrite, worth=(f"{WORK}/*",)) as run:
+    config = config.model_copy(update={"preparation": preparation})
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    with runs.start(output, config, resume=resume, overwrite=overwrite, worth=(f"{WORK}/*",)) as run:
         manager.use("preparation", preparation)
         if run.metadata["status"] == "finished":
             # left by a run that was interrupted at the very end
             remove_files(run.folder, run_files.matching(run.folder, run_files.WORK_FILES))
             return run.folder
-        tokenizer = load_tokenizer(wanted.tokenizer)
+        tokenizer = load_tokenizer(config.tokenizer)
         corpus = load_corpus(
-            wanted.corpus,
-            min_words=wanted.min_words,
-            skip_bad_lines=wanted.skip_bad_lines,
+            config.corpus,
+            min_words=config.min_words,
+            skip_bad_lines=config.skip_bad_lines,
             columns={**kind.columns, **kind.reads},
             tokenizer=tokenizer,
         )
         run.record()  # before any index is made, so that an interrupted run can resume
         work = run.folder / WORK
         work.mkdir(exist_ok=True)
-        made = kind(wanted, corpus, tokenizer, work)
+        instance = kind(config, corpus, tokenizer, work)
         run.record_inputs(
             corpus=corpus.facts(),
             tokenizer=tokenizer_fingerprint(tokenizer),
-            made_by=made.facts(),
+            made_by=instance.metadata(),
         )
-        shards = _make(made, work)
+        shards = _make(instance, work)
         draft = run.folder / run_files.MODEL_DRAFT
         draft.mkdir()
-        filled = _put_together(shards, made.columns, draft)
-        made.finish(draft)
+        filled = _put_together(shards, instance.columns, draft)
+        instance.finish(draft)
         run.install(draft, also=["README.md"])
-        run.record(filled=filled, notes=made.notes, peak_memory_mib=_peak_memory())
+        run.record(filled=filled, notes=instance.notes, peak_memory_mib=_peak_memory())
         _write_card(run, kind)
         run.record(status="finished")
         # last, or an interrupted run would lose all shards
@@ -160,14 +160,14 @@ class _Shards(Parts[pa.Table]):
         pq.write_table(content, draft, compression="zstd")
 
 
-def _make(made: Preparation, work: Path) -> _Shards:
+def _make(preparation: Preparation, work: Path) -> _Shards:
     """Makes each missing shard."""
-    rows, schema = made.corpus.rows, _schema(made.columns)
-    shards = _Shards(work, "rows-{first:09d}.parquet", len(rows), made.settings.shard_rows)
+    rows, schema = preparation.corpus.rows, _schema(preparation.columns)
+    shards = _Shards(work, "rows-{first:09d}.parquet", len(rows), preparation.settings.shard_rows)
 
     def make(part: Part) -> pa.Table:
-        given = rows[part.first : part.last]
-        values = {"id": given["id"], "text": given["text"], **made.shard(part.first, part.last)}
+        batch = rows[part.first : part.last]
+        values = {"id": batch["id"], "text": batch["text"], **preparation.shard(part.first, part.last)}
         return pa.table(values, schema)
 
     with tqdm(total=len(rows), unit=" passages", desc="preparing", disable=None) as bar:
@@ -228,11 +228,11 @@ def _called(source: str) -> str:
 
 def _write_card(run: runs.Run, kind: type[Preparation]) -> None:
     """Writes a dataset card that the Hub and `datasets` can read."""
-    facts, settings = run.metadata, run.metadata["recipe"]
-    total = facts["corpus"]["passages"]
-    rows = "\n".join(f"| `{name}` | {count} of {total} |" for name, count in facts["filled"].items())
-    made_by = json.dumps(facts["made_by"], indent=2, ensure_ascii=False)
-    notes = "".join(f"- {note}\n" for note in facts["notes"])
+    record, settings = run.metadata, run.metadata["recipe"]
+    total = record["corpus"]["passages"]
+    rows = "\n".join(f"| `{name}` | {count} of {total} |" for name, count in record["filled"].items())
+    made_by = json.dumps(record["made_by"], indent=2, ensure_ascii=False)
+    notes = "".join(f"- {note}\n" for note in record["notes"])
     sources, tokenizer = ", ".join(map(_called, settings["corpus"])), _called(settings["tokenizer"])
     text = f"""---
 configs:
@@ -243,7 +243,7 @@ configs:
 
 {(kind.__doc__ or "").strip().splitlines()[0]}
 
-Made by `stzoo prepare {settings["preparation"]}` (stzoo {facts["versions"]["stzoo"]}) from {total} passages
+Made by `stzoo prepare {settings["preparation"]}` (stzoo {record["versions"]["stzoo"]}) from {total} passages
 of {sources}, with the tokenizer of `{tokenizer}` and seed {settings["seed"]}. `run.json` is the
 whole manifest. The rows are under the licence of their source.
 

@@ -462,7 +462,7 @@ def test_a_teacher_scores_no_more_than_are_needed(model, judged, cross_encoder, 
         assert row["pos_scores"] == pytest.approx(worth[:2], abs=1e-5)
     assert len(asked) == scored
     assert said["counts"]["removed_teacher_margin"] == rejected > 0
-    assert said["teacher"] == {"name": "cross", **teacher.facts}
+    assert said["teacher"] == {"name": "cross", **teacher.metadata}
 
 
 # Kills, and what is there already

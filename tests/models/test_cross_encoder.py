@@ -109,8 +109,8 @@ def test_a_teacher_is_known_by_its_weights(folder, tmp_path):
     assert (here.name, copied.name) == ("tiny", "other")
     assert here.given == str(folder.resolve())
     assert len(here.revision) == 12
-    assert here.facts == copied.facts == {"revision": here.revision, "max_tokens": 64}
-    assert open_teacher(str(folder), max_tokens=20).facts == {"revision": here.revision, "max_tokens": 20}
+    assert here.metadata == copied.metadata == {"revision": here.revision, "max_tokens": 64}
+    assert open_teacher(str(folder), max_tokens=20).metadata == {"revision": here.revision, "max_tokens": 20}
     assert open_teacher(str(tiny_cross_encoder(tmp_path / "seed", seed=1))).revision != here.revision
 
 

@@ -184,19 +184,19 @@ def test_an_index_that_faiss_cannot_make_is_an_error_with_its_reason(tmp_path, f
 
 
 def test_an_index_of_other_vectors_seed_or_similarity_is_never_used(tmp_path):
-    first = open_index(tmp_path, CORPUS, "IVF4,Flat", similarity="cosine", facts={"texts": "a"})
-    same = dict(factory="IVF4,Flat", similarity="cosine", facts={"texts": "a"})
+    first = open_index(tmp_path, CORPUS, "IVF4,Flat", similarity="cosine", metadata={"texts": "a"})
+    same = dict(factory="IVF4,Flat", similarity="cosine", metadata={"texts": "a"})
     assert open_index(tmp_path, CORPUS, **same).reused
     for change in (
-        dict(facts={"texts": "b"}),
-        dict(facts=None),
+        dict(metadata={"texts": "b"}),
+        dict(metadata=None),
         dict(seed=1),
         dict(similarity="dot"),
         dict(factory="IVF8,Flat"),
     ):
         assert not open_index(tmp_path, CORPUS, **same | change).reused
         assert open_index(tmp_path, CORPUS, **same | change).reused
-    assert open_index(tmp_path, CORPUS, **same | dict(facts=None)).reused  # they lie side by side
+    assert open_index(tmp_path, CORPUS, **same | dict(metadata=None)).reused  # they lie side by side
     other = CORPUS[::-1].copy()
     by_digest = open_index(tmp_path, other, "IVF4,Flat", similarity="cosine")
     assert not by_digest.reused
@@ -228,9 +228,9 @@ def test_a_damaged_index_is_built_again(tmp_path, harm):
 
 
 def test_the_note_beside_an_index_says_what_it_was_made_from(tmp_path):
-    made = open_index(tmp_path, CORPUS, "IVF4,PQ4x4", similarity="dot", seed=3, facts={"model": "m"})
+    made = open_index(tmp_path, CORPUS, "IVF4,PQ4x4", similarity="dot", seed=3, metadata={"model": "m"})
     facts = json.loads(made.path.with_suffix(".json").read_text())
-    assert facts == made.facts
+    assert facts == made.metadata
     assert facts.pop("seconds") >= 0
     assert len(facts.pop("sha256")) == 64
     assert facts == {
@@ -250,7 +250,7 @@ def test_a_store_is_read_in_chunks_that_the_memory_bounds(tmp_path):
     corpus = np.tile(CORPUS, (20, 1))
     stored = OnDisk(corpus)
     gib = 16 * D * 1000 / 2**30
-    index = open_index(tmp_path, stored, "IVF4,Flat", similarity="cosine", facts={}, memory_gib=gib)
+    index = open_index(tmp_path, stored, "IVF4,Flat", similarity="cosine", metadata={}, memory_gib=gib)
     chunks = [(start, start + 1000) for start in range(0, 20 * N, 1000)]
     assert stored.read == chunks * 2  # once for the sample to train on, once for all
     ids = [f"{i:05}" for i in range(20 * N)]
@@ -258,7 +258,7 @@ def test_a_store_is_read_in_chunks_that_the_memory_bounds(tmp_path):
     assert recall(exact(20, corpus=corpus, ids=ids), run, 20) == 1
 
     stored = OnDisk(corpus)
-    open_index(tmp_path, stored, "HNSW8", similarity="cosine", facts={}, memory_gib=gib)
+    open_index(tmp_path, stored, "HNSW8", similarity="cosine", metadata={}, memory_gib=gib)
     assert stored.read == chunks  # nothing to train
 
 

@@ -82,7 +82,7 @@ def test_what_was_encoded_is_found_again_without_encoding(tmp_path):
     opened = open_store(tmp_path / "store")
     assert np.array_equal(opened[:], VECTORS)
     assert (opened.shape, len(opened), opened.precision) == ((ROWS, WIDTH), ROWS, "float32")
-    assert opened.facts == FACTS
+    assert opened.metadata == FACTS
     assert opened.nbytes == VECTORS.nbytes
     assert len(times(tmp_path / "store")) == 7
     tensors = load_file(tmp_path / "store" / "shard-00006.safetensors")

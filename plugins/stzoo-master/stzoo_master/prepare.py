@@ -193,7 +193,7 @@ class MASTERData(Preparation):
             )
         return source
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """How each column is made, and which columns the corpus already has."""
         return {
             "brought": sorted({*self.columns, "next"} & set(self.corpus.rows.column_names)),

@@ -150,7 +150,7 @@ class Dense:
         run_info = {
             "recall_against_exact": {f"@{k}": round(recall(exact, run, k), 5) for k in DEPTHS if k <= self.k},
             "recall_queries": len(sample),
-            "index_seconds": index.facts["seconds"],
+            "index_seconds": index.metadata["seconds"],
         }
         return Retrieved(run, _cost(queries, documents, seconds) | {"index_bytes": index.nbytes}, run_info)
 

@@ -52,8 +52,8 @@ def verdicts(
         texts = [queries[query] for query, _ in pairs]
         return teacher.score(texts, [passages[place] for _, place in pairs]).tolist()
 
-    answers = [(query, place) for query, found in enumerate(positives) for place in found.tolist()]
-    ends = np.cumsum([len(found) for found in positives])
+    answers = [(query, place) for query, indices in enumerate(positives) for place in indices.tolist()]
+    ends = np.cumsum([len(indices) for indices in positives])
     of_positives = np.split(np.array(score(answers), np.float32), ends[:-1])
     limits = [
         np.inf if margin is None or not len(scores) else float(scores.max()) - margin
@@ -64,8 +64,8 @@ def verdicts(
     while True:
         asked = [
             (query, at)
-            for query, places in enumerate(ordered)
-            for at in range(seen[query], min(seen[query] + mined - len(taken[query]), len(places)))
+            for query, indices in enumerate(ordered)
+            for at in range(seen[query], min(seen[query] + mined - len(taken[query]), len(indices)))
         ]
         if not asked:
             break
@@ -77,9 +77,9 @@ def verdicts(
     return [
         Verdict(
             of_positives[query],
-            np.fromiter(found, np.int64, len(found)),
-            np.fromiter(found.values(), np.float32, len(found)),
-            seen[query] - len(found),
+            np.fromiter(accepted, np.int64, len(accepted)),
+            np.fromiter(accepted.values(), np.float32, len(accepted)),
+            seen[query] - len(accepted),
         )
-        for query, found in enumerate(taken)
+        for query, accepted in enumerate(taken)
     ]

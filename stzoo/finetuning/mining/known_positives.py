@@ -44,12 +44,12 @@ class KnownPositives:
             DataError: If no query has a positive in the corpus.
         """
         relevant = judged.relevant
-        own = relevant if judged.shares_ids else ()
-        places = indices_of(chain(own, *relevant.values()), judged.corpus_ids)
-        answers = [[places[one] for one in found if one in places] for found in relevant.values()]
+        queries = relevant if judged.shares_ids else ()
+        index = indices_of(chain(queries, *relevant.values()), judged.corpus_ids)
+        answers = [[index[one] for one in documents if one in index] for documents in relevant.values()]
         positives = [
-            [place for place in found if judged.queries[query].strip() and judged.passages[place].strip()]
-            for query, found in zip(relevant, answers, strict=True)
+            [i for i in indices if judged.queries[query].strip() and judged.passages[i].strip()]
+            for query, indices in zip(relevant, answers, strict=True)
         ]
         if not any(positives):
             raise DataError(
@@ -58,8 +58,8 @@ class KnownPositives:
             )
         if judged.shares_ids:
             answers = [
-                found + [places[query]] * (query in places)
-                for query, found in zip(relevant, answers, strict=True)
+                indices + [index[query]] * (query in index)
+                for query, indices in zip(relevant, answers, strict=True)
             ]
         kinds = _kinds(judged, progress)
         listed = _lists(answers)

@@ -22,8 +22,8 @@ def build_manifest(
             **{name: getattr(rules, name) for name in MiningRules.model_fields if name != "teacher"},
             "seed": seed,
         },
-        "model": finder.facts,
-        "teacher": teacher and {"name": teacher.name, **teacher.facts},
+        "model": finder.metadata,
+        "teacher": teacher and {"name": teacher.name, **teacher.metadata},
         "data": {
             "name": judged.name,
             "split": judged.split,

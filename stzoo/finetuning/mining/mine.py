@@ -57,14 +57,14 @@ def mine(
         StzooError: If the user made a mistake; see `stzoo.errors`.
     """
     require_one_process("mine")
-    wanted = MineSettings.read(recipe, settings if model is None else settings | {"model": model})
-    check_rules(wanted)
-    if wanted.language is not None and wanted.model != bm25.NAME:
-        raise RecipeError(f"the language is for {bm25.NAME}, and {wanted.model} is a model; drop --language.")
+    config = MineSettings.read(recipe, settings if model is None else settings | {"model": model})
+    check_rules(config)
+    if config.language is not None and config.model != bm25.NAME:
+        raise RecipeError(f"the language is for {bm25.NAME}, and {config.model} is a model; drop --language.")
     check_resume(resume, overwrite)
-    read = [wanted.model, wanted.data, wanted.corpus, wanted.teacher]
-    if wanted.store:
-        check_output(wanted.store, kind="results", inputs=read)
+    read = [config.model, config.data, config.corpus, config.teacher]
+    if config.store:
+        check_output(config.store, kind="results", inputs=read)
     path = check_output(
         check_mined_name(output),
         kind="file",
@@ -77,36 +77,36 @@ def mine(
     if not (resume or overwrite) and (path.exists() or left):
         what = f"{work}, of an unfinished mining," if left else path
         raise OutputError(f"{what} is there. Use --resume to go on, --overwrite, or another --output.")
-    if wanted.threads:
-        torch.set_num_threads(wanted.threads)
+    if config.threads:
+        torch.set_num_threads(config.threads)
     bars = sys.stderr.isatty() if progress is None else progress
     judged = read_judged(
-        wanted.data, wanted.split, corpus=wanted.corpus, columns=wanted.columns, progress=progress
+        config.data, config.split, corpus=config.corpus, columns=config.columns, progress=progress
     )
     teacher = (
-        open_teacher(wanted.teacher, max_tokens=wanted.teacher_tokens, device=wanted.device)
-        if wanted.teacher
+        open_teacher(config.teacher, max_tokens=config.teacher_tokens, device=config.device)
+        if config.teacher
         else None
     )
     with manager.recording() as used:
-        finder = _finder(wanted, judged, bars)
+        finder = _finder(config, judged, bars)
     if used:  # for example a plugin's pooling
-        finder.facts = finder.facts | {"components": used}
+        finder.metadata = finder.metadata | {"components": used}
     if path.exists() and not overwrite and not left:
-        made = read_made(path)
-        assert made is not None, "see is_ours"
-        check_manifest(path, made, build_manifest(finder, judged, wanted, wanted.seed, teacher))
+        metadata = read_made(path)
+        assert metadata is not None, "see is_ours"
+        check_manifest(path, metadata, build_manifest(finder, judged, config, config.seed, teacher))
     else:
         try:
-            made = mine_into(
+            metadata = mine_into(
                 path,
                 finder,
                 judged,
-                wanted,
+                config,
                 work=work,
-                seed=wanted.seed,
+                seed=config.seed,
                 teacher=teacher,
-                memory_gib=wanted.memory_gib,
+                memory_gib=config.memory_gib,
                 overwrite=overwrite,
                 progress=bars,
             )
@@ -114,7 +114,7 @@ def mine(
             with contextlib.suppress(OSError):  # it contains finished parts
                 work.rmdir()
     remove(work)
-    return made
+    return metadata
 
 
 def _is_mined(path: Path) -> bool:
@@ -124,18 +124,18 @@ def _is_mined(path: Path) -> bool:
         return False
 
 
-def _finder(wanted: MineSettings, judged: Any, bars: bool) -> Searcher:
-    if wanted.model == bm25.NAME:
-        if wanted.max_tokens is not None:
+def _finder(settings: MineSettings, judged: Any, bars: bool) -> Searcher:
+    if settings.model == bm25.NAME:
+        if settings.max_tokens is not None:
             raise RecipeError(f"{bm25.NAME} reads texts whole, of any length; leave max_tokens out.")
-        return Lexical(judged, wanted.language, progress=bars)
-    opened = open_model(wanted.model, max_tokens=wanted.max_tokens, device=wanted.device)
+        return Lexical(judged, settings.language, progress=bars)
+    opened = open_model(settings.model, max_tokens=settings.max_tokens, device=settings.device)
     return Dense(
         Retriever(
             opened,
-            user_path(wanted.store, OutputError) if wanted.store else default_root(),
-            batch_tokens=wanted.batch_tokens,
-            memory_gib=wanted.memory_gib,
+            user_path(settings.store, OutputError) if settings.store else default_root(),
+            batch_tokens=settings.batch_tokens,
+            memory_gib=settings.memory_gib,
             progress=bars,
         ),
         judged,

@@ -85,5 +85,5 @@ def chosen(left: np.ndarray, rules: MiningRules, seed: int, query_id: str) -> np
     """
     if rules.sampling == "top":
         return left
-    own = int.from_bytes(blake2b(query_id.encode(), digest_size=8).digest())
-    return np.random.default_rng([seed, own]).permutation(left)
+    query_seed = int.from_bytes(blake2b(query_id.encode(), digest_size=8).digest())
+    return np.random.default_rng([seed, query_seed]).permutation(left)

@@ -21,10 +21,10 @@ class Searcher(Protocol):
     """Protocol of classes that find passages for the queries of a data set.
 
     Attributes:
-        facts: Metadata that the results depend on, apart from the data set: "name", "revision" and settings.
+        metadata: What results depend on, apart from the data set: "name", "revision" and settings.
     """
 
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
     @property
     def query_bytes(self) -> int:
@@ -32,7 +32,7 @@ class Searcher(Protocol):
         ...
 
     def find(
-        self, first: int, last: int, k: int, rows: np.ndarray, places: np.ndarray
+        self, first: int, last: int, k: int, rows: np.ndarray, indices: np.ndarray
     ) -> tuple[Ranked, np.ndarray]:
         """Searches for a range of queries, and scores given pairs.
 
@@ -41,7 +41,7 @@ class Searcher(Protocol):
             last: Index after the last query.
             k: Number of passages to find per query.
             rows: Queries of the pairs to score, counted from `first`, int64 [P], ascending.
-            places: Indices of the passages of the pairs, int64 [P].
+            indices: Indices of the passages of the pairs, int64 [P].
 
         Returns:
             The results, and the scores of the pairs, float32 [P].
@@ -63,7 +63,7 @@ class Dense:
 
     def __init__(self, retriever: Retriever, judged: RetrievalDataset):
         opened = retriever.opened
-        self.facts = {"name": opened.name, "revision": opened.revision, **opened.settings}
+        self.metadata = {"name": opened.name, "revision": opened.revision, **opened.settings}
         self._retriever, self._judged, self._ids = retriever, judged, list(judged.queries)
 
     @cached_property
@@ -83,13 +83,13 @@ class Dense:
         return 12 * self._stores[0].shape[1]
 
     def find(
-        self, first: int, last: int, k: int, rows: np.ndarray, places: np.ndarray
+        self, first: int, last: int, k: int, rows: np.ndarray, indices: np.ndarray
     ) -> tuple[Ranked, np.ndarray]:
         """See `Searcher`. The store is read twice, chunk by chunk."""
         queries, documents = self._stores
         vectors = queries[first:last]
-        found = self._retriever.top_k(self._judged, vectors, self._ids[first:last], documents, k)
-        return found, self._scores(vectors, documents, rows, places)
+        results = self._retriever.top_k(self._judged, vectors, self._ids[first:last], documents, k)
+        return results, self._scores(vectors, documents, rows, indices)
 
     def tokens(self, place: int) -> tuple[int, ...]:
         """See `Searcher`."""
@@ -97,19 +97,19 @@ class Dense:
         return tuple(read["input_ids"].flatten().tolist()) if "input_ids" in read else ()
 
     def _scores(
-        self, vectors: np.ndarray, documents: Store, rows: np.ndarray, places: np.ndarray
+        self, vectors: np.ndarray, documents: Store, rows: np.ndarray, indices: np.ndarray
     ) -> np.ndarray:
         queries = checked(vectors, "query")
-        order = np.argsort(places, kind="stable")
+        order = np.argsort(indices, kind="stable")
         starts = np.arange(0, len(documents) + ROWS, ROWS)
-        bounds = np.searchsorted(places[order], starts)
-        scores = np.empty(len(places), np.float32)
+        bounds = np.searchsorted(indices[order], starts)
+        scores = np.empty(len(indices), np.float32)
         for start, here, there in zip(starts.tolist(), bounds[:-1], bounds[1:], strict=False):
             if here < there:
                 pairs = order[here:there]
                 passages = checked(documents[start : start + ROWS], "passage", start)
                 scores[pairs] = scores_of(
-                    queries, passages, rows[pairs], places[pairs] - start, self._retriever.opened.similarity
+                    queries, passages, rows[pairs], indices[pairs] - start, self._retriever.opened.similarity
                 )
         return scores
 
@@ -131,7 +131,7 @@ class Lexical:
     def __init__(self, judged: RetrievalDataset, language: str | None = None, *, progress: bool = False):
         self._language = bm25.choose_language(language, judged.passages, judged.name)
         settings = bm25.settings_of(self._language)
-        self.facts = {"name": bm25.NAME, "revision": version("bm25s"), **settings}
+        self.metadata = {"name": bm25.NAME, "revision": version("bm25s"), **settings}
         self._judged, self._progress = judged, progress
         self._ids = list(judged.queries)
 
@@ -145,17 +145,17 @@ class Lexical:
         )
 
     def find(
-        self, first: int, last: int, k: int, rows: np.ndarray, places: np.ndarray
+        self, first: int, last: int, k: int, rows: np.ndarray, indices: np.ndarray
     ) -> tuple[Ranked, np.ndarray]:
         """See `Searcher`."""
         asked = {query: self._judged.queries[query] for query in self._ids[first:last]}
-        found = self._index.retrieve(asked, k, drop_self=self._judged.shares_ids)
-        scores = np.empty(len(places), np.float32)
+        results = self._index.retrieve(asked, k, drop_self=self._judged.shares_ids)
+        scores = np.empty(len(indices), np.float32)
         bounds = np.searchsorted(rows, np.arange(len(asked) + 1))
         for text, here, there in zip(asked.values(), bounds[:-1], bounds[1:], strict=True):
             if here < there:
-                scores[here:there] = self._index.scores(text, places[here:there])
-        return found, scores
+                scores[here:there] = self._index.scores(text, indices[here:there])
+        return results, scores
 
     def tokens(self, place: int) -> tuple[int, ...]:  # noqa: ARG002 - the protocol has it
         """See `Searcher`."""

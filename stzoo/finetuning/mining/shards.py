@@ -77,13 +77,13 @@ def mine_into(
     check_rules(rules)
     path, work = check_mined_name(path), Path(work)
     known = KnownPositives.of(judged, progress=progress)
-    facts = build_manifest(finder, judged, rules, seed, teacher)
+    manifest = build_manifest(finder, judged, rules, seed, teacher)
     if work.is_symlink():
         raise OutputError(f"{work} is a symbolic link; remove it.")
     with lock_folder(work):
         if overwrite and unfinished(work):
             _clear(work)
-        open_manifest(work / MANIFEST, facts, parts=PARTS)
+        open_manifest(work / MANIFEST, manifest, parts=PARTS)
         mining = _Mining(finder, judged, rules, seed, teacher, known, work)
         try:
             mining.make(memory_gib, progress)
@@ -94,9 +94,9 @@ def mine_into(
         notes = note_missing(counts["queries_with_none"], counts["queries"])
         for note in notes:
             notify(f"{note}. Mine deeper (--depth), with smaller margins, or with another model.")
-        made = {**facts, "counts": counts, "notes": notes}
-        write_training(path, mining.rows(progress), made)
-    return made
+        metadata = {**manifest, "counts": counts, "notes": notes}
+        write_training(path, mining.rows(progress), metadata)
+    return metadata
 
 
 def unfinished(work: Path) -> bool:
@@ -152,39 +152,41 @@ class _Mining:
                 pairs = known.positives.of(np.arange(first, last))
                 rows = np.repeat(np.arange(last - first), np.diff(pairs.starts))
                 k = self.rules.depth + int(known.spread[first:last].max())
-                found, scores = self.finder.find(first, last, k, rows, pairs.places)
+                results, scores = self.finder.find(first, last, k, rows, pairs.places)
                 positives = np.split(scores, pairs.starts[1:-1])
                 for part in here:
                     self.parts.make(
-                        part, partial(self._arrays, first=first, found=found, positives=positives)
+                        part, partial(self._arrays, first=first, results=results, positives=positives)
                     )
                     shown.update(len(part))
 
     def _arrays(
-        self, part: Part, first: int, found: Ranked, positives: list[np.ndarray]
+        self, part: Part, first: int, results: Ranked, positives: list[np.ndarray]
     ) -> dict[str, np.ndarray]:
         """Computes a part from the results of a block of queries and the scores of their positives.
 
         Args:
             part: The part, a range of the block's queries.
             first: Index of the block's first query.
-            found: Results of the block's queries.
+            results: Results of the block's queries.
             positives: Scores of the positives of each of the block's queries, float32.
         """
         known, rules = self.known, self.rules
-        own = positives[part.first - first : part.last - first]
+        positive_scores = positives[part.first - first : part.last - first]
         query_ids = known.query_ids[part.first : part.last]
-        places, scores = zip(*(found.results(query, own=True) for query in query_ids), strict=True)
+        indices, scores = zip(*(results.results(query, own=True) for query in query_ids), strict=True)
         removed = np.zeros(len(REMOVED), np.int64)
         orders = []  # ranks of the candidates of each query
         for row, query in enumerate(range(part.first, part.last)):
             order = np.empty(0, np.int64)
-            if len(own[row]):
-                there = places[row]
+            if len(positive_scores[row]):
+                there = indices[row]
                 answers = known.kinds[known.answers[query]]
-                best = float(own[row].max())
+                best = float(positive_scores[row].max())
                 left, gone = candidates(known.kinds[there], scores[row], answers, best, rules)
-                same = self._read_alike(there[left], scores[row][left], known.positives[query], own[row])
+                same = self._read_alike(
+                    there[left], scores[row][left], known.positives[query], positive_scores[row]
+                )
                 left, gone[0] = left[~same], gone[0] + int(same.sum())
                 order = chosen(left, rules, self.seed, known.query_ids[query])
                 removed += gone
@@ -193,50 +195,50 @@ class _Mining:
             taken = [np.sort(order[: rules.mined]) for order in orders]
             worth = [scores[row][ranks] for row, ranks in enumerate(taken)]
         else:
-            said = verdicts(
+            decisions = verdicts(
                 self.teacher,
                 self.judged.passages,
                 [self.judged.queries[query] for query in query_ids],
                 [known.positives[query] for query in range(part.first, part.last)],
-                [places[row][order] for row, order in enumerate(orders)],
+                [indices[row][order] for row, order in enumerate(orders)],
                 rules.mined,
                 rules.teacher_margin,
             )
-            own = [verdict.positives for verdict in said]
-            ranks = [order[verdict.taken] for order, verdict in zip(orders, said, strict=True)]
+            positive_scores = [verdict.positives for verdict in decisions]
+            ranks = [order[verdict.taken] for order, verdict in zip(orders, decisions, strict=True)]
             taken = [np.sort(some) for some in ranks]
-            worth = [verdict.scores[np.argsort(some)] for some, verdict in zip(ranks, said, strict=True)]
-            removed[-1] = sum(verdict.removed for verdict in said)
+            worth = [verdict.scores[np.argsort(some)] for some, verdict in zip(ranks, decisions, strict=True)]
+            removed[-1] = sum(verdict.removed for verdict in decisions)
         return {
             "starts": np.cumsum([0, *map(len, taken)]),
-            "negatives": np.concatenate([places[row][ranks] for row, ranks in enumerate(taken)]),
+            "negatives": np.concatenate([indices[row][ranks] for row, ranks in enumerate(taken)]),
             "scores": np.concatenate(worth).astype(np.float32),
-            "positive_scores": np.concatenate(own).astype(np.float32),
+            "positive_scores": np.concatenate(positive_scores).astype(np.float32),
             "removed": removed,
         }
 
     def _read_alike(
-        self, places: np.ndarray, scores: np.ndarray, positives: np.ndarray, own: np.ndarray
+        self, indices: np.ndarray, scores: np.ndarray, positives: np.ndarray, positive_scores: np.ndarray
     ) -> np.ndarray:
         """True for candidates that the model reads as the same tokens as a positive, bool [C].
 
         Texts with the same tokens have the same score up to rounding, so only candidates with the score of a
         positive are compared.
         """
-        same = np.isclose(scores[:, None], own[None], rtol=1e-3, atol=1e-5).any(1)
+        same = np.isclose(scores[:, None], positive_scores[None], rtol=1e-3, atol=1e-5).any(1)
         if same.any():
             known = {self.finder.tokens(place) for place in positives.tolist()} - {()}
-            same[same] = [self.finder.tokens(place) in known for place in places[same].tolist()]
+            same[same] = [self.finder.tokens(place) in known for place in indices[same].tolist()]
         return same
 
     def counts(self) -> dict[str, int]:
         """The numbers of mined negatives, of queries with too few, and of removed passages."""
-        removed, found = np.zeros(len(REMOVED), np.int64), []
+        removed, sizes = np.zeros(len(REMOVED), np.int64), []
         for arrays in map(self.parts.read, self.parts):
             removed += arrays["removed"]
-            found.append(np.diff(arrays["starts"]))
+            sizes.append(np.diff(arrays["starts"]))
         asked = np.diff(self.known.positives.starts) > 0
-        each = np.concatenate(found)[asked]
+        each = np.concatenate(sizes)[asked]
         return {
             "queries": int(asked.sum()),
             "negatives": int(each.sum()),
@@ -255,20 +257,22 @@ class _Mining:
                 arrays = self.parts.read(part)
                 offset = positives.starts[part.first]
                 for row, query in enumerate(range(part.first, part.last)):
-                    own = slice(*(positives.starts[query : query + 2] - offset))
-                    new = slice(*arrays["starts"][row : row + 2])
-                    if own.stop > own.start:
+                    of_positives = slice(*(positives.starts[query : query + 2] - offset))
+                    of_negatives = slice(*arrays["starts"][row : row + 2])
+                    if of_positives.stop > of_positives.start:
                         yield Mined(
                             query_ids[query],
                             self.judged.queries[query_ids[query]],
-                            self._candidates(positives[query], arrays["positive_scores"][own]),
-                            self._candidates(arrays["negatives"][new], arrays["scores"][new]),
+                            self._candidates(positives[query], arrays["positive_scores"][of_positives]),
+                            self._candidates(
+                                arrays["negatives"][of_negatives], arrays["scores"][of_negatives]
+                            ),
                         )
                     shown.update()
 
-    def _candidates(self, places: np.ndarray, scores: np.ndarray) -> list[Candidate]:
+    def _candidates(self, indices: np.ndarray, scores: np.ndarray) -> list[Candidate]:
         ids, passages = self.judged.corpus_ids, self.judged.passages
         return [
             Candidate(passages[place], ids[place], score)
-            for place, score in zip(places.tolist(), scores.tolist(), strict=True)
+            for place, score in zip(indices.tolist(), scores.tolist(), strict=True)
         ]

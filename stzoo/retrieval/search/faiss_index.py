@@ -44,12 +44,12 @@ class Index:
 
     Attributes:
         path: Path to its file.
-        facts: Its manifest: factory, similarity, seed, the vectors' manifest, FAISS's version, build time.
+        metadata: Its manifest: factory, similarity, seed, the vectors' manifest, FAISS's version, build time.
         reused: True if the file existed before.
     """
 
-    def __init__(self, path: Path, facts: dict[str, Any], *, reused: bool):
-        self.path, self.facts, self.reused = path, facts, reused
+    def __init__(self, path: Path, metadata: dict[str, Any], *, reused: bool):
+        self.path, self.metadata, self.reused = path, metadata, reused
         self._index = _read(path)
         self._applied: str | None = None
 
@@ -101,21 +101,21 @@ class Index:
         self._apply(search_params)
         ranking = Ranking(corpus_ids, k, drop_self=drop_self)
         kept = ranking.none(Q)
-        vectors = normalized(checked(query_vectors, "query"), self.facts["similarity"])
+        vectors = normalized(checked(query_vectors, "query"), self.metadata["similarity"])
         with (
             tqdm(total=Q, desc="Search", leave=False, disable=not progress) as bar,
             faiss_errors(
-                f"the search of {self.facts['factory']!r} with {search_params or 'no parameters'} failed"
+                f"the search of {self.metadata['factory']!r} with {search_params or 'no parameters'} failed"
             ),
         ):
             for start in range(0, Q, QUERIES_AT_ONCE):
                 here = slice(start, start + QUERIES_AT_ONCE)
-                scores, places = self._index.search(vectors[here], ranking.width)
-                if self.facts["similarity"] == "euclidean":
+                scores, neighbours = self._index.search(vectors[here], ranking.width)
+                if self.metadata["similarity"] == "euclidean":
                     scores = -np.sqrt(np.maximum(scores, 0))  # FAISS returns squared distances
-                rows, columns = np.nonzero(places >= 0)
-                found = places[rows, columns]
-                kept[here] = ranking.merge(kept[here], rows, found, scores[rows, columns])
+                rows, columns = np.nonzero(neighbours >= 0)
+                indices = neighbours[rows, columns]
+                kept[here] = ranking.merge(kept[here], rows, indices, scores[rows, columns])
                 bar.update(len(scores))
         return ranking.run(query_ids, kept)
 
@@ -127,7 +127,7 @@ class Index:
             self._index, self._applied = _read(self.path), None
         if search_params is not None:
             self._applied = search_params  # set first, as some may be applied before one fails
-            set_parameters(self._index, self.facts["factory"], search_params)
+            set_parameters(self._index, self.metadata["factory"], search_params)
 
 
 def open_index(
@@ -136,7 +136,7 @@ def open_index(
     factory: str,
     *,
     similarity: str,
-    facts: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     seed: int = 0,
     memory_gib: float = 2.0,
     progress: bool = False,
@@ -152,7 +152,7 @@ def open_index(
         factory: FAISS factory string: Flat, HNSW32, IVF4096,PQ64np, OPQ16,IVF64,PQ16np, SQ8 … Without "np"
             (no polysemous training) a PQ takes long to train, which only the search parameter ht needs.
         similarity: cosine (inner product of normalised vectors), dot or euclidean.
-        facts: JSON values that identify the vectors; None uses the store's manifest, or a digest of an array.
+        metadata: JSON values that identify the vectors; None uses those of a store, or a digest of an array.
         seed: Random seed of the training sample.
         memory_gib: Memory limit in GiB for the training sample, or a chunk of vectors, and their copies; the
             index itself comes on top.
@@ -163,8 +163,8 @@ def open_index(
         ModelError: If a vector has NaN or infinity.
         OutputError: If the folder cannot be written.
     """
-    if facts is None:
-        facts = getattr(vectors, "facts", None) or {"sha256": _digest(vectors)}
+    if metadata is None:
+        metadata = getattr(vectors, "metadata", None) or {"sha256": _digest(vectors)}
     settings = {
         "schema_version": SCHEMA_VERSION,
         "factory": factory,
@@ -173,13 +173,13 @@ def open_index(
         "documents": vectors.shape[0],
         "width": vectors.shape[1],
         "precision": getattr(vectors, "precision", "float32"),
-        "vectors": dict(facts),
+        "vectors": dict(metadata),
     }
     label = re.sub(r"[^\w.+-]", "_", factory)[:80]
     name = f"{label}-{hashlib.sha256(json.dumps([factory, similarity, seed]).encode()).hexdigest()[:8]}"
-    path, noted = Path(folder) / f"{name}.faiss", Path(folder) / f"{name}.json"
+    path, manifest_path = Path(folder) / f"{name}.faiss", Path(folder) / f"{name}.json"
     with contextlib.suppress(OutputError):  # there is no note, or a damaged one
-        known = read_manifest(noted)
+        known = read_manifest(manifest_path)
         if not differences(known, settings) and not damaged(path.parent, {path.name: known.get("sha256")}):
             return Index(path, known, reused=True)
 
@@ -188,13 +188,13 @@ def open_index(
     with atomic_file(path) as draft:
         faiss.write_index(index, str(draft))
     del index
-    made = {
+    details = {
         "sha256": sha256(path),
         "faiss": faiss.__version__,
         "seconds": round(time.monotonic() - begun, 2),
     }
-    write_json(noted, settings | made)
-    return Index(path, settings | made, reused=False)
+    write_json(manifest_path, settings | details)
+    return Index(path, settings | details, reused=False)
 
 
 def recall(exact: Run, approximate: Run, k: int) -> float:

@@ -68,10 +68,12 @@ def search(
     options: dict[str, str] = {}  # those of the documents, so that questions are encoded alike
     if (manifest := user_path(source, ModelError) / "manifest.json").is_file():
         documents = open_store(manifest.parent)
-        if documents.facts.get("role") != "document":
+        if documents.metadata.get("role") != "document":
             raise DataError(f"{source} has embeddings of queries; expected those of a corpus.")
-        model, max_tokens = documents.data["model"], documents.facts["max_tokens"]
-        options = {name: documents.facts[name] for name in ("dtype", "backend") if name in documents.facts}
+        model, max_tokens = documents.data["model"], documents.metadata["max_tokens"]
+        options = {
+            name: documents.metadata[name] for name in ("dtype", "backend") if name in documents.metadata
+        }
         data = data or documents.data["folder"]
     else:
         model = str(source)
@@ -82,7 +84,7 @@ def search(
     if store:
         store = check_output(store, kind="results", inputs=[model, data])
     opened = open_model(model, max_tokens=max_tokens, device=device, **options)
-    if documents and documents.facts["revision"] != opened.revision:
+    if documents and documents.metadata["revision"] != opened.revision:
         raise DataError(f"{model} has changed since {source} was made with it. Run bench again.")
     retriever = Retriever(
         opened, Path(store or default_root()), batch_tokens, memory_gib=memory_gib, progress=show_bars
@@ -91,7 +93,7 @@ def search(
     retriever.notes(judged)  # shown to the user
     if documents is None:
         documents = retriever.documents(judged)
-    elif documents.facts["texts"] != judged.corpus_fingerprint:
+    elif documents.metadata["texts"] != judged.corpus_fingerprint:
         raise DataError(f"{data} is not the corpus of {source}, or has changed since. Run bench again.")
     ids = [str(number) for number in range(len(questions))]
     vectors = encode(retriever.model, questions, role="query", batch_tokens=batch_tokens)

@@ -62,7 +62,7 @@ class Store:
         return str(self.manifest["precision"])
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Everything that the vectors depend on, as passed to `fill`."""
         return dict(self.manifest["facts"])
 
@@ -83,22 +83,22 @@ class Store:
         return loosened(Shards(self.folder, self.manifest).read_rows(start, max(start, stop)), self.manifest)
 
 
-def place(root: str | Path, model: str, label: str, facts: Mapping[str, Any]) -> Path:
-    """Returns the folder of a store: ROOT/<model>/<label>-<first 12 hex digits of the facts' SHA-256>.
+def place(root: str | Path, model: str, label: str, metadata: Mapping[str, Any]) -> Path:
+    """Returns the folder of a store: ROOT/<model>/<label>-<first 12 hex digits of the metadata's SHA-256>.
 
     Args:
         root: Folder of all stores.
         model: Name of the model.
         label: Readable label, e.g. "scifact-document".
-        facts: Everything that the vectors depend on, as JSON.
+        metadata: Everything that the vectors depend on, as JSON.
     """
-    return Path(root) / slug(model) / f"{slug(label)}-{digest(facts)[:12]}"
+    return Path(root) / slug(model) / f"{slug(label)}-{digest(metadata)[:12]}"
 
 
 def fill(
     folder: str | Path,
     texts: Any,
-    facts: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     encode: Callable[[Any], np.ndarray],
     *,
     precision: str = "float32",
@@ -113,7 +113,7 @@ def fill(
     Args:
         folder: Folder of the store; created if it does not exist.
         texts: Sequence of N texts, from which a slice is taken for each missing shard.
-        facts: Everything that the vectors depend on, as JSON: the model's name and revision, prompt,
+        metadata: Everything that the vectors depend on, as JSON: the model's name and revision, prompt,
             max_tokens, dtype and so on, and a fingerprint of the texts.
         encode: Function from a slice of the texts to vectors, float32 [n, D].
         precision: Precision of the stored vectors, one of PRECISIONS.
@@ -136,32 +136,32 @@ def fill(
         raise RecipeError(f"shard_rows is {shard_rows}; expected at least 1.")
     if not len(texts):
         raise DataError(f"there is no text to fill {folder} with.")
-    settings = {"facts": json.loads(json.dumps(facts)), "rows": len(texts), "precision": precision}
+    settings = {"facts": json.loads(json.dumps(metadata)), "rows": len(texts), "precision": precision}
     bar = tqdm(total=len(texts), desc="Embeddings", unit=" texts", delay=2, leave=False, disable=not progress)
     with lock_folder(folder) as home, bar:
-        manifest, made = read_manifest(home), None
+        manifest, first_shard = read_manifest(home), None
         if manifest is not None:
             check_manifest(home, manifest, settings)
         else:
             check_foreign(home)
-            made = _encoded(texts, 0, min(shard_rows, len(texts)), encode)
+            first_shard = _encoded(texts, 0, min(shard_rows, len(texts)), encode)
             if precision == "int8" and ranges is None:
-                ranges = ranges_of([made.vectors])
+                ranges = ranges_of([first_shard.vectors])
             manifest = {
                 **settings,
-                "dim": made.vectors.shape[1],
+                "dim": first_shard.vectors.shape[1],
                 "shard_rows": shard_rows,
                 "ranges": ranges.tolist() if precision == "int8" and ranges is not None else None,
                 "seconds_before": seconds_before,
                 "data": None,
             }
-        if made or (data and manifest["data"] != data):  # the store is new, or the texts have moved
+        if first_shard or (data and manifest["data"] != data):  # the store is new, or the texts have moved
             manifest["data"] = data and dict(data)
             write_manifest(home, manifest)
         shards = Shards(home, manifest)
 
         def make(part: Part) -> Shard:
-            shard = made or _encoded(texts, part.first, part.last, encode)
+            shard = first_shard or _encoded(texts, part.first, part.last, encode)
             if (dim := shard.vectors.shape[1]) != manifest["dim"]:
                 raise ModelError(f"vectors are {dim} wide; those in {home} are {manifest['dim']} wide.")
             return Shard(tightened(shard.vectors, manifest), shard.seconds)
@@ -169,7 +169,7 @@ def fill(
         seconds = manifest["seconds_before"]
         for part in shards:
             seconds += shards.get(part, make).seconds
-            made = None
+            first_shard = None
             bar.update(len(part))
     return Store(home, manifest, seconds)
 
@@ -195,7 +195,7 @@ def quantise(source: Store, folder: str | Path, precision: str) -> Store:
     return fill(
         folder,
         source,
-        source.facts,
+        source.metadata,
         lambda vectors: vectors,
         precision=precision,
         ranges=ranges,

@@ -43,11 +43,13 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     try:
         if not path.is_file():  # opening a pipe would block
             return None
-        found = json.loads(path.read_text(encoding="utf-8"))
-        holds = found.pop("checksum") == digest(found) and found.pop("schema_version") == SCHEMA_VERSION
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        valid = (
+            manifest.pop("checksum") == digest(manifest) and manifest.pop("schema_version") == SCHEMA_VERSION
+        )
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
-    return found if holds else None
+    return manifest if valid else None
 
 
 def check_foreign(folder: Path) -> None:
@@ -56,11 +58,11 @@ def check_foreign(folder: Path) -> None:
     Raises:
         OutputError: If its manifest.json belongs to another program.
     """
-    found = None
+    content = None
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    own = {"schema_version", "facts", "rows", "dim", "precision", "shard_rows", "checksum"}
-    if found is not None and not (isinstance(found, dict) and len(own & found.keys()) > 1):
+        content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    keys = {"schema_version", "facts", "rows", "dim", "precision", "shard_rows", "checksum"}
+    if content is not None and not (isinstance(content, dict) and len(keys & content.keys()) > 1):
         raise OutputError(f"{folder / 'manifest.json'} is not an embedding store's; choose another folder.")
 
 
@@ -95,25 +97,25 @@ class Shards(Parts[Shard]):
             if not part.path.is_file():
                 return None
             with safe_open(part.path, "np") as reader:
-                about, vectors = dict(reader.metadata()), reader.get_tensor("vectors")
-            holds = (
-                about.pop("checksum") == _checksum(vectors, about)
-                and (about["store"], about["number"]) == (_identity(self.manifest), str(part.number))
+                metadata, vectors = dict(reader.metadata()), reader.get_tensor("vectors")
+            valid = (
+                metadata.pop("checksum") == _checksum(vectors, metadata)
+                and (metadata["store"], metadata["number"]) == (_identity(self.manifest), str(part.number))
                 and (vectors.shape, vectors.dtype) == ((len(part), self.width), self.dtype)
             )
-            return Shard(vectors, float(about["seconds"])) if holds else None
+            return Shard(vectors, float(metadata["seconds"])) if valid else None
         except Exception:  # a damaged file may raise anything
             return None
 
     def save(self, draft: Path, part: Part, content: Shard) -> None:
         """See `Parts`."""
-        about = {
+        metadata = {
             "store": _identity(self.manifest),
             "number": str(part.number),
             "seconds": f"{content.seconds:.3f}",
         }
-        about["checksum"] = _checksum(content.vectors, about)
-        draft.write_bytes(save({"vectors": content.vectors}, about))
+        metadata["checksum"] = _checksum(content.vectors, metadata)
+        draft.write_bytes(save({"vectors": content.vectors}, metadata))
 
     def read_rows(self, start: int, stop: int) -> np.ndarray:
         """Reads stored rows, [stop - start, width]; files are not mapped, so memory is counted only once.
@@ -121,7 +123,7 @@ class Shards(Parts[Shard]):
         Raises:
             DataError: If a shard was removed or cut short since it was checked.
         """
-        found = np.empty((stop - start, self.width), self.dtype)
+        rows = np.empty((stop - start, self.width), self.dtype)
         row = start
         while row < stop:
             part = self[row // self.size]
@@ -132,11 +134,11 @@ class Shards(Parts[Shard]):
                     header = int.from_bytes(file.read(8), "little")
                     offset = header + first * self.width * self.dtype.itemsize
                     read = np.fromfile(file, self.dtype, (end - row) * self.width, offset=offset)
-                found[row - start : end - start] = read.reshape(end - row, self.width)
+                rows[row - start : end - start] = read.reshape(end - row, self.width)
             except (OSError, ValueError) as error:
                 raise DataError(f"{part.path} can no longer be read: {error}.") from error
             row = end
-        return found
+        return rows
 
 
 def _identity(manifest: Mapping[str, Any]) -> str:
@@ -144,6 +146,6 @@ def _identity(manifest: Mapping[str, Any]) -> str:
     return digest({name: value for name, value in manifest.items() if name not in ("data", "seconds_before")})
 
 
-def _checksum(vectors: np.ndarray, about: Mapping[str, str]) -> str:
+def _checksum(vectors: np.ndarray, metadata: Mapping[str, str]) -> str:
     """CRC-32, which detects any damaged byte at 7 GB/s; SHA-256 would take three times as long."""
-    return f"{zlib.crc32(vectors.data, zlib.crc32(digest(dict(about)).encode())):08x}"
+    return f"{zlib.crc32(vectors.data, zlib.crc32(digest(dict(metadata)).encode())):08x}"
