@@ -53,10 +53,10 @@ class Gradients:
     def __init__(self, parameters: Sequence[nn.Parameter], rows: int):
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         if not self.parameters:
-            raise ModelError("no parameter of the model is trained; all are frozen.")
+            raise ModelError("the model has no parameters to train; all are frozen.")
         kinds = {(parameter.dtype, parameter.device) for parameter in self.parameters}
         if len(kinds) > 1:
-            raise ModelError(f"the trained parameters are of several kinds, {sorted(map(str, kinds))}.")
+            raise ModelError(f"the trained parameters differ in dtype or device: {sorted(map(str, kinds))}.")
         dtype, device = kinds.pop()
         self._sizes = [parameter.numel() for parameter in self.parameters]
         self.rows = torch.zeros(rows, sum(self._sizes), dtype=dtype, device=device)
@@ -82,7 +82,7 @@ class Gradients:
         for parameter in self.parameters:
             parameter.grad = None
         if lost:
-            raise ModelError(f"{lost} of {len(pieces)} gradients were replaced while they were added up.")
+            raise ModelError(f"{lost} of {len(pieces)} gradients were replaced during the backward pass.")
 
     def values(self) -> Tensor:
         """A copy of the parameters as one vector, [P]."""
@@ -158,9 +158,9 @@ class Aggregated(Balancer):
 
             self.aggregator = getattr(aggregation, aggregator)(**options)
         except ImportError:
-            raise MissingExtraError("torchjd, or what its solvers need,", "torchjd") from None
+            raise MissingExtraError("torchjd, or a solver that it needs,", "torchjd") from None
         except (TypeError, ValueError) as error:
-            raise RecipeError(f"balancer_options do not hold: {first_line(error)}") from None
+            raise RecipeError(f"balancer_options are invalid: {first_line(error)}") from None
         self.scale = scale
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
 

@@ -75,7 +75,7 @@ def _read(settings: FinetuneSettings, task: str) -> Data:
             )
         if len(held.query_ids) < settings.dev_queries:
             notify(
-                f"dev_queries is {settings.dev_queries}; at most a fifth of the queries is held out, here "
+                f"dev_queries is {settings.dev_queries}, but at most a fifth of the queries is held out: "
                 f"{len(held.query_ids)}."
             )
         dev = held.judged()
@@ -94,7 +94,7 @@ def _read_dev(settings: FinetuneSettings) -> RetrievalDataset:
         if not names_beir(settings.data):
             raise RecipeError(
                 f"dev_split is {settings.dev_split!r}, but {settings.data} is not a BEIR folder and has no "
-                "splits. Name a BEIR folder by dev_data (--dev-data)."
+                "splits. Name a BEIR folder as dev_data (--dev-data)."
             )
         if settings.dev_split == settings.split:
             raise RecipeError(

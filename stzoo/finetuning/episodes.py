@@ -143,7 +143,7 @@ def _seal(folder: Path, metadata: dict[str, Any], *names: str) -> None:
 def _remove_damaged(folder: Path, metadata: dict[str, Any]) -> None:
     """Removes the files of an episode that were changed since, so that they are made again."""
     for name in damaged(folder, metadata.get(SUMS, {})):
-        notify(f"{folder / name} is damaged or missing, and is made again.")
+        notify(f"{folder / name} is damaged or missing; creating it again.")
         (folder / name).unlink(missing_ok=True)
         del metadata[SUMS][name]
         if name in (END, STATE):
@@ -157,7 +157,7 @@ def _open(folder: Path, identity: str) -> dict[str, Any]:
     sums = metadata.get(SUMS, {})
     # Damaged files are removed, so no name may point outside the folder.
     if not isinstance(sums, dict) or any(Path(name).name != name for name in sums):
-        raise OutputError(f"{folder / METADATA} is damaged. Remove {folder}.")
+        raise OutputError(f"{folder / METADATA} is damaged. Remove {folder} to start the episode again.")
     if is_main_process():
         _remove_damaged(folder, metadata)
     return metadata
@@ -231,7 +231,7 @@ def _best(folder: Path, student: Any, done: list[dict[str, Any]]) -> dict[str, A
         if is_main_process():  # it exports them, and may still be writing them
             end = folder / "episodes" / str(best["episode"]) / END
             if sha256(end) != best.get(SUMS, {}).get(END, sha256(end)):
-                raise OutputError(f"{end} is damaged. Run again with --resume, which makes it again.")
+                raise OutputError(f"{end} is damaged. Run again with --resume to create it again.")
             student.load_state_dict(load_file(end))
         result |= {name: best[name] for name in (DEV_METRIC, "best_step")} | {"best_episode": best["episode"]}
     return result

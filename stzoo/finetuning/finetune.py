@@ -130,8 +130,8 @@ def finetune(
         for task, one in data.items():
             if one.shared:
                 notify(
-                    f"{one.shared} of the held-out queries{f' of {task}' * bool(task)} share an answer with "
-                    "a training query; their scores flatter."
+                    f"Held-out queries{f' of {task}' * bool(task)} that share an answer with a training "
+                    f"query: {one.shared}. Their scores are too optimistic."
                 )
         dev = {task: one.dev for task, one in data.items() if one.dev is not None}
         if config.episodes:
@@ -212,30 +212,32 @@ def _check(settings: FinetuneSettings, folder: Path, student: Any, trains: Mappi
     """
     loss_of(settings, student)
     check_balancer(settings)
-    of_nothing = {} if settings.episodes else dict.fromkeys(MINING, "episodes (--episodes)")
-    of_nothing |= {} if settings.lora_rank else dict.fromkeys(ADAPTERS, "lora_rank (--lora-rank)")
-    for name in sorted(of_nothing.keys() & settings.model_fields_set):
-        raise RecipeError(f"{name} says something of what {of_nothing[name]} asks for, which is 0.")
+    switches = {} if settings.episodes else dict.fromkeys(MINING, "episodes (--episodes)")
+    switches |= {} if settings.lora_rank else dict.fromkeys(ADAPTERS, "lora_rank (--lora-rank)")
+    for name in sorted(switches.keys() & settings.model_fields_set):
+        raise RecipeError(
+            f"{name} has no effect while {switches[name]} is 0. Set that to 1 or more, or leave {name} out."
+        )
     if settings.episodes:
         check_rules(settings)
         if settings.language is not None and settings.first_negatives != "bm25s":
             raise RecipeError(
-                "the language is for bm25s; set first_negatives (--first-negatives) to bm25s, or drop the "
-                "language."
+                "language (--language) applies to BM25 only. Set first_negatives (--first-negatives) to "
+                "bm25s, or leave language out."
             )
         if needs_scores(settings.losses) and not settings.teacher:
             raise RecipeError(
-                f"{', '.join(settings.losses)} learns from a teacher, and these episodes have none. "
-                "Name a cross-encoder by teacher (--teacher)."
+                f"training with {', '.join(settings.losses)} in episodes needs a teacher. Name a "
+                "cross-encoder as teacher (--teacher)."
             )
     else:
         for task, one in settings.each().items():
             examples_of(one, student, trains[task], task)
         if settings.teacher and not needs_scores(settings.losses):
             raise RecipeError(
-                f"nothing learns from the teacher {settings.teacher}: losses has only "
-                f"{', '.join(settings.losses)}, and without episodes nothing is mined. Add kl or margin-mse "
-                "to losses, or leave the teacher out."
+                f"the teacher {settings.teacher} has no effect: its scores are not used by "
+                f"{', '.join(settings.losses)}, and negatives are mined in episodes only. Add kl or "
+                "margin-mse to losses, or leave teacher out."
             )
     arguments(settings, folder)
 

@@ -23,7 +23,7 @@ from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.training.trainer import ObjectiveTrainer
 from stzoo.utils.distributed import is_main_process, world_size
 from stzoo.utils.logging import silence_hf_logging
-from stzoo.utils.messages import notify
+from stzoo.utils.messages import counted, notify
 
 DEFAULT_NEGATIVES = 7
 CLEAR_MARGIN = 1.0  # between a teacher's scores; probabilities never differ by more
@@ -68,7 +68,8 @@ def fit(
             left_out[task] = left
             queries = len(train.query_ids)
             notify(
-                f"{left} of {queries} queries{of} ({left / queries:.0%}) have no negative and are left out."
+                f"Leaving out {left} of {counted(queries, 'query')}{of} without a negative "
+                f"({left / queries:.0%})."
                 + " Mine more, or train without hard negatives (--negatives 0)."
                 * bool(note_missing(left, queries))
             )
@@ -96,11 +97,11 @@ def _score_margin(settings: FinetuneSettings, train: TrainingSet, of: str) -> fl
     scorer = (train.made or {}).get("teacher") or (train.made or {}).get("model")
     if settings.teacher is None and isinstance(scorer, dict):
         name = scorer.get("name")
-        notify(f"the scores{of} to learn from are those of {name}, as mined.")
+        notify(f"Training with the scores{of} in the data, which {name} gave when the negatives were mined.")
     if margin < CLEAR_MARGIN:
         notify(
-            f"the teacher scores positives{of} {margin:.2f} above negatives on average. That says "
-            "little; are they probabilities? Learn from logits, or with kl set "
+            f"The teacher's scores{of} are on average only {margin:.2f} higher for positives than for "
+            "negatives. If they are probabilities, use logits instead, or with the kl loss set "
             "loss_options.kl.teacher_temperature well below 1."
         )
     return margin
@@ -116,13 +117,13 @@ def examples_of(
         negatives = min(DEFAULT_NEGATIVES, int(np.diff(train.negatives.starts).max(initial=0)))
     if scores and not negatives:
         raise RecipeError(
-            f"{', '.join(settings.losses)} compares several passages of a query: set negatives (--negatives) "
-            "to 1 or more, and give data that has them, as `stzoo mine` writes."
+            f"training with {', '.join(settings.losses)} needs negatives, but there are none. Set negatives "
+            "(--negatives) to 1 or more, and use data with negatives, e.g. from `stzoo mine`."
         )
     if scores and not (settings.teacher or train.scored):
         raise DataError(
-            f"{settings.data} has no teacher's scores, which {', '.join(settings.losses)} learns from. Name "
-            "a cross-encoder by teacher (--teacher), or give data with scores."
+            f"training with {', '.join(settings.losses)} needs a teacher's scores, but {settings.data} has "
+            "none. Name a cross-encoder as teacher (--teacher), or use data with scores."
         )
     examples = QueryPassageCollator(
         train,
@@ -138,12 +139,13 @@ def examples_of(
     fewest = 2 if world_size() == 1 or task else world_size() * settings.batch_size
     if len(examples.pairs) < fewest:
         way = (
-            f" {examples.left_out} queries without a negative are left out; --negatives 0 trains on them too."
+            f" --negatives 0 also trains on {counted(examples.left_out, 'query')} without a negative."
             if examples.left_out
             else ""
         )
         raise DataError(
-            f"{settings.data}: {len(examples.pairs)} pairs to train on; expected at least {fewest}.{way}"
+            f"{settings.data} has {counted(len(examples.pairs), 'pair')} to train on; expected at least "
+            f"{fewest}.{way}"
         )
     return examples
 

@@ -160,7 +160,9 @@ class KL(nn.Module):
     def __init__(self, comparison: Similarity, teacher_temperature: float = 1.0):
         super().__init__()
         if not teacher_temperature > 0:
-            raise RecipeError(f"loss_options.kl.teacher_temperature is {teacher_temperature}; expected > 0.")
+            raise RecipeError(
+                f"loss_options.kl.teacher_temperature is {teacher_temperature}; expected above 0."
+            )
         self.loss = DistillKLDivLoss(
             None,  # type: ignore[arg-type]
             similarity_fct=comparison.pairwise,
@@ -297,16 +299,21 @@ def make_loss(
     """
     if model.similarity_fn_name not in SIMILARITIES:
         raise ModelError(
-            f"the model compares by {model.similarity_fn_name}; expected {' or '.join(SIMILARITIES)}."
+            f"the model's similarity is {model.similarity_fn_name}; expected {' or '.join(SIMILARITIES)}. "
+            "Set similarity (--similarity)."
         )
     for name, weight in weights.items():
         if not weight > 0:
             raise RecipeError(f"losses.{name} is {weight}; expected a weight above 0.")
     for name in options:
         if name not in weights:
-            raise RecipeError(f"loss_options.{name}: losses has no {name!r}, only {', '.join(weights)}.")
+            raise RecipeError(
+                f"loss_options has {name!r}, which is not among the losses: {', '.join(weights)}."
+            )
         if not isinstance(options[name], Mapping):
-            raise RecipeError(f"loss_options.{name} is {options[name]!r}; expected options by name.")
+            raise RecipeError(
+                f"loss_options.{name} is {options[name]!r}; expected a mapping of option names to values."
+            )
     comparison = Similarity(model.similarity_fn_name, temperature, cross_device)
     terms = {name: manager.build("loss", name, comparison, **options.get(name, {})) for name in weights}
     loss = RankingLoss(model, terms, weights, mini_batch_size)

@@ -45,7 +45,7 @@ def shares(sizes: Sequence[float], batch_size: int, temperature: float = 1.0) ->
     """
     if batch_size < len(sizes):
         raise RecipeError(
-            f"batch_size is {batch_size}, less than the {len(sizes)} tasks, each of which needs a place."
+            f"batch_size is {batch_size}; expected at least {len(sizes)}, one example for each task."
         )
     rates = np.array(sizes, np.float64) ** (1 / temperature)
     extra = np.maximum(batch_size * rates / rates.sum() - 1, 0)
@@ -134,8 +134,8 @@ def make_task_batcher(
     for (task, one), part in zip(examples.items(), parts, strict=True):
         if part == 1 and not one.negatives and not settings.cross_device:
             raise RecipeError(
-                f"of batch_size {settings.batch_size}, {task} has a share of 1 query a step, which has no "
-                "passage but its own to be compared with. Give larger batches, or data with negatives."
+                f"with batch_size {settings.batch_size}, the task {task} gets a single query per step, which "
+                "has no negatives. Increase batch_size (--batch-size), or use data with negatives."
             )
     return TaskBatcher(examples, parts, in_turn, settings.seed)
 
@@ -155,15 +155,15 @@ def check_balancer(settings: FinetuneSettings) -> None:
     if not settings.tasks:
         return
     if settings.precision == "fp16":
-        raise RecipeError("several tasks cannot be trained in fp16, whose scaling is for one loss; use bf16.")
+        raise RecipeError("fp16 scales a single loss, so it does not support several tasks; use bf16.")
     names = tuple(task.name for task in settings.tasks)
     balancer = manager.build(
         "balancer", settings.balancer, BalancerContext(names, 1, 1), **settings.balancer_options
     )
     if settings.mixing == "round-robin" and not balancer.additive:
         raise RecipeError(
-            f"the balancer {settings.balancer} compares the tasks of a step, and with round-robin mixing a "
-            "step has one. Take the balancer sum, or another mixing."
+            f"the balancer {settings.balancer} needs all tasks in each step, but round-robin mixing has one "
+            "task per step. Use the balancer sum, or another mixing."
         )
 
 
@@ -298,7 +298,7 @@ class MultiTaskTrainer(ObjectiveTrainer):
             tasks = json.loads(opened.metadata()["tasks"])
         if tasks != self.tasks:
             raise ModelError(
-                f"{path} is of the tasks {', '.join(tasks)}, in this order; this run has "
+                f"{path} belongs to the tasks {', '.join(tasks)}, in this order; this run has "
                 f"{', '.join(self.tasks)}."
             )
         self.balancer.load_state_dict(load_file(path))

@@ -72,7 +72,7 @@ class Backbone(nn.Module):
         most = longest or limits[2]
         if max_tokens and most and max_tokens > most:
             raise BackboneError(
-                f"max_tokens is {max_tokens}; expected at most {most}, the number of positions of this base."
+                f"max_tokens is {max_tokens}; expected at most {most}, the number of positions of the base."
             )
         self.max_tokens: int = max_tokens or min([n for n in limits if n] or [512])
         self.own_positions: nn.Embedding | None = None
@@ -83,7 +83,7 @@ class Backbone(nn.Module):
 
     def _try(self) -> None:
         if self.tokenizer.mask_token_id is None:
-            raise BackboneError("the tokenizer of this base has no mask token; choose a masked LM as base.")
+            raise BackboneError("the base's tokenizer has no mask token; expected a masked LM as base.")
         ids = torch.full((1, 2), self.tokenizer.mask_token_id, device=self.masked_lm.device)
         family = getattr(self.config, "model_type", type(self.masked_lm).__name__)
         try:
@@ -196,7 +196,7 @@ class Backbone(nn.Module):
         states = features.get("all_layer_embeddings", ())
         if unknown := [layer for layer in layers if not 0 <= layer < len(states)]:
             raise BackboneError(
-                f"encode was asked for layer {unknown[0]}; expected 0 (the embeddings) to {len(states) - 1}."
+                f"the encoder has no layer {unknown[0]}; expected 0 (the embeddings) to {len(states) - 1}."
             )
         return (
             features["token_embeddings"],

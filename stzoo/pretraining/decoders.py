@@ -62,7 +62,7 @@ class _Decoder(nn.Module):
     def __init__(self, config: Any, layers: int = 1):
         super().__init__()
         if layers < 1:
-            raise RecipeError(f"layers is {layers}; expected at least 1 layer in a decoder.")
+            raise RecipeError(f"layers is {layers}; expected at least 1 layer.")
         sizes = bert_config(config)
         self.layers = nn.ModuleList(CrossLayer(sizes) for _ in range(layers))
         self.apply(lambda part: _initialise(part, sizes.initializer_range))
@@ -72,8 +72,8 @@ class _Decoder(nn.Module):
         rows, columns = query.shape[1], keys.shape[1]
         if visible.shape[-1] != columns or visible.shape[-2] not in (1, rows):
             raise ShapeError(
-                f"visible is {list(visible.shape)}; expected [B, 1, {columns}] or [B, {rows}, {columns}], "
-                f"from query {list(query.shape)} and keys {list(keys.shape)}."
+                f"visible has the shape {list(visible.shape)}; expected [B, 1, {columns}] or [B, {rows}, "
+                f"{columns}] for query {list(query.shape)} and keys {list(keys.shape)}."
             )
         _refuse_blind_rows(visible)
         # Only a float mask is read correctly by both eager attention and SDPA. It has the finite minimum, not

@@ -170,7 +170,7 @@ def _make(preparation: Preparation, work: Path) -> _Shards:
         values = {"id": batch["id"], "text": batch["text"], **preparation.shard(part.first, part.last)}
         return pa.table(values, schema)
 
-    with tqdm(total=len(rows), unit=" passages", desc="preparing", disable=None) as bar:
+    with tqdm(total=len(rows), unit=" passages", desc="Preparing", disable=None) as bar:
         for part in shards:
             shards.get(part, make)
             bar.update(len(part))
@@ -245,14 +245,14 @@ configs:
 
 Made by `stzoo prepare {settings["preparation"]}` (stzoo {record["versions"]["stzoo"]}) from {total} passages
 of {sources}, with the tokenizer of `{tokenizer}` and seed {settings["seed"]}. `run.json` is the
-whole manifest. The rows are under the licence of their source.
+complete manifest. The rows are under the licence of their source.
 
 | column | filled |
 |---|---|
 {rows}
 
 {notes}
-What made the columns:
+How the columns were made:
 
 ```json
 {made_by}

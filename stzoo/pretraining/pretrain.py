@@ -91,7 +91,7 @@ def load_base(
     bottleneck = rest.pop(0) if rest and isinstance(rest[0], Pooling) else None
     if bottleneck is None or bottleneck.get_embedding_dimension() != width:
         raise ModelError(
-            f"{base} has no pooling whose output is as wide as its hidden states ({width}), which the "
+            f"{base} has no pooling of the same dimension as its hidden states ({width}), which the "
             "bottleneck needs. Choose one with --pooling, e.g. --pooling mean."
         )
     trained = like(whole, [transformer, bottleneck])
@@ -144,10 +144,9 @@ def load_parts(objective: Objective, base: Base, settings: PretrainSettings) -> 
         wrong = [n for n, t in parts.items() if n not in tensors or tensors[n].shape != t.shape]
         if wrong or not same:
             raise ModelError(
-                f"{stored} was made by {made_by!r} and does not fit the objective {settings.objective!r} "
+                f"{stored} was trained with {made_by!r} and does not fit {settings.objective!r} "
                 f"(missing or of another shape: {', '.join(wrong[:5]) or 'nothing'}). Use the objective and "
-                f"options that it was made with (see {stored.parent / RECORD}), or remove {stored.parent} to "
-                "start with new parts."
+                f"options in {stored.parent / RECORD}, or remove {stored.parent} to start with new parts."
             )
         with torch.no_grad():
             for name, part in parts.items():

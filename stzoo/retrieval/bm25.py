@@ -90,7 +90,7 @@ def note_empty(run: Ranked, language: str) -> str | None:
     how = f"read as {LANGUAGES[language].title()}" if language in LANGUAGES else "without a language"
     return (
         f"BM25 finds nothing for {empty} of {len(run)} queries ({how}): they share no word with any passage. "
-        "Its scores mean little here."
+        "Its scores are not meaningful here."
     )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 
@@ -25,6 +26,12 @@ def notify(text: str) -> None:
     """
     if os.environ.get("RANK", "0") == "0":
         logger.warning(text)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun in the singular or plural, e.g. "1 query" or "2 queries"."""
+    plural = re.sub("(?<![aeiou])ys$", "ies", re.sub("(s|x|ch)s$", r"\1es", f"{noun}s"))
+    return f"{number} {noun if number == 1 else plural}"
 
 
 @contextlib.contextmanager

@@ -244,7 +244,7 @@ def test_beir_returns_results_out_of_order_though_they_are_asked_for_sorted():  
 def test_beir_ranks_no_number_above_negative_scores():  # B16
     broken = Given([[-1.0, 0.0], [-1.0, 0.0]], [[3.0, 0.0], [float("nan"), 0.0]])
     assert broken.by_beir(["q", "r"], ["a", "b"])["q"] == {"a": -3.0, "b": -1.0}
-    with pytest.raises(ModelError, match="1 of 2 passage vectors are not finite"):
+    with pytest.raises(ModelError, match="1 of 2 passage vectors"):
         broken.by_stzoo(["q", "r"], ["a", "b"])
 
 

@@ -461,7 +461,7 @@ def test_a_question_finds_passages_by_model_and_by_store(model, data, tmp_path, 
     write_beir(copy, [*CORPUS[1:], CORPUS[0]], QUERIES, QRELS)
     with pytest.raises(DataError, match="is not the corpus of"):
         stzoo.search(store, question, data=copy)
-    with pytest.raises(RecipeError, match="nothing to search"):
+    with pytest.raises(RecipeError, match="no corpus to search"):
         stzoo.search(model, question)
     (queries,) = [path.parent for path in bench_queries(model, data, tmp_path)]
     with pytest.raises(DataError, match="embeddings of queries"):

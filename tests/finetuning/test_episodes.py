@@ -255,7 +255,7 @@ def test_what_an_episode_made_and_was_damaged_since_is_made_again(finished, base
     given |= dict(episodes=3, first_negatives="bm25s", keep_old=0.5, output=out, resume=True, **SHORT)
     stzoo.finetune(str(base), **given)
     assert [file.read_bytes() for file in damaged] == before
-    assert capsys.readouterr().err.count("is made again") == 3
+    assert capsys.readouterr().err.count("creating it again") == 3
     steps = facts_of(out)["steps"]
     assert steps == facts_of(finished)["steps"]
 

@@ -226,8 +226,11 @@ def test_a_contrastive_loss_reads_in_nats():
     [
         (dict(weights={"kl": 0.0}), "losses.kl is 0.0"),
         (dict(weights={"contrastiv": 1.0}), "contrastive"),
-        (dict(weights={"kl": 1.0}, options={"contrastive": {}}), "no 'contrastive'"),
-        (dict(weights={"kl": 1.0}, options={"kl": 3}), "expected options by name"),
+        (
+            dict(weights={"kl": 1.0}, options={"contrastive": {}}),
+            "'contrastive', which is not among the losses: kl",
+        ),
+        (dict(weights={"kl": 1.0}, options={"kl": 3}), "expected a mapping of option names"),
         (dict(weights={"kl": 1.0}, options={"kl": {"teacher_temperature": -1}}), "teacher_temperature"),
         (dict(weights={"kl": 1.0}, options={"kl": {"teacher_temp": 1}}), "teacher_temperature"),
         (dict(weights={"contrastive": 1.0}, matryoshka=[10**6]), "matryoshka"),

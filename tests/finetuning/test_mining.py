@@ -541,7 +541,7 @@ def test_what_is_done_is_neither_done_again_nor_mixed_with_other_settings(mined,
 def test_a_file_that_is_there_is_kept_unless_it_is_to_be_replaced(mined):
     said, path = mined()
     before = path.read_bytes()
-    with pytest.raises(stzoo.OutputError, match="is there"):
+    with pytest.raises(stzoo.OutputError, match="exists already"):
         mined(depth=9)
     with pytest.raises(stzoo.OutputError, match=r"recipe.depth: 20 then, 9 now"):
         mined(depth=9, resume=True)
@@ -593,11 +593,11 @@ def test_parts_that_a_kill_left_of_a_whole_file_are_no_mining(mined, monkeypatch
         (dict(data="/no/such"), "/no/such"),
         (dict(split="tran"), "did you mean 'train'"),
         (dict(name="mined.csv"), ".parquet or .jsonl"),
-        (dict(depth=4, skip=2), "leaves 2 passages"),
+        (dict(depth=4, skip=2), "depth 4 minus skip 2 leaves too few"),
         (dict(teacher_margin=1.0), "need a teacher"),
         (dict(model="bm25s", max_tokens=20), "leave max_tokens out"),
         (dict(model="bm25s", language="klingon"), "language 'klingon' is unknown"),
-        (dict(language="de"), "drop --language"),
+        (dict(language="de"), "applies to bm25s only"),
         (dict(model="/no/such"), "/no/such"),
         (dict(memory_gib=1e-9), "memory_gib"),
         (dict(minned=3), "did you mean 'mined'"),

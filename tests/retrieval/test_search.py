@@ -338,7 +338,7 @@ def test_vectors_that_are_not_finite_are_an_error():
     for value in (np.nan, np.inf):
         bad = good.copy()
         bad[1, 1] = value
-        with pytest.raises(ModelError, match=r"1 of 3 query vectors are not finite \(the first: number 2\)"):
+        with pytest.raises(ModelError, match=r"1 of 3 query vectors \(the first: number 2\)"):
             top_k(bad, good, list("abc"), list("abc"), 1, drop_self=False)
         with pytest.raises(ModelError, match="1 of 3 passage vectors"):
             top_k(good, bad, list("abc"), list("abc"), 1, drop_self=False)

@@ -247,7 +247,7 @@ def test_vectors_that_do_not_hold_are_refused(tmp_path):
     ):
         with pytest.raises(ModelError, match=said):
             fill(tmp_path / "store", NUMBERS, FACTS, lambda _, given=vectors: given, shard_rows=SHARD_ROWS)
-    with pytest.raises(ModelError, match="wide"):
+    with pytest.raises(ModelError, match="dimension"):
         fill(
             tmp_path / "a", NUMBERS, FACTS, lambda n: VECTORS[n, : 5 if 8 in n else 4], shard_rows=SHARD_ROWS
         )
@@ -261,7 +261,7 @@ def test_vectors_that_do_not_hold_are_refused(tmp_path):
 
 def test_a_folder_with_another_programs_manifest_is_not_filled(tmp_path):
     (tmp_path / "manifest.json").write_text('{"name": "an extension", "schema_version": 3}')
-    with pytest.raises(OutputError, match="not an embedding store's"):
+    with pytest.raises(OutputError, match="does not belong to an embedding store"):
         filled(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 

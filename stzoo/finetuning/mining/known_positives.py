@@ -53,8 +53,8 @@ class KnownPositives:
         ]
         if not any(positives):
             raise DataError(
-                f"{judged.folder}, split {judged.split}: no judgement above 0 names a passage of the corpus, "
-                "so no query has a positive, and none is mined for."
+                f"{judged.folder}, split {judged.split}: no query has a positive (a passage of the corpus "
+                "judged above 0), so there is nothing to mine for."
             )
         if judged.shares_ids:
             answers = [

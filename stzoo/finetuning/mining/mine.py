@@ -60,7 +60,7 @@ def mine(
     config = MineSettings.read(recipe, settings if model is None else settings | {"model": model})
     check_rules(config)
     if config.language is not None and config.model != bm25.NAME:
-        raise RecipeError(f"the language is for {bm25.NAME}, and {config.model} is a model; drop --language.")
+        raise RecipeError(f"language (--language) applies to {bm25.NAME} only; leave it out.")
     check_resume(resume, overwrite)
     read = [config.model, config.data, config.corpus, config.teacher]
     if config.store:
@@ -75,8 +75,8 @@ def mine(
     work = path.with_name(f".{path.name}.mining")
     left = unfinished(work)
     if not (resume or overwrite) and (path.exists() or left):
-        what = f"{work}, of an unfinished mining," if left else path
-        raise OutputError(f"{what} is there. Use --resume to go on, --overwrite, or another --output.")
+        what = f"{work} contains an unfinished run" if left else f"{path} exists already"
+        raise OutputError(f"{what}. Use --resume to continue, --overwrite, or another --output.")
     if config.threads:
         torch.set_num_threads(config.threads)
     bars = sys.stderr.isatty() if progress is None else progress
@@ -127,7 +127,7 @@ def _is_mined(path: Path) -> bool:
 def _finder(settings: MineSettings, judged: Any, bars: bool) -> Searcher:
     if settings.model == bm25.NAME:
         if settings.max_tokens is not None:
-            raise RecipeError(f"{bm25.NAME} reads texts whole, of any length; leave max_tokens out.")
+            raise RecipeError(f"{bm25.NAME} reads texts of any length; leave max_tokens out.")
         return Lexical(judged, settings.language, progress=bars)
     opened = open_model(settings.model, max_tokens=settings.max_tokens, device=settings.device)
     return Dense(

@@ -19,11 +19,11 @@ def check_rules(rules: MiningRules) -> None:
     """
     if rules.depth - rules.skip < rules.mined:
         raise RecipeError(
-            f"depth is {rules.depth} and skip {rules.skip}, which leaves {max(0, rules.depth - rules.skip)} "
-            f"passages to take mined = {rules.mined} negatives from; expected at least as many."
+            f"depth {rules.depth} minus skip {rules.skip} leaves too few passages for mined = {rules.mined} "
+            "negatives. Increase depth, or reduce skip or mined."
         )
     if rules.teacher is None and (rules.teacher_margin is not None or rules.teacher_tokens is not None):
-        raise RecipeError("teacher_margin and teacher_tokens need a teacher; name a cross-encoder.")
+        raise RecipeError("teacher_margin and teacher_tokens need a teacher (--teacher).")
 
 
 def candidates(

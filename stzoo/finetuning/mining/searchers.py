@@ -72,8 +72,8 @@ class Dense:
         queries, documents = self._retriever.queries(self._judged), self._retriever.documents(self._judged)
         if queries.shape[1] != documents.shape[1]:
             raise ModelError(
-                f"{self._retriever.opened.given} encodes queries as {queries.shape[1]} numbers and passages "
-                f"as {documents.shape[1]}; expected vectors of one width."
+                f"{self._retriever.opened.given} encodes queries in dimension {queries.shape[1]} and "
+                f"passages in dimension {documents.shape[1]}; expected vectors of the same dimension."
             )
         return queries, documents
 

@@ -79,7 +79,7 @@ def mine_into(
     known = KnownPositives.of(judged, progress=progress)
     manifest = build_manifest(finder, judged, rules, seed, teacher)
     if work.is_symlink():
-        raise OutputError(f"{work} is a symbolic link; remove it.")
+        raise OutputError(f"{work} is a symbolic link; expected a folder. Remove the link.")
     with lock_folder(work):
         if overwrite and unfinished(work):
             _clear(work)

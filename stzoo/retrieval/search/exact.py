@@ -37,6 +37,7 @@ from stzoo.retrieval.search.exact_kernels import (
     full_precision,
     scores_of,
 )
+from stzoo.utils.messages import counted
 
 QUERIES, PASSAGES, MIN_PASSAGES = 128, 16384, 1024  # per tile, whose scores fit into a core's cache
 PAIR_BYTES = 96  # of all arrays per pair of a tile, if every pair goes through the second pass
@@ -153,8 +154,8 @@ def top_k(
     Q, N, D = len(query_ids), len(corpus_ids), query_vectors.shape[-1]
     if query_vectors.shape != (Q, D) or tuple(corpus_vectors.shape) != (N, D):
         raise ShapeError(
-            f"queries {query_vectors.shape} for {Q} ids, corpus {corpus_vectors.shape} for {N} "
-            "ids; expected [Q, D] and [N, D]."
+            f"query vectors have the shape {list(query_vectors.shape)} and corpus vectors "
+            f"{list(corpus_vectors.shape)}; expected [{Q}, D] and [{N}, D], one vector per id."
         )
     if similarity not in SIMILARITIES:
         raise ModelError(
@@ -214,5 +215,5 @@ def _sizes(
             least_gib = math.ceil(need * 1e4) / 1e4
             raise RecipeError(
                 f"memory_gib is {memory_gib:g}; expected at least {least_gib:g} for vectors of dimension "
-                f"{width} and {kept} results per query."
+                f"{width} and {counted(kept, 'result')} per query."
             )

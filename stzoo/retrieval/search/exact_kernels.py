@@ -48,9 +48,9 @@ def checked(vectors: np.ndarray, what: str, begin: int = 0) -> Side:
     broken = np.flatnonzero(~np.isfinite(norms))
     if len(broken):
         raise ModelError(
-            f"{len(broken)} of {len(vectors)} {what} vectors{f' after the first {begin}' if begin else ''} "
-            f"are not finite (the first: number {begin + broken[0] + 1}). The model is damaged, or needs a "
-            "higher precision (--dtype float32)."
+            f"NaN or infinity in {len(broken)} of {len(vectors)} {what} vectors"
+            f"{f' after the first {begin}' if begin else ''} (the first: number {begin + broken[0] + 1}). "
+            "The model is damaged, or needs a higher precision (--dtype float32)."
         )
     return Side(vectors, norms)
 

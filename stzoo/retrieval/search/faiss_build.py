@@ -28,7 +28,7 @@ def empty(factory: str, width: int, similarity: str) -> Any:
     trouble = f"the FAISS index {factory!r} cannot be built for vectors of dimension {width}"
     # These make FAISS end the process or hang.
     if re.search(r"(?<!\d)0+(?!\d)|(HNSW|NSG)0*[1-3](?!\d)", factory):
-        raise RecipeError(f"{trouble}: a number in it is too small.")
+        raise RecipeError(f"{trouble}: one of its numbers is too small.")
     metric = faiss.METRIC_L2 if similarity == "euclidean" else faiss.METRIC_INNER_PRODUCT
     with faiss_errors(trouble):
         index = faiss.index_factory(width, factory, metric)

@@ -95,8 +95,8 @@ class Index:
         Q, N, D = len(query_ids), self._index.ntotal, self._index.d
         if query_vectors.shape != (Q, D) or len(corpus_ids) != N:
             raise ShapeError(
-                f"queries {query_vectors.shape} for {Q} ids, and {len(corpus_ids)} corpus ids; expected "
-                f"[{Q}, {D}] and {N} ids for this index."
+                f"query vectors have the shape {list(query_vectors.shape)}, and there are {len(corpus_ids)} "
+                f"corpus ids; expected [{Q}, {D}] and {N} ids for this index."
             )
         self._apply(search_params)
         ranking = Ranking(corpus_ids, k, drop_self=drop_self)

@@ -60,7 +60,7 @@ def search(
     require_one_process("search")
     questions = [questions] if isinstance(questions, str) else list(questions)
     if not questions:
-        raise RecipeError("there are no questions; give at least one.")
+        raise RecipeError("no question was given; expected at least one.")
     if threads:
         torch.set_num_threads(threads)
     show_bars = sys.stderr.isatty() if progress is None else progress
@@ -69,7 +69,7 @@ def search(
     if (manifest := user_path(source, ModelError) / "manifest.json").is_file():
         documents = open_store(manifest.parent)
         if documents.metadata.get("role") != "document":
-            raise DataError(f"{source} has embeddings of queries; expected those of a corpus.")
+            raise DataError(f"{source} contains embeddings of queries; expected those of a corpus.")
         model, max_tokens = documents.data["model"], documents.metadata["max_tokens"]
         options = {
             name: documents.metadata[name] for name in ("dtype", "backend") if name in documents.metadata
@@ -79,13 +79,13 @@ def search(
         model = str(source)
         if data is None:
             raise RecipeError(
-                "there is nothing to search; give a BEIR folder or a corpus.jsonl as data (--data)."
+                "there is no corpus to search; set data (--data) to a BEIR folder or a corpus.jsonl."
             )
     if store:
         store = check_output(store, kind="results", inputs=[model, data])
     opened = open_model(model, max_tokens=max_tokens, device=device, **options)
     if documents and documents.metadata["revision"] != opened.revision:
-        raise DataError(f"{model} has changed since {source} was made with it. Run bench again.")
+        raise DataError(f"{model} has changed since it encoded {source}. Run `stzoo bench` again.")
     retriever = Retriever(
         opened, Path(store or default_root()), batch_tokens, memory_gib=memory_gib, progress=show_bars
     )
@@ -94,7 +94,7 @@ def search(
     if documents is None:
         documents = retriever.documents(judged)
     elif documents.metadata["texts"] != judged.corpus_fingerprint:
-        raise DataError(f"{data} is not the corpus of {source}, or has changed since. Run bench again.")
+        raise DataError(f"{data} is not the corpus of {source}, or has changed. Run `stzoo bench` again.")
     ids = [str(number) for number in range(len(questions))]
     vectors = encode(retriever.model, questions, role="query", batch_tokens=batch_tokens)
     run = retriever.top_k(judged, vectors, ids, documents, k)

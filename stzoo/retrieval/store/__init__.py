@@ -26,6 +26,7 @@ from stzoo.retrieval.store.quantize import (
 )
 from stzoo.retrieval.store.shards import Shard, Shards, check_foreign, digest, read_manifest, write_manifest
 from stzoo.utils.files import lock_folder
+from stzoo.utils.messages import counted
 from stzoo.utils.parts import Part, check_manifest
 
 __all__ = ["PRECISIONS", "SHARD_ROWS", "Store", "fill", "open_store", "place", "quantise"]
@@ -79,7 +80,7 @@ class Store:
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, step = rows.indices(len(self))
         if step != 1:
-            raise ValueError("a store gives consecutive rows only")
+            raise ValueError("a store can only be sliced into consecutive rows")
         return loosened(Shards(self.folder, self.manifest).read_rows(start, max(start, stop)), self.manifest)
 
 
@@ -135,7 +136,7 @@ def fill(
     if shard_rows < 1:
         raise RecipeError(f"shard_rows is {shard_rows}; expected at least 1.")
     if not len(texts):
-        raise DataError(f"there is no text to fill {folder} with.")
+        raise DataError(f"there is no text to encode into {folder}.")
     settings = {"facts": json.loads(json.dumps(metadata)), "rows": len(texts), "precision": precision}
     bar = tqdm(total=len(texts), desc="Embeddings", unit=" texts", delay=2, leave=False, disable=not progress)
     with lock_folder(folder) as home, bar:
@@ -163,7 +164,7 @@ def fill(
         def make(part: Part) -> Shard:
             shard = first_shard or _encoded(texts, part.first, part.last, encode)
             if (dim := shard.vectors.shape[1]) != manifest["dim"]:
-                raise ModelError(f"vectors are {dim} wide; those in {home} are {manifest['dim']} wide.")
+                raise ModelError(f"vectors have dimension {dim}; those in {home} have {manifest['dim']}.")
             return Shard(tightened(shard.vectors, manifest), shard.seconds)
 
         seconds = manifest["seconds_before"]
@@ -187,7 +188,7 @@ def quantise(source: Store, folder: str | Path, precision: str) -> Store:
         RecipeError: If the source is not float32, or the precision is unknown.
     """
     if source.precision != "float32":
-        raise RecipeError(f"{source.folder} holds {source.precision}; quantise the float32 store it came of.")
+        raise RecipeError(f"{source.folder} is a {source.precision} store; expected a float32 store.")
     size = source.manifest["shard_rows"]
     ranges = None
     if precision == "int8" and read_manifest(Path(folder)) is None:
@@ -227,7 +228,9 @@ def _encoded(texts: Any, start: int, stop: int, encode: Callable[[Any], np.ndarr
     vectors = encode(texts[start:stop])
     seconds = time.monotonic() - begun
     if vectors.ndim != 2 or len(vectors) != stop - start:
-        raise ModelError(f"{stop - start} texts were encoded as {list(vectors.shape)}, not a vector each.")
+        raise ModelError(
+            f"{counted(stop - start, 'text')} encoded as {list(vectors.shape)}; expected one vector each."
+        )
     if not np.isfinite(vectors).all():
-        raise ModelError(f"vectors of the texts {start} to {stop - 1} hold NaN or infinity.")
+        raise ModelError(f"vectors of the texts {start} to {stop - 1} contain NaN or infinity.")
     return Shard(vectors, seconds)

@@ -52,7 +52,7 @@ def tightened(vectors: np.ndarray, manifest: Mapping[str, Any]) -> np.ndarray:
         with np.errstate(over="ignore"):
             stored = np.ascontiguousarray(vectors, manifest["precision"])
         if not np.isfinite(stored).all():
-            raise ModelError("vectors hold numbers beyond float16's 65504; store them as float32 or int8.")
+            raise ModelError("vectors exceed float16's maximum of 65504; store them as float32 or int8.")
         return stored
 
     if manifest["precision"] == "binary":

@@ -63,7 +63,9 @@ def check_foreign(folder: Path) -> None:
         content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     keys = {"schema_version", "facts", "rows", "dim", "precision", "shard_rows", "checksum"}
     if content is not None and not (isinstance(content, dict) and len(keys & content.keys()) > 1):
-        raise OutputError(f"{folder / 'manifest.json'} is not an embedding store's; choose another folder.")
+        raise OutputError(
+            f"{folder / 'manifest.json'} does not belong to an embedding store; choose another folder."
+        )
 
 
 class Shard(NamedTuple):
