@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,7 +187,7 @@ def test_a_share_of_the_negatives_is_the_last_episodes(fresh, stale, share, seed
         for query in range(2):
             texts = [Candidate(f"passage {place}", f"p{place}") for place in negatives]
             writer.add(f"query {query}", [Candidate("the answer", "yes")], texts, f"q{query}")
-        return writer.finish("x", __file__)
+        return writer.finish("x", Path(__file__))
 
     found = mixed(made(fresh), made(stale), share, seed)
     for row in found.rows():
@@ -223,7 +224,7 @@ def test_an_old_negative_under_another_id_is_not_taken_twice():
         writer = TrainingSetWriter()
         both = [Candidate("the same text", name), Candidate(f"a text of the {name}", f"{name}2")]
         writer.add("query", [Candidate("the answer", "yes")], both, "q")
-        sets.append(writer.finish("x", __file__))
+        sets.append(writer.finish("x", Path(__file__)))
     (row,) = mixed(*sets, 0.5, seed=0).rows()
     assert {one.text for one in row.negatives} > {"a text of the old"}
     assert len(row.negatives) == 2

@@ -1,6 +1,7 @@
 """The losses of fine-tuning, against sentence-transformers' own and against sums written out."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def rows(n, negatives=2, shared=False, scores=True):
             own = [Candidate(f"shared {k}", None, next(score)) for k in range(2)]
         others = [Candidate(text(f"negative{k}", number), None, next(score)) for k in range(negatives)]
         writer.add(text("query", number), own, others)
-    return writer.finish("rows", stzoo.__file__)
+    return writer.finish("rows", Path(stzoo.__file__))
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,7 @@ def test_a_passage_of_the_same_tokens_as_the_positive_is_no_negative(model):
     writer.add("lift", [Candidate("Wing and flow")], [Candidate("jet cone")])
     writer.add("drag", [Candidate("shock wave")], [Candidate("wing AND flow")])
     writer.add("heat", [Candidate("shock wave " * 40 + "x")], [Candidate("shock wave " * 40 + "y")])
-    examples, batch = batch_of(writer.finish("x", stzoo.__file__), model, negatives=1)
+    examples, batch = batch_of(writer.finish("x", Path(stzoo.__file__)), model, negatives=1)
     label = batch["label"]
     masked = known_positives(label["ids"], label["positives"], 0, label["tokens"])
     texts = [examples.data.passages[place] for place in label["ids"].T.flatten().tolist()]
