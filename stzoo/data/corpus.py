@@ -25,6 +25,7 @@ from stzoo.data import corpus_rows, corpus_sources, pydocs, row_location, rows, 
 from stzoo.errors import DataError, ModelError, OutputError, RecipeError
 from stzoo.utils import inputs
 from stzoo.utils.files import atomic_folder, clear_drafts, fingerprint, write_json
+from stzoo.utils.messages import counted
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -267,9 +268,9 @@ def _write(
             writer.write_batch(pa.record_batch(list(zip(*batch, strict=True)), schema))
     if not counts["rows"]:
         raise DataError(
-            f"There is no passage in {', '.join(part.name for part in parts)}; {counts['dropped']} texts "
-            f"with fewer than {min_words} words and {counts['bad_lines']} bad lines were left out. Give "
-            "other files, or a lower min_words."
+            f"There is no passage in {', '.join(part.name for part in parts)} after leaving out "
+            f"{counted(counts['dropped'], 'text')} of fewer than {counted(min_words, 'word')} and "
+            f"{counted(counts['bad_lines'], 'bad line')}. Give other files, or a lower min_words."
         )
     return {
         **counts,

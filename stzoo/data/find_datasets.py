@@ -12,6 +12,7 @@ from stzoo.data.corpus import cache_folder
 from stzoo.data.registry import Entry
 from stzoo.errors import DataError, suggest
 from stzoo.utils.inputs import user_path
+from stzoo.utils.messages import counted
 
 
 @dataclass(frozen=True)
@@ -83,16 +84,16 @@ def check(entry: Entry, judged: RetrievalDataset) -> tuple[str, ...]:
         entry: Entry in the registry, with the official counts.
         judged: The data set; its judgements are compared only if the split is the registry's.
     """
-    counts = [("documents", len(judged.corpus_ids), entry.documents)]
+    counts = [("document", len(judged.corpus_ids), entry.documents)]
     if judged.split == entry.split:
         relevant = sum(grade > 0 for grades in judged.qrels.values() for grade in grades.values())
         counts += [
-            ("judged queries", len(judged.queries), entry.queries),
-            ("relevant pairs", relevant, entry.relevant),
-            ("judged pairs", judged.judgements, entry.judged),
+            ("judged query", len(judged.queries), entry.queries),
+            ("relevant pair", relevant, entry.relevant),
+            ("judged pair", judged.judgements, entry.judged),
         ]
     return tuple(
-        f"{judged.name} has {found} {what}, the official set has {official}"
+        f"{judged.name} has {counted(found, what)}, the official set has {official:,}"
         for what, found, official in counts
         if official is not None and found != official
     )

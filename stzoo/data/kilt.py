@@ -29,6 +29,7 @@ from stzoo.data.rows import read_jsonl, read_lines
 from stzoo.data.texts import Texts
 from stzoo.data.trec import Run
 from stzoo.errors import DataError, quoted
+from stzoo.utils.messages import counted
 
 Evidence = dict[str, tuple[frozenset[str], ...]]  # distinct evidence sets of page ids by question id
 
@@ -125,7 +126,7 @@ def read_kilt(
     wanted = {page for grades in qrels.values() for page in grades}
     absent = len(wanted.difference(page_of_each))
     if absent == len(wanted):
-        raise DataError(f"none of the {absent} evidence pages of {file} has a passage in {corpus}.")
+        raise DataError(f"no evidence page of {file} has a passage in {corpus}.")
     if absent:
         notes += (f"{absent} of {len(wanted)} evidence pages have no passage in the corpus",)
     if blank := sum(not grades for grades in qrels.values()):
@@ -197,7 +198,7 @@ def _pages_in_map(path: Path, passages: Iterable[str], progress: bool | None) ->
     for at, row in read_lines(path, progress):
         fields = [field.strip() for field in row.split("\t")]
         if len(fields) != 2 or not all(fields):
-            raise at.error(f"{len(fields)} fields", "passage-id<TAB>page-id")
+            raise at.error(counted(len(fields), "field"), "passage-id<TAB>page-id")
         if page_of.setdefault(*fields) != fields[1]:
             raise at.error(f"a second page for passage {quoted(fields[0])}", "one")
     for passage in passages:

@@ -8,6 +8,7 @@ from stzoo.data.qrels import Qrels
 from stzoo.data.rows import read_lines
 from stzoo.data.texts import Texts
 from stzoo.errors import DataError, RecipeError, quoted
+from stzoo.utils.messages import counted
 
 MISSING_JUDGED = ("error", "drop", "not-found")
 _HINTS = {  # "not-found" is not for queries: without a text, nothing can be searched
@@ -50,7 +51,7 @@ def settle_queries(judgements: Qrels, queries: Mapping[str, str], path: Path, wa
         del judgements[query]
     if not judgements:
         raise DataError(f"{path}: queries.jsonl has none of the judged queries, so nothing can be scored.")
-    return (f"{len(unknown)} judged queries are not in queries.jsonl: left out (missing_judged: drop)",)
+    return (f"{counted(len(unknown), 'judged query')} not in queries.jsonl: left out (missing_judged: drop)",)
 
 
 def settle_documents(
@@ -71,9 +72,9 @@ def settle_documents(
     unknown = {document for grades in judgements.values() for document in grades}.difference(corpus_ids)
     if not unknown:
         return ()
-    text = f"{len(unknown)} judged documents are not in the corpus"
+    text = f"{counted(len(unknown), 'judged document')} not in the corpus"
     if way == "not-found":
-        return (f"{text}: they count as not found (missing_judged: not-found)",)
+        return (f"{text}: counted as not found (missing_judged: not-found)",)
     if way == "error":
         if len(unknown) > registry.missing(name):
             raise _unknown(path, 1, unknown, "document", "the corpus")
@@ -88,7 +89,8 @@ def settle_documents(
         raise DataError(f"{path}: the corpus has none of the judged documents, so nothing can be scored.")
     lost = before - len(judgements)
     return (
-        f"{text}: left out (missing_judged: drop)" + f", with {lost} queries that have no other" * bool(lost),
+        f"{text}: left out (missing_judged: drop)"
+        + f", with {counted(lost, 'query')} without any other" * bool(lost),
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from stzoo.data.row_location import RowLocation
 from stzoo.errors import DataError, quoted
+from stzoo.utils.messages import counted
 
 Qrels = dict[str, dict[str, int]]  # grade by document id by query id; above 0 is relevant
 
@@ -33,7 +34,7 @@ def read_judgements(path: Path, lines: Iterable[tuple[RowLocation, str]]) -> Qre
     for at, row in lines:
         fields = row.split("\t")
         if len(fields) != 3:
-            raise at.error(f"{len(fields)} fields", layout)
+            raise at.error(counted(len(fields), "field"), layout)
         if at.line > 1:
             add_judgement(qrels, fields[0], fields[1], fields[2], at)
         elif not is_header(fields):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from stzoo.errors import DataError, abbreviated, quoted
 from stzoo.utils.inputs import parse_json
+from stzoo.utils.messages import counted
 
 MAX_FLOAT32 = 3.4028235e38  # in decimal notation
 
@@ -115,7 +116,10 @@ class RowLocation(NamedTuple):
         """
         found = self.number_list(value, key)
         if found and len(found) != passages:
-            raise self.error(f"{len(found)} {key} for {passages} passages", "one number per passage")
+            raise self.error(
+                f"{key} has {counted(len(found), 'number')} for {counted(passages, 'passage')}",
+                "one number per passage",
+            )
         return [*found] or [None] * passages
 
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from stzoo.data.row_location import RowLocation
 from stzoo.errors import DataError, abbreviated, quoted
 from stzoo.utils.inputs import check_is_file, open_input, parse_json
+from stzoo.utils.messages import counted
 
 BATCH_ROWS = 500
 _NO_PYTHON_VALUE = (ValueError, ArithmeticError, LookupError, TypeError, NotImplementedError)
@@ -153,7 +154,7 @@ def _read_csv(delimiter: str, path: Path, progress: Progress, on_bad: OnBad, _: 
             if len(fields) == len(names):
                 yield at, dict(zip(names, fields, strict=True))
             elif fields:
-                on_bad(at.error(f"{len(fields)} fields", f"{len(names)}, as in the header"))
+                on_bad(at.error(counted(len(fields), "field"), f"{len(names)}, as in the header"))
     except csv.Error as error:
         expected = "closed quotes; or use jsonl or Parquet"
         raise DataError.at(path, line + 1, f"an invalid row of csv ({error})", expected) from None

@@ -21,6 +21,7 @@ from stzoo.data.qrels import Qrels, add_judgement, is_header, read_judgements
 from stzoo.data.rows import read_lines
 from stzoo.errors import DataError, quoted
 from stzoo.utils.files import atomic_file
+from stzoo.utils.messages import counted
 
 Run = Mapping[str, Mapping[str, float]]  # score by document id by query id; `ranking.rank` orders it
 
@@ -52,7 +53,7 @@ def read_run(path: str | Path, progress: bool | None = None) -> Run:
     for at, row in read_lines(path, progress):
         fields = _fields(row)
         if len(fields) != 6:
-            raise at.error(f"{len(fields)} fields", RUN_LAYOUT)
+            raise at.error(counted(len(fields), "field"), RUN_LAYOUT)
         query, _, document, _, score, _ = fields
         if score.lower().lstrip("+-") == "nan":
             raise at.error("NaN as score", "a number, so that documents can be ordered")
@@ -106,7 +107,7 @@ def read_qrels(path: str | Path, progress: bool | None = None) -> Qrels:
         fields = _fields(row)
         if len(fields) != 4:
             expected = f"{QRELS_LAYOUT}, or BEIR's tab-separated query-id, corpus-id, score under a header"
-            raise at.error(f"{len(fields)} fields", expected)
+            raise at.error(counted(len(fields), "field"), expected)
         query, _, document, grade = fields
         add_judgement(qrels, query, document, grade, at)
     if not qrels:

@@ -118,7 +118,7 @@ def choose_measures(measures: str | None, k: int) -> tuple[Measure, ...]:
     requested = parse_measures(measures) if measures else ()
     for measure in requested:
         if measure.cutoff > k:
-            raise RecipeError(f"{measure.name} looks at more than k = {k} results; use a larger k.")
+            raise RecipeError(f"{measure.name} needs more results than k = {k}; use a larger k.")
     default = (measure for measure in MEASURES if measure.cutoff <= k)
     chosen = tuple(dict.fromkeys((*default, *requested)))
     if not chosen:

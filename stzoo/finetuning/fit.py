@@ -68,7 +68,7 @@ def fit(
             left_out[task] = left
             queries = len(train.query_ids)
             notify(
-                f"Leaving out {left} of {counted(queries, 'query')}{of} without a negative "
+                f"Leaving out {left:,} of {counted(queries, 'query')}{of} without a negative "
                 f"({left / queries:.0%})."
                 + " Mine more, or train without hard negatives (--negatives 0)."
                 * bool(note_missing(left, queries))

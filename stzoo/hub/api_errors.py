@@ -9,6 +9,7 @@ from huggingface_hub import constants, get_token
 from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 
 from stzoo.errors import PublishError, StzooError, first_line
+from stzoo.utils.messages import counted
 from stzoo.utils.network import limit_waits
 
 
@@ -63,13 +64,14 @@ def _message(error: Exception, action: str) -> str:
         return f"{constants.ENDPOINT} cannot be reached, or the connection broke, while {action}: {reason}."
     response = answer.response
     wait = response.headers.get("Retry-After", "")  # seconds, or a date
+    when = f"in {counted(int(wait), 'second')}" if wait.isdigit() else "in a few minutes"
     advice = {
         401: "There is no token, or it is invalid; run `hf auth login`, or set HF_TOKEN",
         403: "Your token has no permission for this",
         404: "Not found, or your token cannot read it",
         409: "The name is taken",
         412: "The repository has changed in the meantime; look at the changes, and publish again",
-        429: f"Too many requests; try again in {f'{wait} seconds' if wait.isdigit() else 'a few minutes'}",
+        429: f"Too many requests; try again {when}",
     }
     code = response.status_code
     if isinstance(answer, RepositoryNotFoundError) and not isinstance(answer, GatedRepoError):

@@ -13,6 +13,7 @@ from stzoo.hub.layout import POOLING_SWITCHES
 from stzoo.plugins import manager
 from stzoo.plugins.hookspecs import Component
 from stzoo.training.history import as_history
+from stzoo.utils.messages import counted
 from stzoo.utils.outputs import MERGED, RECORD
 
 DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)
@@ -248,8 +249,9 @@ def _data(run: Mapping[str, Any], shown: Mapping[str, Any]) -> Iterator[str]:
     if "corpus" in run and run["recipe"]["command"] == "pretrain":
         corpus = run["corpus"]
         yield (
-            f"{', '.join(shown['corpus'])}: {corpus['passages']:,} passages, {corpus['dropped']:,} too short "
-            f"and {corpus['bad_lines']:,} bad lines left out, fingerprint {corpus['fingerprint'][:12]}"
+            f"{', '.join(shown['corpus'])}: {counted(corpus['passages'], 'passage')}, "
+            f"{corpus['dropped']:,} too short and {counted(corpus['bad_lines'], 'bad line')} left out, "
+            f"fingerprint {corpus['fingerprint'][:12]}"
         )
         for prepared in corpus.get("prepared", ()):
             yield f"its columns were made by {json.dumps(prepared['made_by'], ensure_ascii=False)}"
@@ -261,19 +263,20 @@ def _data(run: Mapping[str, Any], shown: Mapping[str, Any]) -> Iterator[str]:
         line = f"{task}: {name}" if task else name
         if record:
             line += (
-                f": {record['queries']:,} queries, {record['pairs']:,} relevant pairs, "
-                f"{record['negatives']:,} negatives, fingerprint {record['fingerprint'][:12]}"
+                f": {counted(record['queries'], 'query')}, {counted(record['pairs'], 'relevant pair')}, "
+                f"{counted(record['negatives'], 'negative')}, fingerprint {record['fingerprint'][:12]}"
             )
         if record.get("mined"):
             line += f"; negatives mined by {_mined(record['mined'])}"
         dev = (devs or {}).get(task) if tasks else devs
         if dev:
-            line += f"; stopped by {dev['queries']:,} held-out queries"
+            line += f"; stopped by {counted(dev['queries'], 'held-out query')}"
         yield line
     if rounds := shown.get("episodes"):
         first = " (first by bm25s)" if shown.get("first_negatives") == "bm25s" else ""
         yield (
-            f"negatives mined by the model itself{first} in {rounds} episodes, as in ANCE (arXiv 2007.00808)"
+            f"negatives mined by the model itself{first} in {counted(rounds, 'episode')}, as in ANCE "
+            "(arXiv 2007.00808)"
         )
     if shown.get("teacher"):
         yield f"scores of the teacher {shown['teacher']}"

@@ -27,6 +27,7 @@ from stzoo.training import run_files, runs
 from stzoo.training.pretrain_settings import PrepareSettings
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import atomic_file, remove_files
+from stzoo.utils.messages import counted
 from stzoo.utils.parts import Part, Parts
 
 WORK = "work"  # subfolder with the shards of an unfinished preparation
@@ -243,9 +244,10 @@ configs:
 
 {(kind.__doc__ or "").strip().splitlines()[0]}
 
-Made by `stzoo prepare {settings["preparation"]}` (stzoo {record["versions"]["stzoo"]}) from {total} passages
-of {sources}, with the tokenizer of `{tokenizer}` and seed {settings["seed"]}. `run.json` is the
-complete manifest. The rows are under the licence of their source.
+Made by `stzoo prepare {settings["preparation"]}` (stzoo {record["versions"]["stzoo"]})
+from {counted(total, "passage")} of {sources}, with the tokenizer of
+`{tokenizer}` and seed {settings["seed"]}.
+`run.json` is the complete manifest. The rows are under the licence of their source.
 
 | column | filled |
 |---|---|

@@ -17,7 +17,7 @@ from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.training.pretrain_settings import PretrainSettings
 from stzoo.utils.files import atomic_file
 from stzoo.utils.inputs import user_path
-from stzoo.utils.messages import notify
+from stzoo.utils.messages import counted, notify
 from stzoo.utils.outputs import RECORD
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class History:
     @property
     def outcome(self) -> str:
         """A summary: steps, duration and best score."""
-        parts = [f"{self.steps:,} step{'s' * (self.steps != 1)}"]
+        parts = [counted(self.steps, "step")]
         parts += [f"{len(self.begins)} episodes"] if len(self.begins) > 1 else []
         parts += [self.duration]
         if self.best:

@@ -56,7 +56,7 @@ from stzoo.training.checkpoints import complete
 from stzoo.training.settings import Training
 from stzoo.utils.distributed import largest
 from stzoo.utils.malloc import disable_malloc_trim
-from stzoo.utils.messages import notify
+from stzoo.utils.messages import counted, notify
 from stzoo.utils.signals import StopSignals
 
 TESTED = {"sentence-transformers": (6, 2), "transformers": (5, 23)}
@@ -458,6 +458,6 @@ class ObjectiveTrainer(CheckpointTrainer):
         finite = torch.stack([torch.isfinite(weight).all() for weight in weights.values()]).tolist()
         wrong = [name for name, is_finite in zip(weights, finite, strict=True) if not is_finite]
         if wrong:
-            more = f" and {len(wrong) - 3} more tensors" if len(wrong) > 3 else ""
+            more = f" and {counted(len(wrong) - 3, 'more tensor')}" if len(wrong) > 3 else ""
             what = f"weights are not finite after the update ({', '.join(wrong[:3])}{more})"
             raise self._failure(self.state.global_step, what)

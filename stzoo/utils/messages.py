@@ -29,9 +29,9 @@ def notify(text: str) -> None:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun in the singular or plural, e.g. "1 query" or "2 queries"."""
+    """A number with its noun in the singular or plural, e.g. "1 query" or "2,000 queries"."""
     plural = re.sub("(?<![aeiou])ys$", "ies", re.sub("(s|x|ch)s$", r"\1es", f"{noun}s"))
-    return f"{number} {noun if number == 1 else plural}"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 @contextlib.contextmanager

@@ -194,7 +194,7 @@ def test_only_arguana_and_quora_share_ids(folder, name, shares):
             ["a\tb\tc", f"{'q' * 10**6}\td1\t1"],
             r"test\.tsv:2: the unknown query 'q{9,99} … q{9,99}' ",
         ),
-        ("qrels/test.tsv", ["a\tb\tc", "q1 d1 1"], r"test\.tsv:2: 1 fields"),
+        ("qrels/test.tsv", ["a\tb\tc", "q1 d1 1"], r"test\.tsv:2: 1 field;"),
         ("qrels/test.tsv", ["a\tb\tc", "q1\td1\t1", "q1\td1\t2"], r"test\.tsv:3: a second score"),
         ("qrels/test.tsv", ["a\tb\tc"], r"test\.tsv has no judgement"),
     ],
@@ -224,22 +224,23 @@ JUDGED_BEYOND = ["a\tb\tc", "q1\td1\t1", "q1\tx1\t2", "q2\tx2\t1", "q9\td1\t1"]
             "drop",
             JUDGED_BEYOND[:3],
             {"q1": {"d1": 1}},
-            ["1 judged documents are not in the corpus: left out"],
+            ["1 judged document not in the corpus: left out"],
         ),
         (
             "drop",
             JUDGED_BEYOND,
             {"q1": {"d1": 1}},
             [
-                "1 judged queries are not in queries.jsonl: left out (missing_judged: drop)",
-                "2 judged documents are not in the corpus: left out (missing_judged: drop), with 1 queries",
+                "1 judged query not in queries.jsonl: left out (missing_judged: drop)",
+                "2 judged documents not in the corpus: left out (missing_judged: drop), with 1 query without "
+                "any other",
             ],
         ),
         (
             "not-found",
             JUDGED_BEYOND[:-1],
             {"q1": {"d1": 1, "x1": 2}, "q2": {"x2": 1}},
-            ["2 judged documents are not in the corpus: they count as not found (missing_judged: not-found)"],
+            ["2 judged documents not in the corpus: counted as not found (missing_judged: not-found)"],
         ),
     ],
 )
@@ -318,7 +319,7 @@ def test_documents_that_a_known_set_lacks_are_noted_not_refused(folder):
 
     judge("x1", "x2", "x3", "x4", "x5")
     judged = read_beir(folder, name="ArguAna")
-    assert judged.notes == ("5 judged documents are not in the corpus (known of ArguAna): never found",)
+    assert judged.notes == ("5 judged documents not in the corpus (known of ArguAna): never found",)
     assert list(judged.qrels["q2"]) == ["x1", "x2", "x3", "x4", "x5"]
     with pytest.raises(DataError, match=r"test\.tsv:3: the unknown document 'x1'"):
         read_beir(folder)

@@ -155,7 +155,7 @@ def test_real_scifact_is_the_official_one(data):
 def test_counts_that_are_not_official_are_told(made):
     entry = registry.entries()["scifact"]
     assert check(entry, read_beir(made / "scifact")) == (
-        "scifact has 5 documents, the official set has 5183",
+        "scifact has 5 documents, the official set has 5,183",
         "scifact has 2 judged queries, the official set has 300",
         "scifact has 2 relevant pairs, the official set has 339",
         "scifact has 3 judged pairs, the official set has 339",

@@ -522,8 +522,8 @@ def test_what_teaches_nothing_is_left_out_and_said(tmp_path, capsys):
         len(part) for part in (training.queries, training.positives.places, training.negatives.places)
     ] == [1, 1, 1]
     assert training.notes == (
-        "1 passages without text are left out",
-        "1 rows without any passage with text are left out",
+        "left out 1 passage without text",
+        "left out 1 row without any passage with text",
         "1 of 2 queries have no positive and are left out",
     )
     shown = capsys.readouterr().err
@@ -592,10 +592,10 @@ def test_all_passages_of_a_kilt_questions_evidence_pages_are_positive(tmp_path):
     assert training.query_ids == ["q1"]
     assert training.notes == (
         "1 of 2 evidence pages have no passage in the corpus",
-        "1 questions without a passage of their evidence are left out",
+        "left out 1 question without a passage of the evidence",
     )
     put(tmp_path / "k.jsonl", *kilt(["8", "9"]))
-    with pytest.raises(DataError, match=r"none of the 2 evidence pages of .*k\.jsonl has a passage"):
+    with pytest.raises(DataError, match=r"no evidence page of .*k\.jsonl has a passage"):
         read_training(tmp_path / "k.jsonl", corpus=tmp_path / "corpus.jsonl")
 
 
@@ -768,8 +768,7 @@ def test_a_negative_that_looks_like_the_positive_is_left_out(tmp_path, positive,
     found = [(row.query, [one.text for one in (*row.positives, *row.negatives)]) for row in training.rows()]
     assert found == [("q", [positive, "other"]), ("r", [positive, "other"])]
     assert training.notes == (
-        "1 negatives differ from a positive of their query in white space or Unicode form only, and are left "
-        "out",
+        "left out as copies of a positive but for white space or Unicode form: 1 negative",
     )
     with pytest.raises(DataError, match="both positive and negative"):
         read_training(put(tmp_path / "same.jsonl", {"query": "q", "pos": [negative], "neg": [negative]}))
@@ -986,7 +985,7 @@ def test_over_a_corpus_every_passage_with_a_positives_text_is_relevant(tmp_path)
     assert judged.corpus_ids == ["b", "twin", "c", "twin2", "_c"]
     assert judged.passages[4] == "drag grows with speed"
     assert judged.qrels == {"q1": {"twin": 1, "twin2": 1, "b": 1}, "q2": {"_c": 1}}
-    assert judged.notes == ("1 positives that are not in corpus.jsonl are added to it",)
+    assert judged.notes == ("added 1 positive that corpus.jsonl does not have",)
     assert len(set(judged.corpus_ids)) == len(judged.corpus_ids)
 
 
@@ -1003,16 +1002,19 @@ GOOD = {"query": "q", "pos": ["p"], "neg": ["n"]}
 COLUMNS = {"anchor": "q", "positive": "p", "negative": "n"}
 TEVATRON = {"query_id": "1", "query": "q", "positive_passages": [{"docid": "1", "text": "p"}]}
 BAD_ROWS = [
-    ([GOOD | {"pos": []}], r":1: a row without a positive \(1 of 1 queries have none\)"),
+    ([GOOD | {"pos": []}], r":1: a row without a positive \(1 of 1 query without one\)"),
     ([GOOD, {"query": "r", "pos": [], "neg": []}], r":2: a row without a positive \(1 of 2 queries"),
     ([GOOD, "", GOOD | {"neg": ["p"]}], r":3: a passage that is both positive and negative .*: 'p'"),
     ([GOOD | {"neg": ["p"]}], r":1: a passage that is both"),
     ([COLUMNS, COLUMNS | {"negative": "p"}], r":2: a passage that is both"),
-    ([GOOD | {"pos_scores": [1, 2]}], r":1: 2 pos_scores for 1 passages; expected one number per passage"),
-    ([GOOD | {"neg_scores": [1], "neg": []}], r":1: 1 neg_scores for 0"),
-    ([COLUMNS | {"scores": [1.0]}], r":1: 1 scores for 2 passages"),
-    ([COLUMNS | {"score": 0.7}], r":1: 1 score for 2"),
-    ([{"anchor": "q", "positive": ["p", "n"], "labels": [1]}], r":1: 1 labels for 2 passages"),
+    (
+        [GOOD | {"pos_scores": [1, 2]}],
+        r":1: pos_scores has 2 numbers for 1 passage; expected one number per passage",
+    ),
+    ([GOOD | {"neg_scores": [1], "neg": []}], r":1: neg_scores has 1 number for 0"),
+    ([COLUMNS | {"scores": [1.0]}], r":1: scores has 1 number for 2 passages"),
+    ([COLUMNS | {"score": 0.7}], r":1: score has 1 number for 2"),
+    ([{"anchor": "q", "positive": ["p", "n"], "labels": [1]}], r":1: labels has 1 number for 2 passages"),
     ([GOOD | {"pos_scores": ["1"]}], r":1: the pos_scores \['1'\]; expected finite numbers"),
     (['{"query": "q", "pos": ["p"], "pos_scores": [NaN]}'], r":1: the pos_scores \[nan\]; expected finite"),
     ([GOOD | {"pos_scores": [1e39]}], r":1: the pos_scores .*; expected finite numbers"),
@@ -1025,7 +1027,7 @@ BAD_ROWS = [
     ([GOOD | {"pos": [" "]}], r":1: a blank positive"),
     ([GOOD | {"neg": ["\ud800"]}], r":1: .*half of a surrogate pair.* in neg\[0\]"),
     ([GOOD | {"query": "\ud800"}], r":1: .*half of a surrogate pair.* in query"),
-    ([GOOD | {"neg_id": ["1", "2"]}], r":1: 2 neg_id for 1 passages"),
+    ([GOOD | {"neg_id": ["1", "2"]}], r":1: neg_id has 2 ids for 1 passage"),
     ([GOOD | {"query_id": [1]}], r":1: the query_id \[1\]"),
     ([GOOD | {"pos_id": ["1"]}, GOOD | {"pos": ["x"], "pos_id": ["1"]}], r":2: a second text for passage id"),
     ([GOOD | {"query_id": "1"}, GOOD | {"query_id": 1, "query": "x"}], r":2: a second text for query id '1'"),

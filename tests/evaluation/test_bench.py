@@ -334,7 +334,7 @@ def test_bad_options_are_errors_before_anything_is_encoded(models, data, tmp_pat
         (dict(data=data / "first", shard_rows=0), RecipeError, "shard_rows is 0"),
         (dict(data=data / "first", precision="int4"), RecipeError, "mean 'int8'"),
         (dict(data=data / "first", k=3), RecipeError, "name others by --measures"),
-        (dict(data=data / "first", k=50, measures="R@100"), RecipeError, "more than k = 50 results"),
+        (dict(data=data / "first", k=50, measures="R@100"), RecipeError, "needs more results than k = 50"),
         (dict(data=data / "first", max_tokens=65), ModelError, "max_tokens is 65; expected 3 to 64"),
         (dict(data=data / "first", max_tokens=0), RecipeError, "max_tokens is 0"),
     ):

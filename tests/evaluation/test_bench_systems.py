@@ -192,7 +192,7 @@ def test_a_set_that_is_not_the_official_one_is_loudly_noted(model, tmp_path):
     data = write_beir(tmp_path / "scifact", CORPUS, QUERIES, QRELS)
     done = cli("bench", model, "--data", data, "--output", tmp_path / "out", "--no-bm25", "--json")
     assert done.returncode == 0, done.stderr
-    note = "scifact has 60 documents, the official set has 5183"
+    note = "scifact has 60 documents, the official set has 5,183"
     assert f"warning: scifact: {note}" in done.stderr
     (row,) = json.loads(done.stdout)["results"]
     assert note in row["notes"]
@@ -280,7 +280,7 @@ def test_a_run_file_scores_what_the_system_that_wrote_it_scores(model, data, tmp
 
 def test_a_scored_run_must_be_of_the_judged_queries_and_their_corpus(data, tmp_path, capsys):
     (tmp_path / "a.run").write_text("other Q0 d1 1 0.5 tag\n")
-    with pytest.raises(DataError, match=r"a\.run has none of the 12 judged queries"):
+    with pytest.raises(DataError, match=r"a\.run has no judged query of"):
         score([str(tmp_path / "a.run")], data=data)
     judged = read_beir(data, "test").qrels
     query, (document, *_) = next((query, list(grades)) for query, grades in judged.items())

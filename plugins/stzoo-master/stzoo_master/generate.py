@@ -37,6 +37,7 @@ from stzoo.errors import ModelError, RecipeError
 from stzoo.models.loading import check_device, loading_errors
 from stzoo.utils.files import fingerprint
 from stzoo.utils.logging import silence_hf_logging
+from stzoo.utils.messages import counted
 
 
 class _Sampler:
@@ -118,8 +119,8 @@ class _Sampler:
         )
         if missing := sorted(report["missing_keys"]):
             raise ModelError(
-                f"{self.name} is not a complete {self.kind}: {len(missing)} tensors are missing, e.g. "
-                f"{missing[0]}. {self.advice}"
+                f"{self.name} is not a complete {self.kind}: it lacks "
+                f"{counted(len(missing), 'tensor')}, e.g. {missing[0]}. {self.advice}"
             )
         stored, tokenizer = model.generation_config, self.tokenizer
         eos = tokenizer.eos_token_id if stored.eos_token_id is None else stored.eos_token_id

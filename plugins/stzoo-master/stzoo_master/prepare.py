@@ -19,6 +19,7 @@ from stzoo.data.corpus import Corpus, cache_folder, tokenizer_fingerprint
 from stzoo.data.languages import check_language
 from stzoo.training.pretrain_settings import PrepareSettings
 from stzoo.training.settings import DATA, HARDWARE, LANGUAGE_HELP, LanguageCode, setting
+from stzoo.utils.messages import counted
 from stzoo_master.related import DOCUMENT_PATTERN
 
 DOCUMENT, BM25, LEXICAL, COUNT, NONE = "document", "bm25", "lexical", "count", "none"
@@ -187,9 +188,9 @@ class MASTERData(Preparation):
         else:  # the user must judge whether ids name documents; they may just count lines
             counts = source.metadata
             self.notes.append(
-                f"Neighbours by document: {counts['passages_with_neighbours']} passages in "
-                f"{counts['documents']} document(s), according to ids such as {rows[0]['id']}. If that is "
-                "wrong, set --document-pattern or choose other --neighbours."
+                f"Neighbours by document: {counted(counts['passages_with_neighbours'], 'passage')} in "
+                f"{counted(counts['documents'], 'document')}, according to ids such as {rows[0]['id']}. If "
+                "that is wrong, set --document-pattern or choose other --neighbours."
             )
         return source
 

@@ -226,7 +226,7 @@ def test_a_model_that_is_not_whole_is_refused(kind, folder, tmp_path):
         {n: t for n, t in tensors.items() if "block.1" not in n and "h.1" not in n},
         made / "model.safetensors",
     )
-    with pytest.raises(ModelError, match="tensors are missing"):
+    with pytest.raises(ModelError, match=r"it lacks \d+ tensors?"):
         kind(str(made), **SMALL)
     made = copied(folder, tmp_path / "n")
     for file in made.glob("tokenizer*"):

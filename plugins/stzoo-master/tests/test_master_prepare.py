@@ -185,7 +185,7 @@ def test_it_is_told_how_many_documents_the_ids_make(make):
         return json.loads((made / "run.json").read_text())["notes"]
 
     (told,) = notes([{**row, "id": f"{'ab'[n > 4]}#{n}"} for n, row in enumerate(PLAIN)])
-    assert "9 passages in 2 document(s), according to ids such as a#0." in told
+    assert "9 passages in 2 documents, according to ids such as a#0." in told
     no_documents = (
         [{"text": row["text"]} for row in PLAIN],  # the ids count the lines of the file
         [{**row, "id": f"MED-{n}"} for n, row in enumerate(PLAIN)],

@@ -14,6 +14,7 @@ from stzoo.data.texts import Texts, TextsWriter
 from stzoo.data.training_sets.sets import Candidate, Lists, TrainingSet
 from stzoo.data.words import same_text_key
 from stzoo.errors import DataError
+from stzoo.utils.messages import counted
 
 MANY = 0.2  # share of queries without a negative above which a note is added
 
@@ -105,22 +106,22 @@ class TrainingSetWriter:
             notes += (f"{lone} of {len(queries)} queries have no positive and are left out",)
         elif lone:
             row = int(np.flatnonzero(counts[of_row] == 0)[0])
-            found = f"a row without a positive ({lone} of {len(queries)} queries have none)"
+            found = f"a row without a positive ({lone:,} of {counted(len(queries), 'query')} without one)"
             raise self._error(row, found, "a positive for each query", source)
         both = np.intersect1d(positive.pairs, negative.pairs, assume_unique=True)
         copies = np.concatenate([part.pairs[part.copies] for part in (positive, negative)])
         if len(copied := np.intersect1d(both, copies)):
             negative = negative.without(copied)
             notes += (
-                f"{len(copied)} negatives differ from a positive of their query in white space or Unicode "
-                "form only, and are left out",
+                "left out as copies of a positive but for white space or Unicode form: "
+                + counted(len(copied), "negative"),
             )
             both = np.setdiff1d(both, copied)
         if len(both):
             rows = [part.rows[part.pairs == both[0]][0] for part in (positive, negative)]
             found = (
-                f"a passage that is both positive and negative of one query ({len(both)} such pairs): "
-                f"{passages[int(both[0]) % len(passages)][:60]!r}"
+                "a passage that is both positive and negative of one query "
+                f"({counted(len(both), 'such pair')}): {passages[int(both[0]) % len(passages)][:60]!r}"
             )
             raise self._error(int(max(rows)), found, "negatives that are not positives", source)
         if len(negative.pairs):

@@ -18,6 +18,7 @@ from stzoo.data.training_sets.columns import (
 )
 from stzoo.data.training_sets.sets import MADE, Candidate
 from stzoo.errors import DataError, abbreviated
+from stzoo.utils.messages import counted
 
 
 class Example(NamedTuple):
@@ -87,7 +88,9 @@ def _read_columns(columns: Columns) -> Callable[[dict[str, Any], RowLocation], E
             for one in (value if isinstance(value, list) else [value])
         ]
         if len(found) != count:
-            raise at.error(f"{len(found)} {names[role]} for {count} passages", "one id per passage")
+            raise at.error(
+                f"{key} has {counted(len(found), 'id')} for {counted(count, 'passage')}", "one id per passage"
+            )
         return found
 
     def read(row: dict[str, Any], at: RowLocation) -> Example:
@@ -168,7 +171,9 @@ def _id_triple(row: list[str], at: RowLocation) -> Example:
 
 def _three(row: list[str], at: RowLocation) -> list[str]:
     if len(row) != 3 or not all(map(str.strip, row)):
-        raise at.error(f"{len(row)} fields, {sum(map(bool, row))} of them filled", "three fields with text")
+        raise at.error(
+            f"{counted(len(row), 'field')}, {sum(map(bool, row))} of them filled", "three fields with text"
+        )
     return row
 
 
@@ -288,7 +293,7 @@ def _understand_triples(row: list[str], given: Given, at: RowLocation) -> Unders
     if given:
         raise at.error("a line without column names, which --columns needs", "a header, or no --columns")
     if len(row) != 3:
-        raise unknown_form(f"a line of {len(row)} fields", at)
+        raise unknown_form(f"a line of {counted(len(row), 'field')}", at)
     form = ID_TRIPLES if all(map(_is_id, row)) else TRIPLES
     assert form.read is not None
     return Understood(
@@ -360,6 +365,6 @@ class Blanks:
     def notes(self) -> Iterator[str]:
         """Notes on what was left out."""
         if self.passages:
-            yield f"{self.passages} passages without text are left out"
+            yield f"left out {counted(self.passages, 'passage')} without text"
         if self.rows:
-            yield f"{self.rows} rows without any passage with text are left out"
+            yield f"left out {counted(self.rows, 'row')} without any passage with text"

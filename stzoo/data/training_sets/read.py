@@ -21,7 +21,7 @@ from stzoo.data.training_sets.resolve_ids import Corpus, with_pages, with_texts
 from stzoo.data.training_sets.sets import Candidate, TrainingSet
 from stzoo.errors import DataError, RecipeError
 from stzoo.utils.inputs import user_path
-from stzoo.utils.messages import notify
+from stzoo.utils.messages import counted, notify
 
 
 def read_training(
@@ -202,7 +202,7 @@ def _over(training: TrainingSet, split: str, corpus: Corpus) -> RetrievalDataset
             taken.update(names[place])
         ids = Texts(chain(ids, (names[place][0] for place in lacking)))
         texts = Texts(chain(texts, (training.passages[place] for place in lacking)))
-        notes += (f"{len(lacking)} positives that are not in {corpus.file.name} are added to it",)
+        notes += (f"added {counted(len(lacking), 'positive')} that {corpus.file.name} does not have",)
     return replace(
         training.judged(split),
         corpus_ids=ids,

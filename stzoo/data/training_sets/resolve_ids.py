@@ -16,6 +16,7 @@ from stzoo.data.training_sets.formats import Example
 from stzoo.data.training_sets.sets import Candidate
 from stzoo.errors import DataError
 from stzoo.utils.inputs import check_is_file, user_path
+from stzoo.utils.messages import counted
 
 Examples = Callable[[], Iterator[tuple[RowLocation, Example]]]
 
@@ -155,7 +156,7 @@ def with_pages(
         raise DataError(f"no row of {file} has provenance; expected the pages of evidence of each question.")
     places = corpus.places_by_page(wanted)
     if not places:
-        raise DataError(f"none of the {len(wanted)} evidence pages of {file} has a passage in {corpus.file}.")
+        raise DataError(f"no evidence page of {file} has a passage in {corpus.file}.")
     if len(places) < len(wanted):
         absent = len(wanted) - len(places)
         notes.append(f"{absent} of {len(wanted)} evidence pages have no passage in the corpus")
@@ -169,7 +170,7 @@ def with_pages(
         else:
             left_out += 1
     if left_out:
-        notes.append(f"{left_out} questions without a passage of their evidence are left out")
+        notes.append(f"left out {counted(left_out, 'question')} without a passage of the evidence")
 
 
 def _pairs(file: Path, progress: bool | None) -> tuple[Texts, Texts]:

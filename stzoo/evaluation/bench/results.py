@@ -34,6 +34,7 @@ from stzoo.evaluation.measures import MEASURES, Measure
 from stzoo.evaluation.scoring import Scores, overall
 from stzoo.utils.files import write_json
 from stzoo.utils.inputs import user_path
+from stzoo.utils.messages import counted
 from stzoo.utils.parts import check_manifest
 
 SCHEMA_VERSION = 1
@@ -325,8 +326,8 @@ def _check_means(path: Path, result: Result) -> None:
         scores = result.scores.per_query[name]
         if scores.keys() != queries or len(scores) != result.queries:
             raise DataError(
-                f"{path} ({result.split}) has {name} scores of {len(scores)} queries; expected scores of the "
-                f"same {result.queries} queries for every measure. {SCORE_AGAIN}"
+                f"{path} ({result.split}) has {name} scores of {counted(len(scores), 'query')}; expected "
+                f"the same {counted(result.queries, 'query')} for every measure. {SCORE_AGAIN}"
             )
         if isinstance(mean, bool) or not isinstance(mean, int | float):
             raise ValueError(f"its {name} is {quoted(mean)}")

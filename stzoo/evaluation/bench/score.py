@@ -79,8 +79,7 @@ def score(
             run = _read(path, progress)
             if not run.keys() & judged.qrels.keys():
                 raise DataError(
-                    f"{path} has none of the {len(judged.qrels)} judged queries of {data}. Check that both "
-                    "are of the same data set."
+                    f"{path} has no judged query of {data}. Check that both are of the same data set."
                 )
             if not _is_guess(path):
                 _check_documents(path, run, judged)

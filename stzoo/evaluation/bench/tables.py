@@ -10,6 +10,7 @@ from rich.table import Table
 from stzoo.evaluation.averages import averages
 from stzoo.evaluation.bench.results import Result
 from stzoo.evaluation.measures import MEASURES
+from stzoo.utils.messages import counted
 from stzoo.utils.tables import new_table
 
 MEGABYTE = 1e6
@@ -28,7 +29,7 @@ def table(results: Sequence[Result], measures: Sequence[str] = ()) -> Table:
     shown = new_table("Data set\n  Model", numbers=[name.replace("@", "\n@") for name in shown_measures])
     for dataset, split in dict.fromkeys((result.dataset, result.split) for result in results):
         rows = [result for result in results if (result.dataset, result.split) == (dataset, split)]
-        counts = f"{rows[0].queries} queries, {rows[0].judgements} judged"
+        counts = f"{counted(rows[0].queries, 'query')}, {rows[0].judgements} judged"
         scores = [(row.model, row.scores.mean) for row in rows]
         add_section(shown, f"{dataset} ({split})\n{counts}", scores, shown_measures)
     means: dict[tuple[str, int], dict[tuple[str, str], dict[str, float]]] = {}

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from stzoo.evaluation.scoring import PairedTest
+from stzoo.utils.messages import counted
 from stzoo.utils.tables import new_table
 
 LEVEL = 0.05
@@ -127,7 +128,7 @@ def verdict(comparison: Comparison, pair: Pair) -> str:
     return (
         f"{pair.system} against {comparison.baseline} on {pair.dataset} ({pair.split}): "
         f"{test.difference:+.4f} {comparison.measure} (95 % interval {test.low:+.4f} to {test.high:+.4f}, "
-        f"{p}, {test.queries} queries). {outcome}"
+        f"{p}, {counted(test.queries, 'query')}). {outcome}"
     )
 
 
@@ -158,7 +159,7 @@ def _figures(comparison: Comparison) -> Table:
 
     for dataset, split in dict.fromkeys((pair.dataset, pair.split) for pair in comparison.pairs):
         pairs = [pair for pair in comparison.pairs if (pair.dataset, pair.split) == (dataset, split)]
-        shown.add_row(escape(f"{dataset} ({split})\n{pairs[0].test.queries} queries"))
+        shown.add_row(escape(f"{dataset} ({split})\n{counted(pairs[0].test.queries, 'query')}"))
         row(comparison.baseline, f"{pairs[0].baseline_mean:.4f}")
         for pair in pairs:
             row(

@@ -25,6 +25,7 @@ from stzoo.evaluation.settings import ReportSettings
 from stzoo.training.history import History, Line, running_mean, shortened
 from stzoo.utils.files import atomic_file
 from stzoo.utils.inputs import user_path
+from stzoo.utils.messages import counted
 from stzoo.utils.outputs import check_output
 from stzoo.utils.tables import new_table
 
@@ -198,7 +199,7 @@ def _text(page: Page) -> str:
         console.print(f"\n{title}\n")
         console.print(shown)
 
-    counts = f"{len(page.systems)} systems, {len(page.groups)} data sets"
+    counts = f"{counted(len(page.systems), 'system')}, {counted(len(page.groups), 'data set')}"
     console.print(f"Retrieval results by {page.measure}: {counts}")
     for warning in page.warnings:
         console.print(f"\nWARNING: {warning}", overflow="fold")
@@ -217,8 +218,8 @@ def _text(page: Page) -> str:
             (row.system, f"{row.result.scores.mean[page.measure]:.4f}", _span(row.intervals[page.measure]))
             for row in group.rows
         ]
-        counts = f"{data.queries} queries, {data.documents} passages, {data.judgements} judged"
-        table(f"{group.name}: {counts}", head, means)
+        counts = f"{counted(data.queries, 'query')}, {counted(data.documents, 'passage')}"
+        table(f"{group.name}: {counts}, {data.judgements} judged", head, means)
         keys = [key for key in COST if any(key in row.cost for row in group.rows)]
         if keys:
             costs = [
