@@ -289,7 +289,7 @@ BROKEN = {
     "other weights": r"only one has 0.model.new.weight",
     "NaN": "embeddings.LayerNorm.bias has NaN",
     "pickled": "pickled.*stzoo export",
-    "a tensor gone": "missing encoder.layer.0.output.dense.bias. These weights would be random",
+    "a tensor gone": "missing bert.encoder.layer.0.output.dense.bias. These weights would be random",
     "bad modules.json": "modules.json cannot be read",
 }
 

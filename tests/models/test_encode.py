@@ -478,7 +478,6 @@ def test_options_that_no_model_can_have_are_refused(base):
         ({"dtype": "bfloat61"}, "did you mean 'bfloat16'"),
         ({"backend": "onx"}, "did you mean 'onnx'"),
         ({"backend": "onnx", "dtype": "float16"}, "requires the backend torch"),
-        ({"revision": "main"}, "is a folder"),
     ):
         with pytest.raises(RecipeError, match=said):
             load_plain(str(base), device="cpu", **options)

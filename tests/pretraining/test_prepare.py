@@ -189,7 +189,7 @@ def test_a_run_that_fails_at_once_leaves_nothing(given, tmp_path, change):
         ({"neighbours": ["none", "bm25"]}, "none alone"),
         ({"document_pattern": "("}, "regular expression"),
         ({"frequencies": "no-such.parquet"}, "no-such.parquet"),
-        ({"tokenizer": "/no/such"}, "the tokenizer of /no/such"),
+        ({"tokenizer": "/no/such"}, "the tokenizer /no/such"),
         ({"corpus": "no-such.jsonl"}, "no-such.jsonl"),
         ({"set": "query_topk=3"}, "did you mean 'query_top_k'"),
     ],
