@@ -20,6 +20,7 @@ Unlike:
 """
 
 from collections.abc import Collection
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,8 @@ from stzoo.errors import ModelError, RecipeError, ShapeError
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding
+
+ROUNDS = 16  # on a GPU, for the words after the first that does not fit; 4 are enough for English
 
 
 def word_numbers(encodings: "BatchEncoding", special_ids: Collection[int] = ()) -> Tensor:
@@ -92,14 +95,11 @@ def hide_words(words: Tensor, attention: Tensor, rate: float, *, draws: int | No
     starts = word_starts(words)
     slot, lengths = _slots(starts, ordinary)
     slot, lengths = _slots(starts | (ordinary & (lengths.gather(1, slot) > budget)), ordinary)
+    if lengths.device.type == "cpu":  # another device would have to be waited for
+        lengths = lengths[:, : int(slot.max()) + 1]
 
-    shape = (len(words), draws or 1, words.shape[1])
-    # integers sort faster than floats; equal keys, one pair of words in 2**31, may come in any order
-    keys = torch.randint(2**31 - 1, shape, dtype=torch.int32, device=words.device)
-    order = keys.argsort(-1)
-    taken = _take(lengths.unsqueeze(1).expand(shape).gather(-1, order), budget.unsqueeze(1))
-    by_slot = torch.zeros_like(taken).scatter_(-1, order, taken)
-    hidden = by_slot.gather(-1, slot.unsqueeze(1).expand(shape)) & ordinary.unsqueeze(1)
+    by_slot = _hidden_words(lengths, budget, draws or 1)
+    hidden = by_slot.gather(-1, slot.unsqueeze(1).expand(-1, by_slot.shape[1], -1)) & ordinary.unsqueeze(1)
     return hidden if draws else hidden.squeeze(1)
 
 
@@ -172,7 +172,9 @@ def visibility(words: Tensor, attention: Tensor, rate: float, pool: int = 256) -
     hidden = hide_words(words, attention, rate, draws=min(tokens, pool))
     masks = attention.sum(1, keepdim=True).clamp(1, pool)
     choice = torch.randint(2**31 - 1, words.shape, device=words.device) % masks
-    visible = ~hidden.gather(1, choice.unsqueeze(2).expand(-1, -1, tokens))
+    # copies whole rows, which a gather would copy token by token
+    first = torch.arange(len(words), device=words.device).unsqueeze(1) * hidden.shape[1]
+    visible = ~hidden.flatten(0, 1).index_select(0, (first + choice).flatten()).view(*words.shape, tokens)
     visible &= attention.unsqueeze(1) & attention.unsqueeze(2)
     visible.diagonal(dim1=1, dim2=2).fill_(False)
     return visible
@@ -251,6 +253,53 @@ def _slots(starts: Tensor, ordinary: Tensor) -> tuple[Tensor, Tensor]:
     return slot, torch.zeros_like(slot, dtype=torch.int32).scatter_add_(1, slot, ordinary.int())
 
 
+def _hidden_words(lengths: Tensor, budget: Tensor, draws: int) -> Tensor:
+    """Selects words in random order, each if it still fits into the row's budget.
+
+    Args:
+        lengths: int32 [B, W], number of tokens of each word, at most the row's budget; 0 where there is none.
+        budget: int32 [B, 1], number of tokens to mask, at least 1.
+        draws: Number of selections per row.
+
+    Returns:
+        bool [B, draws, W], True where the word is selected.
+    """
+    # A key is a random number followed by the word's, so that sorted keys are the words in random order.
+    # Two words have the same random number, and are then not in random order, once in 2**21 pairs.
+    shape = (len(lengths), draws, lengths.shape[1])
+    bits = (shape[-1] - 1).bit_length()
+    kind = torch.int32 if bits <= 10 else torch.int64
+    keys = torch.randint(torch.iinfo(kind).max, shape, dtype=kind, device=lengths.device)
+    keys &= -(2**bits)
+    keys |= torch.arange(shape[-1], dtype=kind, device=lengths.device)
+    ordered = _sorted(keys)
+    order = (ordered & (2**bits - 1)).long()
+
+    spread = lengths.unsqueeze(1).expand(shape).gather(-1, order)
+    total = spread.cumsum(-1, dtype=torch.int32)
+    budget = budget.unsqueeze(1).expand(*shape[:2], 1).contiguous()
+    last = (
+        torch.searchsorted(total, budget, right=True) - 1
+    )  # of the words before the first that does not fit
+    hidden = keys <= ordered.gather(-1, last)
+    left = budget - total.gather(-1, last)
+    later = torch.arange(shape[-1], device=lengths.device)
+    if lengths.device.type == "cpu":  # few rows have budget left for the words after that
+        rows = left.squeeze(-1).nonzero(as_tuple=True)
+        more = _take(spread[rows] * (later > last[rows]), left[rows])
+        hidden[rows] |= torch.zeros_like(more).scatter_(-1, order[rows], more)
+        return hidden
+    more = _take(spread * (later > last), left)
+    return hidden | torch.zeros_like(more).scatter_(-1, order, more)
+
+
+def _sorted(keys: Tensor) -> Tensor:
+    """Sorts the last dimension."""
+    if keys.device.type == "cpu":  # numpy has vectorised kernels and, unlike torch, computes no indices
+        return torch.from_numpy(np.sort(keys.numpy(), axis=-1))
+    return keys.sort(-1).values
+
+
 def _take(lengths: Tensor, budget: Tensor) -> Tensor:
     """Selects words in order, each if it still fits into the budget, in rounds instead of one by one.
 
@@ -267,7 +316,11 @@ def _take(lengths: Tensor, budget: Tensor) -> Tensor:
     """
     taken = torch.zeros_like(lengths, dtype=torch.bool)
     left, waiting = budget, lengths > 0
-    while waiting.any():
+    # to ask whether a word is waiting would make the CPU wait for another device
+    on_cpu = lengths.device.type == "cpu"
+    for _ in count() if on_cpu else range(ROUNDS):
+        if on_cpu and not waiting.any():
+            break
         fits = waiting & ((lengths * waiting).cumsum(-1, dtype=torch.int32) <= left)
         taken |= fits
         left = left - (lengths * fits).sum(-1, keepdim=True, dtype=torch.int32)
