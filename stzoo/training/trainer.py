@@ -50,6 +50,7 @@ from transformers import Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
 from stzoo.errors import StzooError, TrainingError
+from stzoo.models.onednn import fast_linear
 from stzoo.training.callbacks import EachStep, FindBest, Progress, SetEpoch
 from stzoo.training.checkpoint_trainer import CheckpointTrainer
 from stzoo.training.checkpoints import complete
@@ -198,7 +199,8 @@ class ObjectiveTrainer(CheckpointTrainer):
         """Runs the host's step, with the encoder frozen during the head warm-up."""
         if hasattr(self.loss, "frozen"):
             self.loss.frozen = self.warming
-        return super().training_step(*args, **options)
+        with fast_linear(self.args.device):
+            return super().training_step(*args, **options)
 
     @property
     def head_steps(self) -> int:

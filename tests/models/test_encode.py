@@ -28,8 +28,8 @@ from stzoo.errors import ModelError, RecipeError
 from stzoo.models.encode import _twin, copies_on, encode
 from stzoo.models.encode import batches as inputs
 from stzoo.models.encode.batches import _cut, reader
-from stzoo.models.encode.onednn import by_onednn
 from stzoo.models.loading import load_plain
+from stzoo.models.onednn import ByOneDNN
 from stzoo.testing import FAMILIES, sentences, tiny_masked_lm, tiny_tokenizer
 
 # empty, one word, cut at 64 tokens, not of the tokenizer's alphabet, the same twice
@@ -450,9 +450,20 @@ def test_linear_layers_by_onednn_give_the_same(shape, inside, outside, bias, str
     x = torch.randn(*shape, 2 * inside)[..., ::2] if strided else torch.randn(*shape, inside)
     with torch.inference_mode():
         expected = layer(x)
-        with by_onednn()():
+        with ByOneDNN():
             torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
             assert layer(x[:0]).shape == expected[:0].shape
+
+
+def test_gradients_of_linear_layers_by_onednn_are_the_same():
+    for leading, bias in (((5,), True), ((2, 3), True), ((4,), False), ((0,), True)):
+        layer = torch.nn.Linear(7, 4, bias=bias)
+        x = torch.randn(*leading, 7, requires_grad=True)
+        outer = torch.randn(*leading, 4)
+        inputs = [x, *layer.parameters()]
+        expected = torch.autograd.grad(layer(x), inputs, outer)
+        with ByOneDNN():
+            torch.testing.assert_close(torch.autograd.grad(layer(x), inputs, outer), expected)
 
 
 def test_onednn_is_used_for_float32_only(monkeypatch):
@@ -462,7 +473,7 @@ def test_onednn_is_used_for_float32_only(monkeypatch):
     for dtype, times in ((torch.float32, 1), (torch.float64, 0), (torch.bfloat16, 0)):
         calls.clear()
         layer = torch.nn.Linear(4, 3).to(dtype)
-        with torch.inference_mode(), by_onednn()():
+        with torch.inference_mode(), ByOneDNN():
             layer(torch.ones(2, 4, dtype=dtype))
         assert len(calls) == times
 

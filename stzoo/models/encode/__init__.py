@@ -11,8 +11,8 @@ Unlike sentence-transformers (sentence_transformer/model.py, `_inference`), whic
 fixed number of texts into a batch, tokenises batch by batch, and on the CPU splits each operation of a batch
 between the cores; here each core has its own batch and does not wait for others. Further measurements, on two
 cores of an AMD CPU with all-MiniLM-L6-v2: batches of 1,000 tokens stay in a core's cache, and batches of
-8,000 take a quarter longer; `onednn.py` nearly halves the time again; `malloc.disable_malloc_trim` makes no
-difference with such small batches.
+8,000 take a quarter longer; `models/onednn.py` nearly halves the time again; `malloc.disable_malloc_trim`
+makes no difference with such small batches.
 """
 
 import copy
@@ -28,8 +28,8 @@ from tqdm import tqdm
 
 from stzoo.errors import ModelError, RecipeError
 from stzoo.models.encode.batches import PROMPTS, WINDOW_TEXTS, Batch, batches_of, prompt_of, reader
-from stzoo.models.encode.onednn import fast_linear
 from stzoo.models.loading import check_device
+from stzoo.models.onednn import fast_linear
 
 CPU_TOKENS = 1024  # MiniLM's activations then fill a core's second-level cache
 GPU_TOKENS = 32768
