@@ -6,7 +6,7 @@ shared, training one trains the other, and either can be saved.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,16 @@ class _GivenHidden(nn.Module):
 
     def forward(self, *_: Any, **__: Any) -> BaseModelOutput:
         return BaseModelOutput(last_hidden_state=self.hidden)
+
+
+def _with_part(module: nn.Module, path: str, part: nn.Module) -> Any:
+    """A copy of a module that shares all its parts but the one at a dotted path."""
+    name, _, rest = path.partition(".")
+    changed = copy.copy(module)
+    changed._modules = dict(module._modules)
+    inner = changed._modules[name]
+    changed._modules[name] = _with_part(inner, rest, part) if rest and inner is not None else part
+    return changed
 
 
 def _first(positions: nn.Embedding) -> int:
@@ -79,7 +89,16 @@ class Backbone(nn.Module):
         if table is None:
             self.own_positions = nn.Embedding(self.max_tokens, self.width)
             nn.init.normal_(self.own_positions.weight, std=getattr(self.config, "initializer_range", 0.02))
+        table = masked_lm.get_output_embeddings()
+        paths = [path for path, part in masked_lm.named_modules() if part is table and path]
+        self._vocabulary_path = paths[0] if paths else ""
         self._try()
+
+    @property
+    def vocabulary(self) -> nn.Linear:
+        """The last layer of the MLM head, whose weights [V, H] are often those of the word embeddings."""
+        layer: nn.Linear = self.masked_lm.get_submodule(self._vocabulary_path)
+        return layer
 
     def _try(self) -> None:
         if self.tokenizer.mask_token_id is None:
@@ -163,9 +182,21 @@ class Backbone(nn.Module):
         Returns:
             float [..., V].
         """
-        head = copy.copy(self.masked_lm)
-        head._modules = dict(self.masked_lm._modules)
-        head._modules[self.masked_lm.base_model_prefix] = _GivenHidden(hidden.reshape(1, -1, self.width))
+        return self._run_head(hidden)
+
+    def vocabulary_input(self, hidden: Tensor) -> Tensor:
+        """Applies the MLM head but its last product, with `vocabulary`: float [..., H] to float [..., H].
+
+        `logits(hidden)` equals `vocabulary(vocabulary_input(hidden))`.
+        """
+        return self._run_head(hidden, {self._vocabulary_path: nn.Identity()})
+
+    def _run_head(self, hidden: Tensor, parts: Mapping[str, nn.Module] | None = None) -> Tensor:
+        """Runs the masked LM with hidden states in place of its encoder, and other parts replaced too."""
+        given = _GivenHidden(hidden.reshape(1, -1, self.width))
+        head = self.masked_lm
+        for path, part in {self.masked_lm.base_model_prefix: given, **(parts or {})}.items():
+            head = _with_part(head, path, part)
         nothing = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
         scores = head(input_ids=nothing).logits
         # not -1: without any hidden states, reshape cannot infer it

@@ -1,4 +1,4 @@
-"""Small decoders that reconstruct a passage from its bottleneck, and the masked-LM loss.
+"""Small decoders that reconstruct a passage from its bottleneck.
 
 Both decoders are made of BERT's own layer (transformers' BertAttention, BertIntermediate, BertOutput), so
 that the parameters have the names of the released code, and the weights of a BERT layer can be loaded.
@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertAttention, BertIntermediate, BertOutput
 
@@ -169,24 +168,3 @@ def _initialise(part: nn.Module, std: float) -> None:
         nn.init.normal_(part.weight, std=std)
         if part.bias is not None:
             nn.init.zeros_(part.bias)
-
-
-def masked_loss(logits_of: Any, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean cross-entropy over the labelled positions, with logits computed at those positions only.
-
-    Args:
-        logits_of: The MLM head, a function from float [N, H] to float [N, V].
-        hidden: float [B, T, H].
-        labels: int64 [B, T], the token to predict, -100 where there is none.
-
-    Returns:
-        The loss in nats (float scalar; 0 with a gradient of 0 if nothing is labelled), the number of labelled
-        positions whose top-scored token is the label, and the number of labelled positions (int64 scalars).
-    """
-    labelled = labels != -100
-    targets = labels[labelled]
-    logits = logits_of(hidden[labelled]).float()
-    correct = (logits.detach().argmax(-1) == targets).sum()
-    # the sum over an empty set is 0; the mean would be NaN
-    loss = functional.cross_entropy(logits, targets, reduction="sum") / labelled.sum().clamp(min=1)
-    return loss, correct, labelled.sum()

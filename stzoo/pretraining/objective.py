@@ -16,8 +16,8 @@ from stzoo.data.corpus import Corpus
 from stzoo.errors import PluginError, UnknownNameError
 from stzoo.plugins import manager
 from stzoo.pretraining.backbone import Backbone
-from stzoo.pretraining.decoders import masked_loss
 from stzoo.pretraining.masking import corrupt, hide_words, word_numbers
+from stzoo.pretraining.vocabulary_loss import vocabulary_losses
 
 
 class Objective(nn.Module):
@@ -228,12 +228,33 @@ class Objective(nn.Module):
         Returns:
             float scalar in nats, the mean over the labelled tokens.
         """
-        loss, correct, counted = masked_loss(self.backbone.logits, hidden, labels)
-        before = self.log_sums.get(name)
-        self.log_sums[name] = (
-            (correct, counted) if before is None else (before[0] + correct, before[1] + counted)
+        return self.mlm_losses({name: (hidden, labels)})[name]
+
+    def mlm_losses(self, read: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """Computes several masked-LM losses together, which is faster than one by one.
+
+        Args:
+            read: The `hidden` and `labels` of `mlm_loss`, by the name of the loss.
+
+        Returns:
+            The loss of each name, as `mlm_loss` returns it.
+        """
+        if not read:
+            return {}
+        labelled = {name: labels != -100 for name, (_, labels) in read.items()}
+        hidden = [states[labelled[name]] for name, (states, _) in read.items()]
+        losses, hits = vocabulary_losses(
+            self.backbone.vocabulary_input(torch.cat(hidden)),
+            torch.cat([labels[labelled[name]] for name, (_, labels) in read.items()]),
+            [len(states) for states in hidden],
+            self.backbone.vocabulary.weight,
+            self.backbone.vocabulary.bias,
+            scales=[self.weights.get(name) or 1.0 for name in read],
         )
-        return loss
+        for name, hit in zip(read, hits, strict=True):
+            correct, counted = self.log_sums.get(name, (0, 0))
+            self.log_sums[name] = (correct + hit, counted + labelled[name].sum())
+        return dict(zip(read, losses, strict=True))
 
     def accuracies(self) -> dict[str, float]:
         """`<name>_accuracy`, the share (0..1) of labelled tokens predicted since the last call, per loss."""

@@ -39,16 +39,20 @@ class CrossEntropies(WithoutDropout):
         super().__init__()
         self.vocabulary = {len(objective.backbone.tokenizer), objective.backbone.config.vocab_size}
         self.name = ""
-        mlm_loss = objective.mlm_loss
 
-        def named(name: str, *args: Any, **kwargs: Any) -> Tensor:
-            self.name = f"the loss {name!r}"
-            try:
-                return mlm_loss(name, *args, **kwargs)
-            finally:
-                self.name = ""
+        def mlm_losses(read: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+            """`Objective.mlm_losses` by plain cross-entropies, which can be observed."""
+            losses = {}
+            for name, (hidden, labels) in read.items():
+                self.name = f"the loss {name!r}"
+                labelled = labels != -100
+                logits = objective.backbone.logits(hidden[labelled])
+                total = functional.cross_entropy(logits, labels[labelled], reduction="sum")
+                losses[name] = total / labelled.sum().clamp(min=1)
+            self.name = ""
+            return losses
 
-        objective.mlm_loss = named  # type: ignore[method-assign]
+        objective.mlm_losses = mlm_losses  # type: ignore[method-assign]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in CROSS_ENTROPY:

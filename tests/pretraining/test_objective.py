@@ -10,7 +10,7 @@ from transformers.models.bert.modeling_bert import BertLayer
 import stzoo
 from stzoo.models.loading import load_model
 from stzoo.plugins import manager
-from stzoo.pretraining.decoders import CrossLayer, EnhancedDecoder, StackedDecoder, bert_config, masked_loss
+from stzoo.pretraining.decoders import CrossLayer, EnhancedDecoder, StackedDecoder, bert_config
 from stzoo.pretraining.pretrain import load_base
 from stzoo.testing import FAMILIES, check_objective, sentences, tiny_backbone, tiny_masked_lm
 from stzoo.training.trainer import split_views
@@ -184,30 +184,51 @@ def test_shapes_that_do_not_agree_are_named():
         StackedDecoder(SIZES, layers=0)
 
 
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000), share=st.floats(0, 1))
-def test_the_loss_is_the_mean_over_labels_and_makes_logits_only_there(seed, share):
-    torch.manual_seed(seed)
-    hidden = torch.randn(3, 7, 8, requires_grad=True)
-    table = torch.randn(8, 20)
-    labels = torch.randint(0, 20, (3, 7)).masked_fill(torch.rand(3, 7) > share, -100)
-    made = []
+def test_masked_lm_losses_are_those_of_the_heads_logits_and_count_hits():
+    torch.manual_seed(0)
+    for family in FAMILIES:
+        backbone = tiny_backbone(family).eval()
+        objective = stzoo.Objective(backbone)
+        objective.weights = {"one": 1.0, "other": 0.5, "none": 1.0}
+        vocabulary = backbone.config.vocab_size
+        read = {}
+        for name, share in (("one", 0.5), ("other", 0.9), ("none", 0.0)):
+            hidden = torch.randn(3, 7, backbone.width, requires_grad=True)
+            labels = torch.randint(vocabulary, (3, 7)).masked_fill(torch.rand(3, 7) >= share, -100)
+            best = backbone.logits(hidden).argmax(-1)
+            read[name] = hidden, torch.where((labels >= 0) & (torch.rand(3, 7) < 0.5), best, labels)
+        expected = {
+            name: torch.nn.functional.cross_entropy(
+                backbone.logits(hidden).flatten(0, 1), labels.flatten(), reduction="sum"
+            )
+            / (labels != -100).sum().clamp(min=1)
+            for name, (hidden, labels) in read.items()
+        }
+        losses = objective.mlm_losses(read)
+        torch.testing.assert_close(losses, expected)
+        parameters = [*backbone.masked_lm.parameters(), *(hidden for hidden, _ in read.values())]
+        totals = [sum(objective.weights[n] * loss for n, loss in one.items()) for one in (losses, expected)]
+        got, reference = (torch.autograd.grad(total, parameters, allow_unused=True) for total in totals)
+        for one, other in zip(got, reference, strict=True):
+            torch.testing.assert_close(
+                torch.zeros(()) if one is None else one, torch.zeros(()) if other is None else other
+            )
+        hits = {
+            name: (backbone.logits(hidden).argmax(-1) == labels).sum() / max(int((labels != -100).sum()), 1)
+            for name, (hidden, labels) in read.items()
+        }
+        assert objective.accuracies() == {f"{n}_accuracy": pytest.approx(float(h)) for n, h in hits.items()}
 
-    def logits_of(rows):
-        made.append(len(rows))
-        return rows @ table
 
-    loss, correct, counted = masked_loss(logits_of, hidden, labels)
-    assert made == [int((labels != -100).sum())] == [int(counted)]
-    if counted:
-        expected = torch.nn.functional.cross_entropy((hidden @ table).flatten(0, 1), labels.flatten())
-        assert torch.allclose(loss, expected, atol=1e-5)
-        hits = ((hidden @ table).argmax(-1) == labels).sum()
-        assert int(correct) == int(hits)
-    else:
-        assert float(loss.detach()) == 0
-    loss.backward()
-    assert torch.isfinite(hidden.grad).all()
+@pytest.mark.parametrize("name", ["retromae", "retromae-basic", "dupmae", "master"])
+def test_losses_of_weight_0_are_not_computed(name):
+    objective = manager.build("objective", name, tiny_backbone()).eval()
+    batch = split_views(objective.collate([{"text": text, "queries": [text[:20]]} for text in sentences(4)]))
+    names = list(objective(batch))
+    for without in names:
+        weights = dict.fromkeys(names, 1.0) | {without: 0.0}
+        objective.set_weights(weights)
+        assert set(objective(batch)) == set(names) - {without}
 
 
 def test_dupmae_counts_the_words_of_the_passage():

@@ -253,7 +253,7 @@ class MASTER(Objective):
         Args:
             views: Views by the name of their loss, as `make_views` returns them.
         """
-        losses, bottlenecks = {}, {}
+        labelled, bottlenecks = {}, {}
         tasks = [task for task in self.tasks if self.weights[task.name]]
         needed = {task.encoder for task in tasks}
         for name in ENCODERS:
@@ -261,11 +261,11 @@ class MASTER(Objective):
                 view = views[name]
                 hidden, bottlenecks[name] = self.encode(view.ids, view.attention)
                 if self.weights[name]:
-                    losses[name] = self.mlm_loss(name, hidden, view.labels)
+                    labelled[name] = hidden, view.labels
         for task in tasks:
             rebuilt = self.rebuild(task.name, bottlenecks[task.encoder], views[task.name])
-            losses[task.name] = self.mlm_loss(task.name, rebuilt, views[task.name].labels)
-        return losses
+            labelled[task.name] = rebuilt, views[task.name].labels
+        return self.mlm_losses(labelled)
 
     def rebuild(self, name: str, h: Tensor, view: View) -> Tensor:
         """Decodes [h, e_1+p_1, ..., e_N+p_N] with the decoder of a task: float [B, T, H].

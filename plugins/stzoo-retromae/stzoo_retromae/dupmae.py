@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stzoo import Backbone
+from stzoo_retromae.bag_of_words import bag_of_words_loss
 from stzoo_retromae.retromae import RetroMAE
 
 
@@ -67,28 +68,19 @@ class DupMAE(RetroMAE):
         scored = attention
         if self.visible_only:
             scored = (encoder_labels == -100) & (decoder_labels != -100)
-        return {
-            "encoder": self.mlm_loss("encoder", hidden, encoder_labels),
-            "decoder": self.mlm_loss("decoder", self.rebuild(h, decoder_ids, visible), decoder_labels),
-            "bag": self.bag_of_words_loss(hidden[:, 1:], scored[:, 1:], bag),
-        }
+        read = {}
+        if self.weights["encoder"]:
+            read["encoder"] = (hidden, encoder_labels)
+        if self.weights["decoder"]:
+            read["decoder"] = (self.rebuild(h, decoder_ids, visible), decoder_labels)
+        losses = self.mlm_losses(read)
+        if self.weights["bag"]:
+            head = self.backbone.vocabulary
+            head_input = self.backbone.vocabulary_input(hidden[:, 1:])
+            losses["bag"] = bag_of_words_loss(head_input, scored[:, 1:], bag, head.weight, head.bias)
+        return losses
 
     def rebuild(self, h: Tensor, ids: Tensor, visible: Tensor) -> Tensor:
         """Decodes like RetroMAE, with queries that pass the whole embedding layer (position, norm, …)."""
         rows = self.backbone.embed_vectors(h.unsqueeze(1).expand(-1, ids.shape[1], -1))
         return self.head(rows, self.decoder_input(h, ids), visible)
-
-    def bag_of_words_loss(self, hidden: Tensor, scored: Tensor, bag: Tensor) -> Tensor:
-        """Cross-entropy of the bag under the softmax of each word's best score (equations 8 and 9).
-
-        Args:
-            hidden: float [B, T, H], the hidden states.
-            scored: bool [B, T], True where a token's scores count.
-            bag: float [B, V], the share of each word of the vocabulary.
-
-        Returns:
-            float scalar in nats, the mean over the passages.
-        """
-        logits = self.backbone.logits(hidden).float()
-        best = logits.masked_fill(~scored.unsqueeze(2), torch.finfo(logits.dtype).min).max(1).values
-        return -(bag * best.log_softmax(1)).sum(1).mean()

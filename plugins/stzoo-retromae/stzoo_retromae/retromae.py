@@ -69,7 +69,7 @@ class RetroMAE(Objective):
         decoder_labels: Tensor,
         visible: Tensor,
     ) -> dict[str, Tensor]:
-        """Computes the losses `encoder` and `decoder`, float scalars in nats.
+        """Computes the losses `encoder` and `decoder`, float scalars in nats; not one of weight 0.
 
         Args:
             encoder_ids: int64 [B, T], masked tokens replaced.
@@ -80,10 +80,12 @@ class RetroMAE(Objective):
             visible: bool [B, 1, T] or [B, T, T], True where the decoder's row i may attend to column j.
         """
         hidden, h = self.encode(encoder_ids, attention)
-        return {
-            "encoder": self.mlm_loss("encoder", hidden, encoder_labels),
-            "decoder": self.mlm_loss("decoder", self.rebuild(h, decoder_ids, visible), decoder_labels),
-        }
+        read = {}
+        if self.weights["encoder"]:
+            read["encoder"] = (hidden, encoder_labels)
+        if self.weights["decoder"]:
+            read["decoder"] = (self.rebuild(h, decoder_ids, visible), decoder_labels)
+        return self.mlm_losses(read)
 
     def rebuild(self, h: Tensor, ids: Tensor, visible: Tensor) -> Tensor:
         """Decodes with queries [h+p_0, ..., h+p_N] and keys [h, e_1+p_1, ..., e_N+p_N] (equation 5).
