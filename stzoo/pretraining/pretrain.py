@@ -33,7 +33,7 @@ from stzoo.pretraining.length_sampler import LengthBatchSampler
 from stzoo.pretraining.objective import Objective
 from stzoo.retrieval.search.exact import retrieve
 from stzoo.training import records, run_files, runs
-from stzoo.training.arguments import arguments
+from stzoo.training.arguments import arguments, choose_precision
 from stzoo.training.callbacks import EveryNSteps
 from stzoo.training.checkpoints import last_checkpoint
 from stzoo.training.history import PICTURE, draw
@@ -200,6 +200,11 @@ def pretrain(
         if run.metadata["status"] == "finished":
             _illustrate(run)
             return run.folder
+        # a run that is resumed on another machine keeps its precision
+        precision = run.metadata.get("precision") or choose_precision(config)
+        config = config.model_copy(update={"precision": precision["used"]})
+        if precision["reason"] != "as set" and is_main_process():
+            notify(f"training in {precision['used']} ({precision['reason']}).")
         set_seed(config.seed)
         with collect_notes() as base_notes:
             base = load_base(
@@ -221,6 +226,7 @@ def pretrain(
             base={"fingerprint": fingerprint(base.folder)} if base.folder else {"id": config.base},
             corpus=_describe(corpus),
             new_parameters=sorted(new),
+            precision=precision,
             processes=world_size(),
         )
         before, imported = records.earlier(config.base), records.imported(config.base)

@@ -1,6 +1,6 @@
 """Settings of pretrain and prepare."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from stzoo.training.settings import (
     DATA,
@@ -53,6 +53,12 @@ class PretrainSettings(Training):
     )
     head_warmup_steps: int = setting(
         0, "Freeze the encoder for this many steps and train only the new parts.", OPTIMISER, ge=0
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = setting(  # type: ignore[assignment]  # auto in addition
+        "auto",
+        "Precision of the forward pass; bf16 and fp16 use autocast. auto chooses bf16 if the device computes "
+        "with it, and fp32 otherwise.",
+        HARDWARE,
     )
     probe: str | None = setting(None, "BEIR folder to evaluate on zero-shot during training.", EVALUATION)
     probe_split: str = setting("test", "Split of --probe.", EVALUATION)

@@ -29,7 +29,10 @@ INPUTS = ("base", "model", "corpus", "data", "dev_data", "probe", "teacher", "to
 _CORE = {name for kind in (PretrainSettings, FinetuneSettings, PrepareSettings) for name in kind.model_fields}
 _CORE |= {"command", "schema_version"}
 # settings that may differ when a run is resumed, because they change the weights by no more than rounding
-FREE = {"log_steps", "save_steps", "save_minutes", "keep_checkpoints", "report_to", "workers", "threads"}
+FREE = {
+    *("log_steps", "save_steps", "save_minutes", "keep_checkpoints", "report_to"),
+    *("workers", "threads", "gradient_checkpointing"),
+}
 
 
 class Run:

@@ -231,6 +231,11 @@ class Training(Settings):
     precision: Literal["fp32", "bf16", "fp16"] = setting(
         "fp32", "Precision of the forward pass; bf16 and fp16 use autocast.", HARDWARE
     )
+    gradient_checkpointing: bool = setting(
+        False,
+        "Keep fewer activations and compute the others again: less memory, about a third more time.",
+        HARDWARE,
+    )
     seed: int = setting(
         42, "Random seed for masks, data order, dropout and new parameters.", OPTIMISER, ge=0, le=2**32 - 1
     )

@@ -36,6 +36,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -46,10 +47,10 @@ from sentence_transformers import SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from torch import Tensor, nn
 from torch import distributed as dist
-from transformers import Trainer, set_seed
+from transformers import PreTrainedModel, Trainer, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
-from stzoo.errors import StzooError, TrainingError
+from stzoo.errors import RecipeError, StzooError, TrainingError
 from stzoo.models.onednn import fast_linear
 from stzoo.training.callbacks import EachStep, FindBest, Progress, SetEpoch
 from stzoo.training.checkpoint_trainer import CheckpointTrainer
@@ -130,6 +131,22 @@ def split_views(batch: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
+def checkpoint_layers(model: nn.Module) -> None:
+    """Makes the encoder compute the activations of its layers again in the backward pass.
+
+    Raises:
+        RecipeError: If the encoder's architecture cannot.
+    """
+    # not the host's argument, which calls a deprecated method
+    encoders = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    if not encoders or not encoders[0].supports_gradient_checkpointing:
+        raise RecipeError("this model cannot recompute activations; drop --gradient-checkpointing.")
+    device = encoders[0].device
+    # a mode of the forward pass is not in force in the backward pass
+    contexts = {"context_fn": lambda: (nullcontext(), fast_linear(device))}
+    encoders[0].activation_checkpointing_enable({"use_reentrant": False, **contexts})
+
+
 class ObjectiveTrainer(CheckpointTrainer):
     """Trains a loss module that owns parameters.
 
@@ -158,6 +175,8 @@ class ObjectiveTrainer(CheckpointTrainer):
         **options: Any,
     ):
         check_host()
+        if settings.gradient_checkpointing:
+            checkpoint_layers(options["model"])
         if collate is not None:
             options["data_collator"] = Collator(preprocess_fn=options["model"].preprocess, function=collate)
         # first, so that no later callback scores a model that is no longer finite

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from support.helpers import cli, wait_for
 from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers.models.bert.modeling_bert import BertLayer
 
 import stzoo
 from stzoo.data.beir import write_beir
@@ -23,6 +24,7 @@ from stzoo.pretraining.pretrain import load_base, load_parts, make_objective
 from stzoo.testing import FAMILIES, sentences, tiny_masked_lm
 from stzoo.training import run_files, runs
 from stzoo.training.pretrain_settings import PretrainSettings
+from stzoo.training.trainer import ObjectiveTrainer
 from stzoo.utils.files import write_json
 
 SHORT = {"batch_size": 8, "max_steps": 2, "log_steps": 1}
@@ -363,6 +365,37 @@ def test_a_bf16_run_loses_like_a_full_one_and_exports(base, corpus, tmp_path):
     other = json.loads((full / "run.json").read_text())["log"]
     assert log[0]["decoder"] == pytest.approx(other[0]["decoder"], rel=0.02)
     assert all(line["loss"] is not None for line in log if "loss" in line)
+
+
+@pytest.mark.usefixtures("unverified")
+def test_gradient_checkpointing_gives_the_same_weights(base, corpus, tmp_path):
+    given = good(base, corpus, tmp_path / "out") | {"max_steps": 3, "precision": "fp32"}
+    one = stzoo.pretrain(**given)
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        own = BertLayer.forward
+        patch.setattr(BertLayer, "forward", lambda *a, **k: calls.append(1) or own(*a, **k))
+        other = stzoo.pretrain(**given | {"gradient_checkpointing": True, "output": tmp_path / "other"})
+    assert len(calls) >= 2 * 3 * 2  # twice per step and layer
+    for name, tensor in load_file(one / "model.safetensors").items():
+        assert torch.equal(tensor, load_file(other / "model.safetensors")[name])
+
+
+@pytest.mark.usefixtures("unverified")
+def test_precision_is_chosen_by_the_cpu_recorded_and_kept_by_a_resume(base, corpus, tmp_path, monkeypatch):
+    given = good(base, corpus, tmp_path / "out") | {"max_steps": 4, "save_steps": 2, "device": "cpu"}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ObjectiveTrainer, "_saved", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            stzoo.pretrain(**given)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    out = stzoo.pretrain(**given, resume=True)
+    record = json.loads((out / "run.json").read_text())
+    assert record["precision"] == {"used": "bf16", "reason": "this CPU computes with it"}
+    assert record["recipe"]["precision"] == "auto"
+    other = stzoo.pretrain(**given | {"output": tmp_path / "other"})
+    assert json.loads((other / "run.json").read_text())["precision"]["used"] == "fp32"
 
 
 def test_a_folder_in_use_is_refused_and_ctrl_c_exits_130(base, corpus, tmp_path):

@@ -18,6 +18,7 @@ from transformers import TrainerCallback, set_seed
 
 import stzoo
 from stzoo.errors import OutputError
+from stzoo.pretraining import vocabulary_loss
 from stzoo.pretraining.length_sampler import LengthBatchSampler
 from stzoo.pretraining.pretrain import load_base, load_parts, make_objective
 from stzoo.testing import sentences, tiny_masked_lm
@@ -211,15 +212,16 @@ def test_losses_are_logged_as_they_are_and_summed_by_weight(base, tmp_path):
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
-def test_precision_reaches_head_and_decoder(precision, dtype, base, tmp_path):
+def test_precision_reaches_head_and_decoder(precision, dtype, base, tmp_path, monkeypatch):
     trainer = make(ObjectiveTrainer, base, tmp_path, max_steps=1, precision=precision, device="cpu")
     seen = []
-    products = (
-        trainer.loss.backbone.masked_lm.cls.predictions.decoder,
+    for layer in (
+        trainer.loss.backbone.masked_lm.cls.predictions.transform.dense,
         trainer.loss.head.layers[0].intermediate.dense,
-    )
-    for product in products:
-        product.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    ):
+        layer.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    scores = vocabulary_loss.product
+    monkeypatch.setattr(vocabulary_loss, "product", lambda *a: seen.append(a[0].dtype) or scores(*a))
     trainer.train()
     assert len(seen) >= 3
     assert set(seen) == {dtype}
