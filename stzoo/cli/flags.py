@@ -142,7 +142,9 @@ def _flag(settings: type[Settings], name: str, field: FieldInfo) -> inspect.Para
         about |= dict(metavar=name.upper(), rich_help_panel=None, help=_help(field, words, repeated=False))
         option = typer.Argument(**about)
     else:
-        option = typer.Option(**about)
+        # a switch that is off by default has no --no- form; --set NAME=false overrides a recipe
+        names = [f"--{name.replace('_', '-')}"] if field.default is False else []
+        option = typer.Option(*names, **about)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
@@ -174,7 +176,7 @@ def _help(field: FieldInfo, words: tuple[str, ...], *, repeated: bool) -> str:
 def _default(value: Any) -> str:
     """A default as the user would type it, without a space, as lines break there."""
     if isinstance(value, bool):
-        value = "on" if value else "off"
+        value = "on" if value else ""
     elif isinstance(value, list):
         value = ",".join(map(str, value))
     elif isinstance(value, float):

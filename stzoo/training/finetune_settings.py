@@ -31,6 +31,8 @@ from stzoo.training.settings import (
     CheckedSettings,
     Device,
     LanguageCode,
+    Name,
+    Names,
     Settings,
     Training,
     setting,
@@ -66,7 +68,7 @@ class MiningRules(Settings):
         lt=1,
     )
     language: LanguageCode | None = setting(None, LANGUAGE_HELP, NEGATIVES)
-    teacher: str | None = setting(
+    teacher: Name | None = setting(
         None, "Cross-encoder (folder or Hub id) that scores positives and negatives.", NEGATIVES
     )
     teacher_margin: float | None = setting(
@@ -85,17 +87,17 @@ class MineSettings(MiningRules):
     command: ClassVar[str] = "mine"
     positional: ClassVar[tuple[str, ...]] = ("model",)
 
-    model: str = setting(..., "Sentence-transformers model to search with (folder or Hub id), or bm25s.")
-    data: str = setting(..., "Training data: a BEIR folder or a file.")
+    model: Name = setting(..., "Sentence-transformers model to search with (folder or Hub id), or bm25s.")
+    data: Name = setting(..., "Training data: a BEIR folder or a file.")
     split: str = setting("train", "Split of a BEIR folder whose queries get negatives.", DATA)
-    corpus: str | None = setting(
+    corpus: Name | None = setting(
         None, "Passages to search, as a BEIR folder or corpus.jsonl; those of --data by default.", DATA
     )
     columns: Columns = setting(None, COLUMNS_HELP, DATA)
     max_tokens: int | None = setting(None, MAX_TOKENS_HELP, DATA, ge=4)
     batch_tokens: int | None = setting(None, BATCH_TOKENS_HELP, HARDWARE, ge=1)
     memory_gib: float = setting(2.0, MEMORY_HELP, HARDWARE, gt=0, le=2**20)
-    store: str | None = setting(None, STORE_HELP, VECTORS)
+    store: Name | None = setting(None, STORE_HELP, VECTORS)
     seed: int = setting(42, "Random seed of the sampling.", NEGATIVES, ge=0, le=2**32 - 1)
     device: Device | None = setting(None, DEVICE_HELP, HARDWARE)
     threads: int | None = setting(None, THREADS_HELP, HARDWARE, ge=1, le=MAX_THREADS)
@@ -108,11 +110,11 @@ class TaskSettings(CheckedSettings):
     """One of several tasks of `stzoo finetune`; settings that are left out are those of the whole recipe."""
 
     name: str = setting(..., "Name of the task, without dots, slashes and spaces.")
-    data: str = setting(..., "Training data of the task: a BEIR folder or a file.")
+    data: Name = setting(..., "Training data of the task: a BEIR folder or a file.")
     split: str | None = setting(None, "Split of a BEIR folder to train on.")
-    corpus: str | None = setting(None, "Passages that the data refers to by id, and to mine negatives from.")
+    corpus: Name | None = setting(None, "Passages that the data refers to by id, and to mine negatives from.")
     columns: Columns = setting(None, COLUMNS_HELP)
-    dev_data: str | None = setting(None, "BEIR folder for early stopping.")
+    dev_data: Name | None = setting(None, "BEIR folder for early stopping.")
     dev_split: str | None = setting(None, "Split for early stopping.")
     query_prompt: str | None = setting(
         None, "Prompt put before the task's queries; the model keeps it under the task's name."
@@ -130,8 +132,8 @@ class FinetuneSettings(Training, MiningRules):
     command: ClassVar[str] = "finetune"
     positional: ClassVar[tuple[str, ...]] = ("model",)
 
-    model: str = setting(..., "Sentence-transformers model to fine-tune (folder or Hub id).")
-    data: str = setting("", "Training data: a BEIR folder or a file, such as a mined one.")
+    model: Name = setting(..., "Sentence-transformers model to fine-tune (folder or Hub id).")
+    data: Name = setting("", "Training data: a BEIR folder or a file, such as a mined one.")
     tasks: list[TaskSettings] = setting([], "Several tasks instead of --data, in a recipe.")
     mixing: Literal["temperature", "proportional", "round-robin"] = setting(
         "temperature",
@@ -149,7 +151,7 @@ class FinetuneSettings(Training, MiningRules):
     )
     balancer_options: dict[str, Any] = setting({}, "Options of the balancer, e.g. tau.", TASKS)
     split: str = setting("train", "Split of a BEIR folder to train on.", DATA)
-    corpus: str | None = setting(
+    corpus: Name | None = setting(
         None,
         "Passages that the data refers to by id, and to mine negatives from; those of --data by default.",
         DATA,
@@ -158,7 +160,7 @@ class FinetuneSettings(Training, MiningRules):
     max_queries: int | None = setting(
         None, "Train on at most this many queries, drawn at random.", DATA, ge=1
     )
-    dev_data: str | None = setting(None, "BEIR folder for early stopping; --data by default.", EVALUATION)
+    dev_data: Name | None = setting(None, "BEIR folder for early stopping; --data by default.", EVALUATION)
     dev_split: str | None = setting(
         None, "Split for early stopping; part of the training queries by default.", EVALUATION
     )
@@ -228,7 +230,7 @@ class FinetuneSettings(Training, MiningRules):
         None, "Scale adapters by alpha / rank; 2 x rank by default.", LORA, gt=0
     )
     lora_dropout: float = setting(0.0, "Dropout before the adapters.", LORA, ge=0, lt=1)
-    lora_targets: list[str] = setting(
+    lora_targets: Names = setting(
         [], "Modules to adapt, by the end of their name; all linear layers by default.", LORA
     )
     episodes: int = setting(

@@ -12,6 +12,8 @@ from stzoo.training.settings import (
     OPTIMISER,
     THREADS_HELP,
     Device,
+    Name,
+    Names,
     Settings,
     Training,
     setting,
@@ -28,10 +30,10 @@ class PretrainSettings(Training):
 
     command: ClassVar[str] = "pretrain"
 
-    base: str = setting(
+    base: Name = setting(
         ..., "Masked language model or sentence-transformers model to start from (folder or Hub id)."
     )
-    corpus: list[str] = setting(..., CORPUS_HELP, min_length=1)
+    corpus: Names = setting(..., CORPUS_HELP, min_length=1)
     objective: str = setting(
         "retromae", "Pre-training objective; `stzoo list objectives` shows all.", names="objective"
     )
@@ -60,7 +62,7 @@ class PretrainSettings(Training):
         "with it, and fp32 otherwise.",
         HARDWARE,
     )
-    probe: str | None = setting(None, "BEIR folder to evaluate on zero-shot during training.", EVALUATION)
+    probe: Name | None = setting(None, "BEIR folder to evaluate on zero-shot during training.", EVALUATION)
     probe_split: str = setting("test", "Split of --probe.", EVALUATION)
     probe_steps: int = setting(500, "Steps between evaluations on --probe.", EVALUATION, ge=1)
 
@@ -71,10 +73,10 @@ class PrepareSettings(Settings):
     command: ClassVar[str] = "prepare"
 
     preparation: str = setting("", "Name of the preparation; `stzoo list preparations` shows all.")
-    corpus: list[str] = setting(..., CORPUS_HELP, min_length=1)
+    corpus: Names = setting(..., CORPUS_HELP, min_length=1)
     min_words: int = setting(3, MIN_WORDS_HELP, DATA, ge=1)
     skip_bad_lines: bool = setting(False, SKIP_BAD_LINES_HELP, DATA)
-    tokenizer: str = setting(
+    tokenizer: Name = setting(
         "bert-base-uncased",
         "Base model to be pre-trained (folder or Hub id); its tokenizer determines the words.",
     )

@@ -31,7 +31,7 @@ SHORT = {"batch_size": 8, "max_steps": 2, "log_steps": 1}
 
 
 def test_the_export_loads_everywhere_and_goes_on(base, corpus, tmp_path):
-    first = stzoo.pretrain(base=str(base), corpus=[str(corpus)], output=tmp_path / "first", **SHORT)
+    first = stzoo.pretrain(base=base, corpus=corpus, output=tmp_path / "first", **SHORT)
 
     plain = SentenceTransformer(str(first), device="cpu")
     assert [type(module).__name__ for module in plain] == ["Transformer", "Pooling"]

@@ -18,7 +18,7 @@ from stzoo import ModelError, Preparation, RecipeError
 from stzoo.data.corpus import Corpus, cache_folder, tokenizer_fingerprint
 from stzoo.data.languages import check_language
 from stzoo.training.pretrain_settings import PrepareSettings
-from stzoo.training.settings import DATA, HARDWARE, LANGUAGE_HELP, LanguageCode, setting
+from stzoo.training.settings import DATA, HARDWARE, LANGUAGE_HELP, LanguageCode, Names, setting
 from stzoo.utils.messages import counted
 from stzoo_master.related import DOCUMENT_PATTERN
 
@@ -52,7 +52,7 @@ class MASTERSettings(PrepareSettings):
     generator_batch_size: int = setting(
         32, "Passages for which queries or continuations are written at once.", HARDWARE, ge=1
     )
-    neighbours: list[str] = setting(
+    neighbours: Names = setting(
         [DOCUMENT],
         "Source of neighbours: document (the same one), bm25, an encoder (folder or Hub id), or none; "
         "several are used in turn.",
