@@ -127,7 +127,7 @@ def load_corpus(
     key = _key(parts, settings, columns, tokenizer)
     folder = (inputs.user_path(cache, OutputError) if cache else cache_folder()) / "corpora" / key
     if not _is_whole(folder):
-        with _alone(folder):
+        with exclusive(folder):
             if not _is_whole(folder):  # another process may have written it meanwhile
                 with atomic_folder(folder, replaces=[r"rows\.arrow", r"corpus\.json"]) as draft:
                     text_of = corpus_rows.TextReader(tokenizer)
@@ -198,7 +198,7 @@ def _key(
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Waits while another process writes the folder, and removes the drafts of a killed one."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ results can be compared with those of the authors' code.
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from stzoo.errors import PluginError, UnknownNameError
 from stzoo.plugins import manager
 from stzoo.pretraining.backbone import Backbone
 from stzoo.pretraining.masking import corrupt, hide_words, word_numbers
+from stzoo.pretraining.tokens import Tokens, flatten, tokenize
 from stzoo.pretraining.vocabulary_loss import vocabulary_losses
 
 
@@ -29,8 +31,8 @@ class Objective(nn.Module):
     Attributes:
         weights: Weight of each loss by name. The trainer minimises the sum of weight * loss and logs each
             loss unweighted.
-        columns: Columns that the objective reads besides `text`, by name, each str or list[str]. `collate`
-            gets no other column.
+        columns: Columns that the objective reads besides `text`, by name, each str or list[str]. `texts`
+            and `collate` get no other column.
         without_bottleneck: Names of the losses that parts of the objective compute without the bottleneck.
             `stzoo.testing.check_objective` expects every other loss to train the bottleneck, except those
             computed from the encoder's token vectors alone.
@@ -99,18 +101,95 @@ class Objective(nn.Module):
         """
         return []
 
+    def texts(self, row: dict[str, Any]) -> dict[str, str | list[str]]:
+        """Says which texts of a row are tokenised, by the name of their view. Draws nothing.
+
+        The tokens are made once and cached for later runs. They are made again if the code of the objective
+        changes, or the texts that a sample of rows gives; so the result may depend only on the row, the
+        options and the columns of the corpus.
+
+        Args:
+            row: A row of the corpus with `text` and the declared `columns`, where a missing value is None.
+
+        Returns:
+            A text per view, or a list of texts that may be empty. Every row must have the same views. The
+            first is the one that the encoder reads: batches are made of rows in which it has similar lengths.
+        """
+        return {"passage": row["text"]}
+
+    def token_limit(self, view: str) -> int:  # noqa: ARG002 - for objectives with several views
+        """The number of tokens, special tokens included, to which texts of a view are truncated."""
+        return self.backbone.max_tokens
+
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Tokenises and pads the `text` of each row. Draws nothing.
+        """Tokenises and pads the texts of rows. Draws nothing.
+
+        Most objectives define `texts` and leave this method as it is. One that overrides it gets rows of text
+        in training: its tokens are not cached, its batches are sorted by the number of bytes of `text`, and
+        `--batch-tokens` is refused.
 
         Args:
             rows: Rows of the corpus with `text` and the declared `columns`.
 
         Returns:
-            int64 [B, T] tensors "passage_input_ids", "passage_attention_mask" (1 where there is a token) and
-            "passage_words" (the number of the word that a token belongs to, -1 for special tokens and
-            padding).
+            For each view, int64 [B, T] tensors VIEW_input_ids, VIEW_attention_mask (1 where there is a token)
+            and VIEW_words (the number of the word that a token belongs to, -1 for special tokens and
+            padding). For a view of lists of texts they are [B, K, T], with empty texts after a row's own.
         """
-        return self.tokenise([row["text"] for row in rows], "passage")
+        batch: dict[str, Tensor] = {}
+        for view, values in self.texts_by_view(rows).items():
+            texts, size = flatten(values, "")
+            batch |= _unflattened(self.tokenise(texts, view, self.token_limit(view)), size)
+        return batch
+
+    def pad(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Pads rows of cached tokens to the tensors of `collate`.
+
+        Args:
+            rows: `Tokens`, or a list of them, by view.
+        """
+        batch: dict[str, Tensor] = {}
+        for view in rows[0]:
+            values = [row[view] for row in rows]
+            empty = self._empty(view) if isinstance(values[0], list) else None
+            texts, size = flatten(values, empty)
+            batch |= _unflattened(self._padded(view, texts), size)
+        return batch
+
+    def _empty(self, view: str) -> Tokens:
+        return tokenize(self.backbone.tokenizer, [""], self.token_limit(view))[0]
+
+    def _padded(self, view: str, texts: list[Tokens]) -> dict[str, Tensor]:
+        tokenizer = self.backbone.tokenizer
+        lengths = np.array([[len(text.ids)] for text in texts])
+        columns = np.arange(lengths.max())
+        filled = columns < lengths
+        if tokenizer.padding_side == "left":
+            filled = filled[:, ::-1]
+        padded = {}
+        for name, values, fill in (
+            ("input_ids", [text.ids for text in texts], tokenizer.pad_token_id),
+            ("words", [text.words for text in texts], -1),
+        ):
+            padded[name] = np.full(filled.shape, fill, dtype=np.int64)
+            padded[name][filled] = np.concatenate(values)
+        padded["attention_mask"] = filled.astype(np.int64)
+        return {f"{view}_{name}": torch.from_numpy(array) for name, array in padded.items()}
+
+    def texts_by_view(self, rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+        """The texts of each view, one item of the list per row.
+
+        Raises:
+            PluginError: If rows differ in their views, or a view in one text or a list of texts.
+        """
+        read = [self.texts(row) for row in rows]
+        kinds = [{view: isinstance(texts, list) for view, texts in one.items()} for one in read]
+        if odd := [one for one in kinds if one != kinds[0]]:
+            raise PluginError(
+                f"{type(self).__module__}.{type(self).__name__}.texts() returns the views {_shown(kinds[0])} "
+                f"of one row and {_shown(odd[0])} of another; expected the same views of every row."
+            )
+        return {view: [one[view] for one in read] for view in kinds[0]}
 
     def tokenise(self, texts: list[str], view: str, max_tokens: int | None = None) -> dict[str, Tensor]:
         """Tokenises and pads the texts of one view.
@@ -260,3 +339,13 @@ class Objective(nn.Module):
         """`<name>_accuracy`, the share (0..1) of labelled tokens predicted since the last call, per loss."""
         sums, self.log_sums = self.log_sums, {}
         return {f"{name}_accuracy": int(hits) / max(int(of), 1) for name, (hits, of) in sums.items()}
+
+
+def _unflattened(tensors: dict[str, Tensor], size: int | None) -> dict[str, Tensor]:
+    if size is None:
+        return tensors
+    return {name: tensor.unflatten(0, (-1, size)) for name, tensor in tensors.items()}
+
+
+def _shown(kinds: Mapping[str, bool]) -> str:
+    return ", ".join(f"{view} (a list)" if is_list else view for view, is_list in kinds.items()) or "(none)"

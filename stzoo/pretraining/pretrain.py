@@ -8,6 +8,7 @@ from all of them.
 import contextlib
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from stzoo.plugins import manager
 from stzoo.pretraining.backbone import Backbone
 from stzoo.pretraining.length_sampler import LengthBatchSampler
 from stzoo.pretraining.objective import Objective
+from stzoo.pretraining.token_cache import TokenRows, is_cacheable, load_tokens
 from stzoo.retrieval.search.exact import retrieve
 from stzoo.training import records, run_files, runs
 from stzoo.training.arguments import arguments, choose_precision
@@ -220,11 +222,20 @@ def pretrain(
         notes = reading_notes(base.finished, corpus.rows["text"], "passages")
         notes += objective.configure_for(corpus)
         new = load_parts(objective, base, config)
+        rows: Any = load_tokens(objective, corpus) if is_cacheable(objective) else corpus.rows
+        if isinstance(rows, TokenRows):
+            notify(rows.describe(base.backbone.tokenizer.unk_token))
         # refuses settings that cannot be trained with, before the overwritten run is gone
-        trainer = _trainer(config, run, base, objective, new, corpus)
+        trainer = _trainer(config, run, base, objective, new, rows)
+        if run.resumed and "batches" not in run.metadata:
+            notify(
+                "This run was started by an older version of stzoo, which made other batches. In the "
+                "unfinished epoch, some passages are read twice and others are left out."
+            )
         run.record_inputs(
             base={"fingerprint": fingerprint(base.folder)} if base.folder else {"id": config.base},
             corpus=_describe(corpus),
+            batches=rows.facts() if isinstance(rows, TokenRows) else {"sorted_by": "bytes"},
             new_parameters=sorted(new),
             precision=precision,
             processes=world_size(),
@@ -258,7 +269,7 @@ def _trainer(
     base: Base,
     objective: Objective,
     new: frozenset[str],
-    corpus: Corpus,
+    rows: Any,
 ) -> ObjectiveTrainer:
     callbacks = []
     if settings.probe:
@@ -274,12 +285,16 @@ def _trainer(
         callbacks.append(EveryNSteps(settings.probe_steps, probe))
     trainer = ObjectiveTrainer(
         model=base.backbone.model,
-        args=arguments(settings, run.folder, batch_sampler=LengthBatchSampler),
-        train_dataset=corpus.rows,
+        args=arguments(
+            settings,
+            run.folder,
+            batch_sampler=partial(LengthBatchSampler, tokens=settings.batch_tokens),
+        ),
+        train_dataset=rows,
         loss=objective,
         settings=settings,
         new=new,
-        collate=objective.collate,
+        collate=objective.pad if isinstance(rows, TokenRows) else objective.collate,
         callbacks=callbacks,
         record=lambda log: run.record(log=log),
     )

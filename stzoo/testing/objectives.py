@@ -60,8 +60,8 @@ class _Row(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         raise AssertionError(
-            f"collate() reads the column {name!r}, which the objective does not declare; name it and its "
-            "type in `columns`"
+            f"texts() or collate() reads the column {name!r}, which the objective does not declare; name it "
+            "and its type in `columns`"
         )
 
     def get(self, name: str, _: Any = None) -> Any:

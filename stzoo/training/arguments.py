@@ -63,7 +63,7 @@ def arguments(settings: Training, output: Path, **more: Any) -> SentenceTransfor
 def _host_arguments(settings: Training, output: Path) -> dict[str, Any]:
     return dict(
         output_dir=str((output / "checkpoints").resolve()),
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=settings.batch_size or 1,  # 1 if batches are made by tokens
         gradient_accumulation_steps=settings.accumulation,
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,

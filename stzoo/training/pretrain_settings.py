@@ -1,6 +1,11 @@
 """Settings of pretrain and prepare."""
 
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import model_validator
+from pydantic_core import PydanticCustomError
 
 from stzoo.training.settings import (
     DATA,
@@ -45,6 +50,20 @@ class PretrainSettings(Training):
         MODEL,
         names="pooling",
     )
+    batch_size: int | None = setting(
+        None,
+        "Rows per step on each device; 32 by default, unless --batch-tokens is given.",
+        OPTIMISER,
+        ge=1,
+        le=2**20,
+    )
+    batch_tokens: int | None = setting(
+        None,
+        "Tokens of passages per step on each device, padding included, in place of --batch-size.",
+        OPTIMISER,
+        ge=1,
+        le=2**30,
+    )
     max_tokens: int | None = setting(
         None, "Truncate passages to this many tokens; the base model's limit by default.", DATA, ge=4
     )
@@ -65,6 +84,26 @@ class PretrainSettings(Training):
     probe: Name | None = setting(None, "BEIR folder to evaluate on zero-shot during training.", EVALUATION)
     probe_split: str = setting("test", "Split of --probe.", EVALUATION)
     probe_steps: int = setting(500, "Steps between evaluations on --probe.", EVALUATION, ge=1)
+
+    @classmethod
+    def read(cls, recipe: str | Path | None, changes: Mapping[str, Any]) -> Self:
+        """See `Settings`. Of batch_size and batch_tokens, a change to one replaces the other of a recipe."""
+        for one, other in (("batch_size", "batch_tokens"), ("batch_tokens", "batch_size")):
+            if changes.get(one) is not None and other not in changes:
+                changes = {**changes, other: None}
+        return super().read(recipe, changes)
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> Self:
+        if self.batch_size is not None and self.batch_tokens is not None:
+            raise PydanticCustomError(
+                "batches",
+                "batch_size is {rows} and batch_tokens {tokens}; give one of the two",
+                {"rows": self.batch_size, "tokens": self.batch_tokens},
+            )
+        if self.batch_tokens is None and self.batch_size is None:
+            self.batch_size = 32
+        return self
 
 
 class PrepareSettings(Settings):

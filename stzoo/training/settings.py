@@ -208,7 +208,7 @@ LANGUAGE_HELP = (
 class Training(Settings):
     """What pre-training and fine-tuning share."""
 
-    batch_size: int = setting(32, "Rows per step on each device.", OPTIMISER, ge=1, le=2**20)
+    batch_size: int | None = setting(32, "Rows per step on each device.", OPTIMISER, ge=1, le=2**20)
     accumulation: int = setting(
         1, "Batches whose gradients are accumulated in one step.", OPTIMISER, ge=1, le=2**20
     )

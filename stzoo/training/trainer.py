@@ -147,6 +147,17 @@ def checkpoint_layers(model: nn.Module) -> None:
     encoders[0].activation_checkpointing_enable({"use_reentrant": False, **contexts})
 
 
+def _tokens(inputs: Mapping[str, Any]) -> Any:
+    """The number of tokens of a batch without padding; of several texts per row ([B, K, T]), their mean."""
+    total: Any = 0
+    for name, ids in inputs.items():
+        if name.endswith("_input_ids"):
+            mask = inputs.get(name.removesuffix("input_ids") + "attention_mask")
+            count = ids.numel() if mask is None else mask.sum()
+            total = total + count / (ids.shape[1] if ids.dim() == 3 else 1)
+    return total
+
+
 class ObjectiveTrainer(CheckpointTrainer):
     """Trains a loss module that owns parameters.
 
@@ -196,7 +207,8 @@ class ObjectiveTrainer(CheckpointTrainer):
         self.loss_tensors = {
             name: tensor for name, tensor in self.tensors.items() if id(tensor) not in encoder
         }
-        self.tokens, self.since = 0, time.monotonic()
+        self.tokens: Any = 0  # since the last log line; a tensor, so that no step waits for the device
+        self.since = time.monotonic()
         self.signals = StopSignals()
         self.stopping = False  # True once all processes have agreed to stop
         self.saved_at = time.monotonic()
@@ -235,8 +247,7 @@ class ObjectiveTrainer(CheckpointTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The weighted sum of the losses; each loss is logged without its weight."""
-        # [B, K, T] has several texts per row, of which one is read
-        self.tokens += sum(len(v) * v.shape[-1] for k, v in inputs.items() if k.endswith("_input_ids"))
+        self.tokens = self.tokens + _tokens(inputs)
         weights = getattr(self.loss, "weights", None)
         if weights is None:
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -254,10 +265,10 @@ class ObjectiveTrainer(CheckpointTrainer):
         return (total, {}) if return_outputs else total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds accuracies and tokens per second (padding included) to the log."""
+        """Adds accuracies and tokens per second (without padding) to the log."""
         if "loss" in logs:
             now = time.monotonic()
-            logs["tokens_per_s"] = round(self.tokens / max(now - self.since, 1e-9), 1)
+            logs["tokens_per_s"] = round(float(self.tokens) / max(now - self.since, 1e-9), 1)
             self.tokens, self.since = 0, now
             logs |= {name: round(value, 4) for name, value in self.extra_logs().items()}
         super().log(logs, start_time)

@@ -7,7 +7,9 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stzoo.errors import RecipeError
 from stzoo.pretraining.length_sampler import LengthBatchSampler
+from stzoo.pretraining.token_cache import TokenRows
 from stzoo.training.callbacks import SetEpoch
 
 
@@ -79,3 +81,59 @@ def test_devices_get_batches_of_about_one_length_at_each_step(devices):
     longest = np.array([[lengths[batch].max() for batch in one] for one in dealt])  # [devices, steps]
     assert np.ptp(longest, axis=0).mean() < 80  # in any order over 160
     assert np.corrcoef(longest[0, 1:], longest[0, :-1])[0, 1] < 0.3
+
+
+class Counted(TokenRows):
+    """Token rows of which only the lengths are known."""
+
+    def __init__(self, lengths):
+        Dataset.__init__(self, Dataset.from_dict({"row": list(range(len(lengths)))}).data)
+        self.lengths = np.asarray(lengths, dtype=np.int32)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 600), min_size=1, max_size=400),
+    tokens=st.integers(1, 3000),
+    devices=st.integers(1, 4),
+    epoch=st.integers(0, 3),
+)
+def test_batches_of_tokens_fit_the_budget_and_are_as_many_in_every_epoch(lengths, tokens, devices, epoch):
+    sampler = LengthBatchSampler(Counted(lengths), 1, False, tokens=tokens, seed=3, devices=devices)
+    sampler.set_epoch(epoch)
+    batches = list(sampler)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    assert all(
+        len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= tokens for batch in batches
+    )
+    assert len(batches) == len(sampler)
+    assert len(batches) % devices == 0 or len(batches) == len(lengths)
+    assert list(sampler) == batches
+    first = LengthBatchSampler(Counted(lengths), 1, False, tokens=tokens, seed=3, devices=devices)
+    assert sorted(map(len, first)) == sorted(map(len, batches))
+    dealt = [list(BatchSamplerShard(sampler, devices, one, even_batches=False)) for one in range(devices)]
+    assert sorted(row for one in dealt for batch in one for row in batch) == list(range(len(lengths)))
+
+
+def test_batches_of_tokens_are_full_and_have_little_padding():
+    lengths = np.random.default_rng(0).integers(10, 512, 20_000)
+    sampler = LengthBatchSampler(Counted(lengths), 1, False, tokens=8192, seed=1)
+    padded = [len(batch) * lengths[batch].max() for batch in sampler]
+    assert 1 - lengths.sum() / sum(padded) < 0.01
+    assert np.mean(padded) > 0.95 * 8192
+    longest = [lengths[batch].max() for batch in sampler]
+    assert abs(np.corrcoef(longest[1:], longest[:-1])[0, 1]) < 0.3  # no run of ever longer batches
+    first = [frozenset(batch) for batch in sampler]
+    sampler.set_epoch(1)
+    assert len({*first} & {frozenset(batch) for batch in sampler}) < 0.01 * len(first)
+
+
+def test_batches_of_rows_are_sorted_by_tokens_if_these_are_known():
+    lengths = np.random.default_rng(0).integers(10, 512, 20_000)
+    sampler = LengthBatchSampler(Counted(lengths), 32, False, seed=1)
+    assert 1 - lengths.sum() / sum(len(batch) * lengths[batch].max() for batch in sampler) < 0.04
+
+
+def test_a_number_of_tokens_needs_known_tokens():
+    with pytest.raises(RecipeError, match=r"tokenises them in a collate\(\) of its own"):
+        LengthBatchSampler(rows([1, 2]), 2, False, tokens=100)

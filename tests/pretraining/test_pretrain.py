@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,16 +137,17 @@ def test_an_embedding_model_keeps_its_pooling_and_gets_a_new_head(tmp_path, corp
 
 RUN = """
 import sys, stzoo
-stzoo.pretrain(base=sys.argv[1], corpus=[sys.argv[2]], output=sys.argv[3], batch_size=8, epochs=3,
-               save_steps=1, log_steps=1, head_warmup_steps=2, threads=1, resume=True)
+stzoo.pretrain(base=sys.argv[1], corpus=[sys.argv[2]], output=sys.argv[3], epochs=3,
+               save_steps=1, log_steps=1, head_warmup_steps=2, threads=1, resume=True, **eval(sys.argv[4]))
 """
 
 
-def start(base, corpus, output):
-    return subprocess.Popen([sys.executable, "-c", RUN, str(base), str(corpus), str(output)])
+@pytest.mark.parametrize("batches", [{"batch_size": 8}, {"batch_tokens": 150, "accumulation": 2}])
+def test_a_run_killed_at_any_moment_ends_with_the_same_weights_to_the_bit(batches, base, corpus, tmp_path):
+    def start(base, corpus, output):
+        words = [str(base), str(corpus), str(output), repr(batches)]
+        return subprocess.Popen([sys.executable, "-c", RUN, *words])
 
-
-def test_a_run_killed_at_any_moment_ends_with_the_same_weights_to_the_bit(base, corpus, tmp_path):
     assert start(base, corpus, tmp_path / "straight").wait() == 0
 
     output = tmp_path / "killed"
@@ -167,6 +169,60 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_weights_to_the_bit(base, 
         one, other = load_file(tmp_path / "straight" / name), load_file(output / name)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one), name
+
+
+@pytest.mark.usefixtures("unverified")
+def test_batches_of_tokens_take_each_epoch_the_steps_that_were_planned(base, corpus, tmp_path, capsys):
+    out = stzoo.pretrain(
+        base=str(base), corpus=[str(corpus)], output=tmp_path / "out", batch_tokens=200, epochs=2, log_steps=1
+    )
+    record = json.loads((out / "run.json").read_text())
+    assert (record["recipe"]["batch_size"], record["recipe"]["batch_tokens"]) == (None, 200)
+    counts = record["batches"]["views"]["passage"]
+    assert f"The 48 passages have {counts['tokens']:,} tokens." in capsys.readouterr().err
+    lines = [line for line in record["log"] if "loss" in line]
+    assert [line["epoch"] for line in lines] == pytest.approx(
+        [2 * step / len(lines) for step in range(1, len(lines) + 1)], abs=1e-3
+    )
+    assert 2 * counts["tokens"] / 200 < len(lines) < 2 * counts["tokens"] / 100
+
+
+def test_batch_size_and_batch_tokens_exclude_each_other(tmp_path):
+    given = {"base": "x", "corpus": ["x"]}
+    read = PretrainSettings.read
+    assert read(None, given).batch_size == 32
+    assert read(None, {**given, "batch_tokens": 9}).batch_size is None
+    with pytest.raises(stzoo.RecipeError, match="batch_size is 8 and batch_tokens 9; give one of the two"):
+        read(None, {**given, "batch_size": 8, "batch_tokens": 9})
+    recipe = tmp_path / "recipe.yaml"
+    for line, changes, expected in (
+        ("batch_size: 8", {"batch_tokens": 9}, (None, 9)),
+        ("batch_tokens: 9", {"batch_size": 8}, (8, None)),
+        ("batch_tokens: 9", {}, (None, 9)),
+    ):
+        recipe.write_text(line)
+        settings = read(recipe, {**given, **changes})
+        assert (settings.batch_size, settings.batch_tokens) == expected
+
+
+@pytest.mark.usefixtures("unverified")
+def test_a_run_of_an_older_version_is_resumed_with_a_note(base, corpus, tmp_path, capsys):
+    out = tmp_path / "out"
+    given = dict(base=str(base), corpus=[str(corpus)], output=out, **SHORT)
+    stzoo.pretrain(**given)
+    record = json.loads((out / "run.json").read_text())
+    for name in ("batches", "files"):
+        del record[name]
+    del record["recipe"]["batch_tokens"]
+    write_json(out / "run.json", {**record, "status": "running"})
+    for path in out.iterdir():
+        if path.is_file() and path.name != "run.json":
+            path.unlink()
+    for name in ("1_Pooling", "pretraining"):
+        shutil.rmtree(out / name)
+    stzoo.pretrain(resume=True, **given)
+    assert "started by an older version of stzoo, which made other batches" in capsys.readouterr().err
+    assert json.loads((out / "run.json").read_text())["status"] == "finished"
 
 
 @pytest.mark.usefixtures("unverified")

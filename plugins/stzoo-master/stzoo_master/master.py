@@ -194,31 +194,28 @@ class MASTER(Objective):
             notes.append(f"Keywords are defined by the frequencies of {len(words)} words {source}.")
         return notes
 
-    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """Tokenises the passages and the other texts that the tasks read; draws nothing.
+    def texts(self, row: dict[str, Any]) -> dict[str, str | list[str]]:
+        """The passage and the other texts that the tasks read.
 
         Returns:
-            The tensors of `Objective.collate` for the views "passage" [B, T]; "query" [B, T], the queries of
-            a passage joined by the separator, up to four times `max_tokens` of them; "continuation" [B, T];
-            and "related" [B, K, T], the neighbours of each passage followed by empty texts. Only the views
-            that the tasks read are included.
+            The texts of the views "passage"; "query", the queries of a passage joined by the separator;
+            "continuation"; and "related", the list of the passage's neighbours. Only the views that the tasks
+            read are included.
         """
         names = {task.name for task in self.tasks}
-        # no space before it: byte-level and Unigram tokenizers would turn that into a word
-        separator = f"{self.backbone.tokenizer.sep_token} "
-        batch = self.tokenise([row["text"] for row in rows], "passage")
+        texts: dict[str, str | list[str]] = {"passage": row["text"]}
         if "query" in names:
-            texts = [separator.join(row.get("queries") or ()) for row in rows]
-            batch |= self.tokenise(texts, "query", 4 * self.backbone.max_tokens)
+            # no space before it: byte-level and Unigram tokenizers would turn that into a word
+            texts["query"] = f"{self.backbone.tokenizer.sep_token} ".join(row.get("queries") or ())
         if "continuation" in names:
-            batch |= self.tokenise([row.get("continuation") or row["text"] for row in rows], "continuation")
+            texts["continuation"] = row.get("continuation") or row["text"]
         if "neighbour" in names and self.neighbours:
-            lists = [row.get("neighbours") or [] for row in rows]
-            size = max(1, *map(len, lists))
-            padded = [text for texts in lists for text in texts + [""] * (size - len(texts))]
-            tensors = self.tokenise(padded, "related")
-            batch |= {name: tensor.unflatten(0, (len(rows), size)) for name, tensor in tensors.items()}
-        return batch
+            texts["related"] = row.get("neighbours") or []
+        return texts
+
+    def token_limit(self, view: str) -> int:
+        """The encoder's limit, and four times as many tokens for the queries, of which a window is drawn."""
+        return (4 if view == "query" else 1) * self.backbone.max_tokens
 
     def make_views(self, batch: dict[str, dict[str, Tensor]]) -> dict[str, View]:
         """Masks the texts of the encoder passes and of the decoders; each view has the name of its loss."""

@@ -1,0 +1,341 @@
+"""The tokens of a corpus, made once and then memory-mapped.
+
+CACHE/tokens/KEY/tokens.json         what the tokens depend on; KEY is a hash of it
+CACHE/tokens/KEY/part-000000.arrow   16 384 passages: by view, lists of token ids and of word numbers
+
+Training reads these files in place of the text, so nothing is tokenised twice, and the length of every
+passage in tokens is known before the first step. A killed run loses the part that it was making. Processes
+that torchrun started share the parts. A folder may be deleted when no run uses it.
+"""
+
+import hashlib
+import inspect
+import json
+import mmap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import tokenizers
+from datasets import Dataset
+from datasets.table import InMemoryTable
+from tqdm import tqdm
+
+from stzoo.data.corpus import Corpus, cache_folder, exclusive
+from stzoo.errors import OutputError
+from stzoo.pretraining import objective as objective_module
+from stzoo.pretraining import tokens as tokens_module
+from stzoo.pretraining.objective import Objective
+from stzoo.pretraining.tokens import Tokens, tokenize
+from stzoo.utils import inputs
+from stzoo.utils.distributed import is_main_process
+from stzoo.utils.files import fingerprint, writing
+from stzoo.utils.messages import counted
+from stzoo.utils.parts import Part, Parts, open_manifest
+
+PART_ROWS = 16_384
+AT_ONCE = 1024  # passages per call of the tokenizer: enough for all cores, and some 50 MB of its results
+SAMPLE = 1000  # passages whose texts are a part of the key
+RELEASED = 1024  # rows that are read before the pages of the files are released: at most 200 MB
+WAIT_S = 0.2
+COUNTS = ("texts", "tokens", "truncated", "unknown")
+_FACTS = b"stzoo"  # key in the metadata of a part
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """A part of the cache.
+
+    Attributes:
+        batch: The memory-mapped columns VIEW_input_ids and VIEW_words.
+        counts: COUNTS by view.
+        mapped: The mapping of the file; None before it is written.
+    """
+
+    batch: pa.RecordBatch
+    counts: dict[str, dict[str, int]]
+    mapped: mmap.mmap | None = None
+
+    def arrays(self, view: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Ids, words and offsets of the texts of a view, and the offsets of rows if rows are lists."""
+        ids, words = self.batch.column(f"{view}_input_ids"), self.batch.column(f"{view}_words")
+        rows = None
+        if pa.types.is_list(ids.type.value_type):
+            rows = ids.offsets.to_numpy()
+            ids, words = ids.values, words.values
+        return ids.values.to_numpy(), words.values.to_numpy(), ids.offsets.to_numpy(), rows
+
+
+@dataclass
+class TokenParts(Parts[StoredPart]):
+    """The Arrow files of a token cache.
+
+    Args:
+        key: Hash of what the tokens depend on, which each file repeats.
+    """
+
+    key: str = ""
+
+    def load(self, part: Part) -> StoredPart | None:
+        """The memory-mapped file; None if it is missing, cut short or of other work."""
+        try:
+            with part.path.open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            reader = pa.ipc.open_file(pa.py_buffer(mapped))
+            facts = json.loads((reader.schema.metadata or {}).get(_FACTS, b"{}"))
+            if facts.get("key") != self.key or facts.get("number") != part.number:
+                return None
+            batch = reader.get_batch(0)
+        except (OSError, ValueError, pa.ArrowException):
+            return None
+        return StoredPart(batch, facts["counts"], mapped) if batch.num_rows == len(part) else None
+
+    def save(self, draft: Path, part: Part, content: StoredPart) -> None:
+        """See `Parts`."""
+        facts = json.dumps({"key": self.key, "number": part.number, "counts": content.counts})
+        batch = content.batch.replace_schema_metadata({_FACTS: facts.encode()})
+        with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+
+
+class TokenRows(Dataset):
+    """The tokens of a corpus as a Dataset. A batch has a row of `Tokens` (or a list of them) by view.
+
+    Args:
+        parts: Parts that have all been made.
+
+    Attributes:
+        views: Names of the views.
+        lengths: int32 [N], number of tokens in the first view of each row.
+        counts: COUNTS of the whole corpus by view.
+    """
+
+    def __init__(self, parts: TokenParts):
+        stored = [parts.read(part) for part in parts]
+        batches = [one.batch.replace_schema_metadata(None) for one in stored]
+        super().__init__(InMemoryTable.from_batches(batches), fingerprint=parts.key[:32])
+        self.parts = parts
+        self.views = list(stored[0].counts)
+        self.counts = {
+            view: {name: sum(one.counts[view][name] for one in stored) for name in COUNTS}
+            for view in self.views
+        }
+        self._mapped = [one.mapped for one in stored if one.mapped is not None]
+        self._arrays = [{view: one.arrays(view) for view in self.views} for one in stored]
+        self._read = 0
+        lengths = []
+        for arrays in self._arrays:
+            _, _, texts, rows = arrays[self.views[0]]
+            lengths.append(np.diff(texts if rows is None else texts[rows]))
+        self.lengths = np.concatenate(lengths)
+        self._release()
+
+    def __getitems__(self, keys: list[int]) -> list[dict[str, Tokens | list[Tokens]]]:
+        """Rows for `Objective.pad`, without a copy of the tokens."""
+        self._read += len(keys)
+        if self._read > RELEASED:
+            self._release()
+        return [self._row(*divmod(key, self.parts.size)) for key in keys]
+
+    def _row(self, part: int, at: int) -> dict[str, Tokens | list[Tokens]]:
+        row: dict[str, Tokens | list[Tokens]] = {}
+        for view, (ids, words, texts, rows) in self._arrays[part].items():
+            if rows is None:
+                first, last = texts[at], texts[at + 1]
+                row[view] = Tokens(ids[first:last], words[first:last])
+            else:
+                ends = texts[rows[at] : rows[at + 1] + 1]
+                row[view] = [Tokens(ids[one:end], words[one:end]) for one, end in pairwise(ends)]
+        return row
+
+    def _release(self) -> None:
+        """Gives back the memory of pages that were read, which stay in the system's cache of files."""
+        self._read = 0
+        if hasattr(mmap.mmap, "madvise"):  # not on Windows
+            for mapped in self._mapped:
+                mapped.madvise(mmap.MADV_DONTNEED)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TokenRows, (self.parts,)
+
+    def facts(self) -> dict[str, Any]:
+        """The values for the record of a run."""
+        return {"sorted_by": "tokens", "views": self.counts}
+
+    def describe(self, unknown: str | None) -> str:
+        """A sentence on the tokens of the first view.
+
+        Args:
+            unknown: The token of unknown words.
+        """
+        counts = self.counts[self.views[0]]
+        tokens, texts = max(counts["tokens"], 1), max(counts["texts"], 1)
+        text = f"The {counted(len(self), 'passage')} have {counted(counts['tokens'], 'token')}"
+        if counts["truncated"]:
+            longest = int(self.lengths.max())
+            share = f"{counts['truncated'] / texts:.1%}"
+            text += f"; {counts['truncated']} ({share}) are truncated to {counted(longest, 'token')}"
+        if counts["unknown"] >= tokens / 100:
+            text += f"; {counts['unknown'] / tokens:.1%} of the tokens are {unknown}"
+        return f"{text}."
+
+
+def load_tokens(objective: Objective, corpus: Corpus, *, cache: str | Path | None = None) -> TokenRows:
+    """Tokenises a corpus as an objective reads it, or maps the tokens that an earlier run has made.
+
+    Args:
+        objective: The objective, after `configure_for`.
+        corpus: The corpus.
+        cache: Folder for the Arrow files; None for `cache_folder()`.
+
+    Raises:
+        ModelError: If the tokenizer is not a fast one.
+        OutputError: If the cache cannot be written, or was made from something else.
+        PluginError: If rows differ in their views.
+    """
+    depends = _depends(objective, corpus)
+    key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+    folder = (inputs.user_path(cache, OutputError) if cache else cache_folder()) / "tokens" / key[:32]
+    with exclusive(folder):
+        folder.mkdir(exist_ok=True)
+        open_manifest(folder / "tokens.json", depends, parts=r"part-\d+\.arrow")
+    parts = TokenParts(folder, "part-{number:06d}.arrow", len(corpus.rows), PART_ROWS, key)
+    _make(parts, objective, corpus)
+    return TokenRows(parts)
+
+
+def is_cacheable(objective: Objective) -> bool:
+    """True if the objective leaves it to `Objective.collate` to tokenise its texts."""
+    return type(objective).collate is Objective.collate and "collate" not in vars(objective)
+
+
+def _depends(objective: Objective, corpus: Corpus) -> dict[str, Any]:
+    """What decides the tokens."""
+    tokenizer = objective.backbone.tokenizer
+    rows = corpus.rows
+    places = np.unique(np.linspace(0, len(rows) - 1, SAMPLE, dtype=int)).tolist()
+    sample = objective.texts_by_view([rows[place] for place in places])
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    plain = {name: value for name, value in backend.items() if name not in ("truncation", "padding")}
+    special = [tokenizer.cls_token_id, tokenizer.sep_token_id]
+    options = [getattr(tokenizer, name, None) for name in ("truncation_side", "split_special_tokens")]
+    return {
+        "corpus": corpus.fingerprint,
+        "passages": len(rows),
+        "limits": {view: objective.token_limit(view) for view in sample},
+        "texts": _hash(sample),
+        "tokenizer": _hash([plain, special, options, tokenizers.__version__]),
+        "code": _code(type(objective)),
+        "part_rows": PART_ROWS,
+    }
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _code(kind: type) -> str:
+    """Hash of this code, and of the modules of the objective's classes where they are files."""
+    files = {__file__, str(tokens_module.__file__), str(objective_module.__file__)}
+    for one in kind.__mro__[: kind.__mro__.index(Objective)]:
+        try:
+            files.add(inspect.getfile(one))
+        except (OSError, TypeError):  # defined at a prompt; the sample of texts remains
+            continue
+    return fingerprint(*sorted(file for file in files if Path(file).is_file()))
+
+
+def _make(parts: TokenParts, objective: Objective, corpus: Corpus) -> None:
+    """Makes the missing parts, together with other processes."""
+    missing = parts.missing()
+    shown = None if is_main_process() and missing else True
+    with tqdm(total=parts.rows, unit=" passages", desc="Tokenising the corpus", disable=shown) as bar:
+        while missing:
+            bar.update(parts.rows - sum(map(len, missing)) - bar.n)
+            idle = True
+            for part in missing:
+                with parts.claim(part) as draft:
+                    if draft is None or parts.load(part) is not None:
+                        continue
+                    content = _tokenise(part, objective, corpus, bar)
+                    with writing(part.path):
+                        parts.save(draft, part, content)
+                    idle = False
+            if idle:
+                time.sleep(WAIT_S)
+            missing = [part for part in missing if parts.load(part) is None]
+        bar.update(parts.rows - bar.n)
+
+
+def _tokenise(part: Part, objective: Objective, corpus: Corpus, bar: Any) -> StoredPart:
+    tokenizer = objective.backbone.tokenizer
+    read = _reader(corpus)
+    (reference,) = read(0, 1)  # every row must have its views
+    columns: dict[str, _Column] = {}
+    for first in range(part.first, part.last, AT_ONCE):
+        rows = read(first, min(first + AT_ONCE, part.last))
+        for view, (_, *values) in objective.texts_by_view([reference, *rows]).items():
+            limit = objective.token_limit(view)
+            nested = isinstance(values[0], list)
+            texts = [text for row in values for text in row] if nested else values
+            column = columns.setdefault(view, _Column(tokenizer, limit, nested))
+            column.add(tokenize(tokenizer, texts, limit), list(map(len, values)))
+        bar.update(len(rows))
+    arrays = {name: array for view, column in columns.items() for name, array in column.arrays(view)}
+    return StoredPart(pa.record_batch(arrays), {view: column.counts for view, column in columns.items()})
+
+
+def _reader(corpus: Corpus) -> Callable[[int, int], list[dict[str, Any]]]:
+    """A function that reads a range of rows, by a mapping of its own, whose memory is free after it."""
+    kept = corpus.rows
+    if len(kept.cache_files) == 1:
+        kept = Dataset.from_file(kept.cache_files[0]["filename"]).select_columns(kept.column_names)
+
+    def read(first: int, last: int) -> list[dict[str, Any]]:
+        columns = kept[first:last]
+        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+    return read
+
+
+class _Column:
+    """The tokens of one view in a part, in the smallest types that are enough for any text."""
+
+    def __init__(self, tokenizer: Any, limit: int, nested: bool):
+        self.unknown = tokenizer.unk_token_id
+        largest = max(tokenizer.get_vocab().values())
+        self.ids_type = np.uint16 if largest <= np.iinfo(np.uint16).max else np.int32
+        self.words_type = np.int16 if limit <= np.iinfo(np.int16).max else np.int32
+        self.nested = nested
+        self.ids, self.words = [np.empty(0, self.ids_type)], [np.empty(0, self.words_type)]
+        self.lengths, self.per_row = [0], [0]
+        self.counts = dict.fromkeys(COUNTS, 0)
+
+    def add(self, texts: list[Tokens], per_row: list[int]) -> None:
+        """Adds texts, of which each row has so many."""
+        for text in texts:
+            words = text.words
+            if words.max(initial=-1) > np.iinfo(self.words_type).max:  # after many words without a token
+                words = np.unique(words, return_inverse=True)[1] + words.min()
+            self.ids.append(text.ids.astype(self.ids_type))
+            self.words.append(words.astype(self.words_type))
+            self.lengths.append(len(text.ids))
+            self.counts["truncated"] += text.truncated
+        self.per_row += per_row
+        self.counts["texts"] += len(texts)
+
+    def arrays(self, view: str) -> Iterator[tuple[str, pa.Array]]:
+        """The columns, by name."""
+        ids, words = np.concatenate(self.ids), np.concatenate(self.words)
+        self.counts["tokens"] = len(ids)
+        self.counts["unknown"] = int((ids == self.unknown).sum()) if self.unknown is not None else 0
+        texts = pa.array(np.cumsum(self.lengths), pa.int32())
+        rows = pa.array(np.cumsum(self.per_row), pa.int32())
+        for name, values in (("input_ids", ids), ("words", words)):
+            array = pa.ListArray.from_arrays(texts, pa.array(values))
+            yield f"{view}_{name}", pa.ListArray.from_arrays(rows, array) if self.nested else array

@@ -1,0 +1,78 @@
+"""Texts as token ids, with the number of the word that each token belongs to."""
+
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from stzoo.errors import ModelError
+
+T = TypeVar("T")
+
+
+class Tokens(NamedTuple):
+    """A text as its tokens, special tokens included.
+
+    Attributes:
+        ids: int [T], token ids.
+        words: int [T], the number of the word that a token belongs to; -1 for special tokens.
+        truncated: True if the text has more tokens.
+    """
+
+    ids: np.ndarray
+    words: np.ndarray
+    truncated: bool = False
+
+
+def tokenize(tokenizer: Any, texts: list[str], max_tokens: int) -> list[Tokens]:
+    """Tokenises texts without padding; ids and word numbers are those of `Objective.tokenise`.
+
+    Args:
+        tokenizer: A fast tokenizer. It uses all cores, unless TOKENIZERS_PARALLELISM forbids it.
+        texts: Texts to tokenise.
+        max_tokens: Number of tokens, special tokens included, to which each text is truncated.
+
+    Raises:
+        ModelError: If the tokenizer is not a fast one.
+    """
+    if not texts:
+        return []
+    encoded = tokenizer(
+        texts,
+        truncation=True,
+        max_length=max_tokens,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )
+    if not encoded.encodings:
+        raise ModelError(
+            f"A {type(tokenizer).__name__} was given; expected a fast tokenizer (one with a tokenizer.json), "
+            "which knows the word that a token belongs to."
+        )
+    special = (tokenizer.cls_token_id, tokenizer.sep_token_id)
+    return [_tokens(piece, special, max_tokens) for piece in encoded.encodings]
+
+
+def _tokens(piece: Any, special: tuple[int | None, ...], max_tokens: int) -> Tokens:
+    ids = np.array(piece.ids, dtype=np.int32)
+    numbers = np.array(piece.word_ids, dtype=np.float64)  # None becomes NaN
+    words = np.nan_to_num(numbers, nan=-1).astype(np.int32)
+    for token in special:  # a text may contain them literally ("title [SEP] text")
+        if token is not None:
+            words[ids == token] = -1
+    return Tokens(ids, words, len(ids) == max_tokens and bool(piece.overflowing))
+
+
+def flatten(values: list[T] | list[list[T]], empty: T) -> tuple[list[T], int | None]:
+    """Flattens the values of a view, one or a list per row, to values of which each row has as many.
+
+    Args:
+        values: A value per row, or a list of values per row.
+        empty: What follows the values of a row that has fewer than another.
+
+    Returns:
+        The values, and how many each row has; None if they were no lists.
+    """
+    if not isinstance(values[0], list):
+        return values, None  # type: ignore[return-value]
+    size = max(1, *map(len, values))  # type: ignore[arg-type]
+    return [value for row in values for value in [*row, *[empty] * (size - len(row))]], size  # type: ignore
