@@ -7,6 +7,7 @@ from all of them.
 
 import contextlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,6 +65,27 @@ class Base:
     backbone: Backbone
     finished: Any
     folder: Path | None
+
+
+@dataclass
+class Setup:
+    """What a training needs.
+
+    Attributes:
+        base: The base model.
+        objective: The objective, with its parts.
+        corpus: The corpus.
+        rows: Its tokens, or its text if the objective tokenises in a `collate` of its own.
+        new: Names of the objective's parameters that start untrained.
+        notes: Sentences for the record of the run.
+    """
+
+    base: Base
+    objective: Objective
+    corpus: Corpus
+    rows: Any
+    new: frozenset[str]
+    notes: list[str]
 
 
 def load_base(
@@ -207,26 +229,10 @@ def pretrain(
         config = config.model_copy(update={"precision": precision["used"]})
         if precision["reason"] != "as set" and is_main_process():
             notify(f"training in {precision['used']} ({precision['reason']}).")
-        set_seed(config.seed)
-        with collect_notes() as base_notes:
-            base = load_base(
-                config.base, pooling=config.pooling, max_tokens=config.max_tokens, device=config.device
-            )
-        objective = make_objective(base, config)
-        corpus = load_corpus(
-            config.corpus,
-            min_words=config.min_words,
-            skip_bad_lines=config.skip_bad_lines,
-            columns=objective.columns,
-        )
-        notes = reading_notes(base.finished, corpus.rows["text"], "passages")
-        notes += objective.configure_for(corpus)
-        new = load_parts(objective, base, config)
-        rows: Any = load_tokens(objective, corpus) if is_cacheable(objective) else corpus.rows
-        if isinstance(rows, TokenRows):
-            notify(rows.describe(base.backbone.tokenizer.unk_token))
+        setup = set_up(config)
+        base, rows = setup.base, setup.rows
         # refuses settings that cannot be trained with, before the overwritten run is gone
-        trainer = _trainer(config, run, base, objective, new, rows)
+        trainer = make_trainer(config, setup, run.folder, lambda log: run.record(log=log))
         if run.resumed and "batches" not in run.metadata:
             notify(
                 "This run was started by an older version of stzoo, which made other batches. In the "
@@ -234,24 +240,50 @@ def pretrain(
             )
         run.record_inputs(
             base={"fingerprint": fingerprint(base.folder)} if base.folder else {"id": config.base},
-            corpus=_describe(corpus),
+            corpus=_describe(setup.corpus),
             batches=rows.facts() if isinstance(rows, TokenRows) else {"sorted_by": "bytes"},
-            new_parameters=sorted(new),
+            new_parameters=sorted(setup.new),
             precision=precision,
             processes=world_size(),
         )
         before, imported = records.earlier(config.base), records.imported(config.base)
         datasets = hub_ids(config.corpus)
-        run.record(before=before, imported=imported, datasets=datasets, notes=base_notes + notes)
-        if is_main_process():
-            for note in notes:
-                notify(note)
+        run.record(before=before, imported=imported, datasets=datasets, notes=setup.notes)
         checkpoint = last_checkpoint(run.folder) if resume else None
         with silence_hf_logging():
             trainer.train_or_resume(checkpoint)
         if trainer.is_world_process_zero():
-            _finish(run, base, objective, trainer)
+            _finish(run, base, setup.objective, trainer)
         return run.folder
+
+
+def set_up(config: PretrainSettings) -> Setup:
+    """Loads all that a training needs, and notifies the user of what is notable.
+
+    Raises:
+        StzooError: If something in the settings, the data or the model is wrong.
+    """
+    set_seed(config.seed)
+    with collect_notes() as base_notes:
+        base = load_base(
+            config.base, pooling=config.pooling, max_tokens=config.max_tokens, device=config.device
+        )
+    objective = make_objective(base, config)
+    corpus = load_corpus(
+        config.corpus,
+        min_words=config.min_words,
+        skip_bad_lines=config.skip_bad_lines,
+        columns=objective.columns,
+    )
+    notes = reading_notes(base.finished, corpus.rows["text"], "passages")
+    notes += objective.configure_for(corpus)
+    new = load_parts(objective, base, config)
+    rows: Any = load_tokens(objective, corpus) if is_cacheable(objective) else corpus.rows
+    about_tokens = [rows.describe(base.backbone.tokenizer.unk_token)] if isinstance(rows, TokenRows) else []
+    if is_main_process():
+        for note in about_tokens + notes:
+            notify(note)
+    return Setup(base, objective, corpus, rows, new, base_notes + notes)
 
 
 def _describe(corpus: Corpus) -> dict[str, Any]:
@@ -263,15 +295,18 @@ def _describe(corpus: Corpus) -> dict[str, Any]:
     return corpus.facts() | ({"prepared": prepared} if prepared else {})
 
 
-def _trainer(
-    settings: PretrainSettings,
-    run: runs.Run,
-    base: Base,
-    objective: Objective,
-    new: frozenset[str],
-    rows: Any,
+def make_trainer(
+    settings: PretrainSettings, setup: Setup, folder: Path, record: Callable[[list[dict[str, float]]], None]
 ) -> ObjectiveTrainer:
-    callbacks = []
+    """Makes the trainer of a run.
+
+    Args:
+        settings: Settings of the run, with the precision that was chosen.
+        setup: What it trains, and on what.
+        folder: Folder for checkpoints.
+        record: Function that is called with the log so far at each checkpoint.
+    """
+    base, callbacks = setup.base, []
     if settings.probe:
         judged = read_beir(settings.probe, settings.probe_split)
 
@@ -287,16 +322,16 @@ def _trainer(
         model=base.backbone.model,
         args=arguments(
             settings,
-            run.folder,
+            folder,
             batch_sampler=partial(LengthBatchSampler, tokens=settings.batch_tokens),
         ),
-        train_dataset=rows,
-        loss=objective,
+        train_dataset=setup.rows,
+        loss=setup.objective,
         settings=settings,
-        new=new,
-        collate=objective.pad if isinstance(rows, TokenRows) else objective.collate,
+        new=setup.new,
+        collate=setup.objective.pad if isinstance(setup.rows, TokenRows) else setup.objective.collate,
         callbacks=callbacks,
-        record=lambda log: run.record(log=log),
+        record=record,
     )
     for callback in callbacks:
         callback.log = trainer.log
