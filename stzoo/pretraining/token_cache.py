@@ -283,8 +283,9 @@ def _tokenise(part: Part, objective: Objective, corpus: Corpus, bar: Any) -> Sto
             limit = objective.token_limit(view)
             nested = isinstance(values[0], list)
             texts = [text for row in values for text in row] if nested else values
-            column = columns.setdefault(view, _Column(tokenizer, limit, nested))
-            column.add(tokenize(tokenizer, texts, limit), list(map(len, values)))
+            if view not in columns:
+                columns[view] = _Column(tokenizer, limit, nested)
+            columns[view].add(tokenize(tokenizer, texts, limit), list(map(len, values)))
         bar.update(len(rows))
     arrays = {name: array for view, column in columns.items() for name, array in column.arrays(view)}
     return StoredPart(pa.record_batch(arrays), {view: column.counts for view, column in columns.items()})

@@ -48,18 +48,20 @@ def tokenize(tokenizer: Any, texts: list[str], max_tokens: int) -> list[Tokens]:
             f"A {type(tokenizer).__name__} was given; expected a fast tokenizer (one with a tokenizer.json), "
             "which knows the word that a token belongs to."
         )
-    special = (tokenizer.cls_token_id, tokenizer.sep_token_id)
-    return [_tokens(piece, special, max_tokens) for piece in encoded.encodings]
-
-
-def _tokens(piece: Any, special: tuple[int | None, ...], max_tokens: int) -> Tokens:
-    ids = np.array(piece.ids, dtype=np.int32)
-    numbers = np.array(piece.word_ids, dtype=np.float64)  # None becomes NaN
-    words = np.nan_to_num(numbers, nan=-1).astype(np.int32)
-    for token in special:  # a text may contain them literally ("title [SEP] text")
-        if token is not None:
-            words[ids == token] = -1
-    return Tokens(ids, words, len(ids) == max_tokens and bool(piece.overflowing))
+    pieces = encoded.encodings
+    ids = np.concatenate([np.array(piece.ids, dtype=np.int32) for piece in pieces])
+    numbers = np.concatenate([np.array(piece.word_ids, dtype=np.float64) for piece in pieces])
+    numbers[np.isnan(numbers)] = -1  # None, of special tokens
+    for special in (tokenizer.cls_token_id, tokenizer.sep_token_id):
+        numbers[ids == special] = -1  # a text may contain them literally ("title [SEP] text")
+    words = numbers.astype(np.int32)
+    tokens, first = [], 0
+    for piece in pieces:
+        last = first + len(piece)
+        truncated = last - first == max_tokens and bool(piece.overflowing)
+        tokens.append(Tokens(ids[first:last], words[first:last], truncated))
+        first = last
+    return tokens
 
 
 def flatten(values: list[T] | list[list[T]], empty: T) -> tuple[list[T], int | None]:

@@ -246,6 +246,6 @@ class Training(Settings):
     keep_checkpoints: int = setting(2, "Number of checkpoints to keep.", LOGS, ge=2)
     log_steps: int = setting(10, "Steps between log lines.", LOGS, ge=1)
     report_to: Names = setting([], "Additional loggers, e.g. tensorboard.", LOGS)
-    workers: int = setting(0, "Processes that tokenise the data.", HARDWARE, ge=0, le=256)
+    workers: int = setting(0, "Processes that prepare batches.", HARDWARE, ge=0, le=256)
     device: Device | None = setting(None, DEVICE_HELP, HARDWARE)
     threads: int | None = setting(None, THREADS_HELP, HARDWARE, ge=1, le=MAX_THREADS)

@@ -211,6 +211,19 @@ def test_losses_are_logged_as_they_are_and_summed_by_weight(base, tmp_path):
     assert line["tokens_per_s"] > 0
 
 
+def test_only_tokens_are_counted_and_of_several_texts_one(base, tmp_path):
+    trainer = make(ObjectiveTrainer, base, tmp_path)
+    batch = trainer.loss.collate([{"text": "the wing"}, {"text": "the lift of a wing"}])
+    trainer.compute_loss(trainer.model, batch)
+    passages = int(batch["passage_attention_mask"].sum())
+    assert int(trainer.tokens) == passages < batch["passage_input_ids"].numel()
+    related = {
+        f"related_{n.removeprefix('passage_')}": t.unsqueeze(1).repeat(1, 3, 1) for n, t in batch.items()
+    }
+    trainer.compute_loss(trainer.model, batch | related)
+    assert float(trainer.tokens) == passages + 2 * passages
+
+
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
 def test_precision_reaches_head_and_decoder(precision, dtype, base, tmp_path, monkeypatch):
     trainer = make(ObjectiveTrainer, base, tmp_path, max_steps=1, precision=precision, device="cpu")

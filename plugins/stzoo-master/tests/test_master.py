@@ -15,6 +15,7 @@ import stzoo
 from stzoo.data.corpus import load_corpus
 from stzoo.plugins import manager
 from stzoo.pretraining.pretrain import load_base, load_parts, make_objective
+from stzoo.pretraining.token_cache import load_tokens
 from stzoo.testing import check_objective, sentences, tiny_backbone, tiny_masked_lm
 from stzoo.training.pretrain_settings import PretrainSettings
 from stzoo.training.trainer import split_views
@@ -80,6 +81,26 @@ def test_a_loss_of_weight_0_is_not_computed():
     losses = objective(views_of(objective, [row()]))
     assert set(losses) == set(objective.weights) - {"query", "encoder-neighbour", "neighbour"}
     assert len(passes) == 2
+
+
+def test_cached_tokens_of_all_views_are_those_of_the_text(tmp_path):
+    rows = [row(n, queries=n % 3, neighbours=n % 4) for n in range(12)]
+    rows[4]["queries"] = sentences(40, 4)  # more tokens than any other view may have
+    del rows[5]["continuation"]
+    lines = "".join(json.dumps({key: value for key, value in one.items() if value}) + "\n" for one in rows)
+    (tmp_path / "corpus.jsonl").write_text(lines)
+    objective = master()
+    corpus = load_corpus(tmp_path / "corpus.jsonl", cache=tmp_path, columns=objective.columns)
+    objective.configure_for(corpus)
+    tokens = load_tokens(objective, corpus, cache=tmp_path)
+    assert tokens.views == ["passage", "query", "continuation", "related"]
+    places = [4, 0, 5, 3]
+    cached = objective.pad(tokens.__getitems__(places))
+    batch = objective.collate([corpus.rows[place] for place in places])
+    assert cached.keys() == batch.keys()
+    assert all(torch.equal(cached[name], batch[name]) for name in batch)
+    assert batch["related_input_ids"].shape[:2] == (4, 3)
+    assert batch["query_input_ids"].shape[1] == 4 * BACKBONE.max_tokens
 
 
 def test_unknown_tasks_are_told_with_the_nearest_one():
