@@ -29,6 +29,9 @@ class Texts(Sequence[str]):
     _chunks: Any  # a pyarrow.ChunkedArray of large_string
 
     def __init__(self, texts: Iterable[str] = ()):
+        if isinstance(texts, list):
+            self._chunks = pa.chunked_array([pa.array(texts, pa.large_string())])
+            return
         writer = TextsWriter()
         for text in texts:
             writer.append(text)

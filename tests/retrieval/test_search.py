@@ -31,7 +31,8 @@ ANY = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 def tiles(queries, passages):
     """Other sizes of what is compared at once."""
-    return patch.multiple(exact, QUERIES=queries, PASSAGES=passages, MIN_PASSAGES=1)
+    sizes = dict(QUERIES=queries, PASSAGES=passages, MIN_PASSAGES=1, TILE=max(1, passages // 3))
+    return patch.multiple(exact, **sizes)
 
 
 class Threads:
@@ -139,14 +140,13 @@ def test_the_first_pass_may_be_wrong_by_what_the_order_of_a_sum_can_make_of_it(s
     corpus[2000:] = corpus[:2000] + random.uniform(-1e-6, 1e-6, (2000, 40))
     queries, corpus = (queries * scale).astype(np.float32), (corpus * scale).astype(np.float32)
     names, ids = [f"{i}" for i in range(30)], [f"{i}" for i in range(4000)]
-    of_distance = 2.0**-22 * 40**0.5 * 12 if scale == 1 else 2.0**-149
 
     def find():
         return top_k(queries, corpus, names, ids, 71, drop_self=False, similarity=similarity, device=device)
 
     def worse(select):
         def selected(scores, *rest):
-            size = of_distance if similarity in exact_kernels.DISTANCES else 40 * 2.0**-24
+            size = 2.0**-24 * {"manhattan": 2 * 40**0.5, "euclidean": 60}.get(similarity, 40)
             noise = random.uniform(-size, size, tuple(scores.shape)).astype(np.float32)
             scores += noise if isinstance(scores, np.ndarray) else torch.from_numpy(noise)
             return select(scores, *rest)

@@ -5,9 +5,10 @@ broken before the cut at k, so the results depend only on scores and ids, not on
 file order.
 
 It is fast because it has two passes. A float32 matrix product compares all pairs, tile by tile, with a known
-error bound. Only pairs within that bound of the k-th best so far are scored again: in float64, one by one,
-always in the same order of addition, and then rounded to float32, as trec_eval does. So equal vectors tie
-wherever they are, and after the first tiles few pairs reach the second pass.
+error bound. Pairs within that bound of the k-th best so far wait until the end of a chunk of passages; those
+still within it then are scored again: in float64, one by one, always in the same order of addition, and then
+rounded to float32, as trec_eval does. So equal vectors tie wherever they are, and few pairs reach the second
+pass. faiss.knn takes more time for the product alone on AMD CPUs with AVX-512; see stzoo/models/onednn.py.
 
 Unlike beir's exact search (https://github.com/beir-cellar/beir, beir/retrieval/search/dense/exact_search.py):
 - a document with the query's own id is dropped only if queries and documents of the data set share ids;
@@ -22,7 +23,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from stzoo.data.beir import RetrievalDataset
@@ -35,12 +35,13 @@ from stzoo.retrieval.search.exact_kernels import (
     Chunk,
     checked,
     full_precision,
-    scores_of,
+    one_thread_each,
 )
 from stzoo.utils.messages import counted
 
-QUERIES, PASSAGES, MIN_PASSAGES = 128, 16384, 1024  # per tile, whose scores fit into a core's cache
-PAIR_BYTES = 96  # of all arrays per pair of a tile, if every pair goes through the second pass
+QUERIES, MIN_QUERIES, TILE = 256, 64, 2048  # compared at once, so that scores stay in a core's cache
+PASSAGES, MIN_PASSAGES = 65536, 1024  # per chunk
+PAIR_BYTES = 128  # of all arrays per pair that waits for the second pass
 
 
 class Vectors(Protocol):
@@ -124,7 +125,7 @@ def top_k(
 ) -> Ranked:
     """Finds the k nearest passages of each query, exactly.
 
-    It runs on as many threads as torch uses, with one thread each for numpy's linear algebra.
+    It runs on as many threads as torch uses, each of which compares other queries.
 
     Args:
         query_vectors: float32 [Q, D].
@@ -138,7 +139,7 @@ def top_k(
             block of queries with its scores and candidates. Inputs, results (8 bytes per document kept) and
             the order of the ids (8 bytes per document; while sorting, 8 more and a copy of the ids) come on
             top. The limit never changes the result.
-        device: Torch device of the float32 product; manhattan and euclidean always run on the CPU.
+        device: Torch device of the float32 product; manhattan always runs on the CPU.
         progress: True shows a progress bar on stderr.
 
     Returns:
@@ -149,8 +150,6 @@ def top_k(
         ShapeError: If ids and vectors, or the dimensions of queries and passages, do not match.
         RecipeError: If k is below 1, or memory_gib is too small for one query.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
     Q, N, D = len(query_ids), len(corpus_ids), query_vectors.shape[-1]
     if query_vectors.shape != (Q, D) or tuple(corpus_vectors.shape) != (N, D):
         raise ShapeError(
@@ -164,27 +163,22 @@ def top_k(
     ranking = Ranking(corpus_ids, k, drop_self=drop_self)
     threads, block, size = _sizes(memory_gib, torch.get_num_threads(), Q, N, D, ranking.width)
     queries = checked(query_vectors, "query")
+    longest = float(queries.norms.max(initial=0))
     kept = ranking.none(Q)
-    buffers = [np.empty((block, size), np.float32) for _ in range(threads)]
 
-    def search(thread: int) -> None:
-        for start in range(thread * block, Q, threads * block):
-            here = slice(start, start + block)
-            part = queries[here]
-            rows, columns = chunk.near(part, ranking.worst(kept[here]), ranking.width, buffers[thread])
-            scores = scores_of(part, chunk.side, rows, columns, similarity)
-            kept[here] = ranking.merge(kept[here], rows, columns + begin, scores)
+    def search(start: int) -> None:
+        here = slice(start, start + block)
+        kept[here] = chunk.merge(queries[here], kept[here], ranking, TILE)
 
     with (
         tqdm(total=Q * N, desc="Search", unit_scale=True, leave=False, disable=not progress) as bar,
-        ThreadPoolExecutor(threads) as pool,
-        threadpool_limits(1, user_api="blas"),
+        one_thread_each(threads) as pool,
         full_precision(),
     ):
         for begin in range(0, N, size):
             side = checked(corpus_vectors[begin : begin + size], "passage", begin)
-            chunk = Chunk(side, similarity, device)
-            list(pool.map(search, range(threads)))
+            chunk = Chunk(side, begin, similarity, longest, device)
+            list(pool.map(search, range(0, Q, block)))
             bar.update(Q * len(side.norms))
     return ranking.run(query_ids, kept)
 
@@ -201,11 +195,14 @@ def _sizes(
     chunk, least = max(1, min(PASSAGES, passages)), min(MIN_PASSAGES, passages)
     threads = min(threads, max(1, -(-queries // block)))
     while True:
-        tile = block * (24 * width + 32 * kept + PAIR_BYTES * chunk) + 48 * PIECE
-        need = ((12 * width + 24) * chunk + threads * tile) / 2**30
+        pairs = 3 * kept + min(TILE, chunk)
+        tile = block * (24 * width + 32 * kept + PAIR_BYTES * pairs) + 48 * PIECE
+        need = ((8 * width + 40) * chunk + threads * tile) / 2**30
         if need <= memory_gib:
             return threads, block, chunk
-        if chunk > least:
+        if block > MIN_QUERIES:
+            block //= 2
+        elif chunk > least:
             chunk = max(least, chunk // 2)
         elif threads > 1:
             threads -= 1

@@ -1,23 +1,26 @@
 """The two passes of exact search over a chunk of passages: selecting candidate pairs, and scoring them."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.spatial.distance import cdist
+from torch import Tensor
 
+from stzoo.data.ranking import Ranking
 from stzoo.errors import ModelError
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from stzoo.models.onednn import product
 
 DISTANCES = ("euclidean", "manhattan")
 SIMILARITIES = ("cosine", "dot", *DISTANCES)
 SHORTEST = 1e-12  # sentence-transformers' lower bound for the length of a vector under cosine
+SMALL = 2.0**-40  # vectors may be divided in float32 by more than this and less than its inverse
 PIECE = 2**15  # numbers of vectors scored at once in the second pass, so that they stay in the cache
+Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # int64 rows, ascending, int64 columns, float32 scores
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,10 @@ def checked(vectors: np.ndarray, what: str, begin: int = 0) -> Side:
         ModelError: If a vector has NaN or infinity.
     """
     vectors = np.asarray(vectors, np.float32)
-    each = np.arange(len(vectors))
-    norms = np.sqrt(_sums(vectors, vectors, each, each, "dot"))
+    norms, step = np.empty(len(vectors)), _rows_per_piece(vectors)
+    for start in range(0, len(norms), step):
+        piece = vectors[start : start + step].astype(np.float64, "C")
+        np.einsum("pd,pd->p", piece, piece, out=norms[start : start + step])
     broken = np.flatnonzero(~np.isfinite(norms))
     if len(broken):
         raise ModelError(
@@ -52,69 +57,135 @@ def checked(vectors: np.ndarray, what: str, begin: int = 0) -> Side:
             f"{f' after the first {begin}' if begin else ''} (the first: number {begin + broken[0] + 1}). "
             "The model is damaged, or needs a higher precision (--dtype float32)."
         )
-    return Side(vectors, norms)
+    return Side(vectors, np.sqrt(norms))
 
 
 class Chunk:
-    """Passages prepared for the first pass.
+    """Passages to compare queries with.
+
+    The first pass compares vectors in float32, with rough scores in units of its own: under cosine and dot,
+    products of vectors that are at most 1 long; under manhattan, negative distances of such vectors; under
+    euclidean q.d - d.d / 2, which is highest for the nearest, as q.q - 2 (q.d - d.d / 2) is the square of the
+    distance. Vectors become 1 long by dividing the queries, which are fewer, for the passages too, unless
+    that might overflow or underflow.
 
     Args:
         side: The passages.
+        begin: Number of passages before these.
         similarity: One of SIMILARITIES.
+        longest: The norm of the longest query.
         device: Torch device of the first pass's matrix product.
     """
 
-    def __init__(self, side: Side, similarity: str, device: str):
-        self.side, self.similarity = side, similarity
-        self.longest = float(side.norms.max()) or 1.0
-        if similarity in DISTANCES:
-            self.rough, device = side.vectors.astype(np.float64), "cpu"
+    def __init__(self, side: Side, begin: int, similarity: str, longest: float, device: str):
+        self.side, self.begin, self.similarity = side, begin, similarity
+        self.device = "cpu" if similarity == "manhattan" else device
+        self.unit = max(float(side.norms.max()), longest if similarity in DISTANCES else 0.0) or 1.0
+        lengths = np.maximum(side.norms, SHORTEST) if similarity == "cosine" else np.array([self.unit])
+        self.usual = similarity == "manhattan" or (lengths.min() > SMALL and self.unit < 1 / SMALL)
+        if self.usual:
+            rough = np.require(side.vectors, requirements=["C", "W"])
         else:
-            lengths = np.maximum(side.norms, SHORTEST)[:, None] if similarity == "cosine" else self.longest
-            self.rough = divided(side.vectors, lengths)
-        self.moved = None if device == "cpu" else torch.from_numpy(self.rough).to(device)
+            rough = divided(side.vectors, lengths[:, None])
+        self.rough = torch.from_numpy(rough).to(self.device)
+        self.bias = self.factors = None  # of the columns of a product, float32 [n]
+        if similarity == "euclidean":
+            self.bias = torch.from_numpy(-0.5 * (side.norms / self.unit) ** 2).to(self.rough)
+        elif similarity == "cosine" and self.usual:
+            self.factors = torch.from_numpy(self.unit / lengths).to(self.rough)
 
-    def near(
-        self, queries: Side, worst: np.ndarray, width: int, buffer: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """First pass: all pairs that may be among the `width` best of their query.
+    @np.errstate(over="ignore")
+    def merge(self, queries: Side, kept: np.ndarray, ranking: Ranking, tile: int) -> np.ndarray:
+        """Adds the passages to the best of some queries.
 
         Args:
             queries: Queries to compare.
-            worst: float32 [Q], the lowest score kept for each query; -inf if it has fewer than `width`.
-            width: Number of passages kept per query.
-            buffer: float32, at least [Q, C], working memory.
+            kept: int64 [Q, width], the keys of the best so far.
+            ranking: What keeps the best.
+            tile: Number of passages compared at once.
 
         Returns:
-            int64 [P] rows, ascending, and int64 [P] columns.
+            int64 [Q, width], the keys of the best with these passages, unordered.
         """
-        scores = buffer[: len(queries.norms), : len(self.side.norms)]
+        first = FirstPass(self, queries)
+        (Q, width), N = kept.shape, len(self.side.norms)
+        select = _select if self.device == "cpu" else _select_on_device
+        limit = first.limit(ranking.worst(kept))
+        waiting: list[Pairs] = []
+        count, room = 0, 2 * Q * width
+        for start in range(0, N, tile):
+            rows, columns, scores = select(first.scores(start, start + tile), limit, first.slack, width)
+            waiting.append((rows, columns + start, scores))
+            count += len(rows)
+            last = start + tile >= N
+            if count <= room and not last:
+                continue
+            # Raise the limit to the best by rough scores, and drop what is below.
+            rows, columns, scores = map(np.concatenate, zip(*waiting, strict=True))
+            order = np.argsort(rows.astype(np.uint16), kind="stable")
+            rows, columns, scores = rows[order], columns[order], scores[order]
+            best = ranking.merge(kept, rows, columns + self.begin, first.full(scores, rows))
+            limit = first.limit(ranking.worst(best))
+            near = np.flatnonzero(scores >= limit[rows])
+            waiting, count = [(rows[near], columns[near], scores[near])], len(near)
+            if last or count > 2 * Q * width:
+                rows, columns, _ = waiting.pop()
+                exact = scores_of(queries, self.side, rows, columns, self.similarity)
+                kept, count = ranking.merge(kept, rows, columns + self.begin, exact), 0
+            room = count + Q * width
+        return kept
+
+
+class FirstPass:
+    """Rough scores of some queries with the passages of a chunk."""
+
+    def __init__(self, chunk: Chunk, queries: Side):
+        self.chunk = chunk
+        D, similarity = queries.vectors.shape[1], chunk.similarity
+        lengths = np.full(len(queries.norms), chunk.unit)  # of what a query is divided by
+        if similarity not in DISTANCES:
+            lengths = np.maximum(queries.norms, SHORTEST if similarity == "cosine" else 1e-100)
+        self.unit = np.ones_like(lengths)  # a score is so many times a rough score
+        if similarity != "cosine":
+            self.unit = lengths * (chunk.unit if similarity == "dot" else 1)
+        self.half_squares = 0.5 * (queries.norms / lengths) ** 2
+        if similarity == "manhattan":
+            self.queries = torch.from_numpy(queries.vectors)
+        else:
+            by = lengths * chunk.unit if chunk.usual else lengths
+            self.queries = torch.from_numpy(divided(queries.vectors, by[:, None])).to(chunk.device)
+        # For vectors of length 1 or less, a sum of D products has an error of at most D * 2**-24 in any
+        # order of addition, half as much again if it begins with a bias of -1/2, and does not overflow. 32
+        # more for rounding vectors, scores and limits. Manhattan's distances, up to 2 sqrt(D), are added in
+        # float64. 2**-148 is for scores that float32 rounds to a multiple of 2**-149.
+        roundings = {"manhattan": 64 * D**0.5, "euclidean": 1.5 * D + 32}.get(similarity, D + 32)
+        error = 2.0**-24 * roundings + 2.0**-148 / self.unit
+        self.slack = 2 * error  # of two scores that are compared
+
+    def scores(self, start: int, stop: int) -> Tensor:
+        """Float32 [Q, stop - start], the rough scores of passages."""
+        passages = self.chunk.rough[start:stop]
+        if self.chunk.similarity == "manhattan":
+            far = cdist(self.queries, passages, "cityblock")
+            return torch.from_numpy(far).div_(-self.chunk.unit).float()
+        bias, factors = self.chunk.bias, self.chunk.factors
+        scores = product(self.queries, passages, None if bias is None else bias[start:stop])
+        return scores if factors is None else scores.mul_(factors[start:stop])
+
+    def full(self, scores: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """float32 [P], the scores that rough scores are for."""
+        scores = scores.astype(np.float64)
+        if self.chunk.similarity == "euclidean":
+            scores = -np.sqrt(np.maximum(2 * (self.half_squares[rows] - scores), 0))
+        return (scores * self.unit[rows]).astype(np.float32)
+
+    def limit(self, worst: np.ndarray) -> np.ndarray:
+        """float32 [Q], the least rough scores of pairs whose score may reach the `worst` kept."""
         # A score that overflows float32 is infinite, and others may be as large.
-        least = np.minimum(worst, np.finfo(np.float32).max, dtype=np.float64)
-        D, tiny = self.side.vectors.shape[1], 2.0**-149
-        with np.errstate(over="ignore"):
-            if self.similarity in DISTANCES:
-                metric = "cityblock" if self.similarity == "manhattan" else "euclidean"
-                far = cdist(queries.vectors, self.rough, metric)
-                np.negative(far, out=scores, casting="same_kind")
-                # this differs from the second pass only by rounding to float32
-                slack = 2.0**-22 * D**0.5 * (queries.norms + self.longest) + tiny
-                return _select(scores, least - slack, 2 * slack, width)
-            if self.similarity == "cosine":
-                lengths, reach = np.maximum(queries.norms, SHORTEST), np.ones(len(scores))
-            else:
-                lengths = np.maximum(queries.norms, 1e-100)
-                reach = lengths * self.longest
-            # For vectors of length 1 or less, a sum of D products has an error of at most D * 2**-24 in any
-            # order of addition, and does not overflow. 32 more for rounding vectors, scores and limits.
-            slack = 2.0**-24 * (D + 32) + tiny / reach
-            least = least / reach - slack
-            rough = divided(queries.vectors, lengths[:, None])
-            if self.moved is not None:
-                product = torch.from_numpy(rough).to(self.moved.device) @ self.moved.T
-                return _select_on_device(product, least, 2 * slack, width)
-            np.matmul(rough, self.rough.T, out=scores)
-            return _select(scores, least, 2 * slack, width)
+        least = np.minimum(worst, np.finfo(np.float32).max, dtype=np.float64) / self.unit
+        if self.chunk.similarity == "euclidean":
+            least = self.half_squares - 0.5 * least**2
+        return (least - self.slack).astype(np.float32)
 
 
 def scores_of(
@@ -136,35 +207,34 @@ def divided(vectors: np.ndarray, by: Any) -> np.ndarray:
     return np.divide(vectors, by, out=out, dtype=np.float64, casting="same_kind")
 
 
-def _select(
-    scores: np.ndarray, least: np.ndarray, slack: np.ndarray, width: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the scores [Q, C] that reach the `least` [Q] of their row.
+def _select(scores: Tensor, limit: np.ndarray, slack: np.ndarray, width: int) -> Pairs:
+    """The pairs of scores [Q, C] that reach the `limit` [Q] of their row.
 
-    If they are many, those more than the row's `slack` below its `width` best are dropped.
+    If they are many, the limit is raised, in place, to the row's `slack` below its `width` best.
     """
-    near = scores >= least.astype(np.float32)[:, None]
-    if np.count_nonzero(near) > 2 * width * len(scores) and width < scores.shape[1]:
-        best = np.partition(scores, -width, axis=1)[:, -width]
-        near = scores >= np.maximum(least, best - slack).astype(np.float32)[:, None]
-    return np.divmod(np.flatnonzero(near), scores.shape[1])
+    array = scores.numpy()
+    near = array >= limit[:, None]
+    if np.count_nonzero(near) > 2 * width * len(array) and width < array.shape[1]:
+        best = np.partition(array, -width, axis=1)[:, -width]
+        np.maximum(limit, best - slack, out=limit, casting="same_kind")
+        near = array >= limit[:, None]
+    found = np.flatnonzero(near)
+    return *np.divmod(found, array.shape[1]), array.ravel()[found]
 
 
-def _select_on_device(
-    scores: "Tensor", least: np.ndarray, slack: np.ndarray, width: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _select_on_device(scores: Tensor, limit: np.ndarray, slack: np.ndarray, width: int) -> Pairs:
     """`_select` on the device of the scores."""
 
-    def column(values: np.ndarray) -> "Tensor":
-        return torch.as_tensor(values, dtype=torch.float32, device=scores.device)[:, None]
+    def near() -> Tensor:
+        return scores >= torch.from_numpy(limit).to(scores)[:, None]
 
-    limit = column(least)
-    near = scores >= limit
-    if int(near.sum()) > 2 * width * len(scores) and width < scores.shape[1]:
-        best = scores.topk(width, sorted=False).values.amin(1, keepdim=True)
-        near = scores >= torch.maximum(limit, best - column(slack))
-    rows, columns = near.nonzero(as_tuple=True)
-    return rows.cpu().numpy(), columns.cpu().numpy()
+    found = near()
+    if int(found.sum()) > 2 * width * len(scores) and width < scores.shape[1]:
+        best = scores.topk(width, sorted=False).values.amin(1).cpu().numpy()
+        np.maximum(limit, best - slack, out=limit, casting="same_kind")
+        found = near()
+    rows, columns = found.nonzero(as_tuple=True)
+    return rows.cpu().numpy(), columns.cpu().numpy(), scores[rows, columns].cpu().numpy()
 
 
 def _sums(
@@ -174,17 +244,34 @@ def _sums(
 
     A pair's sum depends only on its two vectors, as einsum adds all contiguous rows in the same order.
     """
+    if len(rows) > len(left):
+        left = left.astype(np.float64)  # once instead of pair by pair
     sums = np.empty(len(rows))
-    step = PIECE // left.shape[1] + 1
+    step = _rows_per_piece(left)
     for start in range(0, len(rows), step):
         here = slice(start, start + step)
-        a = left.take(rows[here], 0).astype(np.float64)
+        a = left.take(rows[here], 0).astype(np.float64, copy=False)
         b = right.take(columns[here], 0).astype(np.float64)
         if similarity in DISTANCES:
             a -= b
             b = np.sign(a) if similarity == "manhattan" else a
         np.einsum("pd,pd->p", a, b, out=sums[here])
     return sums
+
+
+def _rows_per_piece(vectors: np.ndarray) -> int:
+    return PIECE // vectors.shape[1] + 1
+
+
+@contextmanager
+def one_thread_each(number: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads, in each of which torch works on one thread."""
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
