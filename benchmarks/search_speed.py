@@ -1,13 +1,18 @@
 """Times exact search over given vectors: stzoo, BEIR's DenseRetrievalExactSearch, and two plain ways.
 
-    python benchmarks/search_speed.py [--queries 5000] [--documents 500000] [--dim 64] [--k 1000]
-        [--repeats 1] [--threads 2] [--sides stzoo,beir,torch,faiss] [--output search_speed.json]
+    python benchmarks/search_speed.py [--cases beir,faiss,faiss-1] [--repeats 3] [--threads 2]
+        [--output search_speed.json]
+
+beir       5000 queries, 500,000 documents of dimension 64, k = 1000: stzoo and BEIR
+faiss      1000 queries, 100,000 documents of dimension 384, k = 100: stzoo, faiss.knn and torch
+faiss-1    the same on one thread, where no thread waits for another in CPU seconds
 
 Vectors are random normal numbers, compared by dot product; encoders are out of it: BEIR's is one that hands
-the vectors over. Each side runs in a process of its own, in turn. Seconds go from the call to the results: of
-stzoo and BEIR each query's as a dict; torch (a running top-k over chunks of 16,384, in float32) and faiss
-(faiss.knn) stop at arrays of places. Peak memory is what the process took at most, less what another took
-that imported the same and made the same vectors, but did not search.
+the vectors over. Each side runs in a process of its own, in turn, after a small search. Seconds, of CPU and
+by the clock, go from the call to the results: of stzoo and BEIR each query's as a dict; torch (a running
+top-k over chunks of 16,384, in float32) and faiss stop at arrays of places. Peak memory is what the process
+took at most, less what another took that imported the same and made the same vectors, but did not search.
+With --output, cases of the file that were not run are kept.
 """
 
 import argparse
@@ -26,12 +31,19 @@ from pathlib import Path
 from typing import Any
 
 CHUNK = 16384
+CASES = {
+    "beir": (dict(queries=5000, documents=500_000, dim=64, k=1000), ("stzoo", "beir")),
+    "faiss": (dict(queries=1000, documents=100_000, dim=384, k=100), ("stzoo", "faiss", "torch")),
+    "faiss-1": (
+        dict(queries=1000, documents=100_000, dim=384, k=100, threads=1),
+        ("stzoo", "faiss", "torch"),
+    ),
+}
 
 
 def stzoo_side(queries: Any, documents: Any, k: int) -> Callable[[], list[str]]:
     """`stzoo.retrieval.search.exact.top_k`."""
-    import pyarrow.compute  # noqa: F401 - an import belongs to the baseline
-    import threadpoolctl  # noqa: F401 - likewise
+    import pyarrow.compute  # noqa: F401 - the import belongs to the baseline
 
     from stzoo.retrieval.search.exact import top_k
 
@@ -120,65 +132,89 @@ def one_side(given: argparse.Namespace) -> None:
     queries = random.standard_normal((given.queries, given.dim), np.float32)
     documents = random.standard_normal((given.documents, given.dim), np.float32)
     with contextlib.redirect_stdout(sys.stderr):
+        if not given.baseline:
+            SIDES[given.side](queries[:99], documents[:5000], given.k)()
         search = SIDES[given.side](queries, documents, given.k)
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         first = [] if given.baseline else search()
-        seconds = time.perf_counter() - begun
+        seconds, cpu = time.perf_counter() - begun, time.process_time() - used
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": round(seconds, 3), "peak_mb": round(peak), "first": first}))
+    took = {"seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3)}
+    print(json.dumps(took | {"peak_mb": round(peak), "first": first}))
+
+
+def processor() -> dict[str, Any]:
+    """The name of the processor and its instruction sets for matrices."""
+    info = Path("/proc/cpuinfo").read_text()
+    flags = next(line for line in info.splitlines() if line.startswith("flags")).split()
+    name = next(line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name"))
+    return {"name": name, "has": [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_tile") if f in flags]}
+
+
+def measure(case: str, repeats: int, threads: int) -> dict[str, Any]:
+    """Runs the sides of a case in turn: medians, ratios and all runs."""
+    load, sides = CASES[case]
+    load = {"threads": threads} | load
+    words = [sys.executable, __file__, *(f"--{name}={value}" for name, value in load.items())]
+    env = os.environ | {"OMP_NUM_THREADS": str(load["threads"])}
+
+    def run(side: str, *more: str) -> dict[str, Any]:
+        done = subprocess.run(
+            [*words, "--side", side, *more], check=True, stdout=subprocess.PIPE, text=True, env=env
+        )
+        return json.loads(done.stdout.splitlines()[-1])
+
+    idle = {side: run(side, "--baseline")["peak_mb"] for side in sides}
+    took: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for repeat in range(repeats):
+        for side in sides:
+            one = run(side)
+            one["peak_mb"] -= idle[side]
+            took[side].append(one)
+            print(f"{case} {repeat + 1}/{repeats} {side}: { {**one, 'first': '…'} }", flush=True)
+    firsts = {tuple(one.pop("first")) for runs in took.values() for one in runs}
+    medians = {
+        name: {side: statistics.median(one[name] for one in runs) for side, runs in took.items()}
+        for name in ("seconds", "cpu_seconds", "peak_mb")
+    }
+    ratios = {
+        name: {side: round(value / max(values["stzoo"], 1e-3), 2) for side, value in values.items()}
+        for name, values in medians.items()
+    }
+    return {
+        **load,
+        **medians,
+        "ratios to stzoo": ratios,
+        "all find the same": len(firsts) == 1,
+        "runs": took,
+        "load_average": os.getloadavg()[0],
+        "cpus": os.cpu_count(),
+        "processor": processor(),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("stzoo", "torch", "numpy", "beir", "faiss-cpu")},
+    }
 
 
 def main() -> None:
-    """Runs all sides in turn and prints medians and ratios."""
+    """Measures the cases."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, usual in dict(queries=5000, documents=500_000, dim=64, k=1000, repeats=1).items():
-        parser.add_argument(f"--{name}", type=int, default=usual)
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--sides", default=",".join(SIDES))
     parser.add_argument("--output", type=Path)
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--baseline", action="store_true", help=argparse.SUPPRESS)
+    for name in ("queries", "documents", "dim", "k"):
+        parser.add_argument(f"--{name}", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.side:
         one_side(given)
         return
-    load = {name: getattr(given, name) for name in ("queries", "documents", "dim", "k", "threads")}
-    words = [sys.executable, __file__, *(f"--{name}={value}" for name, value in load.items())]
-
-    def run(side: str, *more: str) -> dict[str, Any]:
-        done = subprocess.run([*words, "--side", side, *more], check=True, stdout=subprocess.PIPE, text=True)
-        return json.loads(done.stdout.splitlines()[-1])
-
-    sides = given.sides.split(",")
-    took: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
-    for repeat in range(given.repeats):
-        for side in sides:
-            one = run(side)
-            one["peak_mb"] -= run(side, "--baseline")["peak_mb"]
-            took[side].append(one)
-            print(f"{repeat + 1}/{given.repeats} {side}: {one['seconds']} s, {one['peak_mb']} MB", flush=True)
-    firsts = {tuple(one.pop("first")) for runs in took.values() for one in runs}
-    medians = {
-        name: {side: statistics.median(one[name] for one in runs) for side, runs in took.items()}
-        for name in ("seconds", "peak_mb")
-    }
-    found = {
-        **load,
-        **medians,
-        "ratios to stzoo": {
-            name: {side: round(value / max(values["stzoo"], 1e-3), 2) for side, value in values.items()}
-            for name, values in medians.items()
-            if "stzoo" in values
-        },
-        "all find the same": len(firsts) == 1,
-        "runs": took,
-        "cpus": os.cpu_count(),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("stzoo", "torch", "numpy", "beir", "faiss-cpu")},
-    }
+    found = {case: measure(case, given.repeats, given.threads) for case in given.cases.split(",")}
     print(json.dumps(found, indent=2))
     if given.output:
-        given.output.write_text(json.dumps(found, indent=2) + "\n")
+        kept = json.loads(given.output.read_text()) if given.output.exists() else {}
+        given.output.write_text(json.dumps(kept | found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -94,12 +94,18 @@ def speed() -> str:
             mine, other = f"{rates[side]:,} tokens/s", f"{peer} {rates[peer]:,} tokens/s"
             ratio = found["times_the_faster_peer"][side]
             lines.append(f"| encoding texts of {about}{how} | {mine} | {other} | {ratio:.2f} |")
-    search = json.loads((RESULTS / "search_speed.json").read_text())
+    searches = json.loads((RESULTS / "search_speed.json").read_text())
+    search = searches["beir"]
     load = "{queries:,} queries in {documents:,} vectors of {dim}, k = {k:,}".format(**search)
     for what, unit, ratio_of in (("seconds", "s", load), ("peak_mb", "MB", "memory of the same, peak")):
         ratio = search["ratios to stzoo"][what]["beir"]
         mine, peer = search[what]["stzoo"], search[what]["beir"]
         lines.append(f"| {ratio_of} | {mine:.1f} {unit} | beir {peer:.1f} {unit} | {ratio:.1f} |")
+    if search := searches.get("faiss-1"):
+        load = "{queries:,} in {documents:,} of {dim}, k = {k:,}, one thread".format(**search)
+        mine, peer = (search["cpu_seconds"][side] for side in ("stzoo", "faiss"))
+        ratio = search["ratios to stzoo"]["cpu_seconds"]["faiss"]
+        lines.append(f"| {load} | {mine:.2f} CPU s | faiss {peer:.2f} CPU s | {ratio:.2f} |")
     whole = json.loads((RESULTS / "run_speed.json").read_text())
     seconds, ratios = whole["seconds"], whole["ratios"]
     lines += [
