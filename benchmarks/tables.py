@@ -102,7 +102,7 @@ def speed() -> str:
         mine, peer = search[what]["stzoo"], search[what]["beir"]
         lines.append(f"| {ratio_of} | {mine:.1f} {unit} | beir {peer:.1f} {unit} | {ratio:.1f} |")
     if search := searches.get("faiss-1"):
-        load = "{queries:,} in {documents:,} of {dim}, k = {k:,}, one thread".format(**search)
+        load = "{queries:,} queries in {documents:,} vectors of {dim}, k = {k:,}, one thread".format(**search)
         mine, peer = (search["cpu_seconds"][side] for side in ("stzoo", "faiss"))
         ratio = search["ratios to stzoo"]["cpu_seconds"]["faiss"]
         lines.append(f"| {load} | {mine:.2f} CPU s | faiss {peer:.2f} CPU s | {ratio:.2f} |")
