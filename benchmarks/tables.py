@@ -120,6 +120,35 @@ def speed() -> str:
     return "\n".join(lines)
 
 
+def pretrain_speed() -> str:
+    """Seconds of a training step against pretense and plain torch."""
+    found = json.loads((RESULTS / "pretrain_speed.json").read_text())
+    lines = [
+        "| one step, CPU seconds on one thread | stzoo bf16 | stzoo fp32 | pretense fp32 | plain torch fp32 "
+        "| against pretense | against plain |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, case in found.items():
+        if name.startswith("step "):
+            _, objective, shape, batch = name.split()
+            seconds = case["seconds"]
+            cells = [
+                f"{seconds[side]:.2f}" if side in seconds else ""
+                for side in ("stzoo bf16", "stzoo", "pretense", "plain")
+            ]
+            ratios = [
+                f"{seconds[side] / seconds['stzoo bf16']:.1f}; fp32 {seconds[side] / seconds['stzoo']:.1f}"
+                if side in seconds
+                else ""
+                for side in ("pretense", "plain")
+            ]
+            layers, width = shape.split("x")
+            rows, tokens = batch.split("x")
+            about = f"{objective}, {layers} layers of {width}, {rows} passages of {tokens} tokens"
+            lines.append(f"| {about} | {' | '.join(cells + ratios)} |")
+    return "\n".join(lines)
+
+
 def demo() -> str:
     """The systems of `make demo`, and what the paired tests say."""
     made = json.loads((RESULTS / "demo.json").read_text())
