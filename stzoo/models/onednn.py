@@ -52,8 +52,11 @@ class ByOneDNN(TorchFunctionMode):
             x, weight, bias = args
             plain = type(weight) is torch.nn.Parameter  # not quantised
             if plain and x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu"):
-                needed = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-                return _Linear.apply(x, weight, bias) if needed else _by_onednn(x, weight, bias)
+                if not torch.is_grad_enabled() or not (x.requires_grad or weight.requires_grad):
+                    return _by_onednn(x, weight, bias)
+                # a view made here, unlike one made in _Linear, may be changed in place
+                flat = _Linear.apply(x.reshape(-1, weight.shape[1]), weight, bias)
+                return flat.view(*x.shape[:-1], len(weight))
         return function(*args, **(kwargs or {}))
 
 
@@ -67,13 +70,14 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        rows = outer.flatten(0, -2)
         at_x = _by_onednn(outer, weight.T) if ctx.needs_input_grad[0] else None
-        at_weight = _by_onednn(rows.T, x.flatten(0, -2).T) if ctx.needs_input_grad[1] else None
-        return at_x, at_weight, rows.sum(0) if ctx.needs_input_grad[2] else None
+        at_weight = _by_onednn(outer.T, x.T) if ctx.needs_input_grad[1] else None
+        return at_x, at_weight, outer.sum(0) if ctx.needs_input_grad[2] else None
 
 
 def _by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if not x.numel():  # refused by oneDNN
+        return torch.nn.functional.linear(x, weight, bias)
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return result
 
