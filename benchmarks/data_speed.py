@@ -1,11 +1,13 @@
 """Measures the data path of pre-training: padding, cost of a row, time to the first step, and memory.
 
-    STZOO_DATA=… python benchmarks/data_speed.py [--parts padding,start] [--passages 1000000]
+    STZOO_DATA=… python benchmarks/data_speed.py [--parts padding,memory,start] [--passages 1000000]
         [--output data_speed.json]
 
 padding    share of padding in the computed tokens of openstax and T-REx at 512 tokens, with the passages
            sorted by bytes (as objectives with a collate() of their own are) and by tokens, in batches of 32
            rows and of numbers of tokens; and the microseconds that it takes to read and pad a row
+memory     resident memory, mapped files included, that is added by five million passages of openstax, whose
+           cached tokens are one part of it repeated: mapped, sorted into batches, and while batches are read
 start      `stzoo pretrain` with RetroMAE and a BERT of 4 layers of 256 on a number of passages, made from
            openstax and T-REx cut into pieces of 56 words, which are repeated: the seconds from the start of
            the process to the first step, and the memory (resident, with mapped files) above that of the model
@@ -39,19 +41,24 @@ from pretrain_speed import make_base, processor
 SHAPE = "4x256"
 WORDS = 56  # of a passage, 75 to 80 tokens, as in MS MARCO
 READ_BATCHES = 2000
+REPEATED = 5_000_000
 
 
 def main() -> None:
     """Runs the parts and prints what they measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", default="padding,start")
+    parser.add_argument("--parts", default="padding,memory,start")
     parser.add_argument("--passages", type=int, default=1_000_000)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "data_speed")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--start", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.start:
         start(given.start, given.work)
+        return
+    if given.read:
+        read(given.read)
         return
     given.work.mkdir(parents=True, exist_ok=True)
     os.environ["STZOO_CACHE"] = str(given.work / "cache")
@@ -59,6 +66,8 @@ def main() -> None:
     report: dict[str, Any] = {}
     if "padding" in given.parts:
         report["padding"] = {name: padding(name, base) for name in ("openstax", "trex")}
+    if "memory" in given.parts:
+        report["memory"] = memory(base, given.work)
     if "start" in given.parts:
         report["start"] = starts(given.passages, given.work)
     report |= {
@@ -104,6 +113,64 @@ def padding(name: str, base: Path) -> dict[str, Any]:
     counts = {"passages": len(tokens), "tokens": int(lengths.sum())}
     cost = {"cached": round(1e6 * took, 1), "text": round(1e6 * before, 1)}
     return counts | {"padding": shares, "microseconds per row": cost}
+
+
+def memory(base: Path, work: Path) -> dict[str, Any]:
+    """The memory of a process that reads batches of REPEATED passages."""
+    from stzoo.data.corpus import load_corpus
+    from stzoo.pretraining.objective import Objective
+    from stzoo.pretraining.pretrain import load_base
+    from stzoo.pretraining.token_cache import PART_ROWS, TokenParts, load_tokens
+
+    corpus = load_corpus(Path(os.environ["STZOO_DATA"]) / "text" / "openstax.jsonl.gz")
+    made = load_tokens(Objective(load_base(str(base), max_tokens=512).backbone), corpus).parts
+    folder = work / "repeated"
+    parts = TokenParts(folder, made.name, REPEATED // PART_ROWS * PART_ROWS, PART_ROWS, made.key)
+    content = made.read(made[0])
+    for part in parts.missing():
+        parts.make(part, lambda _: content)
+    command = [sys.executable, __file__, "--read", str(folder)]
+    result = {"passages": parts.rows, "bytes": sum(part.path.stat().st_size for part in parts)}
+    result |= measured(command)
+    shutil.rmtree(folder)
+    return result
+
+
+def read(folder: Path) -> None:
+    """Reads batches of cached tokens, and measures the memory."""
+    import torch  # noqa: F401 - a part of any run
+
+    from stzoo.pretraining.length_sampler import LengthBatchSampler
+    from stzoo.pretraining.objective import Objective
+    from stzoo.pretraining.pretrain import load_base
+    from stzoo.pretraining.token_cache import PART_ROWS, TokenParts, TokenRows
+
+    objective = Objective(load_base(str(folder.parent / SHAPE), max_tokens=512).backbone)
+    count = len(list(folder.glob("*.arrow")))
+    name = "part-{number:06d}.arrow"
+    key = json.loads(_metadata(folder / name.format(number=0)))["key"]
+    before, peak, began = resident(), Peak(), time.monotonic()
+    rows = TokenRows(TokenParts(folder, name, count * PART_ROWS, PART_ROWS, key))
+    report: dict[str, Any] = {"tokens": rows.counts["passage"]["tokens"]}
+    for what, options in (("32 rows", {}), ("16384 tokens", {"tokens": 16384})):
+        sampler = LengthBatchSampler(rows, 32, False, seed=1, **options)
+        batches = iter(sampler)
+        objective.pad(rows.__getitems__(next(batches)))
+        report[f"seconds to the first batch of {what}"] = round(time.monotonic() - began, 1)
+        report[f"MiB until the first batch of {what}"] = round(peak.take() - before)
+        for batch in itertools.islice(batches, READ_BATCHES):
+            objective.pad(rows.__getitems__(batch))
+        report[f"MiB while {READ_BATCHES} batches of {what} are read"] = round(peak.take() - before)
+        began = time.monotonic()
+    print(json.dumps(report))
+
+
+def _metadata(path: Path) -> bytes:
+    import pyarrow as pa
+
+    with pa.memory_map(str(path)) as source:
+        metadata: bytes = pa.ipc.open_file(source).schema.metadata[b"stzoo"]
+    return metadata
 
 
 def starts(passages: int, work: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The tokens of a corpus, made once and then memory-mapped.
+"""The tokens of a corpus, made once and then read from Arrow files.
 
 CACHE/tokens/KEY/tokens.json         what the tokens depend on; KEY is a hash of it
 CACHE/tokens/KEY/part-000000.arrow   16 384 passages: by view, lists of token ids and of word numbers
@@ -12,12 +12,13 @@ import hashlib
 import inspect
 import json
 import mmap
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +42,7 @@ from stzoo.utils.parts import Part, Parts, open_manifest
 PART_ROWS = 16_384
 AT_ONCE = 1024  # passages per call of the tokenizer: enough for all cores, and some 50 MB of its results
 SAMPLE = 1000  # passages whose texts are a part of the key
-RELEASED = 1024  # rows that are read before the pages of the files are released: at most 200 MB
+OPEN_FILES = 256
 WAIT_S = 0.2
 COUNTS = ("texts", "tokens", "truncated", "unknown")
 _FACTS = b"stzoo"  # key in the metadata of a part
@@ -61,14 +62,36 @@ class StoredPart:
     counts: dict[str, dict[str, int]]
     mapped: mmap.mmap | None = None
 
-    def arrays(self, view: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-        """Ids, words and offsets of the texts of a view, and the offsets of rows if rows are lists."""
+    def place(self, view: str) -> "_Place":
+        """Says where the file has the tokens of a view, and releases the memory of the mapping."""
+        assert self.mapped is not None
         ids, words = self.batch.column(f"{view}_input_ids"), self.batch.column(f"{view}_words")
         rows = None
         if pa.types.is_list(ids.type.value_type):
-            rows = ids.offsets.to_numpy()
+            rows = ids.offsets.to_numpy().copy()
             ids, words = ids.values, words.values
-        return ids.values.to_numpy(), words.values.to_numpy(), ids.offsets.to_numpy(), rows
+        texts, start = ids.offsets.to_numpy().copy(), pa.py_buffer(self.mapped).address
+        buffers = [values.values.buffers()[1] for values in (ids, words)]
+        at = [buffer.address - start if buffer else 0 for buffer in buffers]  # none if there are no tokens
+        types = [np.dtype(values.values.type.to_pandas_dtype()) for values in (ids, words)]
+        self.release()
+        return _Place(texts, rows, *at, *types)
+
+    def release(self) -> None:
+        """Gives back the memory of pages that were read, which stay in the system's cache of files."""
+        if self.mapped is not None and hasattr(self.mapped, "madvise"):  # not on Windows
+            self.mapped.madvise(mmap.MADV_DONTNEED)
+
+
+class _Place(NamedTuple):
+    """Where the tokens of a view are in a file."""
+
+    texts: np.ndarray  # offsets of texts, in tokens
+    rows: np.ndarray | None  # offsets of rows, in texts, if a row has a list of them
+    ids_at: int
+    words_at: int
+    ids_type: np.dtype[Any]
+    words_type: np.dtype[Any]
 
 
 @dataclass
@@ -93,7 +116,9 @@ class TokenParts(Parts[StoredPart]):
             batch = reader.get_batch(0)
         except (OSError, ValueError, pa.ArrowException):
             return None
-        return StoredPart(batch, facts["counts"], mapped) if batch.num_rows == len(part) else None
+        stored = StoredPart(batch, facts["counts"], mapped)
+        stored.release()
+        return stored if batch.num_rows == len(part) else None
 
     def save(self, draft: Path, part: Part, content: StoredPart) -> None:
         """See `Parts`."""
@@ -125,40 +150,44 @@ class TokenRows(Dataset):
             view: {name: sum(one.counts[view][name] for one in stored) for name in COUNTS}
             for view in self.views
         }
-        self._mapped = [one.mapped for one in stored if one.mapped is not None]
-        self._arrays = [{view: one.arrays(view) for view in self.views} for one in stored]
-        self._read = 0
-        lengths = []
-        for arrays in self._arrays:
-            _, _, texts, rows = arrays[self.views[0]]
-            lengths.append(np.diff(texts if rows is None else texts[rows]))
+        self._paths = [part.path for part in parts]
+        self._places = [{view: one.place(view) for view in self.views} for one in stored]
+        self._files: dict[int, BinaryIO] = {}
+        first = [places[self.views[0]] for places in self._places]
+        lengths = [np.diff(at.texts if at.rows is None else at.texts[at.rows]) for at in first]
         self.lengths = np.concatenate(lengths)
-        self._release()
 
     def __getitems__(self, keys: list[int]) -> list[dict[str, Tokens | list[Tokens]]]:
-        """Rows for `Objective.pad`, without a copy of the tokens."""
-        self._read += len(keys)
-        if self._read > RELEASED:
-            self._release()
+        """Rows for `Objective.pad`."""
         return [self._row(*divmod(key, self.parts.size)) for key in keys]
 
-    def _row(self, part: int, at: int) -> dict[str, Tokens | list[Tokens]]:
+    def _row(self, part: int, number: int) -> dict[str, Tokens | list[Tokens]]:
         row: dict[str, Tokens | list[Tokens]] = {}
-        for view, (ids, words, texts, rows) in self._arrays[part].items():
-            if rows is None:
-                first, last = texts[at], texts[at + 1]
-                row[view] = Tokens(ids[first:last], words[first:last])
+        for view, at in self._places[part].items():
+            ends = at.texts[number : number + 2]
+            if at.rows is not None:
+                ends = at.texts[at.rows[number] : at.rows[number + 1] + 1]
+            first, count = int(ends[0]), int(ends[-1] - ends[0])
+            ids = self._read(part, at.ids_at, at.ids_type, first, count)
+            words = self._read(part, at.words_at, at.words_type, first, count)
+            if at.rows is None:
+                row[view] = Tokens(ids, words)
             else:
-                ends = texts[rows[at] : rows[at + 1] + 1]
-                row[view] = [Tokens(ids[one:end], words[one:end]) for one, end in pairwise(ends)]
+                row[view] = [Tokens(ids[one:end], words[one:end]) for one, end in pairwise(ends - first)]
         return row
 
-    def _release(self) -> None:
-        """Gives back the memory of pages that were read, which stay in the system's cache of files."""
-        self._read = 0
-        if hasattr(mmap.mmap, "madvise"):  # not on Windows
-            for mapped in self._mapped:
-                mapped.madvise(mmap.MADV_DONTNEED)
+    def _read(self, part: int, at: int, kind: np.dtype[Any], first: int, count: int) -> np.ndarray:
+        # pages of a mapping would count as memory of the process, up to the size of the cache
+        file = self._files.get(part)
+        if file is None:
+            if len(self._files) == OPEN_FILES:
+                self._files.popitem()[1].close()
+            file = self._files[part] = self._paths[part].open("rb", buffering=0)
+        size, at = count * kind.itemsize, at + first * kind.itemsize
+        if hasattr(os, "pread"):  # workers of the data loader share the position of a file
+            return np.frombuffer(os.pread(file.fileno(), size, at), kind)
+        file.seek(at)
+        return np.frombuffer(file.read(size), kind)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TokenRows, (self.parts,)

@@ -94,9 +94,9 @@ def test_tokens_are_exactly_those_of_the_padded_text(backbones, family, texts, l
 def test_cached_rows_are_collated_as_text_is(backbones, family, side, tmp_path, monkeypatch):
     monkeypatch.setattr(token_cache, "PART_ROWS", 7)
     monkeypatch.setattr(token_cache, "AT_ONCE", 3)
-    monkeypatch.setattr(token_cache, "RELEASED", 10)
+    monkeypatch.setattr(token_cache, "OPEN_FILES", 2)
     texts = [*ODD, *sentences(22)]
-    others = [sentences(n % 4, seed=n) for n in range(len(texts))]
+    others = [sentences(n % 4 if n < 20 else 0, seed=n) for n in range(len(texts))]  # none in the last parts
     corpus = corpus_of(tmp_path, texts, others=others)
     objective = TwoTexts(backbones[family])
     monkeypatch.setattr(objective.backbone.tokenizer, "padding_side", side)
