@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -55,6 +55,31 @@ class Corpus:
     dropped: int
     bad_lines: int
     fingerprint: str
+
+    def reader(self) -> Callable[[int, int], list[dict[str, Any]]]:
+        """A function that reads the rows `first` to `last - 1` by a mapping of its own.
+
+        The pages that it reads count as memory of the process only as long as the function is kept.
+        """
+        from datasets import Dataset
+
+        kept = self.rows
+        if len(kept.cache_files) == 1:
+            kept = Dataset.from_file(kept.cache_files[0]["filename"]).select_columns(kept.column_names)
+
+        def read(first: int, last: int) -> list[dict[str, Any]]:
+            columns = kept[first:last]
+            return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+        return read
+
+    def sample(self, blocks: int = 20, size: int = 50) -> list[dict[str, Any]]:
+        """Rows in evenly spaced blocks of neighbouring rows, or all rows of a small corpus."""
+        read, count = self.reader(), len(self.rows)
+        if count <= blocks * size:
+            return read(0, count)
+        starts = [block * (count - size) // (blocks - 1) for block in range(blocks)]
+        return [row for start in starts for row in read(start, start + size)]
 
     def facts(self) -> dict[str, Any]:
         """The values for the record of a run."""

@@ -275,7 +275,7 @@ def set_up(config: PretrainSettings) -> Setup:
         skip_bad_lines=config.skip_bad_lines,
         columns=objective.columns,
     )
-    notes = reading_notes(base.finished, corpus.rows["text"], "passages")
+    notes = reading_notes(base.finished, [row["text"] for row in corpus.sample()], "passages")
     notes += objective.configure_for(corpus)
     new = load_parts(objective, base, config)
     rows: Any = load_tokens(objective, corpus) if is_cacheable(objective) else corpus.rows

@@ -14,7 +14,7 @@ import json
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -41,7 +41,6 @@ from stzoo.utils.parts import Part, Parts, open_manifest
 
 PART_ROWS = 16_384
 AT_ONCE = 1024  # passages per call of the tokenizer: enough for all cores, and some 50 MB of its results
-SAMPLE = 1000  # passages whose texts are a part of the key
 OPEN_FILES = 256
 WAIT_S = 0.2
 COUNTS = ("texts", "tokens", "truncated", "unknown")
@@ -72,10 +71,10 @@ class StoredPart:
             ids, words = ids.values, words.values
         texts, start = ids.offsets.to_numpy().copy(), pa.py_buffer(self.mapped).address
         buffers = [values.values.buffers()[1] for values in (ids, words)]
-        at = [buffer.address - start if buffer else 0 for buffer in buffers]  # none if there are no tokens
-        types = [np.dtype(values.values.type.to_pandas_dtype()) for values in (ids, words)]
+        ids_at, words_at = [buffer.address - start if buffer else 0 for buffer in buffers]  # empty: no buffer
+        ids_type, words_type = [np.dtype(values.values.type.to_pandas_dtype()) for values in (ids, words)]
         self.release()
-        return _Place(texts, rows, *at, *types)
+        return _Place(texts, rows, ids_at, words_at, ids_type, words_type)
 
     def release(self) -> None:
         """Gives back the memory of pages that were read, which stay in the system's cache of files."""
@@ -246,16 +245,14 @@ def is_cacheable(objective: Objective) -> bool:
 def _depends(objective: Objective, corpus: Corpus) -> dict[str, Any]:
     """What decides the tokens."""
     tokenizer = objective.backbone.tokenizer
-    rows = corpus.rows
-    places = np.unique(np.linspace(0, len(rows) - 1, SAMPLE, dtype=int)).tolist()
-    sample = objective.texts_by_view([rows[place] for place in places])
+    sample = objective.texts_by_view(corpus.sample())
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     plain = {name: value for name, value in backend.items() if name not in ("truncation", "padding")}
     special = [tokenizer.cls_token_id, tokenizer.sep_token_id]
     options = [getattr(tokenizer, name, None) for name in ("truncation_side", "split_special_tokens")]
     return {
         "corpus": corpus.fingerprint,
-        "passages": len(rows),
+        "passages": len(corpus.rows),
         "limits": {view: objective.token_limit(view) for view in sample},
         "texts": _hash(sample),
         "tokenizer": _hash([plain, special, options, tokenizers.__version__]),
@@ -303,7 +300,7 @@ def _make(parts: TokenParts, objective: Objective, corpus: Corpus) -> None:
 
 def _tokenise(part: Part, objective: Objective, corpus: Corpus, bar: Any) -> StoredPart:
     tokenizer = objective.backbone.tokenizer
-    read = _reader(corpus)
+    read = corpus.reader()
     (reference,) = read(0, 1)  # every row must have its views
     columns: dict[str, _Column] = {}
     for first in range(part.first, part.last, AT_ONCE):
@@ -318,19 +315,6 @@ def _tokenise(part: Part, objective: Objective, corpus: Corpus, bar: Any) -> Sto
         bar.update(len(rows))
     arrays = {name: array for view, column in columns.items() for name, array in column.arrays(view)}
     return StoredPart(pa.record_batch(arrays), {view: column.counts for view, column in columns.items()})
-
-
-def _reader(corpus: Corpus) -> Callable[[int, int], list[dict[str, Any]]]:
-    """A function that reads a range of rows, by a mapping of its own, whose memory is free after it."""
-    kept = corpus.rows
-    if len(kept.cache_files) == 1:
-        kept = Dataset.from_file(kept.cache_files[0]["filename"]).select_columns(kept.column_names)
-
-    def read(first: int, last: int) -> list[dict[str, Any]]:
-        columns = kept[first:last]
-        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-    return read
 
 
 class _Column:
