@@ -81,7 +81,7 @@ class Corpus:
         starts = [block * (count - size) // (blocks - 1) for block in range(blocks)]
         return [row for start in starts for row in read(start, start + size)]
 
-    def facts(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """The values for the record of a run."""
         counts = {"dropped": self.dropped, "bad_lines": self.bad_lines}
         return {"fingerprint": self.fingerprint, "passages": len(self.rows), **counts}

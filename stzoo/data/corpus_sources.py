@@ -103,13 +103,13 @@ def load_hub(source: str, split: str = "train") -> Any:
 
 def _refuse_unfinished(folder: Path) -> None:
     try:
-        facts = parse_json((folder / "run.json").read_text(encoding="utf-8"))
+        record = parse_json((folder / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
-    if not isinstance(facts, dict) or facts.get("status") == "finished":
+    if not isinstance(record, dict) or record.get("status") == "finished":
         return
-    recipe = facts.get("recipe")
-    if "prepare" in (facts.get("command"), recipe.get("command") if isinstance(recipe, dict) else None):
+    recipe = record.get("recipe")
+    if "prepare" in (record.get("command"), recipe.get("command") if isinstance(recipe, dict) else None):
         raise DataError(
             f"{folder} is an unfinished data set: its run.json says that `stzoo prepare` has not finished. "
             f"Continue with the same command (stzoo prepare ... --output {folder} --resume)."

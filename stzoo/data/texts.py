@@ -91,10 +91,10 @@ class Texts(Sequence[str]):
         return None
 
 
-def indices_of(wanted: Iterable[str], ids: Iterable[str]) -> dict[str, int]:
-    """The index in `ids` of each wanted id that is there, in the order of `ids`."""
-    wanted = frozenset(wanted)
-    return {name: place for place, name in enumerate(ids) if name in wanted}
+def indices_of(needed: Iterable[str], ids: Iterable[str]) -> dict[str, int]:
+    """The index in `ids` of each needed id that is there, in the order of `ids`."""
+    needed = frozenset(needed)
+    return {name: place for place, name in enumerate(ids) if name in needed}
 
 
 class TextsWriter:

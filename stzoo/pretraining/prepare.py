@@ -129,7 +129,7 @@ def prepare(
         work.mkdir(exist_ok=True)
         instance = kind(config, corpus, tokenizer, work)
         run.record_inputs(
-            corpus=corpus.facts(),
+            corpus=corpus.record(),
             tokenizer=tokenizer_fingerprint(tokenizer),
             made_by=instance.metadata(),
         )

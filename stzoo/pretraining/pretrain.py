@@ -241,7 +241,7 @@ def pretrain(
         run.record_inputs(
             base={"fingerprint": fingerprint(base.folder)} if base.folder else {"id": config.base},
             corpus=_describe(setup.corpus),
-            batches=rows.facts() if isinstance(rows, TokenRows) else {"sorted_by": "bytes"},
+            batches=rows.record() if isinstance(rows, TokenRows) else {"sorted_by": "bytes"},
             new_parameters=sorted(setup.new),
             precision=precision,
             processes=world_size(),
@@ -292,7 +292,7 @@ def _describe(corpus: Corpus) -> dict[str, Any]:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no run.json, or not ours
             record = json.loads((Path(source).expanduser() / RECORD).read_text(encoding="utf-8"))
             prepared.append({key: record[key] for key in ("made_by", "notes")})
-    return corpus.facts() | ({"prepared": prepared} if prepared else {})
+    return corpus.record() | ({"prepared": prepared} if prepared else {})
 
 
 def make_trainer(

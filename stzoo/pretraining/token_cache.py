@@ -44,7 +44,7 @@ AT_ONCE = 1024  # passages per call of the tokenizer: enough for all cores, and 
 OPEN_FILES = 256
 WAIT_S = 0.2
 COUNTS = ("texts", "tokens", "truncated", "unknown")
-_FACTS = b"stzoo"  # key in the metadata of a part
+_METADATA = b"stzoo"  # key in the metadata of a part
 
 
 @dataclass(frozen=True)
@@ -109,20 +109,20 @@ class TokenParts(Parts[StoredPart]):
             with part.path.open("rb") as file:
                 mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             reader = pa.ipc.open_file(pa.py_buffer(mapped))
-            facts = json.loads((reader.schema.metadata or {}).get(_FACTS, b"{}"))
-            if facts.get("key") != self.key or facts.get("number") != part.number:
+            metadata = json.loads((reader.schema.metadata or {}).get(_METADATA, b"{}"))
+            if metadata.get("key") != self.key or metadata.get("number") != part.number:
                 return None
             batch = reader.get_batch(0)
         except (OSError, ValueError, pa.ArrowException):
             return None
-        stored = StoredPart(batch, facts["counts"], mapped)
+        stored = StoredPart(batch, metadata["counts"], mapped)
         stored.release()
         return stored if batch.num_rows == len(part) else None
 
     def save(self, draft: Path, part: Part, content: StoredPart) -> None:
         """See `Parts`."""
-        facts = json.dumps({"key": self.key, "number": part.number, "counts": content.counts})
-        batch = content.batch.replace_schema_metadata({_FACTS: facts.encode()})
+        metadata = json.dumps({"key": self.key, "number": part.number, "counts": content.counts})
+        batch = content.batch.replace_schema_metadata({_METADATA: metadata.encode()})
         with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
             writer.write_batch(batch)
 
@@ -191,7 +191,7 @@ class TokenRows(Dataset):
     def __reduce__(self) -> tuple[Any, ...]:
         return TokenRows, (self.parts,)
 
-    def facts(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """The values for the record of a run."""
         return {"sorted_by": "tokens", "views": self.counts}
 

@@ -89,7 +89,7 @@ class Columns:
         """The roles of labels and scores; "" if there are none."""
         return ", ".join(role for role in OF_LABELS[:3] if role in self.roles)
 
-    def facts(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """The values for the record of a run."""
         return {"form": self.form, **{role: list(names) for role, names in self.roles.items()}} | (
             {"unused": list(self.unused)} if self.unused else {}

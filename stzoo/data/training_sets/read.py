@@ -155,7 +155,7 @@ def _read(
             writer.add(*example, at=at)
     notes += blanks.notes()
     made = made_of(tables[0]) if len(tables) == 1 else None
-    columns = {one.columns.sentence(): one.columns.facts() for one in all_understood}
+    columns = {one.columns.sentence(): one.columns.record() for one in all_understood}
     training = writer.finish(
         _name(source),
         source,

@@ -65,24 +65,24 @@ class Corpus:
             return Passages(*read_corpus(self.file, self._progress))
         return Passages(*once(self.file, lambda: _pairs(self.file, self._progress)), ())
 
-    def places(self, wanted: set[str]) -> dict[str, int]:
-        """Index by id of the wanted passages that exist."""
-        return indices_of(wanted, self.passages.ids)
+    def places(self, needed: set[str]) -> dict[str, int]:
+        """Index by id of the needed passages that exist."""
+        return indices_of(needed, self.passages.ids)
 
-    def places_by_page(self, wanted: set[str]) -> dict[str, list[int]]:
-        """Indices of passages by page id, for the wanted pages that have passages.
+    def places_by_page(self, needed: set[str]) -> dict[str, list[int]]:
+        """Indices of passages by page id, for the needed pages that have passages.
 
         Raises:
             DataError: If a passage has no page.
         """
         found: dict[str, list[int]] = {}
         for place, page in enumerate(pages_in_rows(self.file, self._progress)):
-            if page in wanted:
+            if page in needed:
                 found.setdefault(page, []).append(place)
         return found
 
-    def queries(self, wanted: set[str]) -> dict[str, str]:
-        """Text by id of the wanted queries that exist.
+    def queries(self, needed: set[str]) -> dict[str, str]:
+        """Text by id of the needed queries that exist.
 
         Raises:
             DataError: If the folder of the passages has no file of queries, or a line is invalid.
@@ -91,7 +91,7 @@ class Corpus:
         if self._collection is None:
             file = find_jsonl(folder, "queries")
             for at, row in read_jsonl(file, self._progress):
-                if (name := at.id(row, "_id")) in wanted:
+                if (name := at.id(row, "_id")) in needed:
                     found[name] = at.optional_text(row.get("text"), "text")
             return found
         files = sorted(path for path in folder.glob("queries*.tsv*") if path.suffix in (".tsv", ".gz"))
@@ -101,7 +101,7 @@ class Corpus:
             )
         for file in files:
             ids, texts = _pairs(file, self._progress)
-            found |= {name: text for name, text in zip(ids, texts, strict=True) if name in wanted}
+            found |= {name: text for name, text in zip(ids, texts, strict=True) if name in needed}
         return found
 
 
@@ -117,9 +117,9 @@ def with_texts(read: Examples, corpus: Corpus) -> Iterator[tuple[RowLocation, Ex
     Raises:
         DataError: If the corpus lacks a passage or query.
     """
-    wanted = {one.id or "" for _, row in read() for one in (*row.positives, *row.negatives)}
+    needed = {one.id or "" for _, row in read() for one in (*row.positives, *row.negatives)}
     asked = {row.query_id for _, row in read() if not row.query}
-    places, queries = corpus.places(wanted), corpus.queries(asked) if asked else {}
+    places, queries = corpus.places(needed), corpus.queries(asked) if asked else {}
     texts = corpus.passages.texts
 
     def found(candidates: list[Candidate], at: RowLocation) -> list[Candidate]:
@@ -151,15 +151,15 @@ def with_pages(
     Raises:
         DataError: If no row has a page, or no page has a passage.
     """
-    wanted = {one.id or "" for _, row in read() for one in row.positives}
-    if not wanted:
+    needed = {one.id or "" for _, row in read() for one in row.positives}
+    if not needed:
         raise DataError(f"no row of {file} has provenance; expected the pages of evidence of each question.")
-    places = corpus.places_by_page(wanted)
+    places = corpus.places_by_page(needed)
     if not places:
         raise DataError(f"no evidence page of {file} has a passage in {corpus.file}.")
-    if len(places) < len(wanted):
-        absent = len(wanted) - len(places)
-        notes.append(f"{absent} of {len(wanted)} evidence pages have no passage in the corpus")
+    if len(places) < len(needed):
+        absent = len(needed) - len(places)
+        notes.append(f"{absent} of {len(needed)} evidence pages have no passage in the corpus")
     ids, texts = corpus.passages.ids, corpus.passages.texts
     left_out = 0
     for at, row in read():
