@@ -228,10 +228,13 @@ def _open(folder: Path, settings: Settings, resume: bool, overwrite: bool) -> Ru
 
 def _check_resumable(folder: Path, old: dict[str, Any], settings: Settings, resume: bool) -> None:
     if not resume:
-        what = "a finished run" if old.get("status") == "finished" else "an unfinished run"
+        if old.get("status") == "finished":
+            raise OutputError(
+                f"{folder} contains a finished run. Replace it with --overwrite, or choose another --output."
+            )
         raise OutputError(
-            f"{folder} contains {what}. Continue it with --resume, replace it with --overwrite, or choose "
-            "another --output."
+            f"{folder} contains an unfinished run. Continue it with --resume, replace it with --overwrite, "
+            "or choose another --output."
         )
     then, now = _fixed(old["recipe"], old.get("components", ())), _fixed(settings.dump())
     _check_same(folder, then, now, "settings")

@@ -390,7 +390,7 @@ def test_an_overwrite_killed_while_it_sets_the_old_run_aside_is_undone(moved, tm
         run_files.set_aside(out, json.loads((out / "run.json").read_text()))
     monkeypatch.undo()
     assert not (out / "run.json").exists() or not moved
-    with pytest.raises(stzoo.OutputError, match="contains a finished run"):
+    with pytest.raises(stzoo.OutputError, match=r"contains a finished run\. Replace it"):
         stzoo.pretrain(output=out, base="x", corpus=["x"])
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
 
