@@ -118,6 +118,10 @@ def check_same(first: str, expected: dict[str, Any], other: str, actual: dict[st
     for name in [*expected, *(actual.keys() - expected.keys())]:
         if expected.get(name) != actual.get(name):
             raise ModelError(
-                f"{first} and {other} cannot be merged: {name} is {expected.get(name)!r} in the first, "
-                f"{actual.get(name)!r} in the other."
+                f"{first} and {other} cannot be merged: {name} is {_shown(expected, name)} in the first, "
+                f"{_shown(actual, name)} in the other."
             )
+
+
+def _shown(properties: dict[str, Any], name: str) -> str:
+    return repr(properties[name]) if name in properties else "missing"
