@@ -36,7 +36,9 @@ def list_command(
     """List installed components and data sets, or show one of them."""
     from stzoo.plugins import manager
 
-    kind = manager.singular(kind) if kind else None
+    given, kind = kind, manager.singular(kind) if kind else None
+    if given and kind not in (*manager.KINDS, "dataset"):
+        raise UnknownNameError("kind", given, [*map(manager.plural, manager.KINDS), "datasets"])
     if kind == "dataset":
         _show_dataset(name, as_json) if name else _list_datasets(as_json)
     elif kind and name:

@@ -212,7 +212,8 @@ def test_a_recipe_is_shown_as_it_is():
 
 BAD = {
     "no such command": (["pretrian"], "pretrian"),
-    "no such kind": (["list", "objektives"], "did you mean 'objective'"),
+    "no such kind": (["list", "objektives"], "did you mean 'objectives'?"),
+    "no such kind, and data sets are one": (["list", "dataset s"], "did you mean 'datasets'?"),
     "no such recipe": (["recipe", "show", "retromae-pretrian"], "did you mean 'retromae-pretrain'"),
     "no such flag": (["pretrain", "--lerning-rate", "1"], "--learning-rate"),
     "a missing setting": (["pretrain", "--output", "x"], "base is missing"),
