@@ -57,7 +57,7 @@ def find(source: str, columns: Collection[str] = ()) -> list[Source]:
         return [_file(path, columns)]
     if not is_hub_id(source):
         raise DataError(
-            f"There is no file or folder {source}; expected a file, a folder, 'pydocs', or the id of a data "
+            f"there is no file or folder {source}; expected a file, a folder, 'pydocs', or the id of a data "
             "set on the Hub (org/name or org/name:config:split)."
         )
     return [_hub(source, columns)]

@@ -75,8 +75,8 @@ def _read(settings: FinetuneSettings, task: str) -> Data:
             )
         if len(held.query_ids) < settings.dev_queries:
             notify(
-                f"dev_queries is {settings.dev_queries}, but at most a fifth of the queries is held out: "
-                f"{len(held.query_ids)}."
+                f"dev_queries is {settings.dev_queries}, but at most a fifth of the queries are held out, "
+                f"here {len(held.query_ids)}."
             )
         dev = held.judged()
     if settings.max_queries and settings.max_queries < len(train.query_ids):

@@ -254,7 +254,7 @@ def test_a_missing_source_is_named(tmp_path):
         "a/b/c",
         "a/b:c",
     ):
-        with pytest.raises(DataError, match="There is no file or folder"):
+        with pytest.raises(DataError, match="there is no file or folder"):
             load_corpus(source)
 
 

@@ -257,7 +257,7 @@ def test_queries_that_hang_together_are_split_and_counted(base, tmp_path, capsys
     assert json.loads((out / "run.json").read_text())["dev"]["sharing_answers"] == 4
     notes = capsys.readouterr().err
     assert "share an answer with a training query: 4." in notes
-    assert "dev_queries is 6, but at most a fifth of the queries is held out: 4." in notes
+    assert "dev_queries is 6, but at most a fifth of the queries are held out, here 4." in notes
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ from stzoo.utils.inputs import user_path
 
 TIE = 1e-9  # smaller differences are rounding errors
 RESAMPLES = 9999
-NO_TEXTS = "Results do not include query texts; to show them, give the BEIR folder by data (--data)."
+NO_TEXTS = "Results do not include query texts; to show them, name the BEIR folder as data (--data)."
 
 _Scores = Mapping[str, float]  # by query id
 
