@@ -40,6 +40,7 @@ PRETRAIN: dict[str, Any] = dict(
     head_warmup_steps=25,
     learning_rate=2e-5,
     new_learning_rate=1e-3,
+    precision="fp32",  # or the results would depend on the CPU
 )
 MAX_TOKENS = 128  # queries and passages are truncated to this when they are scored
 FINETUNE: dict[str, Any] = dict(dev_queries=0, max_passage_tokens=40, max_query_tokens=16)
