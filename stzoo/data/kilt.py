@@ -81,9 +81,9 @@ class KiltSet(RetrievalDataset):
     def to_pages(self, run: Run) -> Ranked:
         """See the function `to_pages`."""
         run = rank(run)
-        wanted = run.documents()
+        retrieved = run.documents()
         both = zip(self.corpus_ids, self.pages, strict=True)
-        return to_pages(run, {passage: page for passage, page in both if passage in wanted})
+        return to_pages(run, {passage: page for passage, page in both if passage in retrieved})
 
     @cached_property
     def fingerprint(self) -> str:

@@ -78,8 +78,7 @@ def dry_run(recipe: str | Path | None = None, **settings: Any) -> dict[str, Any]
     steps = config.max_steps or max(1, round(config.epochs * per_epoch))
     encoder = sum(parameter.numel() for parameter in setup.base.backbone.model.parameters())
     parameters = dict(setup.objective.named_parameters())
-    lengths = sampler.lengths if isinstance(setup.rows, TokenRows) else None
-    tokens = None if lengths is None else int(setup.rows.lengths.sum())
+    tokens = int(setup.rows.lengths.sum()) if isinstance(setup.rows, TokenRows) else None
     step_s = epoch / per_epoch
     return {
         "precision": precision,
@@ -106,7 +105,7 @@ def dry_run(recipe: str | Path | None = None, **settings: Any) -> dict[str, Any]
 def _time(
     trainer: ObjectiveTrainer, rows: Any, batches: list[list[int]], precision: str
 ) -> tuple[list[float], float]:
-    """Seconds of a step on each batch, and the utilisation of the third."""
+    """Seconds of a step on each batch, and the utilisation of a step on the batch in the middle."""
     trainer.create_optimizer()
     optimizer: Any = trainer.optimizer
     trainer.current_gradient_accumulation_steps = 1

@@ -14,8 +14,8 @@ from stzoo.training.settings import Training
 def choose_precision(settings: Training) -> dict[str, str]:
     """Returns the precision to train in ("used") and the reason ("reason"), for the record of the run.
 
-    In bf16, which has the range of fp32, a step takes about 0.6 of the time of fp32 on a CPU that computes
-    with it, and losses and retrieval are as good: see benchmarks/precision.py.
+    In bf16, which has the range of fp32, a step takes about 0.6 of the time of fp32 on a CPU with avx512_bf16
+    (benchmarks/pretrain_speed.py). benchmarks/precision.py compares losses and retrieval of the two.
     """
     if settings.precision != "auto":
         return {"used": settings.precision, "reason": "as set"}
