@@ -1,0 +1,1 @@
+"""From plain text to a better retriever: reading documents, generating queries, and adapting a model to them."""
