@@ -21,7 +21,8 @@ import torch
 from pretrain_speed import passages, processor, summary
 from torch import Tensor
 
-from stzoo.pretraining.masking import hide_words, visibility, word_numbers
+from stzoo.pretraining.masking import hide_words, visibility
+from stzoo.pretraining.tokens import pad_tokens, tokenize
 from stzoo.utils.malloc import disable_malloc_trim
 
 SHAPES = ((16, 128), (8, 512))
@@ -75,9 +76,9 @@ def main() -> None:
     report = {}
     for count, tokens in SHAPES:
         texts = passages(tokenizer, tokens, count)
-        encoded = tokenizer(texts, truncation=True, max_length=tokens, padding=True, return_tensors="pt")
-        words, attention = word_numbers(encoded), encoded["attention_mask"].bool()
-        rows = [tokenizer.convert_ids_to_tokens(row) for row in encoded["input_ids"].tolist()]
+        batch = pad_tokens(tokenizer, tokenize(tokenizer, texts, tokens))
+        words, attention = batch["words"], batch["attention_mask"].bool()
+        rows = [tokenizer.convert_ids_to_tokens(row) for row in batch["input_ids"].tolist()]
         sides = {
             "stzoo": lambda w=words, a=attention: (hide_words(w, a, 0.3), visibility(w, a, 0.5, POOL)),
             "plain": lambda r=rows: plain_masks(r),

@@ -19,54 +19,15 @@ Unlike:
     - There is no further cap of 512 masked tokens per passage.
 """
 
-from collections.abc import Collection
 from itertools import count
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stzoo.errors import ModelError, RecipeError, ShapeError
-
-if TYPE_CHECKING:
-    from transformers import BatchEncoding
+from stzoo.errors import RecipeError, ShapeError
 
 ROUNDS = 16  # on a GPU, for the words after the first that does not fit; 4 are enough for English
-
-
-def word_numbers(encodings: "BatchEncoding", special_ids: Collection[int] = ()) -> Tensor:
-    """Numbers the words of a tokenized batch, for the collator.
-
-    Args:
-        encodings: Output of a fast tokenizer for a list of B texts, padded to one length T.
-        special_ids: Ids of special tokens, which do not count as words even if a text contains them literally
-            ("title [SEP] text").
-
-    Returns:
-        int64 [B, T] on the CPU, the number of the word that a token belongs to, ascending within a row; -1
-        for special tokens and padding.
-
-    Raises:
-        ModelError: If the encodings do not say which word a token belongs to.
-        ShapeError: If the texts are not padded to one length.
-    """
-    pieces = getattr(encodings, "encodings", None)
-    if not pieces:
-        raise ModelError(
-            "These encodings do not say which word a token belongs to. Expected the output of a fast "
-            "tokenizer (one with a tokenizer.json), not a plain dict or the output of tokenizer.pad."
-        )
-    if len(lengths := {len(row) for row in pieces}) > 1:
-        raise ShapeError(
-            f"The texts have {min(lengths)} to {max(lengths)} tokens; expected one length. "
-            "Call the tokenizer with padding=True."
-        )
-    numbers = np.array([row.word_ids for row in pieces], dtype=np.float64)  # None becomes NaN
-    words = np.nan_to_num(numbers, nan=-1).astype(np.int64)
-    if special_ids:
-        words[np.isin([row.ids for row in pieces], list(special_ids))] = -1
-    return torch.from_numpy(words)
 
 
 def hide_words(words: Tensor, attention: Tensor, rate: float, *, draws: int | None = None) -> Tensor:

@@ -9,7 +9,6 @@ results can be compared with those of the authors' code.
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,8 +16,8 @@ from stzoo.data.corpus import Corpus
 from stzoo.errors import PluginError, UnknownNameError
 from stzoo.plugins import manager
 from stzoo.pretraining.backbone import Backbone
-from stzoo.pretraining.masking import corrupt, hide_words, word_numbers
-from stzoo.pretraining.tokens import Tokens, flatten, tokenize
+from stzoo.pretraining.masking import corrupt, hide_words
+from stzoo.pretraining.tokens import Tokens, flatten, pad_tokens, tokenize
 from stzoo.pretraining.vocabulary_loss import vocabulary_losses
 
 
@@ -159,23 +158,6 @@ class Objective(nn.Module):
     def _empty(self, view: str) -> Tokens:
         return tokenize(self.backbone.tokenizer, [""], self.token_limit(view))[0]
 
-    def _padded(self, view: str, texts: list[Tokens]) -> dict[str, Tensor]:
-        tokenizer = self.backbone.tokenizer
-        lengths = np.array([[len(text.ids)] for text in texts])
-        columns = np.arange(lengths.max())
-        filled = columns < lengths
-        if tokenizer.padding_side == "left":
-            filled = filled[:, ::-1]
-        padded = {}
-        for name, values, fill in (
-            ("input_ids", [text.ids for text in texts], tokenizer.pad_token_id),
-            ("words", [text.words for text in texts], -1),
-        ):
-            padded[name] = np.full(filled.shape, fill, dtype=np.int64)
-            padded[name][filled] = np.concatenate(values)
-        padded["attention_mask"] = filled.astype(np.int64)
-        return {f"{view}_{name}": torch.from_numpy(array) for name, array in padded.items()}
-
     def texts_by_view(self, rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
         """The texts of each view, one item of the list per row.
 
@@ -202,22 +184,16 @@ class Objective(nn.Module):
 
         Returns:
             int64 [B, T] tensors VIEW_input_ids, VIEW_attention_mask and VIEW_words, as in `collate`.
+
+        Raises:
+            ModelError: If the tokenizer is not a fast one.
         """
         backbone = self.backbone
-        # a text may contain them literally ("title [SEP] text")
-        special = (backbone.tokenizer.cls_token_id, backbone.tokenizer.sep_token_id)
-        encoded = backbone.tokenizer(
-            texts,
-            truncation=True,
-            max_length=max_tokens or backbone.max_tokens,
-            padding=True,
-            return_tensors="pt",
-        )
-        return {
-            f"{view}_input_ids": encoded["input_ids"],
-            f"{view}_attention_mask": encoded["attention_mask"],
-            f"{view}_words": word_numbers(encoded, special_ids=special),
-        }
+        return self._padded(view, tokenize(backbone.tokenizer, texts, max_tokens or backbone.max_tokens))
+
+    def _padded(self, view: str, texts: list[Tokens]) -> dict[str, Tensor]:
+        padded = pad_tokens(self.backbone.tokenizer, texts)
+        return {f"{view}_{name}": tensor for name, tensor in padded.items()}
 
     def forward(self, batch: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
         """Computes the losses of a batch: named scalars in nats, unweighted.

@@ -3,6 +3,8 @@
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from stzoo.errors import ModelError
 
@@ -24,7 +26,7 @@ class Tokens(NamedTuple):
 
 
 def tokenize(tokenizer: Any, texts: list[str], max_tokens: int) -> list[Tokens]:
-    """Tokenises texts without padding; ids and word numbers are those of `Objective.tokenise`.
+    """Tokenises texts without padding.
 
     Args:
         tokenizer: A fast tokenizer. It uses all cores, unless TOKENIZERS_PARALLELISM forbids it.
@@ -62,6 +64,31 @@ def tokenize(tokenizer: Any, texts: list[str], max_tokens: int) -> list[Tokens]:
         tokens.append(Tokens(ids[first:last], words[first:last], truncated))
         first = last
     return tokens
+
+
+def pad_tokens(tokenizer: Any, texts: list[Tokens]) -> dict[str, Tensor]:
+    """Pads texts to the longest of them, on the padding side of their tokenizer.
+
+    Args:
+        tokenizer: The tokenizer that made them.
+        texts: B texts.
+
+    Returns:
+        int64 [B, T] tensors input_ids, attention_mask (1 where there is a token) and words (-1 for special
+        tokens and padding).
+    """
+    lengths = np.array([[len(text.ids)] for text in texts])
+    filled = np.arange(lengths.max()) < lengths
+    if tokenizer.padding_side == "left":
+        filled = filled[:, ::-1]
+    padded = {"attention_mask": filled.astype(np.int64)}
+    for name, values, fill in (
+        ("input_ids", [text.ids for text in texts], tokenizer.pad_token_id),
+        ("words", [text.words for text in texts], -1),
+    ):
+        padded[name] = np.full(filled.shape, fill, dtype=np.int64)
+        padded[name][filled] = np.concatenate(values)
+    return {name: torch.from_numpy(array) for name, array in padded.items()}
 
 
 def flatten(values: list[T] | list[list[T]], empty: T) -> tuple[list[T], int | None]:

@@ -2,7 +2,6 @@ import gzip
 import json
 import math
 import os
-import re
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stzoo.errors import ModelError, RecipeError, ShapeError
+from stzoo.errors import RecipeError, ShapeError
 from stzoo.pretraining.masking import (
     _budget,
     _take,
@@ -20,9 +19,8 @@ from stzoo.pretraining.masking import (
     hide_keywords,
     hide_words,
     visibility,
-    word_numbers,
 )
-from stzoo.testing import FAMILIES, TEXTS, tiny_tokenizer
+from stzoo.pretraining.tokens import pad_tokens, tokenize
 
 RATES = (0.15, 0.3, 0.5, 0.7)
 rates = st.floats(0.05, 1.0)
@@ -342,55 +340,6 @@ def test_tensors_of_different_shapes_are_refused():
         corrupt(words, attention[:, 1:], 1, 10)
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_pieces_of_a_written_word_carry_one_number_and_specials_carry_none(family, side):
-    tokenizer = tiny_tokenizer(family)
-    tokenizer.padding_side = side
-    texts = [*TEXTS, "", "Don't!  slipstream-like 20 kingdoms"]
-    encodings = tokenizer(
-        texts, padding=True, truncation=True, max_length=40, return_special_tokens_mask=True
-    )
-    words = word_numbers(encodings)
-    assert words.dtype == torch.int64
-    assert (words < 0).equal(torch.tensor(encodings["special_tokens_mask"]).bool())
-    for i, text in enumerate(texts):
-        numbers = words[i][words[i] >= 0]
-        assert numbers.equal(numbers.sort().values)
-        by_word = []
-        for written in re.finditer(r"(?<!\S)[A-Za-z]+", text):
-            tokens = {encodings.char_to_token(i, at) for at in range(*written.span())} - {None}
-            by_word.append({int(words[i, token]) for token in tokens})
-        by_word = [numbers for numbers in by_word if numbers]  # the others were cut off
-        assert all(len(numbers) == 1 for numbers in by_word)
-        assert len(set.union(set(), *by_word)) == len(by_word)
-
-
-@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta"])
-def test_special_tokens_that_a_text_spells_out_are_no_words_when_named(family):
-    tokenizer = tiny_tokenizer(family)
-    encodings = tokenizer([f"a title {tokenizer.sep_token} the text"])
-    ids = torch.tensor(encodings["input_ids"])
-    specials = [tokenizer.cls_token_id, tokenizer.sep_token_id]
-    assert (word_numbers(encodings, specials) < 0).equal(torch.isin(ids, torch.tensor(specials)))
-    assert (word_numbers(encodings) < 0).sum() == 2
-
-
-def test_encodings_without_words_are_refused():
-    from transformers import CanineTokenizer
-
-    tokenizer = tiny_tokenizer("bert")
-    for encodings in (
-        CanineTokenizer()(TEXTS[:1]),  # has no fast form
-        tokenizer.pad([tokenizer(text) for text in TEXTS], return_tensors="pt"),
-        dict(tokenizer(TEXTS[:1])),
-    ):
-        with pytest.raises(ModelError, match="fast tokenizer"):
-            word_numbers(encodings)
-    with pytest.raises(ShapeError, match="padding=True"):
-        word_numbers(tokenizer(["wing", "the lift of a wing"]))
-
-
 @pytest.fixture(scope="module")
 def authors_passages():
     """The 400 passages of parity/masking.json: word numbers, attention, tokens spelt out."""
@@ -402,9 +351,9 @@ def authors_passages():
     tokenizer = AutoTokenizer.from_pretrained(Path(package.__file__).parent / "model")
     with gzip.open(Path(os.environ["STZOO_DATA"]) / "text/openstax.jsonl.gz", "rt") as lines:
         texts = [json.loads(line)["text"] for line in islice(lines, 400)]
-    encodings = tokenizer(texts, padding=True, truncation=True, max_length=128)
-    tokens = [encodings.tokens(i) for i in range(len(texts))]
-    return word_numbers(encodings), torch.tensor(encodings["attention_mask"]).bool(), tokens
+    padded = pad_tokens(tokenizer, tokenize(tokenizer, texts, 128))
+    tokens = [tokenizer.convert_ids_to_tokens(ids) for ids in padded["input_ids"].tolist()]
+    return padded["words"], padded["attention_mask"].bool(), tokens
 
 
 def test_words_of_wordpiece_are_what_the_authors_join_by_their_hashes(authors_passages):

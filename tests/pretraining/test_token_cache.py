@@ -11,8 +11,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from stzoo.data.corpus import load_corpus
 from stzoo.errors import PluginError
@@ -20,19 +18,7 @@ from stzoo.pretraining import token_cache
 from stzoo.pretraining.objective import Objective
 from stzoo.pretraining.pretrain import load_base
 from stzoo.pretraining.token_cache import is_cacheable, load_tokens
-from stzoo.pretraining.tokens import tokenize
 from stzoo.testing import FAMILIES, sentences, tiny_backbone
-
-ODD = [
-    "the wing [SEP] the lift [CLS] of </s> a <s> wing",
-    "Ünïcödé e\u0301 \u202eright to left\u202c 東京は夜 👩‍👩‍👧 \u200b \ufeff ﷺ \x00 \x07 nul",
-    "\ud7ff\ue000 \U0010fffd İstanbul ß ﬁ",
-    " ".join(["lift"] * 500),
-    "x" * 3000,
-    "a",
-    "[MASK] [PAD] [UNK]",
-    "- - -",
-]
 
 
 class TwoTexts(Objective):
@@ -74,28 +60,23 @@ def same(one, other):
     )
 
 
-@given(
-    family=st.sampled_from(FAMILIES),
-    texts=st.lists(st.text(max_size=300) | st.sampled_from(ODD), min_size=1, max_size=6),
-    limit=st.integers(4, 64),
-)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_tokens_are_exactly_those_of_the_padded_text(backbones, family, texts, limit):
-    objective = Objective(backbones[family])
-    expected = objective.tokenise(texts, "passage", limit)
-    tokens = tokenize(objective.backbone.tokenizer, texts, limit)
-    assert same(objective.pad([{"passage": one} for one in tokens]), expected)
-    whole = objective.backbone.tokenizer(texts, verbose=False)["input_ids"]
-    assert [one.truncated for one in tokens] == [len(ids) > limit for ids in whole]
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_cached_rows_are_collated_as_text_is(backbones, family, side, tmp_path, monkeypatch):
     monkeypatch.setattr(token_cache, "PART_ROWS", 7)
     monkeypatch.setattr(token_cache, "AT_ONCE", 3)
     monkeypatch.setattr(token_cache, "OPEN_FILES", 2)
-    texts = [*ODD, *sentences(22)]
+    odd = [
+        "a wing [SEP] of </s> a <s>",
+        "東京は夜 e\u0301 \x00",
+        "lift " * 500,
+        "x" * 3000,
+        "a",
+        "[MASK]",
+        "- -",
+        "ß",
+    ]
+    texts = [*odd, *sentences(22)]
     others = [sentences(n % 4 if n < 20 else 0, seed=n) for n in range(len(texts))]  # none in the last parts
     corpus = corpus_of(tmp_path, texts, others=others)
     objective = TwoTexts(backbones[family])

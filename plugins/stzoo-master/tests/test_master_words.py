@@ -19,7 +19,7 @@ from stzoo_master import words as master_words
 from stzoo_master.words import WordWeights, count_words, read_table, write_table
 
 from stzoo.errors import DataError, ModelError, OutputError
-from stzoo.pretraining.masking import word_numbers
+from stzoo.pretraining.tokens import pad_tokens, tokenize
 from stzoo.testing import FAMILIES, TEXTS, sentences, tiny_tokenizer
 
 TOKENIZERS = {family: tiny_tokenizer(family) for family in FAMILIES}
@@ -29,9 +29,8 @@ texts = st.lists(st.lists(pieces).map(" ".join) | st.lists(pieces).map("".join),
 
 def encode(tokenizer, passages):
     """ids and words of passages, as an objective makes them."""
-    encoded = tokenizer(passages, padding=True, return_tensors="pt", verbose=False)
-    special = (tokenizer.cls_token_id, tokenizer.sep_token_id)
-    return encoded["input_ids"], word_numbers(encoded, special)
+    padded = pad_tokens(tokenizer, tokenize(tokenizer, passages, 10_000))
+    return padded["input_ids"], padded["words"]
 
 
 def spelt(tokenizer, ids, words):
@@ -159,9 +158,9 @@ def test_a_tokenizer_may_have_neither_normaliser_nor_decoder_nor_splitter(splits
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="?")
     counts = count_words(["the wing wing"], tokenizer)
     assert counts == words
-    encoded = tokenizer(["the wing wing"], return_tensors="pt")
+    (tokens,) = tokenize(tokenizer, ["the wing wing"], 10)
     weights = WordWeights(list(counts), [5 * count for count in counts.values()], tokenizer)
-    weighed = weights(encoded["input_ids"], word_numbers(encoded))
+    weighed = weights(*(torch.from_numpy(values).long()[None] for values in tokens[:2]))
     assert weighed[0].reciprocal().round().tolist() == ([5, 10, 10] if splits else [5])
 
 
