@@ -18,7 +18,6 @@ mining that RetroMAE's paper calls ANCE (staoxiao/RetroMAE, issue 10).
 import contextlib
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -54,7 +53,7 @@ from stzoo.utils.files import (
     sha256,
     write_json,
 )
-from stzoo.utils.messages import notify
+from stzoo.utils.messages import notify, show_progress
 from stzoo.utils.parts import damaged, open_manifest
 
 END, METADATA, NEGATIVES = "end.safetensors", "episode.json", "negatives.parquet"
@@ -168,7 +167,7 @@ def _mine(
 ) -> None:
     """Mines the negatives of a task in an episode and writes them to `file`."""
     folder = file.parent
-    bars = sys.stderr.isatty()
+    bars = show_progress()
     finder: Searcher
     if number == 1 and settings.first_negatives == "bm25s":
         finder = Lexical(judged, settings.language, progress=bars)

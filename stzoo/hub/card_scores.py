@@ -5,7 +5,6 @@ Sources: the README front matter `model-index` and `.eval_results/*.yaml` as mte
 """
 
 import json
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from stzoo.evaluation.report.intervals import Interval
 from stzoo.hub.redact import base_name, shown
 from stzoo.models.loaded import folder_revision
 from stzoo.retrieval import bm25 as lexical
+from stzoo.utils.messages import show_progress
 
 MEASURE = "nDCG@10"
 SHOWN = (MEASURE, "MRR@10", "Recall@100", *kilt_suite.MEASURES)
@@ -78,7 +78,7 @@ def read_scores(results: Path, folder: Path) -> Scored:
             with the scores of their queries.
         OutputError: If a file is not a result of this version.
     """
-    page = gather(results, MEASURE, seed=0, progress=sys.stderr.isatty())
+    page = gather(results, MEASURE, seed=0, progress=show_progress())
     revision = folder_revision(folder)
     model_rows = [row for row in page.rows if row.result.revision == revision]
     if not model_rows:

@@ -9,7 +9,6 @@ passages that share no word with the query are not results, as in Lucene.
 """
 
 import re
-import sys
 from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,7 +31,7 @@ from stzoo.data.languages import (
 )
 from stzoo.data.ranking import Ranked, Ranking
 from stzoo.data.words import search_terms
-from stzoo.utils.messages import notify
+from stzoo.utils.messages import notify, show_progress
 
 NAME = "bm25s"
 SETTINGS: dict[str, Any] = {  # for English passages
@@ -132,7 +131,7 @@ def index_terms(
     Unlike `bm25s.tokenize`, which stores each term of a corpus in a Python list, and numbers them in an order
     that changes between processes. bm25s's own conversion to a CSC matrix takes twice the memory of scipy's.
     """
-    show_bars = _shown(progress)
+    show_bars = show_progress(progress)
     language = detect_language(texts) if language is None else language
     stemmer = stemmer_name(language)
     tokenizer = Tokenizer(
@@ -178,7 +177,7 @@ class Lexical:
         language: str | None = None,
         progress: bool | None = None,
     ):
-        self._corpus_ids, self._bars = corpus_ids, _shown(progress)
+        self._corpus_ids, self._bars = corpus_ids, show_progress(progress)
         self._index, self._tokenizer, _ = index_terms(passages, language, progress=progress)
         self._ranking: Ranking | None = None
 
@@ -281,7 +280,3 @@ _BEYOND_ENGLISH = re.compile(
     "\uff01-\uffee\U00010000-\U0001efff\U0001fb00-\U0010ffff]"
 )
 _TERMS = {"en": _english_terms, "tr": _turkish_terms}
-
-
-def _shown(progress: bool | None) -> bool:
-    return sys.stderr.isatty() if progress is None else progress

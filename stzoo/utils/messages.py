@@ -28,6 +28,11 @@ def notify(text: str) -> None:
         logger.warning(text)
 
 
+def show_progress(progress: bool | None = None) -> bool:
+    """True if progress bars are to be shown: as asked for, or if that is None, when stderr is a terminal."""
+    return sys.stderr.isatty() if progress is None else progress
+
+
 def counted(number: int, noun: str) -> str:
     """A number with its noun in the singular or plural, e.g. "1 query" or "2,000 queries"."""
     plural = re.sub("(?<![aeiou])ys$", "ies", re.sub("(s|x|ch)s$", r"\1es", f"{noun}s"))

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -28,6 +27,7 @@ from stzoo.retrieval.bm25 import choose_language, index_terms, settings_of
 from stzoo.retrieval.search.exact import top_k
 from stzoo.retrieval.search.retriever import Retriever
 from stzoo.utils.files import atomic_folder, fingerprint, write_json
+from stzoo.utils.messages import show_progress
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -222,7 +222,7 @@ class NearestByEncoder:
         self._ids = Texts(f"{number:010d}" for number in reversed(range(len(texts))))
         root = Path(work) / "embeddings"
         dataset = RetrievalDataset(name="corpus", folder=root, corpus_ids=self._ids, passages=texts)
-        self._store = Retriever(loaded, root, progress=_show_progress()).documents(dataset)
+        self._store = Retriever(loaded, root, progress=show_progress()).documents(dataset)
         self._cached_from = 0
         self._cached: list[list[int]] = []
         self._similarity = loaded.similarity
@@ -260,7 +260,7 @@ class NearestByEncoder:
             drop_self=True,
             similarity=self._similarity,
             device=self._device,
-            progress=_show_progress(),
+            progress=show_progress(),
         )
         top = len(self._ids) - 1
         nearest = {
@@ -391,10 +391,6 @@ def column(rows: "Dataset", name: str, desc: str) -> Iterator[str]:
             values = rows[start : start + BAND][name]
             yield from values
             bar.update(len(values))
-
-
-def _show_progress() -> bool:
-    return sys.stderr.isatty()
 
 
 def _check_k(k: int) -> None:

@@ -10,7 +10,6 @@ in `stzoo.search`.
 
 import hashlib
 import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from stzoo.data.ranking import Ranked, Ranking
 from stzoo.errors import ModelError
 from stzoo.models.encode import encode
 from stzoo.retrieval.store import Store, fill
+from stzoo.utils.messages import show_progress
 
 ENCODED = 512  # texts whose full vectors are in memory at once: 64 MB
 QUERIES, PASSAGES = 128, 4096  # scored at once
@@ -64,7 +64,7 @@ def retrieve(
             vectors are not finite.
         OutputError: If the folder contains the documents of another model or corpus, or cannot be written.
     """
-    progress = sys.stderr.isatty() if progress is None else progress
+    progress = show_progress(progress)
     pooling = pooling_of(model)
     queries = list(judged.queries.values())
     ranking = Ranking(judged.corpus_ids, k, drop_self=judged.shares_ids)

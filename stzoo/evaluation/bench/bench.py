@@ -6,7 +6,6 @@
 """
 
 import contextlib
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -34,7 +33,7 @@ from stzoo.retrieval.search.retriever import Retriever, default_root
 from stzoo.retrieval.store import PRECISIONS, SHARD_ROWS
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import write_json
-from stzoo.utils.messages import notify
+from stzoo.utils.messages import notify, show_progress
 from stzoo.utils.outputs import check_output
 
 
@@ -143,7 +142,7 @@ def bench(
     if threads:
         torch.set_num_threads(threads)
 
-    show_bars = sys.stderr.isatty() if progress is None else progress
+    show_bars = show_progress(progress)
     datasets_to_read = select_datasets(
         data,
         settings.datasets,

@@ -14,7 +14,6 @@ takes no part in Holm's adjustment. The smallest p-value that 9999 random draws 
 Source: Holm, Scandinavian Journal of Statistics 6, 1979; Smucker, Allan, Carterette, CIKM 2007.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +40,7 @@ from stzoo.evaluation.compare.systems import (
 from stzoo.evaluation.scoring import is_sum, paired_test
 from stzoo.evaluation.settings import CompareSettings
 from stzoo.utils.inputs import user_path
+from stzoo.utils.messages import show_progress
 
 TIE = 1e-9  # smaller differences are rounding errors
 RESAMPLES = 9999
@@ -101,7 +101,7 @@ def compare(
     if is_sum(measure):
         notes.append(f"{measure} is a sum over queries; the comparison uses its mean over queries.")
     pairs = []
-    show_bars = sys.stderr.isatty() if progress is None else progress
+    show_bars = show_progress(progress)
     for split in tqdm(splits, desc="Comparing", leave=False, disable=not show_bars):
         texts = {}
         if data is not None and examples:

@@ -12,7 +12,6 @@ similar training text, and contamination.json with counts, ids, settings and sco
 
 import json
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -30,6 +29,7 @@ from stzoo.evaluation.contamination.training_texts import TrainingText, find_tra
 from stzoo.evaluation.settings import ContaminationSettings
 from stzoo.utils.files import atomic_file, write_json
 from stzoo.utils.inputs import user_path
+from stzoo.utils.messages import show_progress
 from stzoo.utils.outputs import check_output
 
 LIST, REPORT = "contaminated.jsonl", "contamination.json"
@@ -84,7 +84,7 @@ def contamination(
     if output is not None:
         output = user_path(output, OutputError)
         _check_output(output, [*train_paths, data, *result_folders], overwrite)
-    show_bars = sys.stderr.isatty() if progress is None else progress
+    show_bars = show_progress(progress)
     files = [file for path in train_paths for file in find_training(path, show_bars)]
     data = user_path(data)
     entry = registry.find(data.resolve().name) if data.is_dir() else None  # not that of FOLDER/TASK

@@ -8,7 +8,6 @@ import contextlib
 import csv
 import io
 import os
-import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from stzoo.evaluation.settings import ReportSettings
 from stzoo.training.history import History, Line, running_mean, shortened
 from stzoo.utils.files import atomic_file
 from stzoo.utils.inputs import user_path
-from stzoo.utils.messages import counted
+from stzoo.utils.messages import counted, show_progress
 from stzoo.utils.outputs import check_output
 from stzoo.utils.tables import new_table
 
@@ -80,7 +79,7 @@ def report(
             raise OutputError(f"{path} exists already. Use --overwrite, or another --output.")
     if "html" in formats:
         _plotly()  # raises before anything is read
-    show_bars = sys.stderr.isatty() if progress is None else progress
+    show_bars = show_progress(progress)
     page = gather(user_path(results), measure, seed=seed, progress=show_bars, runs=settings.runs)
     writers: dict[str, Callable[[Page], str]] = {"html": _html, "txt": _text, "csv": _csv}
     texts = [writers[form](page) for form in formats]

@@ -1,7 +1,6 @@
 """`stzoo mine`: writes a training file with hard negatives."""
 
 import contextlib
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from stzoo.retrieval.search.retriever import Retriever, default_root
 from stzoo.training.finetune_settings import MineSettings
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.inputs import user_path
+from stzoo.utils.messages import show_progress
 from stzoo.utils.outputs import check_output, check_resume
 from stzoo.utils.parts import check_manifest
 
@@ -79,7 +79,7 @@ def mine(
         raise OutputError(f"{what}. Use --resume to continue, --overwrite, or another --output.")
     if config.threads:
         torch.set_num_threads(config.threads)
-    bars = sys.stderr.isatty() if progress is None else progress
+    bars = show_progress(progress)
     judged = read_judged(
         config.data, config.split, corpus=config.corpus, columns=config.columns, progress=progress
     )

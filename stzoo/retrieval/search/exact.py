@@ -17,7 +17,6 @@ Unlike beir's exact search (https://github.com/beir-cellar/beir, beir/retrieval/
 """
 
 import math
-import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -37,7 +36,7 @@ from stzoo.retrieval.search.exact_kernels import (
     full_precision,
     one_thread_each,
 )
-from stzoo.utils.messages import counted
+from stzoo.utils.messages import counted, show_progress
 
 QUERIES, MIN_QUERIES, TILE = 256, 64, 2048  # compared at once, so that scores stay in a core's cache
 PASSAGES, MIN_PASSAGES = 65536, 1024  # per chunk
@@ -85,7 +84,7 @@ def retrieve(
     Raises:
         ModelError: If vectors are not finite, or queries and passages have different dimensions.
     """
-    show_bars = sys.stderr.isatty() if progress is None else progress
+    show_bars = show_progress(progress)
     questions = list(judged.queries.values())
     queries = encode(
         model, questions, role="query", task=judged.task, batch_tokens=batch_tokens, progress=show_bars

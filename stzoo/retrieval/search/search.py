@@ -1,6 +1,5 @@
 """search(): find the passages nearest to questions, with a model or an embedding store."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from stzoo.retrieval.search.retriever import Retriever, default_root
 from stzoo.retrieval.store import Store, open_store
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.inputs import user_path
+from stzoo.utils.messages import show_progress
 from stzoo.utils.outputs import check_output
 
 
@@ -63,7 +63,7 @@ def search(
         raise RecipeError("no question was given; expected at least one.")
     if threads:
         torch.set_num_threads(threads)
-    show_bars = sys.stderr.isatty() if progress is None else progress
+    show_bars = show_progress(progress)
     documents: Store | None = None
     options: dict[str, str] = {}  # those of the documents, so that questions are encoded alike
     if (manifest := user_path(source, ModelError) / "manifest.json").is_file():
