@@ -65,7 +65,8 @@ COMMANDS = {  # OUT is the output's folder, INPUTS that of the inputs; a second 
 }  # fmt: skip
 PLANTED = {"notes.md": "mine", "results of mine/scores.csv": "1,2", ".git/HEAD": "ref: refs/heads/main"}
 VOLATILE = {  # keys in JSON
-    *("seconds", "seconds_before", "index_seconds", "evaluation_time", "started", "date", "tokens_per_s"),
+    *("seconds", "seconds_before", "index_seconds", "evaluation_time", "started", "date"),
+    *("tokens_per_s", "data_wait", "utilisation"),
     *("peak_memory_mib", "cost", "files", "checksum", "sha256", "error"),
     "base",  # a fingerprint, in demo of a folder with a record that has durations
 }

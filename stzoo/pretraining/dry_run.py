@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
-from stzoo.models.onednn import product
 from stzoo.pretraining.pretrain import make_trainer, set_up
 from stzoo.pretraining.token_cache import TokenRows
 from stzoo.training.arguments import choose_precision
 from stzoo.training.pretrain_settings import PretrainSettings
+from stzoo.training.throughput import matrix_speed
 from stzoo.training.trainer import ObjectiveTrainer
 from stzoo.utils.distributed import refuse_sharding, world_size
 from stzoo.utils.logging import silence_hf_logging
@@ -27,7 +26,6 @@ QUANTILES = (
     0.95,
     1.0,
 )  # sizes of the batches that are timed; the last needs most memory
-SIDE = 2048  # of the matrices whose product is the speed that steps are compared with
 
 
 def dry_run(recipe: str | Path | None = None, **settings: Any) -> dict[str, Any]:
@@ -115,38 +113,21 @@ def _time(
         inputs = trainer.data_collator(rows.__getitems__(batch))
         begun = time.perf_counter()
         trainer.training_step(trainer.model, inputs)
-        trainer._clip_grad_norm(trainer.model)
+        trainer.clip_gradients()
         optimizer.step()
         optimizer.zero_grad()
         if trainer.args.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - begun
 
+    def without_counting(batch: list[int]) -> float:
+        kinds = len(trainer.throughput.per_token)
+        seconds = step(batch)
+        return seconds if len(trainer.throughput.per_token) == kinds else step(batch)
+
     step(batches[-1])  # the largest first: if memory is too small, it shows at once
-    with FlopCounterMode(display=False) as counter:
-        step(batches[len(batches) // 2])
-    seconds = [step(batch) for batch in batches]
-    rate = counter.get_total_flops() / seconds[len(batches) // 2]
-    return seconds, rate / _matrix_speed(trainer.args.device, precision)
-
-
-def _matrix_speed(device: torch.device, precision: str) -> float:
-    """Operations per second of a large product of matrices."""
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-    matrix = torch.ones(SIDE, SIDE, dtype=dtype, device=device)
-    best = float("inf")
-    for _ in range(5):
-        begun = time.perf_counter()
-        product(matrix, matrix)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - begun)
-    return float(2 * SIDE**3 / best)
-
-
-if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-
-    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
-    def _linear_flops(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
-        """Operations of a linear layer by oneDNN, from the shapes of its arguments."""
-        return int(2 * np.prod(x) * weight[0])
+    seconds = [without_counting(batch) for batch in batches]
+    trainer.throughput.restart()
+    usual = step(batches[len(batches) // 2])
+    rate = trainer.throughput.operations / usual
+    return seconds, rate / matrix_speed(trainer.args.device, precision)

@@ -82,6 +82,8 @@ def _host_arguments(settings: Training, output: Path) -> dict[str, Any]:
         report_to=settings.report_to or "none",
         dataloader_num_workers=settings.workers,
         dataloader_pin_memory=torch.cuda.is_available(),
+        # or a batch is copied to a GPU only after the step before it
+        accelerator_config={"non_blocking": torch.cuda.is_available()},
         remove_unused_columns=False,
         disable_tqdm=None,
         restore_callback_states_from_checkpoint=True,  # or early stopping starts counting again

@@ -16,6 +16,9 @@ LEFT_OUT = {
 }
 
 
+NOT_IN_BAR = {"data_wait", "utilisation"}  # for want of room
+
+
 @contextlib.contextmanager
 def preserve_rng_state() -> Iterator[None]:
     """Restores the state of torch's generators at the end of the block."""
@@ -106,7 +109,7 @@ class Progress(TrainerCallback):
                 for name, value in logs.items()
                 if isinstance(value, float) and name not in LEFT_OUT and not name.startswith("train_")
             }
-            self.bar.set_postfix(shown)
+            self.bar.set_postfix({name: value for name, value in shown.items() if name not in NOT_IN_BAR})
             if self.bar.disable and shown:  # no terminal: one line per entry, for log files
                 text = ", ".join(f"{name} {value}" for name, value in shown.items())
                 print(f"step {state.global_step}/{state.max_steps}: {text}", file=sys.stderr, flush=True)

@@ -28,7 +28,11 @@ PICTURE = "learning_curve.png"
 PRETRAINING = "pretraining_curve.png"  # in the folder of a fine-tuned model: the curve of its pre-training
 TOTAL = "loss"  # the weighted sum of the others
 SCORES = {"eval_dev_ndcg_at_10": "dev nDCG@10", "probe_ndcg_at_10": "probe nDCG@10"}  # labels by key
-NO_LOSSES = {"step", "epoch", "learning_rate", "grad_norm", "tokens_per_s", "total_flos"}
+NO_LOSSES = {"step", "epoch", "learning_rate", "grad_norm", "total_flos"} | {
+    "tokens_per_s",
+    "data_wait",
+    "utilisation",
+}
 KINDS = {kind.command: kind for kind in (PretrainSettings, FinetuneSettings)}
 FEW, MANY = 40, 200  # up to FEW points are marked one by one; from MANY on, a running mean is drawn
 SPREAD = 50  # the axis is logarithmic if the greatest loss is more than so many times the least

@@ -36,7 +36,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -56,6 +56,7 @@ from stzoo.training.callbacks import EachStep, FindBest, Progress, SetEpoch
 from stzoo.training.checkpoint_trainer import CheckpointTrainer
 from stzoo.training.checkpoints import complete
 from stzoo.training.settings import Training
+from stzoo.training.throughput import Throughput
 from stzoo.utils.distributed import largest
 from stzoo.utils.malloc import disable_malloc_trim
 from stzoo.utils.messages import counted, notify
@@ -147,17 +148,6 @@ def checkpoint_layers(model: nn.Module) -> None:
     encoders[0].activation_checkpointing_enable({"use_reentrant": False, **contexts})
 
 
-def _tokens(inputs: Mapping[str, Any]) -> Any:
-    """The number of tokens of a batch without padding; of several texts per row ([B, K, T]), their mean."""
-    total: Any = 0
-    for name, ids in inputs.items():
-        if name.endswith("_input_ids"):
-            mask = inputs.get(name.removesuffix("input_ids") + "attention_mask")
-            count = ids.numel() if mask is None else mask.sum()
-            total = total + count / (ids.shape[1] if ids.dim() == 3 else 1)
-    return total
-
-
 class ObjectiveTrainer(CheckpointTrainer):
     """Trains a loss module that owns parameters.
 
@@ -207,8 +197,7 @@ class ObjectiveTrainer(CheckpointTrainer):
         self.loss_tensors = {
             name: tensor for name, tensor in self.tensors.items() if id(tensor) not in encoder
         }
-        self.tokens: Any = 0  # since the last log line; a tensor, so that no step waits for the device
-        self.since = time.monotonic()
+        self.throughput = Throughput(self.args.device, settings.precision)
         self.signals = StopSignals()
         self.stopping = False  # True once all processes have agreed to stop
         self.saved_at = time.monotonic()
@@ -222,16 +211,34 @@ class ObjectiveTrainer(CheckpointTrainer):
     # -- batches, losses, log
 
     def get_batch_sampler(self, *args: Any, **options: Any) -> Any:
-        """The host's batch sampler, remembered so that `SetEpoch` can set its epoch."""
-        self.epochs.sampler = super().get_batch_sampler(*args, **options)
-        return self.epochs.sampler
+        """The host's batch sampler, remembered so that `SetEpoch` can set its epoch.
 
-    def training_step(self, *args: Any, **options: Any) -> Tensor:
+        Raises:
+            RecipeError: If there are fewer batches than processes.
+        """
+        sampler: Any = super().get_batch_sampler(*args, **options)
+        self.epochs.sampler = sampler
+        if len(sampler) < self.args.world_size:  # each takes as many, and what is left over is dropped
+            raise RecipeError(
+                f"the training data make {counted(len(sampler), 'whole batch')} for "
+                f"{counted(self.args.world_size, 'process')}; expected one for each or more. Use smaller "
+                "batches, fewer processes, or more data."
+            )
+        return sampler
+
+    def get_batch_samples(self, *args: Any, **options: Any) -> Any:
+        """The host's batches of a step, with the time that they take."""
+        with self.throughput.waiting():
+            return super().get_batch_samples(*args, **options)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> Tensor:
         """Runs the host's step, with the encoder frozen during the head warm-up."""
+        counted: AbstractContextManager[None] = nullcontext()
         if hasattr(self.loss, "frozen"):
             self.loss.frozen = self.warming
-        with fast_linear(self.args.device):
-            return super().training_step(*args, **options)
+            counted = self.throughput.step(inputs, self.warming)
+        with counted, fast_linear(self.args.device):
+            return super().training_step(model, inputs, *args, **options)
 
     @property
     def head_steps(self) -> int:
@@ -247,7 +254,7 @@ class ObjectiveTrainer(CheckpointTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The weighted sum of the losses; each loss is logged without its weight."""
-        self.tokens = self.tokens + _tokens(inputs)
+        self.throughput.count_tokens(inputs)
         weights = getattr(self.loss, "weights", None)
         if weights is None:
             result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -265,11 +272,9 @@ class ObjectiveTrainer(CheckpointTrainer):
         return (total, {}) if return_outputs else total
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds accuracies and tokens per second (without padding) to the log."""
+        """Adds accuracies and the values of `Throughput.read` to the log."""
         if "loss" in logs:
-            now = time.monotonic()
-            logs["tokens_per_s"] = round(float(self.tokens) / max(now - self.since, 1e-9), 1)
-            self.tokens, self.since = 0, now
+            logs |= self.throughput.read()
             logs |= {name: round(value, 4) for name, value in self.extra_logs().items()}
         super().log(logs, start_time)
 
@@ -327,6 +332,10 @@ class ObjectiveTrainer(CheckpointTrainer):
         return self.lr_scheduler
 
     def _clip_grad_norm(self, model: Any) -> Any:  # noqa: ARG002 - the host passes it
+        return self.clip_gradients()
+
+    def clip_gradients(self) -> Any:
+        """Averages the gradients over processes, clips and checks them, and returns their norm."""
         if dist.is_initialized():
             for tensor in self.loss_tensors.values():
                 if tensor.grad is not None:
@@ -476,6 +485,7 @@ class ObjectiveTrainer(CheckpointTrainer):
             set_seed((self.settings.seed + dist.get_rank()) % 2**32)
             self.group = dist.new_group(backend="gloo")
         self.saved_at = time.monotonic()
+        self.throughput.restart()
         return super()._inner_training_loop(*args, **options)
 
     def _save_checkpoint(self, *args: Any, **options: Any) -> None:

@@ -45,7 +45,7 @@ def facts_of(folder):
 
 def logs_of(folder):
     """The episodes' logs, without durations."""
-    timed = ("tokens_per_s", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+    timed = ("tokens_per_s", "data_wait", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
     return [
         [{name: value for name, value in line.items() if name not in timed} for line in one["log"]]
         for one in facts_of(folder)["episodes"]

@@ -75,7 +75,8 @@ def test_a_real_run_is_read_as_it_was_logged_and_drawn(base, corpus, judged, tmp
 
 def test_only_losses_and_scores_are_shown(tmp_path):
     line = {"loss": 3.0, "kl": 1.0, "contrastive": 2.0, "step": 5, "epoch": 0.5, "learning_rate": 1e-5,
-            "grad_norm": 2.0, "tokens_per_s": 9.0, "kl_accuracy": 0.5}  # fmt: skip
+            "grad_norm": 2.0, "tokens_per_s": 9.0, "data_wait": 0.1, "utilisation": 0.4,
+            "kl_accuracy": 0.5}  # fmt: skip
     dev = {DEV: 0.5, "eval_runtime": 3.0, "eval_samples_per_second": 0.0, "step": 5, "epoch": 0.5}
     history = read_history(record_run(tmp_path / "run", SETTINGS, [line, dev], steps=8))
     assert [line.name for line in history.losses] == ["loss", "contrastive", "kl"]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformerTrainer
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback, set_seed
 
 import stzoo
@@ -108,7 +110,8 @@ def check_a_given_optimiser_gets_every_parameter(kind, base, tmp_path):
 def log_of(trainer):
     """The lines of the log, without durations."""
     lines = [line for line in trainer.state.log_history if "train_runtime" not in line]
-    return [{name: value for name, value in line.items() if name != "tokens_per_s"} for line in lines]
+    timed = ("tokens_per_s", "data_wait", "utilisation")
+    return [{name: value for name, value in line.items() if name not in timed} for line in lines]
 
 
 @pytest.mark.parametrize("step", [9, 12])
@@ -216,12 +219,41 @@ def test_only_tokens_are_counted_and_of_several_texts_one(base, tmp_path):
     batch = trainer.loss.collate([{"text": "the wing"}, {"text": "the lift of a wing"}])
     trainer.compute_loss(trainer.model, batch)
     passages = int(batch["passage_attention_mask"].sum())
-    assert int(trainer.tokens) == passages < batch["passage_input_ids"].numel()
+    assert int(trainer.throughput.tokens) == passages < batch["passage_input_ids"].numel()
     related = {
         f"related_{n.removeprefix('passage_')}": t.unsqueeze(1).repeat(1, 3, 1) for n, t in batch.items()
     }
     trainer.compute_loss(trainer.model, batch | related)
-    assert float(trainer.tokens) == passages + 2 * passages
+    assert float(trainer.throughput.tokens) == passages + 2 * passages
+
+
+@pytest.mark.parametrize(("delay", "least", "most"), [(0, 0, 0.5), (0.4, 0.6, 1)])
+def test_the_share_of_waiting_for_data_is_logged(delay, least, most, base, tmp_path):
+    def collate(objective):
+        return lambda rows: time.sleep(delay) or objective.collate(rows)
+
+    trainer = make(ObjectiveTrainer, base, tmp_path, collate=collate)
+    trainer.train()
+    for line in trainer.state.log_history[1:3]:
+        assert least <= line["data_wait"] <= most
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_operations_are_counted_in_the_first_step_of_a_kind(frozen, base, tmp_path):
+    steps = 2 if frozen else 0
+    trainer = make(ObjectiveTrainer, base, tmp_path, head_warmup_steps=steps)
+    trainer.current_gradient_accumulation_steps = 1
+    batch = trainer.loss.collate([{"text": "the lift of a wing"}])
+    with FlopCounterMode(display=False) as counter:
+        trainer.training_step(trainer.model, batch)
+    assert trainer.throughput.operations == pytest.approx(counter.get_total_flops())
+    assert trainer.throughput.operations > 0
+    trainer.training_step(trainer.model, {name: ids.repeat(3, 1) for name, ids in batch.items()})
+    assert trainer.throughput.operations == pytest.approx(4 * counter.get_total_flops())
+    assert len(trainer.throughput.per_token) == 1
+    logged = trainer.throughput.read()
+    assert 0 < logged["utilisation"] < 1
+    assert "utilisation" not in trainer.throughput.read()
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
