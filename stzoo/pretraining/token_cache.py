@@ -203,7 +203,8 @@ class TokenRows(Dataset):
         """
         counts = self.counts[self.views[0]]
         tokens, texts = max(counts["tokens"], 1), max(counts["texts"], 1)
-        text = f"The {counted(len(self), 'passage')} have {counted(counts['tokens'], 'token')}"
+        verb = "has" if len(self) == 1 else "have"
+        text = f"The {counted(len(self), 'passage')} {verb} {counted(counts['tokens'], 'token')}"
         if counts["truncated"]:
             longest = int(self.lengths.max())
             share = f"{counts['truncated'] / texts:.1%}"

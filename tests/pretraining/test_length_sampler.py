@@ -1,5 +1,11 @@
 """Batches by length: every row once an epoch, in an order that can be had again, with less padding."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from accelerate.data_loader import BatchSamplerShard
@@ -10,6 +16,7 @@ from hypothesis import strategies as st
 from stzoo.errors import RecipeError
 from stzoo.pretraining.length_sampler import LengthBatchSampler
 from stzoo.pretraining.token_cache import TokenRows
+from stzoo.testing import sentences
 from stzoo.training.callbacks import SetEpoch
 
 
@@ -137,3 +144,30 @@ def test_batches_of_rows_are_sorted_by_tokens_if_these_are_known():
 def test_a_number_of_tokens_needs_known_tokens():
     with pytest.raises(RecipeError, match=r"tokenises them in a collate\(\) of its own"):
         LengthBatchSampler(rows([1, 2]), 2, False, tokens=100)
+
+
+def test_two_processes_take_equally_many_batches_of_tokens_within_the_budget(base, tmp_path):
+    """Also of three passages over the budget; one passage is not enough for two processes."""
+    texts = {"mixed": sentences(37), "one": ["the lift of a wing"], "long": ["lift " * 200] * 3}
+    for name, of in texts.items():
+        (tmp_path / f"{name}.jsonl").write_text(
+            "".join(json.dumps({"text": f"{number} {text}"}) + "\n" for number, text in enumerate(of))
+        )
+    script = Path(__file__).parents[1] / "support" / "two_processes_tokens.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
+    done = subprocess.run(
+        [*command, base, tmp_path],
+        capture_output=True, text=True, timeout=300, check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    for rank in found.pop("one"):
+        assert "make 1 whole batch for 2 processes" in rank["error"]
+    for name, ranks in found.items():
+        one, other = ([tuple(shape) for shape in rank["shapes"]] for rank in ranks)
+        assert len(one) == len(other) == ranks[0]["steps"] == ranks[1]["steps"] > 0, name
+        assert all(rows * tokens <= 56 or rows == 1 for rows, tokens in one + other), name
+        if name == "mixed":
+            assert sum(rows for rows, _ in one + other) == 2 * 37
+            assert max(rows for rows, _ in one + other) > 1
