@@ -22,7 +22,6 @@ import gzip
 import itertools
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -31,12 +30,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pretrain_speed import make_base, processor
+from common import arguments, processor, versions, write_report
+from pretrain_speed import make_base
 
 SHAPE = "4x256"
 WORDS = 56  # of a passage, 75 to 80 tokens, as in MS MARCO
@@ -46,11 +45,10 @@ REPEATED = 5_000_000
 
 def main() -> None:
     """Runs the parts and prints what they measured."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--parts", default="padding,memory,start")
     parser.add_argument("--passages", type=int, default=1_000_000)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "data_speed")
-    parser.add_argument("--output", type=Path)
     parser.add_argument("--start", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--read", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -73,12 +71,9 @@ def main() -> None:
     report |= {
         "processor": processor(),
         "cores": os.cpu_count(),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("stzoo", "torch", "transformers", "tokenizers", "datasets")},
+        "versions": versions("stzoo", "torch", "transformers", "tokenizers", "datasets"),
     }
-    print(json.dumps(report, indent=2))
-    if given.output:
-        given.output.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(report, given.output)
 
 
 def padding(name: str, base: Path) -> dict[str, Any]:

@@ -15,21 +15,20 @@ vaswani    abstracts of some 50 tokens
 uniform    SciFact's abstracts of over 128 tokens, cut there: no padding for anyone
 """
 
-import argparse
 import json
 import os
-import platform
 import random
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+from common import arguments, versions, write_report
 
 Side = Callable[[list[dict[str, str]]], Any]
 
@@ -105,12 +104,11 @@ def texts_of(model: Any, count: int) -> dict[str, tuple[int, list[dict[str, str]
 
 def main() -> None:
     """Times the sides in turn and prints medians and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--texts", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--sides", default="stzoo,stzoo-mkl,st,beir,mteb")
-    parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     if "STZOO_DATA" not in os.environ:
         sys.exit(
@@ -166,12 +164,9 @@ def main() -> None:
         "threads": given.threads,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "load_average": os.getloadavg()[0],
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("stzoo", "torch", "sentence-transformers", "beir", "mteb")},
+        "versions": versions("stzoo", "torch", "sentence-transformers", "beir", "mteb"),
     }
-    print(json.dumps(result, indent=2))
-    if given.output:
-        given.output.write_text(json.dumps(result, indent=2) + "\n")
+    write_report(result, given.output)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,13 @@ passage again for each of the masks: words in random order, each hidden if it st
 Sides take turns in one process.
 """
 
-import argparse
-import json
-import platform
 import random
 import time
-from importlib.metadata import version
 from importlib.resources import files
-from pathlib import Path
 
 import torch
-from pretrain_speed import passages, processor, summary
+from common import arguments, processor, versions, write_report
+from pretrain_speed import passages, summary
 from torch import Tensor
 
 from stzoo.pretraining.masking import hide_words, visibility
@@ -64,9 +60,8 @@ def plain_masks(rows: list[list[str]]) -> tuple[Tensor, Tensor]:
 
 def main() -> None:
     """Times both sides in turn and prints medians and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     from transformers import AutoTokenizer
 
@@ -93,12 +88,9 @@ def main() -> None:
         report[f"{count}x{tokens}"] = summary(took)
     report |= {
         "processor": processor(),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("stzoo", "torch", "numpy")},
+        "versions": versions("stzoo", "torch", "numpy"),
     }
-    print(json.dumps(report, indent=2))
-    if given.output:
-        given.output.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(report, given.output)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,14 @@ again. Runs of a seed follow each other; seconds are those of the runs and are n
 else ran at the time.
 """
 
-import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
-from pretrain_speed import processor
+from common import arguments, processor, versions, write_report
 
 import stzoo
 
@@ -65,11 +62,10 @@ def train(work: Path, data: Path, precision: str, seed: int, steps: int) -> dict
 
 def main() -> None:
     """Trains all models and prints means and deviations over the seeds."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "precision")
-    parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     data = Path(os.environ["STZOO_DATA"])
     runs: dict[str, list[dict[str, float]]] = {precision: [] for precision in PRECISIONS}
@@ -88,12 +84,9 @@ def main() -> None:
         },
         "runs": runs,
         "processor": processor(),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("stzoo", "torch", "transformers", "sentence-transformers")},
+        "versions": versions("stzoo", "torch", "transformers", "sentence-transformers"),
     }
-    print(json.dumps(report, indent=2))
-    if given.output:
-        given.output.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(report, given.output)
 
 
 if __name__ == "__main__":

