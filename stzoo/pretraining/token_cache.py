@@ -5,15 +5,18 @@ CACHE/tokens/KEY/part-000000.arrow   16 384 passages: by view, lists of token id
 
 Training reads these files in place of the text, so nothing is tokenised twice, and the length of every
 passage in tokens is known before the first step. A killed run loses the part that it was making. Processes
-that torchrun started share the parts. A folder may be deleted when no run uses it.
+that torchrun started share the parts. Nothing is deleted automatically: a note says how much all folders
+take once that is much, and any of them may be deleted when no run uses it.
 """
 
+import contextlib
 import hashlib
 import inspect
 import json
 import mmap
 import os
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -36,12 +39,13 @@ from stzoo.pretraining.tokens import Tokens, tokenize
 from stzoo.utils import inputs
 from stzoo.utils.distributed import is_main_process
 from stzoo.utils.files import fingerprint, writing
-from stzoo.utils.messages import counted
+from stzoo.utils.messages import counted, notify
 from stzoo.utils.parts import Part, Parts, open_manifest
 
 PART_ROWS = 16_384
 AT_ONCE = 1024  # passages per call of the tokenizer: enough for all cores, and some 50 MB of its results
 OPEN_FILES = 256
+NOTED_BYTES = 1e9  # size of all caches of tokens from which the user is reminded of them
 WAIT_S = 0.2
 COUNTS = ("texts", "tokens", "truncated", "unknown")
 _METADATA = b"stzoo"  # key in the metadata of a part
@@ -234,8 +238,24 @@ def load_tokens(objective: Objective, corpus: Corpus, *, cache: str | Path | Non
         folder.mkdir(exist_ok=True)
         open_manifest(folder / "tokens.json", depends, parts=r"part-\d+\.arrow")
     parts = TokenParts(folder, "part-{number:06d}.arrow", len(corpus.rows), PART_ROWS, key)
-    _make(parts, objective, corpus)
+    if parts.missing():
+        _make(parts, objective, corpus)
+        _note_size(folder)
     return TokenRows(parts)
+
+
+def _note_size(folder: Path) -> None:
+    """Says where the tokens are, and what all caches of tokens take, if that is much."""
+    sizes: dict[Path, int] = defaultdict(int)
+    with contextlib.suppress(OSError):  # another process may delete some of them
+        for path in folder.parent.glob("*/part-*.arrow"):
+            sizes[path.parent] += path.stat().st_size
+    if sum(sizes.values()) >= NOTED_BYTES:
+        notify(
+            f"the tokens are cached in {folder} ({sizes[folder] / 1e9:.1f} GB). {folder.parent} has "
+            f"{counted(len(sizes), 'cache')} of tokens, {sum(sizes.values()) / 1e9:.1f} GB in all; you may "
+            "delete those that no run uses."
+        )
 
 
 def is_cacheable(objective: Objective) -> bool:

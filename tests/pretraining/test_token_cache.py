@@ -148,6 +148,21 @@ def test_the_cache_is_used_again_until_something_that_decides_the_tokens_changes
     assert len({folder, *others}) == 1 + len(others)
 
 
+def test_a_note_says_what_all_caches_take_once_that_is_much(backbones, tmp_path, monkeypatch, capsys):
+    objective = Objective(backbones["bert"])
+    load_tokens(objective, corpus_of(tmp_path, sentences(20)), cache=tmp_path)
+    assert "delete" not in capsys.readouterr().err
+    monkeypatch.setattr(token_cache, "NOTED_BYTES", 1)
+    corpus = corpus_of(tmp_path, sentences(20, seed=1))
+    folder = load_tokens(objective, corpus, cache=tmp_path).parts.folder
+    noted = capsys.readouterr().err
+    assert (
+        f"the tokens are cached in {folder} (0.0 GB). {folder.parent} has 2 caches of tokens, 0.0 GB" in noted
+    )
+    load_tokens(objective, corpus, cache=tmp_path)
+    assert "delete" not in capsys.readouterr().err
+
+
 def test_a_damaged_part_is_made_again(backbones, tmp_path, monkeypatch):
     monkeypatch.setattr(token_cache, "PART_ROWS", 8)
     objective = Objective(backbones["bert"])
