@@ -56,7 +56,7 @@ from stzoo.training.callbacks import EachStep, FindBest, Progress, SetEpoch
 from stzoo.training.checkpoint_trainer import CheckpointTrainer
 from stzoo.training.checkpoints import complete
 from stzoo.training.settings import Training
-from stzoo.training.throughput import Throughput
+from stzoo.training.throughput import Throughput, matrix_speed
 from stzoo.utils.distributed import largest
 from stzoo.utils.malloc import disable_malloc_trim
 from stzoo.utils.messages import counted, notify
@@ -485,6 +485,8 @@ class ObjectiveTrainer(CheckpointTrainer):
             set_seed((self.settings.seed + dist.get_rank()) % 2**32)
             self.group = dist.new_group(backend="gloo")
         self.saved_at = time.monotonic()
+        if hasattr(self.loss, "frozen"):
+            matrix_speed(self.args.device, self.settings.precision)  # now, while there is memory
         self.throughput.restart()
         return super()._inner_training_loop(*args, **options)
 
