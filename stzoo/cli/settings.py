@@ -4,7 +4,16 @@ from pathlib import Path
 from typing import ClassVar
 
 from stzoo.evaluation.settings import EmbeddingSettings
-from stzoo.training.settings import THREADS_HELP, Name, Names, Settings, setting
+from stzoo.training.settings import (
+    LANGUAGE_HELP,
+    SCORING,
+    THREADS_HELP,
+    LanguageCode,
+    Name,
+    Names,
+    Settings,
+    setting,
+)
 from stzoo.utils.bounds import MAX_THREADS
 
 
@@ -20,6 +29,9 @@ class SearchSettings(EmbeddingSettings):
         None, "BEIR folder or corpus.jsonl to search; not needed for stored embeddings."
     )
     k: int = setting(5, "Passages to show per question.", ge=1, le=10**7)
+    hybrid: bool = setting(False, "Rank by the fusion of BM25 and the model.")
+    fuse_weight: float = setting(0.5, "Weight of BM25 in the fusion.", SCORING, ge=0, le=1)
+    language: LanguageCode | None = setting(None, LANGUAGE_HELP, SCORING)
 
 
 class DemoSettings(Settings):

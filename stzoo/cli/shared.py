@@ -83,4 +83,5 @@ def show_answers(answers: list[dict[str, Any]]) -> None:
         typer.echo(("\n" if number else "") + f"> {answer['question']}")
         for found in answer["found"]:
             text = found["text"] if len(found["text"]) < 240 else f"{found['text'][:240]} …"
-            typer.echo(f"  {found['score']:.3f}  {found['id']}\n         {text}")
+            parts = f"  (BM25 {found['bm25']:.3f}, model {found['model']:.3f})" if "bm25" in found else ""
+            typer.echo(f"  {found['score']:.3f}  {found['id']}{parts}\n         {text}")

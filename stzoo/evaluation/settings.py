@@ -1,7 +1,10 @@
 """Settings of bench, score, compare, report and contamination; it imports nothing heavy."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BeforeValidator
+from pydantic_core import PydanticCustomError
 
 from stzoo.training.settings import (
     BATCH_TOKENS_HELP,
@@ -27,6 +30,29 @@ from stzoo.utils.bounds import MAX_THREADS
 Backend = Literal["torch", "onnx", "openvino"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 MissingJudged = Literal["error", "drop", "not-found"]
+FuseMethod = Literal["min-max", "z-score", "rrf"]  # as in stzoo.retrieval.fusion
+
+
+def parse_weight(text: str) -> float | str:
+    """A weight from 0 to 1, or the name of a split."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _check_weight(text: str) -> str:
+    weight = parse_weight(text)
+    if isinstance(weight, float) and not 0 <= weight <= 1:
+        raise PydanticCustomError("weight", "expected a number from 0 to 1, or the name of a split")
+    return text
+
+
+def _as_text(given: Any) -> Any:
+    return given if isinstance(given, bool) or not isinstance(given, int | float) else str(given)
+
+
+FuseWeight = Annotated[str, BeforeValidator(_as_text), AfterValidator(_check_weight)]
 
 
 class ScoringSettings(Settings):
@@ -82,6 +108,10 @@ class BenchSettings(ScoringSettings, EmbeddingSettings):
     )
     bm25: bool = setting(True, "Score BM25 as well.", SCORING)
     language: LanguageCode | None = setting(None, LANGUAGE_HELP, SCORING)
+    fuse: FuseMethod | None = setting(None, "Score the fusion of BM25 with each model as well.", SCORING)
+    fuse_weight: FuseWeight = setting(
+        "0.5", "Weight of BM25 in the fusion, from 0 to 1, or a split to choose it on, e.g. dev.", SCORING
+    )
     run_files: bool = setting(True, "Write TREC run files.", SCORING)
     precision: CommaList = setting(
         ["float32"], "Precisions of stored vectors, with commas: float32, float16, int8, binary.", VECTORS

@@ -9,6 +9,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,15 +17,17 @@ import torch
 from tqdm import tqdm
 
 from stzoo.data.beir import RetrievalDataset
+from stzoo.data.ranking import Ranked, rank
 from stzoo.data.read_once import each_file_once
-from stzoo.data.trec import check_ids, write_run
-from stzoo.errors import RecipeError, check_known
+from stzoo.data.trec import check_ids, read_run, write_run
+from stzoo.errors import DataError, RecipeError, check_known
 from stzoo.evaluation.bench import result_files, results
 from stzoo.evaluation.bench.datasets import check_datasets, evaluate, select_datasets
+from stzoo.evaluation.bench.fused import Fusion
 from stzoo.evaluation.bench.results import Result
 from stzoo.evaluation.bench.systems import Dense, Retrieved, System
 from stzoo.evaluation.measures import Measure, choose_measures
-from stzoo.evaluation.settings import BenchSettings
+from stzoo.evaluation.settings import BenchSettings, FuseMethod, parse_weight
 from stzoo.models.encode.batches import USUAL
 from stzoo.models.loaded import LoadedModel, open_model
 from stzoo.models.names import slug
@@ -51,6 +54,8 @@ def bench(
     k: int = 1000,
     bm25: bool = True,
     language: str | None = None,
+    fuse: FuseMethod | None = None,
+    fuse_weight: float | str = 0.5,
     precision: str | Sequence[str] = "float32",
     index: str | Sequence[str] = (),
     max_tokens: int | None = None,
@@ -90,6 +95,10 @@ def bench(
         bm25: True to score BM25 as well.
         language: Language of the passages for BM25's stemmer and stop words: a code or an English name ("de",
             "german"), or "none". None detects it for each data set.
+        fuse: Method to fuse BM25 with each model: min-max, z-score or rrf (see `stzoo.retrieval.fusion`). The
+            fusion is a system of its own, "BM25 + NAME", made of the runs of both. None fuses nothing.
+        fuse_weight: Weight of BM25 in the fusion, from 0 to 1; or a split, such as "dev" or "train", on which
+            the best of 0, 0.1, …, 1 is chosen for each data set by its first measure.
         precision: Precision of the stored vectors: float32, float16, int8 or binary. Several may be given,
             as a list or separated by commas; each is scored as a system of its own.
         index: One or several FAISS factory strings, each with optional search parameters after a space
@@ -115,7 +124,7 @@ def bench(
         progress: True shows progress bars on stderr; None shows them on a terminal only.
 
     Returns:
-        The results, data set by data set: BM25 first, then the models in the order given.
+        The results, data set by data set: BM25 first, then the models in the order given, then their fusions.
 
     Raises:
         DataError: If a data set is missing or invalid.
@@ -134,6 +143,7 @@ def bench(
         check_known("precision", name, PRECISIONS)
     if language is not None and not bm25:
         raise RecipeError("--language is for BM25, which --no-bm25 leaves out; drop one of the two.")
+    weight = _check_fusion(settings)
     chosen_measures = choose_measures(measures, k)
     inputs = [data, corpus, pages, *models]
     output = check_output(output, kind="results", inputs=inputs)
@@ -143,16 +153,23 @@ def bench(
         torch.set_num_threads(threads)
 
     show_bars = show_progress(progress)
-    datasets_to_read = select_datasets(
+    select = partial(
+        select_datasets,
         data,
         settings.datasets,
-        split=split,
         corpus=corpus,
         pages=pages,
         suite=suite,
         missing_judged=missing_judged,
         progress=progress,
     )
+    datasets_to_read = select(split=split)
+    weight_splits = select(split=weight) if isinstance(weight, str) else []
+    if weight_splits and len(weight_splits) != len(datasets_to_read):
+        raise DataError(
+            f"{len(datasets_to_read)} tasks are scored, but {len(weight_splits)} have a split {weight} to "
+            "choose the weight of the fusion on. Give --fuse-weight a number, or a split that all have."
+        )
     systems: list[System] = []
     loaded_models = []
     with contextlib.ExitStack() as stack:
@@ -167,6 +184,22 @@ def bench(
             systems += Dense(retriever, k).systems(precisions, settings.index, run_info)
 
         languages: dict[str, str] = {}  # BM25's language, by data set
+        names: list[str] = []  # of the data sets
+        runs: dict[str, Ranked] = {}  # of the systems on the present data set, to be fused
+
+        def run_of(system: System, judged: RetrievalDataset) -> Ranked:
+            if system.name not in runs:
+                path = result_files.result_file(output, system.name, system.revision, judged.name)
+                path = result_files.run_file(path, judged.split)
+                found = rank(read_run(path, progress), k) if path.exists() else system.retrieve(judged).run
+                runs[system.name] = found
+            return runs[system.name]
+
+        def read_weight_split(judged: RetrievalDataset) -> RetrievalDataset:
+            found = weight_splits[names.index(judged.name)]()
+            if found.name != judged.name:
+                raise DataError(f"{judged.name} has no split {weight} to choose the weight of the fusion on.")
+            return found
 
         def systems_for(judged: RetrievalDataset) -> list[System]:
             if not bm25:
@@ -174,9 +207,18 @@ def bench(
             if judged.name not in languages:
                 detected = lexical.choose_language(settings.language, judged.passages, judged.name)
                 languages[judged.name] = detected
-            return [_bm25(k, languages[judged.name], progress), *systems]
+            bm25_system = _bm25(k, languages[judged.name], progress)
+            if fuse is None:
+                return [bm25_system, *systems]
+            fusion = Fusion(fuse, weight, k, chosen_measures[0], run_of, read_weight_split)
+            return [bm25_system, *systems, *(fusion.system(bm25_system, system) for system in systems)]
 
         def check(judged: RetrievalDataset) -> None:
+            if judged.split == weight:
+                raise RecipeError(
+                    f"{judged.name} is scored on the split {judged.split}, which cannot choose the weight of "
+                    "the fusion as well. Give --fuse-weight another split, or a number."
+                )
             if run_files:
                 check_ids(judged)
             for system in systems_for(judged) if not overwrite else ():
@@ -186,9 +228,9 @@ def bench(
 
         if suite:
             stack.enter_context(each_file_once())  # the tasks share a corpus
-        names, first = check_datasets(datasets_to_read, check)
-        revisions = [(lexical.NAME, version("bm25s"))] if bm25 else []
-        revisions += [(system.name, system.revision) for system in systems]
+        found_names, first = check_datasets(datasets_to_read, check)
+        names += found_names
+        revisions = [(system.name, system.revision) for system in systems_for(first)]
         result_files.check_paths(output, revisions, names)
         already_read, scored = [first], []
         del first
@@ -198,9 +240,13 @@ def bench(
             judged = already_read.pop() if already_read else read()
             for loaded in loaded_models:
                 _note_missing_prompt(loaded, judged.task)
+            runs.clear()
             for system in systems_for(judged):
                 bar.set_description(f"{system.name} on {judged.name}")
-                scored.append(_score(system, judged, folder, chosen_measures, run_files, overwrite))
+                result, run = _score(system, judged, folder, chosen_measures, run_files, overwrite)
+                if fuse and run is not None:
+                    runs[system.name] = run
+                scored.append(result)
                 if on_result:
                     on_result(scored[-1])
                 bar.update()
@@ -213,12 +259,37 @@ def _check_no_model(settings: BenchSettings) -> None:
     Raises:
         RecipeError: If one differs from its default.
     """
-    for name in ("dtype", "backend", "index", "precision", "max_tokens"):
+    for name in ("dtype", "backend", "index", "precision", "max_tokens", "fuse"):
         if getattr(settings, name) != BenchSettings.model_fields[name].default:
             raise RecipeError(
                 f"--{name.replace('_', '-')} has no effect without a model: only BM25 is scored. Name a "
                 "model, or drop the option."
             )
+
+
+def _check_fusion(settings: BenchSettings) -> float | str:
+    """The weight of BM25 in the fusion, or the split to choose it on.
+
+    Raises:
+        RecipeError: If the fusion lacks BM25, or the weight has no effect or no split to be chosen on.
+    """
+    if settings.fuse and not settings.bm25:
+        raise RecipeError(
+            "--fuse fuses BM25 with each model, but --no-bm25 leaves BM25 out; drop one of the two."
+        )
+    if not settings.fuse and settings.fuse_weight != BenchSettings.model_fields["fuse_weight"].default:
+        raise RecipeError("--fuse-weight has no effect without --fuse; name a method by --fuse min-max.")
+    weight = parse_weight(settings.fuse_weight)
+    if (
+        isinstance(weight, str)
+        and not settings.suite
+        and (settings.corpus or (settings.data or Path()).is_file())
+    ):
+        raise RecipeError(
+            "a KILT file has one split only, so the weight of the fusion cannot be chosen on another; give "
+            "--fuse-weight a number from 0 to 1."
+        )
+    return weight
 
 
 def _note_missing_prompt(loaded: LoadedModel, task: str) -> None:
@@ -238,7 +309,8 @@ def _score(
     measures: Sequence[Measure],
     run_files: bool,
     overwrite: bool,
-) -> Result:
+) -> tuple[Result, Ranked | None]:
+    """The result and its run; None for the run of a result that existed before."""
     path = result_files.result_file(output, system.name, system.revision, judged.name)
     if overwrite:
         results.check_replaceable(path)
@@ -250,7 +322,7 @@ def _score(
         if existing and complete and (run_path.exists() or not run_files):
             if not path.with_name("model_meta.json").exists():
                 write_json(path.with_name("model_meta.json"), system.meta)
-            return existing
+            return existing, None
     start = time.monotonic()
     system_notes = system.notes(judged)
     retrieved = system.retrieve(judged)
@@ -265,7 +337,7 @@ def _score(
     result = results.store(path, *identity, scores, measures, seconds, run_info)
     if run_files:
         write_run(run_path, retrieved.run, slug(system.name))
-    return result
+    return result, retrieved.run
 
 
 def _bm25(k: int, language: str, progress: bool | None) -> System:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from stzoo.data.beir import RetrievalDataset, read_corpus
@@ -11,6 +12,9 @@ from stzoo.data.beir_layout import find_jsonl
 from stzoo.errors import DataError, ModelError, RecipeError
 from stzoo.models.encode import encode
 from stzoo.models.loaded import open_model
+from stzoo.retrieval.bm25 import Lexical, choose_language
+from stzoo.retrieval.fusion import DEPTH, WEIGHT, fuse_bm25
+from stzoo.retrieval.search.exact import top_k
 from stzoo.retrieval.search.retriever import Retriever, default_root
 from stzoo.retrieval.store import Store, open_store
 from stzoo.utils.distributed import require_one_process
@@ -25,6 +29,9 @@ def search(
     *,
     data: str | Path | None = None,
     k: int = 5,
+    hybrid: bool = False,
+    fuse_weight: float = WEIGHT,
+    language: str | None = None,
     max_tokens: int | None = None,
     batch_tokens: int | None = None,
     device: str | None = None,
@@ -33,13 +40,17 @@ def search(
     store: str | Path | None = None,
     progress: bool | None = None,
 ) -> list[dict[str, Any]]:
-    """Finds the passages nearest to each question by exact search.
+    """Finds the passages nearest to each question by exact search, alone or fused with BM25.
 
     Args:
         source: A model (folder or Hub id), or an embedding store, which records its model and corpus.
         questions: One or several questions.
         data: The corpus: a BEIR folder or a corpus.jsonl(.gz). None uses the store's corpus.
         k: Number of passages per question.
+        hybrid: True ranks by the fusion of BM25 and the model (see `stzoo.retrieval.fusion`).
+        fuse_weight: Weight of BM25 in the fusion, from 0 to 1.
+        language: Language of the passages for BM25's stemmer and stop words: a code or an English name, or
+            "none". None detects it.
         max_tokens: Maximum length of a text; longer texts are truncated. None keeps the model's own limit.
         batch_tokens: Maximum number of tokens per batch, padding included; None chooses one for the device.
         device: Torch device, or several separated by commas to encode in parallel; None uses the best
@@ -50,7 +61,8 @@ def search(
         progress: True shows progress bars on stderr; None shows them on a terminal only.
 
     Returns:
-        {"question": str, "found": [{"id": str, "score": float, "text": str}, …]} per question, best first.
+        {"question": str, "found": [{"id": str, "score": float, "text": str}, …]} per question, best first. If
+        `hybrid`, a passage also has its scores by "bm25" and by the "model", and "score" is the fused one.
 
     Raises:
         DataError: If the corpus is missing or invalid, or the corpus or model of the store has changed.
@@ -61,6 +73,11 @@ def search(
     questions = [questions] if isinstance(questions, str) else list(questions)
     if not questions:
         raise RecipeError("no question was given; expected at least one.")
+    if not hybrid and (fuse_weight != WEIGHT or language is not None):
+        option = "--language" if fuse_weight == WEIGHT else "--fuse-weight"
+        raise RecipeError(f"{option} is for the fusion with BM25; add --hybrid, or drop it.")
+    if not 0 <= fuse_weight <= 1:
+        raise RecipeError(f"fuse_weight is {fuse_weight}; expected a number from 0 to 1.")
     if threads:
         torch.set_num_threads(threads)
     show_bars = show_progress(progress)
@@ -90,6 +107,10 @@ def search(
         opened, Path(store or default_root()), batch_tokens, memory_gib=memory_gib, progress=show_bars
     )
     judged = _corpus(user_path(data), show_bars)
+    bm25 = None
+    if hybrid:
+        code = choose_language(language, judged.passages, judged.name)
+        bm25 = Lexical(judged.corpus_ids, judged.passages, language=code, progress=show_bars)
     retriever.notes(judged)  # shown to the user
     if documents is None:
         documents = retriever.documents(judged)
@@ -97,17 +118,39 @@ def search(
         raise DataError(f"{data} is not the corpus of {source}, or has changed. Run `stzoo bench` again.")
     ids = [str(number) for number in range(len(questions))]
     vectors = encode(retriever.model, questions, role="query", batch_tokens=batch_tokens)
-    run = retriever.top_k(judged, vectors, ids, documents, k)
-    return [
-        {
-            "question": question,
-            "found": [
-                {"id": judged.corpus_ids[place], "score": float(score), "text": judged.passages[place]}
-                for place, score in zip(*run.results(number), strict=True)
-            ],
-        }
-        for number, question in zip(ids, questions, strict=True)
-    ]
+    run = retriever.top_k(judged, vectors, ids, documents, max(k, DEPTH) if hybrid else k)
+    if bm25:
+        run = fuse_bm25(
+            bm25.retrieve(dict(zip(ids, questions, strict=True)), max(k, DEPTH)), run, weight=fuse_weight, k=k
+        )
+    answers = []
+    for number, question, vector in zip(ids, questions, vectors, strict=True):
+        places, scores = run.results(number)
+        columns = {"score": scores.tolist()}
+        if bm25:
+            columns["bm25"] = bm25.scores(question, places).tolist()
+            columns["model"] = _scores(retriever, vector, documents, places)
+        found = [
+            {
+                "id": judged.corpus_ids[place],
+                **{name: column[i] for name, column in columns.items()},
+                "text": judged.passages[place],
+            }
+            for i, place in enumerate(places.tolist())
+        ]
+        answers.append({"question": question, "found": found})
+    return answers
+
+
+def _scores(retriever: Retriever, vector: np.ndarray, documents: Store, places: np.ndarray) -> list[float]:
+    """The model's scores of some passages for a question."""
+    if not len(places):
+        return []
+    ids = [str(place) for place in places]
+    vectors = np.concatenate([documents[place : place + 1] for place in places.tolist()])
+    similarity = retriever.opened.similarity
+    run = top_k(vector[None], vectors, ["0"], ids, len(ids), drop_self=False, similarity=similarity)
+    return [run["0"][one] for one in ids]
 
 
 def _corpus(data: Path, progress: bool) -> RetrievalDataset:
