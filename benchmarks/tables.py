@@ -47,6 +47,42 @@ def beir() -> str:
     return "\n".join(lines)
 
 
+def fusion() -> str:
+    """BM25 and all-MiniLM-L6-v2 fused by each method and weight."""
+    made = json.loads((RESULTS / "fusion.json").read_text())
+    weights = ("0.3", "0.5", "0.7")
+    sets = made["sets"]
+    heads = [f"{name} ({found['queries']})" for name, found in sets.items()]
+    lines = [f"| nDCG@10 | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+    rows = {"BM25": ["bm25s"], "all-MiniLM-L6-v2": ["all-MiniLM-L6-v2"]}
+    for rule, about in (("lowest", ""), ("exact", ", exact scores of all candidates")):
+        for method in ("min-max", "z-score", "rrf")[: 3 if rule == "lowest" else 2]:
+            rows[f"{method}, BM25's weight {' / '.join(weights)}{about}"] = [
+                f"{rule} {method} {weight}" for weight in weights
+            ]
+    for name, systems in rows.items():
+        cells = [
+            " / ".join(f"{found['scores'][system]:.4f}" for system in systems) for found in sets.values()
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    others = {"bm25s": "BM25", "all-MiniLM-L6-v2": "the model"}
+    others |= {f"lowest {method} {made['weight']}": f"`{method}`" for method in ("z-score", "rrf")}
+    others |= {f"exact {made['method']} {made['weight']}": "exact scores"}
+    tested = [
+        f"- {name}: "
+        + ", ".join(
+            f"{about} {found['default_against'][other]['difference']:+.4f} "
+            f"(p {found['default_against'][other]['p_value']:.4f})"
+            for other, about in others.items()
+        )
+        for name, found in sets.items()
+    ]
+    title = (
+        f"The default, `{made['method']}` with the weight {made['weight']}, against the others (paired test):"
+    )
+    return "\n".join([*lines, "", title, "", *tested])
+
+
 def compare() -> str:
     """What paired tests say of BM25 and all-MiniLM-L6-v2."""
     import stzoo

@@ -98,7 +98,8 @@ def bench(
         fuse: Method to fuse BM25 with each model: min-max, z-score or rrf (see `stzoo.retrieval.fusion`). The
             fusion is a system of its own, "BM25 + NAME", made of the runs of both. None fuses nothing.
         fuse_weight: Weight of BM25 in the fusion, from 0 to 1; or a split, such as "dev" or "train", on which
-            the best of 0, 0.1, …, 1 is chosen for each data set by its first measure.
+            the best of 0, 0.1, …, 1 is chosen for each data set by nDCG@10, or the first measure if k is
+            below 10.
         precision: Precision of the stored vectors: float32, float16, int8 or binary. Several may be given,
             as a list or separated by commas; each is scored as a system of its own.
         index: One or several FAISS factory strings, each with optional search parameters after a space
