@@ -1,1 +1,1 @@
-"""From plain text to a better retriever: reading documents, generating queries, and adapting a model to them."""
+"""From plain text to a better retriever: reading documents, asking questions, adapting a model."""
