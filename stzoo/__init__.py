@@ -25,6 +25,7 @@ from stzoo.errors import (
 from stzoo.plugins.hookspecs import Checkpoint, Component, Recipe, hookimpl
 
 if TYPE_CHECKING:
+    from stzoo.adaptation.read import read_documents as read_documents
     from stzoo.cli.demo import demo as demo
     from stzoo.evaluation.bench.beir_model import BEIRModel as BEIRModel
     from stzoo.evaluation.bench.bench import bench as bench
@@ -66,6 +67,7 @@ _LAZY = {
     "prepare": "pretraining.prepare",
     "pretrain": "pretraining.pretrain",
     "publish": "hub.publish",
+    "read_documents": "adaptation.read",
     "report": "evaluation.report",
     "score": "evaluation.bench.score",
     "search": "retrieval.search.search",

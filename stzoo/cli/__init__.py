@@ -32,6 +32,7 @@ from stzoo.cli import (  # noqa: F401 - each registers its command
     prepare,
     pretrain,
     publish,
+    read,
     report,
     score,
     search,

@@ -10,7 +10,7 @@ import typer
 
 # the panels of `stzoo --help` and the commands in them, in this order; those of plugins come last
 PANELS = {
-    "Train": ("prepare", "pretrain", "mine", "finetune", "merge"),
+    "Train": ("read", "prepare", "pretrain", "mine", "finetune", "merge"),
     "Evaluate": ("bench", "score", "compare", "report", "contamination", "search"),
     "Share": ("import", "export", "card", "publish"),
     "Look around": ("demo", "plugins", "list", "recipe"),

@@ -1,6 +1,6 @@
 """The roles of columns in training data, and the option that assigns them (`--columns`)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stzoo.errors import RecipeError, abbreviated, check_known, quoted
@@ -14,11 +14,20 @@ COLUMN_ROLES = (
 IGNORE = "ignore"  # the role of columns that are not used
 
 
-def parse_columns(given: str | Mapping[str, Any] | None) -> dict[str, list[str]]:
-    """Parses the columns of training data by role, from "query=question,positive=passage" or a mapping.
+def parse_columns(
+    given: str | Mapping[str, Any] | None,
+    roles: Sequence[str] = (*COLUMN_ROLES, IGNORE),
+    example: str = "query=question,positive=text",
+) -> dict[str, list[str]]:
+    """Parses the columns of data by role, from "query=question,positive=passage" or a mapping.
 
     The roles positive, negative and ignore may have several columns ("negative=a,negative=b"; in a mapping, a
     list). Columns with the role ignore are not used.
+
+    Args:
+        given: The columns.
+        roles: The roles that there are, by default those of training data.
+        example: For messages.
 
     Raises:
         RecipeError: If a role is unknown, or a column has two roles.
@@ -28,9 +37,7 @@ def parse_columns(given: str | Mapping[str, Any] | None) -> dict[str, list[str]]
         for pair in given.split(",") if given else ():
             role, equals, name = pair.partition("=")
             if not equals or not name.strip():
-                raise RecipeError(
-                    f"columns has {quoted(pair)}; expected ROLE=COLUMN, e.g. query=question,positive=text."
-                )
+                raise RecipeError(f"columns has {quoted(pair)}; expected ROLE=COLUMN, e.g. {example}.")
             pairs.append((role.strip(), name.strip()))
     elif isinstance(given, Mapping):
         for role, names in given.items():
@@ -39,7 +46,7 @@ def parse_columns(given: str | Mapping[str, Any] | None) -> dict[str, list[str]]
         raise RecipeError(f"columns is {quoted(given)}; expected columns by role.")
     found: dict[str, list[str]] = {}
     for role, name in pairs:
-        check_known("role in columns", str(role), (*COLUMN_ROLES, IGNORE))
+        check_known("role in columns", str(role), roles)
         if not isinstance(name, str):
             raise RecipeError(f"columns.{role} is {quoted(name)}; expected the name of a column.")
         if name in (one for names in found.values() for one in names):

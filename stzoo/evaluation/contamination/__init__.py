@@ -20,10 +20,11 @@ from typing import Any
 
 from stzoo.data import registry
 from stzoo.data.beir import RetrievalDataset, read_beir
+from stzoo.data.near_copies import datasketch_module
 from stzoo.errors import DataError, OutputError, RecipeError
 from stzoo.evaluation.bench.results import Result, read
 from stzoo.evaluation.compare.systems import label, measure_name, scores_of
-from stzoo.evaluation.contamination.overlap import Index, datasketch_module
+from stzoo.evaluation.contamination.overlap import WITHOUT_MINHASH, Index
 from stzoo.evaluation.contamination.result import CleanScore, Contamination, Hit, as_json
 from stzoo.evaluation.contamination.training_texts import TrainingText, find_training, training_texts
 from stzoo.evaluation.settings import ContaminationSettings
@@ -80,7 +81,7 @@ def contamination(
     train_paths = [user_path(path) for path in settings.train]
     result_folders = [user_path(path) for path in settings.results]
     if minhash:
-        datasketch_module()  # raises before anything is read
+        datasketch_module(WITHOUT_MINHASH, "contamination")  # raises before anything is read
     if output is not None:
         output = user_path(output, OutputError)
         _check_output(output, [*train_paths, data, *result_folders], overwrite)

@@ -10,27 +10,24 @@ ngram    if another text shares an n-gram of words with it; the similarity is th
 minhash  if the word sets of both have a Jaccard similarity of at least the threshold. MinHash LSH
          (datasketch) proposes candidates, whose similarity is then computed from the words themselves.
 
-LSH's bands are chosen so that a pair exactly at the threshold becomes a candidate with a probability of at
-least 0.99. Texts that cannot reach the threshold skip LSH: those with too few or too many words for any
+Texts that cannot reach the threshold skip LSH: those with too few or too many words for any
 indexed text, and those with too small a share of words in the index.
 
 Source: Broder, SEQUENCES 1997; 13 words as in Brown et al., 2020 (https://arxiv.org/abs/2005.14165, app. C).
 """
 
 import unicodedata
-import zlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, repeat
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from stzoo.data import words as any_words
-from stzoo.errors import MissingExtraError
+from stzoo.data.near_copies import SetIndex, datasketch_module
 
-PERMUTATIONS = 128
-RECALL = 0.99  # of LSH, for pairs exactly at the threshold
+WITHOUT_MINHASH = "minhash=False, --no-minhash"
 
 
 class Match(NamedTuple):
@@ -52,20 +49,6 @@ class Match(NamedTuple):
 def words(text: str) -> list[str]:
     """The words by which a text is compared."""
     return any_words.words(unicodedata.normalize("NFKC", text).casefold())
-
-
-def datasketch_module() -> Any:
-    """Imports datasketch.
-
-    Raises:
-        MissingExtraError: If it is not installed.
-    """
-    try:
-        import datasketch
-    except ImportError:
-        package = "datasketch, for MinHash (minhash=False, --no-minhash does without it),"
-        raise MissingExtraError(package, "contamination") from None
-    return datasketch
 
 
 class Index:
@@ -144,24 +127,13 @@ class Index:
         return text_of[starts], (ngrams * self.factors).sum(axis=1, dtype=np.uint64)
 
     def _index_sets(self, sets: list[frozenset[str]], jaccard: float) -> None:
-        datasketch = datasketch_module()
         self.sets, self.known = sets, frozenset(self.ids)
-        # more rows per band give fewer false candidates
-        rows = PERMUTATIONS // 2
-        while rows > 1 and 1 - (1 - jaccard**rows) ** (PERMUTATIONS // rows) < RECALL:
-            rows -= 1
-        self.lsh = datasketch.MinHashLSH(num_perm=PERMUTATIONS, params=(PERMUTATIONS // rows, rows))
-        self.blank = datasketch.MinHash(num_perm=PERMUTATIONS, hashfunc=zlib.crc32)
+        self.index = SetIndex(jaccard, datasketch_module(WITHOUT_MINHASH, "contamination"))
         for i, word_set in enumerate(sets):
             if word_set:
-                self.lsh.insert(i, self._minhash(word_set))
+                self.index.lsh.insert(i, self.index.minhash(word_set))
         sizes = [len(word_set) for word_set in sets]
         self.min_size, self.max_size = min(sizes, default=0) * jaccard, max(sizes, default=0) / jaccard
-
-    def _minhash(self, word_set: Collection[str]) -> Any:
-        minhash = self.blank.copy()
-        minhash.update_batch(map(str.encode, word_set))
-        return minhash
 
     def _similar(self, word_set: set[str]) -> Iterator[tuple[int, float]]:
         assert self.jaccard is not None
@@ -169,7 +141,7 @@ class Index:
             return
         if len(word_set & self.known) < self.jaccard * len(word_set):
             return
-        for found in self.lsh.query(self._minhash(word_set)):
+        for found in self.index.lsh.query(self.index.minhash(word_set)):
             both = len(word_set & self.sets[found])
             similarity = both / (len(word_set) + len(self.sets[found]) - both)
             if similarity >= self.jaccard:
