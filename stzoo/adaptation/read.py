@@ -83,9 +83,10 @@ def read_documents(
 
         count = token_counter(load_tokenizer(settings.tokenizer))
     finder = CopyFinder(settings.jaccard if settings.copies == "near" else None)
+    max_bytes = int(settings.max_file_mib * 2**20)
     builder = CorpusBuilder(
-        Reader(settings.encoding, int(settings.max_file_mib * 2**20)),
-        RowReader(settings.columns or {}),
+        Reader(settings.encoding, max_bytes),
+        RowReader(settings.columns or {}, max_bytes),
         PassageSplitter(settings.passage_tokens, count, split_rows=settings.split_rows),
         None if settings.copies == "keep" else finder,
         settings.language,

@@ -199,7 +199,6 @@ class CorpusBuilder:
                     yield kind, document
             return
         files, made.skipped = find_files(source, output)
-        is_folder = Path(source).expanduser().is_dir()
         hidden = None if progress is None else not progress
         with tqdm(
             total=sum(file.size for file in files),
@@ -213,7 +212,7 @@ class CorpusBuilder:
 
                 before = made.kinds.setdefault(file.kind, {"files": 0, "documents": 0, "passages": 0})
                 read = 0
-                for document in self._of_file(file, not is_folder, report, made):
+                for document in self._of_file(file, report, made):
                     read += 1
                     if self._is_first(document, file.name):
                         yield file.kind, document
@@ -222,12 +221,12 @@ class CorpusBuilder:
                 done += file.size
         made.kinds = {kind: counts for kind, counts in made.kinds.items() if counts["files"]}
 
-    def _of_file(self, file: File, whole: bool, report: Progress, made: DocumentCorpus) -> Iterator[Document]:
+    def _of_file(self, file: File, report: Progress, made: DocumentCorpus) -> Iterator[Document]:
         """The documents of a file; if it cannot be read, the reason is noted."""
         try:
             if file.kind in ROWS:
                 on_bad = self._bad_row(file.name, str(file.path))
-                yield from self._rows.file(file, whole=whole, progress=report, on_bad=on_bad)
+                yield from self._rows.file(file, report, on_bad)
             else:
                 yield self._reader.read(file)
         except (MissingExtraError, OutputError):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stzoo.data.beir_layout import find_jsonl
 from stzoo.errors import DataError, abbreviated
+from stzoo.utils.files import PART
 from stzoo.utils.inputs import check_is_file, user_path
 
 KINDS = {
@@ -18,6 +18,7 @@ KINDS = {
     **{f".{kind}": kind for kind in ("pdf", "docx", "csv", "tsv", "jsonl", "json", "parquet")},
 }
 ROWS = ("csv", "tsv", "jsonl", "json", "parquet")  # kinds whose rows are documents
+_WITH_CORPUS = ("qrels", "queries.jsonl", "queries.jsonl.gz", "passages.json")  # what BEIR or `read` adds
 KNOWN = ", ".join(sorted({*KINDS.values()}))
 
 
@@ -30,12 +31,14 @@ class File:
         path: Its path.
         kind: One of the values of `KINDS`.
         size: In bytes.
+        is_source: True if it is the source, or its only corpus; then ids of rows need no file name.
     """
 
     name: str
     path: Path
     kind: str
     size: int
+    is_source: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def find_files(source: str | Path, leave_out: Path | None = None) -> tuple[list[
     """Finds the files of a source: itself if it is a file, otherwise those in the folder and its subfolders.
 
     Links are followed, except to a folder that contains them or that was read before. Of a folder in BEIR's
-    layout, only the corpus is read. Names that begin with a dot are skipped.
+    layout, or that `stzoo read` wrote, only the corpus is read. Names that begin with a dot are skipped.
 
     Args:
         source: The file or folder.
@@ -77,20 +80,31 @@ def find_files(source: str | Path, leave_out: Path | None = None) -> tuple[list[
         check_is_file(path)
         if (kind := _kind(path.name)) is None:
             raise DataError(f"{source} has an unknown type; expected {KNOWN}, or a folder of such files.")
-        return [File(path.name, path, kind, path.stat().st_size)], []
+        return [File(path.name, path, kind, path.stat().st_size, True)], []
     try:
         os.scandir(path).close()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if (path / "qrels").is_dir() or (path / "queries.jsonl").is_file():
-        corpus = find_jsonl(path, "corpus")
-        return [File(corpus.name, corpus, "jsonl", corpus.stat().st_size)], []
+    corpus = next(filter(Path.is_file, (path / "corpus.jsonl", path / "corpus.jsonl.gz")), None)
+    if corpus and any((path / name).exists() for name in _WITH_CORPUS):
+        return [File(corpus.name, corpus, "jsonl", corpus.stat().st_size, True)], []
     files: list[File] = []
     skipped: list[Skipped] = []
     hidden = leave_out.resolve() if leave_out is not None else None
     for found in _walk(path, "", {path.resolve()}, hidden):
         (files if isinstance(found, File) else skipped).append(found)  # type: ignore[arg-type]
     return files, skipped
+
+
+def check_size(size: int, max_bytes: int) -> None:
+    """Refuses a file that is too large to be read at once.
+
+    Raises:
+        DataError: If it has more than `max_bytes`.
+    """
+    if size > max_bytes:
+        found, limit = f"{size / 2**20:,.1f}", f"{max_bytes / 2**20:,g}"
+        raise DataError(f"{found} MiB, over the limit of {limit}; split it, or raise --max-file-mib")
 
 
 def shown(name: str) -> str:
@@ -113,6 +127,8 @@ def _walk(folder: Path, above: str, seen: set[Path], leave_out: Path | None) -> 
         yield Skipped(shown(above), f"cannot be read: {error.strerror or error}")
         return
     for entry in entries:
+        if entry.name.endswith(PART):  # the draft of an output
+            continue
         name, path = above + entry.name, Path(entry.path)
         try:
             if entry.is_dir():

@@ -5,7 +5,7 @@ import re
 import zipfile
 from pathlib import Path
 
-from stzoo.data.documents.find import File
+from stzoo.data.documents.find import File, check_size
 from stzoo.data.documents.pdf import pdf_document
 from stzoo.data.documents.sections import (
     Document,
@@ -52,7 +52,7 @@ class Reader:
             DataError: If it cannot be read; the message is the reason, without the file's name.
             OSError: If it cannot be opened.
         """
-        self._check_size(file.size)
+        check_size(file.size, self.max_bytes)
         fallback = _title(file.path)
         if file.kind == "pdf":
             with open_input(file.path):  # for the system's reason if it may not be read
@@ -102,7 +102,7 @@ class Reader:
         with open_input(path) as opened:
             try:
                 with zipfile.ZipFile(opened) as archive:
-                    self._check_size(sum(part.file_size for part in archive.infolist()))
+                    check_size(sum(part.file_size for part in archive.infolist()), self.max_bytes)
             except zipfile.BadZipFile:
                 raise DataError("not a readable docx; it may be encrypted, or an older .doc file") from None
             opened.seek(0)
@@ -110,13 +110,6 @@ class Reader:
                 opened, style_map=_STYLES, convert_image=mammoth.images.img_element(lambda _: {})
             )
         return f"<html><body>{made.value}</body></html>".encode()
-
-    def _check_size(self, size: int) -> None:
-        if size > self.max_bytes:
-            raise DataError(
-                f"{size / 2**20:.0f} MiB, over the limit of {self.max_bytes / 2**20:g}; split it, or raise "
-                "--max-file-mib"
-            )
 
 
 def _declared(content: bytes) -> str:

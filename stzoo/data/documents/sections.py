@@ -184,8 +184,10 @@ _PARAGRAPHS = frozenset(
     )
 )
 _LINES = frozenset(("br", "caption", "li", "tr"))
-_PARAGRAPH, _LINE = "\x1c", "\x1d"  # breaks; both are white space
-_BREAK = re.compile(rf"[ \t]*[{_PARAGRAPH}{_LINE}]\s*")
+# Marks of breaks, which are white space, and what a run of them becomes: the first of these that is in it.
+_PARAGRAPH, _LINE, _CELL, _SPACE = "\x1c\x1d\x1e\x1f"
+_BREAK = re.compile(r"[ \t]*[\x1c-\x1f]\s*")
+_BREAKS = {_PARAGRAPH: "\n\n", _LINE: "\n", _CELL: " | ", _SPACE: " "}
 _CELLS = frozenset(("td", "th"))
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _MAIN = "//main | //*[@role='main'] | //body[count(.//article) = 1]//article"
@@ -224,7 +226,7 @@ def _blocks(root: Any) -> Iterator[tuple[int | None, str]]:
     preformatted = cells = 0
 
     def flush() -> tuple[int | None, str]:
-        text = _BREAK.sub(lambda found: "\n\n" if _PARAGRAPH in found[0] else "\n", "".join(parts))
+        text = _BREAK.sub(_break, "".join(parts))
         parts.clear()
         return level, text
 
@@ -236,7 +238,7 @@ def _blocks(root: Any) -> Iterator[tuple[int | None, str]]:
     for event, element in walk:
         tag = element.tag if isinstance(element.tag, str) else ""
         ends = _PARAGRAPH if tag in _PARAGRAPHS else _LINE if tag in _LINES else ""
-        ends = " " if ends and cells else ends  # a row is a line
+        ends = _SPACE if ends and cells else ends  # a row is a line
         if event == "start":
             if _is_left_out(tag, element) and element is not root:
                 walk.skip_subtree()
@@ -255,12 +257,16 @@ def _blocks(root: Any) -> Iterator[tuple[int | None, str]]:
                 yield flush()
                 level = None
             elif tag in _CELLS and element.getnext() is not None:
-                parts.append(" | ")
+                parts.append(_CELL)
             else:
                 parts.append(ends)
         if element is not root:
             parts.append(spaced(element.tail))
     yield flush()
+
+
+def _break(found: re.Match[str]) -> str:
+    return next(text for mark, text in _BREAKS.items() if mark in found[0])
 
 
 def _is_left_out(tag: str, element: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from stzoo.data.documents.find import File
+from stzoo.data.documents.find import File, check_size
 from stzoo.data.documents.sections import Document, Section, clean
 from stzoo.data.row_location import RowLocation
 from stzoo.data.rows import OnBad, Rows, check_column_names, read_dataset, read_rows, read_tables
@@ -34,21 +34,21 @@ class RowReader:
 
     Args:
         columns: The columns of unusual names by role: text, title, id.
+        max_bytes: Limit of JSON documents, which are read at once.
     """
 
-    def __init__(self, columns: Mapping[str, list[str]]) -> None:
+    def __init__(self, columns: Mapping[str, list[str]], max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         named = {role: names[0] for role, names in columns.items()}
         self.text, self.title = named.get("text", "text"), named.get("title", "title")
         self.ids = [named["id"]] if "id" in named else ["_id", "id"]
         self.needed = [*self.ids, self.title, self.text, "metadata"]
 
-    def file(self, file: File, *, whole: bool, progress: Progress, on_bad: OnBad) -> Iterator[Document]:
-        """The documents of a file.
+    def file(self, file: File, progress: Progress, on_bad: OnBad) -> Iterator[Document]:
+        """The documents of a file. Their ids begin with its name, unless it is the source.
 
         Args:
             file: The file.
-            whole: True if the file is the source: its ids are kept as they are. Otherwise they begin with the
-                name of the file.
             progress: Called with the share read so far.
             on_bad: Called with the error of a row that is left out.
 
@@ -58,7 +58,7 @@ class RowReader:
         rows = self._of_json(file, on_bad) if file.kind == "json" and file.path.suffix == ".json" else None
         if rows is None:
             rows = read_rows(file.path, progress, columns=self._columns, on_bad=on_bad)
-        yield from self._documents(rows, file.name, "" if whole else f"{file.name}:", on_bad)
+        yield from self._documents(rows, file.name, "" if file.is_source else f"{file.name}:", on_bad)
 
     def data(self, source: Any, progress: Progress, on_bad: OnBad) -> Iterator[Document]:
         """The documents of a list, data frame, Arrow table or `datasets.Dataset`.
@@ -104,6 +104,7 @@ class RowReader:
                         "a single JSON object; expected a list of objects, or one object per line"
                     )
                 return None
+            check_size(file.size, self.max_bytes)
             opened.seek(0)
             try:
                 values = parse_json(opened.read().decode("utf-8-sig"))
