@@ -23,7 +23,10 @@ def read_command(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Read documents (md, txt, html, pdf, docx, csv, jsonl, Parquet) and split them into passages."""
+    """Read documents and split them into passages.
+
+    Files of these kinds are read: md, txt, html, pdf, docx, csv, tsv, jsonl, json and Parquet.
+    """
     from stzoo.adaptation.read import read_documents
 
     made = read_documents(**settings.arguments(), output=output, overwrite=overwrite)
