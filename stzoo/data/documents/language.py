@@ -1,16 +1,18 @@
 """The language of a passage, by py3langid.
 
-Of languages with a code of two letters, it names the right one for nearly all passages of twenty words or
-more; py3langid is 5 MB large, where detectors that are better with single words take 100 MB and more.
+py3langid knows more than a hundred languages with codes of two letters and is 5 MB large; detectors that are
+better with single words take 100 MB. A passage whose language is not clear has that of its document.
 """
 
+import re
 from typing import Any
 
 from stzoo.data.documents.sections import Document, library
 from stzoo.data.languages import NONE
 
 _SURE, _LIKELY = 0.9, 0.5  # probabilities
-_SAMPLE = 500  # characters
+_SAMPLE, _BEGINNING = 500, 2000  # characters of a passage, and of a document
+_NO_WORDS = re.compile(r"[!-~]*[/\\\d_=<>{}][!-~]*")  # addresses, paths, numbers, code
 _NAMES = {"nn": "no", "nb": "no"}
 
 
@@ -39,12 +41,13 @@ class LanguageDetector:
     def _beginning(self, document: Document) -> str:
         sample = ""
         for section in document.sections:
-            sample += section.text[:_SAMPLE] + "\n"
-            if len(sample) >= _SAMPLE:
+            sample += section.text[:_BEGINNING] + "\n"
+            if len(sample) >= _BEGINNING:
                 break
         return sample
 
     def _detect(self, text: str, least: float) -> str | None:
+        text = _NO_WORDS.sub(" ", text)
         if not any(map(str.isalpha, text)):
             return None
         code, probability = self._identifier.classify(text)
