@@ -17,6 +17,7 @@ from stzoo.errors import (
     PluginError,
     PublishError,
     RecipeError,
+    ServerError,
     ShapeError,
     StzooError,
     TrainingError,
@@ -25,6 +26,7 @@ from stzoo.errors import (
 from stzoo.plugins.hookspecs import Checkpoint, Component, Recipe, hookimpl
 
 if TYPE_CHECKING:
+    from stzoo.adaptation.ask import ask as ask
     from stzoo.adaptation.read import read_documents as read_documents
     from stzoo.cli.demo import demo as demo
     from stzoo.evaluation.bench.beir_model import BEIRModel as BEIRModel
@@ -54,6 +56,7 @@ _LAZY = {
     "Backbone": "pretraining.backbone",
     "Objective": "pretraining.objective",
     "Preparation": "pretraining.prepare",
+    "ask": "adaptation.ask",
     "bench": "evaluation.bench.bench",
     "card": "hub.card",
     "compare": "evaluation.compare",
@@ -87,6 +90,7 @@ __all__ = [
     "PublishError",
     "Recipe",
     "RecipeError",
+    "ServerError",
     "ShapeError",
     "StzooError",
     "TrainingError",

@@ -13,6 +13,7 @@ StzooError                      exit code 2, printed without a traceback
 ├── OutputError                 an output path that cannot or must not be written
 ├── TrainingError               a training run whose loss, gradient or weights are not finite
 ├── PublishError                a model that must not be published, or that the Hub rejects
+├── ServerError                 a server of a language model that cannot be used
 └── MissingExtraError           an optional dependency that is not installed
 
 Any other exception is a bug in stzoo and keeps its traceback.
@@ -91,6 +92,10 @@ class TrainingError(StzooError):
 
 class PublishError(StzooError):
     """A model that must not be published, or that the Hub rejects."""
+
+
+class ServerError(StzooError):
+    """A server of a language model that does not answer, or refuses to."""
 
 
 class MissingExtraError(StzooError):

@@ -1,4 +1,4 @@
-"""Settings of read; it imports nothing heavy."""
+"""Settings of read and ask; it imports nothing heavy."""
 
 import codecs
 from typing import Annotated, Any, ClassVar, Literal
@@ -6,8 +6,24 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, field_validator
 
 from stzoo.data.column_roles import parse_columns
-from stzoo.training.settings import DATA, LanguageCode, Name, Settings, setting
+from stzoo.training.pretrain_settings import CORPUS_HELP, SKIP_BAD_LINES_HELP
+from stzoo.training.settings import (
+    COMMAS,
+    DATA,
+    DEVICE_HELP,
+    HARDWARE,
+    MODEL,
+    THREADS_HELP,
+    Device,
+    LanguageCode,
+    Name,
+    Names,
+    Settings,
+    setting,
+)
+from stzoo.utils.bounds import MAX_THREADS
 
+ENDPOINT = "Endpoint"
 # columns of rows by role; the roles are those of `stzoo.data.documents.tables.ROLES`
 TextColumns = Annotated[
     dict[str, list[str]] | None,
@@ -64,3 +80,61 @@ class ReadSettings(Settings):
         except (LookupError, ValueError):
             raise ValueError("expected an encoding that Python knows, e.g. windows-1252") from None
         return name
+
+
+class AskSettings(Settings):
+    """Settings of `stzoo ask`."""
+
+    command: ClassVar[str] = "ask"
+    positional: ClassVar[tuple[str, ...]] = ("corpus",)
+
+    corpus: Names = setting(..., CORPUS_HELP, min_length=1)
+    queries: str = setting(
+        "none",
+        "What generates the queries: the URL of an OpenAI-compatible API, a language model (folder, GGUF "
+        "file or Hub id), or none to take words of the passages.",
+        min_length=1,
+    )
+    queries_model: str | None = setting(
+        None, "Model at the URL, if it has several; or the GGUF file of a model on the Hub."
+    )
+    count: int | None = setting(
+        None, "Queries to ask for; by default 3 per passage, and at most 10,000.", ge=1, le=10**9
+    )
+    per_passage: int | None = setting(
+        None, "Queries to ask for at once about a passage; 1 to 3 by default.", ge=1, le=20
+    )
+    styles: Annotated[list[str] | None, COMMAS] = setting(
+        None,
+        "Styles of the queries, with commas: question, keywords, statement; without a model title, sentence, "
+        "keywords, span. All by default.",
+    )
+    seed: int = setting(42, "Random seed for the choice of passages, styles and words.", ge=0, le=2**32 - 1)
+    min_words: int = setting(10, "Leave out passages with fewer words.", DATA, ge=1)
+    passage_words: int = setting(
+        120, "Words of a passage that the model reads; more cost more.", DATA, ge=10, le=10**5
+    )
+    language: LanguageCode | None = setting(
+        None, "Language of passages without `metadata.language`; detected by default.", DATA
+    )
+    skip_bad_lines: bool = setting(False, SKIP_BAD_LINES_HELP, DATA)
+    temperature: float = setting(
+        0.7, "Randomness of the answers; 0 for the most likely ones.", MODEL, ge=0, le=2
+    )
+    queries_key_env: str = setting(
+        "OPENAI_API_KEY", "Environment variable that has the key.", ENDPOINT, pattern=r"^[A-Za-z_]\w*$"
+    )
+    concurrency: int = setting(8, "Requests at the same time.", ENDPOINT, ge=1, le=256)
+    timeout: float = setting(60.0, "Seconds to wait for an answer.", ENDPOINT, gt=0, le=86400)
+    retries: int = setting(
+        4, "Repetitions of a request that fails for a reason that may pass.", ENDPOINT, ge=0, le=100
+    )
+    price_in: float | None = setting(
+        None, "Price of a million tokens sent, to show the cost.", ENDPOINT, ge=0
+    )
+    price_out: float | None = setting(None, "Price of a million tokens received.", ENDPOINT, ge=0)
+    precision: Literal["auto", "fp32", "bf16"] = setting(
+        "auto", "Precision of a local model; auto is bf16 on processors that compute with it.", HARDWARE
+    )
+    device: Device | None = setting(None, DEVICE_HELP, HARDWARE)
+    threads: int | None = setting(None, THREADS_HELP, HARDWARE, ge=1, le=MAX_THREADS)

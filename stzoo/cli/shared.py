@@ -10,7 +10,8 @@ import typer
 
 # the panels of `stzoo --help` and the commands in them, in this order; those of plugins come last
 PANELS = {
-    "Train": ("read", "prepare", "pretrain", "mine", "finetune", "merge"),
+    "Adapt": ("adapt", "read", "ask"),
+    "Train": ("prepare", "pretrain", "mine", "finetune", "merge"),
     "Evaluate": ("bench", "score", "compare", "report", "contamination", "search"),
     "Share": ("import", "export", "card", "publish"),
     "Look around": ("demo", "plugins", "list", "recipe"),

@@ -106,12 +106,21 @@ def read_row(row: dict[str, Any], at: RowLocation, columns: Mapping[str, type], 
         raise at.error("half of a surrogate pair, which is not a character", EXPECTED) from None
 
 
+def _lookup(row: Mapping[str, Any], name: str) -> Any:
+    """The value of a column, or of a key of an object in it ("metadata.language"); None if there is none."""
+    if name in row:
+        return row[name]
+    outer, _, inner = name.partition(".")
+    value = row.get(outer)
+    return value.get(inner) if isinstance(value, Mapping) else None
+
+
 def _filled(
     row: dict[str, Any], at: RowLocation, columns: Mapping[str, type], text_of: TextReader
 ) -> dict[str, str | list[str]]:
     filled: dict[str, str | list[str]] = {}
     for name, kind in columns.items():
-        value = row.get(name)
+        value = _lookup(row, name)
         if value is None or value == []:
             continue
         if kind is str:

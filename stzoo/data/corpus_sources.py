@@ -157,4 +157,5 @@ def _pydocs(_: Progress, __: OnBad) -> Rows:
 def _columns(further: Collection[str], where: object, names: Sequence[str]) -> list[str]:
     if "text" not in names:
         raise DataError(f'{where} has the columns {", ".join(names) or "none"}; expected one named "text".')
-    return [name for name in dict.fromkeys((*COLUMNS, *further)) if name in names]
+    inside = (name.partition(".")[0] for name in further)  # the column of "metadata.language"
+    return [name for name in dict.fromkeys((*COLUMNS, *further, *inside)) if name in names]

@@ -1,7 +1,7 @@
 """The host trainer's arguments, translated from the settings of a run."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from sentence_transformers import SentenceTransformerTrainingArguments
@@ -11,8 +11,17 @@ from stzoo.errors import RecipeError
 from stzoo.training.settings import Training
 
 
-def choose_precision(settings: Training) -> dict[str, str]:
-    """Returns the precision to train in ("used") and the reason ("reason"), for the record of the run.
+class Hardware(Protocol):
+    """The settings that the precision depends on."""
+
+    @property
+    def precision(self) -> str: ...  # noqa: D102
+    @property
+    def device(self) -> str | None: ...  # noqa: D102
+
+
+def choose_precision(settings: Hardware) -> dict[str, str]:
+    """Returns the precision to compute in ("used") and the reason ("reason"), for the record of the run.
 
     In bf16, which has the range of fp32, a step takes about 0.6 of the time of fp32 on a CPU with avx512_bf16
     (benchmarks/pretrain_speed.py). benchmarks/precision.py compares losses and retrieval of the two.
