@@ -90,8 +90,12 @@ def ask(
         read = load_corpus(
             config.corpus, min_words=config.min_words, skip_bad_lines=config.skip_bad_lines, columns=COLUMNS
         )
-        run = _Run(config, read, folder)
-        run.make(sys.stderr.isatty() if progress is None else progress)
+        try:
+            run = _Run(config, read, folder)
+            run.make(sys.stderr.isatty() if progress is None else progress)
+        finally:
+            if not any((folder / FOLDER).glob("part-*.json")):  # nothing to continue
+                remove_files(folder, [f"{FOLDER}/{MANIFEST}"])
         return run.finish(notes)
 
 
@@ -112,9 +116,9 @@ class _Run:
 
     def __init__(self, config: AskSettings, corpus: Corpus, folder: Path):
         self._config, self._corpus, self._folder = config, corpus, folder
-        self._sample = [self._passage(row) for row in corpus.sample()]
-        self._language = config.language or detect_language([one.full for one in self._sample])
-        self._sample = [self._passage(row) for row in corpus.sample()]
+        rows = corpus.sample()
+        self._language = config.language or detect_language([row["text"] for row in rows])
+        self._sample = [self._passage(row) for row in rows]
         passages = len(corpus.rows)
         self.count = config.count or min(PER_PASSAGE * passages, MOST)
         stored = _stored_number(folder)
@@ -218,7 +222,7 @@ class _Run:
     def _language_of(self, row: dict[str, Any]) -> str:
         given = (row.get("metadata.language") or "").partition("-")[0]
         try:
-            return check_language(given) if given else getattr(self, "_language", NONE)
+            return check_language(given) if given else self._language
         except RecipeError:  # a language that is not known here
             return NONE
 

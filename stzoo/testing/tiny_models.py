@@ -177,6 +177,25 @@ def tiny_t5(folder: str | Path, *, seed: int = 0, width: int = 32) -> Path:
     return _write(lambda: T5ForConditionalGeneration(config), tokenizer, folder, seed)
 
 
+def tiny_causal_lm(folder: str | Path, *, seed: int = 0, width: int = 32) -> Path:
+    """Writes a Llama with random weights and two layers and its tokenizer, and returns the folder.
+
+    Args:
+        folder: Folder to write to, which is created if needed.
+        seed: Seed of the weights.
+        width: Hidden size, a multiple of 4.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = tiny_tokenizer("roberta")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=2 * width, max_position_embeddings=2048, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.cls_token_id, eos_token_id=tokenizer.sep_token_id, initializer_range=0.5,
+    )  # fmt: skip
+    return _write(lambda: LlamaForCausalLM(config), tokenizer, folder, seed)
+
+
 def tiny_cross_encoder(folder: str | Path, *, seed: int = 0, width: int = 32, labels: int = 1) -> Path:
     """Writes a two-layer cross-encoder with random weights and its tokenizer, and returns the folder.
 
