@@ -298,7 +298,15 @@ def test_a_run_of_nonsense_stops_early_with_an_example(passages, tmp_path, serve
 def test_rejected_answers_are_counted_with_examples(passages, tmp_path, server):
     def answer(body):
         good = json.loads(queries(body))["queries"]
-        return json.dumps({"queries": [good[0], "see http://evil.example/x of wings", passage_of(body)[:60]]})
+        return json.dumps(
+            {
+                "queries": [
+                    good[0],
+                    "see http://evil.example/x of wings",
+                    " ".join(passage_of(body).split()[:8]),
+                ]
+            }
+        )
 
     server.answer = answer
     made = ask(passages, output=tmp_path / "out", queries=server.url, count=30, per_passage=3)
@@ -416,10 +424,11 @@ def test_a_t5_writes_questions(tmp_path):
 
 
 def test_a_model_that_is_no_language_model_is_refused(passages, base, tmp_path):
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="is not a model; expected config"):
         ask(passages, output=tmp_path / "out", queries=str(tmp_path))
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="is a BertForMaskedLM, which writes no text"):
         ask(passages, output=tmp_path / "out", queries=str(base))
+    assert not (tmp_path / "out").exists()
 
 
 # -- answers
@@ -440,7 +449,7 @@ def test_any_answer_gives_queries_or_reasons(text, expected):
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=20),
     lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["queries", "query", "x"]), inner)
+        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["queries", "query", "x"]), inner, max_size=3)
     ),
     max_leaves=12,
 )

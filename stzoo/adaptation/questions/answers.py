@@ -170,10 +170,12 @@ def _same_language(text: str, found: Sequence[str], passage: Passage) -> bool:
         return False
     own = stop_words(passage.language)
     there = set(words(whole))
-    if not own or any(word in own for word in found):
+    if not own:
         return True
+    number = sum(len(word) > 1 and word in own for word in found)
     strange = [word for word in found if len(word) > 1 and word not in there]
-    return not any(sum(word in stop_words(code) - own for word in strange) >= 2 for code in _LISTED)
+    others = (sum(word in stop_words(code) - own for word in strange) for code in _LISTED)
+    return max(others) < max(2, number + 1)
 
 
 _LISTED = ("da", "de", "en", "es", "fr", "it", "nl", "no", "pt", "ru", "sv", "tr")

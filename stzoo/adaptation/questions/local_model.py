@@ -33,6 +33,8 @@ from stzoo.utils.files import sha256
 from stzoo.utils.inputs import user_path
 
 CHAT = 10**9  # parameters from which a model with a chat template is asked by it
+WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+MOST_TOKENS = 2048  # of a passage
 ECHOED = 0.6  # share of words of an example from which an answer is a copy of it
 BATCH_TOKENS = 16384  # of prompts and queries in a batch; 0.4 GB of keys and values for 135 M parameters
 LABELS = {"question": "Question", "keywords": "Keywords", "statement": "Statement", "title": "Title"}
@@ -139,7 +141,13 @@ class LocalModel:
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         with loading_errors("language model", name):
             config = AutoConfig.from_pretrained(name, **options)
+            kinds = config.architectures or [WRITERS[0]]  # a GGUF file names none
+            if not any(kind.endswith(WRITERS) for kind in kinds):
+                raise ModelError(
+                    f"{name} is a {', '.join(kinds)}, which writes no text; expected a language model."
+                )
             self.is_seq2seq = bool(config.is_encoder_decoder)
+            options["config"] = config
             kind = AutoModelForSeq2SeqLM if self.is_seq2seq else AutoModelForCausalLM
             self._tokenizer = AutoTokenizer.from_pretrained(name, **options)
             weights = {} if gguf_file else {"use_safetensors": True}
@@ -162,6 +170,7 @@ class LocalModel:
         self._prefix = ""
         self._suffixes: dict[str, str] = {}
         if self.is_seq2seq:
+            self._fixed, self._room = self._sampling.max_new_tokens, MOST_TOKENS
             start = generation.decoder_start_token_id
             start = config.decoder_start_token_id if start is None else start
             self._sampler: Any = Seq2Seq(self._model, start, stop)
@@ -172,6 +181,14 @@ class LocalModel:
         turns = _chat(tokenizer, self._titles) if large else None
         self._prefix, self._suffixes = turns or _plain(tokenizer, self._titles)
         ids = tokenizer(self._prefix, add_special_tokens=False).input_ids
+        self._fixed = len(ids) + self._sampling.max_new_tokens + 32  # the style's tokens among them
+        limit = getattr(config, "max_position_embeddings", None) or MOST_TOKENS + self._fixed
+        self._room = min(limit - self._fixed, MOST_TOKENS)
+        if self._room < 32:
+            raise ModelError(
+                f"{self.name} reads at most {limit} tokens; expected {self._fixed + 32} or more, as the "
+                "examples and a passage need them."
+            )
         with fast_linear(self._model.device):
             self._sampler = Causal(self._model, ids, stop)
         self._style_ids = {
@@ -193,8 +210,7 @@ class LocalModel:
         """See `Generator`."""
         texts = [passage.shortened(self._words) for passage in passages]
         ids = self._tokenizer(texts, add_special_tokens=self.is_seq2seq).input_ids
-        longest = max(8, self._longest())
-        ids = [row[:longest] for row in ids]
+        ids = [row[: self._room] for row in ids]
         order = sorted(range(len(ids)), key=lambda at: (len(styles[at]), len(ids[at]), at), reverse=True)
         for batch in self._batches(order, ids, styles):
             asked = [[self._style_ids[one] if self._suffixes else [] for one in styles[at]] for at in batch]
@@ -226,21 +242,14 @@ class LocalModel:
         found = set(words(text))
         return any(len(found & set(words(example))) > ECHOED * len(found) for _, _, example in self._examples)
 
-    def _longest(self) -> int:
-        """Tokens of a passage that fit between the prompt and the query."""
-        limits = [getattr(self._model.config, "max_position_embeddings", None), 2048]
-        spare = len(self._tokenizer(self._prefix).input_ids) + self._sampling.max_new_tokens + 64
-        return min(limit for limit in limits if limit) - (0 if self.is_seq2seq else spare)
-
     def _batches(
         self, order: Sequence[int], ids: Sequence[Sequence[int]], styles: Sequence[Sequence[str]]
     ) -> Iterator[list[int]]:
         """Passages with as many styles each, whose prompts and queries are within BATCH_TOKENS."""
-        fixed = len(self._tokenizer(self._prefix).input_ids) + self._sampling.max_new_tokens + 32
         batch: list[int] = []
         for at in order:
             if batch:
-                size = (len(ids[batch[0]]) + fixed) * len(styles[at]) * (len(batch) + 1)
+                size = (len(ids[batch[0]]) + self._fixed) * len(styles[at]) * (len(batch) + 1)
                 if len(styles[at]) != len(styles[batch[0]]) or size > BATCH_TOKENS:
                     yield batch
                     batch = []
