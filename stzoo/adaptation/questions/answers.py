@@ -149,7 +149,7 @@ def copies_span(query: str, passage: str, *, run: int = COPIED_WORDS, share: flo
         share: Least share of the query's words that are in such runs.
 
     Example:
-        >>> copies_span("the lift of a wing in slipstreams", "We measured the lift of a wing.")
+        >>> copies_span("why the lift of a wing", "We measured the lift of a wing.")
         True
         >>> copies_span("how much lift has a wing", "We measured the lift of a wing.")
         False
