@@ -26,6 +26,7 @@ from stzoo.errors import (
 from stzoo.plugins.hookspecs import Checkpoint, Component, Recipe, hookimpl
 
 if TYPE_CHECKING:
+    from stzoo.adaptation.adapt import adapt as adapt
     from stzoo.adaptation.ask import ask as ask
     from stzoo.adaptation.read import read_documents as read_documents
     from stzoo.cli.demo import demo as demo
@@ -56,6 +57,7 @@ _LAZY = {
     "Backbone": "pretraining.backbone",
     "Objective": "pretraining.objective",
     "Preparation": "pretraining.prepare",
+    "adapt": "adaptation.adapt",
     "ask": "adaptation.ask",
     "bench": "evaluation.bench.bench",
     "card": "hub.card",

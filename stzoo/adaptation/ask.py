@@ -9,7 +9,6 @@ Memory: 8 bytes per passage for the order (24 if the passages have documents), a
 """
 
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -36,7 +35,7 @@ from stzoo.training.records import versions
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import atomic_file, lock_folder, remove_files, write_json
 from stzoo.utils.inputs import parse_json
-from stzoo.utils.messages import collect_notes, notify
+from stzoo.utils.messages import collect_notes, notify, show_progress
 from stzoo.utils.outputs import check_output
 from stzoo.utils.parts import Part, open_manifest
 
@@ -92,7 +91,7 @@ def ask(
         )
         try:
             run = _Run(config, read, folder)
-            run.make(sys.stderr.isatty() if progress is None else progress)
+            run.make(show_progress(progress))
         finally:
             if not any((folder / FOLDER).glob("part-*.json")):  # nothing to continue
                 remove_files(folder, [f"{FOLDER}/{MANIFEST}"])

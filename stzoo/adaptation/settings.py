@@ -1,19 +1,27 @@
-"""Settings of read and ask; it imports nothing heavy."""
+"""Settings of read, ask and adapt; it imports nothing heavy."""
 
 import codecs
+import re
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from stzoo.data.column_roles import parse_columns
 from stzoo.training.pretrain_settings import CORPUS_HELP, SKIP_BAD_LINES_HELP
 from stzoo.training.settings import (
+    BATCH_TOKENS_HELP,
     COMMAS,
     DATA,
     DEVICE_HELP,
     HARDWARE,
+    MAX_TOKENS_HELP,
+    MEMORY_HELP,
     MODEL,
+    OPTIMISER,
+    STORE_HELP,
     THREADS_HELP,
+    VECTORS,
     Device,
     LanguageCode,
     Name,
@@ -24,6 +32,16 @@ from stzoo.training.settings import (
 from stzoo.utils.bounds import MAX_THREADS
 
 ENDPOINT = "Endpoint"
+
+
+def _seconds(given: Any) -> Any:
+    """Reads "90s", "30m" or "2h" as seconds; a plain number is one of seconds."""
+    if isinstance(given, str) and (found := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", given.strip())):
+        return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+    return given
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=10**8)]
 # columns of rows by role; the roles are those of `stzoo.data.documents.tables.ROLES`
 TextColumns = Annotated[
     dict[str, list[str]] | None,
@@ -82,13 +100,9 @@ class ReadSettings(Settings):
         return name
 
 
-class AskSettings(Settings):
-    """Settings of `stzoo ask`."""
+class QuestionSettings(Settings):
+    """What ask and adapt share: how to generate queries."""
 
-    command: ClassVar[str] = "ask"
-    positional: ClassVar[tuple[str, ...]] = ("corpus",)
-
-    corpus: Names = setting(..., CORPUS_HELP, min_length=1)
     queries: str = setting(
         "none",
         "What generates the queries: the URL of an OpenAI-compatible API, a language model (folder, GGUF "
@@ -138,3 +152,46 @@ class AskSettings(Settings):
     )
     device: Device | None = setting(None, DEVICE_HELP, HARDWARE)
     threads: int | None = setting(None, THREADS_HELP, HARDWARE, ge=1, le=MAX_THREADS)
+
+
+class AskSettings(QuestionSettings):
+    """Settings of `stzoo ask`."""
+
+    command: ClassVar[str] = "ask"
+    positional: ClassVar[tuple[str, ...]] = ("corpus",)
+
+    corpus: Names = setting(..., CORPUS_HELP, min_length=1)
+
+
+class AdaptSettings(QuestionSettings):
+    """Settings of `stzoo adapt`."""
+
+    command: ClassVar[str] = "adapt"
+    positional: ClassVar[tuple[str, ...]] = ("model",)
+
+    model: Name = setting(..., "SentenceTransformer to adapt: folder or Hub id.", names="model")
+    corpus: Name = setting(..., "Documents: a folder or file that `stzoo read` reads, or a BEIR folder.")
+    budget: Seconds | None = setting(
+        None, "Time for the whole run (90s, 30m, 2h); fewer queries are asked for if they take too long."
+    )
+    held_out: int = setting(
+        2000,
+        "Queries to hold out, of documents that training does not see; at most 30 % of all.",
+        ge=20,
+        le=10**6,
+    )
+    store: Path | None = setting(None, STORE_HELP, VECTORS)
+    found_in: int = setting(
+        20, "Keep a query if BM25 and the model together rank its passage among the first N.", ge=1
+    )
+    max_tokens: int | None = setting(None, MAX_TOKENS_HELP, DATA, ge=1, le=10**9)
+    bm25_weight: float = setting(0.5, "Weight of BM25 in the teacher.", OPTIMISER, ge=0, le=1)
+    candidates: int = setting(100, "Passages per query that the teacher ranks.", OPTIMISER, ge=2, le=10**4)
+    teacher_temperature: float = setting(
+        0.3, "Divides the teacher's scores; lower follows its first ranks more closely.", OPTIMISER, gt=0
+    )
+    epochs: int = setting(3, "Passes over the queries.", OPTIMISER, ge=1, le=1000)
+    learning_rate: float = setting(6e-4, "Learning rate, which falls linearly to 0.", OPTIMISER, gt=0, le=1)
+    train_batch_size: int = setting(64, "Queries per step.", OPTIMISER, ge=1, le=10**5)
+    batch_tokens: int | None = setting(None, BATCH_TOKENS_HELP, HARDWARE, ge=1, le=10**9)
+    memory_gib: float = setting(2.0, MEMORY_HELP, HARDWARE, ge=0, le=2**20)

@@ -17,6 +17,7 @@ from typing import Any
 import typer
 
 from stzoo.cli import (  # noqa: F401 - each registers its command
+    adapt,
     ask,
     bench,
     card,

@@ -14,6 +14,7 @@ line; numeric ids are read as their digits, and scores such as "1.0" as integers
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -207,7 +208,7 @@ def notes_on_queries(judged: RetrievalDataset) -> Iterator[str]:
 
 def write_beir(
     folder: str | Path,
-    corpus: Iterable[Mapping[str, str]],
+    corpus: Iterable[Mapping[str, str]] | Path,
     queries: Mapping[str, str],
     qrels_by_split: Mapping[str, Mapping[str, Mapping[str, int]]],
 ) -> Path:
@@ -215,7 +216,8 @@ def write_beir(
 
     Args:
         folder: Path of a new or empty folder, or of a BEIR folder to replace.
-        corpus: Rows with "_id", "title" (optional) and "text".
+        corpus: Rows with "_id", "title" (optional) and "text"; or the path of a corpus.jsonl(.gz) to
+            copy.
         queries: Text by query id.
         qrels_by_split: Grade by document id by query id by split.
 
@@ -228,10 +230,13 @@ def write_beir(
         raise OutputError(f"{folder} has content that is not a BEIR data set; choose a new folder.")
     check_replaceable(folder, BEIR_FILES)
     with atomic_folder(folder, replaces=BEIR_FILES) as draft:
-        _write_rows(
-            draft / "corpus.jsonl",
-            ({"_id": row["_id"], "title": row.get("title", ""), "text": row["text"]} for row in corpus),
-        )
+        if isinstance(corpus, Path):
+            shutil.copyfile(corpus, draft / corpus.name)
+        else:
+            _write_rows(
+                draft / "corpus.jsonl",
+                ({"_id": row["_id"], "title": row.get("title", ""), "text": row["text"]} for row in corpus),
+            )
         _write_rows(
             draft / "queries.jsonl", ({"_id": query, "text": text} for query, text in queries.items())
         )

@@ -70,6 +70,16 @@ def names_beir(data: str | Path) -> bool:
     return is_beir(path) or (not path.exists() and is_beir(path.parent))
 
 
+def corpus_file(path: Path) -> Path | None:
+    """The file of the passages, if the path is a BEIR folder or a corpus.jsonl(.gz)."""
+    for end in ("", ".gz"):
+        if path.name == f"corpus.jsonl{end}" and path.is_file():
+            return path
+        if (path / f"corpus.jsonl{end}").is_file():
+            return path / f"corpus.jsonl{end}"
+    return None
+
+
 def find_jsonl(folder: Path, stem: str) -> Path:
     """FOLDER/STEM.jsonl, or its .gz.
 

@@ -30,7 +30,7 @@ RENAMED = {
 # without LSTM: it reads `sentence_lengths` from WordEmbeddings, whose file format differs between versions
 BUILT_IN = {
     *("Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout", "WeightedLayerPooling", "CNN"),
-    *("Router", "StaticEmbedding"),
+    *("Router", "StaticEmbedding", "WordWeights"),
 }
 TEXT_ONLY = {
     "transformer_task": "feature-extraction",

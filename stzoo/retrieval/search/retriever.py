@@ -8,6 +8,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stzoo.data.beir import RetrievalDataset
 from stzoo.data.corpus import cache_folder
 from stzoo.data.ranking import Ranked
@@ -50,6 +52,10 @@ class Retriever:
         """The embeddings of the corpus, which all splits share."""
         return self._store(judged, judged.passages, judged.corpus_fingerprint, "document")
 
+    def copy_documents(self, judged: RetrievalDataset, source: Store) -> Store:
+        """The embeddings of the corpus, copied from a model whose embeddings of passages are the same."""
+        return self._store(judged, source, judged.corpus_fingerprint, "document", copied=True)
+
     def queries(self, judged: RetrievalDataset) -> Store:
         """The embeddings of the judged queries."""
         fingerprint = hashlib.sha256(json.dumps(list(judged.queries.items())).encode()).hexdigest()
@@ -91,7 +97,14 @@ class Retriever:
         return self._notes[key]
 
     def _store(
-        self, judged: RetrievalDataset, texts: Sequence[str], fingerprint: str, role: str, task: str = ""
+        self,
+        judged: RetrievalDataset,
+        texts: Sequence[str] | Store,
+        fingerprint: str,
+        role: str,
+        task: str = "",
+        *,
+        copied: bool = False,
     ) -> Store:
         manifest = {
             "revision": self.opened.revision,
@@ -110,7 +123,9 @@ class Retriever:
             place(self.root, model, f"{name}-{role}", manifest),
             texts,
             manifest,
-            partial(
+            np.array
+            if copied
+            else partial(
                 encode,
                 self.model,
                 role=role,
