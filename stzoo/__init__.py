@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from stzoo.evaluation.bench.score import score as score
     from stzoo.evaluation.compare import compare as compare
     from stzoo.evaluation.contamination import contamination as contamination
+    from stzoo.evaluation.judge import judge as judge
     from stzoo.evaluation.report import report as report
     from stzoo.finetuning.finetune import finetune as finetune
     from stzoo.finetuning.mining.mine import mine as mine
@@ -67,6 +68,7 @@ _LAZY = {
     "export": "hub.export",
     "finetune": "finetuning.finetune",
     "import_checkpoint": "hub.import_checkpoint",
+    "judge": "evaluation.judge",
     "merge": "hub.merge",
     "mine": "finetuning.mining.mine",
     "prepare": "pretraining.prepare",

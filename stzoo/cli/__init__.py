@@ -29,6 +29,7 @@ from stzoo.cli import (  # noqa: F401 - each registers its command
     finetune,
     import_checkpoint,
     info,
+    judge,
     merge,
     mine,
     prepare,

@@ -12,7 +12,7 @@ import typer
 PANELS = {
     "Adapt": ("adapt", "read", "ask"),
     "Train": ("prepare", "pretrain", "mine", "finetune", "merge"),
-    "Evaluate": ("bench", "score", "compare", "report", "contamination", "search"),
+    "Evaluate": ("bench", "score", "compare", "judge", "report", "contamination", "search"),
     "Share": ("import", "export", "card", "publish"),
     "Look around": ("demo", "plugins", "list", "recipe"),
 }

@@ -237,22 +237,34 @@ def write_beir(
                 draft / "corpus.jsonl",
                 ({"_id": row["_id"], "title": row.get("title", ""), "text": row["text"]} for row in corpus),
             )
-        _write_rows(
-            draft / "queries.jsonl", ({"_id": query, "text": text} for query, text in queries.items())
-        )
+        write_queries(draft / "queries.jsonl", queries)
         (draft / "qrels").mkdir()
         for split, qrels in qrels_by_split.items():
-            lines = ["query-id\tcorpus-id\tscore"]
-            for query, grades in qrels.items():
-                for document, grade in grades.items():
-                    if any(mark in query + document for mark in "\t\r\n"):
-                        raise DataError(
-                            f"the ids {quoted(query)}, {quoted(document)} contain a tab or line break, which "
-                            "qrels/*.tsv cannot represent; change the ids."
-                        )
-                    lines.append(f"{query}\t{document}\t{grade}")
-            (draft / "qrels" / f"{split}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            write_qrels(draft / "qrels" / f"{split}.tsv", qrels)
     return folder
+
+
+def write_queries(path: Path, queries: Mapping[str, str]) -> None:
+    """Writes a queries.jsonl from texts by query id."""
+    _write_rows(path, ({"_id": query, "text": text} for query, text in queries.items()))
+
+
+def write_qrels(path: Path, qrels: Mapping[str, Mapping[str, int]]) -> None:
+    """Writes a file of qrels/ from grades by document id by query id.
+
+    Raises:
+        DataError: If an id has a tab or a line break, which are not possible in a .tsv file.
+    """
+    lines = ["query-id\tcorpus-id\tscore"]
+    for query, grades in qrels.items():
+        for document, grade in grades.items():
+            if any(mark in query + document for mark in "\t\r\n"):
+                raise DataError(
+                    f"the ids {quoted(query)}, {quoted(document)} contain a tab or line break, which "
+                    "qrels/*.tsv cannot represent; change the ids."
+                )
+            lines.append(f"{query}\t{document}\t{grade}")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def read_corpus(path: Path, progress: bool | None) -> tuple[Texts, Texts, tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""Settings of bench, score, compare, report and contamination; it imports nothing heavy."""
+"""Settings of bench, score, compare, judge, report and contamination; it imports nothing heavy."""
 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -156,6 +156,33 @@ class CompareSettings(Settings):
     data: Path | None = setting(None, "BEIR folder, or parent of several, with the texts of the queries.")
     examples: int = setting(5, "Largest gains and losses to show.", ge=0, le=10**6)
     seed: int = setting(0, "Random seed of the tests.", ge=0, le=2**32 - 1)
+
+
+class JudgeSettings(Settings):
+    """Settings of `stzoo judge`."""
+
+    command: ClassVar[str] = "judge"
+    positional: ClassVar[tuple[str, ...]] = ("results",)
+
+    results: Path = setting(..., "Folder that bench wrote (its --output) with run files, or a run of adapt.")
+    data: Path | None = setting(
+        None, "BEIR folder that the results were made on; that of adapt's run by default."
+    )
+    split: str | None = setting(None, "Split of the results; test, or the only one, by default.")
+    pairs: int = setting(40, "Question-passage pairs to judge, at most.", ge=1, le=10**6)
+    depth: int = setting(
+        1,
+        "Passages of each system to pool per query; fewer passages give more queries.",
+        ge=1,
+        le=1000,
+    )
+    baseline: str | None = setting(
+        None, "System to compare the others with; BM25 by default, if it is there."
+    )
+    terminal: bool = setting(False, "Judge in the terminal, not in a browser.")
+    browser: bool = setting(True, "Open the page in a browser.")
+    port: int = setting(0, "Port of the page on this machine; any free one by default.", ge=0, le=65535)
+    seed: int = setting(0, "Random seed of the pool, the order of pairs and the tests.", ge=0, le=2**32 - 1)
 
 
 class ReportSettings(Settings):

@@ -19,6 +19,12 @@ from stzoo.utils.inputs import user_path
 
 SUITES = ("kilt",)  # suites whose tasks are read from a folder; the registry's go by --datasets
 KILT_CUTOFFS = (1, 5, 20, 100)
+POOLED = "judge.json"  # in folders whose judgements are from `stzoo judge`
+CONDENSED = "nDCG(judged_only=True)@10"
+NOTE_ON_POOL = (
+    "only a shallow pool is judged, and passages without a judgement count as not relevant; for a measure "
+    f'that leaves them out, use "{CONDENSED}", and see the share judged by Judged@10'
+)
 
 
 def select_datasets(
@@ -116,6 +122,8 @@ def _read(found: find_datasets.Found, missing_judged: str, progress: bool | None
     judged = read_beir(
         found.folder, found.split, name=found.name, missing_judged=missing_judged, progress=progress
     )
+    if (found.folder / POOLED).is_file():
+        judged = replace(judged, notes=(*judged.notes, NOTE_ON_POOL))
     if not found.entry:
         return judged
     return replace(judged, notes=(*judged.notes, *find_datasets.check(found.entry, judged)))
