@@ -18,9 +18,10 @@ def judge_command(
         typer.Option(help="Folder for the judgements; judged, next to the results, by default."),
     ] = None,
 ) -> None:
-    """Judge question-passage pairs yourself, without seeing which system found them.
+    """Judge passages yourself, blind, to compare systems.
 
-    The page is on this machine only. Every answer is saved at once; the same command continues.
+    A page on this machine shows one question with one passage at a time, without the system that found it.
+    Every answer is saved at once, and the same command continues.
     """
     from stzoo.evaluation.compare.result import table
     from stzoo.evaluation.judge import judge

@@ -171,10 +171,7 @@ class JudgeSettings(Settings):
     split: str | None = setting(None, "Split of the results; test, or the only one, by default.")
     pairs: int = setting(40, "Question-passage pairs to judge, at most.", ge=1, le=10**6)
     depth: int = setting(
-        1,
-        "Passages of each system to pool per query; fewer passages give more queries.",
-        ge=1,
-        le=1000,
+        2, "Best passages of each system to judge per query; fewer give more queries.", ge=1, le=1000
     )
     baseline: str | None = setting(
         None, "System to compare the others with; BM25 by default, if it is there."

@@ -25,7 +25,7 @@ from stzoo.training.pretrain_settings import PretrainSettings
 SETTINGS = (
     *(PretrainSettings, FinetuneSettings, MineSettings, SearchSettings, DemoSettings),
     *(of_evaluation.BenchSettings, of_evaluation.ScoreSettings, of_evaluation.CompareSettings),
-    *(of_evaluation.ReportSettings, of_evaluation.ContaminationSettings),
+    *(of_evaluation.JudgeSettings, of_evaluation.ReportSettings, of_evaluation.ContaminationSettings),
     *(of_hub.ExportSettings, of_hub.CardSettings, of_hub.PublishSettings, of_hub.ImportSettings),
     of_hub.MergeSettings,
 )

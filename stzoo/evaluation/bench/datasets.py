@@ -20,10 +20,9 @@ from stzoo.utils.inputs import user_path
 SUITES = ("kilt",)  # suites whose tasks are read from a folder; the registry's go by --datasets
 KILT_CUTOFFS = (1, 5, 20, 100)
 POOLED = "judge.json"  # in folders whose judgements are from `stzoo judge`
-CONDENSED = "nDCG(judged_only=True)@10"
 NOTE_ON_POOL = (
-    "only a shallow pool is judged, and passages without a judgement count as not relevant; for a measure "
-    f'that leaves them out, use "{CONDENSED}", and see the share judged by Judged@10'
+    "only a shallow pool is judged, and most measures count the other passages as not relevant; "
+    "nDCG(judged_only=True)@10 leaves them out, and Judged@10 is the share that was judged"
 )
 
 

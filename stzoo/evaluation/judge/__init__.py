@@ -13,9 +13,10 @@ OUTPUT/queries.jsonl   the judged queries
 OUTPUT/qrels/test.tsv  grades 0 to 2; pairs that were skipped or not shown are absent
 OUTPUT/results/        the systems' scores, as bench writes them
 
-The pools are shallow, so most of a system's first ten passages have no judgement, and nDCG@10 would count
-them as not relevant. The systems are scored by condensed lists instead: passages without a judgement are
-removed from a ranking before it is scored. Judged@10 is the share of the first ten that were judged.
+The systems are compared by nDCG at the depth of the pool, where all of their passages are judged, and on
+condensed lists: passages without a judgement, which were skipped or which only another system's ranking
+has, are removed from a ranking before it is scored. Plain nDCG@10 would count most of the first ten passages
+as not relevant because nobody has judged them. Judged@10 is the share of them that were judged.
 
 Source: Sakai, SIGIR 2007, https://doi.org/10.1145/1277741.1277756 (condensed lists).
 """
@@ -23,7 +24,7 @@ Source: Sakai, SIGIR 2007, https://doi.org/10.1145/1277741.1277756 (condensed li
 import contextlib
 import time
 import webbrowser
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -33,16 +34,16 @@ from stzoo.data import registry
 from stzoo.data.beir import read_beir, write_qrels, write_queries
 from stzoo.data.beir_layout import SplitFiles, find_split, folder_name
 from stzoo.data.ranking import rank
-from stzoo.data.trec import Run, read_run
+from stzoo.data.trec import read_run
 from stzoo.errors import DataError, OutputError, RecipeError, check_known
 from stzoo.evaluation.bench import result_files, results
-from stzoo.evaluation.bench.datasets import CONDENSED, POOLED, evaluate
+from stzoo.evaluation.bench.datasets import POOLED, evaluate
 from stzoo.evaluation.bench.results import Result
 from stzoo.evaluation.compare import compare
 from stzoo.evaluation.compare.systems import label
 from stzoo.evaluation.judge.answers import GRADES, Answers
 from stzoo.evaluation.judge.pool import Pool, best_of, make_pool, read_passages, read_questions
-from stzoo.evaluation.judge.result import Judged
+from stzoo.evaluation.judge.result import Judged, measure
 from stzoo.evaluation.judge.server import JudgeServer
 from stzoo.evaluation.judge.terminal import judge_in_terminal
 from stzoo.evaluation.measures import parse_measures
@@ -67,7 +68,7 @@ def judge(
     output: str | Path | None = None,
     split: str | None = None,
     pairs: int = 40,
-    depth: int = 1,
+    depth: int = 2,
     baseline: str | None = None,
     terminal: bool = False,
     browser: bool = True,
@@ -110,8 +111,8 @@ def judge(
         check_known("system", baseline, systems)
     first = baseline or next((one for one in systems if one == bm25.NAME), names[0])
     systems = {first: systems[first], **systems}
-    read = {one: read_run(_run_file(result), progress) for one, result in systems.items()}
-    pool = make_pool({one: best_of(run, depth) for one, run in read.items()}, pairs=pairs, seed=seed)
+    best = {one: best_of(read_run(_run_file(result), progress), depth) for one, result in systems.items()}
+    pool = make_pool(best, pairs=pairs, seed=seed)
     questions = read_questions(files.queries, (query for query, _ in pool.pairs), progress)
     passages = read_passages(files.corpus, (document for _, document in pool.pairs), progress)
     texts = [(questions[query], *passages[document]) for query, document in pool.pairs]
@@ -124,28 +125,36 @@ def judge(
             write()
         else:
             _serve(JudgeServer(answers, texts, write, port), settings.browser)
-        scored = _score(output, systems, read, depth, progress) if answers.qrels else []
+        scored = _score(output, systems.values(), depth, progress) if answers.qrels else []
         comparison = None
         if len(scored) > 1 and len(answers.qrels) > 1:
             paths = [result.path.parent for result in scored]
-            comparison = compare(paths, measure=CONDENSED, examples=0, seed=seed, progress=progress)
+            comparison = compare(paths, measure=measure(depth), examples=0, seed=seed, progress=progress)
     *grades, skipped = answers.counts
     left = len(pool.pairs) - answers.answered
-    return Judged(output, dict(enumerate(grades)), skipped, left, pool, tuple(scored), comparison)
+    return Judged(output, dict(enumerate(grades)), skipped, left, depth, pool, tuple(scored), comparison)
 
 
 def _places(folder: Path, data: Path | None, output: str | Path | None) -> tuple[Path, Path, Path]:
     """The folders of the results, of the data and for the judgements."""
     folder = user_path(folder)
-    base = folder.parent
-    if (folder / RESULTS).is_dir() and (folder / HELD_OUT).is_dir():
-        base, data, folder = folder, data or folder / HELD_OUT, folder / RESULTS
+    base = folder.parent if folder.name not in ("", "..") else folder.resolve().parent
+    if (folder / RESULTS).is_dir():
+        base, folder = folder, folder / RESULTS
+        if data is None and (base / HELD_OUT).is_dir():
+            data = base / HELD_OUT
     if data is None:
         raise RecipeError(
             f"no data is given; give the BEIR folder that {folder} was made on as data (--data). Only a run "
             f"of `stzoo adapt` has its own ({HELD_OUT})."
         )
-    return folder, user_path(data), base / OUTPUT if output is None else user_path(output, OutputError)
+    output = base / OUTPUT if output is None else user_path(output, OutputError)
+    if output.resolve().is_relative_to(folder.resolve()):
+        raise OutputError(
+            f"{output} is inside {folder}, whose results would then include those of the judgements; choose "
+            "another --output."
+        )
+    return folder, user_path(data), output
 
 
 def _choose(folder: Path, data: Path, split: str | None) -> tuple[str, list[Result]]:
@@ -279,16 +288,14 @@ def _link(corpus: Path, to: Path) -> None:
             raise OutputError(f"{to} could not be linked to {corpus}: {error.strerror or error}.") from None
 
 
-def _score(
-    output: Path, systems: Mapping[str, Result], runs: Mapping[str, Run], depth: int, progress: bool | None
-) -> list[Result]:
+def _score(output: Path, systems: Iterable[Result], depth: int, progress: bool | None) -> list[Result]:
     """Scores the systems by the judgements, and writes the results."""
     judged = read_beir(output, SPLIT, name=folder_name(output), progress=progress)
-    measures = parse_measures(f"{CONDENSED} nDCG@{depth} Judged@10")
+    measures = parse_measures(f"{measure(depth)} Judged@{depth} {measure(10)} Judged@10")
     scored = []
-    for name, result in systems.items():
+    for result in systems:
         start = time.monotonic()
-        scores = evaluate(judged, rank(runs[name], K), measures)
+        scores = evaluate(judged, rank(read_run(_run_file(result), progress), K), measures)
         path = result_files.result_file(output / RESULTS, result.model, result.revision, judged.name)
         system = (result.model, result.revision)
         write_json(path.with_name(results.META), {"name": result.model, "revision": result.revision})

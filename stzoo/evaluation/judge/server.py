@@ -14,6 +14,7 @@ POST /TOKEN/finish   {}
 
 import json
 import secrets
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
@@ -74,6 +75,11 @@ class JudgeServer(ThreadingHTTPServer):
             raise OutputError(
                 f"port {port} cannot be used: {error.strerror or error}. Choose another --port, or 0."
             ) from None
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Ignores connections that the browser closes; see socketserver."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
 
     @property
     def url(self) -> str:
