@@ -174,7 +174,7 @@ class JudgeSettings(Settings):
         2, "Best passages of each system to judge per query; fewer give more queries.", ge=1, le=1000
     )
     baseline: str | None = setting(
-        None, "System to compare the others with; BM25 by default, if it is there."
+        None, "System to compare the others with; base (of adapt's run), or else BM25, by default."
     )
     terminal: bool = setting(False, "Judge in the terminal, not in a browser.")
     browser: bool = setting(True, "Open the page in a browser.")

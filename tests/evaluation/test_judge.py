@@ -226,6 +226,15 @@ def test_systems_that_are_alike_cannot_be_told_apart(run_folder, monkeypatch):
     assert "4 pairs on 2 queries cannot tell equal from makers/good. Judge more (--pairs 48 " in text
 
 
+def test_the_baseline_of_an_adapted_model_is_its_base(run_folder, monkeypatch):
+    data = read_beir(run_folder / "held_out")
+    run = {f"q{i}": {f"{i}-c": 2.0, f"{i}-d": 1.0} for i in range(QUERIES)}
+    file_system(run_folder / "results", "base", data, run)
+    found, _ = judged_in_terminal(monkeypatch, run_folder, "2" * 20)
+    assert found.comparison.baseline == "base"
+    assert found.comparison.systems == ("bm25s", "equal", "makers/good")
+
+
 def test_the_commands_of_the_summary_work(run_folder, monkeypatch):
     found, _ = judged_in_terminal(monkeypatch, run_folder, "20" * 10)
     commands = [line.strip() for line in found.summary() if line.startswith("  stzoo ")]

@@ -59,6 +59,7 @@ JOURNAL = "answers.jsonl"
 SPLIT = "test"  # of the judgements
 K = 1000  # results per query that are scored, as by `stzoo score`
 RESULTS, HELD_OUT, OUTPUT = "results", "held_out", "judged"  # in a run of `stzoo adapt`
+BASE = "base"  # the model that it started from
 
 
 def judge(
@@ -87,7 +88,7 @@ def judge(
         split: Split of the results; None for "test", or the only one.
         pairs: Largest number of pairs to judge. A second call with a larger number continues.
         depth: Number of best passages of each system to pool per query.
-        baseline: System to compare the others with; None for BM25 if it is there, or else the first.
+        baseline: System to compare the others with; None for "base" (in adapt's runs), BM25, or the first.
         terminal: True to judge in the terminal.
         browser: True to open the page in a browser.
         port: Port of the page; 0 for any free one.
@@ -109,7 +110,7 @@ def judge(
     systems = dict(zip(names, runs, strict=True))
     if baseline is not None:
         check_known("system", baseline, systems)
-    first = baseline or next((one for one in systems if one == bm25.NAME), names[0])
+    first = baseline or next((one for one in (BASE, bm25.NAME) if one in systems), names[0])
     systems = {first: systems[first], **systems}
     best = {one: best_of(read_run(_run_file(result), progress), depth) for one, result in systems.items()}
     pool = make_pool(best, pairs=pairs, seed=seed)
