@@ -64,6 +64,52 @@ def score(name: str, base: str, adapted: Path, work: Path) -> dict[str, Any]:
     return made
 
 
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Scores and gains of each set, averaged over seeds, and of the mean over sets; removes those of queries.
+
+    A query's gain is its mean over the seeds, so that seeds are no further queries. The p-values are those of
+    10,000 random changes of the signs of the queries' gains, adjusted by Holm over the sets. A set of several
+    tasks counts as the mean of its tasks.
+    """
+    import numpy as np
+
+    from stzoo.evaluation.compare import holm
+
+    made, flipped = {}, []
+    draw = np.random.default_rng(0)
+    for name in dict.fromkeys(run["set"] for run in runs):
+        labelled = [run["labelled"] for run in runs if run["set"] == name]
+        gains = {
+            task: np.mean([one[task].pop("differences") for one in labelled], axis=0) for task in labelled[0]
+        }
+        chance = [
+            np.array([(draw.choice((-1, 1), len(each)) * each).mean() for _ in range(10_000)])
+            for each in gains.values()
+        ]
+        flipped.append(np.mean(chance, axis=0))
+        gain = float(np.mean([each.mean() for each in gains.values()]))
+        systems = labelled[0][next(iter(gains))]["scores"]
+        made[name] = {
+            "queries": sum(map(len, gains.values())),
+            "scores": {
+                system: float(np.mean([one[task]["scores"][system] for one in labelled for task in gains]))
+                for system in systems
+            },
+            "gain": gain,
+            "p": float((np.abs(flipped[-1]) >= abs(gain)).mean()),
+            "gains_of_seeds": [round(run["mean_gain"], 4) for run in runs if run["set"] == name],
+            "decisions": [run["decision"] for run in runs if run["set"] == name],
+            "seconds": float(np.mean([run["seconds"] for run in runs if run["set"] == name])),
+        }
+    for one, p in zip(made.values(), holm([one["p"] for one in made.values()]), strict=True):
+        one["p_holm"] = p
+    mean = float(np.mean([one["gain"] for one in made.values()]))
+    return {
+        "sets": made,
+        "mean": {"gain": mean, "p": float((np.abs(np.mean(flipped, axis=0)) >= abs(mean)).mean())},
+    }
+
+
 def main() -> None:
     """Adapts and scores each set with each seed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -107,7 +153,8 @@ def main() -> None:
             )  # fmt: skip
             shown = {key: round(one["gain"]["difference"], 4) for key, one in scored.items()}
             print(name, seed, made.decision, round(mean, 4), shown, flush=True)
-    report = {"settings": {"queries": given.queries, "count": given.count, **more}, "runs": runs}
+    settings = {"queries": Path(given.queries).name, "count": given.count, **more}
+    report = {"settings": settings, "summary": summary(runs), "runs": runs}
     report |= {"processor": processor(), "versions": versions("stzoo", "torch", "sentence-transformers")}
     write_report(report, given.output)
 

@@ -219,6 +219,25 @@ def precision() -> str:
     return "\n".join(lines)
 
 
+def adapt() -> str:
+    """Scores of base and adapted model by the labels, which adapt did not see."""
+    found = json.loads((RESULTS / "adapt.json").read_text())["summary"]
+    systems = ("bm25s", "base", "adapted", "BM25 + base", "BM25 + adapted")
+    lines = [
+        "| nDCG@10, mean of three seeds | BM25 | base | adapted | BM25 + base | BM25 + adapted "
+        "| gain over the base | p |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, one in found["sets"].items():
+        cells = [f"{one['scores'][system]:.4f}" for system in systems]
+        seeds = " ".join(f"{gain:+.4f}" for gain in one["gains_of_seeds"])
+        gain = f"{one['gain']:+.4f} ({seeds}) | {one['p_holm']:.4f}"
+        lines.append(f"| {name} ({one['queries']} queries) | {' | '.join(cells)} | {gain} |")
+    mean = found["mean"]
+    lines.append(f"| mean | | | | | | {mean['gain']:+.4f} | {mean['p']:.4f} |")
+    return "\n".join(lines)
+
+
 def demo() -> str:
     """The systems of `make demo`, and what the paired tests say."""
     made = json.loads((RESULTS / "demo.json").read_text())

@@ -18,9 +18,9 @@ OUTPUT/adapt.json    settings, counts, scores and the decision
 A second call with the same settings repeats only what is missing.
 """
 
+import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +128,8 @@ def adapt(
         torch.set_num_threads(config.threads)
     folder.mkdir(parents=True, exist_ok=True)
     with collect_notes() as notes:
-        run = _Run(config, folder, on_stage or (lambda _: None), show_progress(progress))
-        record = run.everything(corpus)
+        run = _Run(config, corpus, folder, show_progress(progress))
+        record = run.everything(on_stage or (lambda _: None))
     record["notes"] = notes
     write_json(folder / RECORD, record)
     gain = PairedTest(**record["gain"])
@@ -139,178 +139,212 @@ def adapt(
 
 
 class _Run:
-    def __init__(self, config: AdaptSettings, folder: Path, on_stage: Callable[[str], None], show_bars: bool):
-        self.config, self.folder, self.on_stage, self.show_bars = config, folder, on_stage, show_bars
-        self.seconds: dict[str, float] = {}
-        self.started = time.monotonic()
+    """The stages of a run, in the order of STAGES; each returns the line to show of it."""
 
-    def everything(self, corpus: Any) -> dict[str, Any]:
-        config = self.config
-        base = open_model(f"{BASE}={config.model}", max_tokens=config.max_tokens, device=config.device)
-        check_adaptable(base.model)
-        manifest = {"model": base.given, "revision": base.revision, "settings": config.dump()}
-        open_manifest(self.folder / "settings.json", manifest)
-        with self.stage("read") as say:
-            passages_file = self.read(corpus)
-            ids, passages, _ = read_corpus(passages_file, self.show_bars)
-            say(f"{counted(len(ids), 'passage')}")
-        with self.stage("ask") as say:
-            questions = self.ask(passages_file)
-            say(f"{counted(len(questions), 'question')} ({self.folder / 'questions' / 'questions.html'})")
-        # the folder that the questions will be in names the embeddings, which all systems then share
-        judged = RetrievalDataset(
-            name=HELD_OUT, folder=self.folder / HELD_OUT, corpus_ids=ids, passages=passages
+    def __init__(self, config: AdaptSettings, corpus: Any, folder: Path, show_bars: bool):
+        self.config, self.corpus, self.folder, self.show_bars = config, corpus, folder, show_bars
+        self.started = time.monotonic()
+        self.seconds: dict[str, float] = {}
+        self.options: dict[str, Any] = dict(batch_tokens=config.batch_tokens, progress=show_bars)
+        self.base = open_model(f"{BASE}={config.model}", max_tokens=config.max_tokens, device=config.device)
+        check_adaptable(self.base.model)
+        self.retriever = Retriever(
+            self.base, Path(config.store or default_root()), memory_gib=config.memory_gib, **self.options
         )
-        retriever = Retriever(
-            base, Path(config.store or default_root()), config.batch_tokens, memory_gib=config.memory_gib,
-            progress=self.show_bars,
-        )  # fmt: skip
-        retriever.notes(judged)  # shown to the user
-        with self.stage("encode") as say:
-            store = retriever.documents(judged)
-            say(f"{len(store):,} vectors of {store.shape[1]} dimensions")
-        with self.stage("filter") as say:
-            of = documents_of(passages_file, ids)
-            split = split_questions(questions, ids, of, held_out=config.held_out, seed=config.seed)
-            subset = self.subset(len(ids), split)
-            documents = read_rows(store, subset)
-            if base.similarity == "cosine":
-                documents = unit(documents)
-            language = choose_language(config.language, passages, "the corpus")
-            texts = passages if len(subset) == len(passages) else [passages[i] for i in subset]
-            bm25 = Lexical(
-                [str(i) for i in range(len(subset))], texts, language=language, progress=self.show_bars
-            )
-            weights = None
-            if weighs_tokens(base.model):
-                weights = rarity(base.model.tokenizer, passages, len(passages))
-            weighted = adapted_model(base.model, weights=weights)
-            options: dict[str, Any] = dict(batch_tokens=config.batch_tokens, progress=self.show_bars)
-            asked = [one.text for one in split.questions]
-            vectors = unit(encode(weighted, asked, role="query", desc="Questions", **options))
-            lessons = make_lessons(
-                asked,
-                vectors,
-                np.searchsorted(subset, split.sources),
-                documents,
-                bm25,
-                bm25_weight=config.bm25_weight,
-                candidates=config.candidates,
-                hidden=split.held_out_passages[subset],
-                seed=config.seed,
-                progress=self.show_bars,
-            )
-            found = lessons.source_ranks <= config.found_in
-            counts = {
-                TRAIN: int((found & (split.part == TRAIN)).sum()),
-                DEV: int((found & (split.part == DEV)).sum()),
-                TEST: int((found & (split.part == TEST)).sum()),
-            }
-            say(
-                f"{int(found.sum()):,} kept, whose passage BM25 and the base find again among the best "
-                f"{config.found_in}; {counts[TEST] + counts[DEV]:,} of them, on "
-                f"{counted(split.held_out_documents, 'document')}, are held out"
-            )
-            if min(counts[TRAIN], 4 * counts[TEST]) < FEWEST:
-                raise DataError(
-                    f"only {counts[TRAIN]} questions are left to learn from and {counts[TEST]} to test; "
-                    f"expected at least {FEWEST} and {FEWEST // 4}. Raise --count, or add documents."
-                )
-            self.write_held_out(passages_file, split, found)
-        with self.stage("train") as say:
-            learnt = learn_query_map(
-                lessons.part(found & (split.part == TRAIN)),
-                documents,
-                epochs=config.epochs,
-                learning_rate=config.learning_rate,
-                batch_size=config.train_batch_size,
-                temperature=config.teacher_temperature,
-                seed=config.seed,
-            )
-            dev = found & (split.part == DEV)
-            general = GeneralCheck(base.model, weighted, **options)
-            sources = lessons.sources[dev]
-            plain = encode(
-                base.model, [asked[i] for i in np.flatnonzero(dev)], role="query", desc="Questions", **options
-            )
-            before = {"dev": ndcg(plain, documents, sources), "general": general.before}
-            curve = {
-                share: {
-                    "dev": ndcg(apply(part_way(learnt, share), vectors[dev]), documents, sources),
-                    "general": general.score(part_way(learnt, share)),
-                }
-                for share in SHARES
-            }
-            share = max(SHARES, key=lambda one: (curve[one]["dev"], -one))
-            after = curve[share]
-            say(
-                f"{MEASURE} on held-out questions for tuning {before['dev']:.3f} → {after['dev']:.3f} with "
-                f"{share:.0%} of the map; general check {before['general']:.3f} → {after['general']:.3f}"
-            )
-            export(
-                adapted_model(base.model, query_map=part_way(learnt, share), weights=weights),
-                self.folder / ADAPTED,
-                overwrite=True,
-            )
-        with self.stage("compare") as say:
-            scores, per_query = self.compare(retriever)
-            gain = paired_test(per_query[BASE], per_query[ADAPTED], seed=config.seed)
-            decision = ADAPTED if gain.difference > 0 and gain.p_value < LEVEL else BASE
-            say("   ".join(f"{name} {score:.3f}" for name, score in scores.items()))
+        manifest = {"model": self.base.given, "revision": self.base.revision, "settings": config.dump()}
+        open_manifest(folder / "settings.json", manifest)
+
+    def everything(self, on_stage: Callable[[str], None]) -> dict[str, Any]:
+        """Runs the stages, and returns the record."""
+        for number, name in enumerate(STAGES, 1):
+            started = time.monotonic()
+            line = getattr(self, name)()
+            self.seconds[name] = round(time.monotonic() - started, 1)
+            on_stage(f"{number}/{len(STAGES)} {name:<8} {line}  ({self.seconds[name]:.0f} s)")
         return {
-            "settings": config.dump(),
-            "base": {"given": base.given, "revision": base.revision},
-            "passages": len(ids),
-            "questions": counts | {"generated": len(questions)},
-            "share": share,
-            "weighted_tokens": weights is not None,
-            "curve": {"base": before} | {str(one): values for one, values in curve.items()},
-            "scores": scores,
-            "gain": vars(gain),
-            "general": {BASE: before["general"], ADAPTED: after["general"]},
-            "decision": decision,
-            "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
+            "settings": self.config.dump(),
+            "base": {"given": self.base.given, "revision": self.base.revision},
+            "passages": len(self.judged.corpus_ids),
+            "questions": {"generated": len(self.questions), **self.counts},
+            "weighted_tokens": self.weights is not None,
+            "share": self.share,
+            "curve": {"base": self.before} | {str(share): values for share, values in self.curve.items()},
+            "general": {BASE: self.before["general"], ADAPTED: self.curve[self.share]["general"]},
+            "scores": self.scores,
+            "gain": vars(self.gain),
+            "decision": self.decision,
+            "seconds": self.seconds,
             "versions": versions(),
         }
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[Callable[[str], None]]:
-        """Times a stage; what it yields takes the line to show of it."""
-        started = time.monotonic()
-        lines: list[str] = []
-        yield lines.append
-        self.seconds[name] = time.monotonic() - started
-        self.on_stage(
-            f"{len(self.seconds)}/{len(STAGES)} {name:<8} {' '.join(lines)}  ({self.seconds[name]:.0f} s)"
+    def read(self) -> str:
+        """Reads the passages."""
+        found = corpus_file(Path(self.corpus).expanduser()) if isinstance(self.corpus, str | Path) else None
+        if found is None:
+            found = self.folder / "corpus" / "corpus.jsonl"
+            if not found.is_file():
+                read_documents(self.corpus, found.parent, progress=self.show_bars)
+        self.passages_file = found
+        ids, passages, _ = read_corpus(found, self.show_bars)
+        # embeddings have the name of the folder, and all systems are to share them
+        self.judged = RetrievalDataset(
+            name=HELD_OUT, folder=self.folder / HELD_OUT, corpus_ids=ids, passages=passages
         )
+        self.retriever.notes(self.judged)  # shown to the user
+        return counted(len(ids), "passage")
 
-    def read(self, corpus: Any) -> Path:
-        """The file of the passages."""
-        if isinstance(corpus, str | Path) and (found := corpus_file(Path(corpus).expanduser())):
-            return found
-        made = self.folder / "corpus"
-        if not (made / "corpus.jsonl").is_file():
-            read_documents(corpus, made, progress=self.show_bars)
-        return made / "corpus.jsonl"
-
-    def ask(self, passages_file: Path) -> list[Question]:
-        """The generated questions."""
+    def ask(self) -> str:
+        """Generates questions, as many as fit into the budget."""
         config, folder = self.config, self.folder / "questions"
         given = {name: getattr(config, name) for name in QuestionSettings.model_fields}
         if config.budget and config.queries != "none":
-            started = time.monotonic()
-            ask(passages_file, output=folder, progress=self.show_bars, **given | {"count": TRIAL})
-            each = (time.monotonic() - started) / TRIAL
-            left = config.budget - (time.monotonic() - self.started)
-            fits = int(ASK_SHARE * left / each) if each > 0.001 else MOST_QUESTIONS
-            if fits < 2 * FEWEST:
-                raise DataError(
-                    f"a question takes {each:.1f} s, so a budget of {config.budget:.0f} s has time for "
-                    f"{max(0, fits)}; expected at least {2 * FEWEST}. Raise --budget, or use a faster model."
-                )
-            given["count"] = min(fits, config.count or MOST_QUESTIONS)
-        ask(passages_file, output=folder, progress=self.show_bars, **given)
-        return read_questions(folder / QUESTIONS)
+            given["count"] = self.affordable(given)
+        ask(self.passages_file, output=folder, progress=self.show_bars, **given)
+        self.questions = read_questions(folder / QUESTIONS)
+        return f"{counted(len(self.questions), 'question')}, 20 of them in {folder / 'questions.html'}"
+
+    def affordable(self, given: dict[str, Any]) -> int:
+        """The number of questions that fit into the budget, by the time for the first ones.
+
+        Raises:
+            DataError: If they are too few to learn from.
+        """
+        config, record = self.config, self.folder / "questions" / "questions.json"
+        if record.is_file() and (asked := json.loads(record.read_text())["counts"]["asked"]) > TRIAL:
+            return int(asked)  # an earlier call has measured it
+        started = time.monotonic()
+        ask(self.passages_file, output=record.parent, progress=self.show_bars, **given | {"count": TRIAL})
+        each = (time.monotonic() - started) / TRIAL
+        left = (config.budget or 0) - (time.monotonic() - self.started)
+        fits = int(ASK_SHARE * left / each)
+        if fits < 2 * FEWEST:
+            raise DataError(
+                f"a question takes {each:.1f} s, so a budget of {config.budget:.0f} s has time for "
+                f"{max(0, fits)}; expected at least {2 * FEWEST}. Raise --budget, or use a faster model."
+            )
+        return min(fits, config.count or MOST_QUESTIONS)
+
+    def encode(self) -> str:
+        """Encodes the passages."""
+        self.store = self.retriever.documents(self.judged)
+        return f"{len(self.store):,} vectors of {self.store.shape[1]} dimensions"
+
+    def filter(self) -> str:
+        """Holds out documents, rates candidates, and leaves out what does not lead to its passage.
+
+        Raises:
+            DataError: If too few questions are left.
+        """
+        config, ids, passages = self.config, self.judged.corpus_ids, self.judged.passages
+        of = documents_of(self.passages_file, ids)
+        self.split = split_questions(self.questions, ids, of, held_out=config.held_out, seed=config.seed)
+        subset = self.subset(len(ids), self.split)
+        self.documents = read_rows(self.store, subset)
+        if self.base.similarity == "cosine":
+            self.documents = unit(self.documents)
+        language = choose_language(config.language, passages, "the corpus")
+        texts = passages if len(subset) == len(passages) else [passages[i] for i in subset]
+        numbers = [str(i) for i in range(len(subset))]
+        bm25 = Lexical(numbers, texts, language=language, progress=self.show_bars)
+        self.weights = None
+        if weighs_tokens(self.base.model):
+            self.weights = rarity(self.base.model.tokenizer, passages, len(passages))
+        self.weighted = adapted_model(self.base.model, weights=self.weights)
+        self.asked = [one.text for one in self.questions]
+        lessons = self.lessons = make_lessons(
+            self.asked,
+            unit(encode(self.weighted, self.asked, role="query", desc="Questions", **self.options)),
+            np.searchsorted(subset, self.split.sources),
+            self.documents,
+            bm25,
+            bm25_weight=config.bm25_weight,
+            candidates=config.candidates,
+            hidden=self.split.held_out_passages[subset],
+            seed=config.seed,
+            progress=self.show_bars,
+        )
+        found = lessons.source_ranks <= config.found_in
+        self.kept = {part: found & (self.split.part == part) for part in (TRAIN, DEV, TEST)}
+        self.counts = {part: int(kept.sum()) for part, kept in self.kept.items()}
+        if min(self.counts[TRAIN], 4 * self.counts[TEST]) < FEWEST:
+            raise DataError(
+                f"only {self.counts[TRAIN]} questions are left to learn from and {self.counts[TEST]} to "
+                f"test; expected at least {FEWEST} and {FEWEST // 4}. Raise --count, or add documents."
+            )
+        write_beir(
+            self.folder / HELD_OUT,
+            self.passages_file,
+            {one.id: one.text for part in (DEV, TEST) for one in self.chosen(part)},
+            {part: {one.id: {one.passage: 1} for one in self.chosen(part)} for part in (DEV, TEST)},
+        )
+        return (
+            f"{int(found.sum()):,} questions whose passage is among the best {config.found_in} of BM25 and "
+            f"the base; {self.counts[DEV] + self.counts[TEST]:,} of them held out, on "
+            f"{counted(self.split.held_out_documents, 'document')}"
+        )
+
+    def chosen(self, part: str) -> list[Question]:
+        """The questions of a part that are kept."""
+        return [self.questions[i] for i in np.flatnonzero(self.kept[part]).tolist()]
+
+    def train(self) -> str:
+        """Learns the map, chooses the share of it by the questions for tuning, and exports the model."""
+        config, dev = self.config, self.kept[DEV]
+        learnt = learn_query_map(
+            self.lessons.part(self.kept[TRAIN]),
+            self.documents,
+            epochs=config.epochs,
+            learning_rate=config.learning_rate,
+            batch_size=config.train_batch_size,
+            temperature=config.teacher_temperature,
+            seed=config.seed,
+        )
+        general = GeneralCheck(self.retriever, self.weighted)
+        sources, vectors = self.lessons.sources[dev], self.lessons.vectors[dev]
+        asked = [one.text for one in self.chosen(DEV)]
+        plain = encode(self.base.model, asked, role="query", desc="Questions", **self.options)
+        before = self.before = {"dev": ndcg(plain, self.documents, sources), "general": general.before}
+        self.curve = {
+            share: {
+                "dev": ndcg(apply(part_way(learnt, share), vectors), self.documents, sources),
+                "general": general.score(part_way(learnt, share)),
+            }
+            for share in SHARES
+        }
+        self.share = max(SHARES, key=lambda one: (self.curve[one]["dev"], -one))
+        after, query_map = self.curve[self.share], part_way(learnt, self.share)
+        model = adapted_model(self.base.model, query_map=query_map, weights=self.weights)
+        export(model, self.folder / ADAPTED, overwrite=True)
+        return (
+            f"{MEASURE} on questions for tuning {before['dev']:.3f} → {after['dev']:.3f} with "
+            f"{self.share:.0%} of the map; general check {before['general']:.3f} → {after['general']:.3f}"
+        )
+
+    def compare(self) -> str:
+        """Scores all systems on the questions for the test, and decides."""
+        config, adapted = self.config, self.folder / ADAPTED
+        common: dict[str, Any] = dict(max_tokens=config.max_tokens, device=config.device)
+        held_out, root = read_beir(self.folder / HELD_OUT, TEST), self.retriever.root
+        copy = Retriever(open_model(f"{ADAPTED}={adapted}", **common), root)
+        copy.copy_documents(held_out, self.retriever.documents(held_out))
+        found = bench(
+            [f"{BASE}={config.model}", f"{ADAPTED}={adapted}"],
+            data=self.folder / HELD_OUT,
+            output=self.folder / "results",
+            store=root,
+            fuse="min-max",
+            language=config.language,
+            memory_gib=config.memory_gib,
+            overwrite=True,
+            **common,
+            **self.options,
+        )
+        self.scores = {one.model: one.scores.mean[MEASURE] for one in found}
+        per_query = {one.model: one.scores.per_query[MEASURE] for one in found}
+        self.gain = paired_test(per_query[BASE], per_query[ADAPTED], seed=config.seed)
+        gains = self.gain.difference > 0 and self.gain.p_value < LEVEL
+        self.decision = ADAPTED if gains else BASE
+        return "   ".join(f"{name} {score:.3f}" for name, score in self.scores.items())
 
     def subset(self, passages: int, split: Split) -> np.ndarray:
         """Ascending int64 numbers of the passages to learn from: all, or the sources and a random rest."""
@@ -319,37 +353,3 @@ class _Run:
         notify(f"the ranking is learnt from {MOST_PASSAGES:,} of the {passages:,} passages.")
         order = np.random.default_rng(self.config.seed).permutation(passages)
         return np.union1d(split.sources, order[:MOST_PASSAGES])
-
-    def write_held_out(self, passages_file: Path, split: Split, found: np.ndarray) -> None:
-        """Writes the held-out questions as a BEIR folder."""
-        rows = {part: np.flatnonzero(found & (split.part == part)).tolist() for part in (DEV, TEST)}
-        questions = split.questions
-        write_beir(
-            self.folder / HELD_OUT,
-            passages_file,
-            {questions[i].id: questions[i].text for part in rows.values() for i in part},
-            {name: {questions[i].id: {questions[i].passage: 1} for i in part} for name, part in rows.items()},
-        )
-
-    def compare(self, retriever: Retriever) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-        """Scores all systems on the held-out questions."""
-        config = self.config
-        common: dict[str, Any] = dict(max_tokens=config.max_tokens, device=config.device)
-        adapted = Retriever(open_model(f"{ADAPTED}={self.folder / ADAPTED}", **common), retriever.root)
-        held_out = read_beir(self.folder / HELD_OUT, TEST)
-        adapted.copy_documents(held_out, retriever.documents(held_out))
-        found = bench(
-            [f"{BASE}={config.model}", f"{ADAPTED}={self.folder / ADAPTED}"],
-            data=self.folder / HELD_OUT,
-            output=self.folder / "results",
-            store=retriever.root,
-            fuse="min-max",
-            language=config.language,
-            batch_tokens=config.batch_tokens,
-            memory_gib=config.memory_gib,
-            overwrite=True,
-            progress=self.show_bars,
-            **common,
-        )
-        per_query = {one.model: one.scores.per_query[MEASURE] for one in found}
-        return {one.model: one.scores.mean[MEASURE] for one in found}, per_query

@@ -1,6 +1,7 @@
 """A general check: how well an adapted model finds what is not the user's."""
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,11 @@ import numpy as np
 from stzoo.adaptation.query_map import apply
 from stzoo.adaptation.vectors import ndcg, unit
 from stzoo.data import pydocs
+from stzoo.data.beir import RetrievalDataset
 from stzoo.models.encode import encode
+from stzoo.retrieval.search.retriever import Retriever
 
+NAME = "general-check"
 QUERIES, PASSAGES = 200, 1000
 
 
@@ -17,18 +21,17 @@ class GeneralCheck:
     """Summaries of docstrings of Python's library, which are to find the rest of their docstrings.
 
     Args:
-        base: The base model, a SentenceTransformer.
-        adapted: The model whose queries are weighted; the same as `base` if they are not.
-        options: Options of `encode`.
+        retriever: The base model; the vectors of the passages are kept in its stores.
+        adapted: The model whose queries are weighted.
     """
 
-    def __init__(self, base: Any, adapted: Any, **options: Any):
-        self._base, self._adapted, self._options = base, adapted, options
+    def __init__(self, retriever: Retriever, adapted: Any):
+        self._retriever, self._adapted = retriever, adapted
 
     @cached_property
     def before(self) -> float:
         """Mean nDCG@10 of the base, one relevant passage per query."""
-        return self._score(self._queries(self._base))
+        return self._score(self._queries(self._retriever.opened.model))
 
     def score(self, query_map: np.ndarray) -> float:
         """The same with weighted queries, and a map of their vectors."""
@@ -44,14 +47,16 @@ class GeneralCheck:
         return dict(list(pairs.items())[:QUERIES])
 
     def _queries(self, model: Any) -> np.ndarray:
-        texts = [pair.query for pair in self._chosen.values()]
-        return encode(model, texts, role="query", desc="General check", **self._options)
+        return encode(model, [pair.query for pair in self._chosen.values()], role="query")
 
     @cached_property
     def _passages(self) -> np.ndarray:
         pairs = [*self._chosen.values(), *pydocs.pairs()]
-        texts = list({pair.passage_id: pair.passage for pair in pairs}.values())[:PASSAGES]
-        return unit(encode(self._base, texts, role="document", desc="General check", **self._options))
+        rests = dict(list({pair.passage_id: pair.passage for pair in pairs}.items())[:PASSAGES])
+        data = RetrievalDataset(
+            name=NAME, folder=Path(NAME), corpus_ids=list(rests), passages=list(rests.values())
+        )
+        return unit(self._retriever.documents(data)[:])
 
     def _score(self, queries: np.ndarray) -> float:
         return ndcg(queries, self._passages, np.arange(len(queries)))

@@ -67,5 +67,6 @@ def verdict(made: Adapted) -> str:
     else:
         lines.append("KEEP base: the gain is not beyond chance.")
     if best not in (made.decision, ADAPTED):
-        lines.append(f"{best} ranks best ({made.scores[best]:.3f}): stzoo search --hybrid.")
+        lines.append(f"{best} ranks best ({made.scores[best]:.3f}) on these: see stzoo search --hybrid.")
+    lines.append(f"Judge 40 answers in ten minutes to be sure: stzoo judge {made.path}")
     return "\n".join(lines)

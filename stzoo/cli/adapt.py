@@ -16,7 +16,7 @@ def adapt_command(
     output: Annotated[Path, typer.Option(help="Folder for the run; a second call continues it.")],
     as_json: Json = False,
 ) -> None:
-    """Adapt a model to documents without labels, and say whether it helped."""
+    """Adapt a model to documents without labels."""
     from stzoo.adaptation.adapt import adapt
     from stzoo.adaptation.result import verdict
 
