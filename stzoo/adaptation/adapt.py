@@ -58,16 +58,18 @@ from stzoo.data.beir_layout import corpus_file
 from stzoo.errors import DataError
 from stzoo.evaluation.bench.bench import bench
 from stzoo.evaluation.scoring import PairedTest, paired_test
+from stzoo.hub import card
 from stzoo.hub.export import export
 from stzoo.models.encode import encode
 from stzoo.models.loaded import open_model
 from stzoo.retrieval.bm25 import Lexical, choose_language
 from stzoo.retrieval.search.retriever import Retriever, default_root
+from stzoo.training.recipes import SCHEMA_VERSION
 from stzoo.training.records import versions
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import write_json
 from stzoo.utils.messages import collect_notes, counted, notify, show_progress
-from stzoo.utils.outputs import check_output
+from stzoo.utils.outputs import ADAPTATION, check_output
 from stzoo.utils.parts import open_manifest
 
 HELD_OUT = "held_out"
@@ -314,11 +316,29 @@ class _Run:
         self.share = max(SHARES, key=lambda one: (self.curve[one]["dev"], -one))
         after, query_map = self.curve[self.share], part_way(learnt, self.share)
         model = adapted_model(self.base.model, query_map=query_map, weights=self.weights)
-        export(model, self.folder / ADAPTED, overwrite=True)
+        export(model, self.folder / ADAPTED, extra=lambda draft: self.describe(draft, {}), overwrite=True)
         return (
             f"{MEASURE} on questions for tuning {before['dev']:.3f} → {after['dev']:.3f} with "
             f"{self.share:.0%} of the map; general check {before['general']:.3f} → {after['general']:.3f}"
         )
+
+    def describe(self, folder: Path, results: dict[str, Any]) -> None:
+        """Writes the record of the adapted model, from which its card is made."""
+        name = str(self.config.model)
+        about = {
+            "base": Path(name).name if Path(name).exists() else name,
+            "base_id": None if Path(name).exists() else name,
+            "passages": len(self.judged.corpus_ids),
+            "questions": self.counts[TRAIN],
+            "generator": "stzoo ask, without a model"
+            if self.config.queries == "none"
+            else "a language model",
+            "weighted_tokens": self.weights is not None,
+            "share": self.share,
+            **results,
+        }
+        record = {"schema_version": SCHEMA_VERSION, "adapted": about, "versions": versions()}
+        write_json(folder / ADAPTATION, record)
 
     def compare(self) -> str:
         """Scores all systems on the questions for the test, and decides."""
@@ -344,6 +364,8 @@ class _Run:
         self.gain = paired_test(per_query[BASE], per_query[ADAPTED], seed=config.seed)
         gains = self.gain.difference > 0 and self.gain.p_value < LEVEL
         self.decision = ADAPTED if gains else BASE
+        self.describe(adapted, {"scores": self.scores, "gain": vars(self.gain)})
+        card.write(adapted)
         return "   ".join(f"{name} {score:.3f}" for name, score in self.scores.items())
 
     def subset(self, passages: int, split: Split) -> np.ndarray:

@@ -132,7 +132,7 @@ def make(
         earlier.setdefault("license", origin.license)
     if language is not None:
         earlier["language"] = list(language)
-    data = _metadata(name, steps, origin, scored, earlier)
+    data = _metadata(name, steps, origin, scored, earlier, model.adapted.get("base_id"))
     pictures = [picture for picture in (PRETRAINING, PICTURE) if (folder / picture).is_file()]
     text = _render(
         metadata=frontmatter.dump(_ordered(data.to_dict())).strip(),
@@ -191,7 +191,12 @@ def _earlier(readme: Path, known: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _metadata(
-    name: str, steps: list[Step], origin: Origin | None, scored: Scored | None, earlier: dict[str, Any]
+    name: str,
+    steps: list[Step],
+    origin: Origin | None,
+    scored: Scored | None,
+    earlier: dict[str, Any],
+    base_id: str | None = None,
 ) -> Any:
     """The front matter, a `huggingface_hub.ModelCardData`.
 
@@ -199,7 +204,9 @@ def _metadata(
         RecipeError: If the Hub does not accept a field's value.
     """
     methods = [name for step in steps for kind, name, _ in step.methods if kind in ("objective", "balancer")]
-    bases = [base for base in (origin and origin.hub_id, *(step.base_id for step in steps)) if base][:1]
+    bases = [base for base in (origin and origin.hub_id, *(step.base_id for step in steps), base_id) if base][
+        :1
+    ]
     datasets = [one for step in steps for one in step.datasets]
     results = model_index(scored) if scored else []
     fields: dict[str, Any] = {

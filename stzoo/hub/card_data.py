@@ -14,7 +14,7 @@ from stzoo.plugins import manager
 from stzoo.plugins.hookspecs import Component
 from stzoo.training.history import as_history
 from stzoo.utils.messages import counted
-from stzoo.utils.outputs import MERGED, RECORD
+from stzoo.utils.outputs import ADAPTATION, MERGED, RECORD
 
 DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
@@ -33,6 +33,7 @@ class Model:
             no limit.
         modules: Class names of the modules, with the modes of a pooling.
         merged: Name and weight of each model that was merged.
+        adapted: The record of `stzoo adapt`, empty if it did not make the model.
     """
 
     portable: bool
@@ -43,6 +44,7 @@ class Model:
     lengths: dict[str, int]
     modules: list[str]
     merged: list[tuple[str, float]]
+    adapted: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def read_model(folder: Path) -> Model:
             lengths=_lengths(towers),
             modules=[_describe_module(folder / module["path"], module["type"]) for module in modules],
             merged=[(redact.shown(one["source"], {}), one["weight"]) for one in merged],
+            adapted=redact.shown(_object(folder / ADAPTATION).get("adapted", {}), {}),
         )
     except DAMAGED as error:
         raise ModelError(f"the model in {folder} cannot be read: {error!r}. Export it again.") from error

@@ -42,10 +42,10 @@ from stzoo.training.records import read_record
 from stzoo.utils.files import atomic_folder, check_replaceable, write_json
 from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.messages import notify
-from stzoo.utils.outputs import IMPORTED, MERGED, MODEL_FILES, RECORD, check_output
+from stzoo.utils.outputs import ADAPTATION, IMPORTED, MERGED, MODEL_FILES, RECORD, check_output
 
 TOLERANCE = 1e-6
-HISTORY = (RECORD, IMPORTED, MERGED, PICTURE, PRETRAINING)  # files on how a model was made
+HISTORY = (RECORD, IMPORTED, MERGED, ADAPTATION, PICTURE, PRETRAINING)  # files on how a model was made
 EXPORTED = "exported"  # true in the record of a run that belongs to an exported copy of its model
 Extra = Mapping[str, str | Path] | Callable[[Path], None]
 

@@ -15,13 +15,13 @@ from stzoo.models.names import parse_name
 from stzoo.utils.files import fingerprint
 from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import collect_notes, notify
-from stzoo.utils.outputs import IMPORTED, MERGED, RECORD
+from stzoo.utils.outputs import ADAPTATION, IMPORTED, MERGED, RECORD
 
 # suffixes of files at the top of a folder that loading may read
 PLAIN = {".json", ".safetensors", ".model", ".jinja"}
 PICKLED = {".bin", ".ckpt", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
 VOCABULARIES = {"tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"}
-RECORDS = (RECORD, MERGED, IMPORTED)  # which loading does not read
+RECORDS = (RECORD, MERGED, IMPORTED, ADAPTATION)  # which loading does not read
 NO_REVISION = "no_revision_available"  # mteb's name for it
 
 

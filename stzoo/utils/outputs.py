@@ -16,6 +16,7 @@ from stzoo.utils.inputs import user_path
 RECORD = "run.json"
 IMPORTED = "import.json"  # in the folder of a model that `stzoo import` made
 MERGED = "merge.json"  # in the folder of a model that is a mean of others
+ADAPTATION = "adaptation.json"  # in the folder of a model that `stzoo adapt` made
 _MARKS = ("modules.json", "corpus.jsonl", "corpus.jsonl.gz")  # files of folders that must not get results
 Kind = Literal["run", "model", "results", "file"]
 _MODULE = r"(?:(?:[\w-]+_)?\d+_\w+/|exact/)*"  # folders of modules, of routes, and of a second form
@@ -27,7 +28,7 @@ MODEL_FILES = (
     rf"{_MODULE}(?:vocab\.txt|merges\.txt|chat_template\.jinja|spiece\.model|sentencepiece\.bpe\.model)",
     rf"{_MODULE}model(?:-\d+-of-\d+)?\.safetensors|{_MODULE}model\.safetensors\.index\.json",
     r"pretraining/(?:objective\.safetensors|run\.json)",
-    r"(?:exact/)?README\.md|(?:run|import|merge)\.json|(?:learning|pretraining)_curve\.png",
+    r"(?:exact/)?README\.md|(?:run|import|merge|adaptation)\.json|(?:learning|pretraining)_curve\.png",
 )
 
 

@@ -74,7 +74,8 @@ def test_only_queries_are_mapped(base, tmp_path, weighted, normalised):
         share = np.ones(len(ids)) if weights is None else weights[ids]
         mean = (states.numpy() * share[:, None]).sum(0) / share.sum()
         assert np.allclose(unit((query_map @ mean)[None]), unit(vector[None]), atol=1e-5)
-    stzoo.export(adapted, tmp_path / "model")  # compares it with plain sentence-transformers in a process
+    # the check compares it with plain sentence-transformers, in a process that takes some seconds
+    stzoo.export(adapted, tmp_path / "model", verify=weighted and normalised)
     loaded = SentenceTransformer(str(tmp_path / "model"), device="cpu")
     assert np.allclose(loaded.encode_query(texts), adapted.encode_query(texts), atol=1e-6)
     assert np.allclose(encode(loaded, texts, role="query"), loaded.encode_query(texts), atol=1e-5)
@@ -264,7 +265,10 @@ def test_a_run_says_what_it_did(adapted, library):
     assert made.decision == ("adapted" if difference > 0 and made.gain.p_value < 0.05 else "base")
     held_out = made.path / "held_out"
     assert (held_out / "corpus.jsonl").read_bytes() == (library / "corpus.jsonl").read_bytes()
-    assert str(Path.home()) not in (made.path / "adapted" / "README.md").read_text()
+    card = (made.path / "adapted" / "README.md").read_text()
+    assert str(Path.home()) not in card
+    assert "## Adaptation" in card
+    assert f"{made.scores['base']:.3f} before, {made.scores['adapted']:.3f} after" in card
     kept = made.model
     assert kept.encode_document("a text").shape == (384,)
 
