@@ -75,6 +75,9 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
     from stzoo.evaluation.compare import holm
 
+    def p_value(chance: Any, gain: float) -> float:
+        return float((1 + (np.abs(chance) >= abs(gain)).sum()) / (1 + len(chance)))
+
     made, flipped = {}, []
     draw = np.random.default_rng(0)
     for name in dict.fromkeys(run["set"] for run in runs):
@@ -96,7 +99,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
                 for system in systems
             },
             "gain": gain,
-            "p": float((np.abs(flipped[-1]) >= abs(gain)).mean()),
+            "p": p_value(flipped[-1], gain),
             "gains_of_seeds": [round(run["mean_gain"], 4) for run in runs if run["set"] == name],
             "decisions": [run["decision"] for run in runs if run["set"] == name],
             "seconds": float(np.mean([run["seconds"] for run in runs if run["set"] == name])),
@@ -106,7 +109,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     mean = float(np.mean([one["gain"] for one in made.values()]))
     return {
         "sets": made,
-        "mean": {"gain": mean, "p": float((np.abs(np.mean(flipped, axis=0)) >= abs(mean)).mean())},
+        "mean": {"gain": mean, "p": p_value(np.mean(flipped, axis=0), mean)},
     }
 
 

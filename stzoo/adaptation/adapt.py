@@ -1,9 +1,10 @@
 """adapt(): a better retriever for documents without labels, or the advice to keep the base.
 
 1. read      the documents become passages (`stzoo read`)
-2. ask       queries are generated for them (`stzoo ask`)
-3. hold out  the queries of some documents are set apart; training sees neither them nor these documents
-4. filter    queries that do not lead back to their passage are left out
+2. encode    the base encodes them
+3. ask       queries are generated for them (`stzoo ask`)
+4. filter    documents are held out, with their queries; of the others, queries that do not lead back to
+             their passage are left out
 5. train     a map of the query vectors learns to rank as BM25 and the base do together (`query_map`); the
              share of it that is used is chosen on the held-out queries
 6. compare   BM25, the base, the adapted model and their fusions are scored on the held-out queries
@@ -18,16 +19,15 @@ OUTPUT/adapt.json    settings, counts, scores and the decision
 A second call with the same settings repeats only what is missing.
 """
 
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from stzoo.adaptation.ask import QUESTIONS, ask
+from stzoo.adaptation.ask import MOST, PER_PASSAGE, QUESTIONS, ask
 from stzoo.adaptation.general import GeneralCheck
 from stzoo.adaptation.hold_out import (
     DEV,
@@ -74,14 +74,13 @@ from stzoo.utils.parts import open_manifest
 
 HELD_OUT = "held_out"
 RECORD = "adapt.json"
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the learnt map, to choose from
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the learnt map
 LEVEL = 0.05
 MOST_PASSAGES = 100_000  # to learn from, as their vectors are in memory
 FEWEST = 200  # questions below which nothing can be learnt
 TRIAL = 64  # questions that are timed to see how many fit into the budget
 ASK_SHARE = 0.7  # of the budget that is left, for asking
-MOST_QUESTIONS = 10_000
-STAGES = ("read", "ask", "encode", "filter", "train", "compare")
+STAGES = ("read", "encode", "ask", "filter", "train", "compare")
 
 
 def adapt(
@@ -148,7 +147,7 @@ class _Run:
         self.started = time.monotonic()
         self.seconds: dict[str, float] = {}
         self.options: dict[str, Any] = dict(batch_tokens=config.batch_tokens, progress=show_bars)
-        self.base = open_model(f"{BASE}={config.model}", max_tokens=config.max_tokens, device=config.device)
+        self.base = open_model(f"{BASE}={config.model}", device=config.device, dtype="float32")
         check_adaptable(self.base.model)
         self.retriever = Retriever(
             self.base, Path(config.store or default_root()), memory_gib=config.memory_gib, **self.options
@@ -199,8 +198,13 @@ class _Run:
         """Generates questions, as many as fit into the budget."""
         config, folder = self.config, self.folder / "questions"
         given = {name: getattr(config, name) for name in QuestionSettings.model_fields}
-        if config.budget and config.queries != "none":
-            given["count"] = self.affordable(given)
+        if config.budget and config.queries == "none":
+            notify("--budget has no effect without a language model to ask.")
+        elif config.budget:
+            passages = len(self.judged.corpus_ids)
+            asked = config.count or min(PER_PASSAGE * passages, MOST)
+            given["per_passage"] = config.per_passage or min(PER_PASSAGE, -(-asked // passages))
+            given["count"] = min(asked, self.affordable(given))
         ask(self.passages_file, output=folder, progress=self.show_bars, **given)
         self.questions = read_questions(folder / QUESTIONS)
         return f"{counted(len(self.questions), 'question')}, 20 of them in {folder / 'questions.html'}"
@@ -211,20 +215,18 @@ class _Run:
         Raises:
             DataError: If they are too few to learn from.
         """
-        config, record = self.config, self.folder / "questions" / "questions.json"
-        if record.is_file() and (asked := json.loads(record.read_text())["counts"]["asked"]) > TRIAL:
-            return int(asked)  # an earlier call has measured it
-        started = time.monotonic()
-        ask(self.passages_file, output=record.parent, progress=self.show_bars, **given | {"count": TRIAL})
-        each = (time.monotonic() - started) / TRIAL
-        left = (config.budget or 0) - (time.monotonic() - self.started)
-        fits = int(ASK_SHARE * left / each)
+        budget, folder = self.config.budget or 0.0, self.folder / "questions"
+        made = ask(self.passages_file, output=folder, progress=self.show_bars, **given | {"count": TRIAL})
+        each = made["seconds"] / TRIAL  # which is stored with the questions
+        before = sum(self.seconds.values())
+        fits = int(ASK_SHARE * (budget - before) / max(each, 1e-6))
         if fits < 2 * FEWEST:
             raise DataError(
-                f"a question takes {each:.1f} s, so a budget of {config.budget:.0f} s has time for "
-                f"{max(0, fits)}; expected at least {2 * FEWEST}. Raise --budget, or use a faster model."
+                f"a question takes {each:.2g} s, so a budget of {budget:.0f} s, of which reading and "
+                f"encoding took {before:.0f} s, has time for {max(0, fits)} questions; expected at least "
+                f"{2 * FEWEST}. Raise --budget, or use a faster model."
             )
-        return min(fits, config.count or MOST_QUESTIONS)
+        return fits
 
     def encode(self) -> str:
         """Encodes the passages."""
@@ -249,8 +251,10 @@ class _Run:
         numbers = [str(i) for i in range(len(subset))]
         bm25 = Lexical(numbers, texts, language=language, progress=self.show_bars)
         self.weights = None
+        hidden = self.split.held_out_passages[subset]
         if weighs_tokens(self.base.model):
-            self.weights = rarity(self.base.model.tokenizer, passages, len(passages))
+            seen = [texts[i] for i in np.flatnonzero(~hidden).tolist()]
+            self.weights = rarity(self.base.model.tokenizer, seen, len(seen))
         self.weighted = adapted_model(self.base.model, weights=self.weights)
         self.asked = [one.text for one in self.questions]
         lessons = self.lessons = make_lessons(
@@ -261,17 +265,19 @@ class _Run:
             bm25,
             bm25_weight=config.bm25_weight,
             candidates=config.candidates,
-            hidden=self.split.held_out_passages[subset],
+            hidden=hidden,
             seed=config.seed,
             progress=self.show_bars,
         )
-        found = lessons.source_ranks <= config.found_in
+        # the model under test does not choose the questions of its test
+        found = (lessons.source_ranks <= config.found_in) | (self.split.part != TRAIN)
         self.kept = {part: found & (self.split.part == part) for part in (TRAIN, DEV, TEST)}
         self.counts = {part: int(kept.sum()) for part, kept in self.kept.items()}
         if min(self.counts[TRAIN], 4 * self.counts[TEST]) < FEWEST:
             raise DataError(
                 f"only {self.counts[TRAIN]} questions are left to learn from and {self.counts[TEST]} to "
-                f"test; expected at least {FEWEST} and {FEWEST // 4}. Raise --count, or add documents."
+                f"test, as {counted(self.split.held_out_documents, 'document')} could be held out; expected "
+                f"at least {FEWEST} and {FEWEST // 4}. Add documents, or ask for more questions."
             )
         write_beir(
             self.folder / HELD_OUT,
@@ -280,8 +286,8 @@ class _Run:
             {part: {one.id: {one.passage: 1} for one in self.chosen(part)} for part in (DEV, TEST)},
         )
         return (
-            f"{int(found.sum()):,} questions whose passage is among the best {config.found_in} of BM25 and "
-            f"the base; {self.counts[DEV] + self.counts[TEST]:,} of them held out, on "
+            f"{self.counts[TRAIN]:,} questions whose passage is among the best {config.found_in} of the "
+            f"teacher; {self.counts[DEV] + self.counts[TEST]:,} held out, on "
             f"{counted(self.split.held_out_documents, 'document')}"
         )
 
@@ -343,7 +349,7 @@ class _Run:
     def compare(self) -> str:
         """Scores all systems on the questions for the test, and decides."""
         config, adapted = self.config, self.folder / ADAPTED
-        common: dict[str, Any] = dict(max_tokens=config.max_tokens, device=config.device)
+        common: dict[str, Any] = dict(device=config.device, dtype="float32")
         held_out, root = read_beir(self.folder / HELD_OUT, TEST), self.retriever.root
         copy = Retriever(open_model(f"{ADAPTED}={adapted}", **common), root)
         copy.copy_documents(held_out, self.retriever.documents(held_out))
@@ -361,7 +367,9 @@ class _Run:
         )
         self.scores = {one.model: one.scores.mean[MEASURE] for one in found}
         per_query = {one.model: one.scores.per_query[MEASURE] for one in found}
-        self.gain = paired_test(per_query[BASE], per_query[ADAPTED], seed=config.seed)
+        of = dict(zip((one.id for one in self.questions), self.split.documents.tolist(), strict=True))
+        before, after = (_means(per_query[name], of) for name in (BASE, ADAPTED))
+        self.gain = paired_test(before, after, seed=config.seed)
         gains = self.gain.difference > 0 and self.gain.p_value < LEVEL
         self.decision = ADAPTED if gains else BASE
         self.describe(adapted, {"scores": self.scores, "gain": vars(self.gain)})
@@ -375,3 +383,11 @@ class _Run:
         notify(f"the ranking is learnt from {MOST_PASSAGES:,} of the {passages:,} passages.")
         order = np.random.default_rng(self.config.seed).permutation(passages)
         return np.union1d(split.sources, order[:MOST_PASSAGES])
+
+
+def _means(scores: Mapping[str, float], document_of: Mapping[str, int]) -> dict[str, float]:
+    """The mean score of each document's questions."""
+    grouped: dict[int, list[float]] = {}
+    for query, score in scores.items():
+        grouped.setdefault(document_of[query], []).append(score)
+    return {str(document): float(np.mean(values)) for document, values in grouped.items()}

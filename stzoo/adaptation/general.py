@@ -1,4 +1,4 @@
-"""A general check: how well an adapted model finds what is not the user's."""
+"""A general check: whether an adapted model still works on other texts."""
 
 from functools import cached_property
 from pathlib import Path

@@ -1,6 +1,7 @@
-"""Holds out documents: their questions choose and test, and training sees neither.
+"""Holds out documents, whose questions tune and test the model.
 
-Documents are held out, not single questions, as passages of a document say similar things.
+Documents are held out, not single questions, as passages of a document say similar things. Their passages are
+no candidates in training; only the frequencies of BM25's words are counted over all passages.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from stzoo.data.corpus import load_corpus
 from stzoo.data.rows import read_jsonl
 from stzoo.data.texts import indices_of
 from stzoo.errors import DataError
+from stzoo.utils.messages import notify
 
 TRAIN, DEV, TEST = "train", "dev", "test"
 MOST_HELD_OUT = 0.3  # share of the questions
@@ -38,15 +40,15 @@ class Split:
     """The questions and their parts.
 
     Attributes:
-        questions: P questions.
-        sources: int64 [P], positions in the corpus of the passages that they were made from.
+        sources: int64 [P], positions in the corpus of the passages that the questions were made from.
+        documents: int64 [P], numbers of their documents.
         part: str [P], TRAIN, DEV or TEST.
         held_out_passages: bool [N], passages of held-out documents.
         held_out_documents: Number of these documents.
     """
 
-    questions: Sequence[Question]
     sources: np.ndarray
+    documents: np.ndarray
     part: np.ndarray
     held_out_passages: np.ndarray
     held_out_documents: int
@@ -60,19 +62,34 @@ def read_questions(path: Path) -> list[Question]:
     ]
 
 
-def documents_of(passages_file: Path, corpus_ids: Sequence[str]) -> list[str]:
-    """The document of each passage ("metadata.document"), or the passage itself where that is missing."""
-    corpus = load_corpus(passages_file, min_words=1, columns={"metadata.document": str})
-    if "metadata.document" not in corpus.rows.column_names:
-        return list(corpus_ids)
-    names = dict(zip(corpus.rows["id"], corpus.rows["metadata.document"], strict=True))
-    return [names.get(passage) or passage for passage in corpus_ids]
+def documents_of(passages_file: Path, corpus_ids: Sequence[str]) -> np.ndarray:
+    """The document of each passage, as int64 [N] numbers.
+
+    It is named by "metadata.document" or else by the title. Passages with neither are documents of their own.
+    """
+    corpus = load_corpus(passages_file, min_words=1, columns={"title": str, "metadata.document": str})
+    columns = [
+        corpus.rows[name] for name in ("metadata.document", "title") if name in corpus.rows.column_names
+    ]
+    named = {
+        passage: next(filter(None, names), "")
+        for passage, *names in zip(corpus.rows["id"], *columns, strict=True)
+    }
+    numbers: dict[tuple[str, str], int] = {}
+    keys = ((name, "") if (name := named.get(passage)) else ("", passage) for passage in corpus_ids)
+    found = np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.int64, len(corpus_ids))
+    if len(numbers) == len(corpus_ids):
+        notify(
+            "no two passages name the same document (metadata.document or title), so single passages are "
+            "held out, and training may see others of their documents."
+        )
+    return found
 
 
 def split_questions(
     questions: Sequence[Question],
     corpus_ids: Sequence[str],
-    documents: Sequence[str],
+    documents: np.ndarray,
     *,
     held_out: int,
     seed: int,
@@ -82,7 +99,7 @@ def split_questions(
     Args:
         questions: P questions.
         corpus_ids: N ids of passages.
-        documents: The document of each passage, N names.
+        documents: int64 [N], the document of each passage.
         held_out: Questions to hold out; at most `MOST_HELD_OUT` of all.
         seed: Random seed.
 
@@ -96,13 +113,18 @@ def split_questions(
             "If the corpus has changed, choose another --output."
         )
     sources = np.array([places[one.passage] for one in questions], np.int64)
-    names, document_of = np.unique(np.asarray(documents), return_inverse=True)
-    asked = document_of[sources]
-    sizes = np.bincount(asked, minlength=len(names))
-    order = np.random.default_rng(seed).permutation(np.flatnonzero(sizes))
+    asked = documents[sources]
+    sizes = np.bincount(asked)
     target = min(held_out, int(MOST_HELD_OUT * len(questions)))
-    taken = order[: int(np.searchsorted(np.cumsum(sizes[order]), target, side="right"))]
+    counts = {DEV: 0, TEST: 0}
+    taken: dict[str, list[int]] = {DEV: [], TEST: []}
+    for one in np.random.default_rng(seed).permutation(np.flatnonzero(sizes)).tolist():
+        if sum(counts.values()) + sizes[one] <= target:
+            smaller = min(counts, key=counts.__getitem__)
+            counts[smaller] += sizes[one]
+            taken[smaller].append(one)
     part = np.full(len(questions), TRAIN, dtype="<U5")
-    part[np.isin(asked, taken[::2])] = DEV
-    part[np.isin(asked, taken[1::2])] = TEST
-    return Split(questions, sources, part, np.isin(document_of, taken), len(taken))
+    for name, chosen in taken.items():
+        part[np.isin(asked, chosen)] = name
+    both = taken[DEV] + taken[TEST]
+    return Split(sources, asked, part, np.isin(documents, both), len(both))

@@ -38,9 +38,6 @@ class Lessons:
     source_ranks: np.ndarray
     spread: float
 
-    def __len__(self) -> int:
-        return len(self.vectors)
-
     def part(self, chosen: np.ndarray) -> "Lessons":
         """The lessons of some queries; `chosen` is bool [P]."""
         arrays = ("vectors", "candidates", "scores", "sources", "source_ranks")

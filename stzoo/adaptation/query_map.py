@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from stzoo.adaptation.lessons import Lessons
 from stzoo.errors import ModelError
+from stzoo.models.encode.batches import prompt_of
 
 LEAST_WEIGHT = 0.1
 TOKENIZED_AT_ONCE = 1024
@@ -142,14 +143,12 @@ def adapted_model(
 
 
 def weighs_tokens(model: Any) -> bool:
-    """True if the model's vectors are plain means of its tokens' vectors, so that tokens can get weights."""
+    """True if the model takes the mean of a query's tokens, and no prompt, so that tokens can get weights."""
     modules = list(model)
-    mean = (
-        len(modules) > 1
-        and isinstance(modules[1], Pooling)
-        and modules[1].pooling_mode in ("mean", ("mean",))
-    )
-    return mean and modules[1].include_prompt
+    if len(modules) < 2 or not isinstance(modules[1], Pooling):
+        return False
+    # the words of a prompt would count as rare
+    return modules[1].pooling_mode in ("mean", ("mean",)) and not prompt_of(model, "query")
 
 
 def rarity(tokenizer: Any, passages: Iterable[str], count: int) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any
 
 from stzoo.evaluation.scoring import PairedTest
 from stzoo.models.loaded import open_model
+from stzoo.utils.messages import counted
 
 MEASURE = "nDCG@10"
 BASE, ADAPTED = "base", "adapted"
@@ -20,7 +21,8 @@ class Adapted:
         path: The folder of the run.
         decision: "adapted" or "base": the model to keep.
         scores: nDCG@10 of each system on the held-out questions, and the mean over them.
-        gain: The paired test of the adapted model against the base.
+        gain: The paired test of the adapted model against the base. Its "queries" are the means of held-out
+            documents, as questions about a document are not independent.
         general: nDCG@10 of the base and of the adapted model on docstrings of Python's library.
         questions: Path of the generated questions.
         record: What adapt.json has.
@@ -45,28 +47,30 @@ class Adapted:
 def verdict(made: Adapted) -> str:
     """What to do, in a few sentences."""
     gain, before, after = made.gain, made.general[BASE], made.general[ADAPTED]
-    difference = (
-        f"{gain.difference:+.3f} {MEASURE} against the base on {gain.queries} held-out questions (95 % "
-        f"interval {gain.low:+.3f} to {gain.high:+.3f}, p {gain.p_value:.4f})"
-    )
-    best = max(made.scores, key=made.scores.__getitem__)
-    lines = [f"The adapted model: {difference}."]
+    lines = [
+        f"The adapted model: {gain.difference:+.3f} {MEASURE} against the base on the questions of "
+        f"{counted(gain.queries, 'held-out document')} (95 % interval {gain.low:+.3f} to {gain.high:+.3f}, "
+        f"p {gain.p_value:.4f})."
+    ]
     if made.record["settings"]["queries"] == "none":
         lines.append(
-            "The questions are words of the passages, which favours BM25 and what resembles it: "
-            "trust the order of the systems more than the scores."
+            "The questions are words of the passages. This favours BM25, and the adapted model, which learns "
+            "from it: the scores show that the model has learned, not how well it answers real questions."
         )
     else:
-        lines.append("The questions are generated: trust the order of the systems more than the scores.")
+        lines.append("The questions are generated, so real ones may rank the systems differently.")
     if before - after > GENERAL_LOSS:
-        lines.append(f"On texts of another kind its queries find less: {before:.3f} before, {after:.3f} now.")
+        lines.append(f"On other texts its queries find less: {before:.3f} before, {after:.3f} now.")
     if made.decision == ADAPTED:
         folder = str(made.path / ADAPTED)
         lines.append(f"KEEP adapted: SentenceTransformer({folder!r}), with encode_query for queries.")
-        lines.append("Passages have the same vectors as before: an index of them stays valid.")
+        lines.append("Passages have the same vectors as before, so an index of them stays valid.")
+    elif gain.high < 0:
+        lines.append("KEEP base: the adapted model is worse.")
     else:
         lines.append("KEEP base: the gain is not beyond chance.")
-    if best not in (made.decision, ADAPTED):
-        lines.append(f"{best} ranks best ({made.scores[best]:.3f}) on these: see stzoo search --hybrid.")
-    lines.append(f"Judge 40 answers in ten minutes to be sure: stzoo judge {made.path}")
+    fused = f"BM25 + {made.decision}"
+    if made.scores[fused] > made.scores[made.decision]:
+        lines.append(f"{fused} ranks better still ({made.scores[fused]:.3f}): stzoo search --hybrid.")
+    lines.append(f"To judge 40 answers yourself: stzoo judge {made.path}")
     return "\n".join(lines)

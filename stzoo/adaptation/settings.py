@@ -15,7 +15,6 @@ from stzoo.training.settings import (
     DATA,
     DEVICE_HELP,
     HARDWARE,
-    MAX_TOKENS_HELP,
     MEMORY_HELP,
     MODEL,
     OPTIMISER,
@@ -131,7 +130,6 @@ class QuestionSettings(Settings):
     language: LanguageCode | None = setting(
         None, "Language of passages without `metadata.language`; detected by default.", DATA
     )
-    skip_bad_lines: bool = setting(False, SKIP_BAD_LINES_HELP, DATA)
     temperature: float = setting(
         0.7, "Randomness of the answers; 0 for the most likely ones.", MODEL, ge=0, le=2
     )
@@ -161,6 +159,7 @@ class AskSettings(QuestionSettings):
     positional: ClassVar[tuple[str, ...]] = ("corpus",)
 
     corpus: Names = setting(..., CORPUS_HELP, min_length=1)
+    skip_bad_lines: bool = setting(False, SKIP_BAD_LINES_HELP, DATA)
 
 
 class AdaptSettings(QuestionSettings):
@@ -172,11 +171,12 @@ class AdaptSettings(QuestionSettings):
     model: Name = setting(..., "SentenceTransformer to adapt: folder or Hub id.", names="model")
     corpus: Name = setting(..., "Documents: a folder or file that `stzoo read` reads, or a BEIR folder.")
     budget: Seconds | None = setting(
-        None, "Time for the whole run (90s, 30m, 2h); fewer queries are asked for if they take too long."
+        None,
+        "Time for the run (90s, 30m, 2h): a language model is asked for fewer queries if they take too long.",
     )
     held_out: int = setting(
         2000,
-        "Queries to hold out, of documents that training does not see; at most 30 % of all.",
+        "Queries of whole documents to hold out for tuning and testing; at most 30 % of all.",
         ge=20,
         le=10**6,
     )
@@ -184,11 +184,10 @@ class AdaptSettings(QuestionSettings):
     found_in: int = setting(
         20, "Keep a query if BM25 and the model together rank its passage among the first N.", ge=1
     )
-    max_tokens: int | None = setting(None, MAX_TOKENS_HELP, DATA, ge=1, le=10**9)
     bm25_weight: float = setting(0.5, "Weight of BM25 in the teacher.", OPTIMISER, ge=0, le=1)
     candidates: int = setting(100, "Passages per query that the teacher ranks.", OPTIMISER, ge=2, le=10**4)
     teacher_temperature: float = setting(
-        0.3, "Divides the teacher's scores; lower follows its first ranks more closely.", OPTIMISER, gt=0
+        0.3, "Divides the teacher's scores; lower values put more weight on its top ranks.", OPTIMISER, gt=0
     )
     epochs: int = setting(3, "Passes over the queries.", OPTIMISER, ge=1, le=1000)
     learning_rate: float = setting(6e-4, "Learning rate, which falls linearly to 0.", OPTIMISER, gt=0, le=1)

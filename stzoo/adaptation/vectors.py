@@ -1,4 +1,4 @@
-"""What the stages do with vectors in memory."""
+"""Helpers for vectors in memory."""
 
 import numpy as np
 

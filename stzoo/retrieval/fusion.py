@@ -8,7 +8,7 @@ rrf       1 / (60 + rank), which ignores the scores (reciprocal rank fusion)
 
 A document that a ranking lacks gets 0 from it by rrf, and otherwise the lowest score of the query's results,
 which is an upper bound of its score. BM25's lowest is 0 by min-max: the score of a passage that shares no
-word with the query. So a single hit of BM25 counts fully. A ranking whose scores are all equal adds nothing.
+word with the query. So a single hit of BM25 counts fully. By z-score, equal scores add nothing.
 Exact scores of such documents would need the index and the vectors, and change nDCG@10 by less than 0.01 at
 the default weight (benchmarks/fusion.py).
 
