@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from stzoo.data.documents.sections import Document, Section, library
 from stzoo.data.words import words
@@ -29,7 +30,8 @@ class Passage(NamedTuple):
 
     Attributes:
         id: The document's name and the passage's number from 1, "leave.md#3"; the name alone for a row that
-            is one passage.
+            is one passage. White space in the name of a file is as in a URL, "sick%20leave.md#3", as
+            the files of rankings cannot have any.
         title: The headings above it, "Handbook > Leave", or the document's title.
         text: Its text.
     """
@@ -85,7 +87,10 @@ class PassageSplitter:
             ]
         for number, (title, text) in enumerate(pieces, 1):
             whole = document.is_row and len(pieces) == 1
-            yield Passage(document.name if whole else f"{document.name}#{number}", title, text)
+            name = document.name
+            if not document.is_row:
+                name = re.sub(r"[\s%]", lambda found: quote(found[0]), name)
+            yield Passage(name if whole else f"{name}#{number}", title, text)
 
     def _merged(self, sections: Sequence[Section]) -> Iterator[tuple[tuple[str, ...], str]]:
         group: list[Section] = []
