@@ -16,11 +16,12 @@ OUTPUT/results/      the scores and rankings of all systems on it, as `stzoo ben
 OUTPUT/adapted/      the adapted model
 OUTPUT/adapt.json    settings, counts, scores and the decision
 
-A second call with the same settings repeats only what is missing.
+A second call with the same settings repeats only what is missing; a finished run is left as it is.
 """
 
+import string
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ from stzoo.adaptation.settings import AdaptSettings, QuestionSettings
 from stzoo.adaptation.vectors import ndcg, read_rows, unit
 from stzoo.data.beir import RetrievalDataset, read_beir, read_corpus, write_beir
 from stzoo.data.beir_layout import corpus_file
-from stzoo.errors import DataError
+from stzoo.errors import DataError, OutputError, quoted
 from stzoo.evaluation.bench.bench import bench
 from stzoo.evaluation.scoring import PairedTest, paired_test
 from stzoo.hub import card
@@ -67,19 +68,29 @@ from stzoo.retrieval.search.retriever import Retriever, default_root
 from stzoo.training.recipes import SCHEMA_VERSION
 from stzoo.training.records import versions
 from stzoo.utils.distributed import require_one_process
-from stzoo.utils.files import write_json
+from stzoo.utils.files import NEW, check_replaceable, draft_folder, lock_folder, sha256, write_json
+from stzoo.utils.inputs import parse_json
 from stzoo.utils.messages import collect_notes, counted, notify, show_progress
 from stzoo.utils.outputs import ADAPTATION, check_output
-from stzoo.utils.parts import open_manifest
+from stzoo.utils.parts import check_manifest, open_manifest
 
 HELD_OUT = "held_out"
-RECORD = "adapt.json"
+HELD_OUT_FILES = (r"(?:corpus|queries)\.jsonl(?:\.gz)?", r"qrels/(?:dev|test)\.tsv")
+RESULTS = "results"
+RECORD, SETTINGS = "adapt.json", "settings.json"
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the learnt map
 LEVEL = 0.05
 MOST_PASSAGES = 100_000  # to learn from, as their vectors are in memory
+FEWEST_DOCUMENTS = 3  # as two are held out
 FEWEST = 200  # questions below which nothing can be learnt
 TRIAL = 64  # questions that are timed to see how many fit into the budget
 ASK_SHARE = 0.7  # of the budget that is left, for asking
+# settings that may differ in a later call: they do not change the result
+SPEED = {
+    *("threads", "device", "batch_tokens", "memory_gib", "store"),
+    *("concurrency", "timeout", "retries", "price_in", "price_out", "queries_key_env"),
+}
+SIZE = {"budget", "count", "held_out"}  # likewise, as long as the run is not finished
 STAGES = ("read", "encode", "ask", "filter", "train", "compare")
 
 
@@ -122,17 +133,18 @@ def adapt(
     """
     require_one_process("adapt")
     named = corpus if isinstance(corpus, str | Path) else None
-    given = settings | {"model": model, "corpus": str(named or type(corpus).__name__)}
+    given = settings | {"model": model, "corpus": type(corpus).__name__ if named is None else str(named)}
     config = AdaptSettings.read(recipe, given)
     folder = check_output(output, kind="results", inputs=[config.model, named])
+    if named is not None:
+        _check_outside(folder, Path(named).expanduser())
     if config.threads:
         torch.set_num_threads(config.threads)
-    folder.mkdir(parents=True, exist_ok=True)
-    with collect_notes() as notes:
+    with collect_notes() as notes, lock_folder(folder):
         run = _Run(config, corpus, folder, show_progress(progress))
         record = run.everything(on_stage or (lambda _: None))
-    record["notes"] = notes
-    write_json(folder / RECORD, record)
+        if "notes" not in record:
+            write_json(folder / RECORD, record | {"notes": notes})
     gain = PairedTest(**record["gain"])
     return Adapted(
         folder, record["decision"], record["scores"], gain, record["general"], folder / "questions", record
@@ -152,8 +164,12 @@ class _Run:
         self.retriever = Retriever(
             self.base, Path(config.store or default_root()), memory_gib=config.memory_gib, **self.options
         )
-        manifest = {"model": self.base.given, "revision": self.base.revision, "settings": config.dump()}
-        open_manifest(folder / "settings.json", manifest)
+        manifest = {
+            "model": self.base.given,
+            "revision": self.base.revision,
+            "settings": self.settings(SPEED | SIZE),
+        }
+        self.manifest = open_manifest(folder / SETTINGS, manifest)
 
     def everything(self, on_stage: Callable[[str], None]) -> dict[str, Any]:
         """Runs the stages, and returns the record."""
@@ -162,9 +178,13 @@ class _Run:
             line = getattr(self, name)()
             self.seconds[name] = round(time.monotonic() - started, 1)
             on_stage(f"{number}/{len(STAGES)} {name:<8} {line}  ({self.seconds[name]:.0f} s)")
+            if name == "read" and (finished := self.finished()):
+                notify(f"{self.folder} is finished; remove {RECORD} in it to repeat what follows.")
+                return finished
         return {
             "settings": self.config.dump(),
             "base": {"given": self.base.given, "revision": self.base.revision},
+            "corpus": self.judged.corpus_fingerprint,
             "passages": len(self.judged.corpus_ids),
             "questions": {"generated": len(self.questions), **self.counts},
             "weighted_tokens": self.weights is not None,
@@ -178,21 +198,82 @@ class _Run:
             "versions": versions(),
         }
 
+    def settings(self, without: Collection[str]) -> dict[str, Any]:
+        """The settings, less some."""
+        return {name: value for name, value in self.config.dump().items() if name not in without}
+
+    def finished(self) -> dict[str, Any] | None:
+        """The record of a run that is finished.
+
+        Raises:
+            OutputError: If it was made with other settings or passages.
+        """
+        if not all((self.folder / name).is_dir() for name in (HELD_OUT, RESULTS, ADAPTED)):
+            return None
+        if found := _read_record(self.folder / RECORD):
+            settings = found.get("settings", {}) | self.settings(SPEED)
+            check_manifest(
+                self.folder,
+                found,
+                {"settings": settings, "corpus": self.judged.corpus_fingerprint},
+                fault="is a finished run",
+                advice=f"Choose another --output; or remove {RECORD} in it to continue from its queries.",
+            )
+        return found or None
+
     def read(self) -> str:
-        """Reads the passages."""
+        """Reads the passages.
+
+        Raises:
+            DataError: If an id has white space.
+            OutputError: If the documents have changed since an earlier call.
+        """
         found = corpus_file(Path(self.corpus).expanduser()) if isinstance(self.corpus, str | Path) else None
         if found is None:
             found = self.folder / "corpus" / "corpus.jsonl"
-            if not found.is_file():
+            if found.is_file():
+                self.check_same_documents(found)
+            else:
                 read_documents(self.corpus, found.parent, progress=self.show_bars)
         self.passages_file = found
         ids, passages, _ = read_corpus(found, self.show_bars)
+        self.documents_of = documents_of(found, ids)
         # embeddings have the name of the folder, and all systems are to share them
         self.judged = RetrievalDataset(
             name=HELD_OUT, folder=self.folder / HELD_OUT, corpus_ids=ids, passages=passages
         )
+        if spaced := next((one for one in ids if set(one) & set(string.whitespace)), None):
+            raise DataError(
+                f"{found}: the id {quoted(spaced)} contains white space, which the files of rankings cannot "
+                "represent. Change the ids."
+            )
+        if 2 * (different := len({hash(text) for text in passages})) < len(ids):
+            notify(
+                f"only {different:,} of the {len(ids):,} passages are different; `stzoo read` leaves copies "
+                "out."
+            )
+        if (documents := len(np.unique(self.documents_of))) < FEWEST_DOCUMENTS:
+            raise DataError(
+                f"all passages are of {counted(documents, 'document')}; expected {FEWEST_DOCUMENTS} or more, "
+                "as some are held out. Cut large ones into several files."
+            )
         self.retriever.notes(self.judged)  # shown to the user
         return counted(len(ids), "passage")
+
+    def check_same_documents(self, earlier: Path) -> None:
+        """Checks that the documents are those of an earlier call.
+
+        Raises:
+            OutputError: If not.
+        """
+        with draft_folder(earlier.parent) as box:
+            read_documents(self.corpus, box / NEW, progress=self.show_bars)
+            same = sha256(box / NEW / earlier.name) == sha256(earlier)
+        if not same:
+            raise OutputError(
+                f"{earlier} was made from other documents, or from other versions of them. Choose another "
+                "--output."
+            )
 
     def ask(self) -> str:
         """Generates questions, as many as fit into the budget."""
@@ -202,30 +283,37 @@ class _Run:
             notify("--budget has no effect without a language model to ask.")
         elif config.budget:
             passages = len(self.judged.corpus_ids)
-            asked = config.count or min(PER_PASSAGE * passages, MOST)
+            asked: int = config.count or min(PER_PASSAGE * passages, MOST)
             given["per_passage"] = config.per_passage or min(PER_PASSAGE, -(-asked // passages))
-            given["count"] = min(asked, self.affordable(given))
+            given["count"] = min(asked, self.affordable(config.budget, given))
         ask(self.passages_file, output=folder, progress=self.show_bars, **given)
         self.questions = read_questions(folder / QUESTIONS)
         return f"{counted(len(self.questions), 'question')}, 20 of them in {folder / 'questions.html'}"
 
-    def affordable(self, given: dict[str, Any]) -> int:
+    def affordable(self, budget: float, given: dict[str, Any]) -> int | None:
         """The number of questions that fit into the budget, by the time for the first ones.
+
+        Returns:
+            The number to ask for; the setting `count` if all of these fit.
 
         Raises:
             DataError: If they are too few to learn from.
         """
-        budget, folder = self.config.budget or 0.0, self.folder / "questions"
+        folder, known = self.folder / "questions", self.manifest.get("fits", {})
+        if known.get("budget") == budget:
+            return int(known["count"])
         made = ask(self.passages_file, output=folder, progress=self.show_bars, **given | {"count": TRIAL})
-        each = made["seconds"] / TRIAL  # which is stored with the questions
+        each = max(made["seconds"], 0.1) / made["counts"]["asked"]  # which is stored with the questions
         before = sum(self.seconds.values())
-        fits = int(ASK_SHARE * (budget - before) / max(each, 1e-6))
+        fits = int(ASK_SHARE * (budget - before) / each)
         if fits < 2 * FEWEST:
             raise DataError(
                 f"a question takes {each:.2g} s, so a budget of {budget:.0f} s, of which reading and "
                 f"encoding took {before:.0f} s, has time for {max(0, fits)} questions; expected at least "
                 f"{2 * FEWEST}. Raise --budget, or use a faster model."
             )
+        # a later call is to ask for as many
+        write_json(self.folder / SETTINGS, self.manifest | {"fits": {"budget": budget, "count": fits}})
         return fits
 
     def encode(self) -> str:
@@ -240,8 +328,14 @@ class _Run:
             DataError: If too few questions are left.
         """
         config, ids, passages = self.config, self.judged.corpus_ids, self.judged.passages
-        of = documents_of(self.passages_file, ids)
+        of = self.documents_of
         self.split = split_questions(self.questions, ids, of, held_out=config.held_out, seed=config.seed)
+        if self.split.held_out_documents < 2 and len(self.questions) > FEWEST:
+            raise DataError(
+                f"no two documents are small enough to be held out: at most 30 % of the "
+                f"{counted(len(self.questions), 'question')} are, and at most --held-out. Add documents, or "
+                "cut large ones into several files."
+            )
         subset = self.subset(len(ids), self.split)
         self.documents = read_rows(self.store, subset)
         if self.base.similarity == "cosine":
@@ -273,12 +367,13 @@ class _Run:
         found = (lessons.source_ranks <= config.found_in) | (self.split.part != TRAIN)
         self.kept = {part: found & (self.split.part == part) for part in (TRAIN, DEV, TEST)}
         self.counts = {part: int(kept.sum()) for part, kept in self.kept.items()}
-        if min(self.counts[TRAIN], 4 * self.counts[TEST]) < FEWEST:
+        if min(self.counts[TRAIN], 4 * self.counts[DEV], 4 * self.counts[TEST]) < FEWEST:
             raise DataError(
-                f"only {self.counts[TRAIN]} questions are left to learn from and {self.counts[TEST]} to "
-                f"test, as {counted(self.split.held_out_documents, 'document')} could be held out; expected "
-                f"at least {FEWEST} and {FEWEST // 4}. Add documents, or ask for more questions."
+                f"only {self.counts[TRAIN]} questions are left to learn from, {self.counts[DEV]} to tune and "
+                f"{self.counts[TEST]} to test; expected at least {FEWEST}, {FEWEST // 4} and {FEWEST // 4}. "
+                "Raise --count or --held-out, or add documents."
             )
+        check_replaceable(self.folder / HELD_OUT, HELD_OUT_FILES)
         write_beir(
             self.folder / HELD_OUT,
             self.passages_file,
@@ -356,7 +451,7 @@ class _Run:
         found = bench(
             [f"{BASE}={config.model}", f"{ADAPTED}={adapted}"],
             data=self.folder / HELD_OUT,
-            output=self.folder / "results",
+            output=self.folder / RESULTS,
             store=root,
             fuse="min-max",
             language=config.language,
@@ -391,3 +486,22 @@ def _means(scores: Mapping[str, float], document_of: Mapping[str, int]) -> dict[
     for query, score in scores.items():
         grouped.setdefault(document_of[query], []).append(score)
     return {str(document): float(np.mean(values)) for document, values in grouped.items()}
+
+
+def _check_outside(output: Path, corpus: Path) -> None:
+    """Refuses an output among the documents, as a second call would read it with them.
+
+    Raises:
+        OutputError: If it is.
+    """
+    if corpus_file(corpus) is None and output.resolve().is_relative_to(corpus.resolve()):
+        raise OutputError(f"{output} is inside {corpus}, whose documents are read; choose another --output.")
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """The content of a record; {} if it is missing or damaged."""
+    try:
+        found = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -96,6 +96,8 @@ def split_questions(
 ) -> Split:
     """Holds out random documents until they have enough questions: half for tuning, half for the test.
 
+    A document with more than half of these questions is not held out.
+
     Args:
         questions: P questions.
         corpus_ids: N ids of passages.
@@ -119,7 +121,8 @@ def split_questions(
     counts = {DEV: 0, TEST: 0}
     taken: dict[str, list[int]] = {DEV: [], TEST: []}
     for one in np.random.default_rng(seed).permutation(np.flatnonzero(sizes)).tolist():
-        if sum(counts.values()) + sizes[one] <= target:
+        # two fit at least, one for each half
+        if 2 * sizes[one] <= target and sum(counts.values()) + sizes[one] <= target:
             smaller = min(counts, key=counts.__getitem__)
             counts[smaller] += sizes[one]
             taken[smaller].append(one)

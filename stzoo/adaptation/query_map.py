@@ -20,7 +20,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Dropout, P
 from torch import Tensor, nn
 
 from stzoo.adaptation.lessons import Lessons
-from stzoo.errors import ModelError
+from stzoo.errors import ModelError, TrainingError
 from stzoo.models.encode.batches import prompt_of
 
 LEAST_WEIGHT = 0.1
@@ -54,6 +54,9 @@ def learn_query_map(
 
     Returns:
         float32 [D, D], M, such that the new vector of a query q is M q.
+
+    Raises:
+        TrainingError: If it is not finite.
     """
     vectors, passages = torch.from_numpy(lessons.vectors), torch.from_numpy(documents)
     candidates, teacher = torch.from_numpy(lessons.candidates), torch.from_numpy(lessons.scores)
@@ -74,6 +77,8 @@ def learn_query_map(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    if not shift.weight.isfinite().all():
+        raise TrainingError("the map of the queries has NaN or infinity; lower --learning-rate.")
     return (torch.eye(vectors.shape[1]) + shift.weight.detach()).numpy()
 
 
@@ -194,12 +199,18 @@ def check_adaptable(model: Any) -> None:
     """Checks that a model's queries can get a map of their own.
 
     Raises:
-        ModelError: If it has a Router, or compares vectors by another similarity than cosine or dot product.
+        ModelError: If it has a Router, truncates its vectors, or compares them by another similarity than
+            cosine or dot product.
     """
     if any(isinstance(module, Router) for module in model.modules()):
         raise ModelError(
             "the model has a Router, which encodes queries and passages by different modules; adapt needs a "
             "model with one encoder for both."
+        )
+    if model.truncate_dim:
+        raise ModelError(
+            f"the model truncates its vectors to {model.truncate_dim} dimensions (truncate_dim in its "
+            "config_sentence_transformers.json); adapt needs whole ones. Adapt a copy without that setting."
         )
     if model.similarity_fn_name not in ("cosine", "dot"):
         raise ModelError(

@@ -33,7 +33,14 @@ from stzoo.errors import StzooError
 BROKEN_PIPE, MISTAKE, FAULT, INTERRUPTED, TERMINATED = 1, 2, 70, 130, 143
 ISSUES = "https://github.com/stzoo/stzoo/issues"
 RESUMED = ("pretrain", "finetune", "prepare", "mine")  # commands with --resume
-REPEATED = ("ask", "demo", "bench", "judge", "publish")  # commands that continue when they are run again
+REPEATED = (
+    "adapt",
+    "ask",
+    "demo",
+    "bench",
+    "judge",
+    "publish",
+)  # commands that continue when they are run again
 # errors of the operating system that the user can fix
 OF_THE_SYSTEM = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE),
