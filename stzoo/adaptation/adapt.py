@@ -290,11 +290,8 @@ class _Run:
         self.questions = read_questions(folder / QUESTIONS)
         return f"{counted(len(self.questions), 'question')}, 20 of them in {folder / 'questions.html'}"
 
-    def affordable(self, budget: float, given: dict[str, Any]) -> int | None:
+    def affordable(self, budget: float, given: dict[str, Any]) -> int:
         """The number of questions that fit into the budget, by the time for the first ones.
-
-        Returns:
-            The number to ask for; the setting `count` if all of these fit.
 
         Raises:
             DataError: If they are too few to learn from.
