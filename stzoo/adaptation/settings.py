@@ -169,7 +169,9 @@ class AdaptSettings(QuestionSettings):
     positional: ClassVar[tuple[str, ...]] = ("model",)
 
     model: Name = setting(..., "SentenceTransformer to adapt: folder or Hub id.", names="model")
-    corpus: Name = setting(..., "Documents: a folder or file that `stzoo read` reads, or a BEIR folder.")
+    corpus: Name = setting(
+        ..., "Documents: a folder or file that `stzoo read` reads, or a BEIR folder.", min_length=1
+    )
     budget: Seconds | None = setting(
         None,
         "Time for the run (90s, 30m, 2h): a language model is asked for fewer queries if they take too long.",
