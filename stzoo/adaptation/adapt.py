@@ -159,8 +159,14 @@ class _Run:
         self.started = time.monotonic()
         self.seconds: dict[str, float] = {}
         self.options: dict[str, Any] = dict(batch_tokens=config.batch_tokens, progress=show_bars)
-        self.base = open_model(f"{BASE}={config.model}", device=config.device, dtype="float32")
+        self.base = open_model(f"{BASE}={config.model}", device=config.device)
         check_adaptable(self.base.model)
+        if self.base.dtype not in ("float32", "None"):
+            notify(
+                f"the model's weights are {self.base.dtype}; the adapted model has float32, which "
+                "sentence-transformers needs for the map."
+            )
+            self.base = open_model(f"{BASE}={config.model}", device=config.device, dtype="float32")
         self.retriever = Retriever(
             self.base, Path(config.store or default_root()), memory_gib=config.memory_gib, **self.options
         )
