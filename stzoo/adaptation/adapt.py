@@ -81,7 +81,6 @@ RECORD, SETTINGS = "adapt.json", "settings.json"
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the learnt map
 LEVEL = 0.05
 MOST_PASSAGES = 100_000  # to learn from, as their vectors are in memory
-FEWEST_DOCUMENTS = 3  # as two are held out
 FEWEST = 200  # questions below which nothing can be learnt
 TRIAL = 64  # questions that are timed to see how many fit into the budget
 ASK_SHARE = 0.7  # of the budget that is left, for asking
@@ -257,11 +256,6 @@ class _Run:
             notify(
                 f"only {different:,} of the {len(ids):,} passages are different; `stzoo read` leaves copies "
                 "out."
-            )
-        if (documents := len(np.unique(self.documents_of))) < FEWEST_DOCUMENTS:
-            raise DataError(
-                f"all passages are of {counted(documents, 'document')}; expected {FEWEST_DOCUMENTS} or more, "
-                "as some are held out. Cut large ones into several files."
             )
         self.retriever.notes(self.judged)  # shown to the user
         return counted(len(ids), "passage")

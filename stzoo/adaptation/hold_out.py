@@ -14,10 +14,11 @@ from stzoo.data.corpus import load_corpus
 from stzoo.data.rows import read_jsonl
 from stzoo.data.texts import indices_of
 from stzoo.errors import DataError
-from stzoo.utils.messages import notify
+from stzoo.utils.messages import counted, notify
 
 TRAIN, DEV, TEST = "train", "dev", "test"
 MOST_HELD_OUT = 0.3  # share of the questions
+FEW, STRETCH = 50, 20
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ def documents_of(passages_file: Path, corpus_ids: Sequence[str]) -> np.ndarray:
     """The document of each passage, as int64 [N] numbers.
 
     It is named by "metadata.document" or else by the title. Passages with neither are documents of their own.
+    If there are fewer than `FEW` documents, large ones are cut into stretches of `STRETCH` passages, as a few
+    held-out documents could not tell two systems apart.
     """
     corpus = load_corpus(passages_file, min_words=1, columns={"title": str, "metadata.document": str})
     columns = [
@@ -78,12 +81,28 @@ def documents_of(passages_file: Path, corpus_ids: Sequence[str]) -> np.ndarray:
     numbers: dict[tuple[str, str], int] = {}
     keys = ((name, "") if (name := named.get(passage)) else ("", passage) for passage in corpus_ids)
     found = np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.int64, len(corpus_ids))
+    if len(numbers) < FEW and len(numbers) < len(corpus_ids):
+        notify(
+            f"the corpus has only {counted(len(numbers), 'document')}, so stretches of {STRETCH} passages "
+            "are held out, not whole documents, and training sees others of their documents."
+        )
+        return _stretches(found)
     if len(numbers) == len(corpus_ids):
         notify(
             "no two passages name the same document (metadata.document or title), so single passages are "
             "held out, and training may see others of their documents."
         )
     return found
+
+
+def _stretches(documents: np.ndarray) -> np.ndarray:
+    """Numbers stretches of at most `STRETCH` passages of a document, int64 [N]."""
+    order = np.argsort(documents, kind="stable")
+    starts = np.flatnonzero(np.diff(documents[order], prepend=-1))
+    place = np.arange(len(order)) - np.repeat(starts, np.diff(starts, append=len(order)))
+    stretch = np.empty(len(order), np.int64)
+    stretch[order] = np.cumsum(place % STRETCH == 0) - 1
+    return stretch
 
 
 def split_questions(

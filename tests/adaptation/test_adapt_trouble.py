@@ -13,7 +13,7 @@ from support.models import sentence_transformer
 import stzoo
 from stzoo import DataError, ModelError, OutputError, RecipeError, TrainingError
 from stzoo.adaptation import adapt as module
-from stzoo.adaptation.hold_out import TRAIN, Question, split_questions
+from stzoo.adaptation.hold_out import TRAIN, Question, documents_of, split_questions
 from stzoo.adaptation.lessons import Lessons
 from stzoo.adaptation.query_map import check_adaptable, learn_query_map
 from stzoo.models.loaded import open_model
@@ -88,11 +88,14 @@ def test_files_may_have_spaces_in_their_names(library, tmp_path):
     assert made.corpus[0]["metadata"]["document"] == "sick leave, 100% 0.md"
 
 
-def test_one_large_document_cannot_be_held_out(tiny_folder, library, tmp_path):
+def test_stretches_of_one_large_document_are_held_out(tiny_folder, library, tmp_path, capfd):
     write_documents(tmp_path / "docs", texts_of(library), 350)
-    with pytest.raises(DataError, match=r"all passages are of 1 document; .* Cut large ones"):
-        stzoo.adapt(tiny_folder, corpus=tmp_path / "docs", output=tmp_path / "run", progress=False)
-    assert not (tmp_path / "run" / "questions").exists()
+    made = stzoo.adapt(tiny_folder, corpus=tmp_path / "docs", output=tmp_path / "run", progress=False)
+    assert "has only 1 document, so stretches of 20 passages" in " ".join(capfd.readouterr().err.split())
+    corpus = tmp_path / "run" / "corpus" / "corpus.jsonl"
+    ids = [json.loads(line)["_id"] for line in corpus.read_text().splitlines()]
+    assert documents_of(corpus, ids).tolist() == [place // 20 for place in range(len(ids))]
+    assert made.gain.queries > 2
 
 
 def test_a_document_with_most_questions_is_not_held_out():
