@@ -8,7 +8,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from support.helpers import in_trec_order
@@ -102,7 +102,11 @@ def test_the_kept_are_those_of_a_full_sort_whatever_the_chunk(search, k, drop_se
     assert all(list(found) == in_trec_order(found) for found in run.values())
 
 
+TINY = np.array([[6.11e-43], [6.11e-43]], np.float32)
+
+
 @given(searches(st.one_of(ANY, FEW)), st.integers(1, 9), some_tiles, st.sampled_from(SIMILARITIES))
+@example((np.array([[-1]], np.float32), TINY, ["9"], ["9", "A"]), 1, (1, 1), "cosine")
 @settings(deadline=None, max_examples=400)
 def test_the_first_pass_loses_nothing_whatever_the_numbers(search, k, tile, similarity):
     queries, corpus, query_ids, corpus_ids = search

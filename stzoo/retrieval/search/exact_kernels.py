@@ -82,7 +82,9 @@ class Chunk:
         self.device = "cpu" if similarity == "manhattan" else device
         self.unit = max(float(side.norms.max()), longest if similarity in DISTANCES else 0.0) or 1.0
         lengths = np.maximum(side.norms, SHORTEST) if similarity == "cosine" else np.array([self.unit])
-        self.usual = similarity == "manhattan" or (lengths.min() > SMALL and self.unit < 1 / SMALL)
+        # a vector below the lower bound of lengths may be subnormal
+        shortest = side.norms[side.norms > 0].min(initial=np.inf) if similarity == "cosine" else self.unit
+        self.usual = similarity == "manhattan" or (shortest > SMALL and self.unit < 1 / SMALL)
         if self.usual:
             rough = np.require(side.vectors, requirements=["C", "W"])
         else:
