@@ -15,7 +15,7 @@ from support.helpers import cli
 from support.models import sentence_transformer
 
 import stzoo
-from stzoo import DataError, ModelError, OutputError
+from stzoo import DataError, ModelError
 from stzoo.adaptation.hold_out import DEV, TEST, TRAIN, Question, documents_of, split_questions
 from stzoo.adaptation.lessons import Lessons, make_lessons
 from stzoo.adaptation.query_map import (
@@ -292,15 +292,6 @@ def test_the_scores_are_those_of_bench(adapted, tmp_path):
         store=tmp_path / "store", bm25=False, progress=False,
     )  # fmt: skip
     assert found[0].scores.mean["nDCG@10"] == pytest.approx(made.scores["adapted"], abs=1e-3)
-
-
-def test_a_second_call_agrees_and_other_settings_are_refused(tiny_folder, library, tmp_path):
-    options = dict(corpus=library, output=tmp_path / "run", progress=False)
-    first, again = (stzoo.adapt(tiny_folder, **options) for _ in range(2))
-    assert again.scores == first.scores
-    assert again.record["curve"] == first.record["curve"]
-    with pytest.raises(OutputError, match="seed"):
-        stzoo.adapt(tiny_folder, **options, seed=7)
 
 
 def test_a_run_that_is_stopped_continues_and_gives_a_verdict(tiny_folder, library, tmp_path):

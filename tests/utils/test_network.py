@@ -1,6 +1,5 @@
 """Servers that do not answer, break off, redirect in circles or are not a hub: an error in finite time."""
 
-import _thread
 import dataclasses
 import json
 import signal
@@ -216,7 +215,11 @@ def test_ctrl_c_does_not_wait_for_threads():
         begun.set()
         stop.wait(60)
 
-    threading.Thread(target=lambda: begun.wait() and _thread.interrupt_main(), daemon=True).start()
+    # a signal wakes a main thread that already waits; `_thread.interrupt_main` does not
+    main = threading.main_thread().ident
+    threading.Thread(
+        target=lambda: begun.wait() and signal.pthread_kill(main, signal.SIGINT), daemon=True
+    ).start()
     with pytest.raises(KeyboardInterrupt):
         interruptible(wait)
     assert not stop.is_set()
