@@ -91,6 +91,7 @@ def test_every_objective_trains_and_its_losses_are_logged(objective, base, corpu
         assert last[name] < first[name], name
 
 
+@pytest.mark.usefixtures("unverified")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_trains(family, corpus, tmp_path):
     tiny_masked_lm(family, tmp_path / "base")
