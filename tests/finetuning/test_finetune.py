@@ -351,6 +351,7 @@ def test_a_teacher_scores_what_has_no_scores(base, mined, judged, tmp_path, caps
         )
 
 
+@pytest.mark.usefixtures("unverified")
 def test_adapters_alone_learn_and_are_folded_into_the_export(base, judged, tmp_path):
     pytest.importorskip("peft")
     given = dict(data=str(judged), dev_queries=0, epochs=4, pooling="mean", **SHORT | {"learning_rate": 1e-2})

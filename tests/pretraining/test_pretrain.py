@@ -415,6 +415,7 @@ def test_a_base_in_half_precision_is_trained_in_full(base, corpus, tmp_path):
     assert {tensor.dtype for tensor in load_file(out / "model.safetensors").values()} == {torch.float32}
 
 
+@pytest.mark.usefixtures("unverified")
 def test_a_bf16_run_loses_like_a_full_one_and_exports(base, corpus, tmp_path):
     given = good(base, corpus, tmp_path / "out") | {"precision": "bf16", "device": "cpu", "max_steps": 6}
     out = stzoo.pretrain(**given)
