@@ -46,7 +46,7 @@ def score(name: str, base: str, adapted: Path, work: Path) -> dict[str, Any]:
     for folder, split in splits(name):
         data = Path(os.environ["STZOO_DATA"]) / folder
         judged = read_beir(data, split)
-        label = f"{adapted.parent.name}"
+        label = adapted.parent.name
         base_store = Retriever(open_model(f"base={base}"), default_root()).documents(judged)
         Retriever(open_model(f"{label}={adapted}"), default_root()).copy_documents(judged, base_store)
         models, output = [f"base={base}", f"{label}={adapted}"], work / "results" / folder

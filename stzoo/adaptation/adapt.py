@@ -54,7 +54,7 @@ from stzoo.adaptation.read import read_documents
 from stzoo.adaptation.result import ADAPTED, BASE, MEASURE, Adapted
 from stzoo.adaptation.settings import AdaptSettings, QuestionSettings
 from stzoo.adaptation.vectors import ndcg, read_rows, unit
-from stzoo.data.beir import RetrievalDataset, read_beir, read_corpus, write_beir
+from stzoo.data.beir import RetrievalDataset, read_corpus, write_beir
 from stzoo.data.beir_layout import corpus_file
 from stzoo.errors import DataError, OutputError, quoted
 from stzoo.evaluation.bench.bench import bench
@@ -155,7 +155,6 @@ class _Run:
 
     def __init__(self, config: AdaptSettings, corpus: Any, folder: Path, show_bars: bool):
         self.config, self.corpus, self.folder, self.show_bars = config, corpus, folder, show_bars
-        self.started = time.monotonic()
         self.seconds: dict[str, float] = {}
         self.options: dict[str, Any] = dict(batch_tokens=config.batch_tokens, progress=show_bars)
         self.base = open_model(f"{BASE}={config.model}", device=config.device)
@@ -325,8 +324,9 @@ class _Run:
             DataError: If too few questions are left.
         """
         config, ids, passages = self.config, self.judged.corpus_ids, self.judged.passages
-        of = self.documents_of
-        self.split = split_questions(self.questions, ids, of, held_out=config.held_out, seed=config.seed)
+        self.split = split_questions(
+            self.questions, ids, self.documents_of, held_out=config.held_out, seed=config.seed
+        )
         if self.split.held_out_documents < 2 and len(self.questions) > FEWEST:
             raise DataError(
                 f"no two documents are small enough to be held out: at most 30 % of the "
@@ -337,20 +337,20 @@ class _Run:
         self.documents = read_rows(self.store, subset)
         if self.base.similarity == "cosine":
             self.documents = unit(self.documents)
-        language = choose_language(config.language, passages, "the corpus")
+        self.language = choose_language(config.language, passages, "the corpus")
         texts = passages if len(subset) == len(passages) else [passages[i] for i in subset]
         numbers = [str(i) for i in range(len(subset))]
-        bm25 = Lexical(numbers, texts, language=language, progress=self.show_bars)
+        bm25 = Lexical(numbers, texts, language=self.language, progress=self.show_bars)
         self.weights = None
         hidden = self.split.held_out_passages[subset]
         if weighs_tokens(self.base.model):
             seen = [texts[i] for i in np.flatnonzero(~hidden).tolist()]
             self.weights = rarity(self.base.model.tokenizer, seen, len(seen))
         self.weighted = adapted_model(self.base.model, weights=self.weights)
-        self.asked = [one.text for one in self.questions]
+        asked = [one.text for one in self.questions]
         lessons = self.lessons = make_lessons(
-            self.asked,
-            unit(encode(self.weighted, self.asked, role="query", desc="Questions", **self.options)),
+            asked,
+            unit(encode(self.weighted, asked, role="query", desc="Questions", **self.options)),
             np.searchsorted(subset, self.split.sources),
             self.documents,
             bm25,
@@ -442,16 +442,16 @@ class _Run:
         """Scores all systems on the questions for the test, and decides."""
         config, adapted = self.config, self.folder / ADAPTED
         common: dict[str, Any] = dict(device=config.device, dtype="float32")
-        held_out, root = read_beir(self.folder / HELD_OUT, TEST), self.retriever.root
+        root = self.retriever.root
         copy = Retriever(open_model(f"{ADAPTED}={adapted}", **common), root)
-        copy.copy_documents(held_out, self.retriever.documents(held_out))
+        copy.copy_documents(self.judged, self.store)
         found = bench(
             [f"{BASE}={config.model}", f"{ADAPTED}={adapted}"],
             data=self.folder / HELD_OUT,
             output=self.folder / RESULTS,
             store=root,
             fuse="min-max",
-            language=config.language,
+            language=self.language,
             memory_gib=config.memory_gib,
             overwrite=True,
             **common,

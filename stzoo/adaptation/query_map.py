@@ -20,6 +20,7 @@ from sentence_transformers.sentence_transformer.modules import Dense, Dropout, P
 from torch import Tensor, nn
 
 from stzoo.adaptation.lessons import Lessons
+from stzoo.adaptation.vectors import unit
 from stzoo.errors import ModelError, TrainingError
 from stzoo.models.encode.batches import prompt_of
 
@@ -100,8 +101,7 @@ def part_way(query_map: np.ndarray, share: float) -> np.ndarray:
 
 def apply(query_map: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     """The mapped vectors, float32 [Q, D], of length 1."""
-    mapped = vectors @ query_map.T
-    return (mapped / np.maximum(np.linalg.norm(mapped, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    return unit(vectors @ query_map.T)
 
 
 def adapted_model(

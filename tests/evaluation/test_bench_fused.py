@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.helpers import cli
+from support.small_set import CORPUS, QRELS, QUERIES
 
 import stzoo
 from stzoo.data.beir import write_beir
@@ -17,33 +18,13 @@ from stzoo.evaluation.bench.results import read
 from stzoo.evaluation.bench.systems import Dense
 from stzoo.hub.card_scores import read_scores
 from stzoo.retrieval.fusion import METHODS, fuse_bm25
-from stzoo.testing import sentences, tiny_masked_lm
 
-CORPUS = [
-    {"_id": f"d{i}", "title": f"page {i // 4}", "text": text} for i, text in enumerate(sentences(60, seed=5))
-]
-QUERIES = {f"q{i}": " ".join(row["text"].split()[:6]) for i, row in enumerate(CORPUS[:20])}
-QRELS = {
-    "test": {f"q{i}": {f"d{i}": 2, f"d{i + 1}": 1} for i in range(12)},
-    "dev": {f"q{i}": {f"d{i}": 1} for i in range(12, 20)},
-    "both": {f"q{i}": {f"d{i}": 1} for i in range(10, 14)},
-}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    from sentence_transformers import SentenceTransformer
-
-    folder = tmp_path_factory.mktemp("models")
-    SentenceTransformer(str(tiny_masked_lm("bert", folder / "mlm", seed=3)), device="cpu").save(
-        str(folder / "tiny")
-    )
-    return str(folder / "tiny")
+SPLITS = QRELS | {"both": {f"q{i}": {f"d{i}": 1} for i in range(10, 14)}}
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    return write_beir(tmp_path_factory.mktemp("data") / "small", CORPUS, QUERIES, QRELS)
+    return write_beir(tmp_path_factory.mktemp("data") / "small", CORPUS, QUERIES, SPLITS)
 
 
 @pytest.fixture(scope="module")

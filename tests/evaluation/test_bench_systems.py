@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.helpers import cli, wait_for
+from support.small_set import CORPUS, QRELS, QUERIES
 
 import stzoo
 from stzoo.data import registry
@@ -21,28 +22,8 @@ from stzoo.evaluation.bench.tables import costs, table
 from stzoo.models.loaded import folder_revision
 from stzoo.retrieval.search import retriever as retriever_room
 from stzoo.retrieval.search import search as search_module
-from stzoo.testing import TEXTS, sentences, tiny_masked_lm
+from stzoo.testing import TEXTS, sentences
 from stzoo.utils.files import fingerprint
-
-CORPUS = [
-    {"_id": f"d{i}", "title": f"page {i // 4}", "text": text} for i, text in enumerate(sentences(60, seed=5))
-]
-QUERIES = {f"q{i}": " ".join(row["text"].split()[:6]) for i, row in enumerate(CORPUS[:20])}
-QRELS = {
-    "test": {f"q{i}": {f"d{i}": 2, f"d{i + 1}": 1} for i in range(12)},
-    "dev": {f"q{i}": {f"d{i}": 1} for i in range(12, 20)},
-}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    from sentence_transformers import SentenceTransformer
-
-    folder = tmp_path_factory.mktemp("models")
-    SentenceTransformer(str(tiny_masked_lm("bert", folder / "mlm", seed=3)), device="cpu").save(
-        str(folder / "tiny")
-    )
-    return str(folder / "tiny")
 
 
 @pytest.fixture(scope="module")

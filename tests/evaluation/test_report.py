@@ -526,19 +526,6 @@ def test_a_folder_without_results_is_refused(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium, whose version matters little: nothing newer than 2023 is used."""
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("there is no Chromium here")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield running
-        running.close()
-
-
-@pytest.fixture(scope="module")
 def page_file(tmp_path_factory):
     """A report with everything in it: a suite, costs, warnings, other data, a nasty name, training runs."""
     folder = tmp_path_factory.mktemp("report")
