@@ -5,12 +5,13 @@
 3. ask       queries are generated for them (`stzoo ask`)
 4. filter    documents are held out, with their queries; of the others, queries that do not lead back to
              their passage are left out
-5. train     a map of the query vectors learns to rank as BM25 and the base do together (`query_map`); the
-             share of it that is used is chosen on the held-out queries
+5. train     a map of the query vectors learns to rank as the teacher does: BM25 and the base together, or a
+             cross-encoder (`query_map`); the share of it that is used is chosen on the held-out queries
 6. compare   BM25, the base, the adapted model and their fusions are scored on the held-out queries
 
 OUTPUT/corpus/       the passages, unless a corpus was given
 OUTPUT/questions/    the queries, and a page with examples
+OUTPUT/teacher/      scores of the cross-encoder, if there is one
 OUTPUT/held_out/     the held-out queries as a BEIR folder, which every other command reads
 OUTPUT/results/      the scores and rankings of all systems on it, as `stzoo bench` writes them
 OUTPUT/adapted/      the adapted model
@@ -19,71 +20,37 @@ OUTPUT/adapt.json    settings, counts, scores and the decision
 A second call with the same settings repeats only what is missing; a finished run is left as it is.
 """
 
-import string
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from stzoo.adaptation.ask import MOST, PER_PASSAGE, QUESTIONS, ask
-from stzoo.adaptation.general import GeneralCheck
-from stzoo.adaptation.hold_out import (
-    DEV,
-    TEST,
-    TRAIN,
-    Question,
-    Split,
-    documents_of,
-    read_questions,
-    split_questions,
-)
-from stzoo.adaptation.lessons import make_lessons
-from stzoo.adaptation.query_map import (
-    adapted_model,
-    apply,
-    check_adaptable,
-    learn_query_map,
-    part_way,
-    rarity,
-    weighs_tokens,
-)
-from stzoo.adaptation.read import read_documents
+from stzoo.adaptation.ask import QUESTIONS
+from stzoo.adaptation.query_map import check_adaptable
 from stzoo.adaptation.result import ADAPTED, BASE, MEASURE, Adapted
-from stzoo.adaptation.settings import AdaptSettings, QuestionSettings
-from stzoo.adaptation.vectors import ndcg, read_rows, unit
-from stzoo.data.beir import RetrievalDataset, read_corpus, write_beir
+from stzoo.adaptation.settings import AdaptSettings
+from stzoo.adaptation.stages.ask import ask_questions, questions_file
+from stzoo.adaptation.stages.compare import compare
+from stzoo.adaptation.stages.filter import LOST, filter_questions
+from stzoo.adaptation.stages.read import Passages, read_passages
+from stzoo.adaptation.stages.run import HELD_OUT, RESULTS, Run
+from stzoo.adaptation.stages.train import train
 from stzoo.data.beir_layout import corpus_file
-from stzoo.errors import DataError, OutputError, quoted
-from stzoo.evaluation.bench.bench import bench
-from stzoo.evaluation.scoring import PairedTest, paired_test
-from stzoo.hub import card
-from stzoo.hub.export import export
-from stzoo.models.encode import encode
-from stzoo.models.loaded import open_model
-from stzoo.retrieval.bm25 import Lexical, choose_language
+from stzoo.errors import DataError, OutputError
+from stzoo.models.cross_encoder import open_teacher
+from stzoo.models.loaded import LoadedModel, open_model
 from stzoo.retrieval.search.retriever import Retriever, default_root
-from stzoo.training.recipes import SCHEMA_VERSION
 from stzoo.training.records import versions
 from stzoo.utils.distributed import require_one_process
-from stzoo.utils.files import NEW, check_replaceable, draft_folder, lock_folder, sha256, write_json
-from stzoo.utils.inputs import parse_json
+from stzoo.utils.files import lock_folder, write_json
+from stzoo.utils.inputs import read_record
 from stzoo.utils.messages import collect_notes, counted, notify, show_progress
-from stzoo.utils.outputs import ADAPTATION, check_output
-from stzoo.utils.parts import check_manifest, open_manifest
+from stzoo.utils.outputs import check_output
+from stzoo.utils.parts import check_manifest
 
-HELD_OUT = "held_out"
-HELD_OUT_FILES = (r"(?:corpus|queries)\.jsonl(?:\.gz)?", r"qrels/(?:dev|test)\.tsv")
-RESULTS = "results"
-RECORD, SETTINGS = "adapt.json", "settings.json"
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the learnt map
-LEVEL = 0.05
-MOST_PASSAGES = 100_000  # to learn from, as their vectors are in memory
-FEWEST = 200  # questions below which nothing can be learnt
-TRIAL = 64  # questions that are timed to see how many fit into the budget
-ASK_SHARE = 0.7  # of the budget that is left, for asking
+RECORD = "adapt.json"
 # settings that may differ in a later call: they do not change the result
 SPEED = {
     *("threads", "device", "batch_tokens", "memory_gib", "store"),
@@ -116,11 +83,11 @@ def adapt(
         output: Folder for the run. A second call with the same settings continues an interrupted one.
         on_stage: Function that gets a line about each finished stage.
         progress: True for progress bars on stderr; None shows them on a terminal only.
-        settings: Further fields of `AdaptSettings`, e.g. queries, count; they override the recipe's.
+        settings: Further fields of `AdaptSettings`, e.g. queries, teacher; they override the recipe's.
 
     Raises:
         DataError: If the corpus has too few passages to generate and to hold out questions.
-        ModelError: If the model, or the one that generates queries, cannot be used.
+        ModelError: If the model, the one that generates queries, or the teacher cannot be used.
         StzooError: If something else is wrong; see `stzoo.errors`.
 
     Example:
@@ -134,355 +101,137 @@ def adapt(
     named = corpus if isinstance(corpus, str | Path) else None
     given = settings | {"model": model, "corpus": type(corpus).__name__ if named is None else str(named)}
     config = AdaptSettings.read(recipe, given)
-    folder = check_output(output, kind="results", inputs=[config.model, named])
+    folder = check_output(output, kind="results", inputs=[config.model, named, config.questions])
+    if config.questions and not questions_file(config.questions).is_file():
+        raise DataError(
+            f"{config.questions} has no {QUESTIONS}; expected an --output of `stzoo ask`, or a file like its "
+            f"{QUESTIONS}."
+        )
     if named is not None:
         _check_outside(folder, Path(named).expanduser())
     if config.threads:
         torch.set_num_threads(config.threads)
     with collect_notes() as notes, lock_folder(folder):
-        run = _Run(config, corpus, folder, show_progress(progress))
-        record = run.everything(on_stage or (lambda _: None))
+        base, show_bars = _open_base(config), show_progress(progress)
+        root = Path(config.store or default_root())
+        retriever = Retriever(
+            base, root, memory_gib=config.memory_gib, batch_tokens=config.batch_tokens, progress=show_bars
+        )
+        # opened at once, as a mistake in its name should not show after the questions
+        teacher = config.teacher and open_teacher(
+            config.teacher, max_tokens=config.teacher_tokens, device=config.device
+        )
+        run = Run(config, folder, base, retriever, teacher or None, show_bars)
+        record = _make(run, corpus, _Clock(on_stage or (lambda _: None)))
         if "notes" not in record:
             write_json(folder / RECORD, record | {"notes": notes})
-    gain = PairedTest(**record["gain"])
-    return Adapted(
-        folder, record["decision"], record["scores"], gain, record["general"], folder / "questions", record
+    return Adapted(folder, record)
+
+
+def _open_base(config: AdaptSettings) -> LoadedModel:
+    """The model to adapt, in float32."""
+    base = open_model(f"{BASE}={config.model}", device=config.device)
+    check_adaptable(base.model)
+    if base.dtype in ("float32", "None"):
+        return base
+    notify(
+        f"the model's weights are {base.dtype}; the adapted model has float32, which sentence-transformers "
+        "needs for the map."
+    )
+    return open_model(f"{BASE}={config.model}", device=config.device, dtype="float32")
+
+
+class _Clock:
+    """Times the stages, which follow each other in the order of STAGES."""
+
+    def __init__(self, on_stage: Callable[[str], None]):
+        self.seconds: dict[str, float] = {}
+        self._on_stage, self._started = on_stage, time.monotonic()
+
+    def done(self, name: str, line: str) -> None:
+        """Shows a line about the stage that has ended."""
+        now = time.monotonic()
+        self.seconds[name], self._started = round(now - self._started, 1), now
+        number = STAGES.index(name) + 1
+        self._on_stage(f"{number}/{len(STAGES)} {name:<8} {line}  ({self.seconds[name]:.0f} s)")
+
+
+def _make(run: Run, corpus: Any, clock: _Clock) -> dict[str, Any]:
+    """Runs the stages, and returns the record."""
+    config, manifest = run.config, run.manifest(without=SPEED | SIZE)
+
+    passages = read_passages(run, corpus)
+    clock.done("read", counted(len(passages), "passage"))
+    if finished := _finished(run, passages):
+        notify(f"{run.folder} is finished; remove {RECORD} in it to repeat what follows.")
+        return finished
+
+    store = run.retriever.documents(passages.data)
+    clock.done("encode", f"{len(store):,} vectors of {store.shape[1]} dimensions")
+
+    asked = ask_questions(run, passages, manifest, sum(clock.seconds.values()))
+    shown = f", 20 of them in {asked.page}" if asked.page else ""
+    clock.done("ask", counted(len(asked.questions), "question") + shown)
+
+    filtered = filter_questions(run, passages, store, asked.questions)
+    learnt, dev, test = filtered.counts.values()
+    clock.done(
+        "filter",
+        f"{learnt:,} questions whose passage is among the best {config.found_in} of the teacher, "
+        f"{filtered.lost:,} left out; {dev + test:,} held out, on "
+        f"{counted(filtered.split.held_out_documents, 'document')}",
     )
 
+    trained = train(run, passages, filtered)
+    before, after = trained.before, trained.after
+    clock.done(
+        "train",
+        f"{MEASURE} on questions for tuning {before['dev']:.3f} → {after['dev']:.3f} with "
+        f"{trained.share:.0%} of the map; general check {before['general']:.3f} → {after['general']:.3f}",
+    )
 
-class _Run:
-    """The stages of a run, in the order of STAGES; each returns the line to show of it."""
+    compared = compare(run, passages, store, filtered, trained)
+    clock.done("compare", "   ".join(f"{name} {score:.3f}" for name, score in compared.scores.items()))
+    return {
+        "settings": config.dump(),
+        "base": {"given": run.base.given, "revision": run.base.revision},
+        "corpus": passages.data.corpus_fingerprint,
+        "passages": len(passages),
+        "questions": {"generated": len(asked.questions), **filtered.counts},
+        "copied_questions": filtered.copied,
+        "left_out": {**asked.rejected, LOST: filtered.lost},
+        "weighted_tokens": filtered.weights is not None,
+        "share": trained.share,
+        "curve": {BASE: before} | {str(share): scores for share, scores in trained.curve.items()},
+        "general": {BASE: before["general"], ADAPTED: after["general"]},
+        "scores": compared.scores,
+        "gain": vars(compared.gain),
+        "decision": compared.decision,
+        "seconds": clock.seconds,
+        "versions": versions(),
+    }
 
-    def __init__(self, config: AdaptSettings, corpus: Any, folder: Path, show_bars: bool):
-        self.config, self.corpus, self.folder, self.show_bars = config, corpus, folder, show_bars
-        self.seconds: dict[str, float] = {}
-        self.options: dict[str, Any] = dict(batch_tokens=config.batch_tokens, progress=show_bars)
-        self.base = open_model(f"{BASE}={config.model}", device=config.device)
-        check_adaptable(self.base.model)
-        if self.base.dtype not in ("float32", "None"):
-            notify(
-                f"the model's weights are {self.base.dtype}; the adapted model has float32, which "
-                "sentence-transformers needs for the map."
-            )
-            self.base = open_model(f"{BASE}={config.model}", device=config.device, dtype="float32")
-        self.retriever = Retriever(
-            self.base, Path(config.store or default_root()), memory_gib=config.memory_gib, **self.options
+
+def _finished(run: Run, passages: Passages) -> dict[str, Any] | None:
+    """The record of a run that is finished.
+
+    Raises:
+        OutputError: If it was made with other settings or passages.
+    """
+    if not all((run.folder / name).is_dir() for name in (HELD_OUT, RESULTS, ADAPTED)):
+        return None
+    if found := read_record(run.folder / RECORD):
+        check_manifest(
+            run.folder,
+            found,
+            {
+                "settings": found.get("settings", {}) | run.settings(without=SPEED),
+                "corpus": passages.data.corpus_fingerprint,
+            },
+            fault="is a finished run",
+            advice=f"Choose another --output; or remove {RECORD} in it to continue from its queries.",
         )
-        manifest = {
-            "model": self.base.given,
-            "revision": self.base.revision,
-            "settings": self.settings(SPEED | SIZE),
-        }
-        self.manifest = open_manifest(folder / SETTINGS, manifest)
-
-    def everything(self, on_stage: Callable[[str], None]) -> dict[str, Any]:
-        """Runs the stages, and returns the record."""
-        for number, name in enumerate(STAGES, 1):
-            started = time.monotonic()
-            line = getattr(self, name)()
-            self.seconds[name] = round(time.monotonic() - started, 1)
-            on_stage(f"{number}/{len(STAGES)} {name:<8} {line}  ({self.seconds[name]:.0f} s)")
-            if name == "read" and (finished := self.finished()):
-                notify(f"{self.folder} is finished; remove {RECORD} in it to repeat what follows.")
-                return finished
-        return {
-            "settings": self.config.dump(),
-            "base": {"given": self.base.given, "revision": self.base.revision},
-            "corpus": self.judged.corpus_fingerprint,
-            "passages": len(self.judged.corpus_ids),
-            "questions": {"generated": len(self.questions), **self.counts},
-            "weighted_tokens": self.weights is not None,
-            "share": self.share,
-            "curve": {"base": self.before} | {str(share): values for share, values in self.curve.items()},
-            "general": {BASE: self.before["general"], ADAPTED: self.curve[self.share]["general"]},
-            "scores": self.scores,
-            "gain": vars(self.gain),
-            "decision": self.decision,
-            "seconds": self.seconds,
-            "versions": versions(),
-        }
-
-    def settings(self, without: Collection[str]) -> dict[str, Any]:
-        """The settings, less some."""
-        return {name: value for name, value in self.config.dump().items() if name not in without}
-
-    def finished(self) -> dict[str, Any] | None:
-        """The record of a run that is finished.
-
-        Raises:
-            OutputError: If it was made with other settings or passages.
-        """
-        if not all((self.folder / name).is_dir() for name in (HELD_OUT, RESULTS, ADAPTED)):
-            return None
-        if found := _read_record(self.folder / RECORD):
-            settings = found.get("settings", {}) | self.settings(SPEED)
-            check_manifest(
-                self.folder,
-                found,
-                {"settings": settings, "corpus": self.judged.corpus_fingerprint},
-                fault="is a finished run",
-                advice=f"Choose another --output; or remove {RECORD} in it to continue from its queries.",
-            )
-        return found or None
-
-    def read(self) -> str:
-        """Reads the passages.
-
-        Raises:
-            DataError: If an id has white space.
-            OutputError: If the documents have changed since an earlier call.
-        """
-        found = corpus_file(Path(self.corpus).expanduser()) if isinstance(self.corpus, str | Path) else None
-        if found is None:
-            found = self.folder / "corpus" / "corpus.jsonl"
-            if found.is_file():
-                self.check_same_documents(found)
-            else:
-                read_documents(self.corpus, found.parent, progress=self.show_bars)
-        self.passages_file = found
-        ids, passages, _ = read_corpus(found, self.show_bars)
-        self.documents_of = documents_of(found, ids)
-        # embeddings have the name of the folder, and all systems are to share them
-        self.judged = RetrievalDataset(
-            name=HELD_OUT, folder=self.folder / HELD_OUT, corpus_ids=ids, passages=passages
-        )
-        if spaced := next((one for one in ids if set(one) & set(string.whitespace)), None):
-            raise DataError(
-                f"{found}: the id {quoted(spaced)} contains white space, which the files of rankings cannot "
-                "represent. Change the ids."
-            )
-        if 2 * (different := len({hash(text) for text in passages})) < len(ids):
-            notify(
-                f"only {different:,} of the {len(ids):,} passages are different; `stzoo read` leaves copies "
-                "out."
-            )
-        self.retriever.notes(self.judged)  # shown to the user
-        return counted(len(ids), "passage")
-
-    def check_same_documents(self, earlier: Path) -> None:
-        """Checks that the documents are those of an earlier call.
-
-        Raises:
-            OutputError: If not.
-        """
-        with draft_folder(earlier.parent) as box:
-            read_documents(self.corpus, box / NEW, progress=self.show_bars)
-            same = sha256(box / NEW / earlier.name) == sha256(earlier)
-        if not same:
-            raise OutputError(
-                f"{earlier} was made from other documents, or from other versions of them. Choose another "
-                "--output."
-            )
-
-    def ask(self) -> str:
-        """Generates questions, as many as fit into the budget."""
-        config, folder = self.config, self.folder / "questions"
-        given = {name: getattr(config, name) for name in QuestionSettings.model_fields}
-        if config.budget and config.queries == "none":
-            notify("--budget has no effect without a language model to ask.")
-        elif config.budget:
-            passages = len(self.judged.corpus_ids)
-            asked: int = config.count or min(PER_PASSAGE * passages, MOST)
-            given["per_passage"] = config.per_passage or min(PER_PASSAGE, -(-asked // passages))
-            given["count"] = min(asked, self.affordable(config.budget, given))
-        ask(self.passages_file, output=folder, progress=self.show_bars, **given)
-        self.questions = read_questions(folder / QUESTIONS)
-        return f"{counted(len(self.questions), 'question')}, 20 of them in {folder / 'questions.html'}"
-
-    def affordable(self, budget: float, given: dict[str, Any]) -> int:
-        """The number of questions that fit into the budget, by the time for the first ones.
-
-        Raises:
-            DataError: If they are too few to learn from.
-        """
-        folder, known = self.folder / "questions", self.manifest.get("fits", {})
-        if known.get("budget") == budget:
-            return int(known["count"])
-        made = ask(self.passages_file, output=folder, progress=self.show_bars, **given | {"count": TRIAL})
-        each = max(made["seconds"], 0.1) / made["counts"]["asked"]  # which is stored with the questions
-        before = sum(self.seconds.values())
-        fits = int(ASK_SHARE * (budget - before) / each)
-        if fits < 2 * FEWEST:
-            raise DataError(
-                f"a question takes {each:.2g} s, so a budget of {budget:.0f} s, of which reading and "
-                f"encoding took {before:.0f} s, has time for {max(0, fits)} questions; expected at least "
-                f"{2 * FEWEST}. Raise --budget, or use a faster model."
-            )
-        # a later call is to ask for as many
-        write_json(self.folder / SETTINGS, self.manifest | {"fits": {"budget": budget, "count": fits}})
-        return fits
-
-    def encode(self) -> str:
-        """Encodes the passages."""
-        self.store = self.retriever.documents(self.judged)
-        return f"{len(self.store):,} vectors of {self.store.shape[1]} dimensions"
-
-    def filter(self) -> str:
-        """Holds out documents, rates candidates, and leaves out what does not lead to its passage.
-
-        Raises:
-            DataError: If too few questions are left.
-        """
-        config, ids, passages = self.config, self.judged.corpus_ids, self.judged.passages
-        self.split = split_questions(
-            self.questions, ids, self.documents_of, held_out=config.held_out, seed=config.seed
-        )
-        if self.split.held_out_documents < 2 and len(self.questions) > FEWEST:
-            raise DataError(
-                f"no two documents are small enough to be held out: at most 30 % of the "
-                f"{counted(len(self.questions), 'question')} are, and at most --held-out. Add documents, or "
-                "cut large ones into several files."
-            )
-        subset = self.subset(len(ids), self.split)
-        self.documents = read_rows(self.store, subset)
-        if self.base.similarity == "cosine":
-            self.documents = unit(self.documents)
-        self.language = choose_language(config.language, passages, "the corpus")
-        texts = passages if len(subset) == len(passages) else [passages[i] for i in subset]
-        numbers = [str(i) for i in range(len(subset))]
-        bm25 = Lexical(numbers, texts, language=self.language, progress=self.show_bars)
-        self.weights = None
-        hidden = self.split.held_out_passages[subset]
-        if weighs_tokens(self.base.model):
-            seen = [texts[i] for i in np.flatnonzero(~hidden).tolist()]
-            self.weights = rarity(self.base.model.tokenizer, seen, len(seen))
-        self.weighted = adapted_model(self.base.model, weights=self.weights)
-        asked = [one.text for one in self.questions]
-        lessons = self.lessons = make_lessons(
-            asked,
-            unit(encode(self.weighted, asked, role="query", desc="Questions", **self.options)),
-            np.searchsorted(subset, self.split.sources),
-            self.documents,
-            bm25,
-            bm25_weight=config.bm25_weight,
-            candidates=config.candidates,
-            hidden=hidden,
-            seed=config.seed,
-            progress=self.show_bars,
-        )
-        # the model under test does not choose the questions of its test
-        found = (lessons.source_ranks <= config.found_in) | (self.split.part != TRAIN)
-        self.kept = {part: found & (self.split.part == part) for part in (TRAIN, DEV, TEST)}
-        self.counts = {part: int(kept.sum()) for part, kept in self.kept.items()}
-        if min(self.counts[TRAIN], 4 * self.counts[DEV], 4 * self.counts[TEST]) < FEWEST:
-            raise DataError(
-                f"only {self.counts[TRAIN]} questions are left to learn from, {self.counts[DEV]} to tune and "
-                f"{self.counts[TEST]} to test; expected at least {FEWEST}, {FEWEST // 4} and {FEWEST // 4}. "
-                "Raise --count or --held-out, or add documents."
-            )
-        check_replaceable(self.folder / HELD_OUT, HELD_OUT_FILES)
-        write_beir(
-            self.folder / HELD_OUT,
-            self.passages_file,
-            {one.id: one.text for part in (DEV, TEST) for one in self.chosen(part)},
-            {part: {one.id: {one.passage: 1} for one in self.chosen(part)} for part in (DEV, TEST)},
-        )
-        return (
-            f"{self.counts[TRAIN]:,} questions whose passage is among the best {config.found_in} of the "
-            f"teacher; {self.counts[DEV] + self.counts[TEST]:,} held out, on "
-            f"{counted(self.split.held_out_documents, 'document')}"
-        )
-
-    def chosen(self, part: str) -> list[Question]:
-        """The questions of a part that are kept."""
-        return [self.questions[i] for i in np.flatnonzero(self.kept[part]).tolist()]
-
-    def train(self) -> str:
-        """Learns the map, chooses the share of it by the questions for tuning, and exports the model."""
-        config, dev = self.config, self.kept[DEV]
-        learnt = learn_query_map(
-            self.lessons.part(self.kept[TRAIN]),
-            self.documents,
-            epochs=config.epochs,
-            learning_rate=config.learning_rate,
-            batch_size=config.train_batch_size,
-            temperature=config.teacher_temperature,
-            seed=config.seed,
-        )
-        general = GeneralCheck(self.retriever, self.weighted)
-        sources, vectors = self.lessons.sources[dev], self.lessons.vectors[dev]
-        asked = [one.text for one in self.chosen(DEV)]
-        plain = encode(self.base.model, asked, role="query", desc="Questions", **self.options)
-        before = self.before = {"dev": ndcg(plain, self.documents, sources), "general": general.before}
-        self.curve = {
-            share: {
-                "dev": ndcg(apply(part_way(learnt, share), vectors), self.documents, sources),
-                "general": general.score(part_way(learnt, share)),
-            }
-            for share in SHARES
-        }
-        self.share = max(SHARES, key=lambda one: (self.curve[one]["dev"], -one))
-        after, query_map = self.curve[self.share], part_way(learnt, self.share)
-        model = adapted_model(self.base.model, query_map=query_map, weights=self.weights)
-        export(model, self.folder / ADAPTED, extra=lambda draft: self.describe(draft, {}), overwrite=True)
-        return (
-            f"{MEASURE} on questions for tuning {before['dev']:.3f} → {after['dev']:.3f} with "
-            f"{self.share:.0%} of the map; general check {before['general']:.3f} → {after['general']:.3f}"
-        )
-
-    def describe(self, folder: Path, results: dict[str, Any]) -> None:
-        """Writes the record of the adapted model, from which its card is made."""
-        name = str(self.config.model)
-        about = {
-            "base": Path(name).name if Path(name).exists() else name,
-            "base_id": None if Path(name).exists() else name,
-            "passages": len(self.judged.corpus_ids),
-            "questions": self.counts[TRAIN],
-            "generator": "stzoo ask, without a model"
-            if self.config.queries == "none"
-            else "a language model",
-            "weighted_tokens": self.weights is not None,
-            "share": self.share,
-            **results,
-        }
-        record = {"schema_version": SCHEMA_VERSION, "adapted": about, "versions": versions()}
-        write_json(folder / ADAPTATION, record)
-
-    def compare(self) -> str:
-        """Scores all systems on the questions for the test, and decides."""
-        config, adapted = self.config, self.folder / ADAPTED
-        common: dict[str, Any] = dict(device=config.device, dtype="float32")
-        root = self.retriever.root
-        copy = Retriever(open_model(f"{ADAPTED}={adapted}", **common), root)
-        copy.copy_documents(self.judged, self.store)
-        found = bench(
-            [f"{BASE}={config.model}", f"{ADAPTED}={adapted}"],
-            data=self.folder / HELD_OUT,
-            output=self.folder / RESULTS,
-            store=root,
-            fuse="min-max",
-            language=self.language,
-            memory_gib=config.memory_gib,
-            overwrite=True,
-            **common,
-            **self.options,
-        )
-        self.scores = {one.model: one.scores.mean[MEASURE] for one in found}
-        per_query = {one.model: one.scores.per_query[MEASURE] for one in found}
-        of = dict(zip((one.id for one in self.questions), self.split.documents.tolist(), strict=True))
-        before, after = (_means(per_query[name], of) for name in (BASE, ADAPTED))
-        self.gain = paired_test(before, after, seed=config.seed)
-        gains = self.gain.difference > 0 and self.gain.p_value < LEVEL
-        self.decision = ADAPTED if gains else BASE
-        self.describe(adapted, {"scores": self.scores, "gain": vars(self.gain)})
-        card.write(adapted)
-        return "   ".join(f"{name} {score:.3f}" for name, score in self.scores.items())
-
-    def subset(self, passages: int, split: Split) -> np.ndarray:
-        """Ascending int64 numbers of the passages to learn from: all, or the sources and a random rest."""
-        if passages <= MOST_PASSAGES:
-            return np.arange(passages)
-        notify(f"the ranking is learnt from {MOST_PASSAGES:,} of the {passages:,} passages.")
-        order = np.random.default_rng(self.config.seed).permutation(passages)
-        return np.union1d(split.sources, order[:MOST_PASSAGES])
-
-
-def _means(scores: Mapping[str, float], document_of: Mapping[str, int]) -> dict[str, float]:
-    """The mean score of each document's questions."""
-    grouped: dict[int, list[float]] = {}
-    for query, score in scores.items():
-        grouped.setdefault(document_of[query], []).append(score)
-    return {str(document): float(np.mean(values)) for document, values in grouped.items()}
+    return found or None
 
 
 def _check_outside(output: Path, corpus: Path) -> None:
@@ -493,12 +242,3 @@ def _check_outside(output: Path, corpus: Path) -> None:
     """
     if corpus_file(corpus) is None and output.resolve().is_relative_to(corpus.resolve()):
         raise OutputError(f"{output} is inside {corpus}, whose documents are read; choose another --output.")
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    """The content of a record; {} if it is missing or damaged."""
-    try:
-        found = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -13,7 +13,7 @@ import numpy as np
 from stzoo.data.corpus import load_corpus
 from stzoo.data.rows import read_jsonl
 from stzoo.data.texts import indices_of
-from stzoo.errors import DataError
+from stzoo.errors import DataError, quoted
 from stzoo.utils.messages import counted, notify
 
 TRAIN, DEV, TEST = "train", "dev", "test"
@@ -29,11 +29,13 @@ class Question:
         id: Its id.
         text: Its text.
         passage: Id of the passage that it was made from.
+        by: Name of what generated it.
     """
 
     id: str
     text: str
     passage: str
+    by: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,26 @@ class Split:
 
 
 def read_questions(path: Path) -> list[Question]:
-    """Reads the questions.jsonl of `stzoo ask`."""
-    return [
-        Question(str(row["_id"]), str(row["text"]), str(row["metadata"]["passage"]))
-        for _, row in read_jsonl(path, progress=False)
-    ]
+    """Reads the questions.jsonl of `stzoo ask`.
+
+    Raises:
+        DataError: If a line has no id, text or passage, or an id is repeated.
+    """
+    found: dict[str, Question] = {}
+    for at, row in read_jsonl(path, progress=False):
+        about = row["metadata"] if isinstance(row.get("metadata"), dict) else {}
+        values = (row.get("_id"), row.get("text"), about.get("passage"), about.get("by"))
+        one = Question(*(str(value or "") for value in values))
+        if not (one.id and one.text.strip() and one.passage):
+            raise at.error(
+                "no id, text or passage",
+                'a line like {"_id": "q1", "text": "how long is leave?", '
+                '"metadata": {"passage": "leave.md#2"}}',
+            )
+        if one.id in found:
+            raise at.error(f"the id {quoted(one.id)} again", "a different id for each query")
+        found[one.id] = one
+    return list(found.values())
 
 
 def documents_of(passages_file: Path, corpus_ids: Sequence[str]) -> np.ndarray:

@@ -1,17 +1,23 @@
-"""Lessons of a teacher: the candidates of each generated query, and how well BM25 and the model rate them.
+"""Lessons of a teacher: the candidates of each generated query, and how well the teacher rates them.
 
-The teacher is the fusion of both, which beats each of them on most collections (benchmarks/fusion.py) and
-needs no labels. The passage that a query was made from is left out: it has the query's words, so both find it
-first, and a student of that would learn nothing but to look for copies.
+The teacher is the fusion of BM25 and the model, which beats each of them on most collections
+(benchmarks/fusion.py) and needs no labels, or a cross-encoder.
+
+The passage that a query was made from is left out: it has the query's words, so both find it first, and a
+student of that would learn nothing but to look for copies.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from stzoo.data.training_sets.sets import Lists, TrainingSet
+from stzoo.finetuning.distillation import rescore
+from stzoo.models.cross_encoder import Teacher
 from stzoo.retrieval.bm25 import Lexical
 
 DEPTH = 500  # results of each side, over which scores are standardised
@@ -106,6 +112,61 @@ def make_lessons(
                 scores[query, : len(chosen)] = fused[chosen]
             bar.update(len(batch))
     return Lessons(vectors, numbers, scores, sources, ranks, float(spreads.mean()))
+
+
+def rate_by_teacher(
+    lessons: Lessons,
+    chosen: np.ndarray,
+    texts: Sequence[str],
+    passages: Sequence[str],
+    teacher: Teacher,
+    folder: Path,
+    *,
+    progress: bool = False,
+) -> Lessons:
+    """Replaces the scores of some lessons by those of a cross-encoder.
+
+    The scores of each query are standardised over its candidates, as those of the fusion are. The source's
+    rank is the cross-encoder's among the candidates.
+
+    Args:
+        lessons: Candidates of P queries.
+        chosen: bool [P], the queries to score.
+        texts: P queries.
+        passages: N texts.
+        teacher: The cross-encoder.
+        folder: Folder for the scores, which get a folder of their own in it for these queries; those that it
+            contains are not computed again.
+        progress: True for a progress bar on stderr.
+
+    Raises:
+        ModelError: If a score is not finite.
+        OutputError: If the scores there are another teacher's.
+
+    Source: Wang et al. 2022, "GPL: Generative Pseudo Labeling for Unsupervised Domain Adaptation of Dense
+    Retrieval", section 3, where a cross-encoder rates hard negatives of generated queries.
+    Unlike GPL, whose student learns margins to the source passage; here it learns the ranking of the others.
+    """
+    rows = np.flatnonzero(chosen)
+    rated = np.isfinite(lessons.scores[rows])
+    starts = np.concatenate([[0], np.cumsum(rated.sum(1))])
+    pairs = TrainingSet(
+        name=folder.name,
+        folder=folder,
+        corpus_ids=list(map(str, range(len(passages)))),
+        passages=passages,
+        query_ids=list(map(str, rows.tolist())),
+        queries=[texts[row] for row in rows.tolist()],
+        positives=Lists(np.arange(len(rows) + 1), lessons.sources[rows]),
+        negatives=Lists(starts, lessons.candidates[rows][rated]),
+    )
+    scored = rescore(pairs, teacher, folder / pairs.fingerprint[:12], progress=progress)
+    scores, ranks = lessons.scores.copy(), lessons.source_ranks.copy()
+    for place, row in enumerate(rows.tolist()):
+        found = scored.negatives.scored(place)
+        scores[row, rated[place]] = _standardised(found, np.ones(len(found), bool))
+        ranks[row] = 1 + (found > scored.positives.scored(place)).sum()
+    return replace(lessons, scores=scores, source_ranks=ranks)
 
 
 def _standardised(scores: np.ndarray, among: np.ndarray) -> np.ndarray:

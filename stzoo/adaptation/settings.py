@@ -172,6 +172,11 @@ class AdaptSettings(QuestionSettings):
     corpus: Name = setting(
         ..., "Documents: a folder or file that `stzoo read` reads, or a BEIR folder.", min_length=1
     )
+    questions: Path | None = setting(
+        None,
+        "Queries that exist, in place of generated ones: an --output of `stzoo ask`, or a file like its "
+        "questions.jsonl.",
+    )
     budget: Seconds | None = setting(
         None,
         "Time for the run (90s, 30m, 2h): a language model is asked for fewer queries if they take too long.",
@@ -186,7 +191,18 @@ class AdaptSettings(QuestionSettings):
     found_in: int = setting(
         20, "Keep a query if BM25 and the model together rank its passage among the first N.", ge=1
     )
-    bm25_weight: float = setting(0.5, "Weight of BM25 in the teacher.", OPTIMISER, ge=0, le=1)
+    teacher: Name | None = setting(
+        None,
+        "Cross-encoder (folder or Hub id) that ranks the candidates in place of BM25 and the model; slow "
+        "without a GPU.",
+        OPTIMISER,
+    )
+    teacher_tokens: int | None = setting(
+        None, "Truncate each query and passage together to this many tokens for the teacher.", OPTIMISER, ge=4
+    )
+    bm25_weight: float = setting(
+        0.5, "Weight of BM25 in the teacher, and in finding candidates.", OPTIMISER, ge=0, le=1
+    )
     candidates: int = setting(100, "Passages per query that the teacher ranks.", OPTIMISER, ge=2, le=10**4)
     teacher_temperature: float = setting(
         0.3, "Divides the teacher's scores; lower values put more weight on its top ranks.", OPTIMISER, gt=0

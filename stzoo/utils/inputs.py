@@ -232,3 +232,12 @@ def check_number(kind: Any, value: Any) -> None:
         wrong_bool = isinstance(value, bool) and bool not in others
         if wrong_bool or (isinstance(value, str) and str not in others and not _NUMBER.fullmatch(value)):
             raise ValueError("expected a plain number such as 10, 0.5 or 1e-4")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that stzoo wrote; {} if it is missing or damaged."""
+    try:
+        found = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

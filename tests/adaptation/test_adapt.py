@@ -17,7 +17,7 @@ from support.models import sentence_transformer
 import stzoo
 from stzoo import DataError, ModelError
 from stzoo.adaptation.hold_out import DEV, TEST, TRAIN, Question, documents_of, split_questions
-from stzoo.adaptation.lessons import Lessons, make_lessons
+from stzoo.adaptation.lessons import Lessons, make_lessons, rate_by_teacher
 from stzoo.adaptation.query_map import (
     LEAST_WEIGHT,
     adapted_model,
@@ -30,14 +30,20 @@ from stzoo.adaptation.query_map import (
 )
 from stzoo.adaptation.vectors import ndcg, unit
 from stzoo.data.beir import read_beir
+from stzoo.models.cross_encoder import open_teacher
 from stzoo.models.encode import encode
 from stzoo.retrieval.bm25 import Lexical
-from stzoo.testing import sentences
+from stzoo.testing import sentences, tiny_cross_encoder
 
 
 @pytest.fixture(scope="module")
 def tiny(base):
     return sentence_transformer(base)
+
+
+@pytest.fixture(scope="module")
+def cross_encoder(tmp_path_factory):
+    return tiny_cross_encoder(tmp_path_factory.mktemp("teachers") / "judge")
 
 
 def random_unit(shape, seed):
@@ -199,6 +205,31 @@ def test_the_teacher_is_the_fusion_of_exact_scores_without_the_source():
         assert np.allclose(made.scores[query][rated], fused[found], atol=1e-4)
 
 
+def test_a_cross_encoder_may_be_the_teacher(cross_encoder, tmp_path, monkeypatch):
+    texts = sentences(60, seed=4)
+    questions = [" ".join(text.split()[:4]) for text in texts[:20]]
+    lessons = make_lessons(
+        questions, random_unit((20, 8), 2), np.arange(20), random_unit((60, 8), 1),
+        Lexical([str(i) for i in range(60)], texts, language="en"),
+        bm25_weight=0.5, candidates=10, hidden=np.zeros(60, bool), seed=0,
+    )  # fmt: skip
+    teacher, chosen = open_teacher(str(cross_encoder), device="cpu"), np.arange(20) % 2 == 0
+    given = (lessons, chosen, questions, texts, teacher, tmp_path / "scores")
+    made = rate_by_teacher(*given)
+    assert np.array_equal(made.candidates, lessons.candidates)
+    assert np.array_equal(made.scores[~chosen], lessons.scores[~chosen])
+    for query in np.flatnonzero(chosen):
+        rated = np.isfinite(lessons.scores[query])
+        assert np.array_equal(rated, np.isfinite(made.scores[query]))
+        found = [texts[i] for i in lessons.candidates[query][rated]]
+        *logits, own = teacher.score([questions[query]] * (len(found) + 1), [*found, texts[query]])
+        expected = (logits - np.mean(logits)) / np.std(logits)
+        assert np.allclose(made.scores[query][rated], expected, atol=1e-3)
+        assert made.source_ranks[query] == 1 + (np.array(logits) > own).sum()
+    monkeypatch.setattr(type(teacher), "score_pairs", None)  # what is scored is not scored again
+    assert np.array_equal(rate_by_teacher(*given).scores, made.scores)
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 8), min_size=1, max_size=80), st.integers(0, 60), st.integers(0, 99))
 def test_documents_are_held_out_whole(documents, held_out, seed):
@@ -274,6 +305,35 @@ def test_a_run_says_what_it_did(adapted, library):
     assert f"{made.scores['base']:.3f} before, {made.scores['adapted']:.3f} after" in card
     kept = made.model
     assert kept.encode_document("a text").shape == (32,)
+    left_out = sum(record["left_out"].values())
+    asked = json.loads((made.path / "questions" / "questions.json").read_text())["counts"]["asked"]
+    assert sum(record["questions"][part] for part in ("train", "dev", "test")) + left_out == asked
+    assert len(made.questions) == record["questions"]["generated"]
+    assert f"KEEP {made.decision}" in str(made)
+
+
+def test_scores_are_a_table(adapted):
+    scores = adapted[0].scores
+    assert dict(scores) == adapted[0].record["scores"]
+    head, _, *rows = str(scores).splitlines()
+    assert head.split() == ["System", "nDCG@10"]
+    assert [row.strip().rsplit(maxsplit=1) for row in rows] == [
+        [name, f"{score:.4f}"] for name, score in scores.items()
+    ]
+    frame = scores.to_pandas()
+    assert dict(zip(frame["System"], frame["nDCG@10"], strict=True)) == scores
+    assert f"<td>BM25 + base</td><td>{scores['BM25 + base']:.4f}</td>" in scores._repr_html_()
+
+
+@pytest.mark.usefixtures("unverified")
+def test_a_run_with_a_cross_encoder_names_it(tiny_folder, library, cross_encoder, tmp_path):
+    given = dict(corpus=library, output=tmp_path / "run", teacher=cross_encoder, candidates=5)
+    made = stzoo.adapt(tiny_folder, progress=False, **given)
+    assert "follows the ranking of judge" in (made.path / "adapted" / "README.md").read_text()
+    assert list((made.path / "teacher").glob("*/*.safetensors"))
+    with pytest.raises(ModelError, match="without a trained head that scores pairs"):
+        stzoo.adapt(tiny_folder, corpus=library, output=tmp_path / "other", teacher=tiny_folder)
+    assert not (tmp_path / "other" / "questions").exists()
 
 
 def test_passages_keep_their_vectors(adapted, tiny_folder):

@@ -12,7 +12,6 @@ from support.models import sentence_transformer
 
 import stzoo
 from stzoo import DataError, ModelError, OutputError, RecipeError, TrainingError
-from stzoo.adaptation import adapt as module
 from stzoo.adaptation.hold_out import TRAIN, Question, documents_of, split_questions
 from stzoo.adaptation.lessons import Lessons
 from stzoo.adaptation.query_map import check_adaptable, learn_query_map
@@ -220,6 +219,45 @@ def test_two_processes_do_not_share_an_output(tiny_folder, library, tmp_path):
         again(tiny_folder, library, tmp_path / "run")
 
 
+# -- given questions
+
+
+def test_questions_that_exist_are_used(tiny_folder, library, finished, tmp_path):
+    made = again(tiny_folder, library, tmp_path / "run", questions=finished / "questions")
+    expected = json.loads((finished / "adapt.json").read_text())
+    for name in ("scores", "gain", "questions", "left_out", "copied_questions"):
+        assert json.loads(json.dumps(made.record[name])) == expected[name]
+    assert made.questions == [
+        json.loads(line) for line in (finished / "questions" / "questions.jsonl").read_text().splitlines()
+    ]
+
+
+def test_questions_of_a_user_need_their_passages(tiny_folder, library, tmp_path):
+    def adapt_to(*rows):
+        (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return cli(
+            "adapt", tiny_folder, "--corpus", library, "--output", tmp_path / "run",
+            "--questions", tmp_path / "mine.jsonl",
+        )  # fmt: skip
+
+    row = {"_id": "q1", "text": "how long is leave?", "metadata": {"passage": "p1"}}
+    for rows, words in (
+        ([row | {"metadata": {}}], "no id, text or passage"),
+        ([row | {"text": " "}], "no id, text or passage"),
+        ([row, row], "the id 'q1' again"),
+        ([row], "about the passage p1, which is not in the corpus"),
+    ):
+        done = adapt_to(*rows)
+        assert done.returncode == 2
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+    done = cli(
+        "adapt", tiny_folder, "--corpus", library, "--output", tmp_path / "new", "--questions", tmp_path
+    )
+    assert "has no questions.jsonl; expected an --output of `stzoo ask`" in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
 # -- interruptions
 
 
@@ -263,7 +301,9 @@ def test_a_budget_that_is_too_small_may_be_raised_and_questions_are_kept(
     asked = len(server.log)
     assert asked
     server.wait = 0.0
-    monkeypatch.setattr(module, "ASK_SHARE", 1e-6)  # which leaves fewer than are asked for by default
+    monkeypatch.setattr(
+        "stzoo.adaptation.stages.ask.ASK_SHARE", 1e-6
+    )  # which leaves fewer than are asked for by default
     with pytest.raises(DataError, match="Raise --budget"):
         again(tiny_folder, library, tmp_path / "run", **given, budget="1h", timeout=120.0)
     assert len(server.log) == asked  # the time of the first call is known
