@@ -28,6 +28,7 @@ from stzoo.adaptation.query_map import (
     rarity,
     weighs_tokens,
 )
+from stzoo.adaptation.stages.train import MOST_GENERAL_LOSS, SHARES, choose_share
 from stzoo.adaptation.vectors import ndcg, unit
 from stzoo.data.beir import read_beir
 from stzoo.models.cross_encoder import open_teacher
@@ -176,6 +177,19 @@ def test_a_map_is_recovered_from_its_rankings():
     assert np.array_equal(learnt, learn_query_map(train, documents, learning_rate=5e-3, **options))
     assert np.array_equal(part_way(learnt, 1.0), learnt)
     assert np.array_equal(part_way(learnt, 0.0), np.eye(16, dtype=np.float32))
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=5, max_size=5), st.floats(0, 1))
+def test_the_best_share_that_does_not_forget_is_chosen(scores, general):
+    curve = {share: {"dev": dev, "general": kept} for share, (dev, kept) in zip(SHARES, scores, strict=True)}
+    chosen = choose_share(curve, general)
+    allowed = [share for share in SHARES if curve[share]["general"] >= general - MOST_GENERAL_LOSS]
+    if not allowed:
+        assert chosen == 0
+    else:
+        assert chosen in allowed
+        assert all(curve[share]["dev"] <= curve[chosen]["dev"] for share in allowed)
+        assert all(curve[share]["dev"] < curve[chosen]["dev"] for share in allowed if share < chosen)
 
 
 def test_the_teacher_is_the_fusion_of_exact_scores_without_the_source():

@@ -17,14 +17,16 @@ from stzoo.models.encode import encode
 from stzoo.training.recipes import SCHEMA_VERSION
 from stzoo.training.records import versions
 from stzoo.utils.files import write_json
+from stzoo.utils.messages import notify
 from stzoo.utils.outputs import ADAPTATION
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the learnt map
+MOST_GENERAL_LOSS = 0.05  # in the general check; a share that loses more is not chosen
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The adapted model's choice of a share.
+    """The adapted model, and how its share of the map was chosen.
 
     Attributes:
         folder: Folder of the adapted model.
@@ -67,9 +69,9 @@ def train(run: Run, passages: Passages, filtered: Filtered) -> Trained:
         }
         for share in SHARES
     }
-    share = max(SHARES, key=lambda one: (curve[one]["dev"], -one))
-    model = adapted_model(run.base.model, query_map=part_way(learnt, share), weights=filtered.weights)
     before = {"dev": ndcg(plain, documents, sources), "general": general.before}
+    share = choose_share(curve, before["general"])
+    model = adapted_model(run.base.model, query_map=part_way(learnt, share), weights=filtered.weights)
     made = Trained(run.folder / ADAPTED, share, before, curve)
     export(
         model,
@@ -78,6 +80,24 @@ def train(run: Run, passages: Passages, filtered: Filtered) -> Trained:
         overwrite=True,
     )
     return made
+
+
+def choose_share(curve: dict[float, dict[str, float]], general: float) -> float:
+    """The share that is best on the questions for tuning, and does not forget too much.
+
+    Args:
+        curve: Scores "dev" and "general" of each share.
+        general: The base's score in the general check.
+    """
+    best = max(curve, key=lambda one: (curve[one]["dev"], -one))
+    kept = [one for one in curve if curve[one]["general"] >= general - MOST_GENERAL_LOSS]
+    chosen = max(kept or [0.0], key=lambda one: (curve[one]["dev"], -one))
+    if chosen != best:
+        notify(
+            f"{best:.0%} of the map would be best on the questions for tuning, but on other texts its score "
+            f"falls from {general:.3f} to {curve[best]['general']:.3f}; {chosen:.0%} of it is used."
+        )
+    return chosen
 
 
 def describe(
