@@ -1,9 +1,11 @@
 """Adapts all-MiniLM-L6-v2 to collections without their labels, and scores it by the labels.
 
     STZOO_DATA=… python benchmarks/adapt.py [--sets cranfield,…] [--seeds 1,2,3] [--queries none] [--count N]
-        [--set KEY=VALUE …] [--work FOLDER] [--output adapt.json]
+        [--set KEY=VALUE …] [--pretrain STEPS] [--work FOLDER] [--output adapt.json]
 
 --queries is none or a local language model, e.g. a GGUF file, whose queries are kept in FOLDER.
+--pretrain trains the model by RetroMAE on the passages before it is adapted; the base in the table is the one
+before.
 
 The labels are read only after adapt has ended, for the table: nDCG@10 of BM25, the base, their fusion, the
 adapted model and its fusion, and paired tests against the base. scifact:train and minikilt:train are for
@@ -36,8 +38,11 @@ def splits(name: str) -> list[tuple[str, str]]:
     return [(f"beir/{name}", split or "test")]
 
 
-def score(name: str, base: str, adapted: Path, work: Path) -> dict[str, Any]:
-    """The scores of all systems by the labels, and the paired test of the adapted model with the base."""
+def score(name: str, base: str, start: str, adapted: Path, work: Path) -> dict[str, Any]:
+    """The scores of all systems by the labels, and the paired test of the adapted model with the base.
+
+    `start` is the model that was adapted, which encodes passages with the same vectors.
+    """
     from stzoo import bench
     from stzoo.data.beir import read_beir
     from stzoo.evaluation.scoring import paired_test
@@ -49,8 +54,8 @@ def score(name: str, base: str, adapted: Path, work: Path) -> dict[str, Any]:
         data = Path(os.environ["STZOO_DATA"]) / folder
         judged = read_beir(data, split)
         label = adapted.parent.name
-        base_store = Retriever(open_model(f"base={base}"), default_root()).documents(judged)
-        Retriever(open_model(f"{label}={adapted}"), default_root()).copy_documents(judged, base_store)
+        store = Retriever(open_model(f"start={start}"), default_root()).documents(judged)
+        Retriever(open_model(f"{label}={adapted}"), default_root()).copy_documents(judged, store)
         models, output = [f"base={base}", f"{label}={adapted}"], work / "results" / folder
         scored = bench(models, data=data, split=split, output=output, fuse="min-max", run_files=False)
         found = {one.model.replace(label, "adapted"): one.scores for one in scored}
@@ -116,7 +121,14 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def adapt_and_score(
-    name: str, seed: int, work: Path, *, queries: str = "none", count: int | None = None, **settings: Any
+    name: str,
+    seed: int,
+    work: Path,
+    *,
+    queries: str = "none",
+    count: int | None = None,
+    pretrain: int = 0,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Adapts the model to a set, and scores it by the labels."""
     import numpy as np
@@ -132,14 +144,23 @@ def adapt_and_score(
         stzoo.ask(corpus, output=asked, queries=queries, count=count, seed=seed)
         settings |= {"questions": asked}
     given = [f"{key}{value}" for key, value in settings.items() if key != "questions"]
+    start = base
+    if pretrain:
+        given.append(f"pretrained{pretrain}")
+        start = str(work / f"pretrained-{name}-{pretrain}-{seed}")
+        if not (Path(start) / "modules.json").is_file():
+            stzoo.pretrain(
+                base=base, corpus=str(corpus), output=start, objective="retromae", max_steps=pretrain,
+                batch_size=32, learning_rate=2e-5, max_tokens=256, seed=seed,
+            )  # fmt: skip
     output = work / "-".join([label, *given]).replace("/", "_")
     started = time.monotonic()
     made = stzoo.adapt(
-        base, corpus=corpus, output=output, seed=seed, count=count,
+        start, corpus=corpus, output=output, seed=seed, count=count,
         on_stage=lambda line: print("   ", line, flush=True), **settings,
     )  # fmt: skip
     seconds = time.monotonic() - started
-    scored = score(name, base, output / "adapted", work)
+    scored = score(name, base, start, output / "adapted", work)
     mean = float(np.mean([one["gain"]["difference"] for one in scored.values()]))
     shown = {key: round(one["gain"]["difference"], 4) for key, one in scored.items()}
     print(name, seed, made.decision, round(mean, 4), shown, flush=True)
@@ -168,14 +189,18 @@ def main() -> None:
     parser = arguments()
     parser.description = __doc__.splitlines()[0]
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--pretrain", type=int, default=0, metavar="STEPS")
     given = parser.parse_args()
     more = {key: json.loads(value) for key, _, value in (one.partition("=") for one in given.set)}
     runs = [
-        adapt_and_score(name, seed, given.work, queries=given.queries, count=given.count, **more)
+        adapt_and_score(
+            name, seed, given.work, queries=given.queries, count=given.count, pretrain=given.pretrain, **more
+        )
         for name in given.sets.split(",")
         for seed in map(int, given.seeds.split(","))
     ]
     settings = {"queries": Path(given.queries).name, "count": given.count, **more}
+    settings |= {"pretrain": given.pretrain} if given.pretrain else {}
     report = {"settings": settings, "summary": summary(runs), "runs": runs}
     report |= {"processor": processor(), "versions": versions("stzoo", "torch", "sentence-transformers")}
     write_report(report, given.output)
