@@ -45,7 +45,7 @@ def draw(report: dict[str, Any]) -> Figure:
                 axes.set_ylabel(label)
         fixed = {name: points[0][place] for name, place in PLACES.items()}
         panels[1, column].set_xlabel(LABELS[axis].format(**fixed))
-        panels[1, column].xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        panels[1, column].xaxis.set_major_locator(MaxNLocator(4, integer=True))
         panels[1, column].xaxis.set_major_formatter("{x:,.0f}")
     for axes in panels[:, 0]:  # after all are drawn, as the panels of a row share the axis
         axes.set_ylim(bottom=0)
