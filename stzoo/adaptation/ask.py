@@ -163,15 +163,18 @@ class _Run:
         shown: dict[str, Any] = dict(unit=" queries", desc="Asking", disable=not progress, smoothing=0.1)
         with tqdm(total=total, initial=total - visits * self.number, **shown) as bar:
             for part in missing:
-                self._parts.make(part, lambda one, bar=bar: self._ask(one, bar))  # type: ignore[misc]
+                while self._parts.load(part) is None:
+                    self._parts.make(part, lambda one, bar=bar: self._ask(one, bar))  # type: ignore[misc]
 
     def _ask(self, part: Part, bar: Any) -> Content:
+        """The content of a part with the next answers, as many as are to be stored at once."""
         start, before = time.perf_counter(), Counter(self._generator.usage)
         kept = self._parts.stored(part) or Content(answers=[], usage={}, seconds=0.0)
         first = part.first + self._parts.visited(part)
-        passages, styles, seeds = self._visits(range(first, part.last))
+        last = min(part.last, first + -(-self._generator.stored_at_once // self.number))
+        passages, styles, seeds = self._visits(range(first, last))
         rows: list[list[Asked]] = [[] for _ in passages]
-        reasons: Counter[str] = Counter()
+        reasons = Counter(one["reason"] for one in kept["answers"])
         for at, answers in self._generator.generate(passages, styles, seeds):
             row = int(self._order[(first + at) % len(self._order)])
             for style, answer in zip(styles[at], answers, strict=True):
@@ -188,7 +191,7 @@ class _Run:
                 )
             bar.update(len(answers))
             if not self._generator.copies and reasons.total() >= FIRST:
-                self._check_usable(reasons, [one for found in rows for one in found])
+                self._check_usable(reasons, kept["answers"] + [one for found in rows for one in found])
         used = self._generator.usage - before
         return Content(
             answers=kept["answers"] + [one for found in rows for one in found],

@@ -17,7 +17,7 @@ from support.helpers import cli, wait_for
 
 from stzoo import DataError, ModelError, OutputError, RecipeError, ServerError, ask
 from stzoo.adaptation.questions.answers import check_query, clean, copies_span, parse_queries
-from stzoo.adaptation.questions.generator import Passage
+from stzoo.adaptation.questions.generator import Answer, Passage
 from stzoo.data.corpus import load_corpus
 from stzoo.testing import sentences
 from stzoo.testing.tiny_models import tiny_causal_lm, tiny_t5
@@ -423,6 +423,30 @@ def test_the_decoder_gives_what_transformers_generates(tmp_path):
                 min_new_tokens=1, eos_token_id=2, pad_token_id=0,
             )  # fmt: skip
             assert tokens == [one for one in expected[0, prompt.shape[1] :].tolist() if one != 2]
+
+
+def test_a_local_model_that_is_stopped_loses_one_batch(passages, tmp_path, monkeypatch):
+    from stzoo.adaptation.questions.local_model import LocalModel
+
+    model, asked = tiny_causal_lm(tmp_path / "model"), []
+
+    def answer(_, style, tokens, __):  # as those of random weights are unusable
+        asked.append(style)
+        if len(asked) == 150:
+            raise KeyboardInterrupt
+        return Answer(f"which {style} is number {sum(tokens)}")
+
+    monkeypatch.setattr(LocalModel, "_answer", answer)
+    given = dict(queries=str(model), count=240, per_passage=3)
+    with pytest.raises(KeyboardInterrupt):
+        ask(passages, output=tmp_path / "out", **given)
+    parts = [json.loads(path.read_text()) for path in sorted((tmp_path / "out/parts").glob("part-*.json"))]
+    stored = sum(len(part["content"]["answers"]) for part in parts)
+    assert 150 - 24 <= stored < 150
+    ask(passages, output=tmp_path / "out", **given)
+    assert len(asked) == 150 + 240 - stored
+    ask(passages, output=tmp_path / "whole", **given)
+    assert read(tmp_path / "out") == read(tmp_path / "whole")
 
 
 def test_a_t5_writes_questions(tmp_path):

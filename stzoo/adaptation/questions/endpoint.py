@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from stzoo.adaptation.questions.answers import check_query, clean, parse_queries
-from stzoo.adaptation.questions.generator import STYLES, Answer, Passage
+from stzoo.adaptation.questions.generator import MOST_AT_ONCE, STYLES, Answer, Passage
 from stzoo.data.corpus import cache_folder
 from stzoo.data.languages import LANGUAGES
 from stzoo.errors import MissingExtraError, RecipeError, ServerError, abbreviated
@@ -67,6 +67,7 @@ class Endpoint:
     """
 
     copies = False
+    stored_at_once = MOST_AT_ONCE  # each answer is cached, so none is paid for twice
 
     def __init__(
         self,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from stzoo.adaptation.questions.answers import MAX_WORDS, MIN_WORDS
-from stzoo.adaptation.questions.generator import Answer, Passage
+from stzoo.adaptation.questions.generator import MOST_AT_ONCE, Answer, Passage
 from stzoo.data.languages import stop_words
 from stzoo.data.words import search_terms, words
 
@@ -33,6 +33,7 @@ class FromText:
 
     name = "none"
     copies = True
+    stored_at_once = MOST_AT_ONCE
 
     def __init__(self, sample: Sequence[str], language: str):
         self.usage: Counter[str] = Counter()

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+MOST_AT_ONCE = 10**9  # queries: those of a whole part
+
 # What each style asks for, as the prompts say it. A generator from the text itself has styles of its own.
 STYLES = {
     "question": "a question that the passage answers",
@@ -59,12 +61,15 @@ class Generator(Protocol):
     Attributes:
         name: Name for the "by" of the queries.
         copies: True if the queries are meant to be parts of the passage.
+        stored_at_once: Number of queries after which the answers are stored, at least; an interruption
+            loses so many.
         usage: Counts of "requests", "cached", "tokens_in" and "tokens_out" since the start.
         metadata: What the answers depend on, apart from passages, styles and seeds; as JSON.
     """
 
     name: str
     copies: bool
+    stored_at_once: int
     usage: Counter[str]
     metadata: dict[str, Any]
 

@@ -94,6 +94,7 @@ class LocalModel:
     """
 
     copies = False
+    stored_at_once = 24  # about one batch of the example prompt
 
     def __init__(
         self,

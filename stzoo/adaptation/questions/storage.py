@@ -1,7 +1,8 @@
 """Parts of finished answers, from which an interrupted run continues.
 
 OUTPUT/parts/manifest.json      what the answers depend on (see `stzoo.utils.parts`)
-OUTPUT/parts/part-000000.json   the answers for 64 passages, whether they were kept or not
+OUTPUT/parts/part-000000.json   the answers for 64 passages, whether they were kept or not; a part grows
+                                while a slow generator works, so an interruption loses its last batch
 
 The number of queries is not part of the manifest: a run with a larger --count keeps what it has.
 """
@@ -12,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
+from stzoo.utils.files import atomic_file
 from stzoo.utils.parts import Part, Parts
 
 FOLDER, MANIFEST, PARTS = "parts", "manifest.json", r"part-\d{6,}\.json"
@@ -76,9 +78,10 @@ class AnswerParts(Parts[Content]):
         """See `Parts`. A part that is too short is extended."""
         if self.stored(part) is None:
             return super().make(part, make)
-        content = make(part)
-        part.path.unlink()
-        return super().make(part, lambda _: content)
+        with atomic_file(part.path) as draft:
+            content = make(part)
+            self.save(draft, part, content)
+        return content
 
     def stored(self, part: Part) -> Content | None:
         """The content of a part, which may be too short; None if its file is missing or damaged."""
