@@ -5,7 +5,7 @@ Further columns are ignored.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +71,16 @@ class RowReader:
 
     def _rows_of(self, source: Any, progress: Progress, on_bad: OnBad) -> Rows:
         name = type(source).__name__
-        if hasattr(source, "with_format") and hasattr(source, "column_names"):
-            if not isinstance(source.column_names, list):
-                raise DataError(f"a {name} was given; expected one split of it, e.g. data['train'].")
+        if hasattr(source, "with_format") and isinstance(source.column_names, Mapping):
+            raise DataError(f"a {name} was given; expected one split of it, e.g. data['train'].")
+        if hasattr(source, "with_format") and hasattr(source, "__len__"):
             return read_dataset(name, source.select_columns(self._of(source.column_names)), progress, on_bad)
-        if hasattr(source, "__arrow_c_stream__"):
+        if hasattr(source, "__arrow_c_stream__") and hasattr(source, "columns"):  # a series has none
             reader = pa.RecordBatchReader.from_stream(source)
             check_column_names(name, reader.schema.names)
             self._of(reader.schema.names)
             return read_tables(name, reader, max(1, len(source)), progress, on_bad)
-        if isinstance(source, Iterable) and not isinstance(source, str | bytes | Mapping):
+        if isinstance(source, Iterable) and not isinstance(source, str | bytes | Mapping | Set):
             return _of_list(name, source)
         raise DataError(f"the source is of type {name}; expected {_SOURCES}.")
 
