@@ -170,15 +170,14 @@ def _make(run: Run, corpus: Any, clock: _Clock) -> dict[str, Any]:
     clock.done("encode", f"{len(store):,} vectors of {store.shape[1]} dimensions")
 
     asked = ask_questions(run, passages, manifest, sum(clock.seconds.values()))
-    shown = f", 20 of them in {asked.page}" if asked.page else ""
-    clock.done("ask", counted(len(asked.questions), "question") + shown)
+    clock.done("ask", asked.summary)
 
-    filtered = filter_questions(run, passages, store, asked.questions)
+    filtered = filter_questions(run, passages, store, asked)
     learnt, dev, test = filtered.counts.values()
     clock.done(
         "filter",
-        f"{learnt:,} questions whose passage is among the best {config.found_in} of the teacher, "
-        f"{filtered.lost:,} left out; {dev + test:,} held out, on "
+        f"{learnt:,} questions kept, {filtered.lost:,} dropped, whose passage is not among the best "
+        f"{config.found_in} of the teacher; {dev + test:,} held out, on "
         f"{counted(filtered.split.held_out_documents, 'document')}",
     )
 

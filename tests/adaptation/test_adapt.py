@@ -307,6 +307,8 @@ def test_a_run_says_what_it_did(adapted, library):
     record = json.loads((made.path / "adapt.json").read_text())
     assert record["passages"] == 350
     assert record["weighted_tokens"] is True
+    lost = record["left_out"]["the teacher does not find its passage"]
+    assert f"{lost:,} dropped, whose passage is not among the best 20" in lines[3]
     assert set(made.scores) == {"bm25s", "base", "adapted", "BM25 + base", "BM25 + adapted"}
     difference = made.scores["adapted"] - made.scores["base"]
     assert made.gain.difference == pytest.approx(difference, abs=0.02)  # of documents, not of questions

@@ -4,9 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import datasets
 import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
-from support.chat_server import ChatServer
+from support.chat_server import ChatServer, passage_of, queries
 from support.helpers import cli
 from support.models import sentence_transformer
 
@@ -135,6 +139,39 @@ def test_other_objects_of_the_same_type_are_refused(tiny_folder, library, tmp_pa
         stzoo.adapt(tiny_folder, corpus=texts[::-1], **given)
     with pytest.raises(RecipeError, match="corpus"):
         stzoo.adapt(tiny_folder, corpus="", **given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [pd.DataFrame, pl.DataFrame, pa.Table.from_pylist, datasets.Dataset.from_list, list, iter,
+     lambda rows: [row["text"] for row in rows], lambda rows: pd.Series([row["text"] for row in rows]),
+     lambda rows: pl.Series([row["text"] for row in rows]),
+     lambda rows: np.array([row["text"] for row in rows]),
+     lambda rows: datasets.IterableDataset.from_generator(lambda: iter(rows))],
+    ids=["pandas", "polars", "arrow", "datasets", "dicts", "iterator", "texts", "series",
+         "polars series", "numpy", "iterable"],
+)  # fmt: skip
+def test_a_corpus_in_python_is_read(given, tiny_folder, library, tmp_path):
+    rows = [{"_id": f"p{at}", "text": text} for at, text in enumerate(texts_of(library, 30))]
+    with pytest.raises(KeyboardInterrupt):
+        again(tiny_folder, given(rows), tmp_path / "run", on_stage=stop_after("read"))
+    assert len((tmp_path / "run/corpus/corpus.jsonl").read_text().splitlines()) == 30
+
+
+@pytest.mark.parametrize(
+    "given",
+    [None, 7, b"secret", {"text": "secret"}, {"secret"}, [["secret"]], [1], [Path("secret")], object(),
+     datasets.DatasetDict(train=datasets.Dataset.from_list([{"text": "secret"}])), pd.Series([1, 2]),
+     pd.DataFrame({"body": ["secret"]}), pl.DataFrame({"text": [["secret"]]}), [], [""], np.eye(3),
+     pl.LazyFrame({"text": ["secret"]}), pa.chunked_array([["secret"]])],
+    ids=lambda one: type(one).__name__,
+)  # fmt: skip
+def test_other_objects_are_refused_without_printing_them(given, tiny_folder, tmp_path):
+    with pytest.raises(DataError) as error:
+        again(tiny_folder, given, tmp_path / "run")
+    assert "secret" not in str(error.value)
+    assert "expected" in str(error.value) or "no document with text" in str(error.value)
+    assert len(str(error.value)) < 300
 
 
 # -- models
@@ -295,9 +332,12 @@ def test_a_budget_that_is_too_small_may_be_raised_and_questions_are_kept(
     tiny_folder, library, tmp_path, server, monkeypatch
 ):
     given = dict(queries=server.url, on_stage=stop_after("ask"))
-    server.wait = 0.05
+    server.wait = 0.5
+    with pytest.raises(DataError, match=r"took \d+ s, so a budget of 0.01 s has no time .* Raise --budget"):
+        again(tiny_folder, library, tmp_path / "run", **given, budget="0.01s")
+    assert not server.log
     with pytest.raises(DataError, match=r"a question takes .* has time for .* Raise --budget"):
-        again(tiny_folder, library, tmp_path / "run", **given, budget="1s")
+        again(tiny_folder, library, tmp_path / "run", **given, budget="10s")
     asked = len(server.log)
     assert asked
     server.wait = 0.0
@@ -313,6 +353,21 @@ def test_a_budget_that_is_too_small_may_be_raised_and_questions_are_kept(
     counts = json.loads((tmp_path / "run" / "questions" / "questions.json").read_text())["counts"]
     assert counts["asked"] == 3 * 350  # as without a budget
     assert len(server.log) > asked
+
+
+def test_rejected_questions_are_counted_with_reasons(tiny_folder, library, tmp_path, server):
+    def answer(body):
+        span = " ".join(passage_of(body).split()[:8])
+        return json.dumps({"queries": [*json.loads(queries(body))["queries"][:2], span]})
+
+    lines, server.answer = [], answer
+    with pytest.raises(DataError, match=r"only \d+ questions .* \d+ were rejected, and \d+ did not find"):
+        given = dict(queries=server.url, count=300, on_stage=lines.append)
+        again(tiny_folder, library, tmp_path / "run", **given, per_passage=3)
+    rejected = json.loads((tmp_path / "run/questions/questions.json").read_text())["rejected"]
+    assert rejected["a copy of the passage"]["number"] > 50
+    for reason, found in rejected.items():
+        assert f"{found['number']} {reason}" in lines[2]
 
 
 def test_an_endpoint_that_is_down_is_explained_and_then_continued(tiny_folder, library, tmp_path, server):

@@ -13,7 +13,7 @@ from stzoo.adaptation.stages.run import ASKED, FEWEST, SETTINGS, Run
 from stzoo.errors import DataError
 from stzoo.utils.files import atomic_file, write_json
 from stzoo.utils.inputs import read_record
-from stzoo.utils.messages import notify
+from stzoo.utils.messages import counted, notify
 
 TRIAL = 64  # questions that are timed to see how many fit into the budget
 ASK_SHARE = 0.7  # of the budget that is left, for asking
@@ -32,6 +32,15 @@ class Asked:
     questions: list[Question]
     rejected: dict[str, int]
     page: Path | None
+
+    @property
+    def summary(self) -> str:
+        """What was generated and what was rejected."""
+        shown = f", 20 of them in {self.page}" if self.page else ""
+        if self.rejected:
+            reasons = ", ".join(f"{number:,} {reason}" for reason, number in self.rejected.items())
+            shown += f"; {sum(self.rejected.values()):,} rejected: {reasons}"
+        return counted(len(self.questions), "question") + shown
 
 
 def ask_questions(run: Run, passages: Passages, manifest: dict[str, Any], spent: float) -> Asked:
@@ -89,6 +98,11 @@ def _affordable(
     budget, known = run.config.budget or 0.0, manifest.get("fits", {})
     if known.get("budget") == budget:
         return int(known["count"])
+    if spent >= budget:
+        raise DataError(
+            f"reading and encoding took {spent:.0f} s, so a budget of {budget:g} s has no time for "
+            "questions. Raise --budget."
+        )
     trial = given | {"count": TRIAL}
     made = ask(passages.file, output=run.folder / ASKED, progress=run.progress, **trial)
     each = max(made["seconds"], 0.1) / made["counts"]["asked"]  # which is stored with the questions

@@ -10,6 +10,7 @@ from stzoo.adaptation.hold_out import DEV, TEST, TRAIN, Question, Split, split_q
 from stzoo.adaptation.lessons import Lessons, make_lessons, rate_by_teacher
 from stzoo.adaptation.query_map import adapted_model, rarity, weighs_tokens
 from stzoo.adaptation.questions.from_text import FromText
+from stzoo.adaptation.stages.ask import Asked
 from stzoo.adaptation.stages.read import Passages
 from stzoo.adaptation.stages.run import FEWEST, HELD_OUT, TEACHER, Run
 from stzoo.adaptation.vectors import read_rows, unit
@@ -74,14 +75,14 @@ class Filtered:
         return {part: int(self.of(part).sum()) for part in (TRAIN, DEV, TEST)}
 
 
-def filter_questions(run: Run, passages: Passages, store: Store, questions: list[Question]) -> Filtered:
+def filter_questions(run: Run, passages: Passages, store: Store, asked: Asked) -> Filtered:
     """Holds out documents, rates candidates, and leaves out what does not lead to its passage.
 
     Raises:
         DataError: If too few questions are left.
         ModelError: If the teacher cannot be used.
     """
-    config = run.config
+    config, questions = run.config, asked.questions
     texts = passages.data.passages
     split = split_questions(
         questions, passages.data.corpus_ids, passages.documents, held_out=config.held_out, seed=config.seed
@@ -105,10 +106,10 @@ def filter_questions(run: Run, passages: Passages, store: Store, questions: list
         seen = [texts[i] for i in np.flatnonzero(~hidden).tolist()]
         weights = rarity(run.base.model.tokenizer, seen, len(seen))
     weighted = adapted_model(run.base.model, weights=weights)
-    asked = [one.text for one in questions]
+    queries = [one.text for one in questions]
     lessons = make_lessons(
-        asked,
-        unit(encode(weighted, asked, role="query", desc="Questions", **run.encoding)),
+        queries,
+        unit(encode(weighted, queries, role="query", desc="Questions", **run.encoding)),
         np.searchsorted(subset, split.sources),
         vectors,
         bm25,
@@ -121,7 +122,7 @@ def filter_questions(run: Run, passages: Passages, store: Store, questions: list
     trained_on = split.part == TRAIN
     if run.teacher:
         lessons = rate_by_teacher(
-            lessons, trained_on, asked, texts, run.teacher, run.folder / TEACHER, progress=run.progress
+            lessons, trained_on, queries, texts, run.teacher, run.folder / TEACHER, progress=run.progress
         )
     # the model under test does not choose the questions of its test
     kept = (lessons.source_ranks <= config.found_in) | ~trained_on
@@ -130,6 +131,7 @@ def filter_questions(run: Run, passages: Passages, store: Store, questions: list
         raise DataError(
             f"only {made.counts[TRAIN]} questions are left to learn from, {made.counts[DEV]} to tune and "
             f"{made.counts[TEST]} to test; expected at least {FEWEST}, {FEWEST // 4} and {FEWEST // 4}. "
+            f"{sum(asked.rejected.values())} were rejected, and {made.lost} did not find their passage. "
             "Raise --count or --held-out, or add documents."
         )
     check_replaceable(run.folder / HELD_OUT, HELD_OUT_FILES)
