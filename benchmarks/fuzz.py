@@ -38,6 +38,7 @@ import tempfile
 import threading
 import time
 import traceback
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -203,7 +204,8 @@ def odd_file(draw: random.Random, path: Path) -> str:
     if kind < 0.05:
         path.unlink()
         kinds = ["missing", "folder", "loop", "directory link"]
-        if path.parts[0] in ("corpora", "training", "beir", "bm25.run", "kilt.jsonl", "wiki.jsonl"):
+        given = ("corpora", "training", "beir", "bm25.run", "kilt.jsonl", "wiki.jsonl", "docs", "library")
+        if path.parts[0] in given:
             kinds.append("pipe")  # which a user may well give in place of a file
         what = draw.choice(kinds)
         if what == "folder":
@@ -325,6 +327,7 @@ def build(folder: Path) -> None:
     run_sound(killed, folder, break_off=True)
     shutil.copytree(folder / "killed", folder / "run")
     run_sound([*RESUMED, "--output", "run", "--resume"], folder)
+    build_adaptation(folder, texts)
     for command, values in RECIPES.items():
         recipe = folder.parent / f"{command}.yaml"
         recipe.write_text(_placed(json.dumps(values)))
@@ -349,6 +352,57 @@ def build(folder: Path) -> None:
     run_sound([*prepared, *PREPARED.split()], folder, must=False)
 
 
+def build_adaptation(folder: Path, texts: list[str]) -> None:
+    """Makes the sound inputs of `read`, `ask`, `adapt` and `judge`."""
+    import docx
+    from reportlab.pdfgen import canvas
+
+    from stzoo.data import pydocs
+    from stzoo.testing.tiny_models import tiny_causal_lm, tiny_t5
+
+    tiny_causal_lm(folder / "writer")
+    tiny_t5(folder / "t5")
+    docs = folder / "docs"
+    (docs / "sub").mkdir(parents=True)
+    (docs / "a.md").write_text("# One\n\n" + "\n\n## Two\n\n".join(texts[:6]) + "\n")
+    (docs / "b.txt").write_text("\n\n".join(texts[6:9]))
+    paragraphs = "".join(f"<h2>Part</h2><p>{text}</p>" for text in texts[9:12])
+    (docs / "sub" / "c.html").write_text(f"<html><title>Page</title><body>{paragraphs}</body></html>")
+    for name in ("c.jsonl", "c.json", "c.jsonl.gz", "c.parquet"):
+        shutil.copy(folder / "corpora" / name, docs / "sub" / name)
+    for name, sign in (("d.csv", ","), ("d.tsv", "\t")):
+        lines = [f"{at}{sign}{text}" for at, text in enumerate(texts)]
+        (docs / name).write_text("\n".join([f"id{sign}text", *lines]) + "\n")
+    document = docx.Document()
+    page = canvas.Canvas(str(docs / "f.pdf"))
+    for text in texts[:4]:
+        document.add_heading("Part", 1)
+        document.add_paragraph(text)
+        page.drawString(72, 700, text[:80])
+        page.showPage()
+    document.save(str(docs / "e.docx"))
+    page.save()
+    pairs = {pair.passage_id: pair for pair in pydocs.pairs()}
+    rows = [{"_id": one.passage_id, "text": one.passage} for one in list(pairs.values())[:350]]
+    (folder / "library").mkdir()
+    (folder / "library" / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_sound(["read", "docs", "--output", str(folder.parent / "read")], folder)
+    run_sound(ASKED, folder)
+    run_sound(["adapt", str(folder / "model"), *ADAPTED], folder)
+    run_sound(JUDGED, folder)  # which ends at once, as there is no input
+    pool = json.loads((folder / "adapted" / "judged" / "judge.json").read_text())["pool"]
+    answers = [
+        {"query": one, "document": other, "grade": at % 3} for at, (one, other) in enumerate(pool[:-3])
+    ]
+    (folder / "adapted" / "judged" / "answers.jsonl").write_text(
+        "".join(json.dumps(one) + "\n" for one in answers)
+    )
+    run_sound(JUDGED, folder)
+
+
+ASKED = "ask library --output asked --count 200".split()
+ADAPTED = "--corpus library --output adapted".split()
+JUDGED = "judge adapted --terminal".split()
 RESUMED = "pretrain --base base --corpus corpora/c.jsonl --max-steps 6 --save-steps 2".split()
 RESUMED += "--batch-size 4 --max-tokens 16".split()
 
@@ -529,8 +583,12 @@ def options(draw: random.Random) -> Case:
         "recipe": ["show", "retromae-pretrain"],
     }
     command = draw.choice(list(sound))
-    words = sound[command]
-    known = OPTIONS.get(command, [])
+    return odd_words(draw, command, sound[command]), None
+
+
+def odd_words(draw: random.Random, command: str, words: list[str]) -> list[str]:
+    """A command line with one to three words changed."""
+    s, known = str(SOUND), OPTIONS.get(command, [])
     for _ in range(draw.choice([1, 1, 1, 2, 3])):
         kind = draw.randrange(8)
         if kind == 0 and words:
@@ -552,8 +610,7 @@ def options(draw: random.Random) -> Case:
                 "seed=1",
             ]
             words += [name] if flag else [name, draw.choice(values)]
-    words = [word.replace("\0", "") for word in words]  # no command line can have it
-    return [command, *words], None
+    return [command, *(word.replace("\0", "") for word in words)]  # no command line can have it
 
 
 def models(draw: random.Random) -> Case:
@@ -703,6 +760,146 @@ def qrels(draw: random.Random) -> Case:
     return draw.choice([*commands[:2], *commands]), None
 
 
+def documents(draw: random.Random) -> Case:
+    """Documents to read."""
+    if draw.random() < 0.2:
+        return odd_words(draw, "read", [str(SOUND / "docs"), "--output", "out"]), None
+    source = take("docs")
+    if draw.random() < 0.3:
+        odd_folder(draw, source)
+    else:
+        path = draw.choice(files(source))
+        odd_file(draw, path)
+        source = draw.choice([source, path])
+    return ["read", str(source), "--output", "out"], None
+
+
+def odd_folder(draw: random.Random, folder: Path) -> None:
+    """Replaces the documents of a folder by what nobody expects."""
+    shutil.rmtree(folder)
+    folder.mkdir()
+    kind, text = (
+        draw.randrange(9),
+        "The lift of a wing in a slipstream grows with the velocity of the propeller. ",
+    )
+    if kind == 1:
+        for at in range(10):
+            (folder / f"{at}.md").write_text(f"# Part {at}\n\n{text * (at + 1)}")
+    elif kind == 2:
+        for at in range(300):
+            (folder / f"{at}.txt").write_text(text)
+    elif kind == 3:
+        deep = folder.joinpath(*["a"] * 400)
+        deep.mkdir(parents=True)
+        (deep / "a.md").write_text(text)
+    elif kind == 4:
+        name, opened, closed = draw.choice(
+            [("a.html", "<div>", "</div>"), ("a.md", "> ", ""), ("a.md", "* [", "](x)"), ("a.json", "[", "]")]
+        )
+        (folder / name).write_text(opened * 20_000 + text + closed * 20_000)
+    elif kind == 5:
+        suffix = draw.choice(["txt", "md", "html", "csv", "jsonl", "json", "tsv"])
+        row = {"jsonl": '{"text": "%s"}', "json": '[{"text": "%s"}]', "csv": "text\n%s"}.get(suffix, "%s")
+        (folder / f"a.{suffix}").write_text(row % (draw.choice([text, "x", "\t"]) * 200_000))
+    elif kind == 6:
+        for name in ODD_TEXTS:
+            with contextlib.suppress(OSError, ValueError):
+                (folder / f"{name}.md").write_text(text)
+    elif kind == 7:
+        (folder / "a.md").write_text("\n\n".join(f"{'#' * draw.randrange(9)} {one}" for one in ODD_TEXTS))
+    elif kind == 8:  # 300 MB in a file of 0.3 MB
+        with zipfile.ZipFile(folder / "a.docx", "w", zipfile.ZIP_DEFLATED) as packed:
+            packed.writestr("word/document.xml", "<w>" * 10 + " " * 300_000_000)
+
+
+def asking(draw: random.Random) -> Case:
+    """Passages, an earlier run, or what generates the queries."""
+    s, kind = str(SOUND), draw.randrange(5)
+    if kind == 0:
+        return odd_words(draw, "ask", [f"{s}/library", "--output", "out", "--count", "20"]), None
+    if kind == 1:
+        odd_file(draw, take("library/corpus.jsonl"))
+        return "ask library --output out --count 50".split(), None
+    if kind == 2:
+        take("library")
+        odd_file(draw, draw.choice(files(take("asked"))))
+        return [*ASKED], asked
+    words = f"ask {s}/library --output out --count 20 --queries".split()
+    if kind == 3:
+        model = take(draw.choice(["writer", "t5"]))
+        odd_file(draw, draw.choice(files(model)))
+        return [*words, str(model)], None
+    return [*words, endpoint(draw), "--retries", "0", "--timeout", "1"], None
+
+
+def asked() -> str:
+    """The queries that `ask` has written."""
+    return Path("asked/questions.jsonl").read_text()
+
+
+def endpoint(draw: random.Random) -> str:
+    """The URL of a server of language models that is down, fails, or answers whatever it likes."""
+    sys.path.append(str(Path(__file__).parents[1] / "tests"))
+    from support.chat_server import ChatServer, queries
+
+    kind = draw.randrange(5)
+    if kind == 0:
+        return draw.choice(
+            ["http://127.0.0.1:9/v1", "http://[::1]:9", "http://x.invalid", "ftp://x/v1", "http://:0"]
+        )
+    if kind == 1:
+        return f"{serve(draw)}/v1"
+    server = ChatServer()
+    if kind == 2:
+        server.fault, server.faults = (
+            draw.choice("500 429 404 html half closed null".split()),
+            draw.choice([1, 99]),
+        )
+    elif kind == 3:
+        server.wait = 1.5
+    else:
+        odd = [*ODD_JSON, *ODD_TEXTS, "I'm sorry, I can't.", "Ein Satz auf Deutsch, nach dem keiner fragt."]
+        server.answer = lambda body: (
+            queries(body) if draw.random() < 0.3 else json.dumps({"queries": [draw.choice(odd)] * 3})
+            if draw.random() < 0.5 else draw.choice(odd)
+        )  # fmt: skip
+    return server.url
+
+
+def adapting(draw: random.Random) -> Case:
+    """A corpus, or a run of adapt."""
+    s, kind = str(SOUND), draw.randrange(4)
+    if kind == 0:
+        return odd_words(draw, "adapt", [f"{s}/model", "--corpus", f"{s}/library", "--output", "out"]), None
+    if kind == 1:
+        docs = take("docs")
+        odd_folder(draw, docs) if draw.random() < 0.5 else odd_file(draw, draw.choice(files(docs)))
+        return ["adapt", f"{s}/model", "--corpus", "docs", "--output", "out"], None
+    take("library")
+    run, words = take("adapted"), ["adapt", f"{s}/model", *ADAPTED]
+    if kind == 2:
+        odd_file(draw, draw.choice(files(run)))
+        return words, None
+    (run / "adapt.json").unlink()
+    odd_file(draw, draw.choice([*files(run / "questions"), run / "settings.json"]))
+    return words, adapted
+
+
+def adapted() -> str:
+    """The scores of an adapted model."""
+    return json.dumps(json.loads(Path("adapted/adapt.json").read_text())["scores"])
+
+
+def judging(draw: random.Random) -> Case:
+    """Results to judge, or answers of a judge."""
+    if draw.random() < 0.2:
+        return [*odd_words(draw, "judge", [str(SOUND / "adapted"), "--output", "out"]), "--terminal"], None
+    run = take("adapted")
+    inputs = [*files(run / "results"), *files(run / "held_out")]
+    odd_file(draw, draw.choice(draw.choice([inputs, files(run / "judged")])))
+    return [*JUDGED], None
+
+
 def runs(draw: random.Random) -> Case:
     """A TREC run, or a KILT file."""
     if draw.random() < 0.2:
@@ -843,7 +1040,7 @@ def serve(draw: random.Random) -> str:
     return f"http://127.0.0.1:{server.server_port}"
 
 
-# of 100 cases, so many are of an area
+# shares of the cases
 AREAS: dict[str, tuple[Callable[[random.Random], Case], int]] = {
     "recipes": (recipes, 14),
     "options": (options, 16),
@@ -856,6 +1053,10 @@ AREAS: dict[str, tuple[Callable[[random.Random], Case], int]] = {
     "checkpoints": (checkpoints, 5),
     "stores": (stores, 5),
     "hub": (hub, 2),
+    "documents": (documents, 6),
+    "asking": (asking, 6),
+    "adapting": (adapting, 4),
+    "judging": (judging, 4),
 }
 OPTIONS: dict[str, list[tuple[str, bool]]] = {}
 CASE = Path()
@@ -986,12 +1187,9 @@ def _kind(area: str, words: list[str]) -> str:
 def expected_signatures(work: Path) -> dict[str, str]:
     """What the commands of areas with a signature give for the sound inputs."""
     made: dict[str, str] = {}
-    for area in ("models", "results", "checkpoints", "stores"):
-        index, place, wanted = (
-            0,
-            work / "expected",
-            {"models": 1, "results": 1, "checkpoints": 1, "stores": 2}[area],
-        )
+    signed = {"models": 1, "results": 1, "checkpoints": 1, "stores": 2, "asking": 1, "adapting": 1}
+    for area, wanted in signed.items():
+        place = work / "expected"
         change = globals()["odd_file"]
         globals()["odd_file"] = lambda *_: ""  # the sound input as it is
         try:
@@ -1018,6 +1216,11 @@ def start_sound(area: str, index: int, place: Path) -> int:
         "results": lambda _: (
             take("results") and "compare model bm25s --results results --json".split(),
             compared,
+        ),
+        "asking": lambda _: (take("library") and take("asked") and [*ASKED], asked),
+        "adapting": lambda _: (
+            take("library") and take("adapted") and ["adapt", str(SOUND / "model"), *ADAPTED],
+            adapted,
         ),
     }
     before = AREAS[area]
@@ -1101,10 +1304,14 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 def warm() -> None:
     """Imports what commands use, so that no case has to, and leaves the slow check in a fresh process out."""
     import datasets  # noqa: F401
+    import openai  # noqa: F401
     import sklearn.metrics  # noqa: F401
     import torch
 
+    import stzoo.adaptation.adapt
+    import stzoo.adaptation.questions.local_model
     import stzoo.cli
+    import stzoo.evaluation.judge
     import stzoo.finetuning.finetune
     import stzoo.finetuning.mining
     import stzoo.hub.export

@@ -60,6 +60,13 @@ COMMANDS = {  # OUT is the output's folder, INPUTS that of the inputs; a second 
                       "OUT/results", "--overwrite"],
     "card": ["card", "INPUTS/st", "--output", "OUT/card.md", "--overwrite"],
     "report": ["report", "INPUTS/results", "--output", "OUT/report.html", "--overwrite"],
+    "read": ["read", "INPUTS/docs", "--output", "OUT/corpus", "--overwrite"],
+    "ask": ["ask", "INPUTS/docs/library.jsonl", "--output", "OUT/run", "--count", "9000", "--threads", "1"],
+    "ask-model": ["ask", "INPUTS/docs/library.jsonl", "--output", "OUT/run", "--count", "600", "--queries",
+                  "INPUTS/writer", *CPU],
+    "adapt": ["adapt", "INPUTS/st", "--corpus", "INPUTS/docs", "--output", "OUT/run", "--store", "OUT/store",
+              *CPU],
+    "judge": ["judge", "INPUTS/results", "--data", "INPUTS/beir", "--output", "OUT/run", "--terminal"],
     "demo": ["demo", "--base", "INPUTS/st", "--corpus", "INPUTS/beir", "--output", "OUT/demo",
              "--threads", "1"],
 }  # fmt: skip
@@ -70,6 +77,7 @@ VOLATILE = {  # keys in JSON
     *("peak_memory_mib", "cost", "files", "checksum", "sha256", "error"),
     "base",  # a fingerprint, in demo of a folder with a record that has durations
 }
+RECORDS = ("run.json", "settings.json", "parts/manifest.json", "judge.json")  # of a run that is continued
 LEFT = re.compile(r".*\.part|\.stzoo.*|\..*\.mining|\.tmp.*")
 
 
@@ -79,9 +87,11 @@ def make_inputs(folder: Path) -> None:
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from transformers import BertConfig, BertForMaskedLM
 
+    from stzoo.data import pydocs
     from stzoo.data.beir import write_beir
     from stzoo.evaluation.bench.bench import bench
     from stzoo.testing import sentences, tiny_masked_lm, tiny_tokenizer
+    from stzoo.testing.tiny_models import tiny_causal_lm
 
     tiny_masked_lm("bert", folder / "mlm")
     for seed, name in enumerate(("st", "st2")):
@@ -93,6 +103,14 @@ def make_inputs(folder: Path) -> None:
     sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
     BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder / "published")
     tokenizer.save_pretrained(folder / "published")
+    tiny_causal_lm(folder / "writer")
+    (folder / "docs").mkdir()
+    passages = {pair.passage_id: pair.passage for pair in pydocs.pairs()}
+    lines = [json.dumps({"_id": one, "text": text}) + "\n" for one, text in passages.items()]
+    (folder / "docs" / "library.jsonl").write_text("".join(lines[:400]))
+    for number in range(8):
+        parts = [f"# Part {number}\n\n{text}\n" for text in sentences(20, seed=number)]
+        (folder / "docs" / f"{number}.md").write_text("\n".join(parts))
     lines = (json.dumps({"text": text}) + "\n" for text in sentences(120))
     (folder / "corpus.jsonl").write_text("".join(lines))
     texts, draw = sentences(60, seed=3), random.Random(1)
@@ -124,7 +142,14 @@ def start(words: list[str], cache: Path, log: Path, verify: bool) -> int:
             from stzoo.hub import export
 
             export._verify = lambda *_, **__: None
+        from stzoo.adaptation import ask
         from stzoo.cli import main
+
+        ask._Run._check_usable = lambda *_: None  # the weights of the model that is asked are random
+        keys, write = os.pipe()
+        os.write(write, b"2\n" * 1000)  # for judge
+        os.close(write)
+        os.dup2(keys, 0)
 
         sys.argv = ["stzoo", *words]
         main()
@@ -181,7 +206,7 @@ def content(folder: Path) -> dict[str, Any]:
                 {k: v for k, v in json.loads(data[8:size]).items() if k != "__metadata__"},
                 data[size:],
             )
-        elif name.endswith((".md", ".html", ".csv", ".txt")):
+        elif name.endswith((".md", ".html", ".csv", ".txt", "answers.jsonl")):
             found[name] = re.sub(rb"[\d.,]+ (seconds|s\b|minutes|MiB)|\d{4}-\d\d-\d\d[T\d:+.Z]*", b"", data)
         else:
             found[name] = data
@@ -256,7 +281,7 @@ class Trials:
             signals.append(how.name)
             if "Traceback" in (text := log.read_text()) and how != signal.SIGKILL:
                 faults.append(f"{how.name}: {text[-2000:]}")
-            if (out / "run/run.json").exists():
+            if any((out / "run" / name).exists() for name in RECORDS):
                 plant(out / "run")
         code = end(start(words, home / "cache", log, self.verify))
         if code:
@@ -296,9 +321,12 @@ def main() -> int:
                 os._exit(0)
             if end(process):
                 raise SystemExit("the inputs could not be made")
+        import stzoo.adaptation.adapt
+        import stzoo.adaptation.questions.local_model
         import stzoo.cli
         import stzoo.cli.demo
         import stzoo.evaluation.bench
+        import stzoo.evaluation.judge
         import stzoo.hub.export  # noqa: F401 - for the processes that are forked
 
         done = work / "trials.jsonl"
