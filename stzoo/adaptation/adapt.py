@@ -29,16 +29,17 @@ import torch
 
 from stzoo.adaptation.ask import QUESTIONS
 from stzoo.adaptation.query_map import check_adaptable
-from stzoo.adaptation.result import ADAPTED, BASE, MEASURE, Adapted
+from stzoo.adaptation.result import Adapted
 from stzoo.adaptation.settings import AdaptSettings
 from stzoo.adaptation.stages.ask import ask_questions, questions_file
 from stzoo.adaptation.stages.compare import compare
 from stzoo.adaptation.stages.filter import LOST, filter_questions
 from stzoo.adaptation.stages.read import Passages, read_passages
-from stzoo.adaptation.stages.run import HELD_OUT, RESULTS, Run
+from stzoo.adaptation.stages.run import Run
 from stzoo.adaptation.stages.train import train
 from stzoo.data.beir_layout import corpus_file
 from stzoo.errors import DataError, OutputError
+from stzoo.evaluation.adapt_record import ADAPTED, BASE, HELD_OUT, MEASURE, RECORD, RESULTS
 from stzoo.models.cross_encoder import open_teacher
 from stzoo.models.loaded import LoadedModel, open_model
 from stzoo.retrieval.search.retriever import Retriever, default_root
@@ -50,7 +51,6 @@ from stzoo.utils.messages import collect_notes, counted, notify, show_progress
 from stzoo.utils.outputs import check_output
 from stzoo.utils.parts import check_manifest
 
-RECORD = "adapt.json"
 # settings that may differ in a later call: they do not change the result
 SPEED = {
     *("threads", "device", "batch_tokens", "memory_gib", "store"),

@@ -188,7 +188,10 @@ class ReportSettings(Settings):
     command: ClassVar[str] = "report"
     positional: ClassVar[tuple[str, ...]] = ("results",)
 
-    results: Path = setting(..., "Folder that bench wrote (its --output), or a parent of several.")
+    results: Path = setting(
+        ..., "Folder that bench wrote (its --output), a parent of several, or a run of adapt."
+    )
+    data: Path | None = setting(None, "BEIR folder, or parent of several, with the texts of the queries.")
     runs: Names = setting([], "Run folder of pretrain or finetune, to show its learning curve.")
     measure: str = setting("nDCG@10", "Measure to rank by; it must have been scored.")
     formats: CommaList = setting(["html", "txt", "csv"], "Formats to write, with commas: html, txt, csv.")

@@ -2,20 +2,17 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 from unicodedata import category
 
 from huggingface_hub import get_token
 
 from stzoo.data.corpus_sources import is_hub_id
+from stzoo.utils.paths import base_name, shorten_paths
 
 NAMING = {"base", "model", "corpus", "data", "dev_data", "probe", "store", "teacher", "tokenizer"}
 BROKEN = {"Cc", "Cs", "Zl", "Zp"}  # control characters, surrogates, line ends of YAML or Markdown
-_WORD = r"[^\s'\"`,;|()\[\]{}<>]"
-_PATH = re.compile(
-    rf"file://{_WORD}*|(?<!\w)[A-Za-z]:[\\/]{_WORD}+|\\\\{_WORD}+|(?<![\w/.~])(?<!:(?=//))(?:~(?:[a-z_]\w*)?|\.\.?)?/{_WORD}+"
-)
 SECRETS = {
     "a Hugging Face token": r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{20,}|api_org_[A-Za-z]{30,})",
     "an API key": r"\bsk-(?=[\w-]*\d)[\w-]{20,}|\bAIza[\w-]{35}|\bglpat-[\w-]{20}|\bxox[abprs]-[\w-]{10,}",
@@ -40,12 +37,6 @@ def redact(text: str) -> str:
         text = secret.sub(instead, text)
     token = get_token()
     return text.replace(token, "…") if token and len(token) >= 8 else text
-
-
-def base_name(path: str) -> str:
-    """The last part of a path of any operating system."""
-    kind = PureWindowsPath if "\\" in path else PurePosixPath
-    return kind(path).name or "a local folder"
 
 
 def names(runs: Iterable[Mapping[str, Any]]) -> dict[str, str]:
@@ -101,4 +92,4 @@ def _text(text: str, known: Mapping[str, str]) -> str:
     for path in sorted(known, key=len, reverse=True):
         if known[path] != path and len(path) > 3:  # short paths such as "." occur in any text
             text = text.replace(path, known[path])
-    return _PATH.sub(lambda match: base_name(match[0]), text)
+    return shorten_paths(text)

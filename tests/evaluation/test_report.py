@@ -1,29 +1,31 @@
 import csv
+import io
 import json
 import random
 import re
 import shutil
-import sys
-import time
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pypdfium2 as pdfium
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from support.helpers import cli, record_run
 
 from stzoo.data import registry
-from stzoo.data.beir import RetrievalDataset
-from stzoo.errors import DataError, MissingExtraError, OutputError, RecipeError
+from stzoo.data.beir import RetrievalDataset, write_beir
+from stzoo.errors import DataError, OutputError, RecipeError
 from stzoo.evaluation.bench import result_files, results
 from stzoo.evaluation.measures import MEASURES, parse_measures
-from stzoo.evaluation.report import report
+from stzoo.evaluation.report import charts, report
 from stzoo.evaluation.report.data import gather
 from stzoo.evaluation.report.intervals import RESAMPLES, interval, resampled
-from stzoo.evaluation.scoring import Scores
+from stzoo.evaluation.scoring import Scores, paired_test
 from stzoo.training.finetune_settings import FinetuneSettings
+from stzoo.training.history import read_history
 from stzoo.training.pretrain_settings import PretrainSettings
 from stzoo.utils.files import write_json
 
@@ -381,7 +383,7 @@ def test_names_that_hold_markup_are_shown_as_they_are(tmp_path):
 
 
 def test_runs_are_shown_with_their_outcome_and_changed_settings(tmp_path):
-    corpus = "/data/" + "long-" * 20
+    corpus = "/data/" + "long-" * 20  # whose folder is nobody's business
     settings = PretrainSettings(base="makers/base", corpus=[corpus], head_warmup_steps=3)
     runs = [
         file_run(tmp_path / "tuned"),
@@ -401,7 +403,7 @@ def test_runs_are_shown_with_their_outcome_and_changed_settings(tmp_path):
     settings = dict(re.findall(r"<dt><bdi>(.*?)</bdi></dt><dd>(.*?)</dd>", section))
     assert settings["tuned"] == "batch_size 7, model base, data beir/scifact"
     assert "head_warmup_steps 3" in settings["pre"]
-    assert corpus in settings["pre"]
+    assert f"corpus [&#39;{corpus.removeprefix('/data/')}&#39;]" in settings["pre"]
     cells = [re.findall("<t[hd].*?>(.*?)</t[hd]>", row) for row in section.split("<tr>")[2:]]
     assert [re.sub("<.*?>", "", " ".join(row)) for row in cells][::2] == [
         "tuned finetune contrastive base scifact 300 12.5 s 0.5000 200 dev nDCG@10",
@@ -412,35 +414,89 @@ def test_runs_are_shown_with_their_outcome_and_changed_settings(tmp_path):
         assert "Training" not in shown.partition("<script")[0]
 
 
-def test_a_run_s_curve_holds_what_was_logged(tmp_path):
-    folder = file_run(tmp_path / "tuned")
+def path_points(path):
+    """The points of each part of an SVG path."""
+    return [[tuple(map(float, point.split())) for point in part.split("L")] for part in path.split("M")[1:]]
+
+
+def test_a_run_s_curve_shows_what_was_logged(tmp_path):
+    chart = charts.training(read_history(file_run(tmp_path / "tuned")))
+    losses, scores = chart.panels
+    assert [line.name for line in losses.lines] == ["loss", "contrastive", "kl"]
+    assert [line.colour == "" for line in losses.lines] == [True, False, False]
+    (kl,) = path_points(losses.lines[2].thin)
+    assert len(kl) == 300
+    for (x, y), step in zip(kl, range(1, 301), strict=True):
+        assert x == pytest.approx(10 * chart.x.at(step), abs=1)
+        assert y == pytest.approx(1000 - 10 * losses.y.at(1 - step / 300), abs=1)
+    x, y, label = scores.best
+    assert label == "best dev nDCG@10: 0.5000 at step 200"
+    assert (x, y) == (chart.x.at(200), 100 - scores.y.at(0.5))
+    assert [(x, y) for x, y, _ in scores.lines[0].marks] == [
+        (chart.x.at(step), 100 - scores.y.at(0.5 - abs(step / 300 - 2 / 3))) for step in range(50, 301, 50)
+    ]
+    text = next(text for begin, width, text in chart.bands if begin <= chart.x.at(100) < begin + width)
+    step = int(text.split()[1])
+    assert f"kl {1 - step / 300:.4g}" in text
+    assert abs(step - 100) < 10
+
+
+def test_episodes_are_apart_and_long_runs_are_thinned(tmp_path):
     episodes = [{"log": [{"loss": step / 3, "step": step}], "steps": 5} for step in (2, 4)]
-    html = written(RESULTS, tmp_path, runs=[folder, file_run(tmp_path / "ance", episodes=episodes)])[0]
-    first, second = (
-        json.loads(text)
-        for text in re.findall(r'<script type="application/json" id="curve-.">(.*?)</script>', html)
+    chart = charts.training(read_history(file_run(tmp_path / "ance", episodes=episodes)))
+    (panel,) = chart.panels
+    assert chart.begins == [chart.x.at(5)]
+    assert [len(part) for part in path_points(panel.lines[0].path)] == [1, 1]
+    assert [label for _, _, label in panel.lines[0].marks] == [
+        "loss 0.6667 at step 2",
+        "loss 1.333 at step 9",
+    ]
+    log = [{"loss": 9.0 if step == 4321 else 3.0, "step": step} for step in range(1, 20_001)]
+    chart = charts.training(
+        read_history(file_run(tmp_path / "long", episodes=[{"log": log, "steps": 20_000}]))
     )
-    logged = [line for line in json.loads((folder / "run.json").read_text())["log"] if "loss" in line]
-    assert [line["name"] for line in first["losses"]] == ["loss", "contrastive", "kl"]
-    for line in first["losses"]:
-        assert line["steps"][:-1] == [entry["step"] for entry in logged]
-        assert line["values"][:-1] == pytest.approx([entry[line["name"]] for entry in logged], rel=1e-4)
-        assert len(line["means"]) == len(line["values"])
-    assert first["best"] == [0.5, 200, "dev nDCG@10"]
-    assert first["scores"][0]["means"] is None
-    assert second["begins"] == [0, 5]
-    assert second["losses"][0] == {
-        "name": "loss",
-        "steps": [2, None, 9, None],
-        "values": [0.66667, None, 1.3333, None],
-        "means": None,
-    }
+    (line,) = chart.panels[0].lines
+    (points,) = path_points(line.thin)
+    assert len(points) <= charts.MOST_POINTS
+    peak = min(points, key=lambda point: point[1])
+    assert peak == pytest.approx((10 * chart.x.at(4321), 1000 - 10 * chart.panels[0].y.at(9.0)), abs=1)
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=20))
+def test_an_axis_fits_its_data(values):
+    axis = charts.axis(values)
+    low, high = axis.at(min(values)), axis.at(max(values))
+    assert -0.01 <= low <= high <= 100.01
+    if max(values) - min(values) > 1e-3 * abs(max(values)) > 1e-6:
+        assert high - low >= 80 or min(values) >= 0  # an axis of positive values may begin at 0
+        assert 2 <= len(axis.ticks) <= 8
+        labels = [label for _, label in axis.ticks]
+        assert len(set(labels)) == len(labels)
+        for value, label in axis.ticks:
+            assert float(label.replace(",", "")) == pytest.approx(value, abs=1e-6)
+            assert -0.01 <= axis.at(value) <= 100.01
+
+
+def test_an_axis_of_like_values_does_not_begin_at_nought():
+    axis = charts.axis([0.61, 0.65, 0.69])
+    assert (axis.low, axis.high) == (pytest.approx(0.6052), pytest.approx(0.6948))
+    assert [label for _, label in axis.ticks] == ["0.62", "0.64", "0.66", "0.68"]
+
+
+@given(st.floats(1e-3, 1e9), st.floats(1, 1e6))
+def test_a_logarithmic_axis_fits_its_data_too(low, ratio):
+    high = low * ratio
+    axis = charts.log_axis([low, high], lambda value: f"{value:g}")
+    assert 0 <= axis.at(low) <= axis.at(high) <= 100
+    assert axis.at((low * high) ** 0.5) == pytest.approx(50, abs=0.01)
+    assert 2 <= len(axis.ticks) <= 8
+    assert all(-0.01 <= axis.at(tick) <= 100.01 for tick, _ in axis.ticks)
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path):
     runs = [file_run(tmp_path / place / "tuned") for place in ("a", "b")]
     page = gather(RESULTS, "nDCG@10", seed=0, progress=False, runs=[*runs, file_run(tmp_path / "own")])
-    assert list(page.runs) == [str(runs[0]), str(runs[1]), "own"]
+    assert list(page.runs) == ["a/tuned", "b/tuned", "own"]
 
 
 def test_a_folder_that_is_no_run_is_refused_before_anything_is_written(tmp_path):
@@ -464,11 +520,10 @@ def test_the_command_takes_several_runs(tmp_path):
 
 def test_the_page_names_nothing_outside_itself(tmp_path):
     html = written(RESULTS, tmp_path)[0]
-    assert html.count("<script") == html.count("</script>") == 1 + 3 + 1 + 1
-    own = html.split('<script type="text/plain"')[0] + html.rpartition("<script>")[2]
-    assert "http:" not in own
-    assert "https:" not in own
-    assert re.findall(r'<meta http-equiv="Content-Security-Policy" content="default-src \'none\';', own)
+    assert html.count("<script") == html.count("</script>") == 1 + 3 + 1
+    assert "http:" not in html
+    assert "https:" not in html
+    assert re.findall(r'<meta http-equiv="Content-Security-Policy" content="default-src \'none\';', html)
 
 
 def test_files_that_are_there_are_kept_unless_overwritten(tmp_path):
@@ -508,18 +563,253 @@ def test_unknown_formats_are_refused(formats, tmp_path):
         report(RESULTS, output=tmp_path / "r.html", formats=formats)
 
 
-def test_without_plotly_the_extra_is_named_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "plotly.offline", None)
-    for folder in (RESULTS, tmp_path / "not even read"):
-        with pytest.raises(MissingExtraError, match=r"pip install 'stzoo\[report\]'"):
-            report(folder, output=tmp_path / "r.html")
-    assert not list(tmp_path.iterdir())
-    assert report(RESULTS, output=tmp_path / "r.html", formats="txt,csv")
-
-
 def test_a_folder_without_results_is_refused(tmp_path):
     with pytest.raises(DataError, match="has no results"):
         report(tmp_path, output=tmp_path / "r.html")
+
+
+# The leaderboard
+
+
+def rows_of(html, label):
+    """The texts of a table's cells, by row."""
+    table = html.partition(f'aria-label="{label}"')[2].partition("</table>")[0].partition("<tbody>")[2]
+    cells = [re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row, re.DOTALL) for row in table.split("<tr")[1:]]
+    return [[re.sub("<[^>]*>", " ", cell).split() for cell in row] for row in cells]
+
+
+def test_systems_are_ranked_by_the_mean_over_the_sets_that_all_share(tmp_path):
+    for name, systems in {"one": "abc", "two": "abc", "three": "ab"}.items():
+        for system in systems:
+            at = {"a": 0.2, "b": 0.8 if name == "one" else 0.3, "c": 0.4}[system]
+            file_result(tmp_path / "in", f"system-{system}", judged(name, 60), at=at)
+    html, text, _ = written(tmp_path / "in", tmp_path)
+    page = gather(tmp_path / "in", "nDCG@10", seed=0, progress=False)
+    means = {
+        system: np.mean([row.result.scores.mean["nDCG@10"] for g in page.groups for row in g.rows
+                         if row.system == system and "three" not in g.name])
+        for system in page.systems
+    }  # fmt: skip
+    rows = rows_of(html, "Every data set")
+    assert [row[0] for row in rows] == [["system-b"], ["system-c"], ["system-a"]]
+    assert [row[1] for row in rows] == [[f"{means[row[0][0]]:.4f}"] for row in rows]
+    assert "the mean over the 2 data sets that all systems share (one (test), two (test))" in flat(html)
+    assert "Mean of 2 data sets that all systems share (one (test), two (test))" in flat(text)
+    assert rows[1][4] == [DASH]  # c on "three"
+
+
+def test_without_a_shared_set_the_page_says_why_there_is_no_mean(tmp_path):
+    for name, systems in {"one": "ab", "two": "bc", "three": "c"}.items():
+        for system in systems:
+            file_result(tmp_path / "in", system, judged(name, 60), at={"a": 0.2, "b": 0.4, "c": 0.9}[system])
+    html = written(tmp_path / "in", tmp_path)[0]
+    assert [row[0] for row in rows_of(html, "Every data set")] == [["b"], ["a"], ["c"]]
+    assert "No data set has results of all systems, so there is no mean" in flat(html)
+    assert "those of one (test)" in flat(html)
+    assert rows_of(html, "Every data set")[2][1] == [DASH]  # c has no letter
+
+
+def test_letters_say_which_systems_differ(tmp_path):
+    for system, at in (("low", 0.2), ("high", 0.8), ("higher", 0.82)):
+        file_result(tmp_path / "in", system, judged("own", 60), at=at)
+    html, text, _ = written(tmp_path / "in", tmp_path)
+    scores = {
+        row.system: row.result.scores.per_query["nDCG@10"]
+        for row in gather(tmp_path / "in", "nDCG@10", seed=0, progress=False).rows
+    }
+    assert paired_test(scores["high"], scores["higher"]).p_value > 0.1
+    assert paired_test(scores["low"], scores["high"]).p_value < 0.001
+    for label, place in (("Every data set", 1), ("own (test)", 3)):
+        assert [row[place] for row in rows_of(html, label)] == [["a"], ["a"], ["b"]]
+    assert "Systems that share a letter do not differ" in html
+    assert [line.split()[-1] for line in text.splitlines() if line.startswith(("low ", "high"))] == [
+        "a",
+        "a",
+        "b",
+    ]
+
+
+def test_letters_of_a_suite_are_those_of_its_mean(tmp_path):
+    for name in registry.suites()["decontaminated-beir"]:
+        for model, at in (("weak", 0.3), ("strong", 0.6)):
+            file_result(tmp_path / "in", model, judged(name, 12, split=registry.find(name).split), at=at)
+    html = written(tmp_path / "in", tmp_path)[0]
+    assert [row[3] for row in rows_of(html, "decontaminated-beir")] == [["a"], ["b"]]
+
+
+def first_choice(html):
+    plotted = json.loads(re.search(r'id="plotted">(.*?)</script>', html, re.DOTALL)[1])
+    group = plotted["groups"][str(plotted["first"])]
+    return group["name"], *(plotted["systems"][group["rows"][row]] for row in group["pair"])
+
+
+def test_the_best_system_is_compared_with_bm25_on_the_set_with_most_systems(tmp_path):
+    for system, at in (("bm25s", 0.5), ("best", 0.8), ("second", 0.7)):
+        file_result(tmp_path / "in", system, judged("small", 20), at=at)
+        file_result(tmp_path / "in", system, judged("large", 30), at=at)
+    file_result(tmp_path / "in", "best", judged("alone", 90))
+    assert first_choice(written(tmp_path / "in", tmp_path)[0]) == ("large (test)", "bm25s", "best")
+    shutil.rmtree(tmp_path / "in" / "bm25s")
+    assert first_choice(written(tmp_path / "in", tmp_path)[0]) == ("large (test)", "second", "best")
+    file_result(tmp_path / "in", "bm25s", judged("large", 30), at=0.99)
+    assert first_choice(written(tmp_path / "in", tmp_path)[0]) == ("large (test)", "bm25s", "best")
+
+
+# Texts, sizes, paths
+
+
+def query_data(html, place=0):
+    return json.loads(re.search(rf'id="queries-{place}">(.*?)</script>', html, re.DOTALL)[1])
+
+
+def test_queries_are_shown_with_their_texts(tmp_path):
+    data = judged("own")
+    for system in ("one", "two"):
+        file_result(tmp_path / "in", system, data)
+    html = written(tmp_path / "in", tmp_path)[0]
+    assert query_data(html)["texts"] is None
+    assert "The texts of the queries of own (test) were not found" in html
+    rows = ({"_id": query, "text": f"{text} {NASTY} {'long ' * 80}"} for query, text in data.queries.items())
+    write_beir(tmp_path / "sets/own", [], {row["_id"]: row["text"] for row in rows}, {})
+    for folder in (tmp_path / "sets", tmp_path / "sets/own"):
+        html = written(tmp_path / "in", tmp_path, data=folder)[0]
+        found = query_data(html)
+        assert found["ids"] == list(data.queries)
+        assert all(
+            text.startswith(f"{one}evil/<b>")
+            for text, one in zip(found["texts"], data.queries.values(), strict=True)
+        )
+        assert max(map(len, found["texts"])) <= 160
+        assert "were not found" not in html
+        assert "hit'</script>" not in html
+    with pytest.raises(DataError, match="nowhere does not exist; expected a BEIR folder"):
+        report(tmp_path / "in", output=tmp_path / "r.html", data=tmp_path / "nowhere", overwrite=True)
+
+
+def test_the_page_is_light(tmp_path, monkeypatch):
+    html = written(RESULTS, tmp_path, runs=[file_run(tmp_path / "long", steps=30_000)])[0]
+    assert len(html.encode()) < 900_000
+    for name, count in (("small", 20), ("large", 400)):
+        for system in ("one", "two"):
+            file_result(tmp_path / "in", system, judged(name, count))
+    monkeypatch.setattr("stzoo.evaluation.report.html.QUERY_BYTES", 3000)
+    html = written(tmp_path / "in", tmp_path)[0]
+    assert len(query_data(html, 1)["ids"]) == 20
+    assert 'id="queries-0"' not in html
+    assert "Left out, as the page would be too large: large (test)." in html
+    assert first_choice(html)[0] == "small (test)"
+    monkeypatch.setattr("stzoo.evaluation.report.html.QUERY_BYTES", 100)
+    assert (
+        "Left out, as the page would be too large; <code>stzoo compare"
+        in written(tmp_path / "in", tmp_path)[0]
+    )
+
+
+def test_no_path_of_the_machine_is_shown(tmp_path, monkeypatch):
+    home = tmp_path / "home" / "me"
+    settings = FinetuneSettings(model=str(home / "base"), data=home / "beir/own", dev_data=home / "dev")
+    runs = [file_run(home / place / "tuned", settings=settings) for place in "ab"]
+    notes = [f"{home}/qrels/test.tsv has judged documents that the corpus lacks"]
+    for system in ("one", "two"):
+        file_result(home / "in", system, judged("own"), notes=notes, checkpoint=str(home / "base"))
+    write_beir(home / "sets/own", [], judged("own").queries, {})
+    found = written(home / "in", tmp_path, runs=runs, data=home / "sets")
+    for shown in (*found[:2], json.dumps(found[2])):
+        assert str(tmp_path) not in shown
+        assert "home/me" not in shown
+    assert "Read from <code>in</code>" in found[0]
+    assert "test.tsv has judged documents" in found[0]
+    monkeypatch.chdir(home.parent)
+    assert "Read from <code>me/in</code>" in written(Path("me/in"), tmp_path)[0]
+
+
+# A run of adapt
+
+
+def adapt_run(folder, decision="adapted", **changes):
+    """A run as `stzoo adapt` leaves it; query i gains (i - 15) / 40."""
+    data = judged("held_out", 30)
+    base = dict.fromkeys(data.queries, 0.5)
+    adapted = {query: 0.5 + (i - 15) / 40 for i, query in enumerate(data.queries)}
+    for name, values in {"base": base, "adapted": adapted, "bm25s": base, "BM25 + adapted": adapted}.items():
+        per_query = {measure.name: values for measure in MEASURES}
+        mean = dict.fromkeys(per_query, sum(values.values()) / len(values))
+        path = result_files.result_file(folder / "results", name, "r1", data.name)
+        write_json(path.with_name("model_meta.json"), {"name": name, "revision": "r1"})
+        results.store(path, (name, "r1"), data, SETTINGS, Scores(mean, per_query), MEASURES, 1.0, {})
+    corpus = [{"_id": f"p{i}", "title": f"Title {i}", "text": f"Passage {i}. {NASTY}"} for i in range(30)]
+    texts = {f"q{i}": f"what is held out {i} {NASTY}" for i in range(30)}
+    write_beir(folder / "held_out", corpus, texts, {"test": {f"q{i}": {f"p{i}": 1} for i in range(30)}})
+    (folder / "questions").mkdir()
+    with (folder / "questions/questions.jsonl").open("w") as file:
+        for i in range(100):
+            metadata = {"passage": f"p{i % 30}", "style": "title"}
+            print(json.dumps({"_id": f"g{i}", "text": f"generated {i}", "metadata": metadata}), file=file)
+    point = {"dev": 0.61, "general": 0.5}
+    record = {
+        "settings": {"queries": "openai"},
+        "questions": {"generated": 100, "train": 70, "dev": 15, "test": 30},
+        "share": 0.5,
+        "curve": {
+            "base": point,
+            **{str(share): point | {"dev": 0.61 + share / 10} for share in (0.0, 0.5, 1.0)},
+        },
+        "scores": {"bm25s": 0.5, "base": 0.5, "adapted": 0.49, "BM25 + base": 0.5, "BM25 + adapted": 0.5},
+        "general": {"base": 0.5, "adapted": 0.45},
+        "gain": {"difference": 0.056, "p_value": 0.0002, "low": 0.031, "high": 0.081, "queries": 12},
+        "decision": decision,
+        "seconds": {"read": 1.0, "train": 62.0},
+    }
+    write_json(folder / "adapt.json", record | changes)
+    return folder
+
+
+def test_a_run_of_adapt_has_a_section_of_its_own(tmp_path):
+    html, text, _ = written(adapt_run(tmp_path / "run"), tmp_path)
+    section = flat(html.partition('<section id="adaptation">')[2].partition("</section>")[0])
+    for shown in (section, flat(text)):
+        assert "+0.056 nDCG@10 against the base on the questions of 12 held-out documents" in shown
+        assert "95 % interval +0.031 to +0.081, p 0.0002" in shown
+        assert "On other texts its queries find less: 0.500 before, 0.450 now." in shown
+        assert "KEEP adapted" in shown
+        assert "62 s" in shown
+        assert "generated 90" in shown
+        assert "generated 10" in shown
+        assert "Title 29" in shown
+    assert [row[1:] for row in rows_of(html, "Shares of the map")] == [
+        [["0.6100"], ["0.6100"], ["0.6600"], ["0.7100"]],
+        [["0.5000"]] * 4,
+    ]
+    assert rows_of(html, "Questions") == [
+        [["generated"], ["100"]],
+        [["train"], ["70"]],
+        [["dev"], ["15"]],
+        [["test"], ["30"]],
+    ]
+    gained, lost = (rows_of(html, f"Queries that {kind} most") for kind in ("gained", "lost"))
+    assert [row[0][4] for row in gained] == [str(i) for i in range(29, 22, -1)]
+    assert [row[0][4] for row in lost] == [str(i) for i in range(7)]
+    assert gained[0][1] == ["Title", "29", "p29"]
+    assert gained[0][2:] == [["0.5000"], ["0.8500"]]
+    assert text.index("0.500 to 0.850  what is held out 29") < text.index(
+        "0.500 to 0.125  what is held out 0"
+    )
+    assert "hit'</script>" not in html
+    assert first_choice(html) == ("held_out (test)", "base", "adapted")
+    assert query_data(html)["texts"][3].startswith("what is held out 3")
+    assert 'id="adaptation"' not in written(tmp_path / "run/results", tmp_path)[0]
+
+
+def test_a_damaged_record_of_adapt_is_refused(tmp_path):
+    for number, change in enumerate(
+        ({"gain": {}}, {"curve": {"half": 1}}, {"general": None}, {"seconds": 3})
+    ):
+        folder = adapt_run(tmp_path / str(number), **change)
+        with pytest.raises(DataError, match=r"adapt\.json is not the record of a finished run"):
+            report(folder, output=tmp_path / "r.html")
+    (folder / "adapt.json").write_text("{")
+    with pytest.raises(DataError, match=r"or report the results alone: .*results"):
+        report(folder, output=tmp_path / "r.html")
 
 
 # In a browser
@@ -527,14 +817,16 @@ def test_a_folder_without_results_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory):
-    """A report with everything in it: a suite, costs, warnings, other data, a nasty name, training runs."""
+    """A report with everything: adapt, a suite, costs, warnings, other data, a nasty name, training runs."""
     folder = tmp_path_factory.mktemp("report")
+    adapt_run(folder / "in")
     for place, name in enumerate(registry.suites()["decontaminated-beir"]):
         data = judged(name, 30 + place)
         for model, at in (("maker/a-model-of-a-rather-long-name", 0.4), ("maker/other", 0.6), (NASTY, 0.5)):
             notes = ["counts are not official"] if place == 0 else []
             file_result(folder / "in", model, data, at=at, cost=COST, notes=notes, device="cpu")
         file_result(folder / "in", "bm25s", data)
+        write_beir(folder / "sets" / name, [], data.queries, {})
     file_result(folder / "in", "stranger", judged(data.name, word="other"))
     nasty = FinetuneSettings(model="base", data="data", losses={NASTY: 1.0}, query_prompt=NASTY)
     episodes = [{"log": [{"loss": 1.0, NASTY: 2.0, "step": 5}], "steps": 9}] * 30
@@ -543,7 +835,7 @@ def page_file(tmp_path_factory):
         file_run(folder / "<b>nasty</b>", settings=nasty, episodes=episodes),
         record_run(folder / "silent", nasty, [], status="running"),
     ]
-    return report(folder / "in", output=folder / "r.html", formats="html", runs=runs)[0]
+    return report(folder / "in", output=folder / "r.html", data=folder / "sets", formats="html", runs=runs)[0]
 
 
 @pytest.fixture
@@ -570,13 +862,6 @@ def opened(browser, page_file):
     assert [fault for fault in faults if fault != f"request: {page_file.as_uri()}"] == []
 
 
-def draw(page, name):
-    """Scrolls to a plot and waits for its marks."""
-    page.locator(f"#{name}").scroll_into_view_if_needed()
-    page.locator(f"#{name} .main-svg").first.wait_for()
-    return page.locator(f"#{name} .point path, #{name} path.point").count()
-
-
 CONTRASTS = """selectors => {
   const rgb = text => text.match(/[\\d.]+/g).map(Number);
   const linear = v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
@@ -599,9 +884,20 @@ CONTRASTS = """selectors => {
 READ = [
     *("header p", "h1", "nav a", ".warning li", ".mark", "caption div", "caption strong", "thead th"),
     *("tbody th", "tbody th .maker", "tbody td", ".matrix td small", ".matrix td a", ".none", "figcaption"),
-    *("summary", "summary span", "label", "select", "#verdict", "dd", ".file code"),
-    *("#training th .soft", "#training td", "#curve .xtick text", "#curve .legendtext"),
-    *("#bars .xtick text", "#bars .ytick text", "#scatter .legendtext"),
+    *(
+        "summary",
+        "summary span",
+        "label",
+        "select",
+        "#verdict",
+        "dd",
+        ".file code",
+        ".letters",
+        "#largest code",
+    ),
+    *("#training th .soft", "#training td", "#training .title", "#training .plot text", ".key b", ".key bdi"),
+    *(".dots bdi", ".dots .ticks text", "#scatter text", "#cost .plot text", "#adaptation .plot text"),
+    *("#adaptation .outcome p", "#adaptation .text code"),
 ]
 
 
@@ -609,131 +905,152 @@ READ = [
 @pytest.mark.parametrize("width", [1280, 390])
 def test_it_renders_at_any_width_in_light_and_dark(opened, width, scheme):
     page = opened(width, scheme)
-    marks = {name: draw(page, name) for name in ("bars", "scatter", "latency", "bytes", "curve")}
-    assert marks["bars"] == 8 * 4 + 1  # a bar of each result
-    assert marks["latency"] == marks["bytes"] == 3  # BM25 has no cost
-    assert marks["scatter"] > 5
-    assert marks["curve"] == 6 + 1  # dev scores, and the best
+    marks = (".dots circle", "#scatter circle", "#cost .point")
+    sizes = {mark: page.locator(f"{mark} >> visible=true").count() for mark in marks}
+    assert sizes[".dots circle"] == 4  # of the only data set that is open
+    assert sizes["#cost .point"] == 2 * 3  # BM25 has no cost
+    assert sizes["#scatter circle"] > 5
+    assert (
+        page.locator("#training path").count() == 2 * 3 + 1 + 2
+    )  # three losses with means, dev scores, the episodes
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    for table in page.locator(".box").all():
-        assert table.evaluate("box => box.getBoundingClientRect().right") <= width
+    for box in page.locator(".box:visible, svg.plot:visible").all():
+        assert box.evaluate("box => box.getBoundingClientRect().right") <= width
+    for text in page.locator("svg.plot:visible text").all():
+        left, right = text.evaluate(
+            "one => [one.getBoundingClientRect().left, one.getBoundingClientRect().right]"
+        )
+        assert 0 <= left <= right <= width
     contrasts = dict(zip(READ, page.evaluate(CONTRASTS, READ), strict=True))
     assert {name: round(ratio, 2) for name, ratio in contrasts.items() if ratio < 4.5} == {}
     dark_page = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 20, 24)"
     assert dark_page == (scheme == "dark")
 
 
+POINTS = """chart => [...chart.querySelectorAll("circle")].map(one => [
+  parseFloat(one.getAttribute("cx")), 100 - parseFloat(one.getAttribute("cy")), one.dataset.tip])"""
+
+
 def test_the_scatter_shows_the_chosen_systems_and_data(opened, page_file):
     page = opened()
-    draw(page, "scatter")
-    first = gather(page_file.parent / "in", "nDCG@10", seed=0, progress=False).groups[0].rows
-    for axis, row in (("x", first[1]), ("y", first[0])):
-        values = page.locator("#scatter").evaluate(f"box => box.data.flatMap(trace => [...trace.{axis}])")
-        assert set(values) == {round(value, 4) for value in row.result.scores.per_query["nDCG@10"].values()}
-    points = "box => box.data.map(trace => [...trace.x, ...trace.y])"
-    title = "box => [box.layout.xaxis.title.text, box.layout.yaxis.title.text]"
-    plot, verdict = page.locator("#scatter"), page.locator("#verdict")
-    counts = [int(text.split()[-1]) for text in page.locator("#scatter .legendtext").all_text_contents()]
-    assert sum(counts) == sum(map(int, re.findall(r" on (\d+)", verdict.text_content()))) == 30
-    rows = page.locator("#d1 tbody tr")
-    assert (
-        page.locator("#scatter-b option:checked").text_content() == rows.nth(0).locator("th").text_content()
+    rows = next(
+        group.rows
+        for group in gather(page_file.parent / "in", "nDCG@10", seed=0, progress=False).groups
+        if group.name == page.locator("#scatter-group option:checked").text_content()
     )
-    seen = [(plot.evaluate(points), verdict.text_content())]
+    data = query_data(page_file.read_text(), page.locator("#scatter-group").input_value())
+    low, high = data["range"]
+    chosen = [page.locator(f"#scatter-{side} option:checked").text_content() for side in "ab"]
+    assert chosen == ["base", "adapted"]
+    for axis, system in enumerate(chosen):
+        scores = next(row.result.scores.per_query["nDCG@10"] for row in rows if row.system == system)
+        shown = {
+            round(low + (high - low) * point[axis] / 100, 3)
+            for point in page.locator("#scatter").evaluate(POINTS)
+        }
+        assert shown == {round(value, 3) for value in scores.values()}
+    plot, verdict = page.locator("#scatter"), page.locator("#verdict")
+    assert sum(map(int, re.findall(r" on (\d+)", verdict.text_content()))) == len(data["ids"])
+    tip = page.locator("#tip")
+    assert tip.is_hidden()
+    plot.locator("circle").last.hover()
+    assert re.match(r"A 0\.5000, B \d\.\d{4}\nwhat is held out \d+", tip.text_content())
+    assert tip.is_visible()
+    assert page.locator("#largest th").first.text_content().startswith("what is held out 29")
+    seen = [(plot.evaluate(POINTS), verdict.text_content())]
     for name, choice in (("scatter-a", "3"), ("scatter-b", "1"), ("scatter-group", "2")):
         page.locator(f"#{name}").select_option(choice)
-        seen.append((plot.evaluate(points), verdict.text_content()))
+        seen.append((plot.evaluate(POINTS), verdict.text_content()))
     assert all(one[0] != other[0] and one[1] != other[1] for one, other in pairwise(seen))
     page.locator("#scatter-group").select_option("0")
     page.locator("#scatter-a").select_option("0")
     page.locator("#scatter-b").select_option("0")
-    assert re.match(rf"B {MINUS} A: \+0\.0000 .* equal on \d+\.", verdict.text_content())
+    assert re.match(rf"B {MINUS} A: \+0\.0000 .* equal on \d+", verdict.text_content())
     assert page.locator("#largest tr").count() == 0
     page.locator("#scatter-b").select_option("3")
-    means = [float(rows.nth(place).locator("td").nth(1).text_content()) for place in (0, 3)]
+    table = page.locator("#d1 tbody tr")
+    means = [float(table.nth(place).locator("td").nth(1).text_content()) for place in (0, 3)]
     shown = float(verdict.text_content().split()[3].replace(MINUS, "-"))
     assert shown == pytest.approx(means[1] - means[0], abs=2e-4)
-    assert len(set(plot.evaluate(title))) == 2
 
 
-def test_the_curve_is_that_of_the_chosen_run(opened):
-    page = opened()
-    draw(page, "curve")
-    plot = page.locator("#curve")
-    line = (
-        "box => box.data.filter(one => one.name === 'kl' && one.mode === 'lines').map(one => [...one.y])[0]"
-    )
-    shown = plot.evaluate(line)
-    assert shown[:-1] == pytest.approx([1 - step / 300 for step in range(1, 301)], abs=0.02)
-    assert plot.evaluate("box => box.data.at(-1).name") == "best dev nDCG@10: 0.5000 at step 200"
-    assert plot.evaluate("box => [box.layout.yaxis.title.text, box.layout.yaxis2.title.text]") == [
-        "loss",
-        "dev nDCG@10",
-    ]
-    page.locator("#curve-run").select_option("1")
-    assert plot.evaluate("box => box.layout.shapes.length") == 29  # lines between 30 episodes
-    assert plot.evaluate("box => box.layout.yaxis2") is None
-    assert plot.evaluate("box => box.data.every(one => one.mode.includes('markers'))")  # one value each
-    assert page.locator("#curve svg b").count() == 0
-    page.locator("#curve-run").select_option("2")
-    assert plot.text_content() == "This run has logged nothing."
-    page.locator("#curve-run").select_option("0")
-    page.locator("#curve .main-svg").first.wait_for()
-    assert plot.evaluate(line) == shown
-    box = plot.bounding_box()
-    page.mouse.move(box["x"] + 300, box["y"] + 150)
-    page.mouse.down()
-    page.mouse.move(box["x"] + 500, box["y"] + 152, steps=4)
-    page.mouse.up()
-    page.wait_for_function("document.getElementById('curve')._fullLayout.xaxis.range[0] > 50")
-    assert plot.evaluate("box => box._fullLayout.xaxis.range[1]") < 200
+def test_it_prints_in_light_colours_with_all_that_is_folded(opened):
+    page = opened(scheme="dark")
+    folded = "document.querySelectorAll('details:not([open])').length"
+    before = page.evaluate(folded)
+    pdf = pdfium.PdfDocument(page.pdf())
+    text = "".join(page.get_textpage().get_text_bounded() for page in pdf)
+    assert before > 5
+    assert page.evaluate(folded) == before
+    for shown in (
+        "scidocs",
+        "A point is a query",
+        "B is better on",
+        "ms per query",
+        "best dev nDCG@10",
+        "what is held out",
+    ):
+        assert shown in flat(text)
+    pictures = [page.render(scale=0.3).to_numpy() for page in pdf]
+    assert all((picture > 240).all(axis=2).mean() > 0.6 for picture in pictures)
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
 
-def test_plots_are_drawn_when_they_come_near_and_follow_scheme_and_width(opened):
+def test_a_table_that_can_be_scrolled_has_a_shade_at_its_edge(opened):
     page = opened(390)
-    assert page.evaluate("typeof Plotly") == "undefined"
-    draw(page, "latency")
+    box = page.locator('[aria-label="Every data set"]')
+    box.scroll_into_view_if_needed()
+    assert box.evaluate("box => box.scrollWidth > box.clientWidth")
+    box.evaluate("box => box.querySelector('table').style.visibility = 'hidden'")  # the shade alone
 
-    def becomes(expression, wanted):
-        end = time.monotonic() + 20
-        while (
-            found := page.evaluate(f"document.getElementById('latency')._fullLayout.{expression}")
-        ) != wanted:
-            assert time.monotonic() < end, f"{expression} is {found}, not {wanted}"
+    def edges():
+        picture = Image.open(io.BytesIO(box.screenshot())).convert("L")
+        return [picture.getpixel((x, picture.height // 2)) for x in (1, picture.width - 2)]
 
-    becomes("paper_bgcolor", "#ffffff")
-    page.emulate_media(color_scheme="dark")
-    becomes("paper_bgcolor", "#101418")
-    page.set_viewport_size({"width": 1280, "height": 900})
-    page.locator("#latency").scroll_into_view_if_needed()
-    becomes("width", page.locator("#latency").evaluate("box => box.clientWidth"))
-    assert page.locator("#latency").evaluate("box => box.clientWidth") > 390
+    left, right = edges()
+    assert left > 250 > 230 > right
+    box.evaluate("box => { box.scrollLeft = box.scrollWidth; }")
+    left, right = edges()
+    assert right > 250 > 230 > left
 
 
-def test_all_numbers_are_there_without_javascript(opened, page_file):
+def test_charts_and_all_numbers_are_there_without_javascript(opened, page_file):
     page = opened(java_script_enabled=False)
     for row in gather(page_file.parent / "in", "nDCG@10", seed=0, progress=False).rows:
         shown = page.locator("#provenance tr", has_text=row.file)
         assert f"{row.result.scores.mean['nDCG@10']:.4f}" in shown.text_content()
     assert page.locator(".matrix").is_visible()
-    assert page.get_by_text("The plot needs JavaScript").first.is_visible()
+    assert page.get_by_text("query by query needs JavaScript").is_visible()
     assert not page.locator("#scatter-a").is_visible()
     assert page.locator("#costs tbody tr").last.is_visible()
     assert page.locator("thead button").count() == 0
+    for chart in (
+        ".dots circle >> visible=true",
+        "#cost .point",
+        "#training path",
+        "#adaptation .plot circle",
+    ):
+        assert page.locator(chart).first.is_visible()
 
 
 def test_a_nasty_name_is_text_everywhere(opened):
     page = opened()
-    draw(page, "bars")
-    draw(page, "scatter")
     assert page.title() == "Retrieval results by nDCG@10"
     assert page.locator(".matrix tbody th", has_text=NASTY).count() == 1
+    page.locator("#scatter-group").select_option("0")
     assert NASTY in page.locator("#scatter-a option").all_text_contents()
     page.locator("#scatter-a").select_option(label=NASTY)
     own = NASTY.partition("/")[2]
-    legend = page.locator("#bars .legendtext").all_text_contents()
-    assert any(own[:10] in text and own[-10:] in text for text in legend)
-    assert page.locator("#bars svg b, #bars svg a, #scatter svg b").count() == 0
+    axis = page.locator("#scatter .title").first.text_content()
+    assert own[:10] in axis
+    assert own[-10:] in axis
+    page.locator(".dots rect:visible").nth(1).hover()
+    assert (
+        page.locator("#tip").text_content().split("\n")[0]
+        in page.locator("#scatter-a option").all_text_contents()
+    )
+    assert page.locator("svg b, svg a, #tip b").count() == 0
 
 
 def test_tables_are_sorted_by_a_press_on_their_heads(opened):

@@ -280,7 +280,6 @@ def test_inspect_is_a_command_of_stzoo(run):
 
 
 def test_the_picture_stands_in_the_report(run, tmp_path):
-    pytest.importorskip("plotly")
     inspect([run], batches=1)
     path = tmp_path / "report.html"
     results = Path(__file__).parents[3] / "benchmarks/results"

@@ -9,8 +9,9 @@ from stzoo.adaptation.ask import MOST, PAGE, PER_PASSAGE, QUESTIONS, RECORD, ask
 from stzoo.adaptation.hold_out import Question, read_questions
 from stzoo.adaptation.settings import QuestionSettings
 from stzoo.adaptation.stages.read import Passages
-from stzoo.adaptation.stages.run import ASKED, FEWEST, SETTINGS, Run
+from stzoo.adaptation.stages.run import FEWEST, SETTINGS, Run
 from stzoo.errors import DataError
+from stzoo.evaluation.adapt_record import QUESTIONS as FOLDER
 from stzoo.utils.files import atomic_file, write_json
 from stzoo.utils.inputs import read_record
 from stzoo.utils.messages import counted, notify
@@ -50,7 +51,7 @@ def ask_questions(run: Run, passages: Passages, manifest: dict[str, Any], spent:
         DataError: If they are too few, or given ones are not as `stzoo ask` writes them.
         ModelError: If the generator cannot be used.
     """
-    config, folder = run.config, run.folder / ASKED
+    config, folder = run.config, run.folder / FOLDER
     if config.questions:
         _copy(config.questions, folder)
         return _read(folder)
@@ -104,7 +105,7 @@ def _affordable(
             "questions. Raise --budget."
         )
     trial = given | {"count": TRIAL}
-    made = ask(passages.file, output=run.folder / ASKED, progress=run.progress, **trial)
+    made = ask(passages.file, output=run.folder / FOLDER, progress=run.progress, **trial)
     each = max(made["seconds"], 0.1) / made["counts"]["asked"]  # which is stored with the questions
     fits = int(ASK_SHARE * (budget - spent) / each)
     if fits < 2 * FEWEST:

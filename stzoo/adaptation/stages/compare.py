@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from stzoo.adaptation.result import ADAPTED, BASE, MEASURE
 from stzoo.adaptation.stages.filter import Filtered
 from stzoo.adaptation.stages.read import Passages
-from stzoo.adaptation.stages.run import HELD_OUT, RESULTS, Run
+from stzoo.adaptation.stages.run import Run
 from stzoo.adaptation.stages.train import Trained, describe
+from stzoo.evaluation.adapt_record import ADAPTED, BASE, HELD_OUT, MEASURE, RESULTS
 from stzoo.evaluation.bench.bench import bench
 from stzoo.evaluation.scoring import PairedTest, paired_test
 from stzoo.hub import card

@@ -12,10 +12,11 @@ from stzoo.adaptation.query_map import adapted_model, rarity, weighs_tokens
 from stzoo.adaptation.questions.from_text import FromText
 from stzoo.adaptation.stages.ask import Asked
 from stzoo.adaptation.stages.read import Passages
-from stzoo.adaptation.stages.run import FEWEST, HELD_OUT, TEACHER, Run
+from stzoo.adaptation.stages.run import FEWEST, TEACHER, Run
 from stzoo.adaptation.vectors import read_rows, unit
 from stzoo.data.beir import write_beir
 from stzoo.errors import DataError
+from stzoo.evaluation.adapt_record import HELD_OUT
 from stzoo.models.encode import encode
 from stzoo.retrieval.bm25 import Lexical, choose_language
 from stzoo.retrieval.store import Store

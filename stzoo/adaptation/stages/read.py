@@ -9,10 +9,11 @@ import numpy as np
 
 from stzoo.adaptation.hold_out import documents_of
 from stzoo.adaptation.read import read_documents
-from stzoo.adaptation.stages.run import CORPUS, HELD_OUT, Run
+from stzoo.adaptation.stages.run import CORPUS, Run
 from stzoo.data.beir import RetrievalDataset, read_corpus
 from stzoo.data.beir_layout import corpus_file
 from stzoo.errors import DataError, OutputError, quoted
+from stzoo.evaluation.adapt_record import HELD_OUT
 from stzoo.utils.files import NEW, draft_folder, sha256
 from stzoo.utils.messages import notify
 

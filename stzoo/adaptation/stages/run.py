@@ -11,7 +11,7 @@ from stzoo.models.loaded import LoadedModel
 from stzoo.retrieval.search.retriever import Retriever
 from stzoo.utils.parts import open_manifest
 
-CORPUS, ASKED, HELD_OUT, TEACHER, RESULTS = "corpus", "questions", "held_out", "teacher", "results"
+CORPUS, TEACHER = "corpus", "teacher"  # folders of the run
 SETTINGS = "settings.json"
 FEWEST = 200  # questions below which nothing can be learnt
 

@@ -7,11 +7,11 @@ from typing import Any
 from stzoo.adaptation.general import GeneralCheck
 from stzoo.adaptation.hold_out import DEV, TRAIN
 from stzoo.adaptation.query_map import adapted_model, apply, learn_query_map, part_way
-from stzoo.adaptation.result import ADAPTED
 from stzoo.adaptation.stages.filter import Filtered
 from stzoo.adaptation.stages.read import Passages
 from stzoo.adaptation.stages.run import Run
 from stzoo.adaptation.vectors import ndcg
+from stzoo.evaluation.adapt_record import ADAPTED
 from stzoo.hub.export import export
 from stzoo.models.encode import encode
 from stzoo.training.recipes import SCHEMA_VERSION

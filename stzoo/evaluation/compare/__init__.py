@@ -23,7 +23,6 @@ from scipy import stats
 from tqdm import tqdm
 
 from stzoo.data import registry
-from stzoo.data.rows import read_jsonl
 from stzoo.errors import DataError, RecipeError
 from stzoo.evaluation.bench.results import read
 from stzoo.evaluation.compare.result import Average, Comparison, Example, Pair
@@ -37,7 +36,8 @@ from stzoo.evaluation.compare.systems import (
     scores_of,
     shared,
 )
-from stzoo.evaluation.scoring import is_sum, paired_test
+from stzoo.evaluation.query_texts import query_texts
+from stzoo.evaluation.scoring import holm, is_sum, paired_test
 from stzoo.evaluation.settings import CompareSettings
 from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import show_progress
@@ -105,7 +105,9 @@ def compare(
     for split in tqdm(splits, desc="Comparing", leave=False, disable=not show_bars):
         texts = {}
         if data is not None and examples:
-            texts = _texts(user_path(data), split[0], baseline[split].scores.per_query[measure], show_bars)
+            texts = query_texts(
+                user_path(data), split[0], baseline[split].scores.per_query[measure], show_bars
+            )
             if not texts:
                 notes.append(f"{split[0]}: its queries.jsonl is not in {data}, so its texts are not shown.")
         for name, rows, common in others:
@@ -128,24 +130,19 @@ def compare(
     )
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted by Holm's step-down rule, in the order given."""
-    adjusted, highest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = highest
-    return adjusted
+def changed_queries(a: _Scores, b: _Scores) -> tuple[list[str], list[str]]:
+    """The queries on which b is better and those on which it is worse, largest differences first."""
+    gain = {query: b[query] - a[query] for query in a}
+    ordered = sorted(gain, key=lambda query: (-abs(gain[query]), query))
+    return [one for one in ordered if gain[one] > TIE], [one for one in ordered if gain[one] < -TIE]
 
 
 def _pair(
     split: DatasetSplit, name: str, a: _Scores, b: _Scores, texts: Mapping[str, str], examples: int, seed: int
 ) -> Pair:
     test = paired_test(a, b, seed=seed)
-    gain = {query: b[query] - a[query] for query in a}
-    spread = float(np.std(list(gain.values()), ddof=1))
-    ordered = sorted(gain, key=lambda query: (-gain[query], query))
-    won = [query for query in ordered if gain[query] > TIE]
-    lost = sorted((query for query in gain if gain[query] < -TIE), key=lambda query: (gain[query], query))
+    spread = float(np.std([b[query] - a[query] for query in a], ddof=1))
+    won, lost = changed_queries(a, b)
     gains, losses = (
         tuple(Example(query, texts.get(query), a[query], b[query]) for query in queries[:examples])
         for queries in (won, lost)
@@ -159,7 +156,7 @@ def _pair(
         p_holm=test.p_value,  # adjusted when all pairs are tested
         effect=test.difference / spread if spread > TIE else None,
         won=len(won),
-        tied=len(gain) - len(won) - len(lost),
+        tied=len(a) - len(won) - len(lost),
         lost=len(lost),
         gains=gains,
         losses=losses,
@@ -196,17 +193,3 @@ def _notes(baseline: str, rows: Rows, others: Sequence[tuple[str, Rows, list[Dat
             for result in (rows[dataset, split], other_rows[dataset, split]):
                 notes += [f"{dataset} ({split}): {note}" for note in result.details.get("notes", ())]
     return notes
-
-
-def _texts(data: Path, dataset: str, queries: _Scores, progress: bool) -> dict[str, str]:
-    """Texts of the queries, from queries.jsonl in the folder named after the data set."""
-    entry = registry.find(dataset)
-    names = [dataset, *(entry.names if entry else ())]
-    # a task of several over one corpus has the name FOLDER-TASK
-    names += [dataset[:i] for i, letter in enumerate(dataset) if letter == "-"]
-    folders = [data / name for name in names] + ([data] if data.resolve().name in names else [])
-    for file in (folder / name for folder in folders for name in ("queries.jsonl", "queries.jsonl.gz")):
-        if file.is_file():
-            rows = ((str(row.get("_id")), str(row.get("text"))) for _, row in read_jsonl(file, progress))
-            return {query: text for query, text in rows if query in queries}
-    return {}

@@ -36,6 +36,7 @@ from stzoo.data.beir_layout import SplitFiles, find_split, folder_name
 from stzoo.data.ranking import rank
 from stzoo.data.trec import read_run
 from stzoo.errors import DataError, OutputError, RecipeError, check_known
+from stzoo.evaluation.adapt_record import BASE, HELD_OUT, RESULTS
 from stzoo.evaluation.bench import result_files, results
 from stzoo.evaluation.bench.datasets import POOLED, evaluate
 from stzoo.evaluation.bench.results import Result
@@ -58,8 +59,7 @@ from stzoo.utils.parts import check_manifest, read_manifest
 JOURNAL = "answers.jsonl"
 SPLIT = "test"  # of the judgements
 K = 1000  # results per query that are scored, as by `stzoo score`
-RESULTS, HELD_OUT, OUTPUT = "results", "held_out", "judged"  # in a run of `stzoo adapt`
-BASE = "base"  # the model that it started from
+OUTPUT = "judged"  # in a run of `stzoo adapt`
 
 
 def judge(

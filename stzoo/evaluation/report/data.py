@@ -21,6 +21,7 @@ from stzoo.evaluation.report.intervals import Interval, interval, resampled
 from stzoo.evaluation.report.suites import Suite, suites
 from stzoo.evaluation.scoring import is_sum
 from stzoo.training.history import History, read_history
+from stzoo.utils.paths import shorten_paths
 
 COST = {  # title and unit, by key in a result's costs
     "encode_s": ("Encoding", "s"),
@@ -102,7 +103,7 @@ class Page:
     """The content of a report.
 
     Attributes:
-        folder: Folder of the results.
+        folder: Folder of the results, as given if that is relative, or else its name.
         measure: Measure to show and rank by.
         groups: Results by data set and split.
         suites: Averages over suites.
@@ -110,7 +111,7 @@ class Page:
         runs: Training runs by name, in the order given.
     """
 
-    folder: Path
+    folder: str
     measure: str
     groups: list[Group]
     suites: list[Suite]
@@ -185,16 +186,20 @@ def gather(folder: Path, measure: str, *, seed: int, progress: bool, runs: Seque
             rows = _rows(list(members.values()), folder, measure, seed, ambiguous)
             groups.append(Group(name, rows, warnings + _notes(rows)))
     all_rows = [row for group in groups for row in group.rows]
-    return Page(folder, measure, groups, suites(all_rows, measure), left_out, histories)
+    shown = folder.name if folder.is_absolute() else str(folder)
+    return Page(shown, measure, groups, suites(all_rows, measure), left_out, histories)
 
 
 def _histories(runs: Sequence[str | Path]) -> dict[str, History]:
-    """The runs by the name of their folder, or by the whole path if several have that name."""
-    names = Counter(Path(run).resolve().name for run in runs)
+    """The runs by the name of their folder, with as many folders above it as tell them apart."""
+    paths = [Path(run).resolve().parts for run in runs]
     by_name = {}
-    for run in runs:
-        name = Path(run).resolve().name
-        by_name[name if names[name] == 1 else str(run)] = read_history(run)
+    for run, parts in zip(runs, paths, strict=True):
+        depths = range(1, len(parts) + 1)
+        depth = next(
+            depth for depth in depths if len({one for one in paths if one[-depth:] == parts[-depth:]}) == 1
+        )
+        by_name["/".join(parts[-depth:])] = read_history(run)
     return by_name
 
 
@@ -262,7 +267,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     by_note: dict[str, list[str]] = {}
     for row in rows:
         for note in row.result.details.get("notes") or ():
-            by_note.setdefault(note, []).append(row.system)
+            by_note.setdefault(shorten_paths(note), []).append(row.system)
     return [
         note if len(systems) == len(rows) else f"{note} (Noted for {', '.join(systems)}.)"
         for note, systems in by_note.items()

@@ -1,0 +1,49 @@
+"""The record of a run of `stzoo adapt`, and its decision in words, for the command and for the report."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from stzoo.utils.messages import counted
+
+RECORD = "adapt.json"
+RESULTS, HELD_OUT, QUESTIONS = "results", "held_out", "questions"  # folders of the run
+MEASURE = "nDCG@10"
+BASE, ADAPTED = "base", "adapted"  # systems
+GENERAL_LOSS = 0.02  # in the general check, which is mentioned
+
+
+def verdict(record: Mapping[str, Any], adapted: str) -> list[str]:
+    """Sentences on the outcome.
+
+    Args:
+        record: What adapt.json has.
+        adapted: Path of the adapted model, as it is to be shown.
+    """
+    gain, general, scores, decision = (record[key] for key in ("gain", "general", "scores", "decision"))
+    lines = [
+        f"The adapted model: {gain['difference']:+.3f} {MEASURE} against the base on the questions of "
+        f"{counted(gain['queries'], 'held-out document')} (95 % interval {gain['low']:+.3f} to "
+        f"{gain['high']:+.3f}, p {gain['p_value']:.4f})."
+    ]
+    if record["copied_questions"]:
+        lines.append(
+            "The questions are words of the passages. This favours BM25, and the adapted model, which learns "
+            "from it: the scores show that the model has learned, not how well it answers real questions."
+        )
+    else:
+        lines.append("The questions are generated, so real ones may rank the systems differently.")
+    if general[BASE] - general[ADAPTED] > GENERAL_LOSS:
+        lines.append(
+            f"On other texts its queries find less: {general[BASE]:.3f} before, {general[ADAPTED]:.3f} now."
+        )
+    if decision == ADAPTED:
+        lines.append(f"KEEP adapted: SentenceTransformer({adapted!r}), with encode_query for queries.")
+        lines.append("Passages have the same vectors as before, so an index of them stays valid.")
+    elif gain["high"] < 0:
+        lines.append("KEEP base: the adapted model is worse.")
+    else:
+        lines.append("KEEP base: the gain is not beyond chance.")
+    fused = f"BM25 + {decision}"
+    if scores[fused] > scores[decision]:
+        lines.append(f"{fused} ranks better still ({scores[fused]:.3f}): stzoo search --hybrid.")
+    return lines
