@@ -1,3 +1,4 @@
+import html
 import json
 import signal
 import subprocess
@@ -360,6 +361,21 @@ def test_passages_keep_their_vectors(adapted, tiny_folder):
     assert not np.allclose(model.encode_query(texts), base.encode_query(texts), atol=1e-3)
 
 
+def test_the_report_has_a_section_on_the_run(adapted, tmp_path):
+    made, _ = adapted
+    for path in stzoo.report(made.path, output=tmp_path / "r.html", formats="html,txt", progress=False):
+        shown = " ".join(html.unescape(path.read_text()).split())
+        assert f"{made.gain.difference:+.3f} nDCG@10 against the base" in shown
+        assert f"KEEP {made.decision}" in shown
+        assert "100%" in shown
+        for system, score in made.scores.items():
+            assert f"{system}</bdi></th>" in shown or f"{system} " in shown
+            assert f"{score:.4f}" in shown
+        questions = (made.path / "questions/questions.jsonl").read_text().splitlines()
+        assert " ".join(json.loads(questions[0])["text"].split()) in shown
+        assert str(made.path) not in shown
+
+
 def test_the_scores_are_those_of_bench(adapted, tmp_path):
     """Which encodes the passages by the adapted model itself; adapt copies the base's vectors."""
     made, _ = adapted
@@ -384,6 +400,7 @@ def test_a_run_that_is_stopped_continues_and_gives_a_verdict(tiny_folder, librar
     assert done.returncode == 0, done.stderr
     decision = json.loads((tmp_path / "run" / "adapt.json").read_text())["decision"]
     assert f"KEEP {decision}" in done.stdout
+    assert "stzoo report run --output run.html" in done.stdout
     assert "words of the passages" in done.stdout
 
 

@@ -687,7 +687,7 @@ def test_queries_are_shown_with_their_texts(tmp_path):
 
 
 def test_the_page_is_light(tmp_path, monkeypatch):
-    html = written(RESULTS, tmp_path, runs=[file_run(tmp_path / "long", steps=30_000)])[0]
+    html = written(RESULTS, tmp_path, runs=[file_run(tmp_path / "long", steps=5_000)])[0]
     assert len(html.encode()) < 900_000
     for name, count in (("small", 20), ("large", 400)):
         for system in ("one", "two"):
@@ -907,12 +907,13 @@ def test_it_renders_at_any_width_in_light_and_dark(opened, width, scheme):
     page = opened(width, scheme)
     marks = (".dots circle", "#scatter circle", "#cost .point")
     sizes = {mark: page.locator(f"{mark} >> visible=true").count() for mark in marks}
-    assert sizes[".dots circle"] == 4  # of the only data set that is open
+    assert sizes[".dots circle"] == 2 * 4  # of adapt, and of the only data set that is open
     assert sizes["#cost .point"] == 2 * 3  # BM25 has no cost
     assert sizes["#scatter circle"] > 5
     assert (
-        page.locator("#training path").count() == 2 * 3 + 1 + 2
-    )  # three losses with means, dev scores, the episodes
+        page.locator("#training path").count() == 2 * 3 + 1 + 1
+    )  # losses, their means; dev scores; episodes
+    assert page.locator("#training circle:not(.star)").count() == 6 + 30
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     for box in page.locator(".box:visible, svg.plot:visible").all():
         assert box.evaluate("box => box.getBoundingClientRect().right") <= width
