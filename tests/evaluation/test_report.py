@@ -765,7 +765,9 @@ def adapt_run(folder, decision="adapted", **changes):
 
 
 def test_a_run_of_adapt_has_a_section_of_its_own(tmp_path):
-    html, text, _ = written(adapt_run(tmp_path / "run"), tmp_path)
+    file_result(adapt_run(tmp_path / "run") / "judged", "base", judged("judged"), measures={"P@2": "p_at_2"})
+    html, text, _ = written(tmp_path / "run", tmp_path)
+    assert "left out" not in text
     section = flat(html.partition('<section id="adaptation">')[2].partition("</section>")[0])
     for shown in (section, flat(text)):
         assert "+0.056 nDCG@10 against the base on the questions of 12 held-out documents" in shown
@@ -824,10 +826,10 @@ def page_file(tmp_path_factory):
         data = judged(name, 30 + place)
         for model, at in (("maker/a-model-of-a-rather-long-name", 0.4), ("maker/other", 0.6), (NASTY, 0.5)):
             notes = ["counts are not official"] if place == 0 else []
-            file_result(folder / "in", model, data, at=at, cost=COST, notes=notes, device="cpu")
-        file_result(folder / "in", "bm25s", data)
+            file_result(folder / "in/results", model, data, at=at, cost=COST, notes=notes, device="cpu")
+        file_result(folder / "in/results", "bm25s", data)
         write_beir(folder / "sets" / name, [], data.queries, {})
-    file_result(folder / "in", "stranger", judged(data.name, word="other"))
+    file_result(folder / "in/results", "stranger", judged(data.name, word="other"))
     nasty = FinetuneSettings(model="base", data="data", losses={NASTY: 1.0}, query_prompt=NASTY)
     episodes = [{"log": [{"loss": 1.0, NASTY: 2.0, "step": 5}], "steps": 9}] * 30
     runs = [
@@ -936,7 +938,7 @@ def test_the_scatter_shows_the_chosen_systems_and_data(opened, page_file):
     page = opened()
     rows = next(
         group.rows
-        for group in gather(page_file.parent / "in", "nDCG@10", seed=0, progress=False).groups
+        for group in gather(page_file.parent / "in/results", "nDCG@10", seed=0, progress=False).groups
         if group.name == page.locator("#scatter-group option:checked").text_content()
     )
     data = query_data(page_file.read_text(), page.locator("#scatter-group").input_value())
@@ -1018,7 +1020,7 @@ def test_a_table_that_can_be_scrolled_has_a_shade_at_its_edge(opened):
 
 def test_charts_and_all_numbers_are_there_without_javascript(opened, page_file):
     page = opened(java_script_enabled=False)
-    for row in gather(page_file.parent / "in", "nDCG@10", seed=0, progress=False).rows:
+    for row in gather(page_file.parent / "in/results", "nDCG@10", seed=0, progress=False).rows:
         shown = page.locator("#provenance tr", has_text=row.file)
         assert f"{row.result.scores.mean['nDCG@10']:.4f}" in shown.text_content()
     assert page.locator(".matrix").is_visible()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stzoo.errors import DataError, OutputError, RecipeError
+from stzoo.evaluation.adapt_record import RESULTS
 from stzoo.evaluation.report.adaptation import describe, read_record
 from stzoo.evaluation.report.content import Content
 from stzoo.evaluation.report.data import gather
@@ -56,7 +57,8 @@ def report(
         The files written, in the order of `formats`.
 
     Raises:
-        DataError: If there are no results, none has the measure, or a folder in `runs` is not a training run.
+        DataError: If there are no results, none has the measure, the record of adapt is damaged, `data` does
+            not exist, or a folder in `runs` is not a training run.
         OutputError: If a file exists already or cannot be written.
         RecipeError: If a format is unknown.
     """
@@ -77,7 +79,8 @@ def report(
         raise DataError(f"{data} does not exist; expected a BEIR folder, or the parent of several.")
     folder, show_bars = user_path(results), show_progress(progress)
     record = read_record(folder)
-    page = gather(folder, measure, seed=seed, progress=show_bars, runs=settings.runs)
+    found = folder / RESULTS if record else folder  # without results of judgements, which have other measures
+    page = gather(found, measure, seed=seed, progress=show_bars, runs=settings.runs)
     content = Content(
         page,
         folder,

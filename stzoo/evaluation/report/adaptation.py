@@ -60,7 +60,6 @@ class Adaptation:
     Attributes:
         verdict: Sentences on the outcome.
         decision: "adapted" or "base".
-        gain: The paired test, as in adapt.json.
         curve: Label, nDCG@10 on questions for tuning and in the general check; of the base, then by share of
             the map.
         share: Label of the share that was chosen.
@@ -75,7 +74,6 @@ class Adaptation:
 
     verdict: list[str]
     decision: str
-    gain: dict[str, Any]
     curve: list[tuple[str, float, float]]
     share: str
     dev: Axis
@@ -160,7 +158,6 @@ def describe(record: dict[str, Any], folder: Path, groups: Sequence[Group], prog
     return Adaptation(
         verdict=adapt_record.verdict(record, ADAPTED),
         decision=record["decision"],
-        gain=record["gain"],
         curve=curve,
         share=f"{record['share']:.0%}",
         dev=axis([one[1] for one in curve], steps=3),

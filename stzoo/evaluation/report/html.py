@@ -14,7 +14,6 @@ from stzoo.evaluation.report.content import Content, amount, cut, distinct, pair
 from stzoo.evaluation.report.data import COST, Group
 from stzoo.evaluation.report.intervals import RESAMPLES
 from stzoo.training.history import shortened
-from stzoo.utils.paths import shorten_paths
 
 HERE = Path(__file__).parent
 QUERY_BYTES = 900_000  # of single queries' scores and texts in the page
@@ -69,7 +68,6 @@ def _template() -> jinja2.Template:
         "pairs": pairs,
         "shortened": shortened,
         "pictures": charts.pictures,
-        "public": shorten_paths,
     }
     return environment.get_template("report.html.j2")
 

@@ -5,8 +5,9 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 
 from rich.console import Console
+from rich.padding import Padding
 
-from stzoo.evaluation.report.adaptation import Adaptation
+from stzoo.evaluation.report.adaptation import Adaptation, Asked
 from stzoo.evaluation.report.content import Content, amount, distinct, pairs, span
 from stzoo.evaluation.report.data import COST
 from stzoo.utils.messages import counted
@@ -121,10 +122,15 @@ def _adaptation(console: Console, made: Adaptation, table: Callable[..., None]) 
         for one in asked:
             before, after = one.scores
             console.print(f"{before:.3f} to {after:.3f}  {one.text}", overflow="fold")
-            console.print(f"  {one.note}; passage {one.id}: {one.title}", overflow="fold")
+            console.print(_source(one))
     console.print("\nSome of the generated questions\n")
     for one in made.examples:
-        console.print(f"{one.text}\n  {one.note}; passage {one.id}: {one.title}", overflow="fold")
+        console.print(one.text, overflow="fold")
+        console.print(_source(one))
+
+
+def _source(one: Asked) -> Padding:
+    return Padding(f"{one.note}; passage {one.id}: {one.title}", (0, 0, 0, 2))
 
 
 def as_csv(content: Content) -> str:
