@@ -768,6 +768,7 @@ def test_a_run_of_adapt_has_a_section_of_its_own(tmp_path):
     file_result(adapt_run(tmp_path / "run") / "judged", "base", judged("judged"), measures={"P@2": "p_at_2"})
     html, text, _ = written(tmp_path / "run", tmp_path)
     assert "left out" not in text
+    assert "Read from <code>run/results</code>" in html
     section = flat(html.partition('<section id="adaptation">')[2].partition("</section>")[0])
     for shown in (section, flat(text)):
         assert "+0.056 nDCG@10 against the base on the questions of 12 held-out documents" in shown

@@ -8,13 +8,15 @@ for that of single queries; report.js adds choices, tooltips and the sorting of 
 import contextlib
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from stzoo.errors import DataError, OutputError, RecipeError
 from stzoo.evaluation.adapt_record import RESULTS
 from stzoo.evaluation.report.adaptation import describe, read_record
 from stzoo.evaluation.report.content import Content
-from stzoo.evaluation.report.data import gather
+from stzoo.evaluation.report.data import gather, shown_folder
 from stzoo.evaluation.report.html import as_html
 from stzoo.evaluation.report.text import CSV_HEAD, as_csv, as_text
 from stzoo.evaluation.settings import ReportSettings
@@ -79,8 +81,12 @@ def report(
         raise DataError(f"{data} does not exist; expected a BEIR folder, or the parent of several.")
     folder, show_bars = user_path(results), show_progress(progress)
     record = read_record(folder)
-    found = folder / RESULTS if record else folder  # without results of judgements, which have other measures
-    page = gather(found, measure, seed=seed, progress=show_bars, runs=settings.runs)
+    options: dict[str, Any] = {"seed": seed, "progress": show_bars, "runs": settings.runs}
+    if record:  # without results of judgements, which have other measures
+        page = gather(folder / RESULTS, measure, **options)
+        page = replace(page, folder=f"{shown_folder(folder)}/{RESULTS}")
+    else:
+        page = gather(folder, measure, **options)
     content = Content(
         page,
         folder,

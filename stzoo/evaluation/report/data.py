@@ -186,8 +186,12 @@ def gather(folder: Path, measure: str, *, seed: int, progress: bool, runs: Seque
             rows = _rows(list(members.values()), folder, measure, seed, ambiguous)
             groups.append(Group(name, rows, warnings + _notes(rows)))
     all_rows = [row for group in groups for row in group.rows]
-    shown = folder.name if folder.is_absolute() else str(folder)
-    return Page(shown, measure, groups, suites(all_rows, measure), left_out, histories)
+    return Page(shown_folder(folder), measure, groups, suites(all_rows, measure), left_out, histories)
+
+
+def shown_folder(folder: Path) -> str:
+    """The folder as given if it is relative, or else its name."""
+    return folder.name if folder.is_absolute() else str(folder)
 
 
 def _histories(runs: Sequence[str | Path]) -> dict[str, History]:
