@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
+from support import processes
 from support.helpers import cli
 from support.models import sentence_transformer
 
@@ -389,7 +390,7 @@ def test_the_scores_are_those_of_bench(adapted, tmp_path):
 def test_a_run_that_is_stopped_continues_and_gives_a_verdict(tiny_folder, library, tmp_path):
     command = [sys.executable, "-m", "stzoo", "adapt", str(tiny_folder), "--corpus", str(library)]
     command += ["--output", "run"]
-    stopped = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    stopped = processes.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     for line in stopped.stderr:
         if "2/6 encode" in line:
             stopped.send_signal(signal.SIGINT)
@@ -424,6 +425,7 @@ def test_a_corpus_that_is_too_small_is_refused(tiny_folder, tmp_path, texts, mes
     assert message in done.stderr
 
 
+@pytest.mark.usefixtures("unverified")
 def test_documents_of_a_folder_are_read_first(tiny_folder, tmp_path, library):
     rows = [json.loads(line) for line in (library / "corpus.jsonl").read_text().splitlines()]
     (tmp_path / "docs").mkdir()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import processes
 from support.chat_server import KEY, ChatServer, passage_of, queries
 from support.helpers import cli, wait_for
 
@@ -361,11 +362,10 @@ def test_a_killed_run_continues_with_the_same_queries(passages, tmp_path, server
     server.wait = 0.02
     out, whole = tmp_path / "out", tmp_path / "whole"
     words = ["ask", str(passages), "--queries", server.url, "--count", "200", "--per-passage", "1"]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    for number in (signal.SIGKILL, signal.SIGINT):
+    for number, start in ((signal.SIGKILL, processes.Popen), (signal.SIGINT, subprocess.Popen)):
         before = len(list(out.glob("parts/part-*.json")))
         command = [sys.executable, "-m", "stzoo", *words, "--output", str(out)]
-        run = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        run = start(command, stderr=subprocess.PIPE, text=True)
         wait_for(lambda before=before: len(list(out.glob("parts/part-*.json"))) > before, run)
         time.sleep(0.1)
         run.send_signal(number)

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import processes
 
 from stzoo.data.corpus import cache_folder, load_corpus
 from stzoo.data.corpus_rows import read_row
@@ -46,9 +47,9 @@ def write(path, content):
     return path
 
 
-def python(code, *args, **options):
+def python(code, *args, start=subprocess.Popen, **options):
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, args)], env=env, text=True, **options)
+    return start([sys.executable, "-c", code, *map(str, args)], env=env, text=True, **options)
 
 
 LOAD = "import sys; from stzoo.data.corpus import load_corpus; print(load_corpus(sys.argv[1]).fingerprint)"
@@ -412,7 +413,7 @@ def test_several_batches_are_one_corpus(tmp_path, monkeypatch):
 
 def test_processes_that_start_at_once_make_one_and_the_same_corpus(tmp_path, cache):
     path = write(tmp_path / "a.jsonl", lines(*({"text": f"passage number {i}"} for i in range(20_000))))
-    children = [python(LOAD, path, stdout=subprocess.PIPE) for _ in range(3)]
+    children = [python(LOAD, path, start=processes.Popen, stdout=subprocess.PIPE) for _ in range(3)]
     assert len({child.communicate()[0] for child in children}) == 1
     assert [child.returncode for child in children] == [0, 0, 0]
     assert sorted(file.suffix for file in cache.iterdir()) == ["", ".lock"]
@@ -420,7 +421,7 @@ def test_processes_that_start_at_once_make_one_and_the_same_corpus(tmp_path, cac
 
 def test_what_a_killed_process_left_is_cleared_away(tmp_path, cache):
     path = write(tmp_path / "a.jsonl", lines(*ROWS) * 30_000)
-    child = python(LOAD, path, stdout=subprocess.DEVNULL)
+    child = python(LOAD, path, start=processes.Popen, stdout=subprocess.DEVNULL)
     while not list(cache.glob(".*/new/rows.arrow")):
         assert child.poll() is None, "it ended before it could be killed"
         time.sleep(0.01)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import processes
 from support.helpers import cli, wait_for
 from support.small_set import CORPUS, QRELS, QUERIES
 
@@ -136,7 +137,7 @@ def test_a_killed_run_goes_on_with_the_finished_shards_and_ends_with_the_same_sc
                str(tmp_path / "out")]  # fmt: skip
     done: dict[Path, int] = {}
     for kills in range(1, 4):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        process = processes.Popen(command, stderr=subprocess.DEVNULL)
         wait_for(lambda: len(list((tmp_path / "store").rglob("shard-*"))) > len(done) + 2, process)  # noqa: B023
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL

@@ -1,12 +1,12 @@
 """A teacher's scores of training sets: each at its place, the same after a kill, of one teacher only."""
 
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support import processes
 from support.helpers import wait_for
 
 from stzoo.data.training_sets.builder import TrainingSetWriter
@@ -78,7 +78,7 @@ def test_a_kill_and_a_second_call_give_the_same_scores_bit_for_bit(folder, teach
     monkeypatch.setattr("stzoo.finetuning.distillation.PART_QUERIES", 8)
     training = training_set(400)
     command = [sys.executable, "-c", SCRIPT, Path(__file__).parents[1], folder, tmp_path / "killed"]
-    with subprocess.Popen([str(word) for word in command]) as process:
+    with processes.Popen([str(word) for word in command]) as process:
         wait_for(lambda: len(list((tmp_path / "killed").glob("*.safetensors"))) > 1, process)
         process.send_signal(signal.SIGKILL)
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "killed").glob("0*.safetensors")}

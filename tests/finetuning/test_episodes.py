@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from support.helpers import abandoned_draft, wait_for
+from support import processes
+from support.helpers import UNVERIFIED, abandoned_draft, wait_for
 
 import stzoo
 from stzoo.data.training_sets.builder import TrainingSetWriter
@@ -116,7 +116,7 @@ def stzoo_start(base):
     return load_model(str(base), pooling="mean")
 
 
-RUN = """
+RUN = f"""{UNVERIFIED}
 import sys, stzoo
 stzoo.finetune(sys.argv[1], data=sys.argv[2], output=sys.argv[3], dev_split="dev", eval_steps=3, epochs=4,
                episodes=2, patience=9, resume=True, **eval(sys.argv[4]))
@@ -136,7 +136,7 @@ def straight(base, judged, tmp_path_factory):
 
 
 def run(base, judged, output):
-    return subprocess.Popen([sys.executable, "-c", RUN, str(base), str(judged), str(output), repr(SHORT)])
+    return processes.Popen([sys.executable, "-c", RUN, str(base), str(judged), str(output), repr(SHORT)])
 
 
 def test_kills_are_gone_on_with_inside_the_episode_to_the_bit(straight, base, judged, tmp_path):
@@ -327,7 +327,6 @@ with main_process_first(cpu=True):
 
 def test_others_wait_for_the_first_process_longer_than_for_gradients(tmp_path):
     (tmp_path / "wait.py").write_text(WAIT)
-    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
-    words = [sys.executable, *several, str(tmp_path / "wait.py"), str(tmp_path / "done")]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    command = [sys.executable, tmp_path / "wait.py", tmp_path / "done"]
+    done = processes.run_ranks(3, command, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -2,9 +2,9 @@
 
 import json
 import math
+import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from support.helpers import cli, wait_for
+from support import processes
+from support.helpers import UNVERIFIED, cli, wait_for
 
 import stzoo
 from stzoo.data.beir import read_beir
@@ -103,7 +104,7 @@ def test_mini_batches_change_no_gradient(base, judged, tmp_path):
     assert found[0]["loss"] == pytest.approx(found[1]["loss"], rel=0.2)
 
 
-RUN = """
+RUN = f"""{UNVERIFIED}
 import sys, stzoo
 stzoo.finetune(sys.argv[1], data=sys.argv[2], output=sys.argv[3], dev_split="dev", eval_steps=2, epochs=4,
                batch_size=8, mini_batch_size=4, learning_rate=1e-3, patience=9, threads=1, resume=True)
@@ -112,7 +113,7 @@ stzoo.finetune(sys.argv[1], data=sys.argv[2], output=sys.argv[3], dev_split="dev
 
 def test_a_killed_run_ends_with_the_same_weights_to_the_bit(base, judged, tmp_path):
     def start(output):
-        return subprocess.Popen([sys.executable, "-c", RUN, str(base), str(judged), str(output)])
+        return processes.Popen([sys.executable, "-c", RUN, str(base), str(judged), str(output)])
 
     assert start(tmp_path / "straight").wait() == 0
     process = start(tmp_path / "killed")
@@ -413,23 +414,20 @@ def test_passages_on_other_devices_are_negatives_too(base, mined, tmp_path):
     config = json.loads((still / "config.json").read_text())
     config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     (still / "config.json").write_text(json.dumps(config))
-    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    code = f"{UNVERIFIED}\nfrom stzoo.cli import main; main()"
     found = {}
-    for name, launch, more in (
-        ("one", [], ["--batch-size", "16"]),
-        ("two", several, ["--batch-size", "8", "--cross-device", "--mini-batch-size", "4"]),
-        ("two apart", several, ["--batch-size", "8"]),
+    for name, ranks, more in (
+        ("one", 1, ["--batch-size", "16"]),
+        ("two", 2, ["--batch-size", "8", "--cross-device", "--mini-batch-size", "4"]),
+        ("two apart", 2, ["--batch-size", "8"]),
     ):
         words = ["finetune", still, "--data", mined, "--negatives", 2, "--dev-queries", 0, "--device", "cpu"]
         words += ["--temperature", 0.1, "--max-steps", 1, "--log-steps", 1]
         words += ["--output", tmp_path / name, *more]
-        done = subprocess.run(
-            [sys.executable, *launch, "-m", "stzoo", *map(str, words)],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        if ranks == 1:
+            done = cli(*words, env=os.environ)
+        else:
+            done = processes.run_ranks(ranks, [sys.executable, "-c", code, *map(str, words)])
         assert done.returncode == 0, done.stderr[-3000:]
         found[name] = json.loads((tmp_path / name / "run.json").read_text())["log"][0]
     for figure in ("loss", "grad_norm"):

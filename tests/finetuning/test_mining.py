@@ -1,7 +1,6 @@
 """Mining: which results become negatives, the library's negatives, what a kill leaves, mistakes."""
 
 import json
-import subprocess
 import sys
 from collections import defaultdict
 from dataclasses import replace
@@ -12,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support import processes
 from typer.testing import CliRunner
 
 import stzoo
@@ -505,9 +505,8 @@ def test_a_killed_mining_goes_on_and_ends_the_same(model, judged, cross_encoder,
         ][3 * (options is taught) :]
         own = dict(output=str(tmp_path / "killed" / name), store=str(tmp_path / f"store-{name}"))
         jobs.append((moments, options | own))
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, json.dumps(jobs)], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", KILLED, json.dumps(jobs)]
+    done = processes.run(command, capture_output=True, text=True)
     assert done.stdout.split() == ["9"] * 6 + ["0"] + ["9"] * 3 + ["0"], done.stderr
     assert sorted(one.name for one in (tmp_path / "killed").iterdir()) == ["plain.parquet", "taught.jsonl"]
     for name in ("plain.parquet", "taught.jsonl"):

@@ -1,11 +1,9 @@
 """Several tasks in one training: how they are mixed, and that what is trained is what the balancer says."""
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -18,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
+from support import processes
 from support.helpers import cli
 
 import stzoo
@@ -347,12 +346,8 @@ def test_processes_agree_on_the_update(still, tasks, tmp_path):
     """Two processes of half the batch, ten steps: their weights agree, and the loss is that of one."""
     recipe = tmp_path / "tasks.yaml"
     recipe.write_text(json.dumps({"tasks": tasks, "balancer": "taco", "balancer_options": {"beta": 0.5}}))
-    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     script = str(Path(__file__).parents[1] / "support" / "two_tasks.py")
-    done = subprocess.run(
-        [sys.executable, *several, script, str(still), str(recipe), str(tmp_path / "two")],
-        capture_output=True, text=True, timeout=300, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = processes.run_ranks(2, [sys.executable, script, still, recipe, tmp_path / "two"])
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (load_file(tmp_path / f"two.{rank}.safetensors") for rank in range(2))
     assert one.keys() == two.keys()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import processes
 
 from stzoo.errors import RecipeError
 from stzoo.pretraining.length_sampler import LengthBatchSampler
@@ -154,12 +154,8 @@ def test_two_processes_take_equally_many_batches_of_tokens_within_the_budget(bas
             "".join(json.dumps({"text": f"{number} {text}"}) + "\n" for number, text in enumerate(of))
         )
     script = Path(__file__).parents[1] / "support" / "two_processes_tokens.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
-    done = subprocess.run(
-        [*command, base, tmp_path],
-        capture_output=True, text=True, timeout=300, check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = processes.run_ranks(2, [sys.executable, script, base, tmp_path], env=env)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "found.json").read_text())
     for rank in found.pop("one"):

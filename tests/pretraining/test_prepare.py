@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
+from support import processes
 from support.helpers import cli, wait_for
 
 import stzoo
@@ -92,6 +93,7 @@ def test_the_folder_is_a_corpus_and_a_data_set(given, corpus, tmp_path, monkeypa
     assert table.schema.remove_metadata() == pa.schema({"word": pa.string(), "count": pa.int64()})
 
 
+@pytest.mark.usefixtures("unverified")
 def test_lexical_queries_are_labelled_wherever_they_go(given, base, tmp_path):
     """In the manifest, in the card, and in the record of a model that is trained on them."""
     folder = stzoo.prepare("master", output=tmp_path / "d", **given)
@@ -119,7 +121,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(given, tmp_path):
     folder = tmp_path / "killed"
     words = ["prepare", "master", *flags(given, output=folder), "--resume"]
     for shards in (2, 5, 8):
-        run = subprocess.Popen([sys.executable, "-m", "stzoo", *words], stderr=subprocess.PIPE)
+        run = processes.Popen([sys.executable, "-m", "stzoo", *words], stderr=subprocess.PIPE)
         wait_for(lambda: len(list((folder / "work").glob("rows-*"))) >= shards, run)  # noqa: B023 - at once
         run.kill()
         run.communicate()
@@ -145,7 +147,7 @@ from stzoo.cli import main
 sys.addaudithook(lambda event, args: event == {event!r} and {name!r} in str(args) and os._exit(9))
 main()"""
         words = ["prepare", "master", *flags(given, output=folder), "--resume"]
-        assert subprocess.run([sys.executable, "-c", kill, *words], stderr=subprocess.PIPE).returncode == 9
+        assert processes.run([sys.executable, "-c", kill, *words], stderr=subprocess.PIPE).returncode == 9
         assert json.loads((folder / "run.json").read_text())["status"] == status
     stzoo.prepare("master", output=folder, resume=True, **given)
     names, expected = (sorted(str(f.relative_to(at)) for f in at.rglob("*")) for at in (folder, whole))
@@ -232,8 +234,11 @@ def test_a_preparation_of_ones_own_is_a_command_and_what_comes_next_is_told(base
     (tmp_path / "own.py").write_text(OWN)
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     given, environment = ("--corpus", corpus, "--tokenizer", base), os.environ | {"PYTHONPATH": path}
-    for name, more in (("leads", []), ("master", ["--queries=none", "--continuation=none"])):
-        done = cli("prepare", name, *given, *more, "--output", tmp_path / name, env=environment)
+    for name, more, run in (
+        ("leads", [], subprocess.run),
+        ("master", ["--queries=none", "--continuation=none"], processes.run),
+    ):
+        done = cli("prepare", name, *given, *more, "--output", tmp_path / name, env=environment, run=run)
         objective = "--objective master " if name == "master" else ""  # there is no objective `leads`
         assert f"pretrain --base {base} {objective}--corpus {tmp_path / name} --output MODEL" in done.stderr
     assert all(row["lead"] == row["text"].split()[0] for row in rows_of(tmp_path / "leads"))

@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from support.helpers import cli, wait_for
+from support import processes
+from support.helpers import UNVERIFIED, cli, wait_for
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 from transformers.models.bert.modeling_bert import BertLayer
 
@@ -136,7 +137,7 @@ def test_an_embedding_model_keeps_its_pooling_and_gets_a_new_head(tmp_path, corp
     assert plain.prompts["query"] == "ask: "
 
 
-RUN = """
+RUN = f"""{UNVERIFIED}
 import sys, stzoo
 stzoo.pretrain(base=sys.argv[1], corpus=[sys.argv[2]], output=sys.argv[3], epochs=3,
                save_steps=1, log_steps=1, head_warmup_steps=2, threads=1, resume=True, **eval(sys.argv[4]))
@@ -148,7 +149,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_weights_to_the_bit(base, 
 
     def start(base, corpus, output):
         words = [str(base), str(corpus), str(output), repr(batches)]
-        return subprocess.Popen([sys.executable, "-c", RUN, *words])
+        return processes.Popen([sys.executable, "-c", RUN, *words])
 
     assert start(base, corpus, tmp_path / "straight").wait() == 0
 
@@ -311,19 +312,12 @@ def test_another_runs_results_are_not_overwritten_unasked(base, corpus, tmp_path
 def test_two_processes_share_a_run_and_its_folder(base, corpus, tmp_path):
     words = ["pretrain", "--base", base, "--corpus", corpus, "--output", tmp_path / "out", "--device", "cpu"]
     words += ["--max-steps", "3", "--batch-size", "4", "--probe-steps", "2"]
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "stzoo",
-    ]
-    for more in ([], ["--resume"]):  # and then it is finished already
-        done = subprocess.run(
-            [*command, *map(str, words), *more], capture_output=True, text=True, timeout=300, check=False
-        )
+    words = ["-m", "stzoo", *map(str, words)]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    given = dict(capture_output=True, text=True, timeout=300, check=False)
+    first = subprocess.run([sys.executable, *torchrun, *words], **given)
+    second = processes.run_ranks(2, [sys.executable, *words, "--resume"])  # it is finished already
+    for done in (first, second):
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stderr.count("The model is in") == 1
     assert json.loads((tmp_path / "out/run.json").read_text())["status"] == "finished"
@@ -501,6 +495,7 @@ def test_a_full_disk_is_said_and_leaves_no_half_model(base, corpus, tmp_path):
         subprocess.run(["umount", str(small)], check=True)
 
 
+@pytest.mark.usefixtures("unverified")
 def test_a_recipe_file_is_read_and_flags_win(base, corpus, tmp_path):
     recipe = tmp_path / "r.yaml"
     recipe.write_text(

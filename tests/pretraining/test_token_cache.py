@@ -4,13 +4,13 @@ import json
 import pickle
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
 import torch
+from support import processes
 
 from stzoo.data.corpus import load_corpus
 from stzoo.errors import PluginError
@@ -205,7 +205,7 @@ def test_a_killed_process_loses_one_part_and_others_share_the_rest(base, tmp_pat
     texts = sentences(400)
     corpus = corpus_of(tmp_path, texts)
     command = [sys.executable, "-c", KILLED, str(tmp_path), str(base)]
-    process = subprocess.Popen([*command, "0.5"])
+    process = processes.Popen([*command, "0.5"])
     while len(parts_under(tmp_path)) < 2:
         assert process.poll() is None
         time.sleep(0.02)
@@ -213,7 +213,7 @@ def test_a_killed_process_loses_one_part_and_others_share_the_rest(base, tmp_pat
     process.wait()
     kept = {path: path.stat().st_mtime_ns for path in parts_under(tmp_path)}
     assert 2 <= len(kept) < 8
-    pair = [subprocess.Popen([*command, "0.1"]) for _ in range(2)]
+    pair = [processes.Popen([*command, "0.1"]) for _ in range(2)]
     assert [one.wait() for one in pair] == [0, 0]
     paths = parts_under(tmp_path)
     assert len(paths) == 8

@@ -1,9 +1,9 @@
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
+from subprocess import PIPE
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import load_file
 from sentence_transformers.util.quantization import quantize_embeddings
+from support import processes
 from support.helpers import abandoned_draft
 
 from stzoo.errors import DataError, ModelError, OutputError, RecipeError
@@ -104,11 +105,11 @@ def test_rows_that_are_not_consecutive_are_refused(store):
 def test_a_fill_that_is_killed_five_times_ends_with_the_same_bytes(tmp_path):
     draw = random.Random(0)
     command = [sys.executable, "-c", FILLS]
-    subprocess.run([*command, tmp_path / "whole"], check=True, capture_output=True)
+    processes.run([*command, tmp_path / "whole"], check=True, capture_output=True)
     finished, made_again = [], 0
     for _ in range(5):
         before = times(tmp_path / "killed")
-        child = subprocess.Popen([*command, tmp_path / "killed"], stdout=subprocess.PIPE)
+        child = processes.Popen([*command, tmp_path / "killed"], stdout=PIPE)
         child.stdout.readline()
         time.sleep(draw.uniform(0, 0.1))
         child.send_signal(signal.SIGKILL)
@@ -117,7 +118,7 @@ def test_a_fill_that_is_killed_five_times_ends_with_the_same_bytes(tmp_path):
         made_again += sum(after[name] != moment for name, moment in before.items())
         finished.append(len(after))
     assert 0 < finished[-1] < 60, "it was not killed midway"
-    subprocess.run([*command, tmp_path / "killed"], check=True, capture_output=True)
+    processes.run([*command, tmp_path / "killed"], check=True, capture_output=True)
     assert made_again == 0
     assert after.items() <= times(tmp_path / "killed").items()
     killed, whole = open_store(tmp_path / "killed"), open_store(tmp_path / "whole")
@@ -231,7 +232,7 @@ def test_two_processes_never_fill_one_store(tmp_path):
 
 def test_a_full_disk_is_said_and_finished_shards_stay(tmp_path):
     command = [sys.executable, "-c", FILLS, tmp_path / "store", "full"]
-    child = subprocess.run(command, capture_output=True, text=True)
+    child = processes.run(command, capture_output=True, text=True)
     assert "OutputError" in child.stderr
     assert "shard-00002.safetensors could not be written" in child.stderr
     assert sorted(contents(tmp_path / "store")) == [

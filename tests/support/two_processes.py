@@ -1,4 +1,4 @@
-"""Run by torchrun for test_trainer: how two processes train together, stop together and continue."""
+"""Run in two processes for test_trainer: how two processes train together, stop together and continue."""
 
 import json
 import signal

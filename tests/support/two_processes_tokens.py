@@ -1,4 +1,4 @@
-"""Run by torchrun for test_length_sampler: how two processes train on batches of a number of tokens."""
+"""Run in two processes for test_length_sampler: how two processes train on batches of a number of tokens."""
 
 import json
 import sys

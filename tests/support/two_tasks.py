@@ -1,4 +1,4 @@
-"""Trains ten steps of several tasks and leaves each process's weights; run by torchrun."""
+"""Trains ten steps of several tasks and leaves each process's weights; run in two processes."""
 
 import os
 import sys

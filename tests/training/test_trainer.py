@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformerTrainer
+from support import processes
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainerCallback, set_seed
 
@@ -178,18 +178,9 @@ def test_accumulated_batches_are_averaged(mended, base, tmp_path):
 
 def test_two_processes_train_stop_and_continue_together(base, tmp_path):
     script = Path(__file__).parents[1] / "support" / "two_processes.py"
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        str(script),
-    ]
     here = Path(__file__).parent
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent), *sys.path])}
-    words = [*command, str(base), str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=600, env=env)
+    done = processes.run_ranks(2, [sys.executable, script, base, tmp_path], timeout=600, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
     spread = json.loads((tmp_path / "spread.json").read_text())
     assert spread["mended"] == {"encoder": 0.0, "own": 0.0}

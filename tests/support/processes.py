@@ -1,0 +1,195 @@
+"""Python processes that start in milliseconds, for tests that start many of them; fresh ones except on Linux.
+
+A fresh process needs seconds to import torch, transformers and sentence-transformers. `Popen` and `run` are
+those of `subprocess`, but a server that has imported such libraries, though not stzoo, forks the processes.
+All else is as in a fresh process: pid, signals, exit code, streams, folder, environment, the end of the
+interpreter. Two servers take turns, so that a process and the one that continues its work hash strings
+differently, as two fresh processes do. `run_ranks` stands in for torchrun.
+
+The environment variables that are read as Python or a library starts must be as they are in the tests.
+"""
+
+import contextlib
+import gc
+import importlib
+import itertools
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import types
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+
+from torch.distributed import TCPStore
+
+LIBRARIES = """
+accelerate bm25s datasets faiss ir_measures numpy peft pluggy pyarrow.parquet pydantic rich.table
+safetensors.torch scipy.stats sentence_transformers transformers typer yaml
+"""
+FIXED = """
+CUDA_ HF_ HOME MKL_ OMP_ OPENBLAS_ PYTHONHASHSEED TMPDIR TOKENIZERS_ TORCH_ TRANSFORMERS_ XDG_
+"""
+ENVIRONMENT = dict(os.environ)  # before a test changes it
+SERVERS = {}
+TURNS = itertools.cycle(range(2))
+
+
+class Popen(subprocess.Popen):
+    """`subprocess.Popen` for the words [sys.executable, "-c" CODE | "-m" MODULE | SCRIPT, *arguments]."""
+
+    def _execute_child(self, args, executable, preexec_fn, _close_fds, pass_fds, cwd, env, *more):
+        # this is where subprocess.Popen forks; `ends` are those of its pipes, -1 where a stream is no pipe
+        ends, (session, group) = more[3:9], more[-2:]
+        assert args[0] == sys.executable
+        assert (executable, preexec_fn, pass_fds, session, group) == (None, None, (), False, -1)
+        env = dict(os.environ if env is None else env)
+        fixed = [name for name in {*env, *ENVIRONMENT} if name.startswith(tuple(FIXED.split()))]
+        assert all(env.get(name) == ENVIRONMENT.get(name) for name in fixed), "this needs a fresh process"
+        words = [os.fspath(word) for word in args[1:]]
+        streams = [own if end == -1 else end for own, end in enumerate((ends[0], ends[3], ends[5]))]
+        self._control, theirs = Pipe()
+        with theirs:
+            socket.send_fds(_server(), [b"1"], [theirs.fileno(), *streams])
+        self._control.send({"words": words, "folder": str(Path(cwd or ".").absolute()), "env": env})
+        self.pid = self._control.recv()
+        self._child_created = True
+        self._close_pipe_fds(*ends)
+
+    def _internal_poll(self, _deadstate=None):
+        return self._ended(0)
+
+    def _wait(self, timeout):
+        if self._ended(timeout) is None:
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return self.returncode
+
+    def _ended(self, timeout):
+        if self.returncode is None and self._control.poll(timeout):
+            self._handle_exitstatus(self._control.recv())
+            self._control.close()
+        return self.returncode
+
+
+if sys.platform != "linux":  # other systems' own libraries may not survive a fork
+    Popen = subprocess.Popen
+
+
+def run(command, *, timeout=None, check=False, capture_output=False, **options):
+    """`subprocess.run` with these processes."""
+    if capture_output:
+        options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with Popen(command, **options) as process:
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    done = subprocess.CompletedProcess(command, process.returncode, output, errors)
+    if check:
+        done.check_returncode()
+    return done
+
+
+def run_ranks(count, command, *, timeout=300, env=None):
+    """Runs a command in processes that train together, as torchrun does, until one fails."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {
+        "WORLD_SIZE": count,
+        "LOCAL_WORLD_SIZE": count,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": store.port,
+        "TORCHELASTIC_RUN_ID": "tests",
+        "TORCHELASTIC_RESTART_COUNT": 0,
+        "TORCHELASTIC_USE_AGENT_STORE": True,  # the one above, as with torchrun: no process finds a free port
+    }
+    end = time.monotonic() + timeout
+    with tempfile.TemporaryFile("w+") as errors, contextlib.ExitStack() as stack:
+        ranks = []
+        for rank in range(count):
+            own = {name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()}
+            options = dict(env={**(env or os.environ), **own}, stdout=subprocess.DEVNULL, stderr=errors)
+            ranks.append(stack.enter_context(Popen(command, **options)))
+            stack.callback(ranks[-1].kill)
+        while None in (codes := [one.poll() for one in ranks]) and not any(codes):
+            if time.monotonic() > end:
+                raise subprocess.TimeoutExpired(command, timeout)
+            time.sleep(0.01)
+        errors.seek(0)
+        return subprocess.CompletedProcess(command, next(filter(None, codes), 0), "", errors.read())
+
+
+def _server():
+    """The socket of the server whose turn it is."""
+    turn = next(TURNS)
+    if turn not in SERVERS:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, __file__, str(theirs.fileno())]
+            SERVERS[turn] = ours, subprocess.Popen(command, pass_fds=[theirs.fileno()], env=ENVIRONMENT)
+    return SERVERS[turn][0]
+
+
+def _serve(requests):
+    """Forks a process for each request, and returns in it the words to run."""
+    for name in LIBRARIES.split():
+        importlib.import_module(name)
+    gc.freeze()  # or each process copies all objects as it ends
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
+    while True:
+        _, fds, *_ = socket.recv_fds(requests, 1, 4)
+        if not fds:  # the tests have ended
+            sys.exit()
+        if os.fork() == 0:
+            requests.close()
+            return _child(Connection(fds[0]), fds[1:])
+        for fd in fds:
+            os.close(fd)
+
+
+def _child(control, streams):
+    """Forks once more, to wait for the process, in which it returns."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    request = control.recv()
+    if pid := os.fork():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for fd in streams:
+            os.close(fd)
+        control.send(pid)
+        control.send(os.waitpid(pid, 0)[1])
+        os._exit(0)
+    control.close()
+    for number, fd in enumerate(streams):
+        os.dup2(fd, number)
+        os.close(fd)
+    names = ("stdin", "r", 1), ("stdout", "w", -1), ("stderr", "w", 1)
+    for number, (name, mode, buffering) in enumerate(names):
+        errors = "backslashreplace" if name == "stderr" else "strict"
+        stream = os.fdopen(number, mode, buffering, errors=errors, closefd=False)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    sys.path[:0] = filter(None, request["env"].get("PYTHONPATH", "").split(os.pathsep))
+    sys.modules["numpy"].random.seed()  # `random` does so by itself
+    return request["words"]
+
+
+if __name__ == "__main__":
+    del sys.path[0]  # the folder of this file
+    match _serve(socket.socket(fileno=int(sys.argv[1]))):
+        case ["-c", code, *arguments]:
+            sys.argv, sys.path[:0] = ["-c", *arguments], [""]
+            sys.modules["__main__"] = main = types.ModuleType("__main__")
+            exec(compile(code, "<string>", "exec"), vars(main))
+        case ["-m", module, *arguments]:
+            sys.argv, sys.path[:0] = ["-m", *arguments], [str(Path.cwd())]
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        case [script, *arguments]:
+            sys.argv, sys.path[:0] = [script, *arguments], [str(Path(script).resolve().parent)]
+            runpy.run_path(script, run_name="__main__")
