@@ -333,7 +333,8 @@ def test_a_table_of_another_tokenizer_is_refused(corpus):
         master().configure_for(corpus(table=({"the": 3}, other)))
 
 
-def test_a_run_resumes_to_the_same_bits_and_goes_on_later(tmp_path):
+def test_a_run_resumes_to_the_same_bits_and_goes_on_later(tmp_path, monkeypatch):
+    monkeypatch.setattr("stzoo.hub.export._verify", lambda *_, **__: None)  # takes seconds
     base = tiny_masked_lm("bert", tmp_path / "base")
     lines = [json.dumps({"id": str(n), **row(n)}) + "\n" for n in range(24)]
     (tmp_path / "rows.jsonl").write_text("".join(lines))

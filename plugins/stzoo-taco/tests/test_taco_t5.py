@@ -44,7 +44,8 @@ def test_the_vector_is_the_decoders_state_after_one_token(base):
     np.testing.assert_allclose(model.encode(TEXTS), expected.numpy(), atol=1e-6)
 
 
-def test_a_second_stage_goes_on_from_the_first_ones_model(base, data, tmp_path):
+def test_a_second_stage_goes_on_from_the_first_ones_model(base, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("stzoo.hub.export._verify", lambda *_, **__: None)  # the next test sees to it
     given = dict(pooling="t5-decoder", portable=False, similarity="dot", dev_queries=0, batch_size=8)
     given |= dict(device="cpu", max_steps=2, learning_rate=1e-2)
     first = stzoo.finetune(str(base), data=str(data), output=tmp_path / "first", **given)
