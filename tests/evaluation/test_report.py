@@ -747,8 +747,9 @@ def adapt_run(folder, decision="adapted", **changes):
             print(json.dumps({"_id": f"g{i}", "text": f"generated {i}", "metadata": metadata}), file=file)
     point = {"dev": 0.61, "general": 0.5}
     record = {
-        "settings": {"queries": "openai"},
+        "copied_questions": False,
         "questions": {"generated": 100, "train": 70, "dev": 15, "test": 30},
+        "left_out": {"a copy of the passage": 9},
         "share": 0.5,
         "curve": {
             "base": point,
@@ -790,6 +791,7 @@ def test_a_run_of_adapt_has_a_section_of_its_own(tmp_path):
         [["train"], ["70"]],
         [["dev"], ["15"]],
         [["test"], ["30"]],
+        [["a", "copy", "of", "the", "passage"], ["9"]],
     ]
     gained, lost = (rows_of(html, f"Queries that {kind} most") for kind in ("gained", "lost"))
     assert [row[0][4] for row in gained] == [str(i) for i in range(29, 22, -1)]

@@ -98,7 +98,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         record = parse_json(path.read_text(encoding="utf-8"))
         adapt_record.verdict(record, ADAPTED)
         _curve(record)
-        {**record["questions"], **record["seconds"]}
+        {**record["questions"], **record["left_out"], **record["seconds"]}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} is not the record of a finished run of `stzoo adapt` ({type(error).__name__}: {error}). "
@@ -162,7 +162,7 @@ def describe(record: dict[str, Any], folder: Path, groups: Sequence[Group], prog
         share=f"{record['share']:.0%}",
         dev=axis([one[1] for one in curve], steps=3),
         general=axis([one[2] for one in curve], steps=3),
-        questions=record["questions"],
+        questions=record["questions"] | record["left_out"],
         seconds=record["seconds"],
         gains=[of(query) for query in changed[0]],
         losses=[of(query) for query in changed[1]],
