@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from stzoo.pretraining.prepare import prepare as prepare
     from stzoo.pretraining.pretrain import pretrain as pretrain
     from stzoo.retrieval.search.search import search as search
+    from stzoo.training.trained import TrainedModel as TrainedModel
 
 __version__ = "0.1.0"
 
@@ -58,6 +59,7 @@ _LAZY = {
     "Backbone": "pretraining.backbone",
     "Objective": "pretraining.objective",
     "Preparation": "pretraining.prepare",
+    "TrainedModel": "training.trained",
     "adapt": "adaptation.adapt",
     "ask": "adaptation.ask",
     "bench": "evaluation.bench.bench",
@@ -113,4 +115,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__} - {"TYPE_CHECKING", "Any", "import_module"})

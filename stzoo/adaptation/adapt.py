@@ -50,6 +50,7 @@ from stzoo.utils.inputs import read_record
 from stzoo.utils.messages import collect_notes, counted, notify, show_progress
 from stzoo.utils.outputs import check_output
 from stzoo.utils.parts import check_manifest
+from stzoo.utils.public import public
 
 # settings that may differ in a later call: they do not change the result
 SPEED = {
@@ -60,6 +61,7 @@ SIZE = {"budget", "count", "held_out"}  # likewise, as long as the run is not fi
 STAGES = ("read", "encode", "ask", "filter", "train", "compare")
 
 
+@public(AdaptSettings)
 def adapt(
     model: str | Path,
     recipe: str | Path | None = None,

@@ -38,6 +38,7 @@ from stzoo.utils.inputs import parse_json
 from stzoo.utils.messages import collect_notes, notify, show_progress
 from stzoo.utils.outputs import check_output
 from stzoo.utils.parts import Part, open_manifest
+from stzoo.utils.public import public
 
 QUESTIONS, RECORD, PAGE = "questions.jsonl", "questions.json", "questions.html"
 COLUMNS = {"title": str, "metadata.language": str, "metadata.document": str}
@@ -48,6 +49,7 @@ FIRST, USABLE = 20, 0.1  # the run ends if of this many answers of a part a smal
 TITLES = 3  # examples for a local model, taken from the corpus
 
 
+@public(AskSettings)
 def ask(
     corpus: str | Path | Sequence[str | Path] | None = None,
     recipe: str | Path | None = None,

@@ -158,7 +158,7 @@ class AskSettings(QuestionSettings):
     command: ClassVar[str] = "ask"
     positional: ClassVar[tuple[str, ...]] = ("corpus",)
 
-    corpus: Names = setting(..., CORPUS_HELP, min_length=1)
+    corpus: Names = setting(..., CORPUS_HELP, min_length=1, takes="corpora")
     skip_bad_lines: bool = setting(False, SKIP_BAD_LINES_HELP, DATA)
 
 
@@ -168,7 +168,9 @@ class AdaptSettings(QuestionSettings):
     command: ClassVar[str] = "adapt"
     positional: ClassVar[tuple[str, ...]] = ("model",)
 
-    model: Name = setting(..., "SentenceTransformer to adapt: folder or Hub id.", names="model")
+    model: Name = setting(
+        ..., "SentenceTransformer to adapt: folder or Hub id.", names="model", takes="model"
+    )
     corpus: Name = setting(
         ..., "Documents: a folder or file that `stzoo read` reads, or a BEIR folder.", min_length=1
     )

@@ -1,6 +1,7 @@
 """Retrieval data sets (a corpus, queries and their relevance judgements) in BEIR's folder layout.
 
-FOLDER/corpus.jsonl        {"_id", "title", "text"} per line (title and text may be missing or null)
+FOLDER/corpus.jsonl        {"_id", "title", "text"} per line (title and text may be missing or null; "id" may
+                           stand for "_id")
 FOLDER/queries.jsonl       {"_id", "text"} per line
 FOLDER/qrels/SPLIT.tsv     query-id, corpus-id, score, tab-separated, under a header
 
@@ -321,9 +322,9 @@ def _refuse_repeats(path: Path, kind: str, ids: Texts) -> None:
 
 
 def _id(row: dict[str, Any], at: RowLocation) -> str:
-    value = row.get("_id")
+    value = row.get("_id") if row.get("_id") is not None else row.get("id")
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        found = f"the _id {quoted(value)}" if "_id" in row else "no _id"
+        found = f"the _id {quoted(value)}" if {"_id", "id"} & row.keys() else "no _id"
         raise at.error(found, 'an "_id" that is text or a whole number')
     return at.optional_text(str(value), "_id")
 

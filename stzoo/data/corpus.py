@@ -100,10 +100,11 @@ def load_corpus(
 
     A source is one of these:
 
-    - a file: .jsonl or .json with one object per line, .txt with one passage per line (all three also with
-      .gz), or .parquet;
+    - a file: .jsonl or .json with one object per line, .txt with one passage per line, .csv or .tsv with a
+      header (all also with .gz), or .parquet;
     - a BEIR folder, whose corpus is read, or another folder of such files, which are read in name order
-      without subfolders and .json files (in folders these are usually settings; name them to read them);
+      without subfolders and .json, .csv and .tsv files (in folders these are usually settings or
+      judgements; name them to read them);
     - "pydocs": docstrings of the standard library without the held-out queries, see `pydocs.py`;
     - the id of a data set on the Hub, "org/name" or "org/name:config:split" (the config may be empty; the
       default split is "train").

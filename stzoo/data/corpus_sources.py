@@ -14,8 +14,9 @@ from stzoo.utils.inputs import check_is_file, parse_json, user_path
 from stzoo.utils.network import limit_waits
 
 IN_FOLDERS = (".jsonl", ".jsonl.gz", ".parquet", ".txt", ".txt.gz")
-# A .json file in a folder is usually a record or settings (run.json), so it is read only if it is named.
-SUFFIXES = (*IN_FOLDERS, ".json", ".json.gz")
+# A .json file in a folder is usually a record or settings (run.json), and a .tsv file is judgements, so these
+# are read only if they are named.
+SUFFIXES = (*IN_FOLDERS, ".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 COLUMNS = ("_id", "id", "title", "text")
 
 

@@ -58,7 +58,9 @@ FuseWeight = Annotated[str, BeforeValidator(_as_text), AfterValidator(_check_wei
 class ScoringSettings(Settings):
     """What bench and score share: the judgements, and the measures."""
 
-    data: Path | None = setting(None, "BEIR folder, parent of several BEIR folders, or KILT file.")
+    data: Path | None = setting(
+        None, "BEIR folder, parent of several BEIR folders, or KILT file.", takes="judged", split="test"
+    )
     split: str | None = setting(None, "Split of the judgements; the official one by default.", DATA)
     corpus: Path | None = setting(None, "Passages of a KILT file, as a BEIR folder or corpus.jsonl.", DATA)
     pages: Path | None = setting(
@@ -138,7 +140,7 @@ class ScoreSettings(ScoringSettings):
     positional: ClassVar[tuple[str, ...]] = ("runs",)
 
     runs: Names = setting(..., "TREC runs or KILT answers, as FILE or NAME=FILE.", min_length=1)
-    data: Path = setting(..., "BEIR folder, qrels file, or KILT file.")
+    data: Path = setting(..., "BEIR folder, qrels file, or KILT file.", takes="judged", split="test")
 
 
 class CompareSettings(Settings):
@@ -153,7 +155,9 @@ class CompareSettings(Settings):
     datasets: Annotated[list[str] | None, COMMAS] = setting(
         None, "Data sets or suites, with commas; all that two systems share by default.", names="dataset"
     )
-    data: Path | None = setting(None, "BEIR folder, or parent of several, with the texts of the queries.")
+    data: Path | None = setting(
+        None, "BEIR folder, or parent of several, with the texts of the queries.", takes="judged"
+    )
     examples: int = setting(5, "Largest gains and losses to show.", ge=0, le=10**6)
     seed: int = setting(0, "Random seed of the tests.", ge=0, le=2**32 - 1)
 
@@ -166,7 +170,7 @@ class JudgeSettings(Settings):
 
     results: Path = setting(..., "Folder that bench wrote (its --output) with run files, or a run of adapt.")
     data: Path | None = setting(
-        None, "BEIR folder that the results were made on; that of adapt's run by default."
+        None, "BEIR folder that the results were made on; that of adapt's run by default.", takes="judged"
     )
     split: str | None = setting(None, "Split of the results; test, or the only one, by default.")
     pairs: int = setting(40, "Question-passage pairs to judge, at most.", ge=1, le=10**6)
@@ -203,8 +207,8 @@ class ContaminationSettings(Settings):
 
     command: ClassVar[str] = "contamination"
 
-    train: Names = setting(..., "Training data: a BEIR folder or a file.")
-    data: Path = setting(..., "BEIR folder with the test queries.")
+    train: Names = setting(..., "Training data: a BEIR folder or a file.", takes="trainings")
+    data: Path = setting(..., "BEIR folder with the test queries.", takes="judged", split="test")
     split: str = setting("test", "Split with the test queries.")
     results: Names = setting([], "Result folder to score again without the contaminated queries.")
     measure: str = setting("nDCG@10", "Measure to score --results by; it must have been scored.")

@@ -29,9 +29,11 @@ from stzoo.training import records, run_files, runs
 from stzoo.training.arguments import arguments
 from stzoo.training.finetune_settings import FinetuneSettings, MiningRules
 from stzoo.training.history import PICTURE, PRETRAINING, draw
+from stzoo.training.trained import TrainedModel
 from stzoo.utils.distributed import is_main_process, main_process_first, refuse_sharding, world_size
 from stzoo.utils.files import atomic_file, fingerprint
 from stzoo.utils.messages import collect_notes, notify
+from stzoo.utils.public import public
 
 # Settings that have no effect without episodes, or without LoRA adapters.
 MINING = {*MiningRules.model_fields, "keep_old", "first_negatives"} - {"teacher", "teacher_tokens"}
@@ -45,19 +47,21 @@ WORTH = (  # files that a failed run keeps
 )
 
 
+@public(FinetuneSettings)
 def finetune(
-    model: str | None = None,
+    model: Any = None,
     recipe: str | Path | None = None,
     *,
     output: str | Path,
     resume: bool = False,
     overwrite: bool = False,
     **settings: Any,
-) -> Path:
+) -> TrainedModel:
     """Fine-tunes a retriever on queries with known answers and exports it.
 
     Args:
-        model: Path to the model folder, or its Hub id; may be set in the recipe instead.
+        model: Path to the model folder, its Hub id, or a SentenceTransformer, which is not changed; may
+            be set in the recipe instead.
         recipe: Path to a YAML file, or the name of an installed recipe.
         output: Folder for the checkpoints, run.json and, at the end, the model.
         resume: True to continue the unfinished run in `output`.
@@ -66,7 +70,8 @@ def finetune(
             recipe.
 
     Returns:
-        The output folder, which `SentenceTransformer(...)` loads without stzoo. It contains the weights of
+        The output folder, a Path with `.model`, `.scores` and `.history`, which `SentenceTransformer(...)`
+        loads without stzoo. It contains the weights of
         the step that scored best on the dev queries, or of the last step if there are none. If the built-in
         form of the pooling is only an approximation, OUTPUT/exact is the model with the pooling's own code,
         which users must trust.
@@ -83,7 +88,7 @@ def finetune(
     with runs.start(output, config, resume=resume, overwrite=overwrite, worth=WORTH) as run:
         if run.metadata["status"] == "finished":
             _illustrate(run)
-            return run.folder
+            return TrainedModel(run.folder)
         data = read_data(config)
         set_seed(config.seed)
         with collect_notes() as notes:
@@ -150,7 +155,7 @@ def finetune(
             _finish(run, student, config.portable)
             run.record(status="finished")
             _illustrate(run)
-        return run.folder
+        return TrainedModel(run.folder)
 
 
 def _reading_notes(settings: FinetuneSettings, student: Any, trains: Mapping[str, TrainingSet]) -> list[str]:

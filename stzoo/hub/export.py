@@ -41,8 +41,9 @@ from stzoo.training.history import PICTURE, PRETRAINING
 from stzoo.training.records import read_record
 from stzoo.utils.files import atomic_folder, check_replaceable, write_json
 from stzoo.utils.logging import silence_hf_logging
-from stzoo.utils.messages import notify
+from stzoo.utils.messages import notify, show_progress
 from stzoo.utils.outputs import ADAPTATION, IMPORTED, MERGED, MODEL_FILES, RECORD, check_output
+from stzoo.utils.public import public
 
 TOLERANCE = 1e-6
 HISTORY = (RECORD, IMPORTED, MERGED, ADAPTATION, PICTURE, PRETRAINING)  # files on how a model was made
@@ -50,6 +51,7 @@ EXPORTED = "exported"  # true in the record of a run that belongs to an exported
 Extra = Mapping[str, str | Path] | Callable[[Path], None]
 
 
+@public()
 def export(
     model: Any,
     output: str | Path,
@@ -60,6 +62,7 @@ def export(
     verify: bool = True,
     overwrite: bool = False,
     describe: bool = True,
+    progress: bool | None = None,
 ) -> Path:
     """Writes a model folder that sentence-transformers loads without stzoo.
 
@@ -80,6 +83,7 @@ def export(
         verify: True loads the draft in a process without stzoo and compares embeddings to 1e-6 on the CPU.
         overwrite: True replaces a model folder at `output`, unless it has files that are not a model's.
         describe: True writes the model's card, README.md.
+        progress: True for a progress bar on stderr; None shows it on a terminal only.
 
     Returns:
         The path of the folder.
@@ -109,7 +113,7 @@ def export(
             f"{broken} has NaN or infinity, as after diverged training; such weights are not exported. "
             "Export an earlier checkpoint."
         )
-    bar = tqdm(total=2, desc="export", disable=None)
+    bar = tqdm(total=2, desc="export", disable=not show_progress(progress))
     with silence_hf_logging(), bar, atomic_folder(output, replaces=_files_of(output)) as draft:
         if portable:
             layout.write(model, draft, masked_lm)

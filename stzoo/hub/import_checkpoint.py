@@ -21,12 +21,16 @@ from stzoo.plugins import builders, manager
 from stzoo.plugins.hookspecs import Checkpoint
 from stzoo.training.recipes import SCHEMA_VERSION
 from stzoo.training.records import versions
+from stzoo.training.trained import TrainedModel
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import sha256, write_json
 from stzoo.utils.logging import silence_hf_logging
+from stzoo.utils.messages import show_progress
 from stzoo.utils.outputs import IMPORTED
+from stzoo.utils.public import public
 
 
+@public()
 def import_checkpoint(
     checkpoint: str | Path,
     *,
@@ -34,7 +38,8 @@ def import_checkpoint(
     like: str | None = None,
     options: Mapping[str, Any] = {},
     overwrite: bool = False,
-) -> Path:
+    progress: bool | None = None,
+) -> TrainedModel:
     """Converts a published checkpoint to a folder that plain sentence-transformers loads.
 
     Pooling, similarity, prompts and lengths are those that the authors trained with. Weights become float32
@@ -46,9 +51,10 @@ def import_checkpoint(
         like: For a folder, the name of the checkpoint that its files are like.
         options: Options of the importer, e.g. {"rescale_t5": True}.
         overwrite: True replaces a model folder at `output`.
+        progress: True for progress bars on stderr; None shows them on a terminal only.
 
     Returns:
-        The path of the folder.
+        The folder, a Path with `.model` and the published `.scores`.
 
     Raises:
         ExportError: If the draft's embeddings differ from the model's.
@@ -66,7 +72,7 @@ def import_checkpoint(
     local = Path(checkpoint).is_dir()
     folder = Path(checkpoint) if local else fetch(row.hub_id, row.revision, row.files)
     published = Published(folder, row)
-    with silence_hf_logging(), tqdm(total=2, desc="import", disable=None) as bar:
+    with silence_hf_logging(), tqdm(total=2, desc="import", disable=not show_progress(progress)) as bar:
         imported = builders.call(f"checkpoint {row.name!r}", builders.resolve(row), published, **options)
         limits.prepare(imported.model, checkpoint)
         bar.update()
@@ -78,7 +84,7 @@ def import_checkpoint(
         if imported.write is not None:
             imported.write(draft)
 
-    return export(
+    export(
         imported.model,
         output,
         masked_lm=imported.masked_lm,
@@ -86,6 +92,7 @@ def import_checkpoint(
         portable=imported.portable,
         overwrite=overwrite,
     )
+    return TrainedModel(output)
 
 
 def find(name: str, like: str | None = None) -> Checkpoint:

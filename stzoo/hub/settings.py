@@ -139,6 +139,7 @@ class MergeSettings(Settings):
         ...,
         "Model folders, checkpoints (RUN/checkpoints/checkpoint-N), or one RUN for all its checkpoints.",
         min_length=1,
+        takes="models",
     )
     weights: Annotated[list[float] | None, BeforeValidator(_numbers), AfterValidator(_positive)] = setting(
         None, "Weight of each source, with commas: 0.7,0.3; equal by default."

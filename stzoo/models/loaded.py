@@ -1,17 +1,20 @@
 """Loads a model for use, with its name, its revision, and the settings that its vectors depend on."""
 
+import copy
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
-from stzoo.errors import ModelError
+from stzoo.errors import ModelError, RecipeError
 from stzoo.models.limits import longest, shortest
-from stzoo.models.loading import load_plain
-from stzoo.models.names import parse_name
+from stzoo.models.loading import check_device, load_plain
+from stzoo.models.names import parse_name, slug
+from stzoo.models.objects import check_model, model_name, model_revision
 from stzoo.utils.files import fingerprint
 from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import collect_notes, notify
@@ -86,27 +89,32 @@ class LoadedModel:
 
 
 def open_model(
-    text: str,
+    text: Any,
     *,
     max_tokens: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
     backend: str = "torch",
+    name: str = "",
 ) -> LoadedModel:
     """Loads a model. Code from its folder or repository is never run.
 
     Args:
-        text: FOLDER, HUB_ID or NAME=FOLDER_OR_HUB_ID.
+        text: FOLDER, HUB_ID or NAME=FOLDER_OR_HUB_ID, or a SentenceTransformer.
         max_tokens: Number of tokens to which texts are truncated; None for the model's limit.
         device: Device of torch, or several separated by commas; None for the best available.
         dtype: Type of the weights: float32, bfloat16 or float16; None for the published one.
         backend: torch, onnx or openvino.
+        name: Name that results are stored under; by default that of the text, or of the object.
 
     Raises:
         ModelError: If plain sentence-transformers cannot load the model, or the model cannot read max_tokens.
         RecipeError: If the text contains no name, or an option is invalid.
     """
-    name, source = parse_name(text)
+    if not isinstance(text, str | os.PathLike):
+        return _of_object(text, name, max_tokens, device, dtype, backend)
+    text = os.fspath(text)
+    name, source = parse_name(f"{name}={text}" if name else text)
     folder = user_path(source, ModelError)
     local = folder.is_dir()
     source = str(folder) if local else source
@@ -123,6 +131,31 @@ def open_model(
     revision = folder_revision(folder, backend) if local else commit_of(model, source)
     place = str(folder.resolve()) if local else source
     return LoadedModel(name, place, revision, model, devices, tuple(notes))
+
+
+def _of_object(
+    model: Any, name: str, max_tokens: int | None, device: str | None, dtype: str | None, backend: str
+) -> LoadedModel:
+    """A model that is loaded already; with max_tokens, a copy that shares its weights."""
+    check_model(model)
+    if dtype is not None or backend not in ("torch", model.backend):
+        raise RecipeError(
+            "dtype and backend are for models that stzoo loads; load the SentenceTransformer with them, and "
+            "leave them out."
+        )
+    devices = tuple(device.split(",")) if device else ()
+    if devices:
+        check_device(devices[0])
+        model.to(devices[0])
+    name = name or model_name(model)
+    if not slug(name):
+        raise RecipeError(f"the model's name {name!r} has no letters or digits; give it another one.")
+    if max_tokens is not None:
+        model = copy.deepcopy(
+            model, {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
+        )
+        limit(model, max_tokens, name)
+    return LoadedModel(name, name, model_revision(model), model.eval(), devices)
 
 
 def limit(model: Any, max_tokens: int, name: str) -> None:

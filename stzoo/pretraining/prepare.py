@@ -29,6 +29,7 @@ from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import atomic_file, remove_files
 from stzoo.utils.messages import counted
 from stzoo.utils.parts import Part, Parts
+from stzoo.utils.public import public
 
 WORK = "work"  # subfolder with the shards of an unfinished preparation
 FILE_ROWS = 200_000
@@ -72,6 +73,7 @@ class Preparation:
         """Writes additional data into subfolders after all rows are finished."""
 
 
+@public(PrepareSettings)
 def prepare(
     preparation: str,
     recipe: str | Path | None = None,

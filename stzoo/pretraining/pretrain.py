@@ -41,12 +41,14 @@ from stzoo.training.callbacks import EveryNSteps
 from stzoo.training.checkpoints import last_checkpoint
 from stzoo.training.history import PICTURE, draw
 from stzoo.training.pretrain_settings import PretrainSettings
+from stzoo.training.trained import TrainedModel
 from stzoo.training.trainer import ObjectiveTrainer
 from stzoo.utils.distributed import is_main_process, refuse_sharding, world_size
 from stzoo.utils.files import fingerprint, write_json
 from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.messages import collect_notes, notify
 from stzoo.utils.outputs import RECORD
+from stzoo.utils.public import public
 
 PARTS = "pretraining"  # the folder of an export with the decoders and their run.json
 PARTS_FILE = "objective.safetensors"
@@ -188,6 +190,7 @@ def own_parts(objective: Objective) -> dict[str, torch.Tensor]:
     return {n: p for n, p in objective.named_parameters() if id(p) not in exported}
 
 
+@public(PretrainSettings)
 def pretrain(
     recipe: str | Path | None = None,
     *,
@@ -195,7 +198,7 @@ def pretrain(
     resume: bool = False,
     overwrite: bool = False,
     **settings: Any,
-) -> Path:
+) -> TrainedModel:
     """Pre-trains an encoder and exports it.
 
     Args:
@@ -207,7 +210,8 @@ def pretrain(
             recipe.
 
     Returns:
-        The output folder, which plain `SentenceTransformer(...)` and `AutoModelForMaskedLM` load.
+        The output folder, a Path with `.model`, `.scores` and `.history`, which plain
+        `SentenceTransformer(...)` and `AutoModelForMaskedLM` load.
 
     Raises:
         StzooError: If something in the settings, the data or the model is wrong; see `stzoo.errors`.
@@ -223,7 +227,7 @@ def pretrain(
     with runs.start(output, config, resume=resume, overwrite=overwrite) as run:
         if run.metadata["status"] == "finished":
             _illustrate(run)
-            return run.folder
+            return TrainedModel(run.folder)
         # a run that is resumed on another machine keeps its precision
         precision = run.metadata.get("precision") or choose_precision(config)
         config = config.model_copy(update={"precision": precision["used"]})
@@ -254,7 +258,7 @@ def pretrain(
             trainer.train_or_resume(checkpoint)
         if trainer.is_world_process_zero():
             _finish(run, base, setup.objective, trainer)
-        return run.folder
+        return TrainedModel(run.folder)
 
 
 def set_up(config: PretrainSettings) -> Setup:

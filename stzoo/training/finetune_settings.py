@@ -87,11 +87,16 @@ class MineSettings(MiningRules):
     command: ClassVar[str] = "mine"
     positional: ClassVar[tuple[str, ...]] = ("model",)
 
-    model: Name = setting(..., "Sentence-transformers model to search with (folder or Hub id), or bm25s.")
-    data: Name = setting(..., "Training data: a BEIR folder or a file.")
+    model: Name = setting(
+        ..., "Sentence-transformers model to search with (folder or Hub id), or bm25s.", takes="model"
+    )
+    data: Name = setting(..., "Training data: a BEIR folder or a file.", takes="training")
     split: str = setting("train", "Split of a BEIR folder whose queries get negatives.", DATA)
     corpus: Name | None = setting(
-        None, "Passages to search, as a BEIR folder or corpus.jsonl; those of --data by default.", DATA
+        None,
+        "Passages to search, as a BEIR folder or corpus.jsonl; those of --data by default.",
+        DATA,
+        takes="corpus",
     )
     columns: Columns = setting(None, COLUMNS_HELP, DATA)
     max_tokens: int | None = setting(None, MAX_TOKENS_HELP, DATA, ge=4)
@@ -110,11 +115,13 @@ class TaskSettings(CheckedSettings):
     """One of several tasks of `stzoo finetune`; settings that are left out are those of the whole recipe."""
 
     name: str = setting(..., "Name of the task, without dots, slashes and spaces.")
-    data: Name = setting(..., "Training data of the task: a BEIR folder or a file.")
+    data: Name = setting(..., "Training data of the task: a BEIR folder or a file.", takes="training")
     split: str | None = setting(None, "Split of a BEIR folder to train on.")
-    corpus: Name | None = setting(None, "Passages that the data refers to by id, and to mine negatives from.")
+    corpus: Name | None = setting(
+        None, "Passages that the data refers to by id, and to mine negatives from.", takes="corpus"
+    )
     columns: Columns = setting(None, COLUMNS_HELP)
-    dev_data: Name | None = setting(None, "BEIR folder for early stopping.")
+    dev_data: Name | None = setting(None, "BEIR folder for early stopping.", takes="judged", split="dev")
     dev_split: str | None = setting(None, "Split for early stopping.")
     query_prompt: str | None = setting(
         None, "Prompt put before the task's queries; the model keeps it under the task's name."
@@ -132,8 +139,8 @@ class FinetuneSettings(Training, MiningRules):
     command: ClassVar[str] = "finetune"
     positional: ClassVar[tuple[str, ...]] = ("model",)
 
-    model: Name = setting(..., "Sentence-transformers model to fine-tune (folder or Hub id).")
-    data: Name = setting("", "Training data: a BEIR folder or a file, such as a mined one.")
+    model: Name = setting(..., "Sentence-transformers model to fine-tune (folder or Hub id).", takes="model")
+    data: Name = setting("", "Training data: a BEIR folder or a file, such as a mined one.", takes="training")
     tasks: list[TaskSettings] = setting([], "Several tasks instead of --data, in a recipe.")
     mixing: Literal["temperature", "proportional", "round-robin"] = setting(
         "temperature",
@@ -155,12 +162,15 @@ class FinetuneSettings(Training, MiningRules):
         None,
         "Passages that the data refers to by id, and to mine negatives from; those of --data by default.",
         DATA,
+        takes="corpus",
     )
     columns: Columns = setting(None, COLUMNS_HELP, DATA)
     max_queries: int | None = setting(
         None, "Train on at most this many queries, drawn at random.", DATA, ge=1
     )
-    dev_data: Name | None = setting(None, "BEIR folder for early stopping; --data by default.", EVALUATION)
+    dev_data: Name | None = setting(
+        None, "BEIR folder for early stopping; --data by default.", EVALUATION, takes="judged", split="dev"
+    )
     dev_split: str | None = setting(
         None, "Split for early stopping; part of the training queries by default.", EVALUATION
     )

@@ -36,9 +36,11 @@ class PretrainSettings(Training):
     command: ClassVar[str] = "pretrain"
 
     base: Name = setting(
-        ..., "Masked language model or sentence-transformers model to start from (folder or Hub id)."
+        ...,
+        "Masked language model or sentence-transformers model to start from (folder or Hub id).",
+        takes="model",
     )
-    corpus: Names = setting(..., CORPUS_HELP, min_length=1)
+    corpus: Names = setting(..., CORPUS_HELP, min_length=1, takes="corpora")
     objective: str = setting(
         "retromae", "Pre-training objective; `stzoo list objectives` shows all.", names="objective"
     )
@@ -81,7 +83,9 @@ class PretrainSettings(Training):
         "with it, and fp32 otherwise.",
         HARDWARE,
     )
-    probe: Name | None = setting(None, "BEIR folder to evaluate on zero-shot during training.", EVALUATION)
+    probe: Name | None = setting(
+        None, "BEIR folder to evaluate on zero-shot during training.", EVALUATION, takes="judged"
+    )
     probe_split: str = setting("test", "Split of --probe.", EVALUATION)
     probe_steps: int = setting(500, "Steps between evaluations on --probe.", EVALUATION, ge=1)
 
@@ -112,7 +116,7 @@ class PrepareSettings(Settings):
     command: ClassVar[str] = "prepare"
 
     preparation: str = setting("", "Name of the preparation; `stzoo list preparations` shows all.")
-    corpus: Names = setting(..., CORPUS_HELP, min_length=1)
+    corpus: Names = setting(..., CORPUS_HELP, min_length=1, takes="corpora")
     min_words: int = setting(3, MIN_WORDS_HELP, DATA, ge=1)
     skip_bad_lines: bool = setting(False, SKIP_BAD_LINES_HELP, DATA)
     tokenizer: Name = setting(

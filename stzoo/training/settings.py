@@ -6,6 +6,7 @@ group is the panel that `stzoo COMMAND --help` shows its flag in; a field withou
 """
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -44,7 +45,28 @@ GROUPS = (
 )
 
 
-def setting(default: Any, description: str, group: str = "", *, names: str = "", **bounds: Any) -> Any:
+# what a setting takes besides paths and names -> the function that returns the path of such an object
+OBJECTS = {
+    "model": "stzoo.models.objects:model_path",
+    "models": "stzoo.models.objects:model_paths",
+    "corpus": "stzoo.data.objects:corpus_path",
+    "corpora": "stzoo.data.objects:corpus_paths",
+    "judged": "stzoo.data.objects:judged_path",
+    "training": "stzoo.data.objects:training_path",
+    "trainings": "stzoo.data.objects:training_paths",
+}
+
+
+def setting(
+    default: Any,
+    description: str,
+    group: str = "",
+    *,
+    names: str = "",
+    takes: str = "",
+    split: str = "",
+    **bounds: Any,
+) -> Any:
     """A field of a settings class.
 
     Args:
@@ -53,9 +75,11 @@ def setting(default: Any, description: str, group: str = "", *, names: str = "",
         group: one of GROUPS, the panel of help that shows its flag; "" for the first panel, which has the
             most important flags.
         names: kind of component ("pooling") or "dataset", whose names the shell completes.
+        takes: a key of OBJECTS, for settings that also take Python objects.
+        split: the split of judged data that names none.
         bounds: as `pydantic.Field` has them, e.g. ge=1.
     """
-    extra: JsonDict = {"group": group, "names": names}
+    extra: JsonDict = {"group": group, "names": names, "takes": takes, "split": split}
     return Field(default, description=description, json_schema_extra=extra, **bounds)
 
 
@@ -78,6 +102,17 @@ COMMAS = BeforeValidator(_split)
 CommaList = Annotated[list[str], COMMAS]  # a list, or a text with commas, which is what the flag takes
 
 
+def _is_named(given: Any) -> bool:
+    """True for names and paths; False for objects, and for strings that may be texts."""
+    if isinstance(given, list | tuple):
+        return all(isinstance(one, Path) or (isinstance(one, str) and _is_word(one)) for one in given)
+    return isinstance(given, str | Path)
+
+
+def _is_word(text: str) -> bool:
+    return text.isascii() and len(text.split()) < 2
+
+
 class CheckedSettings(BaseModel):
     """Settings whose numbers are numbers."""
 
@@ -85,6 +120,22 @@ class CheckedSettings(BaseModel):
 
     _plausible = plausible
     _plausible_number = field_validator("*")(check_plausible)  # also if it was given as text
+
+    @classmethod
+    def with_paths(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values, with the path of its copy in place of each Python object; see `stzoo.data.objects`."""
+        paths = dict(values)
+        for name, field in cls.model_fields.items():
+            given = values.get(name)
+            extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+            inner = next(iter(get_args(field.annotation)), None)  # the settings of each of several tasks
+            if extra.get("takes") and given is not None and not _is_named(given):
+                module, _, function = OBJECTS[str(extra["takes"])].partition(":")
+                split = {"split": extra["split"]} if extra.get("split") else {}
+                paths[name] = getattr(import_module(module), function)(given, **split)
+            elif isinstance(inner, type) and issubclass(inner, CheckedSettings) and isinstance(given, list):
+                paths[name] = [inner.with_paths(one) if isinstance(one, dict) else one for one in given]
+        return paths
 
     @field_validator("*", mode="before")
     @classmethod
@@ -129,7 +180,7 @@ class Settings(CheckedSettings):
                     raise RecipeError(f"--set {key}: {parent!r} is a single value, without settings in it.")
             place[last] = value
         try:
-            return cls.model_validate(values)
+            return cls.model_validate(cls.with_paths(values))
         except ValidationError as error:
             raise RecipeError(cls._explain(error, recipe)) from None
 
@@ -165,17 +216,23 @@ class Settings(CheckedSettings):
                 words = choices(cls.model_fields[str(problem["loc"][0])].annotation)
                 guess = suggest(str(problem["input"]), words)
                 lines.append(
-                    f"{key} is {quoted(problem['input'])}; expected one of {', '.join(words)}{guess}"
+                    f"{key} is {_shown(problem['input'])}; expected one of {', '.join(words)}{guess}"
                 )
             else:
                 reason = problem["msg"][:1].lower() + problem["msg"][1:]
-                lines.append(f"{key} is {quoted(problem['input'])}: {reason}.")
+                lines.append(f"{key} is {_shown(problem['input'])}: {reason}.")
         of = f"the recipe {recipe}" if recipe is not None else "the settings"
         return f"problems in {of} of `stzoo {cls.command}`:\n  " + "\n  ".join(lines)
 
     def dump(self) -> dict[str, Any]:
         """The settings as plain values, with the command and the schema's version."""
         return {"schema_version": SCHEMA_VERSION, "command": self.command, **self.model_dump(mode="json")}
+
+
+def _shown(value: Any) -> str:
+    """A value for a message; of an object (a model, a data frame), its type only."""
+    plain = isinstance(value, str | int | float | list | tuple | dict | Path | None)
+    return quoted(value) if plain else f"an object of type {type(value).__name__}"
 
 
 def choices(kind: Any) -> tuple[str, ...]:

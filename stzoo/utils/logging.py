@@ -4,6 +4,9 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from typing import Any
+
+from tqdm.std import tqdm
 
 
 @contextlib.contextmanager
@@ -36,3 +39,18 @@ def silence_hf_logging() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
         if dataset_bars:
             datasets.enable_progress_bars()
+
+
+@contextlib.contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Hides all progress bars while the block runs, also those of libraries, all of which are tqdm's."""
+    original = tqdm.__init__
+
+    def hidden(self: Any, *args: Any, **options: Any) -> None:
+        original(self, *args, **{**options, "disable": True})
+
+    tqdm.__init__ = hidden
+    try:
+        yield
+    finally:
+        tqdm.__init__ = original

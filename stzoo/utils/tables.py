@@ -1,14 +1,20 @@
 """The one look of tables, in the terminal and in notebooks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.markup import escape as rich_escape
 from rich.table import Table
 from rich.text import Text
+
+from stzoo.errors import OutputError
+from stzoo.utils.files import write_json
+from stzoo.utils.inputs import user_path
 
 WIDTH = 200  # of a printed table at most, in characters
 
@@ -30,11 +36,25 @@ def new_table(*texts: str, numbers: Sequence[str] = (), title: str | None = None
 
 
 class Tabular:
-    """A result that prints as a table, in a notebook as one of HTML, and that pandas can take."""
+    """A result that prints as a table, in a notebook as one of HTML, and that pandas can take.
+
+    A subclass that is a list, a dict or a dataclass must take `__repr__` from here, if it is to be shown as a
+    table at Python's prompt too.
+    """
 
     def rows(self) -> list[dict[str, Any]]:
         """The rows, all with the same columns. Columns of texts come before those of numbers."""
         raise NotImplementedError
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the result as JSON, and returns the path."""
+        path = user_path(path, OutputError)
+        write_json(path, self.to_json())
+        return path
+
+    def to_json(self) -> Any:
+        """What `save` writes: by default the rows."""
+        return self.rows()
 
     def to_pandas(self) -> Any:
         """The rows as a pandas.DataFrame."""
@@ -42,22 +62,23 @@ class Tabular:
 
         return DataFrame(self.rows())
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> RenderableType:
         rows = self.rows()
-        numbers = [name for name, value in rows[0].items() if _is_number(value)] if rows else []
+        numbers = [name for name in rows[0] if _is_numeric(row[name] for row in rows)] if rows else []
         texts = [name for name in rows[0] if name not in numbers] if rows else []
-        table = new_table(*texts, numbers=numbers)
+        table = new_table(*map(rich_escape, texts), numbers=[*map(rich_escape, numbers)])
         for row in rows:
             table.add_row(*(Text(_shown(row[name])) for name in [*texts, *numbers]))
         return table
 
     def __str__(self) -> str:
         file = StringIO()
-        console = Console(
-            file=file, width=WIDTH, color_system=None, markup=False, emoji=False, highlight=False
-        )
+        console = Console(file=file, width=WIDTH, color_system=None, emoji=False, highlight=False)
         console.print(self)
         return "\n".join(line.rstrip() for line in file.getvalue().splitlines()).strip("\n")
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         rows = self.rows()
@@ -69,8 +90,10 @@ class Tabular:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_numeric(values: Iterable[Any]) -> bool:
+    """True if all values are numbers, apart from missing ones."""
+    found = [value for value in values if value is not None]
+    return bool(found) and all(isinstance(one, int | float) and not isinstance(one, bool) for one in found)
 
 
 def _shown(value: Any) -> str:

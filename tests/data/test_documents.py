@@ -380,7 +380,7 @@ def test_a_folder_without_text_is_an_error(tmp_path):
         (tmp_path / "nowhere", "there is no file or folder"),
         ([], "the list has no document"),
         ([3], "a int; expected a text, or a dict with a text"),
-        (3, "the source is of type int; expected the path of a file or folder, a list"),
+        (3, "an object of type int was given; expected a list of texts or dicts, a pandas"),
         (pd.DataFrame({"x": ["a"]}), "no column 'text'"),
     ):
         with pytest.raises(DataError, match=error):

@@ -5,7 +5,7 @@ Further columns are ignored.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,15 @@ import pyarrow as pa
 
 from stzoo.data.documents.find import File, check_size
 from stzoo.data.documents.sections import Document, Section, clean
+from stzoo.data.object_rows import object_rows
 from stzoo.data.row_location import RowLocation
-from stzoo.data.rows import OnBad, Rows, check_column_names, read_dataset, read_rows, read_tables
+from stzoo.data.rows import OnBad, Rows, read_rows
 from stzoo.errors import DataError, abbreviated
 from stzoo.utils.inputs import open_input, parse_json
 
 ROLES = ("text", "title", "id")
 _EXPECTED = 'a column "text" (or the column to read, by --columns text=COLUMN)'
 _BEGINNING = 1 << 12  # bytes
-_SOURCES = (
-    "the path of a file or folder, a list of texts or dicts, a pandas or polars frame, an Arrow table or a "
-    "datasets.Dataset"
-)
 
 Progress = Callable[[float], object]
 
@@ -66,23 +63,9 @@ class RowReader:
         Raises:
             DataError: If it is none of these, or has no texts.
         """
-        rows, name = self._rows_of(source, progress, on_bad), type(source).__name__
-        yield from self._documents(rows, name, "", on_bad, numbered=True)
-
-    def _rows_of(self, source: Any, progress: Progress, on_bad: OnBad) -> Rows:
         name = type(source).__name__
-        if hasattr(source, "with_format") and isinstance(source.column_names, Mapping):
-            raise DataError(f"a {name} was given; expected one split of it, e.g. data['train'].")
-        if hasattr(source, "with_format") and hasattr(source, "__len__"):
-            return read_dataset(name, source.select_columns(self._of(source.column_names)), progress, on_bad)
-        if hasattr(source, "__arrow_c_stream__") and hasattr(source, "columns"):  # a series has none
-            reader = pa.RecordBatchReader.from_stream(source)
-            check_column_names(name, reader.schema.names)
-            self._of(reader.schema.names)
-            return read_tables(name, reader, max(1, len(source)), progress, on_bad)
-        if isinstance(source, Iterable) and not isinstance(source, str | bytes | Mapping | Set):
-            return _of_list(name, source)
-        raise DataError(f"the source is of type {name}; expected {_SOURCES}.")
+        rows = object_rows(source, columns=self._of, progress=progress, on_bad=on_bad)
+        yield from self._documents(rows, name, "", on_bad, numbered=True)
 
     def _columns(self, schema: pa.Schema) -> list[str]:
         return self._of(schema.names)
@@ -146,17 +129,6 @@ class RowReader:
             is_row=True,
             metadata=metadata if isinstance(metadata, dict) else {},
         )
-
-
-def _of_list(name: str, values: Iterable[Any]) -> Rows:
-    for number, value in enumerate(values, 1):
-        at = RowLocation(name, number)
-        if isinstance(value, str):
-            yield at, {"text": value}
-        elif isinstance(value, Mapping):
-            yield at, dict(value)
-        else:
-            raise at.error(f"a {type(value).__name__}", "a text, or a dict with a text")
 
 
 def _checked(path: Path, values: Any, on_bad: OnBad) -> Rows:

@@ -9,14 +9,17 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from stzoo.data.beir import RetrievalDataset
+from stzoo.data.objects import is_several
 from stzoo.data.ranking import Ranked, rank
 from stzoo.data.read_once import each_file_once
 from stzoo.data.trec import check_ids, read_run, write_run
@@ -26,11 +29,13 @@ from stzoo.evaluation.bench.datasets import check_datasets, evaluate, select_dat
 from stzoo.evaluation.bench.fused import Fusion
 from stzoo.evaluation.bench.results import Result
 from stzoo.evaluation.bench.systems import Dense, Retrieved, System
+from stzoo.evaluation.bench.tables import Results
 from stzoo.evaluation.measures import Measure, choose_measures
 from stzoo.evaluation.settings import BenchSettings, FuseMethod, parse_weight
 from stzoo.models.encode.batches import USUAL
 from stzoo.models.loaded import LoadedModel, open_model
 from stzoo.models.names import slug
+from stzoo.models.objects import listed, model_name
 from stzoo.retrieval import bm25 as lexical
 from stzoo.retrieval.search.retriever import Retriever, default_root
 from stzoo.retrieval.store import PRECISIONS, SHARD_ROWS
@@ -38,13 +43,15 @@ from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import write_json
 from stzoo.utils.messages import notify, show_progress
 from stzoo.utils.outputs import check_output
+from stzoo.utils.public import public
 
 
+@public()
 def bench(
-    models: str | Sequence[str] = (),
+    models: Any = (),
     *,
-    output: str | Path,
-    data: str | Path | None = None,
+    output: str | Path | None = None,
+    data: Any = None,
     datasets: str | Sequence[str] | None = None,
     split: str | None = None,
     corpus: str | Path | None = None,
@@ -73,15 +80,16 @@ def bench(
     overwrite: bool = False,
     on_result: Callable[[Result], None] | None = None,
     progress: bool | None = None,
-) -> list[Result]:
+) -> Results:
     """Scores models on data sets with judgements and writes the results under `output`.
 
     Args:
-        models: One or several models, each a folder, a Hub id, or NAME=FOLDER_OR_HUB_ID to save its results
-            as NAME.
-        output: Folder for the results.
+        models: One or several models, each a folder, a Hub id, a SentenceTransformer, or
+            NAME=FOLDER_OR_HUB_ID to save its results as NAME; or a dict of models by name.
+        output: Folder for the results; None writes none, except for the embeddings.
         data: A BEIR folder, the parent of several, or a KILT file (jsonl); None searches the cache, the Hub
-            and BEIR's archives for `datasets`.
+            and BEIR's archives for `datasets`. Or the dicts (corpus, queries, qrels) of BEIR's
+            GenericDataLoader, or a dict of such data sets by name.
         datasets: Data sets, as a list or separated by commas: folders (or FOLDER/TASK) under `data`, data
             sets of the registry (downloaded if missing), or suites such as "beir-13". None if `data` is the
             data set.
@@ -126,6 +134,7 @@ def bench(
 
     Returns:
         The results, data set by data set: BM25 first, then the models in the order given, then their fusions.
+        They are a list that prints as a table.
 
     Raises:
         DataError: If a data set is missing or invalid.
@@ -134,8 +143,12 @@ def bench(
         RecipeError: If an option is invalid.
     """
     require_one_process("bench")
+    named = listed(models)
+    models = [name or (str(one) if isinstance(one, str | Path) else model_name(one)) for name, one in named]
+    if datasets is None and is_several(data):
+        datasets = list(data)
     settings = BenchSettings.check(locals())
-    models, precisions = settings.models, list(dict.fromkeys(settings.precision))
+    data, precisions = settings.data, list(dict.fromkeys(settings.precision))
     if not models and not bm25:
         raise RecipeError("there is nothing to score: no model is given and BM25 is off. Give a model.")
     if not models:
@@ -146,8 +159,10 @@ def bench(
         raise RecipeError("--language is for BM25, which --no-bm25 leaves out; drop one of the two.")
     weight = _check_fusion(settings)
     chosen_measures = choose_measures(measures, k)
-    inputs = [data, corpus, pages, *models]
-    output = check_output(output, kind="results", inputs=inputs)
+    inputs = [data, corpus, pages, *(one for _, one in named)]
+    kept = output is not None
+    if output is not None:
+        output = check_output(output, kind="results", inputs=inputs)
     if store:
         store = check_output(store, kind="results", inputs=inputs)
     if threads:
@@ -174,11 +189,17 @@ def bench(
     systems: list[System] = []
     loaded_models = []
     with contextlib.ExitStack() as stack:
+        if output is None:
+            output = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="stzoo-results-")), "results"
+            )
         root = Path(store or default_root())
         if not keep_store:
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stzoo-embeddings-")))
-        for model in models:
-            loaded = open_model(model, max_tokens=max_tokens, device=device, dtype=dtype, backend=backend)
+        for name, model in named:
+            loaded = open_model(
+                model, name=name, max_tokens=max_tokens, device=device, dtype=dtype, backend=backend
+            )
             loaded_models.append(loaded)
             retriever = Retriever(loaded, root, batch_tokens, shard_rows or SHARD_ROWS, memory_gib, show_bars)
             run_info = {"device": loaded.model.device.type}
@@ -244,14 +265,16 @@ def bench(
             runs.clear()
             for system in systems_for(judged):
                 bar.set_description(f"{system.name} on {judged.name}")
-                result, run = _score(system, judged, folder, chosen_measures, run_files, overwrite)
+                result, run = _score(system, judged, folder, chosen_measures, run_files and kept, overwrite)
+                if not kept:
+                    result = replace(result, path=Path())
                 if fuse and run is not None:
                     runs[system.name] = run
                 scored.append(result)
                 if on_result:
                     on_result(scored[-1])
                 bar.update()
-    return scored
+    return Results(scored)
 
 
 def _check_no_model(settings: BenchSettings) -> None:

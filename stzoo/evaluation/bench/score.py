@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from stzoo.data import kilt
 from stzoo.data.beir import RetrievalDataset
@@ -14,6 +15,7 @@ from stzoo.errors import DataError, RecipeError, quoted
 from stzoo.evaluation.bench import result_files, results
 from stzoo.evaluation.bench.datasets import evaluate, select_datasets
 from stzoo.evaluation.bench.results import Result
+from stzoo.evaluation.bench.tables import Results
 from stzoo.evaluation.measures import choose_measures
 from stzoo.evaluation.settings import ScoreSettings
 from stzoo.models.names import parse_name
@@ -21,12 +23,14 @@ from stzoo.utils.files import fingerprint, write_json
 from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import notify
 from stzoo.utils.outputs import check_output
+from stzoo.utils.public import public
 
 
+@public()
 def score(
     runs: str | Sequence[str],
     *,
-    data: str | Path,
+    data: Any,
     output: str | Path | None = None,
     split: str | None = None,
     corpus: str | Path | None = None,
@@ -37,12 +41,13 @@ def score(
     overwrite: bool = False,
     on_result: Callable[[Result], None] | None = None,
     progress: bool | None = None,
-) -> list[Result]:
+) -> Results:
     """Scores TREC run files against judgements, or KILT guesses against a KILT file.
 
     Args:
         runs: One or several run files, each FILE or NAME=FILE: a TREC run, or a KILT guess (jsonl).
-        data: A BEIR folder (or FOLDER/TASK), a qrels file of TREC or BEIR, or a KILT file (jsonl).
+        data: A BEIR folder (or FOLDER/TASK), a qrels file of TREC or BEIR, or a KILT file (jsonl);
+            or the dicts (corpus, queries, qrels) of BEIR.
         output: Folder for the results, as for bench(); None writes none.
         split: Split of a BEIR folder; None uses the registry's split for the data set, or else "test".
         corpus: Passages of a KILT file, for TREC runs that rank passages. Without it, runs must rank pages.
@@ -55,7 +60,8 @@ def score(
         progress: True shows progress bars on stderr; None shows them on a terminal only.
 
     Returns:
-        One result per run, in the order given. Without `output`, a result's path is that of its run.
+        One result per run, in the order given, as a list that prints as a table. Without `output`, a result's
+        path is that of its run.
 
     Raises:
         DataError: If a file is missing or invalid, or no query of a run is judged.
@@ -63,7 +69,7 @@ def score(
         RecipeError: If an option is invalid.
     """
     settings = ScoreSettings.check(locals())
-    runs = settings.runs
+    runs, data = settings.runs, settings.data
     chosen_measures = choose_measures(measures, k)
     if output is not None:
         output = check_output(output, kind="results", inputs=[data, corpus, pages, *runs])
@@ -98,7 +104,7 @@ def score(
             scored.append(replace(result, path=target or path))
             if on_result:
                 on_result(scored[-1])
-    return scored
+    return Results(scored)
 
 
 def _system(text: str) -> tuple[str, str, Path]:

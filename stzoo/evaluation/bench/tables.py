@@ -11,9 +11,31 @@ from stzoo.evaluation.averages import averages
 from stzoo.evaluation.bench.results import Result
 from stzoo.evaluation.measures import MEASURES
 from stzoo.utils.messages import counted
-from stzoo.utils.tables import new_table
+from stzoo.utils.tables import Tabular, new_table
 
 MEGABYTE = 1e6
+
+
+class Results(list[Result], Tabular):
+    """Results of `bench` or `score`; printed, a table. `save` writes the means as JSON."""
+
+    __repr__ = Tabular.__repr__
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each result, with its mean scores by measure."""
+        measures = dict.fromkeys(name for result in self for name in result.scores.mean)
+        return [
+            {"model": result.model, "dataset": result.dataset, "split": result.split}
+            | {name: result.scores.mean.get(name) for name in measures}
+            for result in self
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """The results, without per-query scores, and the averages over suites."""
+        return as_json(self)
+
+    def __rich__(self) -> Table:
+        return table(self)
 
 
 def table(results: Sequence[Result], measures: Sequence[str] = ()) -> Table:

@@ -17,6 +17,7 @@ Source: Holm, Scandinavian Journal of Statistics 6, 1979; Smucker, Allan, Carter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -24,7 +25,7 @@ from tqdm import tqdm
 
 from stzoo.data import registry
 from stzoo.errors import DataError, RecipeError
-from stzoo.evaluation.bench.results import read
+from stzoo.evaluation.bench.results import Result, read
 from stzoo.evaluation.compare.result import Average, Comparison, Example, Pair
 from stzoo.evaluation.compare.systems import (
     DatasetSplit,
@@ -41,6 +42,7 @@ from stzoo.evaluation.scoring import holm, is_sum, paired_test
 from stzoo.evaluation.settings import CompareSettings
 from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import show_progress
+from stzoo.utils.public import public
 
 TIE = 1e-9  # smaller differences are rounding errors
 RESAMPLES = 9999
@@ -49,13 +51,14 @@ NO_TEXTS = "Results do not include query texts; to show them, name the BEIR fold
 _Scores = Mapping[str, float]  # by query id
 
 
+@public()
 def compare(
-    systems: Sequence[str | Path],
+    systems: Any,
     *,
-    results: str | Path | None = None,
+    results: Any = None,
     measure: str = "nDCG@10",
     datasets: Sequence[str] | str | None = None,
-    data: str | Path | None = None,
+    data: Any = None,
     examples: int = 5,
     seed: int = 0,
     progress: bool | None = None,
@@ -64,11 +67,15 @@ def compare(
 
     Args:
         systems: Folders with the results of one system (OUTPUT/<model>/<revision>, or OUTPUT/<model> if it
-            has one revision), or, with `results`, names of models. The first system is the baseline.
-        results: An --output of `stzoo bench` in which to find systems by name.
+            has one revision), or, with `results`, names of models. The first system is the baseline. Or the
+            results of one call of `stzoo.bench`, all of whose systems are compared, or a list of results of
+            several calls.
+        results: An --output of `stzoo bench` in which to find systems by name, or what `stzoo.bench`
+            returned.
         measure: Measure to compare; it must have been scored.
         datasets: Data sets or suites, as a list or separated by commas; None for all that two systems share.
-        data: The BEIR folder with the texts of the queries, or the parent of several.
+        data: The BEIR folder with the texts of the queries, or the parent of several; or the dicts (corpus,
+            queries, qrels) that were given to `stzoo.bench`.
         examples: Number of largest gains and losses to report.
         seed: Random seed.
         progress: True shows progress bars on stderr; None shows them on a terminal only.
@@ -78,14 +85,22 @@ def compare(
             results are of different data or another depth k.
         RecipeError: If there are fewer than two systems, one is given twice, or the measure is unknown.
     """
+    if _are_results(systems):
+        systems, results = list(dict.fromkeys(result.model for result in systems)), systems
+    given = results if _are_results(results) else None
+    results = None if given else results
+    several = systems if isinstance(systems, list | tuple) else [systems]
+    objects = {place: list(one) for place, one in enumerate(several) if _are_results(one)}
+    systems = [objects[place][0].model if place in objects else one for place, one in enumerate(several)]
     settings = CompareSettings.check(locals())
-    arguments = settings.systems
+    arguments, data = settings.systems, settings.data
     if len(arguments) < 2:
         raise RecipeError(f"compare needs at least two systems; got {', '.join(arguments) or 'none'}.")
     if data is not None and not user_path(data).is_dir():
         raise DataError(f"{data} does not exist; expected a BEIR folder, or the parent of several.")
-    stored = read(results) if results is not None else []
-    found = [find_system(system, results, stored) for system in arguments]
+    stored = list(given or (read(results) if results is not None else []))
+    where = "the results" if given else results
+    found = [find_system(system, where, objects.get(place, stored)) for place, system in enumerate(arguments)]
     labels = label(found, arguments)
     if settings.datasets is not None:
         found = choose(found, registry.expand(settings.datasets))
@@ -135,6 +150,11 @@ def changed_queries(a: _Scores, b: _Scores) -> tuple[list[str], list[str]]:
     gain = {query: b[query] - a[query] for query in a}
     ordered = sorted(gain, key=lambda query: (-abs(gain[query]), query))
     return [one for one in ordered if gain[one] > TIE], [one for one in ordered if gain[one] < -TIE]
+
+
+def _are_results(given: Any) -> bool:
+    """True for what `stzoo.bench` returns, or a list of such results."""
+    return isinstance(given, list | tuple) and bool(given) and all(isinstance(one, Result) for one in given)
 
 
 def _pair(

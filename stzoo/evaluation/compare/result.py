@@ -11,7 +11,7 @@ from rich.table import Table
 
 from stzoo.evaluation.scoring import PairedTest
 from stzoo.utils.messages import counted
-from stzoo.utils.tables import new_table
+from stzoo.utils.tables import Tabular, new_table
 
 LEVEL = 0.05
 TEXT_LENGTH = 240  # characters of a query in a table; the JSON has the whole text
@@ -95,9 +95,9 @@ class Average:
     high: float
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The result of compare().
+@dataclass(frozen=True, repr=False)
+class Comparison(Tabular):
+    """The result of compare(); printed, tables and a verdict for each pair.
 
     Attributes:
         measure: Name of the measure, e.g. "nDCG@10".
@@ -114,6 +114,37 @@ class Comparison:
     pairs: tuple[Pair, ...]
     averages: tuple[Average, ...]
     notes: tuple[str, ...]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each pair."""
+        return [
+            {
+                "dataset": pair.dataset,
+                "split": pair.split,
+                "system": pair.system,
+                "baseline": self.baseline,
+                self.measure: pair.system_mean,
+                "baseline mean": pair.baseline_mean,
+                "difference": pair.test.difference,
+                "low": pair.test.low,
+                "high": pair.test.high,
+                "p": pair.test.p_value,
+                "p (Holm)": pair.p_holm,
+                "effect": pair.effect,
+                "queries": pair.test.queries,
+                "won": pair.won,
+                "tied": pair.tied,
+                "lost": pair.lost,
+            }
+            for pair in self.pairs
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of the comparison."""
+        return as_json(self)
+
+    def __rich__(self) -> Group:
+        return Group(table(self), *(escape(verdict(self, pair)) for pair in self.pairs))
 
 
 def verdict(comparison: Comparison, pair: Pair) -> str:

@@ -37,9 +37,9 @@ def find_system(system: str, output: str | Path | None, stored: Sequence[Result]
             f"there is no system {system!r} in {output}, nor a folder with that name{suggest(system, known)} "
             f"Known: {', '.join(known)}."
         )
-    folders = {result.path.parent: f"{result.model} {result.revision}" for result in rows}
-    if len(folders) > 1:
-        several = "; ".join(f"{name} in {folder}" for folder, name in folders.items())
+    systems = dict.fromkeys((result.model, result.revision, result.path.parent) for result in rows)
+    if len(systems) > 1:
+        several = "; ".join(f"{model} {revision} in {folder}" for model, revision, folder in systems)
         raise DataError(f"{system} has results of several systems. Give the folder of one: {several}.")
     return {(result.dataset, result.split): result for result in rows}
 
@@ -51,7 +51,7 @@ def label(systems: Sequence[Rows], arguments: Sequence[str]) -> list[str]:
         RecipeError: If a system is given twice.
     """
     firsts = [next(iter(rows.values())) for rows in systems]
-    if len({first.path.resolve().parent for first in firsts}) < len(firsts):
+    if len({(one.model, one.revision, one.path.resolve().parent) for one in firsts}) < len(firsts):
         raise RecipeError(f"a system is given twice: {', '.join(arguments)}. Give each once.")
     names = [first.model for first in firsts]
     revised = [f"{first.model} ({first.revision[:12]})" for first in firsts]

@@ -32,16 +32,18 @@ from stzoo.utils.files import atomic_file, write_json
 from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import show_progress
 from stzoo.utils.outputs import check_output
+from stzoo.utils.public import public
 
 LIST, REPORT = "contaminated.jsonl", "contamination.json"
 _BATCH = 1 << 20  # characters of training text per batch
 _EXCERPT = 200  # characters of a text in the list
 
 
+@public()
 def contamination(
-    train: str | Path | Sequence[str | Path],
+    train: Any,
     *,
-    data: str | Path,
+    data: Any,
     split: str = "test",
     output: str | Path | None = None,
     results: str | Path | Sequence[str | Path] = (),
@@ -55,8 +57,9 @@ def contamination(
     """Finds test queries and relevant passages that occur in training data, exactly, in part or nearly.
 
     Args:
-        train: Files or folders with training data; of a BEIR folder, the split "train".
-        data: The BEIR folder (or FOLDER/TASK) with the test data.
+        train: Files or folders with training data; of a BEIR folder, the split "train". Or a list of texts or
+            dicts, a data frame, or a datasets.Dataset.
+        data: The BEIR folder (or FOLDER/TASK) with the test data, or the dicts (corpus, queries, qrels).
         split: Split of the test data.
         output: Folder for the list and the report; None writes nothing.
         results: Folders with results on this data, to score again without the contaminated queries.
@@ -78,6 +81,7 @@ def contamination(
         raise RecipeError(
             "no training data was given, or an empty name; expected files or folders (--train)."
         )
+    data = user_path(settings.data)
     train_paths = [user_path(path) for path in settings.train]
     result_folders = [user_path(path) for path in settings.results]
     if minhash:
@@ -87,7 +91,6 @@ def contamination(
         _check_output(output, [*train_paths, data, *result_folders], overwrite)
     show_bars = show_progress(progress)
     files = [file for path in train_paths for file in find_training(path, show_bars)]
-    data = user_path(data)
     entry = registry.find(data.resolve().name) if data.is_dir() else None  # not that of FOLDER/TASK
     judged = read_beir(data, split, name=entry.name if entry else None, progress=show_bars)
     scored = _results(judged, result_folders)

@@ -1,5 +1,6 @@
 """The result of contamination(), as JSON and tables."""
 
+import html
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from rich.console import Group
 from rich.markup import escape
 
-from stzoo.utils.tables import new_table
+from stzoo.utils.tables import Tabular, new_table
 
 SCHEMA_VERSION = 1
 WAYS = ("exact", "ngram", "minhash")
@@ -61,9 +62,9 @@ class CleanScore:
     without_contaminated: float | None
 
 
-@dataclass(frozen=True)
-class Contamination:
-    """The test texts that occur in training data.
+@dataclass(frozen=True, repr=False)
+class Contamination(Tabular):
+    """The test texts that occur in training data; printed, tables of counts and scores.
 
     Attributes:
         dataset: Name of the test data set.
@@ -103,6 +104,20 @@ class Contamination:
         ways = Counter((hit.kind, hit.how) for hit in self.hits)
         found = {"query": len(self.found_queries), "passage": len(self.found_passages)}
         return {kind: {how: ways[kind, how] for how in WAYS} | {"any": found[kind]} for kind in found}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each text that was found, and each way in which it was."""
+        return [asdict(hit) for hit in self.hits]
+
+    def to_json(self) -> dict[str, Any]:
+        """All of the report."""
+        return as_json(self)
+
+    def __rich__(self) -> Group:
+        return table(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def as_json(report: Contamination) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The texts of training files, each with its location.
 
 Of a BEIR folder, the split "train" is used: the judged queries and the passages relevant to them. Of another
-folder, all files are used. Files are .jsonl(.gz), .parquet and .txt(.gz). In a JSON object or a Parquet row,
-each string except its id is a text, at any depth ({"query", "pos": [...], "neg": [...]} or any other format);
-"title" and "text" of the same object are joined.
+folder, all files are used. Files are .jsonl(.gz), .parquet, .txt(.gz), .csv(.gz) and .tsv(.gz). In a JSON
+object or a row of a table, each string except its id is a text, at any depth ({"query", "pos": [...], "neg":
+[...]} or any other format); "title" and "text" of the same object are joined.
 """
 
 from collections.abc import Collection, Iterator
@@ -76,7 +76,7 @@ def training_texts(file: TrainingFile, bars: bool) -> Iterator[TrainingText]:
     """
     in_lines = row_suffix(file.path) == ".txt"
     for at, row in read_rows(file.path, bars, columns=partial(_text_columns, file.path)):
-        if file.only is None or str(row.get("_id")) in file.only:
+        if file.only is None or str(row.get("_id", row.get("id"))) in file.only:
             for field, text in _strings(row):
                 yield TrainingText(str(file.path), at.line, "" if in_lines else field, text)
 

@@ -24,8 +24,10 @@ from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import show_progress
 from stzoo.utils.outputs import check_output, check_resume
 from stzoo.utils.parts import check_manifest
+from stzoo.utils.public import public
 
 
+@public(MineSettings)
 def mine(
     model: str | None = None,
     recipe: str | Path | None = None,

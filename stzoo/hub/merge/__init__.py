@@ -31,19 +31,24 @@ from stzoo.hub.merge.weights import Stored
 from stzoo.hub.settings import MergeSettings
 from stzoo.training.recipes import SCHEMA_VERSION
 from stzoo.training.records import versions
+from stzoo.training.trained import TrainedModel
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import write_json
 from stzoo.utils.logging import silence_hf_logging
+from stzoo.utils.messages import show_progress
 from stzoo.utils.outputs import MERGED
+from stzoo.utils.public import public
 
 
+@public()
 def merge(
-    sources: Sequence[str | Path],
+    sources: Any,
     *,
     output: str | Path,
     weights: Sequence[float] | None = None,
     overwrite: bool = False,
-) -> Path:
+    progress: bool | None = None,
+) -> TrainedModel:
     """Averages the weights of models of one architecture, and exports the result.
 
     The MLM heads of pre-trained models are averaged too; their decoders are left out. The folder also gets
@@ -52,12 +57,14 @@ def merge(
     Args:
         sources: Model folders, checkpoints of finished runs (RUN/checkpoints/checkpoint-N), or a single run,
             whose saved checkpoints are all merged. Among several sources, a run stands for its final model.
+            Or SentenceTransformer objects.
         output: Folder to write.
         weights: One weight above 0 for each model; they are divided by their sum. None weighs all the same.
         overwrite: True replaces a model folder at `output`.
+        progress: True for progress bars on stderr; None shows them on a terminal only.
 
     Returns:
-        The path of the folder, which plain `SentenceTransformer(...)` loads.
+        The folder, a Path with `.model`, which plain `SentenceTransformer(...)` loads.
 
     Raises:
         ExportError: If the model has no portable form.
@@ -71,19 +78,20 @@ def merge(
     shares = normalised(settings.weights, models)
     output = check_model_output(output, overwrite, [*settings.sources, *(source.folder for source in models)])
     with silence_hf_logging():
-        model, masked_lm = average(models, shares)
+        model, masked_lm = average(models, shares, progress)
     merged = [
         {"source": source.name, "weight": share, "revision": source.revision}
         for source, share in zip(models, shares, strict=True)
     ]
     record = {"schema_version": SCHEMA_VERSION, "merged": merged, "versions": versions()}
-    return export(
+    export(
         model,
         output,
         masked_lm=masked_lm,
         extra=lambda draft: write_json(draft / MERGED, record),
         overwrite=overwrite,
     )
+    return TrainedModel(output)
 
 
 def normalised(weights: Sequence[float] | None, sources: Sequence[Source]) -> list[float]:
@@ -109,12 +117,15 @@ def normalised(weights: Sequence[float] | None, sources: Sequence[Source]) -> li
     return [share / total for share in shares]
 
 
-def average(sources: Sequence[Source], shares: Sequence[float]) -> tuple[Any, Any]:
+def average(
+    sources: Sequence[Source], shares: Sequence[float], progress: bool | None = None
+) -> tuple[Any, Any]:
     """The model whose every weight is the mean over the sources, summed in float64.
 
     Args:
         sources: Models to average. Each is loaded once to compare it with the first, and then dropped.
         shares: Weight of each model; they sum to 1.
+        progress: True for a progress bar on stderr; None shows it on a terminal only.
 
     Returns:
         A SentenceTransformer, and its masked LM, or None if the sources have no MLM head.
@@ -133,7 +144,9 @@ def average(sources: Sequence[Source], shares: Sequence[float]) -> tuple[Any, An
     with contextlib.ExitStack() as stack, torch.no_grad():
         inner = "" if masked_lm is None else f"{masked_lm.base_model_prefix}."
         stored = [Stored(source, targets, inner, stack) for source in sources]
-        for name, target in tqdm(targets.items(), desc="merge", delay=2, leave=False, disable=None):
+        for name, target in tqdm(
+            targets.items(), desc="merge", delay=2, leave=False, disable=not show_progress(progress)
+        ):
             target.copy_(_mean(name, stored, shares))
     return model.eval(), masked_lm
 

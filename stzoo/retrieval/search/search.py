@@ -1,5 +1,6 @@
 """search(): find the passages nearest to questions, with a model or an embedding store."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,10 @@ import numpy as np
 import torch
 
 from stzoo.data.beir import RetrievalDataset, read_corpus
-from stzoo.data.beir_layout import find_jsonl
+from stzoo.data.beir_layout import corpus_file
+from stzoo.data.corpus_sources import find
+from stzoo.data.objects import corpus_path
+from stzoo.data.rows import refuse
 from stzoo.errors import DataError, ModelError, RecipeError
 from stzoo.models.encode import encode
 from stzoo.models.loaded import open_model
@@ -21,13 +25,16 @@ from stzoo.utils.distributed import require_one_process
 from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import show_progress
 from stzoo.utils.outputs import check_output
+from stzoo.utils.public import public
+from stzoo.utils.tables import Tabular
 
 
+@public()
 def search(
-    source: str | Path,
+    source: Any,
     questions: str | Sequence[str],
     *,
-    data: str | Path | None = None,
+    data: Any = None,
     k: int = 5,
     hybrid: bool = False,
     fuse_weight: float = WEIGHT,
@@ -39,13 +46,15 @@ def search(
     memory_gib: float = 2.0,
     store: str | Path | None = None,
     progress: bool | None = None,
-) -> list[dict[str, Any]]:
+) -> "Answers":
     """Finds the passages nearest to each question by exact search, alone or fused with BM25.
 
     Args:
-        source: A model (folder or Hub id), or an embedding store, which records its model and corpus.
+        source: A model (folder, Hub id or SentenceTransformer), or an embedding store, which records its
+            model and corpus.
         questions: One or several questions.
-        data: The corpus: a BEIR folder or a corpus.jsonl(.gz). None uses the store's corpus.
+        data: The corpus: a BEIR folder, a file, a list of texts or dicts, a data frame, an Arrow table, or a
+            datasets.Dataset. None uses the store's corpus.
         k: Number of passages per question.
         hybrid: True ranks by the fusion of BM25 and the model (see `stzoo.retrieval.fusion`).
         fuse_weight: Weight of BM25 in the fusion, from 0 to 1.
@@ -63,6 +72,7 @@ def search(
     Returns:
         {"question": str, "found": [{"id": str, "score": float, "text": str}, …]} per question, best first. If
         `hybrid`, a passage also has its scores by "bm25" and by the "model", and "score" is the fused one.
+        The whole is a list that prints as a table.
 
     Raises:
         DataError: If the corpus is missing or invalid, or the corpus or model of the store has changed.
@@ -70,6 +80,8 @@ def search(
         RecipeError: If an option is invalid.
     """
     require_one_process("search")
+    if data is not None:
+        data = corpus_path(data)
     questions = [questions] if isinstance(questions, str) else list(questions)
     if not questions:
         raise RecipeError("no question was given; expected at least one.")
@@ -83,7 +95,8 @@ def search(
     show_bars = show_progress(progress)
     documents: Store | None = None
     options: dict[str, str] = {}  # those of the documents, so that questions are encoded alike
-    if (manifest := user_path(source, ModelError) / "manifest.json").is_file():
+    named = isinstance(source, str | os.PathLike)
+    if named and (manifest := user_path(source, ModelError) / "manifest.json").is_file():
         documents = open_store(manifest.parent)
         if documents.metadata.get("role") != "document":
             raise DataError(f"{source} contains embeddings of queries; expected those of a corpus.")
@@ -93,7 +106,7 @@ def search(
         }
         data = data or documents.data["folder"]
     else:
-        model = str(source)
+        model = os.fspath(source) if named else source
         if data is None:
             raise RecipeError(
                 "there is no corpus to search; set data (--data) to a BEIR folder or a corpus.jsonl."
@@ -123,7 +136,7 @@ def search(
         run = fuse_bm25(
             bm25.retrieve(dict(zip(ids, questions, strict=True)), max(k, DEPTH)), run, weight=fuse_weight, k=k
         )
-    answers = []
+    answers = Answers()
     for number, question, vector in zip(ids, questions, vectors, strict=True):
         places, scores = run.results(number)
         columns = {"score": scores.tolist()}
@@ -142,6 +155,20 @@ def search(
     return answers
 
 
+class Answers(list[dict[str, Any]], Tabular):
+    """The passages found for each question; printed, a table."""
+
+    __repr__ = Tabular.__repr__
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each passage, the best of each question first."""
+        return [{"question": one["question"], **passage} for one in self for passage in one["found"]]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The answers."""
+        return list(self)
+
+
 def _scores(retriever: Retriever, vector: np.ndarray, documents: Store, places: np.ndarray) -> list[float]:
     """The model's scores of some passages for a question."""
     if not len(places):
@@ -155,7 +182,11 @@ def _scores(retriever: Retriever, vector: np.ndarray, documents: Store, places: 
 
 def _corpus(data: Path, progress: bool) -> RetrievalDataset:
     """A corpus without queries."""
-    file = find_jsonl(data, "corpus") if data.is_dir() else data
+    file = corpus_file(data) or data
+    if not file.name.endswith((".jsonl", ".jsonl.gz")):  # another form, or a folder of files
+        sources = find(str(data))
+        rows = (row for source in sources for _, row in source.read(progress, refuse))
+        file = Path(corpus_path(rows), "corpus.jsonl")
     if not file.is_file():
         raise DataError(f"{data} does not exist; expected a BEIR folder or a corpus.jsonl(.gz).")
     ids, passages, notes = read_corpus(file, progress)

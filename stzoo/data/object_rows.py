@@ -1,0 +1,66 @@
+"""The rows of lists, data frames, Arrow tables and `datasets.Dataset`s."""
+
+from collections.abc import Callable, Iterable, Mapping, Set
+from typing import Any
+
+import pyarrow as pa
+
+from stzoo.data.row_location import RowLocation
+from stzoo.data.rows import OnBad, Progress, Rows, check_column_names, read_dataset, read_tables, refuse
+from stzoo.errors import DataError
+
+CORPUS = (
+    "a list of texts or dicts, a pandas or polars frame, an Arrow table, a datasets.Dataset, or the path of "
+    "a file or folder"
+)
+
+
+def object_rows(
+    source: Any,
+    expected: str = CORPUS,
+    *,
+    columns: Callable[[list[str]], list[str]] = list,
+    progress: Progress = False,
+    on_bad: OnBad = refuse,
+) -> Rows:
+    """Streams the rows of an object, as `stzoo.data.rows.read_rows` does those of a file.
+
+    Args:
+        source: A list (or another iterable) of texts and dicts, a pandas or polars frame, an Arrow table, or
+            a `datasets.Dataset`. A text is a row with the column "text".
+        expected: What is accepted, for the message about another type.
+        columns: Chooses the columns to read of a frame, table or data set by the names of all.
+        progress: See `read_rows`.
+        on_bad: See `read_rows`.
+
+    Raises:
+        DataError: If the object is of another type; the message does not show the object.
+    """
+    name = type(source).__name__
+    if isinstance(source, Mapping) and isinstance(getattr(source, "column_names", None), Mapping):
+        raise DataError(f"a {name} was given; expected one split of it, e.g. data['train'].")
+    if hasattr(source, "select_columns") and hasattr(source, "__len__"):
+        chosen = source.select_columns(columns(source.column_names))
+        return read_dataset(name, chosen, progress, on_bad)
+    if hasattr(source, "__arrow_c_stream__") and (hasattr(source, "columns") or hasattr(source, "schema")):
+        reader = pa.RecordBatchReader.from_stream(source)
+        check_column_names(name, reader.schema.names)
+        names = columns(reader.schema.names)
+        tables = (batch.select(names) for batch in reader)
+        return read_tables(name, tables, max(1, len(source)), progress, on_bad)
+    if isinstance(source, Iterable) and not isinstance(
+        source, str | bytes | Mapping | Set
+    ):  # a set has no order
+        return _of_list(name, source)
+    raise DataError(f"an object of type {name} was given; expected {expected}.")
+
+
+def _of_list(name: str, values: Iterable[Any]) -> Rows:
+    for number, value in enumerate(values, 1):
+        at = RowLocation(name, number)
+        if isinstance(value, str):
+            yield at, {"text": value}
+        elif isinstance(value, Mapping):
+            yield at, dict(value)
+        else:
+            raise at.error(f"a {type(value).__name__}", "a text, or a dict with a text")

@@ -1,0 +1,271 @@
+"""Corpora, judged data and training data that are given as Python objects in place of a path.
+
+Every function of stzoo that reads a path also takes an object. It is written once to stzoo's cache, and from
+there on it is a path like any other. Its name there says what it was and ends in a fingerprint of its content
+("list-of-350-texts-5d41402abc4b"), which records of runs keep. So the same content is the same path, and a
+run that is resumed with other content is refused. The copies may be deleted when no run needs them.
+
+The rows of a corpus have a "text", and may have a "title" and an "_id" or "id"; rows without an id are
+numbered from 1.
+"""
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from stzoo.data.beir import write_beir
+from stzoo.data.corpus import cache_folder
+from stzoo.data.corpus_sources import SUFFIXES
+from stzoo.data.object_rows import CORPUS, object_rows
+from stzoo.errors import DataError, abbreviated, quoted
+from stzoo.utils.files import fingerprint, writing
+from stzoo.utils.messages import counted
+
+JUDGED = "a BEIR folder, or the dicts (corpus, queries, qrels) that BEIR's GenericDataLoader returns"
+TRAINING = (
+    "the path of a file or folder, a list of dicts, a pandas or polars frame, an Arrow table, a "
+    "datasets.Dataset, or the dicts (corpus, queries, qrels) of BEIR"
+)
+
+
+def corpus_path(given: Any) -> str:
+    """The path of a corpus: as given, or that of a folder with its corpus.jsonl.
+
+    Raises:
+        DataError: If it is no corpus, or a row has no text.
+    """
+    if isinstance(given, str | os.PathLike):
+        return os.fspath(given)
+
+    def write(draft: Path) -> str:
+        count = _write_jsonl(draft / "corpus.jsonl", _corpus_rows(given))
+        if not count:
+            raise DataError(f"the corpus, a {type(given).__name__}, is empty; expected {CORPUS}.")
+        return _description(given, count, "text")
+
+    return str(keep(write))
+
+
+def corpus_paths(given: Any) -> list[str]:
+    """The paths of one corpus or several; see `corpus_path`.
+
+    A list of strings is a list of texts, unless each of them has the form of a path or name (no white space,
+    or a known ending) or is an existing path. A list of a single string is a list of sources.
+    """
+    if not isinstance(given, list | tuple) or not given or is_judged(given):
+        return [corpus_path(given)]
+    if all(isinstance(one, str | os.PathLike) for one in given):
+        is_texts = len(given) > 1 and not all(map(_names_source, given))
+        return [corpus_path(given)] if is_texts else list(map(os.fspath, given))
+    if isinstance(given[0], Mapping):
+        return [corpus_path(given)]
+    return [corpus_path(one) for one in given]
+
+
+def judged_path(given: Any, split: str = "test") -> str:
+    """The path of judged data: as given, or that of a BEIR folder, or of a folder with several.
+
+    Args:
+        given: A path, or the dicts (corpus, queries, qrels), as a tuple or by these names. The corpus may be
+            whatever `corpus_path` takes; the qrels may be given by split: {"dev": {query: {document: 1}}}.
+            Or a dict of such data sets by name, which become the subfolders of a folder.
+        split: The split that the qrels are of, if they do not name it.
+
+    Raises:
+        DataError: If it is no judged data.
+    """
+    if isinstance(given, str | os.PathLike):
+        return os.fspath(given)
+    if is_judged(given):
+        return str(keep(lambda draft: _write_judged(draft, given, split)))
+    if not is_several(given):
+        raise DataError(f"an object of type {type(given).__name__} was given; expected {JUDGED}.")
+
+    def write(draft: Path) -> str:
+        for name, one in given.items():
+            if not re.fullmatch(r"[\w-][\w.-]*", name):
+                raise DataError(f"a data set is named {quoted(name)}; expected letters, digits, _, . and -.")
+            _write_judged(draft / name, one, split)
+        return counted(len(given), "data set")
+
+    return str(keep(write))
+
+
+def training_path(given: Any) -> str:
+    """The path of training data: as given, or that of a jsonl file or BEIR folder.
+
+    Raises:
+        DataError: If it is no training data.
+    """
+    if isinstance(given, str | os.PathLike):
+        return os.fspath(given)
+    if is_judged(given):
+        return judged_path(given, "train")
+
+    def write(draft: Path) -> str:
+        rows = (row for _, row in object_rows(given, TRAINING))
+        count = _write_jsonl(draft / "train.jsonl", rows)
+        if not count:
+            raise DataError(f"the training data, a {type(given).__name__}, is empty; expected rows.")
+        return _description(given, count, "row")
+
+    return str(keep(write, "train.jsonl"))
+
+
+def training_paths(given: Any) -> list[str]:
+    """The paths of texts that a model was trained on: those of training data, or of corpora."""
+    if isinstance(given, list | tuple) and given and not is_judged(given):
+        if all(isinstance(one, str | os.PathLike) for one in given):
+            return corpus_paths(given)
+        if not isinstance(given[0], Mapping):
+            return [path for one in given for path in training_paths(one)]
+    return [training_path(given)]
+
+
+def is_judged(given: Any) -> bool:
+    """True for the dicts (corpus, queries, qrels), as a tuple or list or by these names."""
+    if isinstance(given, Mapping):
+        return {"corpus", "queries", "qrels"} <= given.keys()
+    if not isinstance(given, list | tuple) or len(given) != 3:
+        return False
+    _, queries, qrels = given
+    if not isinstance(queries, Mapping) or not isinstance(qrels, Mapping):
+        return False
+    return all(isinstance(grades, Mapping) for grades in qrels.values())
+
+
+def is_several(given: Any) -> bool:
+    """True for a dict of judged data sets by name."""
+    if not isinstance(given, Mapping) or is_judged(given) or not given:
+        return False
+    return all(isinstance(name, str) and is_judged(one) for name, one in given.items())
+
+
+def _names_source(text: str | os.PathLike[str]) -> bool:
+    if not isinstance(text, str) or text == "pydocs" or text.lower().endswith(SUFFIXES):
+        return True
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # too long for a path, a NUL byte
+        if Path(text).expanduser().exists():
+            return True
+    return text.isascii() and len(text.split()) == 1
+
+
+def _corpus_rows(given: Any) -> Iterator[dict[str, Any]]:
+    """The rows of a corpus with an "_id" and a "text" each."""
+    if is_judged(given):
+        given = given["corpus"] if isinstance(given, Mapping) else given[0]
+    if isinstance(given, Mapping):
+        if not all(isinstance(one, str | Mapping) for one in given.values()):
+            raise DataError(
+                "the corpus is a dict whose values are not texts; expected a text, or a dict with a "
+                '"text", by id.'
+            )
+        given = [
+            {"_id": str(key), **({"text": value} if isinstance(value, str) else value)}
+            for key, value in given.items()
+        ]
+    if isinstance(given, str | bytes):
+        raise DataError(f"a single text was given as corpus; expected {CORPUS}.")
+    for at, row in object_rows(given):
+        if "text" not in row and "title" not in row:
+            names = abbreviated(", ".join(map(str, row))) or "none"
+            raise at.error(f"the columns {names}", 'a "text" (a "title" and an "_id" or "id" may be there)')
+        found = row.get("_id") if row.get("_id") is not None else row.get("id")
+        yield {**row, "_id": str(at.line) if found is None else found, "text": row.get("text") or ""}
+
+
+def _write_judged(folder: Path, given: Any, split: str) -> str:
+    parts = [given[name] for name in ("corpus", "queries", "qrels")] if isinstance(given, Mapping) else given
+    corpus, queries, qrels = parts
+    if not isinstance(queries, Mapping) or not isinstance(qrels, Mapping):
+        wrong = type(qrels if isinstance(queries, Mapping) else queries).__name__
+        raise DataError(f"the queries or qrels are of type {wrong}; expected dicts by query id.")
+    count = 0
+
+    def rows() -> Iterator[dict[str, str]]:
+        nonlocal count
+        for count, row in enumerate(_corpus_rows(corpus), 1):  # noqa: B007 - counted for the name
+            yield {"_id": str(row["_id"]), "title": row.get("title") or "", "text": row["text"]}
+
+    texts = {str(query): _query_text(query, text) for query, text in queries.items()}
+    by_split = qrels if _names_splits(qrels) else {split: qrels}
+    grades = {
+        name: {str(query): _grades(query, judged) for query, judged in of.items()}
+        for name, of in by_split.items()
+    }
+    write_beir(folder, rows(), texts, grades)
+    return f"{counted(count, 'passage')} {counted(len(texts), 'query')}"
+
+
+def _names_splits(qrels: Mapping[str, Any]) -> bool:
+    first = next(iter(qrels.values()), None)
+    return isinstance(first, Mapping) and isinstance(next(iter(first.values()), None), Mapping)
+
+
+def _query_text(query: Any, text: Any) -> str:
+    text = text.get("text") if isinstance(text, Mapping) else text
+    if not isinstance(text, str):
+        raise DataError(f"the query {quoted(str(query))} is of type {type(text).__name__}; expected a text.")
+    return text
+
+
+def _grades(query: Any, judged: Any) -> dict[str, int]:
+    try:
+        grades = {str(document): int(grade) for document, grade in judged.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise DataError(
+            f"the qrels of {quoted(str(query))} are of another form; expected grades (whole numbers) by "
+            "document id."
+        ) from None
+    return grades
+
+
+def _write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Writes rows and returns their number. Values that JSON lacks (dates, …) become texts."""
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for count, row in enumerate(rows, 1):  # noqa: B007 - returned
+            file.write(json.dumps(row, default=_plain) + "\n")
+    return count
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)  # tolist: of numpy's types
+
+
+def _description(given: Any, count: int, noun: str) -> str:
+    is_plain = isinstance(given, list | tuple | Mapping)
+    return f"{type(given).__name__} of {counted(count, noun if is_plain else 'row')}"
+
+
+def keep(write: Callable[[Path], str], file: str = "", *, name: str = "") -> Path:
+    """Writes a folder into the cache, and returns its path there, or that of its only file.
+
+    Args:
+        write: Writes into a draft folder, and returns what the object was.
+        file: Name of the only file, if its path is to be returned.
+        name: Name in the cache; by default what the object was, with the fingerprint of what was written. A
+            folder of that name is not written again.
+    """
+    root = cache_folder() / "objects"
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
+        if name and (root / name).exists():
+            return root / name
+        with tempfile.TemporaryDirectory(prefix=".", dir=root) as box:
+            draft = Path(box, "draft")
+            draft.mkdir()
+            what = write(draft).replace(",", "").replace(" ", "-")
+            name = name or f"{what}-{fingerprint(*sorted(draft.iterdir()))[:12]}"
+            target = root / (name + Path(file).suffix)
+            try:
+                (draft / file if file else draft).replace(target)
+            except OSError:
+                if not target.exists():  # otherwise it has the same content
+                    raise
+    return target

@@ -1,0 +1,101 @@
+"""SentenceTransformer objects that are given in place of a path or Hub id."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import CrossEncoder, SentenceTransformer
+
+from stzoo.data.corpus import tokenizer_fingerprint
+from stzoo.data.objects import keep
+from stzoo.errors import ModelError
+from stzoo.models.names import slug
+from stzoo.utils.logging import silence_hf_logging
+
+EXPECTED = "a SentenceTransformer, the path of its folder, or its Hub id"
+
+
+def model_path(given: Any) -> str:
+    """The path or Hub id of a model: as given, or that of a copy in stzoo's cache.
+
+    The copy is named after the model and the fingerprint of its weights; the object itself is never changed.
+
+    Raises:
+        ModelError: If it is no model; the message does not show the object.
+    """
+    if isinstance(given, str | os.PathLike):
+        return os.fspath(given)
+    check_model(given)
+    used = [getattr(given, name, None) for name in ("prompts", "default_prompt_name", "max_seq_length")]
+    used.append(getattr(given, "similarity_fn_name", None))
+    settings = hashlib.sha256(json.dumps(used, default=str).encode()).hexdigest()
+
+    def write(draft: Path) -> str:
+        with silence_hf_logging():
+            given.save_pretrained(str(draft), create_model_card=False)
+        return ""
+
+    name = f"{slug(model_name(given))}-{model_revision(given)}-{settings[:4]}"
+    return str(keep(write, name=name))
+
+
+def model_paths(given: Any) -> list[str]:
+    """The paths or Hub ids of one or several models; see `model_path`."""
+    return [model_path(one) for one in (given if isinstance(given, list | tuple) else [given])]
+
+
+def check_model(given: Any) -> None:
+    """Checks that an object is a SentenceTransformer (or, as a teacher, a CrossEncoder).
+
+    Raises:
+        ModelError: If it is of another type.
+    """
+    if not isinstance(given, SentenceTransformer | CrossEncoder):
+        raise ModelError(f"an object of type {type(given).__name__} was given as model; expected {EXPECTED}.")
+
+
+def model_name(model: Any) -> str:
+    """The Hub id or the name of the folder that a model was loaded from; "model" if there is none."""
+    config = getattr(getattr(model[0], "model", None), "config", None)
+    name = model.model_card_data.base_model or getattr(config, "_name_or_path", "") or ""
+    return Path(name).resolve().name if Path(name).is_dir() or Path(name).is_absolute() else name or "model"
+
+
+def model_revision(model: Any) -> str:
+    """A fingerprint (12 hex digits) of a model's weights, modules and tokenizer."""
+    digest = hashlib.sha256()
+    for module in model:
+        settings = module.get_config_dict() if hasattr(module, "get_config_dict") else {}
+        digest.update(json.dumps([type(module).__name__, settings], sort_keys=True, default=str).encode())
+    tokenizer = getattr(model, "tokenizer", None)
+    if hasattr(tokenizer, "backend_tokenizer"):
+        digest.update(tokenizer_fingerprint(tokenizer).encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(memoryview(raw.numpy()))
+    return digest.hexdigest()[:12]
+
+
+def listed(models: Any) -> list[tuple[str, Any]]:
+    """Models, each with the name of its results ("" for its own).
+
+    Args:
+        models: A name, path or object, a list of these, or a dict of these by name.
+
+    Raises:
+        ModelError: If one is of another type.
+    """
+    if isinstance(models, Mapping):
+        named = [(str(name), one) for name, one in models.items()]
+    else:
+        several = isinstance(models, list | tuple)
+        named = [("", one) for one in (models if several else [models])]
+    for _, one in named:
+        if not isinstance(one, str | os.PathLike):
+            check_model(one)
+    return named

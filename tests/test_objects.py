@@ -1,0 +1,349 @@
+"""Every function takes Python objects as well as paths, and returns objects that print as tables."""
+
+import inspect
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pandas as pd
+import polars
+import pyarrow as pa
+import pytest
+import tqdm
+from sentence_transformers import SentenceTransformer
+from support import notebook
+
+import stzoo
+from stzoo.data import objects
+from stzoo.data.corpus import load_corpus
+from stzoo.errors import DataError, ModelError, RecipeError
+from stzoo.models.loaded import open_model
+from stzoo.models.loading import load_model
+from stzoo.models.objects import model_path, model_revision
+from stzoo.testing import sentences
+from stzoo.training.finetune_settings import FinetuneSettings
+from stzoo.training.pretrain_settings import PretrainSettings
+from stzoo.training.trained import TrainedModel
+from stzoo.utils.messages import notify
+from stzoo.utils.public import public
+
+TEXTS = sentences(12, seed=3)
+ROWS = [{"id": f"d{i}", "title": "T", "text": text} for i, text in enumerate(TEXTS)]
+DICTS = (
+    {row["id"]: {"title": row["title"], "text": row["text"]} for row in ROWS},
+    {f"q{i}": " ".join(text.split()[:4]) for i, text in enumerate(TEXTS)},
+    {f"q{i}": {f"d{i}": 1} for i in range(12)},
+)
+
+
+class Secret:
+    def __repr__(self):
+        raise AssertionError("an object must not be shown")
+
+
+@pytest.fixture(scope="module")
+def model(base):
+    return load_model(str(base))
+
+
+def rows_of(path):
+    lines = (line for line in open(f"{path}/corpus.jsonl", encoding="utf-8"))  # noqa: PTH123, SIM115
+    return [json.loads(line) for line in lines]
+
+
+# --- corpora
+
+
+@pytest.mark.parametrize(
+    "corpus",
+    [
+        ROWS,
+        tuple(ROWS),
+        iter(ROWS),
+        pd.DataFrame(ROWS),
+        polars.DataFrame(ROWS),
+        pa.Table.from_pylist(ROWS),
+        datasets.Dataset.from_list(ROWS),
+        DICTS[0],
+        DICTS,
+    ],
+    ids=lambda corpus: type(corpus).__name__,
+)
+def test_every_form_of_a_corpus_has_the_same_rows(corpus):
+    rows = rows_of(objects.corpus_path(corpus))
+    assert [(row["_id"], row["title"], row["text"]) for row in rows] == [
+        (f"d{i}", "T", text) for i, text in enumerate(TEXTS)
+    ]
+
+
+@pytest.mark.parametrize("texts", [TEXTS, pd.Series(TEXTS), polars.Series(TEXTS), np.array(TEXTS)])
+def test_texts_are_numbered(texts):
+    assert [row["_id"] for row in rows_of(objects.corpus_path(texts))] == [str(i) for i in range(1, 13)]
+
+
+def test_a_path_says_what_the_object_was_and_changes_with_its_content():
+    first = objects.corpus_path(TEXTS)
+    assert "/objects/list-of-12-texts-" in first
+    assert objects.corpus_path(list(TEXTS)) == first
+    assert objects.corpus_path([*TEXTS[:-1], "another text of some words"]) != first
+    assert "/objects/DataFrame-of-12-rows-" in objects.corpus_path(pd.DataFrame(ROWS))
+    assert "/objects/12-passages-12-queries-" in objects.judged_path(DICTS)
+
+
+def test_a_list_of_strings_is_one_of_texts_unless_they_are_names(tmp_path):
+    file = tmp_path / "my corpus"
+    file.write_text("")
+    for names in (["a.jsonl", "org/name"], ["pydocs"], ["fodler"], [str(file), "b.jsonl"], ["one text"]):
+        assert objects.corpus_paths(names) == names
+    assert objects.corpus_paths([file, "b.jsonl"]) == [str(file), "b.jsonl"]
+    assert objects.corpus_paths(TEXTS) == [objects.corpus_path(TEXTS)]
+    assert objects.corpus_paths([pd.DataFrame(ROWS), "pydocs"])[1] == "pydocs"
+
+
+def test_values_that_json_lacks_and_missing_values_are_no_hindrance():
+    frame = pd.DataFrame(
+        {"text": TEXTS[:2], "title": ["T", None], "when": pd.to_datetime(["2024-01-01"] * 2)}
+    )
+    first, second = rows_of(objects.corpus_path(frame))
+    assert (first["when"][:10], second["title"], second["text"]) == ("2024-01-01", None, TEXTS[1])
+
+
+@pytest.mark.parametrize(
+    ("corpus", "error"),
+    [
+        (Secret(), "an object of type Secret was given; expected a list of texts"),
+        ([*TEXTS, Secret()], "13: a Secret; expected a text"),
+        (pd.DataFrame({"body": TEXTS}), 'the columns body; expected a "text"'),
+        ([], "a list, is empty"),
+        ({"d1": Secret()}, "a dict whose values are not texts"),
+        (datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}), r"one split of it"),
+    ],
+)
+def test_a_wrong_corpus_is_a_short_error(corpus, error):
+    with pytest.raises(DataError, match=error) as raised:
+        objects.corpus_path(corpus)
+    assert len(str(raised.value)) < 300
+
+
+def test_settings_keep_paths_in_place_of_objects(base, model):
+    settings = PretrainSettings.read(None, {"base": str(base), "corpus": TEXTS, "probe": DICTS})
+    assert settings.corpus == [objects.corpus_path(TEXTS)]
+    assert settings.probe == objects.judged_path(DICTS)
+    assert load_corpus(settings.corpus).rows["text"][:] == TEXTS
+    tasks = [{"name": "a", "data": [{"query": "a", "positive": "b"}], "dev_data": DICTS}]
+    settings = FinetuneSettings.read(None, {"model": model, "tasks": tasks})
+    assert settings.model == model_path(model)
+    assert settings.tasks[0].data.endswith(".jsonl")
+    assert settings.tasks[0].dev_data == objects.judged_path(DICTS, "dev")
+    for name in ("base", "pooling", "batch_size", "corpus"):
+        with pytest.raises((RecipeError, DataError, ModelError), match="type Secret") as raised:
+            PretrainSettings.read(None, {"base": str(base), "corpus": "x.jsonl", name: Secret()})
+        assert len(str(raised.value)) < 300
+
+
+def test_judgements_may_name_their_splits():
+    corpus, queries, qrels = DICTS
+    folder = objects.judged_path(
+        {"corpus": corpus, "queries": queries, "qrels": {"dev": qrels, "test": qrels}}
+    )
+    assert sorted(file.name for file in (TrainedModel(folder) / "qrels").iterdir()) == ["dev.tsv", "test.tsv"]
+    for wrong, error in (
+        ((corpus, queries, {"q1": {"d1": "high"}}), "the qrels of 'q1' are of another form"),
+        ((corpus, {"q1": 3}, qrels), "the query 'q1' is of type int"),
+        ((corpus, queries), "an object of type tuple was given; expected a BEIR folder, or the dicts"),
+        (Secret(), "an object of type Secret"),
+    ):
+        with pytest.raises(DataError, match=error):
+            objects.judged_path(wrong)
+
+
+# --- models
+
+
+def test_a_model_object_is_opened_as_it_is(model):
+    opened = open_model(model)
+    assert opened.model is model
+    assert (opened.name, opened.revision) == ("bert", model_revision(model))
+    model.encode("a text")  # sets the padding of its tokenizer
+    assert open_model(model, name="mine").revision == opened.revision
+    shorter = open_model(model, max_tokens=8)
+    assert (shorter.model.max_seq_length, model.max_seq_length) == (8, 64)
+    assert (
+        shorter.model[0].model.get_input_embeddings().weight is model[0].model.get_input_embeddings().weight
+    )
+    with pytest.raises(RecipeError, match="dtype and backend are for models that stzoo loads"):
+        open_model(model, dtype="float16")
+    with pytest.raises(ModelError, match="an object of type Secret was given as model"):
+        open_model(Secret())
+
+
+def test_the_copy_of_a_model_has_its_vectors_and_is_made_once(model):
+    folder = model_path(model)
+    np.testing.assert_allclose(SentenceTransformer(folder).encode(TEXTS), model.encode(TEXTS), atol=1e-6)
+    assert model_path(model) == folder
+
+
+def test_search_takes_a_model_and_any_corpus(model, tmp_path):
+    found = stzoo.search(model, TEXTS[:2], data=TEXTS, k=2)
+    assert [one["found"][0]["text"] for one in found] == TEXTS[:2]
+    assert len(found.to_pandas()) == 4
+    assert TEXTS[0][:20] in str(found)
+    assert json.loads(found.save(tmp_path / "found.json").read_text()) == list(found)
+    file = tmp_path / "passages.csv"
+    pd.DataFrame(ROWS).to_csv(file, index=False)
+    [one] = stzoo.search(model, TEXTS[3], data=file, k=1)
+    assert one["found"][0]["id"] == "d3"
+    with pytest.raises(DataError, match="an object of type int"):
+        stzoo.search(model, "a question", data=3)
+
+
+def test_mined_file_by_objects(model, tmp_path):
+    metadata = stzoo.mine(model, data=DICTS, output=tmp_path / "mined.jsonl", mined=2, depth=5)
+    assert metadata["counts"]["queries"] == 12
+
+
+def test_contamination_by_objects(tmp_path):
+    train = [{"query": "an unrelated question", "pos": [TEXTS[0]]}, {"query": "another", "pos": ["nothing"]}]
+    found = stzoo.contamination(train, data=DICTS, minhash=False)
+    assert found.found_passages == () or found.contaminated == ("q0",)
+    assert len(found.to_pandas()) == len(found.hits)
+    assert "test queries" in str(found)
+    assert json.loads(found.save(tmp_path / "found.json").read_text())["queries"] == 12
+    whole = stzoo.contamination([f"T {text}" for text in TEXTS], data=DICTS, minhash=False)
+    assert len(whole.found_passages) == 12
+
+
+# --- bench and compare
+
+
+def test_bench_and_compare_by_objects(model, tmp_path):
+    results = stzoo.bench({"mine": model}, data={"one": DICTS, "two": DICTS}, output=tmp_path / "results")
+    assert [(row.model, row.dataset) for row in results] == [
+        (name, dataset) for dataset in ("one", "two") for name in ("bm25s", "mine")
+    ]
+    assert list(results.to_pandas().columns[:4]) == ["model", "dataset", "split", "nDCG@10"]
+    assert "one (test)" in str(results) == repr(results)
+    assert "<td>mine</td>" in results._repr_html_()
+    assert len(json.loads(results.save(tmp_path / "results.json").read_text())["results"]) == 4
+    stored = stzoo.compare(["bm25s", "mine"], results=tmp_path / "results", data={"one": DICTS, "two": DICTS})
+    for comparison in (
+        stzoo.compare(results),
+        stzoo.compare(["bm25s", "mine"], results=results),
+        stzoo.compare([[row for row in results if row.model == name] for name in ("bm25s", "mine")]),
+    ):
+        assert [pair.test for pair in comparison.pairs] == [pair.test for pair in stored.pairs]
+    assert "mine against bm25s on one (test)" in str(stored)
+    assert next(iter([*stored.pairs[0].gains, *stored.pairs[0].losses])).text
+    with pytest.raises(DataError, match=r"there is no system 'mien' in the results.*did you mean 'mine'"):
+        stzoo.compare(["bm25s", "mien"], results=results)
+
+
+def test_a_wrong_model_or_data_set_is_refused_before_anything_is_read(model):
+    with pytest.raises(ModelError, match="an object of type Secret was given as model"):
+        stzoo.bench([model, Secret()], data=DICTS)
+    with pytest.raises(DataError, match="an object of type Secret"):
+        stzoo.bench(model, data=Secret())
+    with pytest.raises(DataError, match="has no split 'dev'"):
+        stzoo.bench(model, data=DICTS, split="dev")
+
+
+# --- the whole way
+
+
+@pytest.mark.usefixtures("unverified")
+def test_the_whole_way_by_objects(base, tmp_path):
+    frame, comparison, results, pretrained, tuned = notebook.run(base, tmp_path)
+    assert list(frame["system"]) == ["pre-trained", "tuned"]
+    assert comparison.baseline == "bm25s"
+    assert len(results) == 3
+    assert isinstance(tuned.model, SentenceTransformer)
+    assert tuned.path == tmp_path / "tuned" == tuned
+    assert tuned.history[-1]["step"] == 2
+    assert "loss" in tuned.history.to_pandas()
+    assert "list-of-40-texts-" in json.loads((pretrained / "run.json").read_text())["recipe"]["corpus"][0]
+    assert str(tuned) in tuned._repr_html_()
+    record = json.loads((tuned / "run.json").read_text())
+    assert "list-of-20-rows-" in record["recipe"]["data"]
+
+
+# --- the surface
+
+
+def test_help_shows_the_settings():
+    for function, names in (
+        (stzoo.finetune, {"model", "output", "data", "learning_rate", "progress"}),
+        (stzoo.pretrain, {"base", "corpus", "max_steps", "progress"}),
+        (stzoo.mine, {"data", "depth"}),
+        (stzoo.adapt, {"corpus", "queries"}),
+        (stzoo.bench, {"models", "data", "progress"}),
+    ):
+        signature = inspect.signature(function)
+        assert names <= signature.parameters.keys()
+        assert not any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    assert inspect.signature(stzoo.finetune).parameters["learning_rate"].default == 2e-5
+    assert "learning_rate: Peak learning rate of AdamW." in stzoo.finetune.__doc__
+
+
+def test_names_are_complete_and_typed():
+    source = Path(stzoo.__file__).read_text("utf-8")
+    typed = set(re.findall(r"^    from stzoo\.\S+ import (\w+) as \1$", source, re.MULTILINE))
+    assert typed == set(stzoo._LAZY)
+    assert set(stzoo.__all__) <= set(dir(stzoo))
+    assert not {"Any", "import_module", "TYPE_CHECKING"} & set(dir(stzoo))
+    assert Path(stzoo.__file__).with_name("py.typed").is_file()
+
+
+def test_notes_go_through_logging(caplog, capfd):
+    notify("a note")
+    assert [record.name for record in caplog.records] == ["stzoo"]
+    assert "stzoo: a note" in capfd.readouterr().err
+    caplog.set_level("ERROR", logger="stzoo")
+    notify("a note")
+    assert capfd.readouterr().err == ""
+
+
+def test_progress_false_hides_the_bars_of_libraries_too(capfd):
+    @public()
+    def work():
+        for _ in tqdm.tqdm(range(3), file=sys.stderr):
+            pass
+        datasets.Dataset.from_dict({"a": [1, 2]}).map(lambda row: row)
+
+    work(progress=False)
+    assert capfd.readouterr().err == ""
+    work()
+    assert "3/3" in capfd.readouterr().err
+
+
+def test_a_checkout_named_stzoo_in_the_current_folder_does_not_hide_the_package(tmp_path):
+    """An editable installation of the project is a path, not an import hook."""
+    root = Path(__file__).parents[1]
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(root / name, tmp_path / name)
+    (tmp_path / "stzoo").mkdir()
+    (tmp_path / "stzoo" / "__init__.py").touch()
+    code = "from setuptools import build_meta; print(build_meta.build_editable('.'))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=300
+    )
+    with zipfile.ZipFile(tmp_path / done.stdout.split()[-1]) as wheel:
+        names = [name for name in wheel.namelist() if "dist-info" not in name]
+        assert [wheel.read(name).decode().strip() for name in names] == [str(tmp_path)]
+    checkout = tmp_path / "above" / "stzoo"
+    shutil.copytree(tmp_path / "stzoo", checkout / "stzoo")
+    done = subprocess.run(
+        [sys.executable, "-c", "import stzoo; print(stzoo.__file__)"],
+        cwd=checkout.parent,
+        env=os.environ | {"PYTHONPATH": str(checkout)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == str(checkout / "stzoo" / "__init__.py")
