@@ -122,7 +122,7 @@ def test_values_that_json_lacks_and_missing_values_are_no_hindrance():
         ([*TEXTS, Secret()], "13: a Secret; expected a text"),
         (pd.DataFrame({"body": TEXTS}), 'the columns body; expected a "text"'),
         ([], "a list, is empty"),
-        ({"d1": Secret()}, "a dict whose values are not texts"),
+        ({"d1": Secret()}, "an object of type dict was given"),
         (datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}), r"one split of it"),
     ],
 )
@@ -243,6 +243,15 @@ def test_bench_and_compare_by_objects(model, tmp_path):
     assert next(iter([*stored.pairs[0].gains, *stored.pairs[0].losses])).text
     with pytest.raises(DataError, match=r"there is no system 'mien' in the results.*did you mean 'mine'"):
         stzoo.compare(["bm25s", "mien"], results=results)
+
+
+def test_runs_may_be_dicts():
+    run = {query: {f"d{i}": 1.0, f"d{(i + 1) % 12}": 0.5} for i, query in enumerate(DICTS[1])}
+    results = stzoo.score({"mine": run, "other": run}, data=DICTS)
+    assert [(row.model, row.scores.mean["nDCG@10"]) for row in results] == [("mine", 1.0), ("other", 1.0)]
+    assert stzoo.score(run, data=DICTS)[0].scores.mean["MRR@10"] == 1.0
+    with pytest.raises(DataError, match="an object of type Secret was given as run"):
+        stzoo.score([Secret()], data=DICTS)
 
 
 def test_a_wrong_model_or_data_set_is_refused_before_anything_is_read(model):

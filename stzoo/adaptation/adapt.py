@@ -63,7 +63,7 @@ STAGES = ("read", "encode", "ask", "filter", "train", "compare")
 
 @public(AdaptSettings)
 def adapt(
-    model: str | Path,
+    model: Any,
     recipe: str | Path | None = None,
     *,
     corpus: Any,
@@ -78,7 +78,7 @@ def adapt(
     get a map of their own, by `encode_query`.
 
     Args:
-        model: SentenceTransformer folder or Hub id.
+        model: SentenceTransformer, or its folder or Hub id.
         recipe: Path to a YAML file, or the name of an installed recipe.
         corpus: What `read_documents` takes: a folder of documents, a file, a list of texts, a frame; or a
             BEIR folder or corpus.jsonl, whose passages stay as they are. Judgements in it are not read.

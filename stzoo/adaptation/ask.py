@@ -51,7 +51,7 @@ TITLES = 3  # examples for a local model, taken from the corpus
 
 @public(AskSettings)
 def ask(
-    corpus: str | Path | Sequence[str | Path] | None = None,
+    corpus: Any = None,
     recipe: str | Path | None = None,
     *,
     output: str | Path,
@@ -65,8 +65,8 @@ def ask(
     with a larger `count`; queries that exist are not asked for again.
 
     Args:
-        corpus: BEIR folder, file or data set; see `stzoo.data.corpus.load_corpus`. A passage can name its
-            language and its document in "metadata".
+        corpus: BEIR folder, file, data set, list of texts or dicts, or data frame; see
+            `stzoo.data.corpus.load_corpus`. A passage can name its language and its document in "metadata".
         recipe: Path to a YAML file, or the name of an installed recipe.
         output: Folder for the queries.
         overwrite: True to start from scratch.

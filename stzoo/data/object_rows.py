@@ -26,8 +26,8 @@ def object_rows(
     """Streams the rows of an object, as `stzoo.data.rows.read_rows` does those of a file.
 
     Args:
-        source: A list (or another iterable) of texts and dicts, a pandas or polars frame, an Arrow table, or
-            a `datasets.Dataset`. A text is a row with the column "text".
+        source: A list (or another iterable) of texts and dicts, a dict of these by id, a pandas or polars
+            frame, an Arrow table, or a `datasets.Dataset`. A text is a row with the column "text".
         expected: What is accepted, for the message about another type.
         columns: Chooses the columns to read of a frame, table or data set by the names of all.
         progress: See `read_rows`.
@@ -37,6 +37,8 @@ def object_rows(
         DataError: If the object is of another type; the message does not show the object.
     """
     name = type(source).__name__
+    if isinstance(source, Mapping) and all(isinstance(value, str | Mapping) for value in source.values()):
+        return _of_list(name, (_row(key, value) for key, value in source.items()))
     if isinstance(source, Mapping) and isinstance(getattr(source, "column_names", None), Mapping):
         raise DataError(f"a {name} was given; expected one split of it, e.g. data['train'].")
     if hasattr(source, "select_columns") and hasattr(source, "__len__"):
@@ -53,6 +55,10 @@ def object_rows(
     ):  # a set has no order
         return _of_list(name, source)
     raise DataError(f"an object of type {name} was given; expected {expected}.")
+
+
+def _row(key: Any, value: str | Mapping[str, Any]) -> dict[str, Any]:
+    return {"_id": str(key), **({"text": value} if isinstance(value, str) else value)}
 
 
 def _of_list(name: str, values: Iterable[Any]) -> Rows:

@@ -15,6 +15,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from stzoo.utils.files import fingerprint, writing
 from stzoo.utils.messages import counted
 
 JUDGED = "a BEIR folder, or the dicts (corpus, queries, qrels) that BEIR's GenericDataLoader returns"
+RUNS = "a run file, or scores by document id by query id"
 TRAINING = (
     "the path of a file or folder, a list of dicts, a pandas or polars frame, an Arrow table, a "
     "datasets.Dataset, or the dicts (corpus, queries, qrels) of BEIR"
@@ -127,6 +129,38 @@ def training_paths(given: Any) -> list[str]:
     return [training_path(given)]
 
 
+def run_paths(given: Any) -> list[str]:
+    """The run files of one system or several: as given, or NAME=FILE for runs that are given as dicts.
+
+    Args:
+        given: File names, or scores by document id by query id, or a dict of such runs by name.
+
+    Raises:
+        DataError: If it is neither.
+    """
+    if not isinstance(given, Mapping):
+        several = given if isinstance(given, list | tuple) else [given]
+        if not all(isinstance(one, str | os.PathLike) for one in several):
+            wrong = next(type(one).__name__ for one in several if not isinstance(one, str | os.PathLike))
+            raise DataError(f"an object of type {wrong} was given as run; expected {RUNS}.")
+        return list(map(os.fspath, several))
+    runs = given if _names_splits(given) else {"run": given}
+    return [f"{name}={keep(partial(_write_run, run), 'run.trec')}" for name, run in runs.items()]
+
+
+def _write_run(run: Any, draft: Path) -> str:
+    lines = []
+    for query, scores in run.items():
+        if not isinstance(scores, Mapping):
+            raise DataError(f"the run of {quoted(str(query))} is of another form; expected {RUNS}.")
+        for rank, (document, score) in enumerate(sorted(scores.items(), key=lambda one: -one[1]), 1):
+            if any(len(str(one).split()) != 1 for one in (query, document)):
+                raise DataError(f"the id {quoted(str(document))} or {quoted(str(query))} has white space.")
+            lines.append(f"{query} Q0 {document} {rank} {float(score)!r} run\n")
+    (draft / "run.trec").write_text("".join(lines), encoding="utf-8")
+    return f"run of {counted(len(run), 'query')}"
+
+
 def is_judged(given: Any) -> bool:
     """True for the dicts (corpus, queries, qrels), as a tuple or list or by these names."""
     if isinstance(given, Mapping):
@@ -159,16 +193,6 @@ def _corpus_rows(given: Any) -> Iterator[dict[str, Any]]:
     """The rows of a corpus with an "_id" and a "text" each."""
     if is_judged(given):
         given = given["corpus"] if isinstance(given, Mapping) else given[0]
-    if isinstance(given, Mapping):
-        if not all(isinstance(one, str | Mapping) for one in given.values()):
-            raise DataError(
-                "the corpus is a dict whose values are not texts; expected a text, or a dict with a "
-                '"text", by id.'
-            )
-        given = [
-            {"_id": str(key), **({"text": value} if isinstance(value, str) else value)}
-            for key, value in given.items()
-        ]
     if isinstance(given, str | bytes):
         raise DataError(f"a single text was given as corpus; expected {CORPUS}.")
     for at, row in object_rows(given):

@@ -139,7 +139,7 @@ class ScoreSettings(ScoringSettings):
     command: ClassVar[str] = "score"
     positional: ClassVar[tuple[str, ...]] = ("runs",)
 
-    runs: Names = setting(..., "TREC runs or KILT answers, as FILE or NAME=FILE.", min_length=1)
+    runs: Names = setting(..., "TREC runs or KILT answers, as FILE or NAME=FILE.", takes="runs", min_length=1)
     data: Path = setting(..., "BEIR folder, qrels file, or KILT file.", takes="judged", split="test")
 
 

@@ -53,6 +53,7 @@ OBJECTS = {
     "corpora": "stzoo.data.objects:corpus_paths",
     "judged": "stzoo.data.objects:judged_path",
     "training": "stzoo.data.objects:training_path",
+    "runs": "stzoo.data.objects:run_paths",
     "trainings": "stzoo.data.objects:training_paths",
 }
 
@@ -220,6 +221,7 @@ class Settings(CheckedSettings):
                 )
             else:
                 reason = problem["msg"][:1].lower() + problem["msg"][1:]
+                reason = "expected a path" if problem["type"] == "path_type" else reason
                 lines.append(f"{key} is {_shown(problem['input'])}: {reason}.")
         of = f"the recipe {recipe}" if recipe is not None else "the settings"
         return f"problems in {of} of `stzoo {cls.command}`:\n  " + "\n  ".join(lines)

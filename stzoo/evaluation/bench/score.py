@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from stzoo.utils.public import public
 
 @public()
 def score(
-    runs: str | Sequence[str],
+    runs: Any,
     *,
     data: Any,
     output: str | Path | None = None,
@@ -45,7 +45,8 @@ def score(
     """Scores TREC run files against judgements, or KILT guesses against a KILT file.
 
     Args:
-        runs: One or several run files, each FILE or NAME=FILE: a TREC run, or a KILT guess (jsonl).
+        runs: One or several run files, each FILE or NAME=FILE: a TREC run, or a KILT guess (jsonl). Or the
+            scores by document id by query id, or a dict of such runs by name.
         data: A BEIR folder (or FOLDER/TASK), a qrels file of TREC or BEIR, or a KILT file (jsonl);
             or the dicts (corpus, queries, qrels) of BEIR.
         output: Folder for the results, as for bench(); None writes none.

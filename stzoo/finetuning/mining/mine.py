@@ -29,7 +29,7 @@ from stzoo.utils.public import public
 
 @public(MineSettings)
 def mine(
-    model: str | None = None,
+    model: Any = None,
     recipe: str | Path | None = None,
     *,
     output: str | Path,
@@ -41,7 +41,7 @@ def mine(
     """Searches a corpus with a model and keeps passages that rank high but are not known answers.
 
     Args:
-        model: Path to a sentence-transformers model folder, or its Hub id; or "bm25s".
+        model: Path to a sentence-transformers model folder, its Hub id, or a SentenceTransformer; or "bm25s".
         recipe: Path to a YAML file, or the name of an installed recipe.
         output: Path to the file, .parquet or .jsonl. It has one row per query with FlagEmbedding's columns
             ("query", "pos", "neg", "pos_scores", "neg_scores") and the ids. Unfinished work is stored in a
