@@ -100,7 +100,8 @@ def open_model(
     """Loads a model. Code from its folder or repository is never run.
 
     Args:
-        text: FOLDER, HUB_ID or NAME=FOLDER_OR_HUB_ID, or a SentenceTransformer.
+        text: FOLDER, HUB_ID or NAME=FOLDER_OR_HUB_ID, or a SentenceTransformer, which is used as it is
+            (on `device`, if that is given).
         max_tokens: Number of tokens to which texts are truncated; None for the model's limit.
         device: Device of torch, or several separated by commas; None for the best available.
         dtype: Type of the weights: float32, bfloat16 or float16; None for the published one.
@@ -155,7 +156,7 @@ def _of_object(
             model, {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
         )
         limit(model, max_tokens, name)
-    return LoadedModel(name, name, model_revision(model), model.eval(), devices)
+    return LoadedModel(name, model_name(model), model_revision(model), model.eval(), devices)
 
 
 def limit(model: Any, max_tokens: int, name: str) -> None:

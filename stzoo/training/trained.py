@@ -21,11 +21,11 @@ class Log(list[dict[str, Any]], Tabular):
 
     def rows(self) -> list[dict[str, Any]]:
         """The entries, all with the same columns: None where an entry lacks one."""
-        names = dict.fromkeys(name for entry in [{"step": 0, "epoch": 0}, *self] for name in entry)
+        names = dict.fromkeys(name for entry in self for name in entry)
         return [{name: entry.get(name) for name in names} for entry in self]
 
 
-class TrainedModel(_Path, Tabular):
+class TrainedModel(_Path):
     """The folder of a model. It is a Path, so it can be given wherever a path can; printed, its path.
 
     Example:
@@ -73,9 +73,5 @@ class TrainedModel(_Path, Tabular):
         episodes = [episode.get("log", []) for episode in self.record.get("episodes", [])]
         return Log(entry for log in [*episodes, self.record.get("log", [])] for entry in log)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """A single row: the path, the number of steps and the scores."""
-        return [{"path": str(self), "steps": self.record.get("steps")} | self.scores]
-
     def _repr_html_(self) -> str:
-        return Tabular._repr_html_(self)
+        return Log([{"path": str(self), "steps": self.record.get("steps")} | self.scores])._repr_html_()
