@@ -210,7 +210,10 @@ def test_mined_file_by_objects(model, tmp_path):
 
 
 def test_contamination_by_objects(tmp_path):
-    train = [{"query": "an unrelated question", "pos": [f"T {TEXTS[0]}"]}, {"query": "another", "pos": ["nothing"]}]
+    train = [
+        {"query": "an unrelated question", "pos": [f"T {TEXTS[0]}"]},
+        {"query": "another", "pos": ["nothing"]},
+    ]
     found = stzoo.contamination(train, data=DICTS, minhash=False)
     assert (found.found_passages, found.contaminated) == (("d0",), ("q0",))
     assert len(found.to_pandas()) == len(found.hits)

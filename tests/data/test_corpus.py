@@ -291,8 +291,19 @@ def test_folders_and_files_of_no_known_kind_are_refused(tmp_path):
     write(tmp_path / "in" / "a.csv", b"one two three")
     with pytest.raises(DataError, match="no file of a known type"):
         load_corpus(tmp_path / "in")
+    write(tmp_path / "in" / "a.xml", b"one two three")
     with pytest.raises(DataError, match="has an unknown type"):
-        load_corpus(tmp_path / "in" / "a.csv")
+        load_corpus(tmp_path / "in" / "a.xml")
+
+
+def test_csv_and_tsv_files_are_read_when_they_are_named(tmp_path):
+    write(tmp_path / "a.csv", b'id,title,text\n7,T,"one, two three"\n')
+    write(tmp_path / "b.tsv", b"text\tid\none two three\t8\n")
+    rows = load_corpus([tmp_path / "a.csv", tmp_path / "b.tsv"]).rows
+    assert list(zip(rows["id"], rows["text"], strict=True)) == [
+        ("7", "T one, two three"),
+        ("8", "one two three"),
+    ]
 
 
 def test_a_cut_or_false_gzip_file_is_damaged_even_where_bad_lines_are_skipped(tmp_path):

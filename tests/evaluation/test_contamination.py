@@ -225,7 +225,7 @@ def test_a_beir_folder_is_trained_on_by_its_train_split(tested):
     ("name", "content", "options", "error", "reason"),
     [
         ("absent", None, {}, DataError, "no training file or folder .*absent"),
-        ("a.csv", "x", {}, DataError, "has an unknown type"),
+        ("a.xml", "x", {}, DataError, "has an unknown type"),
         ("a.jsonl", "{} \n[", {}, DataError, "a.jsonl:2: invalid JSON"),
         ("a.jsonl", '{"n": 1}\n', {}, DataError, "training data has no text"),
         ("a.parquet", "x", {}, DataError, "a.parquet cannot be read"),
