@@ -25,6 +25,9 @@ def query_texts(
     folders = [data / name for name in names] + ([data] if data.resolve().name in names else [])
     for file in (folder / name for folder in folders for name in ("queries.jsonl", "queries.jsonl.gz")):
         if file.is_file():
-            rows = ((str(row.get("_id")), str(row.get("text"))) for _, row in read_jsonl(file, progress))
+            rows = (
+                (str(row.get("_id", row.get("id"))), str(row.get("text")))
+                for _, row in read_jsonl(file, progress)
+            )
             return {query: text for query, text in rows if query in queries}
     return {}

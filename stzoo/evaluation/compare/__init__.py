@@ -16,7 +16,6 @@ Source: Holm, Scandinavian Journal of Statistics 6, 1979; Smucker, Allan, Carter
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
