@@ -42,8 +42,10 @@ if TYPE_CHECKING:
     from stzoo.hub.card import card as card
     from stzoo.hub.export import export as export
     from stzoo.hub.import_checkpoint import import_checkpoint as import_checkpoint
+    from stzoo.hub.load import load as load
     from stzoo.hub.merge import merge as merge
     from stzoo.hub.publish import publish as publish
+    from stzoo.hub.zoo import zoo as zoo
     from stzoo.pretraining.backbone import Backbone as Backbone
     from stzoo.pretraining.objective import Objective as Objective
     from stzoo.pretraining.prepare import Preparation as Preparation
@@ -71,6 +73,7 @@ _LAZY = {
     "finetune": "finetuning.finetune",
     "import_checkpoint": "hub.import_checkpoint",
     "judge": "evaluation.judge",
+    "load": "hub.load",
     "merge": "hub.merge",
     "mine": "finetuning.mining.mine",
     "prepare": "pretraining.prepare",
@@ -80,6 +83,7 @@ _LAZY = {
     "report": "evaluation.report",
     "score": "evaluation.bench.score",
     "search": "retrieval.search.search",
+    "zoo": "hub.zoo",
 }
 
 __all__ = [

@@ -169,7 +169,7 @@ class AdaptSettings(QuestionSettings):
     positional: ClassVar[tuple[str, ...]] = ("model",)
 
     model: Name = setting(
-        ..., "SentenceTransformer to adapt: folder or Hub id.", names="model", takes="model"
+        ..., "Model to adapt: folder, Hub id or name from `stzoo zoo`.", names="model", takes="model"
     )
     corpus: Name = setting(
         ..., "Documents: a folder or file that `stzoo read` reads, or a BEIR folder.", min_length=1

@@ -39,13 +39,14 @@ from stzoo.cli import (  # noqa: F401 - each registers its command
     report,
     score,
     search,
+    zoo,
 )
 from stzoo.cli.guard import guarded, leave
 from stzoo.cli.shared import app
 from stzoo.errors import PluginError
 from stzoo.plugins import builders, manager
 
-LIGHT = ("plugins", "list", "recipe", "--version", "--help")  # commands that use no network
+LIGHT = ("plugins", "list", "zoo", "recipe", "--version", "--help")  # commands that use no network
 COMPLETE = "_STZOO_COMPLETE"  # set by a shell that asks for completions
 OWN = tuple(app.registered_commands), tuple(app.registered_groups)
 

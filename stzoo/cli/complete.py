@@ -14,7 +14,8 @@ Complete = Callable[[str], list[str]]
 
 
 def complete_names(kind: str) -> Complete:
-    """Completes names of a kind of component, or of data sets and suites if the kind is "dataset".
+    """Completes names of a kind of component, of data sets and suites if it is "dataset", or of
+    published checkpoints if it is "model".
 
     Of names with commas between, the last is completed.
     """
@@ -74,6 +75,6 @@ def known_names(kind: str) -> list[str]:
             return [*registry.suites(), *registry.entries()]
         from stzoo.plugins import manager
 
-        return list(manager.all(kind))
+        return list(manager.all("checkpoint" if kind == "model" else kind))
     except StzooError:
         return []

@@ -23,7 +23,11 @@ class SearchSettings(EmbeddingSettings):
     command: ClassVar[str] = "search"
     positional: ClassVar[tuple[str, ...]] = ("source", "questions")
 
-    source: Name = setting(..., "Model (folder or Hub id), or embeddings that bench stored.")
+    source: Name = setting(
+        ...,
+        "Model: folder, Hub id or name from `stzoo zoo`; or embeddings that bench stored.",
+        names="model",
+    )
     questions: Names = setting(..., "Questions to ask.", min_length=1)
     data: Path | None = setting(
         None, "BEIR folder or corpus.jsonl to search; not needed for stored embeddings."

@@ -14,7 +14,7 @@ PANELS = {
     "Train": ("prepare", "pretrain", "mine", "finetune", "merge"),
     "Evaluate": ("bench", "score", "compare", "judge", "report", "contamination", "search"),
     "Share": ("import", "export", "card", "publish"),
-    "Look around": ("demo", "plugins", "list", "recipe"),
+    "Look around": ("demo", "zoo", "plugins", "list", "recipe"),
 }
 PANEL_OF = {command: panel for panel, commands in PANELS.items() for command in commands}
 

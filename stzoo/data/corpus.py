@@ -228,7 +228,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     """Waits while another process writes the folder, and removes the drafts of a killed one."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_suffix(".lock"))
+        lock = FileLock(folder.with_name(f"{folder.name}.lock"))
         lock.acquire()
     except OSError as error:
         raise OutputError(

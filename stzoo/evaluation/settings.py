@@ -99,7 +99,11 @@ class BenchSettings(ScoringSettings, EmbeddingSettings):
     command: ClassVar[str] = "bench"
     positional: ClassVar[tuple[str, ...]] = ("models",)
 
-    models: Names = setting([], "Folders or Hub ids, or NAME=FOLDER_OR_HUB_ID; none to score BM25 alone.")
+    models: Names = setting(
+        [],
+        "Folders, Hub ids, names from `stzoo zoo`, or NAME=any of these; none to score BM25 alone.",
+        names="model",
+    )
     datasets: Annotated[list[str] | None, COMMAS] = setting(
         None,
         "Folders in --data, BEIR data sets (downloaded if missing) or suites, with commas: scifact,beir-13.",

@@ -25,6 +25,7 @@ from stzoo.models import lora
 from stzoo.models.cross_encoder import open_teacher
 from stzoo.models.encode.batches import PROMPTS, prompt_of, reading_notes
 from stzoo.models.loading import like, load_model
+from stzoo.models.names import model_source
 from stzoo.training import records, run_files, runs
 from stzoo.training.arguments import arguments
 from stzoo.training.finetune_settings import FinetuneSettings, MiningRules
@@ -92,8 +93,9 @@ def finetune(
         data = read_data(config)
         set_seed(config.seed)
         with collect_notes() as notes:
+            source = model_source(config.model)
             student = load_model(
-                config.model,
+                source,
                 pooling=config.pooling,
                 pooling_options=config.pooling_options,
                 device=config.device,
@@ -116,16 +118,16 @@ def finetune(
             teacher = open_teacher(config.teacher, max_tokens=config.teacher_tokens, device=config.device)
         trains = {task: one.train for task, one in data.items()}
         _check(config, run.folder, student, trains)  # before the run that it overwrites is removed
-        local = Path(config.model).is_dir()
+        local = Path(source).is_dir()
         run.record_inputs(
-            base={"fingerprint": fingerprint(config.model)} if local else {"id": config.model},
+            base={"fingerprint": fingerprint(source)} if local else {"id": source},
             data=single_or_dict({task: _metadata_of(train) for task, train in trains.items()}),
             dev=single_or_dict({task: _dev_metadata(one) for task, one in data.items()}),
             teacher=teacher.metadata if teacher else None,
             processes=world_size(),
         )
         named = [name for one in config.each().values() for name in (one.data, one.corpus) if name]
-        before, imported = records.earlier(config.model), records.imported(config.model)
+        before, imported = records.earlier(source), records.imported(source)
         run.record(before=before, imported=imported, datasets=hub_ids(named))
         for note in _reading_notes(config, student, trains):
             notify(note)

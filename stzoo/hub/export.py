@@ -37,6 +37,7 @@ from stzoo.hub.settings import ExportSettings
 from stzoo.models.check_weights import first_not_finite
 from stzoo.models.loaded import PICKLED
 from stzoo.models.loading import load_plain
+from stzoo.models.names import model_source
 from stzoo.training.history import PICTURE, PRETRAINING
 from stzoo.training.records import read_record
 from stzoo.utils.files import atomic_folder, check_replaceable, write_json
@@ -100,7 +101,9 @@ def export(
     """
     portable = ExportSettings.check(locals()).portable
     output = check_model_output(output, overwrite, [model])
-    source = Path(model) if isinstance(model, str | Path) else None
+    if isinstance(model, str | Path):
+        model = model_source(str(model))
+    source = Path(model) if isinstance(model, str) else None
     model = _loaded(model)
     if masked_lm is not None and masked_lm.base_model is not getattr(model[0], "model", None):
         raise ExportError(

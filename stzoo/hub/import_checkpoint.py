@@ -36,6 +36,7 @@ def import_checkpoint(
     *,
     output: str | Path,
     like: str | None = None,
+    revision: str | None = None,
     options: Mapping[str, Any] = {},
     overwrite: bool = False,
     progress: bool | None = None,
@@ -49,6 +50,7 @@ def import_checkpoint(
         checkpoint: Name or Hub id of a checkpoint (`stzoo list checkpoints`), or a folder with such files.
         output: Folder to write.
         like: For a folder, the name of the checkpoint that its files are like.
+        revision: Branch, tag or commit of the Hub repository; None for the one that `stzoo zoo` shows.
         options: Options of the importer, e.g. {"rescale_t5": True}.
         overwrite: True replaces a model folder at `output`.
         progress: True for progress bars on stderr; None shows them on a terminal only.
@@ -70,13 +72,46 @@ def import_checkpoint(
     row = find(checkpoint, like)
     output = check_model_output(output, overwrite, [checkpoint])
     local = Path(checkpoint).is_dir()
-    folder = Path(checkpoint) if local else fetch(row.hub_id, row.revision, row.files)
+    if local and revision is not None:
+        raise RecipeError(f"--revision is for checkpoints on the Hub, and {checkpoint} is a folder; drop it.")
+    return convert(
+        row,
+        output,
+        folder=Path(checkpoint) if local else None,
+        revision=revision,
+        options=options,
+        overwrite=overwrite,
+    )
+
+
+def convert(
+    row: Checkpoint,
+    output: Path,
+    *,
+    folder: Path | None = None,
+    revision: str | None = None,
+    options: Mapping[str, Any] = {},
+    overwrite: bool = False,
+) -> Path:
+    """Converts a checkpoint by its description; see `import_checkpoint`.
+
+    Args:
+        row: The description.
+        output: Folder to write.
+        folder: Folder with the files; None downloads them.
+        revision: Branch, tag or commit to download; None for that of the description.
+        options: Options of the importer.
+        overwrite: True replaces a model folder at `output`.
+    """
+    local = folder is not None
+    if folder is None:
+        folder = fetch(row.hub_id, revision or row.revision, row.files)
     published = Published(folder, row)
     with silence_hf_logging(), tqdm(total=2, desc="import", disable=not show_progress(progress)) as bar:
         imported = builders.call(f"checkpoint {row.name!r}", builders.resolve(row), published, **options)
-        limits.prepare(imported.model, checkpoint)
+        limits.prepare(imported.model, str(folder) if local else row.name)
         bar.update()
-        record = _record(published, local, options)
+        record = _record(published, local, dict(options))
         bar.update()
 
     def write_more(draft: Path) -> None:
@@ -132,6 +167,12 @@ def find(name: str, like: str | None = None) -> Checkpoint:
     return row
 
 
+def reading(row: Checkpoint) -> dict[str, Any]:
+    """How a checkpoint's vectors are made, by its description, as import.json keeps it."""
+    names = ("pooling", "normalize", "similarity", "prompts", "max_tokens", "max_query_tokens")
+    return {name: getattr(row, name) for name in names} | {"prompts": dict(row.prompts)}
+
+
 def _record(published: Published, local: bool, options: dict[str, Any]) -> dict[str, Any]:
     """The content of import.json, without local paths."""
     row = published.checkpoint
@@ -147,7 +188,7 @@ def _record(published: Published, local: bool, options: dict[str, Any]) -> dict[
             str(path.relative_to(published.folder)): sha256(path) for path in dict.fromkeys(published.read)
         },
         "base": {"hub_id": row.base, "commit": _commit(published.base)} if based else None,
-        "max_query_tokens": row.max_query_tokens,
+        **reading(row),
         "expected": [
             dict(zip(("dataset", "measure", "value", "source"), one, strict=True))
             for one in row.expected * (not local)

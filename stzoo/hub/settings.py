@@ -67,7 +67,9 @@ class ExportSettings(Settings):
     command: ClassVar[str] = "export"
     positional: ClassVar[tuple[str, ...]] = ("model",)
 
-    model: Any = setting(..., "Sentence-transformers model (folder or Hub id).")  # or one in memory
+    model: Any = setting(
+        ..., "Sentence-transformers model: folder, Hub id or name from `stzoo zoo`.", names="model"
+    )  # or one in memory
     portable: bool = setting(True, PORTABLE_HELP)
 
 
@@ -120,11 +122,14 @@ class ImportSettings(Settings):
 
     checkpoint: Name = setting(
         ...,
-        "Name or Hub id from `stzoo list checkpoints`; or a folder, with --like.",
+        "Name or Hub id from `stzoo zoo`; or a folder, with --like.",
         names="checkpoint",
     )
     like: str | None = setting(
         None, "Name of the published checkpoint whose format the folder has.", names="checkpoint"
+    )
+    revision: str | None = setting(
+        None, "Branch, tag or commit on the Hub; the one that `stzoo zoo` shows by default."
     )
     options: dict[str, Any] = setting({}, "Options of the importer, e.g. rescale_t5.")
 

@@ -13,7 +13,7 @@ from huggingface_hub import try_to_load_from_cache
 from stzoo.errors import ModelError, RecipeError
 from stzoo.models.limits import longest, shortest
 from stzoo.models.loading import check_device, load_plain
-from stzoo.models.names import parse_name, slug
+from stzoo.models.names import model_source, parse_name, slug
 from stzoo.models.objects import check_model, model_name, model_revision
 from stzoo.utils.files import fingerprint
 from stzoo.utils.inputs import user_path
@@ -100,8 +100,8 @@ def open_model(
     """Loads a model. Code from its folder or repository is never run.
 
     Args:
-        text: FOLDER, HUB_ID or NAME=FOLDER_OR_HUB_ID, or a SentenceTransformer, which is used as it is
-            (on `device`, if that is given).
+        text: FOLDER, HUB_ID, CHECKPOINT or NAME=SOURCE, where SOURCE is any of these; or a
+            SentenceTransformer, which is used as it is (on `device`, if that is given).
         max_tokens: Number of tokens to which texts are truncated; None for the model's limit.
         device: Device of torch, or several separated by commas; None for the best available.
         dtype: Type of the weights: float32, bfloat16 or float16; None for the published one.
@@ -116,6 +116,7 @@ def open_model(
         return _of_object(text, name, max_tokens, device, dtype, backend)
     text = os.fspath(text)
     name, source = parse_name(f"{name}={text}" if name else text)
+    source = model_source(source)
     folder = user_path(source, ModelError)
     local = folder.is_dir()
     source = str(folder) if local else source

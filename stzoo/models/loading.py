@@ -16,8 +16,10 @@ from transformers import AutoTokenizer
 
 from stzoo.errors import ModelError, RecipeError, check_known, first_line, is_failure
 from stzoo.models import check_weights, limits
+from stzoo.models.names import model_source, similar
 from stzoo.plugins import builders, manager
 from stzoo.utils.logging import silence_hf_logging
+from stzoo.utils.network import limit_waits
 
 DTYPES = ("float32", "bfloat16", "float16")
 # The module that each backend needs, and why pip may find none that is compatible with transformers 5.23.
@@ -34,6 +36,7 @@ def load_plain(
     device: str | None = None,
     dtype: str | None = None,
     backend: str = "torch",
+    revision: str | None = None,
 ) -> Any:
     """Loads a SentenceTransformer with all its weights. Code from the folder or repository is never run.
 
@@ -41,10 +44,11 @@ def load_plain(
     applied, see `limits.prepare`.
 
     Args:
-        name: Path to the model folder, or its Hub id.
+        name: Path to the model folder, its Hub id, or the name of a published checkpoint.
         device: Device of torch; None for the best available.
         dtype: Type of the weights, one of DTYPES; None for the published one.
         backend: Backend of sentence-transformers, one of BACKENDS.
+        revision: Branch, tag or commit on the Hub; None for main.
 
     Raises:
         ModelError: If the model does not exist, its files lack weights of its architecture, its tokenizer
@@ -62,14 +66,15 @@ def load_plain(
             )
         options["model_kwargs"] = {"dtype": dtype}
     _check_backend(backend)
+    name = model_source(name)
     folder = Path(name)
     if folder.is_dir() and not any((folder / file).is_file() for file in ("modules.json", "config.json")):
         raise ModelError(
             f"{name} is not a model; expected modules.json (of sentence-transformers) or config.json in it."
         )
     with loading_errors("model", name), check_weights.loading_reports() as reports:
-        options |= dict(device=device, trust_remote_code=False)
-        model = SentenceTransformer._load_with_module_classes(name, _of_plugins(name), **options)
+        options |= dict(device=device, trust_remote_code=False, revision=revision)
+        model = SentenceTransformer._load_with_module_classes(name, _of_plugins(name, revision), **options)
     check_weights.check_model(name, model, reports)
     limits.prepare(model, name)
     return model
@@ -119,6 +124,7 @@ def loading_errors(kind: str, name: str) -> Iterator[None]:
     Raises:
         ModelError: With the first line of the library's error, or all of it if it lists tensors.
     """
+    limit_waits()
     try:
         with silence_hf_logging():
             yield
@@ -127,22 +133,23 @@ def loading_errors(kind: str, name: str) -> Iterator[None]:
     except BaseException as error:  # a broken folder may raise anything
         if not is_failure(error):
             raise
-        folder = "" if Path(name).is_dir() else "is not a folder, and "
-        where = "" if Path(name).is_dir() else " from the Hub"
+        local = Path(name).is_dir()
+        folder, where = ("", "") if local else ("is not a folder, and ", " from the Hub")
         reason = first_line(error)
         if "trust_remote_code" in str(error):
             reason += " stzoo does not run code from a model's files (trust_remote_code); install its plugin."
         if "state_dict" in reason:
             reason = " ".join(str(error).split())[:600]
-        raise ModelError(f"the {kind} {name} {folder}cannot be loaded{where}: {reason}") from error
+        hint = "" if local or (hint := similar(name)) == "." else f" ({hint.removeprefix('; ')})"
+        raise ModelError(f"the {kind} {name} {folder}cannot be loaded{where}{hint}: {reason}") from error
 
 
-def _of_plugins(model: str) -> dict[str, type]:
+def _of_plugins(model: str, revision: str | None) -> dict[str, type]:
     """The classes named in modules.json that installed poolings define, by their names there.
 
     An export with its own code names a class FILE.CLASS; FILE is the last part of the plugin's module.
     """
-    listing = load_file_path(model, "modules.json")
+    listing = load_file_path(model, "modules.json", revision=revision)
     types = [module["type"] for module in json.loads(Path(listing).read_text())] if listing else []
     classes = {}
     if foreign := [kind for kind in types if not kind.startswith("sentence_transformers.")]:
@@ -175,6 +182,7 @@ def load_tokenizer(name: str) -> Any:
     Raises:
         ModelError: If there is none, or it is not a fast one.
     """
+    name = model_source(name)
     with loading_errors("tokenizer", name):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     if not tokenizer.is_fast:
@@ -224,6 +232,7 @@ def load_model(
         all other encoders pre-trained through [CLS].
     """
     check_device(device)
+    name = model_source(name)
     model = load_plain(name, device="cpu")
     _check_transformer(name, model)
     return with_pooling(model, name, pooling, pooling_options)

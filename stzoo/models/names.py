@@ -1,9 +1,20 @@
-"""Names of models: NAME=FOLDER_OR_HUB_ID, and the folder name for results."""
+"""Names of models: NAME=FOLDER_OR_HUB_ID, names of published checkpoints, and the folder name for results."""
 
+import contextlib
+import os
+import pkgutil
 import re
+from pathlib import Path
 
-from stzoo.errors import ModelError, RecipeError
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from stzoo.errors import ModelError, RecipeError, suggest
+from stzoo.plugins import manager
 from stzoo.utils.inputs import user_path
+
+IMPORT = "stzoo.hub.load:checkpoint_folder"  # named, as it belongs to a later package
 
 
 def parse_name(text: str) -> tuple[str, str]:
@@ -24,6 +35,74 @@ def parse_name(text: str) -> tuple[str, str]:
             f"the model {text!r} has no name; expected FOLDER, HUB_ID or NAME=FOLDER_OR_HUB_ID."
         )
     return name, source
+
+
+def model_source(source: str) -> str:
+    """The folder or Hub id to load a model from.
+
+    For the name of a published checkpoint (`stzoo zoo`), it is the folder in stzoo's cache, which the first
+    use makes. A folder of that name in the current folder comes first. Anything else is returned unchanged.
+
+    Raises:
+        ModelError: If there is no such model (see `check_source`), or the checkpoint cannot be downloaded or
+            imported.
+        OutputError: If the cache cannot be written.
+    """
+    if not is_checkpoint(source):
+        check_source(source)
+        return source
+    return str(pkgutil.resolve_name(IMPORT)(source))
+
+
+def is_checkpoint(source: str) -> bool:
+    """True for the name of a published checkpoint, unless there is a folder of that name."""
+    checkpoint = "/" not in source and source in manager.all("checkpoint")
+    return checkpoint and not user_path(source, ModelError).is_dir()
+
+
+def check_source(source: str) -> None:
+    """Refuses what cannot be a model, at once and without network or torch.
+
+    Raises:
+        ModelError: If it is neither a folder, nor a published checkpoint's name, nor a possible Hub id; or if
+            the Hub is not to be used (HF_HUB_OFFLINE) and its cache has no such model.
+    """
+    path = user_path(source, ModelError)
+    if path.is_dir() or is_checkpoint(source):
+        return
+    if path.exists():
+        raise ModelError(
+            f"{source} is a file; expected a model: a folder, a Hub id or a name of `stzoo zoo`."
+        )
+    failed = f"{source} is not a folder, and cannot be loaded from the Hub"
+    try:
+        validate_repo_id(source)
+    except HFValidationError:
+        raise ModelError(f"{failed}, as it is not a Hub id either{similar(source)}") from None
+    if constants.is_offline_mode() and not _is_cached(source):
+        raise ModelError(
+            f"{failed}: HF_HUB_OFFLINE is set, and the Hub's cache has no such model{similar(source)}"
+        )
+
+
+def similar(source: str) -> str:
+    """The end of a sentence on an unknown model: a folder or checkpoint with a similar name, if any."""
+    known = [] if "/" in source else list(manager.all("checkpoint"))
+    with contextlib.suppress(OSError, ModelError):
+        beside = user_path(source, ModelError).parent
+        known += [str(Path(source).with_name(one.name)) for one in beside.iterdir() if one.is_dir()]
+    return suggest(source, known)
+
+
+def _is_cached(hub_id: str) -> bool:
+    names = [hub_id] if "/" in hub_id else [hub_id, f"sentence-transformers/{hub_id}"]
+    folders = {None, os.environ.get("SENTENCE_TRANSFORMERS_HOME")}
+    return any(
+        isinstance(try_to_load_from_cache(name, file, cache_dir=folder), str)
+        for name in names
+        for file in ("config.json", "modules.json", "tokenizer.json", "tokenizer_config.json")
+        for folder in folders
+    )
 
 
 def slug(name: str) -> str:

@@ -10,6 +10,7 @@ CONDENSER = "https://github.com/luyug/Condenser"
 SIMLM = "https://github.com/microsoft/unilm/tree/master/simlm"
 COTMAE = "https://github.com/caskcsg/ir/tree/main/cotmae"
 BERT = "google-bert/bert-base-uncased"
+BERT_PARAMETERS = 109_482_240
 
 
 def _cite(key: str, title: str, authors: str, year: int, arxiv: str) -> str:
@@ -155,10 +156,10 @@ def _bge() -> Iterator[Checkpoint]:
 
     Revisions and licence are taken from mteb 2.26 (bge_models.py).
     """
-    for size, revision, value in (
-        ("small", "5c38ec7c405ec4b44b94cc5a9bb96e735b38267a", 0.5168),
-        ("base", "a5beb1e3e68b9ab74eb54cfd186867f64f240e1a", 0.5325),
-        ("large", "d4aa6901d3a41ba39fb536a557fa166f842b0e09", 0.5429),
+    for size, revision, parameters, value in (
+        ("small", "5c38ec7c405ec4b44b94cc5a9bb96e735b38267a", 33_360_000, 0.5168),
+        ("base", "a5beb1e3e68b9ab74eb54cfd186867f64f240e1a", BERT_PARAMETERS, 0.5325),
+        ("large", "d4aa6901d3a41ba39fb536a557fa166f842b0e09", 335_141_888, 0.5429),
     ):
         yield Checkpoint(
             name=f"bge-{size}.en-v1-5",
@@ -172,6 +173,7 @@ def _bge() -> Iterator[Checkpoint]:
             similarity="cosine",
             prompts={"query": "Represent this sentence for searching relevant passages: ", "document": ""},
             max_tokens=512,
+            parameters=parameters,
             expected=(("MTEB's 15 English retrieval sets", "nDCG@10", value, BGE),),
             citation=CITE_BGE,
         )
@@ -199,6 +201,7 @@ def _condenser() -> Iterator[Checkpoint]:
             recipe="",
             summary=summary,
             base=BERT,
+            parameters=BERT_PARAMETERS,
             max_tokens=128 if tuned else None,
             max_query_tokens=32 if tuned else None,
             citation=CITE_CONDENSER if name.startswith("condenser") else CITE_COCONDENSER,
@@ -221,6 +224,7 @@ def _simlm() -> Iterator[Checkpoint]:
             recipe="",
             summary=summary,
             base=BERT,
+            parameters=BERT_PARAMETERS,
             normalize=True,
             similarity="cosine",
             max_tokens=144,
@@ -236,6 +240,7 @@ def _simlm() -> Iterator[Checkpoint]:
         summary="SimLM, fine-tuned by distillation on MS MARCO; separate towers for queries and passages",
         importer="stzoo.hub.importers:behind_title",
         base=BERT,
+        parameters=BERT_PARAMETERS,
         normalize=True,
         similarity="cosine",
         max_tokens=144,
@@ -272,6 +277,7 @@ def _cotmae() -> Iterator[Checkpoint]:
             recipe="",
             summary=summary,
             base=BERT,
+            parameters=BERT_PARAMETERS,
             max_tokens=128,
             max_query_tokens=queries,
             expected=expected,

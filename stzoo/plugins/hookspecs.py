@@ -58,6 +58,7 @@ class Checkpoint:
             weights.
         max_query_tokens: Maximum length of a query in tokens, if it differs from that of passages. Only
             models with a separate tower for queries support it.
+        parameters: Number of parameters, from which the size of the download follows; 0 if unknown.
         expected: Published scores, each a data set, a measure, a value and the URL of its source.
         citation: BibTeX entry of the paper, as in Component.
     """
@@ -78,6 +79,7 @@ class Checkpoint:
     prompts: Mapping[str, str] = field(default_factory=dict)
     max_tokens: int | None = None
     max_query_tokens: int | None = None
+    parameters: int = 0
     expected: tuple[tuple[str, str, float, str], ...] = ()
     citation: str = ""
 

@@ -29,6 +29,7 @@ from stzoo.hub.export import export
 from stzoo.models.check_weights import first_not_finite, names
 from stzoo.models.encode.batches import reading_notes
 from stzoo.models.loading import check_device, like, load_masked_lm, with_pooling
+from stzoo.models.names import model_source
 from stzoo.plugins import manager
 from stzoo.pretraining.backbone import Backbone
 from stzoo.pretraining.length_sampler import LengthBatchSampler
@@ -108,6 +109,7 @@ def load_base(
         BackboneError: If the masked LM cannot be split into embeddings, encoder and MLM head.
     """
     check_device(device)
+    base = model_source(base)
     model, masked_lm, new = load_masked_lm(base, "float32")
     whole = with_pooling(model, base, pooling)
     if new:
@@ -250,7 +252,8 @@ def pretrain(
             precision=precision,
             processes=world_size(),
         )
-        before, imported = records.earlier(config.base), records.imported(config.base)
+        source = base.folder or config.base
+        before, imported = records.earlier(source), records.imported(source)
         datasets = hub_ids(config.corpus)
         run.record(before=before, imported=imported, datasets=datasets, notes=setup.notes)
         checkpoint = last_checkpoint(run.folder) if resume else None

@@ -88,7 +88,10 @@ class MineSettings(MiningRules):
     positional: ClassVar[tuple[str, ...]] = ("model",)
 
     model: Name = setting(
-        ..., "Sentence-transformers model to search with (folder or Hub id), or bm25s.", takes="model"
+        ...,
+        "Model to search with: folder, Hub id or name from `stzoo zoo`; or bm25s.",
+        names="model",
+        takes="model",
     )
     data: Name = setting(..., "Training data: a BEIR folder or a file.", takes="training")
     split: str = setting("train", "Split of a BEIR folder whose queries get negatives.", DATA)
@@ -139,7 +142,9 @@ class FinetuneSettings(Training, MiningRules):
     command: ClassVar[str] = "finetune"
     positional: ClassVar[tuple[str, ...]] = ("model",)
 
-    model: Name = setting(..., "Sentence-transformers model to fine-tune (folder or Hub id).", takes="model")
+    model: Name = setting(
+        ..., "Model to fine-tune: folder, Hub id or name from `stzoo zoo`.", names="model", takes="model"
+    )
     data: Name = setting("", "Training data: a BEIR folder or a file, such as a mined one.", takes="training")
     tasks: list[TaskSettings] = setting([], "Several tasks instead of --data, in a recipe.")
     mixing: Literal["temperature", "proportional", "round-robin"] = setting(

@@ -37,7 +37,8 @@ class PretrainSettings(Training):
 
     base: Name = setting(
         ...,
-        "Masked language model or sentence-transformers model to start from (folder or Hub id).",
+        "Masked language model or retriever to start from: folder, Hub id or name from `stzoo zoo`.",
+        names="model",
         takes="model",
     )
     corpus: Names = setting(..., CORPUS_HELP, min_length=1, takes="corpora")

@@ -4,25 +4,20 @@ import hashlib
 import json
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard, constants
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from support.helpers import cli
 from support.hub_server import Fault, HubServer, Repo
-from tokenizers.processors import TemplateProcessing
+from support.published import published, store
 from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoTokenizer,
-    BertConfig,
-    BertForMaskedLM,
-    BertModel,
-    PreTrainedTokenizerFast,
 )
 
 import stzoo
@@ -61,53 +56,6 @@ AUTHORS = {
     "caskcsg/cotmae_base_msmarco_retriever": (*DOT, 128),
 }
 TUNED = ("finetune", "distill", "BEIR", "bge", "retriever")  # kept without an MLM head
-
-
-def bert_tokenizer():
-    """A tiny one that tells segments apart, as BERT's does."""
-    tokenizer = tiny_tokenizer("bert")
-    special = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("[CLS]", "[SEP]")]
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=special
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend_tokenizer,
-        model_max_length=512,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-        **tokenizer.special_tokens_map,
-    )
-
-
-def published(folder, *, head=True, safe=False, seed=0, **changes):
-    """A BERT with 512 positions as the authors' transformers wrote it, and its tokenizer."""
-    tokenizer = bert_tokenizer()
-    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
-    config = BertConfig(vocab_size=len(tokenizer), initializer_range=0.2, **sizes)
-    torch.manual_seed(seed)
-    model = (BertForMaskedLM if head else BertModel)(config)
-    tokenizer.save_pretrained(folder)
-    config.architectures = [type(model).__name__]
-    config.save_pretrained(folder)
-    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    if safe:
-        tensors.pop("cls.predictions.decoder.weight", None)  # tied ones stand there once
-    else:
-        tensors["bert.embeddings.position_ids" if head else "embeddings.position_ids"] = torch.arange(512)[
-            None
-        ]
-    store(
-        folder,
-        {name: tensor for name, tensor in (tensors | changes).items() if tensor is not None},
-        safe=safe,
-    )
-    return Path(folder)
-
-
-def store(folder, tensors, *, safe=False):
-    if safe:
-        save_file(tensors, Path(folder) / "model.safetensors", metadata={"format": "pt"})
-    else:
-        torch.save(tensors, Path(folder) / "pytorch_model.bin")
 
 
 @pytest.fixture(scope="module")

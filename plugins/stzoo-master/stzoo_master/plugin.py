@@ -61,6 +61,7 @@ def stzoo_checkpoints() -> Iterable[Checkpoint]:
             importer="stzoo_master.importer:pretrained",
             files=("model.pt",),
             base="google-bert/bert-base-uncased",
+            parameters=109_482_240,
             pooling="cls",
             similarity="dot",
             max_tokens=128,
@@ -76,6 +77,7 @@ def stzoo_checkpoints() -> Iterable[Checkpoint]:
         summary="MASTER, fine-tuned on MS MARCO, as its code writes it; towers for queries and passages",
         importer="stzoo_master.importer:towers",
         base="google-bert/bert-base-uncased",
+        parameters=109_482_240,
         pooling="cls",
         similarity="dot",
         prompts={"query": "", "document": "- [SEP] "},  # "-" is the title of a passage without one

@@ -123,6 +123,7 @@ def stzoo_checkpoints() -> Iterable[Checkpoint]:
             recipe=f"retromae-{recipe}",
             summary=f"RetroMAE, {summary}",
             base="google-bert/bert-base-uncased",
+            parameters=109_482_240,
             pooling="cls",
             similarity="dot",
             max_tokens=lengths[0],

@@ -89,6 +89,7 @@ def stzoo_checkpoints() -> Iterable[Checkpoint]:
         summary="TACO on KILT's tasks, as its code writes it; passages are Title: TITLE Text: TEXT",
         importer="stzoo_taco.importer:t5",
         base="google-t5/t5-base",
+        parameters=222_903_552,
         pooling="t5-decoder",
         similarity="dot",
         prompts={
@@ -108,6 +109,7 @@ def stzoo_checkpoints() -> Iterable[Checkpoint]:
         source="https://arxiv.org/abs/1910.10683",
         recipe="",
         summary="T5 v1.0, which TACO starts from; not yet a retriever",
+        parameters=222_903_552,
         importer="stzoo_taco.importer:t5",
         pooling="t5-decoder",
         similarity="dot",

@@ -15,6 +15,7 @@ from stzoo.evaluation.adapt_record import ADAPTED
 from stzoo.hub.export import export
 from stzoo.models.encode import encode
 from stzoo.training.recipes import SCHEMA_VERSION
+from stzoo.training.records import imported as import_record
 from stzoo.training.records import versions
 from stzoo.utils.files import write_json
 from stzoo.utils.messages import notify
@@ -104,10 +105,11 @@ def describe(
     folder: Path, run: Run, passages: Passages, filtered: Filtered, trained: Trained, **results: Any
 ) -> None:
     """Writes the record of the adapted model, from which its card is made."""
-    name, teacher = str(run.config.model), run.config.teacher
+    name, given, teacher = str(run.config.model), run.base.given, run.config.teacher
+    imported = import_record(given)  # of a published checkpoint
     about = {
         "base": _public(name),
-        "base_id": None if Path(name).exists() else name,
+        "base_id": imported["hub_id"] if imported else None if Path(given).exists() else name,
         "teacher": teacher and _public(teacher),
         "passages": len(passages),
         "questions": filtered.counts[TRAIN],

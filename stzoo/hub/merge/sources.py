@@ -9,6 +9,7 @@ from pathlib import Path
 from stzoo.errors import ModelError
 from stzoo.models import lora
 from stzoo.models.loaded import folder_revision
+from stzoo.models.names import model_source
 from stzoo.training.checkpoints import STATE, is_whole
 from stzoo.utils.files import fingerprint
 from stzoo.utils.outputs import RECORD
@@ -48,7 +49,7 @@ def find(folders: Sequence[str | Path]) -> list[Source]:
     """
     if len(folders) == 1 and (checkpoints := _checkpoints(Path(folders[0]))):
         return [_checkpoint(folder) for folder in checkpoints]
-    return [_source(Path(folder)) for folder in folders]
+    return [_source(str(folder)) for folder in folders]
 
 
 def _checkpoints(run: Path) -> list[Path]:
@@ -61,9 +62,10 @@ def _checkpoints(run: Path) -> list[Path]:
     return sorted(filter(is_whole, folders), key=numbers)
 
 
-def _source(folder: Path) -> Source:
+def _source(name: str) -> Source:
+    folder = Path(model_source(name))
     if (folder / "modules.json").is_file():
-        return Source(str(folder), folder)
+        return Source(name, folder)
     if folder.is_dir() and folder.resolve().parent.name == "checkpoints":
         return _checkpoint(folder)
     if (folder / RECORD).is_file():
