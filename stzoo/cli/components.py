@@ -15,8 +15,11 @@ from stzoo.utils.tables import new_table
 # what JSON has of a checkpoint in addition to what every component has
 CHECKPOINT = (
     *("hub_id", "revision", "license", "recipe", "pooling", "normalize", "similarity", "prompts"),
-    *("max_tokens", "max_query_tokens", "expected"),
+    *("base", "max_tokens", "max_query_tokens", "parameters", "expected"),
 )
+
+
+MODELS = "Checkpoints are published models (see also `stzoo zoo`), datasets what models are scored on."
 
 
 @register("list")
@@ -38,6 +41,8 @@ def list_command(
 
     given, kind = kind, manager.singular(kind) if kind else None
     if given and kind not in (*manager.KINDS, "dataset"):
+        if kind in ("model", "data", "benchmark"):
+            raise UnknownNameError("kind", given, ["checkpoints", "datasets"], MODELS)
         raise UnknownNameError("kind", given, [*map(manager.plural, manager.KINDS), "datasets"])
     if kind == "dataset":
         _show_dataset(name, as_json) if name else _list_datasets(as_json)

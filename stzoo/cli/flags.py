@@ -1,7 +1,7 @@
 """Makes a command's flags from its settings class."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
@@ -11,10 +11,11 @@ from rich.markup import escape
 
 from stzoo.cli.complete import complete_choices, complete_names, complete_recipes, complete_settings
 from stzoo.cli.shared import register
-from stzoo.errors import RecipeError
+from stzoo.errors import DataError, RecipeError
 from stzoo.training.finetune_settings import TaskSettings
 from stzoo.training.recipes import parse_changes
 from stzoo.training.settings import COMMAS, GROUPS, LORA, Settings, choices
+from stzoo.utils.inputs import user_path
 
 Recipe = Annotated[
     str | None,
@@ -32,6 +33,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 NESTED = (dict[str, Any], dict[str, float], list[TaskSettings])  # set by --set, or in a recipe
 METAVARS = {int: "INTEGER", float: "NUMBER", Path: "PATH"}  # TEXT for other types
+BM25 = "bm25s"  # which mine takes for a model
 REQUIRED = r" [red]\[required][/red]"
 
 
@@ -45,7 +47,7 @@ def command(settings: type[Settings], nested: str = "") -> Callable[[Callable[..
 
 
 def settings_as_flags(
-    settings: type[Settings], hidden: str = "", nested: str = ""
+    settings: type[Settings], hidden: Mapping[str, Any] = {}, nested: str = ""
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command the flags of its settings, `--recipe` and `--set`.
 
@@ -55,7 +57,7 @@ def settings_as_flags(
 
     Args:
         settings: the class.
-        hidden: a field without a flag, which the command itself sets.
+        hidden: values of fields without a flag, which the command itself sets.
         nested: a field, a dict, that `--set` puts its keys into; "" if they are names of settings.
     """
 
@@ -65,7 +67,7 @@ def settings_as_flags(
         fields = {
             name: field
             for name, field in settings.model_fields.items()
-            if field.annotation not in NESTED and name != hidden
+            if field.annotation not in NESTED and name not in hidden
         }
         flags = [_flag(settings, name, field) for name, field in fields.items()]
         places = {name: _place(settings, name, field) for name, field in fields.items()}
@@ -76,9 +78,11 @@ def settings_as_flags(
 
         def run(*, recipe: str | None, changes: list[str] | None, **values: Any) -> None:
             named = {parameter.name: values.pop(parameter.name) for parameter in own}
-            for parameter in own:
-                if parameter.default is parameter.empty and named[parameter.name] is None:
-                    raise RecipeError(f"{parameter.name} is missing; give --{parameter.name}.")
+            missing = [
+                f"{parameter.name} is missing; give --{parameter.name}."
+                for parameter in own
+                if parameter.default is parameter.empty and named[parameter.name] is None
+            ]
             by_flag = {name: value for name, value in values.items() if value not in (None, [])}
             by_set = parse_changes(changes or [])
             if nested:
@@ -86,10 +90,12 @@ def settings_as_flags(
             if twice := sorted(by_flag.keys() & by_set.keys()):
                 flag = twice[0].replace("_", "-")
                 raise RecipeError(f"--{flag} and --set {twice[0]} are both given; keep one of the two.")
+            changed = by_flag | by_set
+            made = _read(settings, recipe, {**hidden, **changed}, missing)
             if "recipe" in parameters:
-                command(recipe=recipe, changes=by_flag | by_set, **named)
+                command(recipe=recipe, changes=changed, **named)
             else:
-                command(settings=settings.read(recipe, by_flag | by_set), **named)
+                command(settings=made, **named)
 
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in ordered]
@@ -98,6 +104,40 @@ def settings_as_flags(
         return run
 
     return decorate
+
+
+def _read(
+    settings: type[Settings], recipe: str | None, changes: Mapping[str, Any], missing: list[str]
+) -> Settings:
+    """Reads and checks settings before the command's code is imported, which takes seconds.
+
+    Raises:
+        RecipeError: If settings are invalid, or an option of the command is missing.
+        StzooError: If a model or a path does not exist.
+    """
+    from stzoo.data.beir_layout import names_beir
+    from stzoo.models.names import check_source, parse_name
+
+    try:
+        made = settings.read(recipe, changes)
+    except RecipeError as error:
+        raise RecipeError("\n  ".join([str(error), *missing])) from None
+    if missing:
+        raise settings.problems(missing)
+    for name, field in settings.model_fields.items():
+        value = getattr(made, name)
+        if _extra(field).get("names") == "model":
+            for model in [value] if isinstance(value, str) else value:
+                if model != BM25:
+                    check_source(parse_name(model)[1])
+        elif isinstance(value, Path) and name != "store" and not (_exists(value) or names_beir(value)):
+            option = "" if name in settings.positional else f"--{name.replace('_', '-')} "
+            raise DataError(f"{option}{value} does not exist. Expected: {field.description}")
+    return made
+
+
+def _exists(path: Path) -> bool:
+    return user_path(path).exists()
 
 
 def _explained(parameter: inspect.Parameter) -> inspect.Parameter:
@@ -128,7 +168,7 @@ def _of_recipe(settings: type[Settings], nested: str) -> list[inspect.Parameter]
 
 def _flag(settings: type[Settings], name: str, field: FieldInfo) -> inspect.Parameter:
     kind, words = _kind(field), choices(field.annotation)
-    extra: dict[str, Any] = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    extra = _extra(field)
     about: dict[str, Any] = dict(
         help=_help(field, words, repeated=kind == list[str]),
         metavar=None if kind is bool else METAVARS.get(_item(field), "TEXT"),
@@ -148,6 +188,10 @@ def _flag(settings: type[Settings], name: str, field: FieldInfo) -> inspect.Para
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
+
+
+def _extra(field: FieldInfo) -> dict[str, Any]:
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
 
 
 def _item(field: FieldInfo) -> Any:
@@ -188,8 +232,7 @@ def _place(settings: type[Settings], name: str, field: FieldInfo) -> tuple[int, 
     """Sorts arguments first, then the flags of the first panel, then the groups in their order."""
     if name in settings.positional:
         return 0, settings.positional.index(name)
-    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-    title = extra.get("group") or ""
+    title = _extra(field).get("group") or ""
     if not title:
         return 1, 0
     return 2, GROUPS.index(title if title in GROUPS else LORA)  # plugins' groups follow that of LoRA

@@ -25,7 +25,7 @@ class _Preparations(TyperGroup):
         component = manager.find("preparation", name)
         kind: Any = builders.resolve(component)
 
-        @settings_as_flags(kind.Settings, hidden="preparation")
+        @settings_as_flags(kind.Settings, hidden={"preparation": name})
         def command(
             recipe: str | None,
             changes: dict[str, Any],

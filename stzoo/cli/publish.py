@@ -18,6 +18,9 @@ def publish_command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that stzoo publish did not upload.")
     ] = False,
+    show_card: Annotated[
+        bool, typer.Option("--show-card", help="Show the whole card, not only a summary.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Publish a model on the Hub, with its card, in one commit."""
@@ -29,6 +32,7 @@ def publish_command(
         **settings.arguments(),
         dry_run=dry_run,
         overwrite=overwrite,
+        show_card=show_card,
         say=lambda line: typer.echo(line, err=as_json),
     )
     if as_json:

@@ -23,9 +23,9 @@ import jinja2
 from huggingface_hub import ModelCard, ModelCardData
 
 from stzoo.data import registry
-from stzoo.errors import DataError, ModelError, OutputError, RecipeError, StzooError, first_line
+from stzoo.errors import DataError, ModelError, OutputError, RecipeError, StzooError, first_line, suggest
 from stzoo.evaluation.report.intervals import RESAMPLES, Interval
-from stzoo.hub import frontmatter, redact
+from stzoo.hub import frontmatter, licences, redact
 from stzoo.hub.base_checkpoint import Origin, read_origin
 from stzoo.hub.card_data import Step, read_model, read_steps
 from stzoo.hub.card_scores import MEASURE, SHOWN, Scored, eval_results, model_index, read_scores
@@ -34,6 +34,7 @@ from stzoo.models.encode.batches import USUAL
 from stzoo.training.history import PICTURE, PRETRAINING
 from stzoo.utils.files import atomic_file
 from stzoo.utils.inputs import user_path
+from stzoo.utils.messages import notify
 from stzoo.utils.outputs import check_output
 
 README = "README.md"
@@ -248,6 +249,8 @@ def _license(name: Any) -> str | None:
             f"the license is {name!r}; expected an identifier of the Hub in lower case, such as "
             "apache-2.0, mit, cc-by-sa-4.0 or other (https://huggingface.co/docs/hub/repositories-licenses)."
         )
+    if name is not None and name not in licences.KNOWN:
+        notify(f"the Hub lists no licence {name!r}{suggest(name, licences.KNOWN)}")
     return name
 
 

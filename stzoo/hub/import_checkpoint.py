@@ -74,25 +74,21 @@ def import_checkpoint(
     local = Path(checkpoint).is_dir()
     if local and revision is not None:
         raise RecipeError(f"--revision is for checkpoints on the Hub, and {checkpoint} is a folder; drop it.")
-    return convert(
-        row,
-        output,
-        folder=Path(checkpoint) if local else None,
-        revision=revision,
-        options=options,
-        overwrite=overwrite,
-    )
+    folder = Path(checkpoint) if local else None
+    convert(row, output, folder, revision, options=options, overwrite=overwrite, progress=progress)
+    return TrainedModel(output)
 
 
 def convert(
     row: Checkpoint,
     output: Path,
-    *,
     folder: Path | None = None,
     revision: str | None = None,
+    *,
     options: Mapping[str, Any] = {},
     overwrite: bool = False,
-) -> Path:
+    progress: bool | None = None,
+) -> None:
     """Converts a checkpoint by its description; see `import_checkpoint`.
 
     Args:
@@ -102,6 +98,7 @@ def convert(
         revision: Branch, tag or commit to download; None for that of the description.
         options: Options of the importer.
         overwrite: True replaces a model folder at `output`.
+        progress: True for a progress bar on stderr; None shows it on a terminal only.
     """
     local = folder is not None
     if folder is None:
@@ -127,7 +124,6 @@ def convert(
         portable=imported.portable,
         overwrite=overwrite,
     )
-    return TrainedModel(output)
 
 
 def find(name: str, like: str | None = None) -> Checkpoint:

@@ -12,6 +12,18 @@ FREE = {
     *("bsd", "bsd-2-clause", "bsd-3-clause", "bsd-3-clause-clear", "unlicense", "wtfpl", "pddl", "odc-by"),
     *("bsl-1.0", "ncsa", "postgresql", "cdla-permissive-1.0", "cdla-permissive-2.0"),
 }
+# the Hub's identifiers: https://huggingface.co/docs/hub/repositories-licenses
+KNOWN = FREE | {
+    *("openrail", "openrail++", "bigscience-openrail-m", "creativeml-openrail-m", "bigcode-openrail-m"),
+    *("bigscience-bloom-rail-1.0", "afl-3.0", "artistic-2.0", "c-uda", "cc", "cc-by-sa-3.0", "cc-by-sa-4.0"),
+    *("cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0"),
+    *("cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cdla-sharing-1.0", "ecl-2.0", "epl-1.0"),
+    *("epl-2.0", "etalab-2.0", "eupl-1.1", "eupl-1.2", "agpl-3.0", "gfdl", "gpl", "gpl-2.0", "gpl-3.0"),
+    *("lgpl", "lgpl-2.1", "lgpl-3.0", "lgpl-lr", "h-research", "intel-research", "lppl-1.3c", "ms-pl"),
+    *("apple-ascl", "apple-amlr", "mpl-2.0", "odbl", "openmdw-1.0", "osl-3.0", "ofl-1.1", "llama2", "llama3"),
+    *("llama3.1", "llama3.2", "llama3.3", "llama4", "grok2-community", "gemma", "deepfloyd-if-license"),
+    *("fair-noncommercial-research-license", "unknown", "other"),
+}
 
 
 def notes(api: Any, front: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ Source: huggingface_hub, HfApi.create_commit and preupload_lfs_files.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from stzoo.hub.settings import PublishSettings
 from stzoo.hub.upload_files import Files, check_load, check_secrets, pack, size_of
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.inputs import user_path
+from stzoo.utils.messages import counted
 from stzoo.utils.network import interruptible
 
 MESSAGE = "Publish with stzoo"
+LINE = "-" * 40
 ALL = "# stzoo: ignores nothing\n"  # in place of the repository's own .gitignore
 
 
@@ -78,6 +81,7 @@ def publish(
     collection: str | None = None,
     dry_run: bool = False,
     overwrite: bool = False,
+    show_card: bool = False,
     say: Callable[[str], None] = print,
 ) -> Publication:
     """Publishes a model folder and its card in one commit, on the Hub or the hub at HF_ENDPOINT.
@@ -94,6 +98,7 @@ def publish(
         collection: Slug of a collection, or title of one of the owner's, to add the model to.
         dry_run: True checks and shows everything, but changes nothing; it also works offline.
         overwrite: True replaces files in a repository that stzoo did not publish; other files there stay.
+        show_card: True shows the whole card, not only a summary of it.
         say: Function that shows text to the user: the card, the files, and the outcome.
 
     Returns:
@@ -148,7 +153,13 @@ def publish(
         bar.update()
         dimension = check_load(files)
         bar.update()
-    _show(publication, text, dimension, say)
+    if find_spec("hf_xet") is None:
+        publication.notes.append(
+            "hf_xet is not installed, so large files are sent over plain HTTP, which is slower. Run: pip "
+            "install hf_xet"
+        )
+    say(f"{LINE} README.md\n{text.rstrip()}\n{LINE}" if show_card else _summary(text))
+    _show(publication, dimension, say)
     if dry_run:
         say("Dry run: nothing was changed.")
         return publication
@@ -230,9 +241,25 @@ def _compare(
     return publication
 
 
-def _show(publication: Publication, text: str, dimension: int, say: Callable[[str], None]) -> None:
-    line = "-" * 40
-    say(f"{line} README.md\n{text.rstrip()}\n{line}")
+def _summary(text: str) -> str:
+    """What a card says, in a few lines."""
+    front = card.metadata(text)
+    scores = [result["metrics"] for model in front.get("model-index", ()) for result in model["results"]]
+    fields = {
+        "Licence": front.get("license"),
+        "Languages": front.get("language"),
+        "Base model": front.get("base_model"),
+        "Data sets": front.get("datasets"),
+        "Scores": counted(sum(map(len, scores)), "score") if scores else None,
+    }
+    lines = [
+        f"  {name}: {', '.join(map(str, value)) if isinstance(value, list) else value or 'none'}"
+        for name, value in fields.items()
+    ]
+    return "\n".join([f"The card, {counted(len(text.splitlines()), 'line')} (--show-card shows it):", *lines])
+
+
+def _show(publication: Publication, dimension: int, say: Callable[[str], None]) -> None:
     private = ", private" if publication.private else ""
     say(f"{publication.repo}, branch {publication.revision}{private}:")
     for name, file in publication.files.items():

@@ -23,7 +23,7 @@ from stzoo.models.check_weights import check_model, loading_reports
 from stzoo.models.encode import score_pairs
 from stzoo.models.loaded import NO_REVISION, commit_of, folder_revision, limit
 from stzoo.models.loading import check_device, loading_errors
-from stzoo.models.names import parse_name
+from stzoo.models.names import check_source, parse_name
 
 BAR: dict[str, Any] = dict(desc="Scoring pairs", unit=" pairs", delay=2, leave=False)
 
@@ -112,6 +112,7 @@ def open_teacher(name: str, *, max_tokens: int | None = None, device: str | None
     """
     check_device(device)
     name, given = parse_name(name)
+    check_source(given)
     folder = Path(given)
     local = folder.is_dir()
     if local and not any((folder / file).is_file() for file in ("modules.json", "config.json")):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from stzoo.errors import PluginError
 from stzoo.plugins import builders, manager
 from stzoo.plugins.hookspecs import Checkpoint, Component, Recipe
 from stzoo.testing.tiny_models import tiny_masked_lm, tiny_t5
@@ -259,6 +260,7 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
         PluginError: If its importer cannot be imported.
         UnknownNameError: If no plugin provides its recipe or pooling.
     """
+    _check_texts(checkpoint)
     for field in ("hub_id", "base"):
         value = getattr(checkpoint, field)
         assert re.fullmatch(r"([\w.-]+/[\w.-]+)?", value), f"{field} {value!r} is not of the form owner/name"
@@ -269,7 +271,6 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
         f"license {checkpoint.license!r} is not a lower-case SPDX identifier"
     )
     assert checkpoint.source, "source is empty; expected the URL of the paper or repository"
-    _check_texts(checkpoint)
     if checkpoint.recipe:
         manager.find("recipe", checkpoint.recipe)
     manager.find("pooling", checkpoint.pooling)
@@ -278,6 +279,7 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
     assert all(isinstance(text, str) for pair in checkpoint.prompts.items() for text in pair)
     for length in (checkpoint.max_tokens, checkpoint.max_query_tokens):
         assert length is None or length > 0, f"a length of {length}"
+    assert checkpoint.parameters >= 0, f"parameters is {checkpoint.parameters}"
     for data, measure, value, url in checkpoint.expected:
         assert data, "a score without a data set"
         assert measure, "a score without a measure"
@@ -341,6 +343,12 @@ def _build(kind: str, component: Component, *args: Any) -> Any:
 
 
 def _check_texts(part: Checkpoint | Component | Recipe) -> None:
+    if not isinstance(part, Checkpoint | Component | Recipe):
+        given = f"the class {part.__name__}" if isinstance(part, type) else f"a {type(part).__name__}"
+        raise PluginError(
+            f"the check got {given}; expected what a hook of the plugin yields, e.g. stzoo.Component("
+            'name="mine", build=Mine, summary="what it does").'
+        )
     assert part.summary.strip(), "summary is empty"
     assert "\n" not in part.summary, "summary is more than one line"
     assert re.fullmatch(r"(https?://\S+)?", part.source), f"source {part.source!r} is not a URL"

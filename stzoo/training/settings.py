@@ -5,7 +5,7 @@ this module, and in `stzoo.evaluation.settings`, `stzoo.hub.settings` and `stzoo
 group is the panel that `stzoo COMMAND --help` shows its flag in; a field without one is shown first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
@@ -75,7 +75,7 @@ def setting(
         description: one sentence for help and the reference page.
         group: one of GROUPS, the panel of help that shows its flag; "" for the first panel, which has the
             most important flags.
-        names: kind of component ("pooling") or "dataset", whose names the shell completes.
+        names: kind of component ("pooling"), "model" or "dataset", whose names the shell completes.
         takes: a key of OBJECTS, for settings that also take Python objects.
         split: the split of judged data that names none.
         bounds: as `pydantic.Field` has them, e.g. ge=1.
@@ -183,7 +183,7 @@ class Settings(CheckedSettings):
         try:
             return cls.model_validate(cls.with_paths(values))
         except ValidationError as error:
-            raise RecipeError(cls._explain(error, recipe)) from None
+            raise cls._explain(error, recipe) from None
 
     @classmethod
     def check(cls, arguments: Mapping[str, Any]) -> Self:
@@ -199,7 +199,13 @@ class Settings(CheckedSettings):
         return {name: getattr(self, name) for name in type(self).model_fields}
 
     @classmethod
-    def _explain(cls, error: ValidationError, recipe: str | Path | None) -> str:
+    def problems(cls, lines: Sequence[str], recipe: str | Path | None = None) -> RecipeError:
+        """The error that lists problems in the settings, or in a recipe."""
+        of = f"the recipe {recipe}" if recipe is not None else "the settings"
+        return RecipeError("\n  ".join([f"problems in {of} of `stzoo {cls.command}`:", *lines]))
+
+    @classmethod
+    def _explain(cls, error: ValidationError, recipe: str | Path | None) -> RecipeError:
         lines = []
         for problem in error.errors():
             key = ".".join(map(str, problem["loc"]))
@@ -223,8 +229,7 @@ class Settings(CheckedSettings):
                 reason = problem["msg"][:1].lower() + problem["msg"][1:]
                 reason = "expected a path" if problem["type"] == "path_type" else reason
                 lines.append(f"{key} is {_shown(problem['input'])}: {reason}.")
-        of = f"the recipe {recipe}" if recipe is not None else "the settings"
-        return f"problems in {of} of `stzoo {cls.command}`:\n  " + "\n  ".join(lines)
+        return cls.problems(lines, recipe)
 
     def dump(self) -> dict[str, Any]:
         """The settings as plain values, with the command and the schema's version."""

@@ -111,7 +111,7 @@ def test_a_recipe_has_the_settings_of_any_command(tmp_path):
     done = cli("score", "x.run", "--recipe", "s.yaml", "--output", "out", cwd=tmp_path)
     assert "the recipe s.yaml of `stzoo score`:\n  k is 0: input should be greater than" in done.stderr
     done = cli("score", "x.run", "--recipe", "s.yaml", "--set", "k=7", cwd=tmp_path)
-    assert "x.run does not exist" in done.stderr
+    assert "--data nowhere does not exist. Expected: BEIR folder, qrels file, or KILT file." in done.stderr
     done = cli("score", "x.run", "--recipe", "s.yaml", "--k", "7", "--set", "k=7", cwd=tmp_path)
     assert "--k and --set k are both given" in done.stderr
     done = cli("bench", "--recipe", "s.yaml", "--output", "out", cwd=tmp_path)
@@ -217,7 +217,10 @@ BAD = {
     "no such recipe": (["recipe", "show", "retromae-pretrian"], "did you mean 'retromae-pretrain'"),
     "no such flag": (["pretrain", "--lerning-rate", "1"], "--learning-rate"),
     "a missing setting": (["pretrain", "--output", "x"], "base is missing"),
-    "a missing flag": (["pretrain"], "--output"),
+    "a missing flag": (["pretrain"], "recipe.\n  output is missing; give --output.\n"),
+    "a missing flag alone": (["export", "x"], "`stzoo export`:\n  output is missing; give --output.\n"),
+    "a kind that users expect": (["list", "models"], "Known: checkpoints, datasets. Checkpoints are"),
+    "no such folder": (["bench", "./no-such", "--output", "x"], "./no-such is not a folder"),
     "set without a value": (["pretrain", "--output", "x", "--set", "seed"], "key=value"),
     "a missing recipe file": (["pretrain", "--output", "x", "--recipe", "no.yaml"], "no.yaml"),
     "no such model": (["export", "no-such-model", "--output", "x"], "no-such-model"),
@@ -234,6 +237,27 @@ def test_a_mistake_is_one_message_and_exit_code_2(what, tmp_path):
     assert "Traceback" not in done.stderr
     assert not done.stdout
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["bench", "runs/no-such", "--output", "x"],
+        ["finetune", "no-such.checkpoint", "--data", "x", "--output", "x"],
+        ["mine", "no-such", "--data", "x", "--output", "x"],
+        ["pretrain", "--base", "no-such", "--corpus", "x", "--output", "x", "--batch-size", "0"],
+        ["report", "no-such"],
+        ["card", "no-such"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_mistake_is_found_before_torch_is_imported(words):
+    code = (
+        "import sys\nfrom stzoo.cli import main\ntry:\n    main(sys.argv[1:])\nexcept SystemExit as end:\n"
+        "    assert end.code == 2 and 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert done.stderr.startswith("stzoo: ")
 
 
 def test_commands_of_plugins_stand_beside_our_own():

@@ -241,6 +241,8 @@ def test_a_system_is_found_by_name_or_folder_and_several_are_listed(tmp_path):
         compare(["org/on", "two"], results=tmp_path)
     with pytest.raises(DataError, match="there is no folder org/one; expected"):
         compare(["org/one", two])
+    with pytest.raises(DataError, match=rf"With --results {tmp_path} these can be named: org/one, two\."):
+        compare([tmp_path / "on", two])
     newer = write(tmp_path, "two", B, revision="r2")
     for name in ("two", str(tmp_path / "two")):
         with pytest.raises(DataError, match="has results of several systems") as raised:

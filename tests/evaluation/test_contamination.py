@@ -160,7 +160,7 @@ def test_queries_and_relevant_passages_are_found_whole_in_part_and_nearly(tested
     assert report.contaminated == ("q1", "q2", "q4")
     assert report.counts == {
         "query": {"exact": 1, "ngram": 0, "minhash": 1, "any": 2},
-        "passage": {"exact": 0, "ngram": 1, "minhash": 1, "any": 2},
+        "passage": {"exact": 0, "ngram": 1, "minhash": 1, "any": 2, "only_negatives": 0},
     }
     without = contamination([train], data=tested, minhash=False, ngram=3)
     assert [(hit.id, hit.how) for hit in without.hits] == [
@@ -168,6 +168,26 @@ def test_queries_and_relevant_passages_are_found_whole_in_part_and_nearly(tested
         *(("wing", "ngram"), ("cell", "ngram")),
     ]
     assert without.jaccard is None
+
+
+def test_passages_that_are_negatives_only_are_counted_apart(tested, tmp_path):
+    wing, cell, rates = (f"{row['title']} {row['text']}".strip() for row in CORPUS[:3])
+    rows = [
+        {"query": "x", "pos": ["y"], "neg": [wing, cell]},
+        {"anchor": "x", "positive": cell, "negative_1": rates},
+    ]
+    report = contamination(write(tmp_path / "train.jsonl", *rows), data=tested, minhash=False)
+    assert report.found_passages == ("cell",)
+    assert report.only_negatives == ("wing", "rates")
+    assert report.contaminated == ("q2",)
+    by_id = {hit.id: hit for hit in report.hits if hit.how == "exact"}
+    assert {id_: (hit.places, hit.negatives, hit.field) for id_, hit in by_id.items()} == {
+        "wing": (1, 1, "neg[0]"),
+        "cell": (2, 1, "positive"),
+        "rates": (1, 1, "negative_1"),
+    }
+    assert as_json(report)["counts"]["passage"]["only_negatives"] == 2
+    assert re.search(r"passages, as negatives only +2 +3", shown(report))
 
 
 def test_the_most_similar_place_is_listed(tested, tmp_path):

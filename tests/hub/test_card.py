@@ -31,6 +31,7 @@ from stzoo.hub.export import export
 from stzoo.models.loaded import folder_revision
 from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.utils.files import write_json
+from stzoo.utils.messages import collect_notes
 
 CUSTOM = """
 from sentence_transformers.base.modules import Module
@@ -540,6 +541,9 @@ def test_what_the_readme_that_is_there_says_counts_and_flags_win(export_of):
     assert (data["base_model"], data["datasets"], data["thumbnail"]) == (["a/b"], ["c/d"], "x.png")
     assert data["pipeline_tag"] == "sentence-similarity"
     assert not {"metrics", "model-index", "inference"} & data.keys()
+    with collect_notes() as notes:
+        text_of(model, license="mti")
+    assert notes == ["the Hub lists no licence 'mti'; did you mean 'mit'?"]
     text = text_of(model, license="mit", language=["de", "fr"])
     data = ModelCard(text).data.to_dict()
     assert (data["license"], data["language"]) == ("mit", ["de", "fr"])

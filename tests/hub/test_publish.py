@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -111,13 +112,26 @@ def test_the_model_is_sent_in_one_commit_and_what_a_run_keeps_beside_it_stays(hu
     assert made.stays == ["checkpoints/", "logs/"]
 
 
-def test_the_whole_card_and_every_file_is_shown(hub, folder):
-    made = send(folder)
+def test_a_summary_of_the_card_or_all_of_it_and_every_file_is_shown(hub, folder):
+    made = send(folder, dry_run=True)
+    for line in ("  Licence: apache-2.0", "  Base model: some/base", "  Languages: none", "  Scores: none"):
+        assert line in made.said.splitlines()
+    assert re.search(r"^The card, \d+ lines \(--show-card shows it\):$", made.said, re.M)
+    assert "library_name" not in made.said
+    made = send(folder, show_card=True)
     assert held(hub)["README.md"].decode().strip() in made.said
+    assert "--show-card" not in made.said
     for name in held(hub).keys() - {".gitattributes"}:
         assert f"new      {name}" in made.said
     assert f"{(folder / 'model.safetensors').stat().st_size:,}  new      model.safetensors" in made.said
     assert "Not published: checkpoints/, logs/." in made.said
+
+
+def test_a_missing_package_for_fast_uploads_is_noted(hub, folder, monkeypatch):
+    monkeypatch.setattr("stzoo.hub.publish.find_spec", {"hf_xet": None}.get)
+    made = send(folder)
+    assert "Note: hf_xet is not installed, so large files are sent over plain HTTP" in made.said
+    assert "model.safetensors" in held(hub)
 
 
 def test_publishing_twice_changes_nothing(hub, folder):

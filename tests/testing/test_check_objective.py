@@ -4,8 +4,8 @@ import pytest
 import torch
 from support import objectives
 
-from stzoo import Component
-from stzoo.testing import check_objective
+from stzoo import Component, PluginError
+from stzoo.testing import check_checkpoint, check_objective
 
 
 def component(kind):
@@ -22,6 +22,13 @@ def test_sound_objectives_are_accepted(kind):
 def test_a_fault_is_named(kind):
     with pytest.raises(AssertionError, match=kind.fault):
         check_objective(component(kind))
+
+
+def test_a_class_in_place_of_a_component_is_explained():
+    with pytest.raises(PluginError, match=r"got the class Contriever; expected what a hook .* yields"):
+        check_objective(objectives.Contriever)
+    with pytest.raises(PluginError, match="got a str; expected"):
+        check_checkpoint("retromae-base.beir")
 
 
 def test_parts_of_the_backbone_may_be_unused():

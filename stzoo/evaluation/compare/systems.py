@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from stzoo.errors import DataError, RecipeError, suggest
+from stzoo.errors import DataError, OutputError, RecipeError, suggest
 from stzoo.evaluation.bench.results import Result, read
 from stzoo.evaluation.measures import parse_measures
 from stzoo.utils.inputs import user_path
 
+SHOWN = 8  # names of systems in a message
 DatasetSplit = tuple[str, str]  # data set, split
 Rows = dict[DatasetSplit, Result]  # the results of one system
 
@@ -29,7 +30,7 @@ def find_system(system: str, output: str | Path | None, stored: Sequence[Result]
     if not rows and output is None:
         raise DataError(
             f"there is no folder {system}; expected the results of one system, OUTPUT/<model>/<revision>, or "
-            "its name together with OUTPUT as results (--results)."
+            f"its name together with OUTPUT as results (--results).{_nearby(system)}"
         )
     if not rows:
         known = sorted({result.model for result in stored})
@@ -42,6 +43,20 @@ def find_system(system: str, output: str | Path | None, stored: Sequence[Result]
         several = "; ".join(f"{model} {revision} in {folder}" for model, revision, folder in systems)
         raise DataError(f"{system} has results of several systems. Give the folder of one: {several}.")
     return {(result.dataset, result.split): result for result in rows}
+
+
+def _nearby(system: str) -> str:
+    """A sentence on the results in the nearest existing folder of a path, or in results/; "" if none."""
+    above = next(parent for parent in user_path(system).parents if parent.is_dir())
+    folder = Path("results") if above.resolve() == Path.cwd() else above
+    if folder.resolve() == folder.resolve().parent or not folder.is_dir():
+        return ""
+    try:
+        known = sorted({result.model for result in read(folder)})
+    except (DataError, OutputError):
+        return ""
+    more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+    return f" With --results {folder} these can be named: {', '.join(known[:SHOWN])}{more}."
 
 
 def label(systems: Sequence[Rows], arguments: Sequence[str]) -> list[str]:

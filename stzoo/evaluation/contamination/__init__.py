@@ -104,7 +104,11 @@ def contamination(
     index = Index([text for *_, text in tested], ngram, jaccard if minhash else None)
     hits, texts = _search(tested, index, (text for file in files for text in training_texts(file, show_bars)))
 
-    found = {kind: {hit.id for hit in hits if hit.kind == kind} for kind in ("query", "passage")}
+    found = {
+        kind: {hit.id for hit in hits if hit.kind == kind and not hit.only_negative}
+        for kind in ("query", "passage")
+    }
+    negatives = {hit.id for hit in hits if hit.kind == "passage"} - found["passage"]
     contaminated = {
         query
         for query, grades in judged.qrels.items()
@@ -120,6 +124,7 @@ def contamination(
         passages=len(relevant),
         found_queries=tuple(query for query in judged.queries if query in found["query"]),
         found_passages=tuple(id_ for kind, id_, _ in tested if kind == "passage" and id_ in found[kind]),
+        only_negatives=tuple(id_ for kind, id_, _ in tested if kind == "passage" and id_ in negatives),
         contaminated=tuple(query for query in judged.queries if query in contaminated),
         hits=hits,
         ngram=ngram,
@@ -184,23 +189,28 @@ def _results(judged: RetrievalDataset, folders: Sequence[Path]) -> list[Result]:
 def _search(
     tested: Sequence[tuple[str, str, str]], index: Index, texts: Iterable[TrainingText]
 ) -> tuple[tuple[Hit, ...], int]:
-    best: dict[tuple[int, str], tuple[float, TrainingText]] = {}
+    best: dict[tuple[int, str], tuple[bool, float, TrainingText]] = {}
     occurrences: Counter[tuple[int, str]] = Counter()
+    negatives: Counter[tuple[int, str]] = Counter()
     count = 0
     for batch in _batches(texts):
         count += len(batch)
         for match in index.find([text.text for text in batch]):
             key = (match.found, match.how)
+            source = batch[match.text]
             occurrences[key] += 1
-            if key not in best or best[key][0] < match.similarity:
-                best[key] = (match.similarity, batch[match.text])
+            negatives[key] += source.is_negative
+            rank = (not source.is_negative, match.similarity)
+            if key not in best or best[key][:2] < rank:
+                best[key] = (*rank, source)
     if not count:
         raise DataError("the training data has no text; expected at least one.")
     hits = []
-    for (i, how), (similarity, source) in sorted(best.items(), key=lambda item: item[0]):
+    for (i, how), (_, similarity, source) in sorted(best.items(), key=lambda item: item[0]):
         kind, id_, text = tested[i]
         where = (source.file, source.line, source.field, text[:_EXCERPT], source.text[:_EXCERPT])
-        hits.append(Hit(kind, id_, how, similarity, occurrences[i, how], *where))
+        places, negative = occurrences[i, how], negatives[i, how]
+        hits.append(Hit(kind, id_, how, similarity, places, negative, *where))
     return tuple(hits), count
 
 

@@ -24,6 +24,7 @@ class Hit:
         how: "exact", "ngram" or "minhash"; see `overlap.py`.
         similarity: Similarity of both texts, 0 to 1.
         places: Number of training texts in which it was found in this way.
+        negatives: Number of these that are negatives of training queries.
         file: File of the training text.
         line: Line or row of the training text, from 1.
         field: Field of the training text, e.g. "pos[0]"; "" for a line of text.
@@ -36,11 +37,17 @@ class Hit:
     how: str
     similarity: float
     places: int
+    negatives: int
     file: str
     line: int
     field: str
     text: str
     training_text: str
+
+    @property
+    def only_negative(self) -> bool:
+        """True if it was found in negatives only, which teach no answer."""
+        return self.negatives == self.places
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,9 @@ class Contamination(Tabular):
         texts: Number of training texts read.
         queries: Number of judged queries.
         passages: Number of passages relevant to any of them.
-        found_queries: Ids of queries whose text was found.
-        found_passages: Ids of relevant passages that were found.
+        found_queries: Ids of queries whose text was found, not counting negatives.
+        found_passages: Ids of relevant passages that were found, not counting negatives.
+        only_negatives: Ids of relevant passages that were found in negatives only.
         contaminated: Ids of queries whose text or any of whose relevant passages was found.
         hits: The texts found: queries first, in the order of the data.
         ngram: Number of words in an n-gram.
@@ -91,6 +99,7 @@ class Contamination(Tabular):
     passages: int
     found_queries: tuple[str, ...]
     found_passages: tuple[str, ...]
+    only_negatives: tuple[str, ...]
     contaminated: tuple[str, ...]
     hits: tuple[Hit, ...]
     ngram: int
@@ -100,10 +109,12 @@ class Contamination(Tabular):
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """Number of texts found, by kind and by way; "any" counts each text once."""
-        ways = Counter((hit.kind, hit.how) for hit in self.hits)
+        """Number of texts found, by kind and by way, without negatives; "any" counts each text once."""
+        ways = Counter((hit.kind, hit.how) for hit in self.hits if not hit.only_negative)
         found = {"query": len(self.found_queries), "passage": len(self.found_passages)}
-        return {kind: {how: ways[kind, how] for how in WAYS} | {"any": found[kind]} for kind in found}
+        counts = {kind: {how: ways[kind, how] for how in WAYS} | {"any": found[kind]} for kind in found}
+        counts["passage"]["only_negatives"] = len(self.only_negatives)
+        return counts
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each text that was found, and each way in which it was."""
@@ -135,6 +146,10 @@ def table(report: Contamination) -> "Group":
         minhash = "-" if report.jaccard is None else str(counts["minhash"])
         found.add_row(
             name, str(counts["exact"]), str(counts["ngram"]), minhash, str(counts["any"]), str(total)
+        )
+    if report.only_negatives:
+        found.add_row(
+            "passages, as negatives only", "", "", "", str(len(report.only_negatives)), str(report.passages)
         )
     either = str(len(report.contaminated))
     found.add_row("queries with either", "", "", "", either, str(report.queries))

@@ -6,6 +6,7 @@ object or a row of a table, each string except its id is a text, at any depth ({
 [...]} or any other format); "title" and "text" of the same object are joined.
 """
 
+import re
 from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,11 @@ class TrainingText(NamedTuple):
     line: int
     field: str
     text: str
+
+    @property
+    def is_negative(self) -> bool:
+        """True if the field's name says that it has negatives, e.g. neg or negative_1."""
+        return re.match(r"([a-z]+_)?neg", self.field) is not None
 
 
 class TrainingFile(NamedTuple):
