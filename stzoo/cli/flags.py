@@ -126,8 +126,8 @@ def _read(
         raise settings.problems(missing)
     for name, field in settings.model_fields.items():
         value = getattr(made, name)
-        if _extra(field).get("names") == "model":
-            for model in [value] if isinstance(value, str) else value:
+        if _extra(field).get("names") in ("model", "cross-encoder"):
+            for model in [value] if isinstance(value, str) else value or ():
                 if model != BM25:
                     check_source(parse_name(model)[1])
         elif isinstance(value, Path) and name != "store" and not (_exists(value) or names_beir(value)):

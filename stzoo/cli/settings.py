@@ -6,6 +6,8 @@ from typing import ClassVar
 from stzoo.evaluation.settings import EmbeddingSettings
 from stzoo.training.settings import (
     LANGUAGE_HELP,
+    RERANK_DEPTH_HELP,
+    RERANK_HELP,
     SCORING,
     THREADS_HELP,
     LanguageCode,
@@ -36,6 +38,8 @@ class SearchSettings(EmbeddingSettings):
     hybrid: bool = setting(False, "Rank by the fusion of BM25 and the model.")
     fuse_weight: float = setting(0.5, "Weight of BM25 in the fusion.", SCORING, ge=0, le=1)
     language: LanguageCode | None = setting(None, LANGUAGE_HELP, SCORING)
+    rerank: Name | None = setting(None, RERANK_HELP, SCORING, names="cross-encoder")
+    rerank_depth: int = setting(100, RERANK_DEPTH_HELP, SCORING, ge=1, le=10**6)
 
 
 class DemoSettings(Settings):

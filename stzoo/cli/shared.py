@@ -84,5 +84,7 @@ def show_answers(answers: list[dict[str, Any]]) -> None:
         typer.echo(("\n" if number else "") + f"> {answer['question']}")
         for found in answer["found"]:
             text = found["text"] if len(found["text"]) < 240 else f"{found['text'][:240]} …"
-            parts = f"  (BM25 {found['bm25']:.3f}, model {found['model']:.3f})" if "bm25" in found else ""
+            names = {"bm25": "BM25", "model": "model", "first": "before reranking"}
+            parts = ", ".join(f"{names[key]} {found[key]:.3f}" for key in names if key in found)
+            parts = f"  ({parts})" if parts else ""
             typer.echo(f"  {found['score']:.3f}  {found['id']}{parts}\n         {text}")

@@ -15,12 +15,15 @@ from stzoo.training.settings import (
     MAX_TOKENS_HELP,
     MEMORY_HELP,
     MODEL,
+    RERANK_DEPTH_HELP,
+    RERANK_HELP,
     SCORING,
     STORE_HELP,
     THREADS_HELP,
     VECTORS,
     CommaList,
     LanguageCode,
+    Name,
     Names,
     Settings,
     setting,
@@ -118,6 +121,8 @@ class BenchSettings(ScoringSettings, EmbeddingSettings):
     fuse_weight: FuseWeight = setting(
         "0.5", "Weight of BM25 in the fusion, from 0 to 1, or a split to choose it on, e.g. dev.", SCORING
     )
+    rerank: Name | None = setting(None, RERANK_HELP, SCORING, names="cross-encoder")
+    rerank_depth: int = setting(100, RERANK_DEPTH_HELP, SCORING, ge=1, le=10**6)
     run_files: bool = setting(True, "Write TREC run files.", SCORING)
     precision: CommaList = setting(
         ["float32"], "Precisions of stored vectors, with commas: float32, float16, int8, binary.", VECTORS

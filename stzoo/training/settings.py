@@ -75,7 +75,8 @@ def setting(
         description: one sentence for help and the reference page.
         group: one of GROUPS, the panel of help that shows its flag; "" for the first panel, which has the
             most important flags.
-        names: kind of component ("pooling"), "model" or "dataset", whose names the shell completes.
+        names: kind of component ("pooling"), "model" or "dataset", whose names the shell completes; or
+            "cross-encoder".
         takes: a key of OBJECTS, for settings that also take Python objects.
         split: the split of judged data that names none.
         bounds: as `pydantic.Field` has them, e.g. ge=1.
@@ -263,6 +264,8 @@ THREADS_HELP = "CPU threads; chosen by PyTorch by default."
 BATCH_TOKENS_HELP = "Tokens encoded at once, padding included; chosen for the device by default."
 MAX_TOKENS_HELP = "Truncate texts to this many tokens; the model's limit by default."
 MEMORY_HELP = "Memory for the search in GiB, in addition to queries and results."
+RERANK_HELP = "Cross-encoder (folder or Hub id) that ranks the best passages again."
+RERANK_DEPTH_HELP = "Passages per query to rank again."
 STORE_HELP = "Folder for the embeddings; stzoo's cache by default."
 LANGUAGE_HELP = (
     "Language of the passages for BM25's stemmer and stop words (de, german, none); detected by default."

@@ -27,11 +27,13 @@ from stzoo.errors import DataError, RecipeError, check_known
 from stzoo.evaluation.bench import result_files, results
 from stzoo.evaluation.bench.datasets import check_datasets, evaluate, select_datasets
 from stzoo.evaluation.bench.fused import Fusion
+from stzoo.evaluation.bench.reranked import Reranking
 from stzoo.evaluation.bench.results import Result
 from stzoo.evaluation.bench.systems import Dense, Retrieved, System
 from stzoo.evaluation.bench.tables import Results
 from stzoo.evaluation.measures import Measure, choose_measures
 from stzoo.evaluation.settings import BenchSettings, FuseMethod, parse_weight
+from stzoo.models.cross_encoder import open_teacher
 from stzoo.models.encode.batches import USUAL
 from stzoo.models.loaded import LoadedModel, open_model
 from stzoo.models.names import slug
@@ -63,6 +65,8 @@ def bench(
     language: str | None = None,
     fuse: FuseMethod | None = None,
     fuse_weight: float | str = 0.5,
+    rerank: str | Path | None = None,
+    rerank_depth: int = 100,
     precision: str | Sequence[str] = "float32",
     index: str | Sequence[str] = (),
     max_tokens: int | None = None,
@@ -108,6 +112,10 @@ def bench(
         fuse_weight: Weight of BM25 in the fusion, from 0 to 1; or a split, such as "dev" or "train", on which
             the best of 0, 0.1, …, 1 is chosen for each data set by nDCG@10, or the first measure if k is
             below 10.
+        rerank: Cross-encoder that ranks the best passages of each model again, or of its fusion with BM25 if
+            `fuse` is set, or of BM25 if there are no models. It is a system of its own, "NAME + RERANKER",
+            made of the first system's run; its scores of pairs are stored like embeddings.
+        rerank_depth: Number of passages per query to rank again; those after them keep their order.
         precision: Precision of the stored vectors: float32, float16, int8 or binary. Several may be given,
             as a list or separated by commas; each is scored as a system of its own.
         index: One or several FAISS factory strings, each with optional search parameters after a space
@@ -133,8 +141,8 @@ def bench(
         progress: True shows progress bars on stderr; None shows them on a terminal only.
 
     Returns:
-        The results, data set by data set: BM25 first, then the models in the order given, then their fusions.
-        They are a list that prints as a table.
+        The results, data set by data set: BM25 first, then the models in the order given, their fusions, and
+        the reranked systems. They are a list that prints as a table.
 
     Raises:
         DataError: If a data set is missing or invalid.
@@ -158,8 +166,9 @@ def bench(
     if language is not None and not bm25:
         raise RecipeError("--language is for BM25, which --no-bm25 leaves out; drop one of the two.")
     weight = _check_fusion(settings)
+    _check_reranking(settings)
     chosen_measures = choose_measures(measures, k)
-    inputs = [data, corpus, pages, *(one for _, one in named)]
+    inputs = [data, corpus, pages, *(one for _, one in named), rerank]
     kept = output is not None
     if output is not None:
         output = check_output(output, kind="results", inputs=inputs)
@@ -205,6 +214,10 @@ def bench(
             run_info = {"device": loaded.model.device.type}
             systems += Dense(retriever, k).systems(precisions, settings.index, run_info)
 
+        reranker = (
+            open_teacher(settings.rerank, device=device and device.split(",")[0]) if settings.rerank else None
+        )
+
         languages: dict[str, str] = {}  # BM25's language, by data set
         names: list[str] = []  # of the data sets
         runs: dict[str, Ranked] = {}  # of the systems on the present data set, to be fused
@@ -224,16 +237,25 @@ def bench(
             return found
 
         def systems_for(judged: RetrievalDataset) -> list[System]:
+            first, last = first_stages(judged)
+            if reranker is None:
+                return first
+            again = Reranking(reranker, rerank_depth, k, root, run_of, show_bars)
+            return [*first, *map(again.system, last)]
+
+        def first_stages(judged: RetrievalDataset) -> tuple[list[System], list[System]]:
+            """All systems but the reranked ones, and those of them that are reranked."""
             if not bm25:
-                return systems
+                return systems, systems
             if judged.name not in languages:
                 detected = lexical.choose_language(settings.language, judged.passages, judged.name)
                 languages[judged.name] = detected
             bm25_system = _bm25(k, languages[judged.name], progress)
             if fuse is None:
-                return [bm25_system, *systems]
+                return [bm25_system, *systems], systems or [bm25_system]
             fusion = Fusion(fuse, weight, k, chosen_measures[0], run_of, read_weight_split)
-            return [bm25_system, *systems, *(fusion.system(bm25_system, system) for system in systems)]
+            fused = [fusion.system(bm25_system, system) for system in systems]
+            return [bm25_system, *systems, *fused], fused
 
         def check(judged: RetrievalDataset) -> None:
             if judged.split == weight:
@@ -268,7 +290,7 @@ def bench(
                 result, run = _score(system, judged, folder, chosen_measures, run_files and kept, overwrite)
                 if not kept:
                     result = replace(result, path=Path())
-                if fuse and run is not None:
+                if (fuse or rerank) and run is not None:
                     runs[system.name] = run
                 scored.append(result)
                 if on_result:
@@ -314,6 +336,22 @@ def _check_fusion(settings: BenchSettings) -> float | str:
             "--fuse-weight a number from 0 to 1."
         )
     return weight
+
+
+def _check_reranking(settings: BenchSettings) -> None:
+    """Refuses a depth of reranking that has no effect.
+
+    Raises:
+        RecipeError: If it has none, or more results are ranked again than there are.
+    """
+    depth = settings.rerank_depth
+    if not settings.rerank and depth != BenchSettings.model_fields["rerank_depth"].default:
+        raise RecipeError("--rerank-depth has no effect without --rerank; name a cross-encoder by it.")
+    if settings.rerank and depth > settings.k:
+        raise RecipeError(
+            f"--rerank-depth is {depth}, but only --k {settings.k} results per query are kept; use a larger "
+            "--k or a smaller depth."
+        )
 
 
 def _note_missing_prompt(loaded: LoadedModel, task: str) -> None:

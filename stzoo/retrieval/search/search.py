@@ -14,10 +14,13 @@ from stzoo.data.corpus_sources import find
 from stzoo.data.objects import corpus_path
 from stzoo.data.rows import refuse
 from stzoo.errors import DataError, ModelError, RecipeError
+from stzoo.models.cross_encoder import open_teacher
 from stzoo.models.encode import encode
 from stzoo.models.loaded import open_model
 from stzoo.retrieval.bm25 import Lexical, choose_language
 from stzoo.retrieval.fusion import DEPTH, WEIGHT, fuse_bm25
+from stzoo.retrieval.rerank import DEPTH as DEPTH_TO_RERANK
+from stzoo.retrieval.rerank import rerank as rank_again
 from stzoo.retrieval.search.exact import top_k
 from stzoo.retrieval.search.retriever import Retriever, default_root
 from stzoo.retrieval.store import Store, open_store
@@ -39,6 +42,8 @@ def search(
     hybrid: bool = False,
     fuse_weight: float = WEIGHT,
     language: str | None = None,
+    rerank: str | Path | None = None,
+    rerank_depth: int = DEPTH_TO_RERANK,
     max_tokens: int | None = None,
     batch_tokens: int | None = None,
     device: str | None = None,
@@ -60,6 +65,8 @@ def search(
         fuse_weight: Weight of BM25 in the fusion, from 0 to 1.
         language: Language of the passages for BM25's stemmer and stop words: a code or an English name, or
             "none". None detects it.
+        rerank: Cross-encoder that ranks the best passages of the model, or of the fusion, again.
+        rerank_depth: Number of passages per question to rank again, at least k.
         max_tokens: Maximum length of a text; longer texts are truncated. None keeps the model's own limit.
         batch_tokens: Maximum number of tokens per batch, padding included; None chooses one for the device.
         device: Torch device, or several separated by commas to encode in parallel; None uses the best
@@ -71,8 +78,9 @@ def search(
 
     Returns:
         {"question": str, "found": [{"id": str, "score": float, "text": str}, …]} per question, best first. If
-        `hybrid`, a passage also has its scores by "bm25" and by the "model", and "score" is the fused one.
-        The whole is a list that prints as a table.
+        `hybrid`, a passage also has its scores by "bm25" and by the "model", and "score" is the fused one. If
+        `rerank`, "score" is the cross-encoder's logit, and "first" the score before. The whole is a list that
+        prints as a table.
 
     Raises:
         DataError: If the corpus is missing or invalid, or the corpus or model of the store has changed.
@@ -90,6 +98,8 @@ def search(
         raise RecipeError(f"{option} is for the fusion with BM25; add --hybrid, or drop it.")
     if not 0 <= fuse_weight <= 1:
         raise RecipeError(f"fuse_weight is {fuse_weight}; expected a number from 0 to 1.")
+    if not rerank and rerank_depth != DEPTH_TO_RERANK:
+        raise RecipeError("--rerank-depth has no effect without --rerank; name a cross-encoder by it.")
     if threads:
         torch.set_num_threads(threads)
     show_bars = show_progress(progress)
@@ -111,6 +121,7 @@ def search(
             raise RecipeError(
                 "there is no corpus to search; set data (--data) to a BEIR folder or a corpus.jsonl."
             )
+    reranker = open_teacher(str(rerank), device=device and device.split(",")[0]) if rerank else None
     if store:
         store = check_output(store, kind="results", inputs=[model, data])
     opened = open_model(model, max_tokens=max_tokens, device=device, **options)
@@ -131,11 +142,14 @@ def search(
         raise DataError(f"{data} is not the corpus of {source}, or has changed. Run `stzoo bench` again.")
     ids = [str(number) for number in range(len(questions))]
     vectors = encode(retriever.model, questions, role="query", batch_tokens=batch_tokens)
-    run = retriever.top_k(judged, vectors, ids, documents, max(k, DEPTH) if hybrid else k)
+    asked = dict(zip(ids, questions, strict=True))
+    needed = max(k, rerank_depth) if reranker else k
+    run = retriever.top_k(judged, vectors, ids, documents, max(needed, DEPTH) if hybrid else needed)
     if bm25:
-        run = fuse_bm25(
-            bm25.retrieve(dict(zip(ids, questions, strict=True)), max(k, DEPTH)), run, weight=fuse_weight, k=k
-        )
+        run = fuse_bm25(bm25.retrieve(asked, max(needed, DEPTH)), run, weight=fuse_weight, k=needed)
+    first = run
+    if reranker:
+        run = rank_again(run, asked, judged, reranker, k=k, depth=needed, progress=show_bars)
     answers = Answers()
     for number, question, vector in zip(ids, questions, vectors, strict=True):
         places, scores = run.results(number)
@@ -143,6 +157,9 @@ def search(
         if bm25:
             columns["bm25"] = bm25.scores(question, places).tolist()
             columns["model"] = _scores(retriever, vector, documents, places)
+        if reranker:
+            before = first[number]
+            columns["first"] = [before[judged.corpus_ids[place]] for place in places.tolist()]
         found = [
             {
                 "id": judged.corpus_ids[place],
