@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from stzoo.evaluation.report import report as report
     from stzoo.finetuning.finetune import finetune as finetune
     from stzoo.finetuning.mining.mine import mine as mine
+    from stzoo.finetuning.rerank import rerank as rerank
     from stzoo.hub.card import card as card
     from stzoo.hub.export import export as export
     from stzoo.hub.import_checkpoint import import_checkpoint as import_checkpoint
@@ -81,6 +82,7 @@ _LAZY = {
     "publish": "hub.publish",
     "read_documents": "adaptation.read",
     "report": "evaluation.report",
+    "rerank": "finetuning.rerank",
     "score": "evaluation.bench.score",
     "search": "retrieval.search.search",
     "zoo": "hub.zoo",

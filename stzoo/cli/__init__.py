@@ -37,6 +37,7 @@ from stzoo.cli import (  # noqa: F401 - each registers its command
     publish,
     read,
     report,
+    rerank,
     score,
     search,
     zoo,

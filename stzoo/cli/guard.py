@@ -32,7 +32,7 @@ from stzoo.errors import StzooError
 
 BROKEN_PIPE, MISTAKE, FAULT, INTERRUPTED, TERMINATED = 1, 2, 70, 130, 143
 ISSUES = "https://github.com/stzoo/stzoo/issues"
-RESUMED = ("pretrain", "finetune", "prepare", "mine")  # commands with --resume
+RESUMED = ("pretrain", "finetune", "prepare", "mine", "rerank")  # commands with --resume
 REPEATED = (
     "adapt",
     "ask",

@@ -11,7 +11,7 @@ import typer
 # the panels of `stzoo --help` and the commands in them, in this order; those of plugins come last
 PANELS = {
     "Adapt": ("adapt", "read", "ask"),
-    "Train": ("prepare", "pretrain", "mine", "finetune", "merge"),
+    "Train": ("prepare", "pretrain", "mine", "finetune", "merge", "rerank"),
     "Evaluate": ("bench", "score", "compare", "judge", "report", "contamination", "search"),
     "Share": ("import", "export", "card", "publish"),
     "Look around": ("demo", "zoo", "plugins", "list", "recipe"),

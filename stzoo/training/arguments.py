@@ -42,12 +42,15 @@ def choose_precision(settings: Hardware) -> dict[str, str]:
     return {"used": "fp32", "reason": f"{name} does not compute with bf16"}
 
 
-def arguments(settings: Training, output: Path, **more: Any) -> SentenceTransformerTrainingArguments:
+def arguments(
+    settings: Training, output: Path, *, kind: Any = SentenceTransformerTrainingArguments, **more: Any
+) -> Any:
     """Translates settings to the host trainer's arguments.
 
     Args:
         settings: Settings of the run.
         output: Path to the output folder; checkpoints go to its subfolder "checkpoints".
+        kind: Class of the arguments.
         more: Further arguments of the host trainer.
 
     Raises:
@@ -62,7 +65,7 @@ def arguments(settings: Training, output: Path, **more: Any) -> SentenceTransfor
     if settings.precision == "fp16" and (settings.device == "cpu" or not torch.cuda.is_available()):
         raise RecipeError("precision is fp16, which needs a GPU; use fp32, or bf16 with --device cpu.")
     try:
-        args = SentenceTransformerTrainingArguments(**_host_arguments(settings, output), **more)
+        args = kind(**_host_arguments(settings, output) | more)
     except (ValueError, ImportError) as error:
         raise RecipeError(f"training is not possible with these settings: {error}") from None
     args._n_gpu = min(args.n_gpu, 1)  # several GPUs are used by torchrun; DataParallel is not supported

@@ -48,7 +48,7 @@ def is_record(metadata: Any) -> bool:
         metadata.get("schema_version") == SCHEMA_VERSION
         and metadata.get("status") in ("running", "failed", "interrupted", "finished")
         and isinstance(recipe, dict)
-        and recipe.get("command") in ("pretrain", "finetune", "prepare")
+        and recipe.get("command") in ("pretrain", "finetune", "prepare", "rerank")
         and isinstance(made_by, dict)
         and "stzoo" in made_by
         and (files is None or isinstance(files, dict))

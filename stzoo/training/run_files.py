@@ -31,6 +31,7 @@ TRAINING_FILES = (
     r"(?:episodes/\d+/)?balancer\.safetensors",
     r"teacher/(?:[^/]+/)?(?:manifest\.json|\d+\.safetensors|\.stzoo\.lock)",
 )
+RERANK_FILES = (rf"checkpoints/{_CHECKPOINT}/.*", r"checkpoints/runs/.*")  # the host trainer's own
 WORK_FILES = (  # files that a preparation leaves if it is killed at the very end
     r"work/(?:rows-\d{9}|words)\.parquet|work/(?:bm25|embeddings)/.*\.(?:safetensors|npy|json|lock)",
 )
@@ -44,7 +45,8 @@ _FOLDERS = (  # folders that a run writes; a file or link may be in their place
 
 def is_run_file(name: str, command: str) -> bool:
     """True if a run of this command writes a file of this path in its folder before it finishes."""
-    return _fits(name, (*RUN_FILES, *(WORK_FILES if command == "prepare" else TRAINING_FILES)))
+    own = {"prepare": WORK_FILES, "rerank": RERANK_FILES}.get(command, TRAINING_FILES)
+    return _fits(name, (*RUN_FILES, *own))
 
 
 def _fits(name: str, patterns: Iterable[str]) -> bool:

@@ -18,6 +18,7 @@ from stzoo.training import records, run_files
 from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.training.pretrain_settings import PrepareSettings, PretrainSettings
 from stzoo.training.recipes import SCHEMA_VERSION
+from stzoo.training.rerank_settings import RerankSettings
 from stzoo.training.settings import Settings
 from stzoo.utils.distributed import is_main_process
 from stzoo.utils.files import files_under, lock_folder, move_files, remove_files, sha256, write_json
@@ -25,8 +26,9 @@ from stzoo.utils.outputs import RECORD, check_output, check_resume
 from stzoo.utils.parts import check_manifest
 
 # settings that name inputs; all settings that a plugin's preparation adds are treated as inputs too
-INPUTS = ("base", "model", "corpus", "data", "dev_data", "probe", "teacher", "tokenizer")
-_CORE = {name for kind in (PretrainSettings, FinetuneSettings, PrepareSettings) for name in kind.model_fields}
+INPUTS = ("base", "model", "corpus", "data", "dev_data", "probe", "retriever", "teacher", "tokenizer")
+_KINDS = (PretrainSettings, FinetuneSettings, PrepareSettings, RerankSettings)
+_CORE = {name for kind in _KINDS for name in kind.model_fields}
 _CORE |= {"command", "schema_version"}
 # settings that may differ when a run is resumed, because they change the weights by no more than rounding
 FREE = {

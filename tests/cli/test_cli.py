@@ -21,9 +21,10 @@ from stzoo.hub import settings as of_hub
 from stzoo.plugins import manager
 from stzoo.training.finetune_settings import FinetuneSettings, MineSettings
 from stzoo.training.pretrain_settings import PretrainSettings
+from stzoo.training.rerank_settings import RerankSettings
 
 SETTINGS = (
-    *(PretrainSettings, FinetuneSettings, MineSettings, SearchSettings, DemoSettings),
+    *(PretrainSettings, FinetuneSettings, MineSettings, RerankSettings, SearchSettings, DemoSettings),
     *(of_evaluation.BenchSettings, of_evaluation.ScoreSettings, of_evaluation.CompareSettings),
     *(of_evaluation.JudgeSettings, of_evaluation.ReportSettings, of_evaluation.ContaminationSettings),
     *(of_hub.ExportSettings, of_hub.CardSettings, of_hub.PublishSettings, of_hub.ImportSettings),
@@ -71,7 +72,7 @@ def test_every_setting_is_a_flag(settings):
             assert re.search(rf"--{name.replace('_', '-')} ", shown), name
 
 
-@pytest.mark.parametrize("settings", SETTINGS[3:], ids=lambda settings: settings.command)
+@pytest.mark.parametrize("settings", SETTINGS[4:], ids=lambda settings: settings.command)
 def test_a_function_has_the_settings_of_its_command_with_the_same_defaults(settings):
     function = getattr(stzoo, settings.command.replace("import", "import_checkpoint"))
     parameters = inspect.signature(function).parameters
@@ -89,7 +90,7 @@ def required(settings):
     return {name: "x" for name, field in settings.model_fields.items() if field.is_required()}
 
 
-@pytest.mark.parametrize("settings", SETTINGS[5:], ids=lambda settings: settings.command)
+@pytest.mark.parametrize("settings", SETTINGS[6:], ids=lambda settings: settings.command)
 def test_a_wrong_value_has_the_same_message_from_python_and_from_a_recipe(settings, tmp_path):
     wrong = {key: {"a": []} for key in settings.model_fields}
     (tmp_path / "s.yaml").write_text(json.dumps({"command": settings.command, **wrong}))

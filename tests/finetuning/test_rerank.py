@@ -1,0 +1,132 @@
+"""Training a cross-encoder: by sentence-transformers' trainer, from mined negatives, resumable."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+from sentence_transformers import CrossEncoder
+from support.helpers import cli
+
+import stzoo
+from stzoo import DataError
+from stzoo.finetuning import rerank as module
+from stzoo.models.cross_encoder import open_teacher
+from stzoo.testing import tiny_cross_encoder
+
+PAIRS = [("wing lift", "the lift of a wing"), ("cell", "interest rates rose")]
+
+
+@pytest.fixture(scope="module")
+def mined(judged, tmp_path_factory):
+    path = tmp_path_factory.mktemp("mined") / "mined.jsonl"
+    stzoo.mine("bm25s", data=str(judged), output=path, mined=6, depth=20)
+    return path
+
+
+def options(judged, **changes):
+    given = dict(dev_data=str(judged), dev_split="dev", dev_depth=10, batch_size=16, negatives=3)
+    return given | dict(learning_rate=1e-3, max_tokens=48, device="cpu", eval_steps=4, max_steps=8) | changes
+
+
+def record(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_an_encoder_becomes_a_cross_encoder_that_plain_sentence_transformers_loads(
+    base, judged, mined, tmp_path
+):
+    out = stzoo.rerank(mined, base, output=tmp_path / "out", **options(judged))
+    assert {path.name for path in out.iterdir()} == {
+        *("README.md", "config.json", "model.safetensors", "run.json"),
+        *("tokenizer.json", "tokenizer_config.json"),
+    }
+    model = CrossEncoder(str(out), device="cpu")
+    assert model.max_seq_length == 48
+    logits = open_teacher(str(out), device="cpu").score(*zip(*PAIRS, strict=True))
+    np.testing.assert_allclose(model.predict(PAIRS), 1 / (1 + np.exp(-logits)), atol=1e-6)
+    made = record(out)
+    assert (made["status"], made["data"]["pairs"]) == ("finished", 40 * 4)
+    assert made["dev_before"].keys() == {"first_stage"}, "a new head has no score that says anything"
+    assert 0 <= made["dev_ndcg_at_10"] <= 1
+    card = (out / "README.md").read_text()
+    assert f"| ranked by this model (step {made['best_step']}) | {made['dev_ndcg_at_10']:.4f} |" in card
+    assert str(tmp_path) not in card
+    # the score is that of bench's second stage
+    results = stzoo.bench(
+        [],
+        data=judged,
+        split="dev",
+        rerank=f"again={out}",
+        rerank_depth=10,
+        k=10,
+        output=tmp_path / "results",
+    )
+    assert results[1].scores.mean["nDCG@10"] == pytest.approx(made["dev_ndcg_at_10"])
+
+
+def test_a_stopped_run_is_resumed_to_the_same_weights(base, judged, mined, tmp_path, monkeypatch):
+    whole = stzoo.rerank(mined, base, output=tmp_path / "whole", **options(judged))
+    calls = []
+    score = module.DevRanking.__call__
+
+    def stopped(self, *given, **named):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return score(self, *given, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.DevRanking, "__call__", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            stzoo.rerank(mined, base, output=tmp_path / "part", **options(judged))
+    assert record(tmp_path / "part")["status"] == "interrupted"
+    (tmp_path / "part" / "checkpoints" / "checkpoint-6").mkdir()  # as a kill leaves it
+    part = stzoo.rerank(mined, base, output=tmp_path / "part", resume=True, **options(judged))
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (whole, part))
+    for name, tensor in ours.items():
+        np.testing.assert_allclose(tensor, theirs[name], atol=1e-6, err_msg=name)
+    assert record(part)["dev_ndcg_at_10"] == record(whole)["dev_ndcg_at_10"]
+    assert stzoo.rerank(mined, base, output=part, resume=True, **options(judged)) == part
+
+
+def test_a_base_that_no_step_improves_is_kept(judged, mined, tmp_path):
+    teacher = tiny_cross_encoder(tmp_path / "teacher")
+    few = options(judged, learning_rate=1e-12, max_steps=4, max_tokens=64)
+    out = stzoo.rerank(mined, teacher, output=tmp_path / "out", **few)
+    made = record(out)
+    assert made["kept"] == "base"
+    assert made["dev_ndcg_at_10"] == made["dev_before"]["base"]
+    scores = [open_teacher(str(one), device="cpu").score(*zip(*PAIRS, strict=True)) for one in (teacher, out)]
+    np.testing.assert_array_equal(*scores)
+    assert "No step was better than the base, whose weights these are." in (out / "README.md").read_text()
+    results = stzoo.bench(
+        [], data=judged, split="dev", rerank=teacher, rerank_depth=10, k=10, output=tmp_path / "results"
+    )
+    assert results[1].scores.mean["nDCG@10"] == pytest.approx(made["dev_before"]["base"])
+    assert results[0].scores.mean["nDCG@10"] == pytest.approx(made["dev_before"]["first_stage"])
+
+
+def test_training_queries_are_held_out_and_data_without_negatives_is_refused(base, judged, mined, tmp_path):
+    held = options(judged, dev_data=None, dev_split=None, dev_queries=6)
+    done = cli(
+        *("rerank", mined, "--base", base, "--output", tmp_path / "out", "--dev-queries", "6"),
+        *(
+            "--max-steps",
+            "2",
+            "--eval-steps",
+            "2",
+            "--batch-size",
+            "8",
+            "--device",
+            "cpu",
+            "--max-tokens",
+            "48",
+        ),
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"stzoo bench MODEL --data BEIR_FOLDER --rerank {tmp_path / 'out'}" in done.stderr
+    assert record(tmp_path / "out")["dev"]["queries"] == 6
+    with pytest.raises(DataError, match=r"has no negatives.*stzoo mine bm25s --data"):
+        stzoo.rerank(judged, base, output=tmp_path / "none", **held)
+    assert not (tmp_path / "none").exists()
