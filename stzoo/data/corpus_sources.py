@@ -95,8 +95,9 @@ def load_hub(source: str, split: str = "train") -> Any:
     try:
         return datasets.load_dataset(name, config or None, split=named or split)
     except Exception as error:  # of the network, of the client libraries, of the data
+        reason = "HF_HUB_OFFLINE is set" if datasets.config.HF_HUB_OFFLINE else error
         raise DataError(
-            f"{source} is not a file or folder, and cannot be loaded from the Hub: {error}. Check the name "
+            f"{source} is not a file or folder, and cannot be loaded from the Hub: {reason}. Check the name "
             "and, in org/name:config:split, the config and split. Without a network, load it on a computer "
             "with one (datasets.load_dataset) and copy its cache, or give a file."
         ) from error
