@@ -139,6 +139,8 @@ def load(source: str, config: RerankSettings) -> tuple[Any, bool]:
     longest = model.max_seq_length
     limit(model, min(config.max_tokens, longest or config.max_tokens), source)
     model.float()
+    if config.gradient_checkpointing:
+        model[0].model.gradient_checkpointing_enable()
     if config.device:
         model.to(config.device)
     return model, bool(head)
@@ -230,7 +232,8 @@ def _fit(
             control.should_save, saved = True, time.monotonic()
 
     callbacks: list[Any] = [FindBest(), EachStep(save_in_time), progress]
-    more: dict[str, Any] = {"save_total_limit": config.keep_checkpoints}
+    warmup = min(config.warmup_ratio, 1 - 1e-9)  # the host takes 1 for a number of steps
+    more: dict[str, Any] = {"save_total_limit": config.keep_checkpoints, "warmup_steps": warmup}
     if dev:
         more |= dict(eval_strategy="steps", eval_steps=config.eval_steps, load_best_model_at_end=True)
         more |= dict(metric_for_best_model=f"eval_{DEV_METRIC}", greater_is_better=True)

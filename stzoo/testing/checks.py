@@ -309,13 +309,14 @@ def check_recipe(recipe: Recipe) -> None:
     from stzoo.training.finetune_settings import FinetuneSettings, MineSettings
     from stzoo.training.pretrain_settings import PrepareSettings, PretrainSettings
     from stzoo.training.recipes import SCHEMA_VERSION
+    from stzoo.training.rerank_settings import RerankSettings
 
     _check_texts(recipe)
     values = yaml.safe_load(builders.read_recipe(recipe))
     assert isinstance(values, dict), "it contains no settings"
     assert values.pop("schema_version", None) == SCHEMA_VERSION, f"expected schema_version: {SCHEMA_VERSION}"
     kinds: tuple[Any, ...] = (
-        *(PretrainSettings, FinetuneSettings, MineSettings, PrepareSettings),
+        *(PretrainSettings, FinetuneSettings, MineSettings, RerankSettings, PrepareSettings),
         *(BenchSettings, ScoreSettings, CompareSettings, ReportSettings, ContaminationSettings),
     )
     commands = {kind.command: kind for kind in kinds}
