@@ -31,7 +31,7 @@ SETTINGS = (
     of_hub.MergeSettings,
 )
 # arguments that say where a command writes and how it is shown; they are not settings of a recipe
-NO_SETTINGS = {"output", "overwrite", "on_result", "progress", "say", "dry_run"}
+NO_SETTINGS = {"output", "overwrite", "on_result", "progress", "say", "dry_run", "show_card"}
 NO_SETTINGS |= {"masked_lm", "extra", "verify", "describe"}  # of export, for Python only
 
 

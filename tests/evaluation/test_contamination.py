@@ -199,7 +199,7 @@ def test_the_most_similar_place_is_listed(tested, tmp_path):
 def test_every_form_of_training_data_is_read(tested, tmp_path):
     query = QUERIES["q4"]
     rows = [{"query": "x", "pos": ["y"], "neg": ["z", query]}, {"text": query, "title": None}]
-    expected = [("query", "q4", "exact", 1, "neg[1]")]
+    expected = [("query", "q4", "exact", 2, "text")]  # which counts for more than the negative before it
     assert found_in(write(tmp_path / "a.jsonl", *rows), tested) == expected
     assert found_in(write(tmp_path / "b.jsonl.gz", *rows), tested) == expected
     pq.write_table(pa.Table.from_pylist([{"n": 1, **row} for row in rows[:1]] * 1500), tmp_path / "c.parquet")
