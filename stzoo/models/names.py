@@ -6,7 +6,7 @@ import pkgutil
 import re
 from pathlib import Path
 
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -95,14 +95,11 @@ def similar(source: str) -> str:
 
 
 def _is_cached(hub_id: str) -> bool:
+    """True if the Hub's cache has files of a model, at any revision."""
     names = [hub_id] if "/" in hub_id else [hub_id, f"sentence-transformers/{hub_id}"]
-    folders = {None, os.environ.get("SENTENCE_TRANSFORMERS_HOME")}
-    return any(
-        isinstance(try_to_load_from_cache(name, file, cache_dir=folder), str)
-        for name in names
-        for file in ("config.json", "modules.json", "tokenizer.json", "tokenizer_config.json")
-        for folder in folders
-    )
+    caches = filter(None, (constants.HF_HUB_CACHE, os.environ.get("SENTENCE_TRANSFORMERS_HOME")))
+    folders = [Path(cache, f"models--{name.replace('/', '--')}") for cache in caches for name in names]
+    return any(next(folder.glob("snapshots/*/*"), None) for folder in folders)
 
 
 def slug(name: str) -> str:
