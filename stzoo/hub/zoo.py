@@ -104,8 +104,9 @@ class Zoo(Sequence[Entry], Tabular):
             for entry in self
         ]
 
-    def __rich__(self) -> Table:
-        table = super().__rich__()
+    def table(self) -> Table:
+        """See `Tabular`."""
+        table = super().table()
         if table.columns:
             table.columns[0].no_wrap = True  # a name to copy
         return table

@@ -63,6 +63,10 @@ class Tabular:
         return DataFrame(self.rows())
 
     def __rich__(self) -> RenderableType:
+        return self.table()
+
+    def table(self) -> Table:
+        """The rows as a table of rich."""
         rows = self.rows()
         numbers = [name for name in rows[0] if _is_numeric(row[name] for row in rows)] if rows else []
         texts = [name for name in rows[0] if name not in numbers] if rows else []
