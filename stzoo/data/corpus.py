@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from filelock import FileLock
-from tqdm import tqdm
 
 from stzoo.data import corpus_rows, corpus_sources, pydocs, row_location, rows, words
 from stzoo.errors import DataError, ModelError, OutputError, RecipeError
 from stzoo.utils import inputs
 from stzoo.utils.files import atomic_folder, clear_drafts, fingerprint, write_json
 from stzoo.utils.messages import counted
+from stzoo.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -322,7 +322,7 @@ def _passages(
         counts["bad_lines"] += 1
 
     sizes = [sum(file.stat().st_size for file in part.files) for part in parts]
-    with tqdm(total=sum(sizes), unit="B", unit_scale=True, desc="Reading the corpus", disable=None) as bar:
+    with progress_bar(total=sum(sizes), unit="B", unit_scale=True, desc="Reading the corpus") as bar:
         for done, size, part in zip(accumulate(sizes, initial=0), sizes, parts, strict=False):
 
             def progress(share: float, done: int = done, size: int = size) -> None:

@@ -22,7 +22,6 @@ from typing import Any
 
 from filelock import FileLock
 from huggingface_hub import constants
-from tqdm import tqdm
 
 from stzoo.data.beir import BEIR_FILES, write_beir
 from stzoo.data.beir_layout import is_beir
@@ -32,6 +31,7 @@ from stzoo.errors import DataError, StzooError
 from stzoo.utils.files import NEW, atomic_folder, clear_drafts, draft_folder, writing
 from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.network import limit_waits, retry, seconds
+from stzoo.utils.progress import progress_bar
 
 ARCHIVES = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
 MAX_RATIO = 100  # JSON lines are compressed to a fifth, judgements to a tenth
@@ -105,7 +105,7 @@ def from_hub(entry: Entry, place: Path, progress: bool | None = None, *, split: 
 
         def documents() -> Iterator[dict[str, str]]:
             with _explained(where):  # `write_beir` would attribute an OSError to the disk
-                for row in tqdm(_of(corpora, split), **_bar(progress, entry.name, entry.documents)):
+                for row in progress_bar(_of(corpora, split), **_bar(progress, entry.name, entry.documents)):
                     yield {"_id": _name(row), "title": row.get("title") or "", "text": row["text"] or ""}
 
         write_beir(place / entry.name, documents(), texts, grades)
@@ -146,7 +146,7 @@ def _download(entry: Entry, path: Path, progress: bool | None) -> None:
         with _explained(url):  # errors of the network, not of the disk; both are OSErrors
             answer = retry(lambda: _open(request), url, (ConnectionError, TimeoutError))
         bar = _bar(progress, str(entry.zip), entry.zip_bytes) | {"unit": "B", "unit_scale": True}
-        with answer, path.open("wb") as file, tqdm(**bar) as shown:
+        with answer, path.open("wb") as file, progress_bar(**bar) as shown:
             while True:
                 with _explained(url):
                     chunk = answer.read(_CHUNK)

@@ -30,10 +30,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from stzoo.data.beir import write_beir
 from stzoo.errors import DataError
+from stzoo.utils.progress import progress_bar
 
 SPLITS = ("train", "dev", "test")
 MIN_WORDS = 8
@@ -179,7 +178,7 @@ def docstrings() -> tuple[Docstring, ...]:
     root = Path(sysconfig.get_path("stdlib"))
     found: list[Docstring] = []
     names: dict[str, int] = {}
-    for path in tqdm(source_files(), desc="Reading docstrings", unit=" files", disable=None, leave=False):
+    for path in progress_bar(source_files(), desc="Reading docstrings", unit=" files", leave=False):
         parts = path.relative_to(root).with_suffix("").parts
         module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         for name, text in _walk(ast.parse(path.read_bytes(), filename=str(path)), module):

@@ -17,12 +17,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from stzoo.data.row_location import RowLocation
 from stzoo.errors import DataError, abbreviated, quoted
 from stzoo.utils.inputs import check_is_file, open_input, parse_json
 from stzoo.utils.messages import counted
+from stzoo.utils.progress import progress_bar
 
 BATCH_ROWS = 500
 _NO_PYTHON_VALUE = (ValueError, ArithmeticError, LookupError, TypeError, NotImplementedError)
@@ -270,8 +270,8 @@ def _reported(name: str, progress: Progress, total: int, unit: str) -> Iterator[
         yield progress
         return
     hidden = None if progress is None else not progress
-    options = dict(unit=unit, unit_scale=True, delay=2, leave=False, disable=hidden)
-    with tqdm(total=total, desc=f"Reading {name}", **options) as bar:
+    options = dict(unit=unit, unit_scale=True, delay=2, disable=hidden)
+    with progress_bar(total=total, desc=f"Reading {name}", **options) as bar:
         yield lambda share: bar.update(int(share * total) - bar.n)
 
 

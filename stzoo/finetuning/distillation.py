@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from stzoo.data.training_sets.sets import TrainingSet
 from stzoo.models.cross_encoder import BAR, Teacher
 from stzoo.utils.distributed import is_main_process
 from stzoo.utils.files import lock_folder
 from stzoo.utils.parts import ArrayParts, Part, open_manifest
+from stzoo.utils.progress import progress_bar
 
 SCHEMA_VERSION = 1
 PART_QUERIES = 128  # with 30 passages each, about a minute for MiniLM on two CPU cores
@@ -49,7 +49,7 @@ def rescore(
     off = None if progress is None else not progress
     # With several processes, the main process scores and the others read its results.
     place = lock_folder(folder) if is_main_process() else contextlib.nullcontext(Path(folder))
-    with place as path, tqdm(total=sum(map(len, scores.values())), disable=off, **BAR) as bar:
+    with place as path, progress_bar(total=sum(map(len, scores.values())), disable=off, **BAR) as bar:
 
         def make(part: Part) -> dict[str, np.ndarray]:
             """Scores the queries of a part with all their positives, then with all their negatives."""

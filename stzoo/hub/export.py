@@ -29,7 +29,6 @@ from typing import Any
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import is_sentence_transformer_model
-from tqdm import tqdm
 
 from stzoo.errors import DataError, ExportError, ModelError, OutputError, RecipeError, first_line
 from stzoo.hub import card, layout, verify_standalone
@@ -44,6 +43,7 @@ from stzoo.utils.files import atomic_folder, check_replaceable, write_json
 from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.messages import notify, show_progress
 from stzoo.utils.outputs import ADAPTATION, IMPORTED, MERGED, MODEL_FILES, RECORD, check_output
+from stzoo.utils.progress import STAGES, progress_bar
 from stzoo.utils.public import public
 
 TOLERANCE = 1e-6
@@ -116,7 +116,7 @@ def export(
             f"{broken} has NaN or infinity, as after diverged training; such weights are not exported. "
             "Export an earlier checkpoint."
         )
-    bar = tqdm(total=2, desc="export", disable=not show_progress(progress))
+    bar = progress_bar(total=2, desc="export", bar_format=STAGES, disable=not show_progress(progress))
     with silence_hf_logging(), bar, atomic_folder(output, replaces=_files_of(output)) as draft:
         if portable:
             layout.write(model, draft, masked_lm)

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from stzoo.errors import ModelError, RecipeError, UnknownNameError
 from stzoo.hub.export import check_model_output, export
 from stzoo.hub.published import Published, fetch
@@ -27,6 +25,7 @@ from stzoo.utils.files import sha256, write_json
 from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.messages import show_progress
 from stzoo.utils.outputs import IMPORTED
+from stzoo.utils.progress import STAGES, progress_bar
 from stzoo.utils.public import public
 
 
@@ -104,7 +103,8 @@ def convert(
     if folder is None:
         folder = fetch(row.hub_id, revision or row.revision, row.files)
     published = Published(folder, row)
-    with silence_hf_logging(), tqdm(total=2, desc="import", disable=not show_progress(progress)) as bar:
+    hidden = not show_progress(progress)
+    with silence_hf_logging(), progress_bar(total=2, desc="import", bar_format=STAGES, disable=hidden) as bar:
         imported = builders.call(f"checkpoint {row.name!r}", builders.resolve(row), published, **options)
         limits.prepare(imported.model, str(folder) if local else row.name)
         bar.update()

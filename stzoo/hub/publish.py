@@ -15,7 +15,6 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session, get_token
 from huggingface_hub.errors import RevisionNotFoundError
-from tqdm import tqdm
 
 from stzoo.errors import PublishError
 from stzoo.hub import card, licences
@@ -27,6 +26,7 @@ from stzoo.utils.distributed import require_one_process
 from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import counted
 from stzoo.utils.network import interruptible
+from stzoo.utils.progress import STAGES, progress_bar
 
 MESSAGE = "Publish with stzoo"
 LINE = "-" * 40
@@ -121,7 +121,7 @@ def publish(
     api = HfApi(library_name="stzoo")
     if not dry_run:
         _check_token(api)
-    with tqdm(total=3, desc="checks", disable=None) as bar:
+    with progress_bar(total=3, desc="checks", bar_format=STAGES) as bar:
         files, stays = pack(folder)
         of_card = {name: getattr(settings, name) for name in ("results", "license", "language")}
         card_files = card.make(folder, repo_id=repo, **of_card)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from sentence_transformers import CrossEncoder
 from sentence_transformers.util import get_device_name, load_file_path
-from tqdm import tqdm
 from transformers import AutoConfig
 
 from stzoo.errors import ModelError
@@ -24,6 +23,7 @@ from stzoo.models.encode import score_pairs
 from stzoo.models.loaded import NO_REVISION, commit_of, folder_revision, limit
 from stzoo.models.loading import check_device, loading_errors
 from stzoo.models.names import check_source, parse_name
+from stzoo.utils.progress import progress_bar
 
 BAR: dict[str, Any] = dict(desc="Scoring pairs", unit=" pairs", delay=2, leave=False)
 
@@ -70,7 +70,7 @@ class Teacher:
             ModelError: If a score is not finite.
         """
         pairs = list(zip(queries, passages, strict=True))
-        with tqdm(total=len(pairs), disable=not progress, **BAR) as bar:
+        with progress_bar(total=len(pairs), disable=not progress, **BAR) as bar:
             return self.score_pairs(pairs, bar)
 
     def score_pairs(self, pairs: Sequence[tuple[str, str]], bar: Any) -> np.ndarray:

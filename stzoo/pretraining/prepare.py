@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from tqdm import tqdm
 
 from stzoo.data.corpus import Corpus, load_corpus, tokenizer_fingerprint
 from stzoo.errors import RecipeError
@@ -29,6 +28,7 @@ from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import atomic_file, remove_files
 from stzoo.utils.messages import counted
 from stzoo.utils.parts import Part, Parts
+from stzoo.utils.progress import progress_bar
 from stzoo.utils.public import public
 
 WORK = "work"  # subfolder with the shards of an unfinished preparation
@@ -173,7 +173,7 @@ def _make(preparation: Preparation, work: Path) -> _Shards:
         values = {"id": batch["id"], "text": batch["text"], **preparation.shard(part.first, part.last)}
         return pa.table(values, schema)
 
-    with tqdm(total=len(rows), unit=" passages", desc="Preparing", disable=None) as bar:
+    with progress_bar(total=len(rows), unit=" passages", desc="Preparing") as bar:
         for part in shards:
             shards.get(part, make)
             bar.update(len(part))

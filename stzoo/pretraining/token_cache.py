@@ -28,7 +28,6 @@ import pyarrow as pa
 import tokenizers
 from datasets import Dataset
 from datasets.table import InMemoryTable
-from tqdm import tqdm
 
 from stzoo.data.corpus import Corpus, cache_folder, exclusive
 from stzoo.errors import OutputError
@@ -41,6 +40,7 @@ from stzoo.utils.distributed import is_main_process
 from stzoo.utils.files import fingerprint, writing
 from stzoo.utils.messages import counted, notify
 from stzoo.utils.parts import Part, Parts, open_manifest
+from stzoo.utils.progress import progress_bar
 
 PART_ROWS = 16_384
 AT_ONCE = 1024  # passages per call of the tokenizer: enough for all cores, and some 50 MB of its results
@@ -301,7 +301,7 @@ def _make(parts: TokenParts, objective: Objective, corpus: Corpus) -> None:
     """Makes the missing parts, together with other processes."""
     missing = parts.missing()
     shown = None if is_main_process() and missing else True
-    with tqdm(total=parts.rows, unit=" passages", desc="Tokenising the corpus", disable=shown) as bar:
+    with progress_bar(total=parts.rows, unit=" passages", desc="Tokenising the corpus", disable=shown) as bar:
         while missing:
             bar.update(parts.rows - sum(map(len, missing)) - bar.n)
             idle = True

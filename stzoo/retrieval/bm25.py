@@ -17,7 +17,6 @@ import bm25s
 import numpy as np
 import Stemmer
 from bm25s.tokenization import Tokenized, Tokenizer
-from tqdm import tqdm
 
 from stzoo.data.beir import RetrievalDataset
 from stzoo.data.languages import (
@@ -32,6 +31,7 @@ from stzoo.data.languages import (
 from stzoo.data.ranking import Ranked, Ranking
 from stzoo.data.words import search_terms
 from stzoo.utils.messages import notify, show_progress
+from stzoo.utils.progress import progress_bar
 
 NAME = "bm25s"
 SETTINGS: dict[str, Any] = {  # for English passages
@@ -142,8 +142,8 @@ def index_terms(
     )
     flat, lengths = array("i"), array("q")
     stream = tokenizer.streaming_tokenize(texts, allow_empty=False)
-    bar = dict(total=len(texts), unit=" texts", delay=2, leave=False, disable=not show_bars)
-    for numbers in tqdm(stream, desc="Reading terms", **bar):
+    bar = dict(total=len(texts), unit=" texts", delay=2, disable=not show_bars)
+    for numbers in progress_bar(stream, desc="Reading terms", **bar):
         flat.extend(numbers)
         lengths.append(len(numbers))
     terms = Terms(np.asarray(flat), np.cumsum(lengths))
@@ -201,8 +201,8 @@ class Lexical:
         if ranking is None or (ranking.k, ranking.drop_self) != (k, drop_self):
             ranking = self._ranking = Ranking(self._corpus_ids, k, drop_self=drop_self)
         kept = ranking.none(len(queries))
-        bar = dict(total=len(queries), unit=" queries", delay=2, leave=False, disable=not self._bars)
-        for row, terms in enumerate(tqdm(self._terms(queries.values()), desc="BM25", **bar)):
+        bar = dict(total=len(queries), unit=" queries", delay=2, disable=not self._bars)
+        for row, terms in enumerate(progress_bar(self._terms(queries.values()), desc="BM25", **bar)):
             if terms:
                 scores = self._index.get_scores_from_ids(terms)
                 indices = np.flatnonzero(scores > 0)

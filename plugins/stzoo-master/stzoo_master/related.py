@@ -28,6 +28,7 @@ from stzoo.retrieval.search.exact import top_k
 from stzoo.retrieval.search.retriever import Retriever
 from stzoo.utils.files import atomic_folder, fingerprint, write_json
 from stzoo.utils.messages import show_progress
+from stzoo.utils.progress import progress_bar
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -383,9 +384,7 @@ def _document_of(pattern: str) -> Callable[[str], str | None]:
 
 def column(rows: "Dataset", name: str, desc: str) -> Iterator[str]:
     """Yields one column, read BAND rows at a time, with a progress bar after two seconds."""
-    from tqdm import tqdm
-
-    with tqdm(total=len(rows), desc=desc, unit=" rows", delay=2, leave=False, disable=None) as bar:
+    with progress_bar(total=len(rows), desc=desc, unit=" rows", delay=2, leave=False) as bar:
         rows = rows.select_columns(name)  # a slice of a corpus would make lists of every column
         for start in range(0, len(rows), BAND):
             values = rows[start : start + BAND][name]

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.sparse import csr_array
-from tqdm import tqdm
 
 from stzoo.data.beir import RetrievalDataset
 from stzoo.data.ranking import Ranked, Ranking
@@ -26,6 +25,7 @@ from stzoo.errors import ModelError
 from stzoo.models.encode import encode
 from stzoo.retrieval.store import Store, fill
 from stzoo.utils.messages import show_progress
+from stzoo.utils.progress import progress_bar
 
 ENCODED = 512  # texts whose full vectors are in memory at once: 64 MB
 QUERIES, PASSAGES = 128, 4096  # scored at once
@@ -79,7 +79,9 @@ def retrieve(
             progress=progress,
         )
         total = len(queries) * len(documents)
-        with tqdm(total=total, desc="Search", unit_scale=True, leave=False, disable=not progress) as bar:
+        with progress_bar(
+            total=total, desc="Search", unit=" pairs", unit_scale=True, disable=not progress
+        ) as bar:
             for start in range(0, len(queries), ENCODED):
                 texts = queries[start : start + ENCODED]
                 vectors = encode(model, texts, role="query", batch_tokens=batch_tokens)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from stzoo.data.beir import RetrievalDataset
 from stzoo.data.objects import is_several
@@ -45,6 +44,7 @@ from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import write_json
 from stzoo.utils.messages import notify, show_progress
 from stzoo.utils.outputs import check_output
+from stzoo.utils.progress import STAGES, progress_bar
 from stzoo.utils.public import public
 
 
@@ -279,7 +279,9 @@ def bench(
         already_read, scored = [first], []
         del first
         folder = stack.enter_context(result_files.output_folder(output))
-        bar = stack.enter_context(tqdm(total=len(names) * len(revisions), disable=not show_bars))
+        bar = stack.enter_context(
+            progress_bar(total=len(names) * len(revisions), bar_format=STAGES, disable=not show_bars)
+        )
         for read in datasets_to_read:
             judged = already_read.pop() if already_read else read()
             for loaded in loaded_models:

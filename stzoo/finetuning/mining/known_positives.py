@@ -5,13 +5,13 @@ from hashlib import blake2b
 from itertools import chain
 
 import numpy as np
-from tqdm import tqdm
 
 from stzoo.data.beir import RetrievalDataset
 from stzoo.data.texts import indices_of
 from stzoo.data.training_sets.sets import Lists
 from stzoo.data.words import same_text_key
 from stzoo.errors import DataError
+from stzoo.utils.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class KnownPositives:
 
 
 def _kinds(judged: RetrievalDataset, progress: bool) -> np.ndarray:
-    bar = dict(desc="Comparing texts", unit=" texts", delay=2, leave=False, disable=not progress)
+    bar = dict(desc="Comparing texts", unit=" texts", delay=2, disable=not progress)
     hashes = np.fromiter(
         (
             int.from_bytes(blake2b(same_text_key(text).encode(), digest_size=8).digest())
-            for text in tqdm(judged.passages, **bar)
+            for text in progress_bar(judged.passages, **bar)
         ),
         np.uint64,
         len(judged.passages),

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from stzoo.data.beir import RetrievalDataset
 from stzoo.data.ranking import Ranked
@@ -32,6 +31,7 @@ from stzoo.training.finetune_settings import MiningRules
 from stzoo.utils.files import files_under, lock_folder, remove_files
 from stzoo.utils.messages import notify
 from stzoo.utils.parts import ArrayParts, Part, open_manifest
+from stzoo.utils.progress import progress_bar
 
 MANIFEST, PARTS = "mining.json", r"part-\d+\.safetensors"
 PART = 256  # queries per part; a few seconds of search
@@ -142,8 +142,8 @@ class _Mining:
         size = self.parts.size
         block = max(1, min(BLOCK, fitting) // size) * size
         missing = self.parts.missing()
-        bar = dict(unit=" queries", desc="Mining", delay=2, leave=False, disable=not progress)
-        with tqdm(total=Q, initial=Q - sum(map(len, missing)), **bar) as shown:
+        bar = dict(unit=" queries", desc="Mining", delay=2, disable=not progress)
+        with progress_bar(total=Q, initial=Q - sum(map(len, missing)), **bar) as shown:
             while missing:
                 first = missing[0].first
                 here = [part for part in missing if part.first < first + block]
@@ -251,8 +251,8 @@ class _Mining:
     def rows(self, progress: bool) -> Iterator[Mined]:
         """Yields the rows of the file, one for each query with a positive."""
         positives, query_ids = self.known.positives, self.known.query_ids
-        bar = dict(total=len(query_ids), unit=" queries", desc="Writing", delay=2, leave=False)
-        with tqdm(disable=not progress, **bar) as shown:
+        bar = dict(total=len(query_ids), unit=" queries", desc="Writing", delay=2)
+        with progress_bar(disable=not progress, **bar) as shown:
             for part in self.parts:
                 arrays = self.parts.read(part)
                 offset = positives.starts[part.first]

@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from stzoo.errors import ModelError, RecipeError
 from stzoo.hub.export import check_model_output, export
@@ -37,6 +36,7 @@ from stzoo.utils.files import write_json
 from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.messages import show_progress
 from stzoo.utils.outputs import MERGED
+from stzoo.utils.progress import progress_bar
 from stzoo.utils.public import public
 
 
@@ -144,9 +144,8 @@ def average(
     with contextlib.ExitStack() as stack, torch.no_grad():
         inner = "" if masked_lm is None else f"{masked_lm.base_model_prefix}."
         stored = [Stored(source, targets, inner, stack) for source in sources]
-        for name, target in tqdm(
-            targets.items(), desc="merge", delay=2, leave=False, disable=not show_progress(progress)
-        ):
+        hidden = not show_progress(progress)
+        for name, target in progress_bar(targets.items(), desc="merge", delay=2, leave=False, disable=hidden):
             target.copy_(_mean(name, stored, shares))
     return model.eval(), masked_lm
 

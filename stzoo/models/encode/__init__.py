@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers.util import batch_to_device, truncate_embeddings
-from tqdm import tqdm
 
 from stzoo.errors import ModelError, RecipeError
 from stzoo.models.encode.batches import PROMPTS, WINDOW_TEXTS, Batch, batches_of, prompt_of, reader
 from stzoo.models.loading import check_device
 from stzoo.models.onednn import fast_linear
+from stzoo.utils.progress import advance, progress_bar
 
 CPU_TOKENS = 1024  # MiniLM's activations then fill a core's second-level cache
 GPU_TOKENS = 32768
@@ -74,7 +74,7 @@ def encode(
     replicas = model if isinstance(model, list) else [model]
     batch_tokens = _batch_tokens(replicas[0], batch_tokens)
     vectors = np.empty((len(texts), replicas[0].get_embedding_dimension() or 0), np.float32)
-    with tqdm(total=len(texts), desc=desc, unit=" texts", disable=not progress, leave=False) as bar:
+    with progress_bar(total=len(texts), desc=desc, unit=" texts", disable=not progress, leave=False) as bar:
         for rows, encoded in _encoded(replicas, texts, role, batch_tokens, task):
             if encoded.shape[1] != vectors.shape[1]:
                 vectors = np.empty((len(texts), encoded.shape[1]), np.float32)
@@ -86,6 +86,7 @@ def encode(
                 )
             vectors[rows] = encoded
             bar.update(len(rows))
+            advance(len(rows))
     return vectors
 
 

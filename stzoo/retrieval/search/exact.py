@@ -22,7 +22,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from stzoo.data.beir import RetrievalDataset
 from stzoo.data.ranking import Ranked, Ranking
@@ -37,6 +36,7 @@ from stzoo.retrieval.search.exact_kernels import (
     one_thread_each,
 )
 from stzoo.utils.messages import counted, show_progress
+from stzoo.utils.progress import progress_bar
 
 QUERIES, MIN_QUERIES, TILE = 256, 64, 2048  # compared at once, so that scores stay in a core's cache
 PASSAGES, MIN_PASSAGES = 65536, 1024  # per chunk
@@ -170,7 +170,7 @@ def top_k(
         kept[here] = chunk.merge(queries[here], kept[here], ranking, TILE)
 
     with (
-        tqdm(total=Q * N, desc="Search", unit_scale=True, leave=False, disable=not progress) as bar,
+        progress_bar(total=Q * N, desc="Search", unit=" pairs", unit_scale=True, disable=not progress) as bar,
         one_thread_each(threads) as pool,
         full_precision(),
     ):

@@ -8,11 +8,11 @@ from typing import Any
 import faiss
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from stzoo.errors import RecipeError
 from stzoo.retrieval.search.exact import Vectors
 from stzoo.retrieval.search.exact_kernels import SHORTEST, Side, checked, divided
+from stzoo.utils.progress import progress_bar
 
 
 def empty(factory: str, width: int, similarity: str) -> Any:
@@ -66,7 +66,7 @@ def built(
     trouble = f"the FAISS index {factory!r} cannot be built for {N} vectors of dimension {D}"
     index = empty(factory, D, similarity)
     with (
-        tqdm(total=N, desc="Index", unit_scale=True, leave=False, disable=not progress) as bar,
+        progress_bar(total=N, desc="Index", unit=" vectors", unit_scale=True, disable=not progress) as bar,
         faiss_errors(trouble),
     ):
         if not index.is_trained:

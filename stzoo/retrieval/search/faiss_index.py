@@ -24,7 +24,6 @@ from typing import Any
 
 import faiss
 import numpy as np
-from tqdm import tqdm
 
 from stzoo.data.ranking import Ranked, Ranking
 from stzoo.data.trec import Run
@@ -34,6 +33,7 @@ from stzoo.retrieval.search.exact_kernels import checked
 from stzoo.retrieval.search.faiss_build import built, faiss_errors, normalized, set_parameters
 from stzoo.utils.files import atomic_file, sha256, write_json
 from stzoo.utils.parts import damaged, differences, read_manifest
+from stzoo.utils.progress import progress_bar
 
 SCHEMA_VERSION = 1
 QUERIES_AT_ONCE = 1024
@@ -103,7 +103,7 @@ class Index:
         kept = ranking.none(Q)
         vectors = normalized(checked(query_vectors, "query"), self.metadata["similarity"])
         with (
-            tqdm(total=Q, desc="Search", leave=False, disable=not progress) as bar,
+            progress_bar(total=Q, desc="Search", unit=" queries", disable=not progress) as bar,
             faiss_errors(
                 f"the search of {self.metadata['factory']!r} with {search_params or 'no parameters'} failed"
             ),

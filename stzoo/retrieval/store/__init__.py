@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from stzoo.errors import DataError, ModelError, RecipeError, check_known
 from stzoo.models.names import slug
@@ -28,6 +27,7 @@ from stzoo.retrieval.store.shards import Shard, Shards, check_foreign, digest, r
 from stzoo.utils.files import lock_folder
 from stzoo.utils.messages import counted
 from stzoo.utils.parts import Part, check_manifest
+from stzoo.utils.progress import advancing, progress_bar
 
 __all__ = ["PRECISIONS", "SHARD_ROWS", "Store", "fill", "open_store", "place", "quantise"]
 
@@ -138,14 +138,15 @@ def fill(
     if not len(texts):
         raise DataError(f"there is no text to encode into {folder}.")
     settings = {"facts": json.loads(json.dumps(metadata)), "rows": len(texts), "precision": precision}
-    bar = tqdm(total=len(texts), desc="Embeddings", unit=" texts", delay=2, leave=False, disable=not progress)
+    bar = progress_bar(total=len(texts), desc="Embeddings", unit=" texts", delay=2, disable=not progress)
     with lock_folder(folder) as home, bar:
         manifest, first_shard = read_manifest(home), None
         if manifest is not None:
             check_manifest(home, manifest, settings)
         else:
             check_foreign(home)
-            first_shard = _encoded(texts, 0, min(shard_rows, len(texts)), encode)
+            with advancing(bar):
+                first_shard = _encoded(texts, 0, min(shard_rows, len(texts)), encode)
             if precision == "int8" and ranges is None:
                 ranges = ranges_of([first_shard.vectors])
             manifest = {
@@ -169,9 +170,10 @@ def fill(
 
         seconds = manifest["seconds_before"]
         for part in shards:
-            seconds += shards.get(part, make).seconds
+            with advancing(bar):
+                seconds += shards.get(part, make).seconds
             first_shard = None
-            bar.update(len(part))
+            bar.update(part.last - bar.n)
     return Store(home, manifest, seconds)
 
 
