@@ -15,6 +15,7 @@ StzooError                      exit code 2, printed without a traceback
 ├── PublishError                a model that must not be published, or that the Hub rejects
 ├── ServerError                 a server of a language model that cannot be used
 └── MissingExtraError           an optional dependency that is not installed
+    └── MissingPackageError     one that no extra of stzoo installs
 
 Any other exception is a bug in stzoo and keeps its traceback.
 """
@@ -41,11 +42,15 @@ class UnknownNameError(PluginError):
         name: The unknown name.
         known: The existing names.
         hint: Additional sentence, e.g. why a plugin that might provide the name is missing.
+        aliases: Further names to suggest, which are not listed.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = ""):
+    def __init__(
+        self, kind: str, name: str, known: Iterable[str], hint: str = "", aliases: Iterable[str] = ()
+    ):
         known = sorted(known)
-        text = f"there is no {kind} {name!r}{suggest(name, known)} Known: {', '.join(known) or 'none'}."
+        guess = suggest(name, [*known, *aliases])
+        text = f"there is no {kind} {name!r}{guess} Known: {', '.join(known) or 'none'}."
         super().__init__(f"{text} {hint}".rstrip())
 
 
@@ -108,6 +113,20 @@ class MissingExtraError(StzooError):
 
     def __init__(self, package: str, extra: str):
         super().__init__(f"{package} is not installed. Run: pip install 'stzoo[{extra}]'")
+
+
+class MissingPackageError(MissingExtraError):
+    """An optional dependency that no extra of stzoo installs.
+
+    Args:
+        package: The missing package.
+        option: The option that needs it.
+    """
+
+    def __init__(self, package: str, option: str):
+        StzooError.__init__(
+            self, f"{package} is not installed, which {option} needs. Run: pip install {package}"
+        )
 
 
 def abbreviated(text: str, longest: int = 240) -> str:

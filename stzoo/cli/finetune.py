@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from stzoo.cli.flags import Overwrite, Resume, command
-from stzoo.cli.shared import done
 from stzoo.training.finetune_settings import FinetuneSettings
 
 
@@ -19,6 +18,7 @@ def finetune_command(
     overwrite: Overwrite = False,
 ) -> None:
     """Fine-tune a retriever on queries with judged passages."""
+    FinetuneSettings.read(recipe, changes).check_names()  # before torch is imported, which takes seconds
     from stzoo.finetuning.finetune import finetune
 
-    done(finetune(recipe=recipe, output=output, resume=resume, overwrite=overwrite, **changes))
+    finetune(recipe=recipe, output=output, resume=resume, overwrite=overwrite, **changes)

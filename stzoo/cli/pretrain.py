@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from stzoo.cli.flags import Json, Overwrite, Resume, command
-from stzoo.cli.shared import done, print_json, show
+from stzoo.cli.shared import print_json, show
 from stzoo.errors import RecipeError
 from stzoo.training.pretrain_settings import PretrainSettings
 from stzoo.utils.messages import counted
@@ -28,6 +28,7 @@ def pretrain_command(
     as_json: Json = False,
 ) -> None:
     """Pre-train an encoder on plain text."""
+    PretrainSettings.read(recipe, changes).check_names()  # before torch is imported, which takes seconds
     if dry_run:
         from stzoo.pretraining.dry_run import dry_run as estimate
 
@@ -41,7 +42,7 @@ def pretrain_command(
         raise RecipeError("--json has no effect without --dry-run; drop it.")
     from stzoo.pretraining.pretrain import pretrain
 
-    done(pretrain(recipe, output=output, resume=resume, overwrite=overwrite, **changes))
+    pretrain(recipe, output=output, resume=resume, overwrite=overwrite, **changes)
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -56,12 +56,21 @@ def find(source: str, columns: Collection[str] = ()) -> list[Source]:
         if not path.name.lower().endswith(SUFFIXES):
             raise DataError(f"{source} has an unknown type; expected {', '.join(SUFFIXES)} or a folder.")
         return [_file(path, columns)]
-    if not is_hub_id(source):
+    check_exists(source)
+    return [_hub(source, columns)]
+
+
+def check_exists(source: str) -> None:
+    """Checks that a source is a file or folder, or has the form of a data set's id on the Hub.
+
+    Raises:
+        DataError: If it is neither.
+    """
+    if source != "pydocs" and not user_path(source).exists() and not is_hub_id(source):
         raise DataError(
             f"there is no file or folder {source}; expected a file, a folder, 'pydocs', or the id of a data "
             "set on the Hub (org/name or org/name:config:split)."
         )
-    return [_hub(source, columns)]
 
 
 def is_hub_id(source: str) -> bool:

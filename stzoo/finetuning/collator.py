@@ -24,6 +24,7 @@ class QueryPassageCollator:
         max_passage_tokens: Maximum length of passages; longer ones are truncated.
         seed: Seed of the choice of negatives.
         task: Name of the prompt for queries, if the model has one of this name.
+        guide: A SentenceTransformer that also reads the texts, for losses with a guide; None for no guide.
 
     Attributes:
         pairs: The examples, int64 [E, 2]: index of the query, and index of the positive among the passages.
@@ -40,7 +41,9 @@ class QueryPassageCollator:
         max_passage_tokens: int,
         seed: int,
         task: str = "",
+        guide: Any = None,
     ):
+        self.guide = guide
         self.data, self.model, self.negatives, self.seed, self.epoch = data, model, negatives, seed, 0
         self.longest = {"query": max_query_tokens, "document": max_passage_tokens}
         self.task = task
@@ -59,7 +62,8 @@ class QueryPassageCollator:
 
         Returns:
             The features of the queries ("query_…") and of the passages ("passage_…"), each sorted by length,
-            and the "label", see `stzoo.finetuning.losses.RankingLoss`.
+            those of the guide ("guide_query_…", "guide_passage_…"), if there is one, and the "label", see
+            `stzoo.finetuning.losses.RankingLoss`.
         """
         chosen = np.array([row["example"] for row in rows])
         texts = [self.data.queries[query] for query in self.pairs[chosen, 0].tolist()]
@@ -72,7 +76,8 @@ class QueryPassageCollator:
             positives[row, : len(indices)] = indices
         passages = [self.data.passages[place] for place in ids.ravel().tolist()]
         by_length = np.argsort([len(text) for text in passages], kind="stable")
-        features = self._features("passage", [passages[place] for place in by_length.tolist()], "document")
+        passages = [passages[place] for place in by_length.tolist()]
+        features = self._features("passage", passages, "document")
         label = {
             "ids": ids,
             "positives": positives,
@@ -80,9 +85,14 @@ class QueryPassageCollator:
         } | ({} if scores is None else {"scores": scores})
         if (tokens := _token_keys(features)) is not None:
             label["tokens"] = tokens[label["places"]]
+        guide = {}
+        if self.guide is not None:
+            guide = self._features("guide_query", texts, "query", self.guide)
+            guide |= self._features("guide_passage", passages, "document", self.guide)
         return {
             **self._features("query", texts, "query"),
             **features,
+            **guide,
             "label": {name: torch.from_numpy(values) for name, values in label.items()},
         }
 
@@ -104,12 +114,13 @@ class QueryPassageCollator:
                 scores[row] = [*of_positive, *data.negatives.scored(query)[drawn]]
         return ids, scores
 
-    def _features(self, name: str, texts: list[str], task: str) -> dict[str, Any]:
-        longest = min(self.longest[task], self.model.max_seq_length or self.longest[task])
-        prompt = self.model.prompts.get(task)
+    def _features(self, name: str, texts: list[str], task: str, model: Any = None) -> dict[str, Any]:
+        model = model or self.model
+        longest = min(self.longest[task], model.max_seq_length or self.longest[task])
+        prompt = model.prompts.get(task)
         if task == "query":
-            prompt = self.model.prompts.get(self.task, prompt)
-        read = self.model.preprocess(texts, prompt=prompt, task=task, max_length=longest)
+            prompt = model.prompts.get(self.task, prompt)
+        read = model.preprocess(texts, prompt=prompt, task=task, max_length=longest)
         return {f"{name}_{key}": value for key, value in read.items()} | {f"{name}_task": task}
 
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +21,11 @@ from stzoo.evaluation.scoring import score
 from stzoo.retrieval.search.exact import retrieve
 from stzoo.training.callbacks import preserve_rng_state
 from stzoo.training.finetune_settings import FinetuneSettings
+from stzoo.utils.files import write_json
 from stzoo.utils.messages import notify
 
 METRIC, DEV_METRIC = "nDCG@10", "dev_ndcg_at_10"
+EVALUATIONS = "checkpoints/eval"  # where the host trainer has evaluators write
 
 
 class Data(NamedTuple):
@@ -169,17 +172,23 @@ class DevScore(BaseEvaluator):
     def __call__(
         self,
         model: Any,
-        output_path: str | None = None,  # noqa: ARG002 - the trainer passes it
-        epoch: float = -1,  # noqa: ARG002
-        steps: int = -1,  # noqa: ARG002
+        output_path: str | None = None,
+        epoch: float = -1,  # noqa: ARG002 - the trainer passes it
+        steps: int = -1,
     ) -> dict[str, float]:
-        """Returns nDCG@10 (0..1): the mean over tasks as `primary_metric`, and each of several tasks."""
+        """Scores a model, and writes the scores of each query to OUTPUT_PATH/step-STEPS.json.
+
+        Returns:
+            nDCG@10 (0..1): the mean over tasks as `primary_metric`, and each of several tasks.
+        """
         scores = {}
         for task, judged in self.judged.items():
             with preserve_rng_state():
                 run = retrieve(model, judged, k=10, progress=False)
-            scores[task] = score(judged.qrels, run).mean[METRIC]
-        mean = {DEV_METRIC: sum(scores.values()) / len(scores)}
-        return mean | (
-            {f"{DEV_METRIC}_{task}": one for task, one in scores.items()} if len(scores) > 1 else {}
-        )
+            scores[task] = score(judged.qrels, run)
+        if output_path is not None:
+            per_query = {task: one.per_query[METRIC] for task, one in scores.items()}
+            write_json(Path(output_path) / f"step-{steps}.json", per_query)
+        means = {task: one.mean[METRIC] for task, one in scores.items()}
+        mean = {DEV_METRIC: sum(means.values()) / len(means)}
+        return mean | ({f"{DEV_METRIC}_{task}": one for task, one in means.items()} if len(means) > 1 else {})

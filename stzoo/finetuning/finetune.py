@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from transformers import set_seed
 
+from stzoo.data.beir_layout import names_beir
 from stzoo.data.corpus_sources import hub_ids
 from stzoo.data.training_sets.sets import TrainingSet
 from stzoo.errors import RecipeError
 from stzoo.finetuning import episodes
 from stzoo.finetuning.data import Data, read_data
 from stzoo.finetuning.distillation import rescore
-from stzoo.finetuning.fit import examples_of, fit, loss_of, single_or_dict
+from stzoo.finetuning.fit import check_negatives, examples_of, fit, loss_of, single_or_dict
+from stzoo.finetuning.gain import describe, keep_better, trained_tensors
 from stzoo.finetuning.losses import needs_scores
 from stzoo.finetuning.mining.rules import check_rules
 from stzoo.finetuning.multitask import check_balancer
@@ -30,6 +32,7 @@ from stzoo.training import records, run_files, runs
 from stzoo.training.arguments import arguments
 from stzoo.training.finetune_settings import FinetuneSettings, MiningRules
 from stzoo.training.history import PICTURE, PRETRAINING, draw
+from stzoo.training.summary import print_summary
 from stzoo.training.trained import TrainedModel
 from stzoo.utils.distributed import is_main_process, main_process_first, refuse_sharding, world_size
 from stzoo.utils.files import atomic_file, fingerprint
@@ -72,8 +75,8 @@ def finetune(
 
     Returns:
         The output folder, a Path with `.model`, `.scores` and `.history`, which `SentenceTransformer(...)`
-        loads without stzoo. It contains the weights of
-        the step that scored best on the dev queries, or of the last step if there are none. If the built-in
+        loads without stzoo. It contains the weights of the step that scored best on the dev queries, those of
+        the base if no step scored higher, or those of the last step if there are no dev queries. If the built-in
         form of the pooling is only an approximation, OUTPUT/exact is the model with the pooling's own code,
         which users must trust.
 
@@ -84,13 +87,16 @@ def finetune(
         settings["model"] = model
     refuse_sharding()
     config = FinetuneSettings.read(recipe, settings)
+    config.check_names()
     if config.threads:
         torch.set_num_threads(config.threads)
     with runs.start(output, config, resume=resume, overwrite=overwrite, worth=WORTH) as run:
         if run.metadata["status"] == "finished":
-            _illustrate(run)
+            _tidy(run, config)
             return TrainedModel(run.folder)
         data = read_data(config)
+        for task, one in data.items():
+            check_negatives(config.each()[task], one.train)
         set_seed(config.seed)
         with collect_notes() as notes:
             source = model_source(config.model)
@@ -141,6 +147,7 @@ def finetune(
                     f"query: {one.shared}. Their scores are too optimistic."
                 )
         dev = {task: one.dev for task, one in data.items() if one.dev is not None}
+        base = trained_tensors(student) if dev and is_main_process() else {}
         if config.episodes:
             judged = {task: train.judged() for task, train in trains.items()}
             result = episodes.train(config, run, student, judged, teacher, partial(fit, dev=dev))
@@ -153,10 +160,13 @@ def finetune(
                     }
             result = fit(config, run.folder, student, trains, dev=dev, record=run.record)
         if is_main_process():
+            if dev:
+                result |= keep_better(config, run.folder, student, base, result)
             run.record(**result)
             _finish(run, student, config.portable)
             run.record(status="finished")
-            _illustrate(run)
+            _tidy(run, config)
+            _summarise(run, config)
         return TrainedModel(run.folder)
 
 
@@ -266,12 +276,30 @@ def _finish(run: runs.Run, student: Any, portable: bool) -> None:
     run.install(draft, also=(card.README, PICTURE, PRETRAINING))
 
 
-def _illustrate(run: runs.Run) -> None:
-    """Draws the curves and writes the card of a finished run, unless the card has been written already."""
-    if is_main_process() and not (run.folder / card.README).exists():
+def _tidy(run: runs.Run, settings: FinetuneSettings) -> None:
+    """Draws the curves and writes the card of a finished run, if it has none, and removes its checkpoints."""
+    if not is_main_process():
+        return
+    if not (run.folder / card.README).exists():
         draw(run.folder)
         _keep_curve(run)
         card.write(run.folder)
+    if not settings.keep_checkpoints:
+        run_files.remove_checkpoints(run.folder)
+
+
+def _summarise(run: runs.Run, settings: FinetuneSettings) -> None:
+    gain = run.metadata.get("gain")
+    data = (
+        settings.data if settings.data and names_beir(settings.data) else settings.dev_data or "BEIR_FOLDER"
+    )
+    folder = str(run.folder)
+    advice = [
+        ["stzoo", "bench", settings.model, folder, "--data", data, "--output", "results"],
+        ["stzoo", "export", folder, "--output", f"{folder}-export"],
+        ["stzoo", "publish", folder, "ORG/NAME", "--dry-run"],
+    ]
+    print_summary(run.folder, run.metadata, describe(gain) if gain else [], advice)
 
 
 def _keep_curve(run: runs.Run) -> None:

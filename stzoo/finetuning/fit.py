@@ -7,17 +7,19 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 
 from stzoo.data.beir import RetrievalDataset
 from stzoo.data.training_sets.builder import note_missing
 from stzoo.data.training_sets.sets import TrainingSet
 from stzoo.errors import DataError, RecipeError
 from stzoo.finetuning.collator import QueryPassageCollator
-from stzoo.finetuning.data import DEV_METRIC, DevScore
-from stzoo.finetuning.losses import make_loss, means, needs_scores
+from stzoo.finetuning.data import DEV_METRIC, EVALUATIONS, DevScore
+from stzoo.finetuning.gain import mean_score, read_scores
+from stzoo.finetuning.losses import guide_of, make_loss, means, needs_negatives, needs_scores
 from stzoo.finetuning.multitask import STATE, MultiTaskTrainer, in_order, make_task_batcher
 from stzoo.training.arguments import arguments
+from stzoo.training.callbacks import ScoreBase
 from stzoo.training.checkpoints import last_checkpoint
 from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.training.trainer import ObjectiveTrainer
@@ -78,6 +80,8 @@ def fit(
             record(**{name: single_or_dict(by_task)})
     evaluator = DevScore(dev) if dev else None
     trainer = _trainer(settings, folder, student, examples, evaluator, record, before)
+    if evaluator and before is not None and (scores := read_scores(before.parent.parent, 1, 0)):
+        trainer.progress.base = {f"eval_{DEV_METRIC}": mean_score(scores)}
     checkpoint = last_checkpoint(folder)
     with silence_hf_logging():
         trainer.train_or_resume(checkpoint)
@@ -88,11 +92,35 @@ def fit(
     return {"log": history, "steps": trainer.state.global_step, **(best if dev else {})}
 
 
-def _score_margin(settings: FinetuneSettings, train: TrainingSet, of: str) -> float:
-    """Notifies the user whose scores are used and if they barely separate positives; returns the margin."""
+def _scores_of_base(evaluator: DevScore, student: Any, folder: Path) -> dict[str, float]:
+    output = str(folder / EVALUATIONS) if is_main_process() else None
+    return {f"eval_{name}": value for name, value in evaluator(student, output, steps=0).items()}
+
+
+def _plan(settings: FinetuneSettings, examples: Mapping[str, QueryPassageCollator]) -> str:
+    """What is trained on, in words."""
+    parts = []
+    for task, one in examples.items():
+        queries, of = len(one.data.query_ids) - one.left_out, f" of {task}" * bool(task)
+        parts.append(
+            f"{counted(len(one.pairs), 'pair')} of {counted(queries, 'query')}{of} with "
+            f"{counted(one.negatives, 'hard negative') if one.negatives else 'no hard negatives'} each"
+        )
+    batch = settings.batch_size * settings.accumulation * world_size()
+    losses = " + ".join(settings.losses)
+    return f"fine-tuning with {losses} on {'; '.join(parts)}, {batch} queries per step"
+
+
+def _score_margin(settings: FinetuneSettings, train: TrainingSet, of: str) -> float | None:
+    """Notifies the user whose scores are used and if they barely separate positives; returns the margin.
+
+    None if there are no negatives.
+    """
     positives, negatives = train.positives.scores, train.negatives.scores
     assert positives is not None
     assert negatives is not None
+    if not len(negatives):
+        return None
     margin = float(positives.mean() - negatives.mean())
     scorer = (train.made or {}).get("teacher") or (train.made or {}).get("model")
     if settings.teacher is None and isinstance(scorer, dict):
@@ -107,6 +135,20 @@ def _score_margin(settings: FinetuneSettings, train: TrainingSet, of: str) -> fl
     return margin
 
 
+def check_negatives(settings: FinetuneSettings, train: TrainingSet) -> None:
+    """Refuses training with hard negatives on data that have none.
+
+    Raises:
+        DataError: If it is so; the message says how to mine them.
+    """
+    if settings.negatives and not settings.episodes and not len(train.negatives.places):
+        raise DataError(
+            f"negatives is {settings.negatives}, but {settings.data} has no hard negatives. Run `stzoo mine "
+            f"{settings.model} --data {settings.data} --output mined.parquet` first and train with --data "
+            "mined.parquet, or leave --negatives out to train with the other passages of the batch alone."
+        )
+
+
 def examples_of(
     settings: FinetuneSettings, student: Any, train: TrainingSet, task: str = ""
 ) -> QueryPassageCollator:
@@ -115,7 +157,7 @@ def examples_of(
     negatives = settings.negatives
     if negatives is None:
         negatives = min(DEFAULT_NEGATIVES, int(np.diff(train.negatives.starts).max(initial=0)))
-    if scores and not negatives:
+    if needs_negatives(settings.losses) and not negatives:
         raise RecipeError(
             f"training with {', '.join(settings.losses)} needs negatives, but there are none. Set negatives "
             "(--negatives) to 1 or more, and use data with negatives, e.g. from `stzoo mine`."
@@ -133,6 +175,7 @@ def examples_of(
         max_passage_tokens=settings.max_passage_tokens,
         seed=settings.seed,
         task=task,
+        guide=guide_of(settings.losses, settings.loss_options),
     )
     # With several processes, the trainer drops an incomplete last batch. With several tasks, small tasks
     # start over instead.
@@ -174,11 +217,13 @@ def _trainer(
 ) -> ObjectiveTrainer:
     loss = loss_of(settings, model)
     more: dict[str, Any] = {"batch_sampler": in_order} if settings.tasks else {}
-    callbacks = []
+    callbacks: list[TrainerCallback] = []
     if evaluator is not None:
         more |= dict(eval_strategy="steps", eval_steps=settings.eval_steps, load_best_model_at_end=True)
         more |= dict(metric_for_best_model=f"eval_{DEV_METRIC}", greater_is_better=True)
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=settings.patience))
+        if before is None:
+            callbacks.append(ScoreBase(partial(_scores_of_base, evaluator, model, folder)))
         settings = settings.model_copy(update={"save_steps": settings.eval_steps})
     shared: dict[str, Any] = dict(
         model=model,
@@ -188,6 +233,7 @@ def _trainer(
         settings=settings,
         callbacks=callbacks,
         record=lambda log: record(log=log),
+        plan=_plan(settings, examples),
     )
     if not settings.tasks:
         (single,) = examples.values()

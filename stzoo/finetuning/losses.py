@@ -13,11 +13,13 @@ Unlike sentence-transformers, whose losses take one column of the data set for e
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
 
 import torch
 from sentence_transformers.base.losses.gradcache import CachedLossMixin
 from sentence_transformers.sentence_transformer.losses import (
+    CoSENTLoss,
     DistillKLDivLoss,
     MarginMSELoss,
     MatryoshkaLoss,
@@ -28,6 +30,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from stzoo.errors import ModelError, RecipeError
+from stzoo.models.loading import load_plain
 from stzoo.plugins import builders, manager
 
 SIMILARITIES = {"cosine": (cos_sim, pairwise_cos_sim), "dot": (dot_score, pairwise_dot_score)}
@@ -42,12 +45,14 @@ class Candidates(NamedTuple):
         scores: Scores of a teacher, float32 [B, C]; None if the data have none.
         tokens: Keys that are equal for passages that the model reads as the same tokens, int64 [B, C]; None
             if unknown.
+        guide: Vectors of a guide model for [queries, *candidates], each float [B, D]; None without a guide.
     """
 
     ids: Tensor
     positives: Tensor
     scores: Tensor | None = None
     tokens: Tensor | None = None
+    guide: list[Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,63 @@ def known_positives(ids: Tensor, positives: Tensor, offset: int = 0, tokens: Ten
     return excluded
 
 
+class GIST(Contrastive):
+    """Contrastive loss without the negatives that a guide model finds closer to the query than its positive.
+
+    Args:
+        comparison: How queries and passages are compared.
+        guide: Path to the folder of the guide, a SentenceTransformer, or its Hub id.
+        margin: A negative is left out if its similarity, by the guide, is above that of the positive less
+            this margin.
+        margin_strategy: "absolute", or "relative" for a margin in shares of the positive's similarity.
+
+    Source: sentence-transformers' GISTEmbedLoss without `contrast_anchors` and `contrast_positives`.
+    Unlike it: the guide reads the texts with its own tokenizer and prompts, and the known positives of a
+        query are left out, too.
+    """
+
+    def __init__(
+        self,
+        comparison: Similarity,
+        guide: str,
+        margin: float = 0.0,
+        margin_strategy: Literal["absolute", "relative"] = "absolute",
+    ):
+        super().__init__(comparison)
+        self._guide = (open_guide(guide),)  # in a tuple, so that it is neither trained nor saved
+        self.margin, self.relative = margin, margin_strategy == "relative"
+
+    @property
+    def guide(self) -> Any:
+        """The guide, a SentenceTransformer."""
+        return self._guide[0]
+
+    def forward(self, vectors: list[Tensor], candidates: Candidates) -> Tensor:
+        """Computes the loss in nats, a float scalar; arguments as in `Contrastive`."""
+        assert candidates.guide is not None
+        queries, *columns = candidates.guide
+        offset = 0
+        if self.comparison.cross_device and dist.is_initialized():
+            offset = dist.get_rank() * len(queries)
+            columns = [_gathered(column) for column in columns]
+        similar = cos_sim(queries, torch.cat(columns))
+        rows = torch.arange(len(queries), device=queries.device)
+        positive = similar[rows, offset + rows][:, None]
+        margin = self.margin * positive.abs() if self.relative else self.margin
+        self.too_similar = similar > positive - margin
+        self.too_similar[rows, offset + rows] = False
+        return super().forward(vectors, candidates)
+
+    def _without_positives(self, queries: Tensor, passages: Tensor) -> Tensor:
+        return super()._without_positives(queries, passages).masked_fill(self.too_similar, float("-inf"))
+
+
+@lru_cache(maxsize=1)
+def open_guide(name: str) -> Any:
+    """Loads the guide of `GIST`, which the collator and the loss share."""
+    return load_plain(name, device="cpu").eval()
+
+
 class KL(nn.Module):
     """KL divergence between the student's and the teacher's distributions over a query's candidates.
 
@@ -198,6 +260,33 @@ class MarginMSE(nn.Module):
         return self.loss.compute_loss_from_embeddings(vectors, candidates.scores)  # type: ignore[arg-type]
 
 
+class CoSENT(nn.Module):
+    """Ranks all pairs of a query and a candidate in the batch by their scores.
+
+    A pair with a higher score must have a higher similarity, so that the loss also learns from pairs without
+    negatives, such as those of data with graded similarity.
+
+    Args:
+        comparison: How queries and passages are compared.
+
+    Source: sentence-transformers' CoSENTLoss; its scale is 1 / temperature.
+    """
+
+    needs_scores = True
+    needs_negatives = False
+
+    def __init__(self, comparison: Similarity):
+        super().__init__()
+        self.loss = CoSENTLoss(None, scale=1.0, similarity_fct=comparison.pairwise)  # type: ignore[arg-type]
+
+    def forward(self, vectors: list[Tensor], candidates: Candidates) -> Tensor:
+        """Computes the loss in nats, a float scalar; arguments as in `Contrastive`."""
+        assert candidates.scores is not None
+        queries, *columns = vectors
+        pairs = [queries.repeat(len(columns), 1), torch.cat(columns)]
+        return self.loss.compute_loss_from_embeddings(pairs, candidates.scores.T.reshape(-1))
+
+
 class RankingLoss(CachedLossMixin, nn.Module):
     """Weighted sum of losses over queries and their candidates.
 
@@ -223,11 +312,14 @@ class RankingLoss(CachedLossMixin, nn.Module):
         """Computes the loss, a float scalar.
 
         Args:
-            features: Features of B queries, and of B * C passages in any order.
+            features: Features of B queries, and of B * C passages in any order. If a loss has a guide, then
+                also its features of the same texts.
             labels: "places", the index of each candidate among the passages, int64 [B, C]; and the fields of
                 `Candidates`.
         """
-        features = list(features)
+        features, of_guide = list(features)[:2], list(features)[2:]
+        if of_guide:
+            labels = labels | self._guide(of_guide)
         if labels["places"].numel() > self.mini_batch_size:
             return self.forward_cached(features, labels)  # type: ignore[arg-type]
         embeddings = [self.model(part)["sentence_embedding"].float() for part in features]
@@ -237,6 +329,25 @@ class RankingLoss(CachedLossMixin, nn.Module):
             return loss
         slope = sum((vectors * end.grad).sum() for vectors, (end,) in zip(embeddings, ends, strict=True))
         return loss.detach() + slope - slope.detach()
+
+    def _guide(self, features: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """The guide's vectors of queries and passages, as entries of the labels."""
+        guide = next(term.guide for term in self.terms.values() if isinstance(term, GIST))
+        vectors = {}
+        for name, part in zip(("guide_queries", "guide_passages"), features, strict=True):
+            ids = part["input_ids"]
+            guide.to(ids.device)
+            slices = [
+                slice(start, start + self.mini_batch_size)
+                for start in range(0, len(ids), self.mini_batch_size)
+            ]
+            with torch.no_grad():
+                encoded = [
+                    guide({k: v[one] if isinstance(v, Tensor) else v for k, v in part.items()})
+                    for one in slices
+                ]
+            vectors[name] = torch.cat([one["sentence_embedding"].float() for one in encoded])
+        return vectors
 
     def embed_minibatch(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
         """Embeds in float32, since half precision would lose small gradients of the embeddings."""
@@ -249,8 +360,11 @@ class RankingLoss(CachedLossMixin, nn.Module):
         """Computes the loss from the mini-batches of embeddings of queries and passages; see `forward`."""
         queries, passages = map(torch.cat, reps)
         columns = passages[labels["places"].T]  # [C, B, D]
+        guide = None
+        if "guide_queries" in labels:
+            guide = [labels["guide_queries"], *labels["guide_passages"][labels["places"].T]]
         candidates = Candidates(
-            labels["ids"], labels["positives"], labels.get("scores"), labels.get("tokens")
+            labels["ids"], labels["positives"], labels.get("scores"), labels.get("tokens"), guide
         )
         vectors = [queries, *columns]
         losses = {name: term(vectors, candidates) for name, term in self.terms.items()}
@@ -327,9 +441,24 @@ def make_loss(
 
 
 def needs_scores(weights: Iterable[str]) -> bool:
-    """True if any of the named losses learns from a teacher's scores."""
-    losses = (builders.resolve(manager.find("loss", name)) for name in weights)
-    return any(getattr(loss, "needs_scores", False) for loss in losses)
+    """True if any of the named losses learns from scores, such as a teacher's."""
+    return any(getattr(loss, "needs_scores", False) for loss in _builders(weights))
+
+
+def needs_negatives(weights: Iterable[str]) -> bool:
+    """True if any of the named losses needs hard negatives: those that learn from scores, except CoSENT."""
+    losses = _builders(weights)
+    return any(getattr(one, "needs_negatives", getattr(one, "needs_scores", False)) for one in losses)
+
+
+def guide_of(weights: Iterable[str], options: Mapping[str, Mapping[str, Any]]) -> Any:
+    """The guide of the named losses, a SentenceTransformer, or None."""
+    name = options.get("gist", {}).get("guide") if "gist" in weights else None
+    return open_guide(name) if isinstance(name, str) else None
+
+
+def _builders(weights: Iterable[str]) -> list[Any]:
+    return [builders.resolve(manager.find("loss", name)) for name in weights]
 
 
 def means(loss: nn.Module) -> dict[str, float]:

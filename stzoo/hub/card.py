@@ -23,6 +23,7 @@ import jinja2
 from huggingface_hub import ModelCard, ModelCardData
 
 from stzoo.data import registry
+from stzoo.data.beir_layout import folder_name
 from stzoo.errors import DataError, ModelError, OutputError, RecipeError, StzooError, first_line, suggest
 from stzoo.evaluation.report.intervals import RESAMPLES, Interval
 from stzoo.hub import frontmatter, licences, redact
@@ -123,7 +124,7 @@ def make(
     model = read_model(folder)
     steps, known = read_steps(folder)
     origin = read_origin(folder)
-    name = redact.shown(repo_id.rpartition("/")[2] or name or folder.resolve().name or "model", {})
+    name = redact.shown(repo_id.rpartition("/")[2] or name or folder_name(folder) or "model", {})
     scored = None if results is None else read_scores(user_path(results), folder)
     earlier = _earlier(folder / README, known)
     if license is not None:

@@ -13,6 +13,7 @@ from stzoo.hub.layout import POOLING_SWITCHES
 from stzoo.plugins import manager
 from stzoo.plugins.hookspecs import Component
 from stzoo.training.history import as_history
+from stzoo.training.recipes import with_effect
 from stzoo.utils.messages import counted
 from stzoo.utils.outputs import ADAPTATION, MERGED, RECORD
 
@@ -60,7 +61,8 @@ class Step:
         datasets: Hub ids of the training data from the Hub.
         outcome: Steps, time and best score.
         made_with: Versions and hardware.
-        recipe: All settings.
+        recipe: The settings that had an effect.
+        gain: What fine-tuning gained over its base on the dev queries; empty if it was not measured.
         notes: Notes on the data.
         lossy: Notes on trained parts that the portable export leaves out.
     """
@@ -74,6 +76,7 @@ class Step:
     outcome: str
     made_with: str
     recipe: dict[str, Any]
+    gain: dict[str, Any]
     notes: list[str]
     lossy: list[str]
 
@@ -226,7 +229,8 @@ def _step(run: Mapping[str, Any], known: Mapping[str, str]) -> Step:
         datasets=redact.shown(list(run.get("datasets", ())), known),
         outcome=history.outcome,
         made_with=redact.shown(f"{versions}; {machine}", known),
-        recipe={key: value for key, value in shown.items() if key != "schema_version"},
+        recipe={key: value for key, value in with_effect(shown, run).items() if key != "schema_version"},
+        gain=run.get("gain") or {},
         notes=redact.shown(list(_notes(run)), known),
         lossy=redact.shown(list(run.get("lossy", ())), known),
     )

@@ -10,6 +10,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from stzoo.data.beir_layout import folder_name
 from stzoo.errors import ModelError, RecipeError, suggest
 from stzoo.plugins import manager
 from stzoo.utils.inputs import user_path
@@ -29,7 +30,8 @@ def parse_name(text: str) -> tuple[str, str]:
     name, equals, source = text.partition("=")
     path = user_path(text, ModelError)
     if not equals or path.exists():
-        name, source = path.resolve().name if path.is_dir() else text, text
+        # not resolved: a symbolic link keeps the name that the user gave it
+        name, source = folder_name(path) if path.is_dir() else text, text
     if not slug(name) or not source:
         raise RecipeError(
             f"the model {text!r} has no name; expected FOLDER, HUB_ID or NAME=FOLDER_OR_HUB_ID."

@@ -2,13 +2,17 @@
 
 from collections.abc import Iterator
 
-from stzoo.plugins.hookspecs import Checkpoint, Component, hookimpl
+from stzoo.plugins.hookspecs import Checkpoint, Component, Recipe, hookimpl
 
 RETROMAE = "https://arxiv.org/abs/2205.12035"
 BGE = "https://github.com/FlagOpen/FlagEmbedding/blob/master/README.md"
 CONDENSER = "https://github.com/luyug/Condenser"
 SIMLM = "https://github.com/microsoft/unilm/tree/master/simlm"
 COTMAE = "https://github.com/caskcsg/ir/tree/main/cotmae"
+MNRL = (
+    *("mnrl", "cached-mnrl", "infonce", "in-batch"),
+    *("multiple-negatives-ranking", "cached-multiple-negatives-ranking"),
+)
 BERT = "google-bert/bert-base-uncased"
 BERT_PARAMETERS = 109_482_240
 
@@ -76,23 +80,46 @@ def stzoo_poolings() -> Iterator[Component]:
 
 @hookimpl
 def stzoo_losses() -> Iterator[Component]:
-    """Contrastive learning and distillation."""
-    for name, build, summary, source in (
+    """Contrastive learning, distillation and graded pairs; the aliases are sentence-transformers' names."""
+    for name, build, summary, source, aliases in (
         (
             "contrastive",
             "Contrastive",
-            "identify the positive among all passages of the batch (InfoNCE)",
-            "1807.03748",
+            "identify the positive among all passages of the batch (InfoNCE, MNRL)",
+            "https://arxiv.org/abs/1807.03748",
+            MNRL,
         ),
-        ("kl", "KL", "match a teacher's distribution over the candidates of a query", "2010.11386"),
-        ("margin-mse", "MarginMSE", "match a teacher's margins between positive and negatives", "2010.02666"),
+        (
+            "gist",
+            "GIST",
+            "contrastive, without the negatives that a guide model ranks above the positive",
+            "https://arxiv.org/abs/2402.16829",
+            ("gist-embed", "cached-gist", "cached-gist-embed"),
+        ),
+        (
+            "kl",
+            "KL",
+            "match a teacher's distribution over the candidates of a query",
+            "https://arxiv.org/abs/2010.11386",
+            ("kl-div", "kl-divergence", "distill-kl", "distill-kl-div"),
+        ),
+        (
+            "margin-mse",
+            "MarginMSE",
+            "match a teacher's margins between positive and negatives",
+            "https://arxiv.org/abs/2010.02666",
+            (),
+        ),
+        (
+            "cosent",
+            "CoSENT",
+            "rank all pairs of the batch by their scores, as in data with graded pairs",
+            "https://doi.org/10.1109/TASLP.2024.3402087",
+            (),
+        ),
     ):
-        yield Component(
-            name=name,
-            build=f"stzoo.finetuning.losses:{build}",
-            summary=summary,
-            source=f"https://arxiv.org/abs/{source}",
-        )
+        build = f"stzoo.finetuning.losses:{build}"
+        yield Component(name=name, build=build, summary=summary, source=source, aliases=aliases)
 
 
 @hookimpl
@@ -140,6 +167,16 @@ def stzoo_decoders() -> Iterator[Component]:
         summary="Transformer layers over the bottleneck and a masked passage",
         source=RETROMAE,
     )
+
+
+@hookimpl
+def stzoo_recipes() -> Iterator[Recipe]:
+    """The settings of the README's table on SciFact."""
+    for name, summary in (
+        ("scifact", "all-MiniLM-L6-v2 on SciFact, with negatives that the base mines"),
+        ("scifact-in-batch", "all-MiniLM-L6-v2 on SciFact, with in-batch negatives"),
+    ):
+        yield Recipe(name=name, resource=f"stzoo.recipes:{name}.yaml", summary=summary)
 
 
 @hookimpl

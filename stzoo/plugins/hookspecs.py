@@ -25,6 +25,8 @@ class Component:
         summary: One line for `stzoo list`.
         source: URL of the paper or code that it comes from.
         citation: BibTeX entry of the paper, which the cards of models made with the component include.
+        aliases: Other names that users know it by, e.g. that of the class in sentence-transformers. Case,
+            hyphens and a final "loss" do not matter in an alias.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Component:
     summary: str
     source: str = ""
     citation: str = ""
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

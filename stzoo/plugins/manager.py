@@ -171,18 +171,30 @@ class Host:
             ConflictError: If several plugins provide the name.
             UnknownNameError: If no plugin provides it, or there is no such kind.
         """
-        chosen, _, plain = name.rpartition(":")
+        chosen, _, plain = self.canonical(kind, name).rpartition(":")
         owners = [p for p in self._by_name(kind).get(plain, []) if chosen in ("", p.name)]
         if not owners:
             faulty = [p for p in self._plugins if p.failures and kind not in p.provides]
             hints = [f"Plugin {p} provides no {kind}: {'; '.join(p.failures)}." for p in faulty]
-            raise UnknownNameError(kind, name, self.all(kind), " ".join(hints))
+            aliases = [alias for part in self.all(kind).values() for alias in getattr(part, "aliases", ())]
+            raise UnknownNameError(kind, name, self.all(kind), " ".join(hints), aliases)
         if len(owners) > 1:
             raise ConflictError(
                 f"{len(owners)} plugins provide the {kind} {plain!r}: {', '.join(map(str, owners))}. "
                 f"Use {' or '.join(f'{p.name}:{plain}' for p in owners)}, or uninstall one of the plugins."
             )
         return owners[0].provides[kind][plain]
+
+    def canonical(self, kind: str, name: str) -> str:
+        """The name of the component that has an alias; the unchanged name if none, or several, have it."""
+        if ":" in name or name in self._by_name(kind):
+            return name
+        owners = {
+            part.name
+            for part in self.all(kind).values()
+            if _squashed(name) in map(_squashed, (part.name, *getattr(part, "aliases", ())))
+        }
+        return owners.pop() if len(owners) == 1 else name
 
     def origin(self, kind: str, name: str) -> dict[str, str]:
         """The entry of a component in records: kind, plain name, plugin, distribution and version.
@@ -301,6 +313,11 @@ class Host:
         return _owners(self._plugins, kind)
 
 
+def _squashed(name: str) -> str:
+    """A name without what does not matter in aliases: "MarginMSELoss" and "margin-mse" are the same."""
+    return re.sub("[^a-z0-9]", "", name.lower()).removesuffix("loss")
+
+
 def _origin(entry: EntryPoint) -> tuple[str, str]:
     """Name and version of the distribution."""
     return (entry.dist.name or "?", entry.dist.version or "?") if entry.dist else ("?", "?")
@@ -412,5 +429,5 @@ def _checked(kind: str, values: Iterable[Any]) -> dict[str, Any]:
 _shared = Host()
 plugins, find, build, recipe_text = _shared.plugins, _shared.find, _shared.build, _shared.recipe_text
 origin, use, recording, full_name = _shared.origin, _shared.use, _shared.recording, _shared.full_name
-culprit, faults = _shared.culprit, _shared.faults
+culprit, faults, canonical = _shared.culprit, _shared.faults, _shared.canonical
 all = _shared.all  # noqa: A001 - used as `manager.all(kind)`; nothing in this module uses the builtin

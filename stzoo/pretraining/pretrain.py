@@ -40,14 +40,15 @@ from stzoo.training import records, run_files, runs
 from stzoo.training.arguments import arguments, choose_precision
 from stzoo.training.callbacks import EveryNSteps
 from stzoo.training.checkpoints import last_checkpoint
-from stzoo.training.history import PICTURE, draw
+from stzoo.training.history import PICTURE, as_history, draw
 from stzoo.training.pretrain_settings import PretrainSettings
+from stzoo.training.summary import print_summary
 from stzoo.training.trained import TrainedModel
 from stzoo.training.trainer import ObjectiveTrainer
 from stzoo.utils.distributed import is_main_process, refuse_sharding, world_size
 from stzoo.utils.files import fingerprint, write_json
 from stzoo.utils.logging import silence_hf_logging
-from stzoo.utils.messages import collect_notes, notify
+from stzoo.utils.messages import collect_notes, counted, notify
 from stzoo.utils.outputs import RECORD
 from stzoo.utils.public import public
 
@@ -224,11 +225,12 @@ def pretrain(
     """
     refuse_sharding()
     config = PretrainSettings.read(recipe, settings)
+    config.check_names()
     if config.threads:
         torch.set_num_threads(config.threads)
     with runs.start(output, config, resume=resume, overwrite=overwrite) as run:
         if run.metadata["status"] == "finished":
-            _illustrate(run)
+            _tidy(run, config)
             return TrainedModel(run.folder)
         # a run that is resumed on another machine keeps its precision
         precision = run.metadata.get("precision") or choose_precision(config)
@@ -261,6 +263,8 @@ def pretrain(
             trainer.train_or_resume(checkpoint)
         if trainer.is_world_process_zero():
             _finish(run, base, setup.objective, trainer)
+            _tidy(run, config)
+            _summarise(run, config)
         return TrainedModel(run.folder)
 
 
@@ -325,7 +329,7 @@ def make_trainer(
             return {"probe_ndcg_at_10": scores.mean["nDCG@10"]}
 
         callbacks.append(EveryNSteps(settings.probe_steps, probe))
-    trainer = ObjectiveTrainer(
+    return ObjectiveTrainer(
         model=base.backbone.model,
         args=arguments(
             settings,
@@ -339,10 +343,8 @@ def make_trainer(
         collate=setup.objective.pad if isinstance(setup.rows, TokenRows) else setup.objective.collate,
         callbacks=callbacks,
         record=record,
+        plan=f"pre-training with {settings.objective} on {counted(len(setup.rows), 'passage')}",
     )
-    for callback in callbacks:
-        callback.log = trainer.log
-    return trainer
 
 
 def _finish(run: runs.Run, base: Base, objective: Objective, trainer: ObjectiveTrainer) -> None:
@@ -362,11 +364,27 @@ def _finish(run: runs.Run, base: Base, objective: Objective, trainer: ObjectiveT
     export(base.finished, draft, masked_lm=base.backbone.masked_lm, extra=save_parts, describe=False)
     run.install(draft, also=(card.README, PICTURE))
     run.record(status="finished")
-    _illustrate(run)
 
 
-def _illustrate(run: runs.Run) -> None:
-    """Draws the curves and writes the card of a finished run, unless an earlier process already did."""
-    if is_main_process() and not (run.folder / card.README).exists():
+def _tidy(run: runs.Run, settings: PretrainSettings) -> None:
+    """Draws the curves and writes the card of a finished run, if it has none, and removes its checkpoints."""
+    if not is_main_process():
+        return
+    if not (run.folder / card.README).exists():
         draw(run.folder)
         card.write(run.folder)
+    if not settings.keep_checkpoints:
+        run_files.remove_checkpoints(run.folder)
+
+
+def _summarise(run: runs.Run, settings: PretrainSettings) -> None:
+    history, scores = as_history(run.metadata, run.folder), []
+    for line in history.scores:
+        points = line.points
+        scores.append(f"{line.name} {points[0][1]:.4f} → {points[-1][1]:.4f} ({len(points)} evaluations).")
+    folder = str(run.folder)
+    advice = [["stzoo", "finetune", folder, "--data", "BEIR_FOLDER", "--output", f"{folder}-tuned"]]
+    if settings.probe:
+        bench = ["stzoo", "bench", settings.base, folder, "--data", settings.probe, "--output", "results"]
+        advice.append(bench)
+    print_summary(run.folder, run.metadata, scores, advice)

@@ -8,6 +8,7 @@ from sentence_transformers import SentenceTransformerTrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
 
 from stzoo.errors import RecipeError
+from stzoo.training.reports import check_loggers
 from stzoo.training.settings import Training
 
 
@@ -54,9 +55,11 @@ def arguments(
         more: Further arguments of the host trainer.
 
     Raises:
+        MissingPackageError: If the package of a logger is not installed.
         RecipeError: If `report_to` names an integration that is unknown or not installed, or the device does
             not support the precision.
     """
+    check_loggers(settings.report_to)
     try:
         for callback in get_reporting_integration_callbacks(settings.report_to):
             callback()
@@ -92,6 +95,7 @@ def _host_arguments(settings: Training, output: Path) -> dict[str, Any]:
         logging_steps=settings.log_steps,
         logging_nan_inf_filter=False,
         report_to=settings.report_to or "none",
+        run_name=output.name,
         dataloader_num_workers=settings.workers,
         dataloader_pin_memory=torch.cuda.is_available(),
         # or a batch is copied to a GPU only after the step before it

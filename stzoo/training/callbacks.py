@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,19 @@ import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
+from stzoo.training.history import score_label
+from stzoo.utils.messages import counted, duration, notify
+from stzoo.utils.progress import progress_bar
+
 LEFT_OUT = {
     *("epoch", "grad_norm", "learning_rate", "total_flos"),
     *("eval_runtime", "eval_samples_per_second", "eval_steps_per_second"),  # the host counts no samples here
 }
 
 
+BASE_SECONDS = "eval_runtime"  # the host's name of it
 NOT_IN_BAR = {"data_wait", "utilisation"}  # for want of room
+ESTIMATE_STEPS, ESTIMATE_S = 10, 20  # the time is estimated after so many steps or seconds
 
 
 @contextlib.contextmanager
@@ -69,30 +76,87 @@ class EachStep(TrainerCallback):
         self.call(control)
 
 
+class ShowPlan(TrainerCallback):
+    """Prints what a training will do.
+
+    Args:
+        plan: What it trains on; "" to print nothing.
+    """
+
+    def __init__(self, plan: str):
+        self.plan = plan
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Prints the plan, with the number of steps."""
+        if not self.plan:
+            return
+        text = f"{self.plan}: {counted(state.max_steps, 'step')}"
+        if args.max_steps <= 0:
+            text += f" ({args.num_train_epochs:g} epoch{'s' * (args.num_train_epochs != 1)})"
+        if state.global_step:
+            text += f", of which {state.global_step:,} are done"
+        if args.eval_strategy != "no":
+            text += f", evaluated every {counted(state.eval_steps, 'step')}"
+        notify(f"{text}.")
+
+
 class Progress(TrainerCallback):
     """A progress bar on stderr with the last logged losses; without a terminal, one line per log entry.
 
+    Scores are printed on lines of their own, with the gain over those of the base (see `ScoreBase`).
+
     Args:
         record: Function that is called with the log so far at each checkpoint.
+
+    Attributes:
+        base: Scores of the base by their names in the log; by default those that `ScoreBase` has logged.
     """
 
     def __init__(self, record: Callable[[list[dict[str, float]]], None]):
         self.bar: Any = None
         self.record = record
+        self.base: dict[str, float] = {}
+        self.begun: tuple[int, float] | None = None  # step and time from which the speed is measured
+        self.is_estimated = False
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Records the log."""
         self.record(state.log_history)
+        self.begun = None
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Measures the speed without the time of the evaluation."""
+        self.begun = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Opens the progress bar."""
         if state.is_world_process_zero:
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", disable=None)
+            form = "{l_bar}{bar:10}{r_bar}"  # leaves room for the losses
+            of = dict(total=state.max_steps, initial=state.global_step, unit="step", bar_format=form)
+            self.bar = progress_bar(**of, leave=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Advances the progress bar."""
-        if self.bar is not None:
-            self.bar.update(state.global_step - self.bar.n)
+        """Advances the progress bar, and estimates the time after a few steps."""
+        if self.bar is None:
+            return
+        self.bar.update(state.global_step - self.bar.n)
+        if self.begun is None:
+            self.begun = state.global_step, time.monotonic()
+        elif not self.is_estimated and state.global_step < state.max_steps:
+            steps, seconds = state.global_step - self.begun[0], time.monotonic() - self.begun[1]
+            if steps >= ESTIMATE_STEPS or seconds >= ESTIMATE_S:
+                self.is_estimated = True
+                self._estimate(args, state, seconds / steps)
+
+    def _estimate(self, args: Any, state: Any, step_s: float) -> None:
+        left = state.max_steps - state.global_step
+        parts, seconds = [f"{step_s:.2g} s per step"], left * step_s
+        if args.eval_strategy != "no":
+            count, each = max(1, left // state.eval_steps), _of_base(state).get(BASE_SECONDS, 0)
+            parts.append(f"{counted(count, 'evaluation')} of {each:.2g} s" if each else "without evaluations")
+            parts.append("less if training stops early")
+            seconds += count * each
+        notify(f"estimated time left: {duration(seconds)} ({', '.join(parts)}).")
 
     def on_log(
         self,
@@ -103,16 +167,40 @@ class Progress(TrainerCallback):
         **_: Any,
     ) -> None:
         """Shows the logged numbers."""
-        if self.bar is not None and logs:
-            shown = {
-                name: f"{value:.4g}"
-                for name, value in logs.items()
-                if isinstance(value, float) and name not in LEFT_OUT and not name.startswith("train_")
-            }
+        if self.bar is None or not logs or not state.global_step:
+            return
+        shown = {
+            name: f"{value:.4g}"
+            for name, value in logs.items()
+            if isinstance(value, float) and name not in LEFT_OUT and not name.startswith("train_")
+        }
+        base = self.base or _of_base(state)
+        scores = {name: shown.pop(name) for name in list(shown) if score_label(name)}
+        texts = [
+            f"{score_label(name)} {logs[name]:.4f}"
+            + (f" ({logs[name] - base[name]:+.4f} against the base)" if name in base else "")
+            for name in scores
+        ]
+        if not self.bar.disable:
             self.bar.set_postfix({name: value for name, value in shown.items() if name not in NOT_IN_BAR})
-            if self.bar.disable and shown:  # no terminal: one line per entry, for log files
-                text = ", ".join(f"{name} {value}" for name, value in shown.items())
-                print(f"step {state.global_step}/{state.max_steps}: {text}", file=sys.stderr, flush=True)
+        else:  # no terminal: one line per entry, for log files
+            texts = [f"{name} {value}" for name, value in shown.items()] + texts
+        if texts:
+            with tqdm.external_write_mode(file=sys.stderr):
+                print(
+                    f"step {state.global_step}/{state.max_steps}: {', '.join(texts)}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time of the block out of the time that the bar estimates."""
+        begun = time.time()  # the clock of tqdm
+        yield
+        if self.bar is not None and not self.bar.disable:
+            self.bar.start_t += time.time() - begun
+            self.bar.last_print_t += time.time() - begun
 
     def close(self) -> None:
         """Closes the progress bar."""
@@ -120,25 +208,57 @@ class Progress(TrainerCallback):
             self.bar.close()
 
 
-class EveryNSteps(TrainerCallback):
-    """Calls a function every N steps and after the last one, without changing torch's generators.
+def _of_base(state: Any) -> dict[str, float]:
+    """The log entry of the base; {} if it was not scored."""
+    return next((line for line in state.log_history[:1] if line["step"] == 0), {})
+
+
+class ScoreBase(TrainerCallback):
+    """Scores the base before the first step, and logs its scores as those of step 0.
+
+    The states of torch's generators stay as they are.
+
+    Args:
+        call: Function that returns values to log, under the names that later scores have in the log.
+
+    Attributes:
+        log: Function that logs the values; the trainer's, once there is one.
+        paused: Context in which the time does not count as that of training; the trainer's, likewise.
+    """
+
+    def __init__(self, call: Callable[[], dict[str, float]]):
+        self.call = call
+        self.log: Callable[[dict[str, float]], None] = lambda _: None
+        self.paused: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Scores the base, unless the run is resumed."""
+        if state.global_step or state.log_history:
+            return
+        begun = time.monotonic()
+        with preserve_rng_state(), self.paused():
+            scores = self.call()
+        notify(f"the base scores {', '.join(f'{score_label(k)} {v:.4f}' for k, v in scores.items())}.")
+        self.log(scores | {BASE_SECONDS: time.monotonic() - begun})
+
+
+class EveryNSteps(ScoreBase):
+    """Calls a function for the base, every N steps and after the last one; see `ScoreBase`.
 
     Args:
         steps: Number of steps between two calls.
         call: Function that returns values to log.
-
-    Attributes:
-        log: Function that logs the values; the trainer's, once there is one.
     """
 
     def __init__(self, steps: int, call: Callable[[], dict[str, float]]):
-        self.steps, self.call = steps, call
-        self.log: Callable[[dict[str, float]], None] = lambda _: None
+        super().__init__(call)
+        self.steps = steps
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Calls the function if it is due at this step."""
         if state.global_step % self.steps == 0 or state.global_step == state.max_steps:
             due = control.should_log  # the host resets it after any log entry
-            with preserve_rng_state():
-                self.log(self.call())
+            with preserve_rng_state(), self.paused():
+                scores = self.call()
+            self.log(scores)
             control.should_log = due

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from stzoo.errors import ModelError, OutputError
-from stzoo.training.checkpoints import LOG_SUMS, MARKER, STATE, fault, rotate, seal
+from stzoo.training.checkpoints import KEPT, LOG_SUMS, MARKER, STATE, fault, rotate, seal
 from stzoo.training.settings import Training
 from stzoo.utils.files import atomic_file, writing
 
@@ -93,7 +93,8 @@ class CheckpointTrainer(SentenceTransformerTrainer):
             if self.args.should_save:
                 seal(folder)
                 best = self.state.best_global_step
-                rotate(folder.parent, self.settings.keep_checkpoints, f"checkpoint-{best}" if best else None)
+                keep = self.settings.keep_checkpoints or KEPT
+                rotate(folder.parent, keep, f"checkpoint-{best}" if best else None)
             if dist.is_initialized():
                 dist.barrier()  # or torchrun stops the others when the first process exits
 

@@ -26,6 +26,7 @@ LOG_SUMS = (
     "log_sums"  # one file per process, like rng_state: log_sums.safetensors or log_sums_RANK.safetensors
 )
 MARKER = "whole.json"
+KEPT = 2  # checkpoints of an unfinished run
 NEEDED = {STATE, "optimizer.pt", "scheduler.pt", "trainer_state.json"}
 WRITTEN = (
     *(*sorted(NEEDED), "scaler.pt", "rng_state*.pth", f"{LOG_SUMS}*.safetensors", "balancer.safetensors"),

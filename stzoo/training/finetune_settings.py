@@ -9,6 +9,7 @@ from pydantic import BeforeValidator
 
 from stzoo.data.column_roles import COLUMN_ROLES, IGNORE, parse_columns
 from stzoo.errors import RecipeError
+from stzoo.plugins import manager
 from stzoo.training.settings import (
     BATCH_TOKENS_HELP,
     DATA,
@@ -238,6 +239,12 @@ class FinetuneSettings(Training, MiningRules):
     patience: int = setting(
         3, "Stop training after this many evaluations without improvement.", EVALUATION, ge=1
     )
+    keep_base: bool = setting(
+        True,
+        "Keep the base's weights if no step scores higher on the dev queries; --no-keep-base takes the best "
+        "step in any case.",
+        EVALUATION,
+    )
     lora_rank: int = setting(
         0, "Train only low-rank adapters of this rank; 0 trains all weights.", LORA, ge=0, le=2**14
     )
@@ -281,7 +288,19 @@ class FinetuneSettings(Training, MiningRules):
         )
         if not made.tasks and alone:
             raise RecipeError(f"{alone[0]} has no effect without tasks; add tasks, or drop it.")
+        made.losses = _by_name("losses", made.losses)
+        made.loss_options = _by_name("loss_options", made.loss_options)
         return made
+
+    def check_names(self) -> None:
+        """See `Settings`."""
+        super().check_names()
+        for name in self.losses:
+            manager.find("loss", name)
+        if self.pooling:
+            manager.find("pooling", self.pooling)
+        if self.tasks:
+            manager.find("balancer", self.balancer)
 
     def each(self) -> "dict[str, FinetuneSettings]":
         """The settings of each task by its name; of a single one under ''."""
@@ -293,3 +312,11 @@ class FinetuneSettings(Training, MiningRules):
             given = {name: value for name in own if (value := getattr(task, name)) is not None}
             found[task.name] = self.model_copy(update={**given, "tasks": []})
         return found
+
+
+def _by_name(setting: str, by_alias: dict[str, Any]) -> dict[str, Any]:
+    """The values by the losses' own names in place of their aliases."""
+    named = {manager.canonical("loss", name): value for name, value in by_alias.items()}
+    if len(named) < len(by_alias):
+        raise RecipeError(f"{setting} has {', '.join(by_alias)}, of which two are the same loss; keep one.")
+    return named

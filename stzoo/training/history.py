@@ -17,7 +17,7 @@ from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.training.pretrain_settings import PretrainSettings
 from stzoo.utils.files import atomic_file
 from stzoo.utils.inputs import user_path
-from stzoo.utils.messages import counted, notify
+from stzoo.utils.messages import counted, duration, notify
 from stzoo.utils.outputs import RECORD
 
 if TYPE_CHECKING:
@@ -108,6 +108,12 @@ class History:
         return (value, -step, name) if every else None
 
     @property
+    def base_score(self) -> float | None:
+        """The score of the base, which is logged as that of step 0; None if it was not scored."""
+        means = [line for line in self.scores if line.name in SCORES.values()]
+        return next((value for line in means for step, value in line.points if not step), None)
+
+    @property
     def spread(self) -> bool:
         """True if the losses differ so much that only a logarithmic axis shows them all."""
         values = [value for line in self.losses for _, value in line.points]
@@ -123,19 +129,16 @@ class History:
         """A summary: steps, duration and best score."""
         parts = [counted(self.steps, "step")]
         parts += [f"{len(self.begins)} episodes"] if len(self.begins) > 1 else []
-        parts += [self.duration]
+        parts += [duration(self.seconds)]
         if self.best:
             value, step, name = self.best
-            parts.append(f"best {name} {value:.4f} at step {step:,}")
+            base = "" if self.base_score is None else f" (base: {self.base_score:.4f})"
+            parts.append(
+                f"best {name} {value:.4f} at step {step:,}{base}"
+                if step or self.base_score is None
+                else f"no better {name} than the base's {value:.4f}"
+            )
         return ", ".join(parts + (["unfinished"] if self.status != "finished" else []))
-
-    @property
-    def duration(self) -> str:
-        """The duration in hours, minutes and seconds."""
-        if self.seconds < 60:
-            return f"{self.seconds:.3g} s"
-        minutes, rest = divmod(round(self.seconds), 60)
-        return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
 def read_history(folder: str | Path) -> History:
@@ -175,7 +178,7 @@ def as_history(metadata: dict[str, Any], folder: Path) -> History:
     }
     losses = [
         lines[key]
-        for key in sorted((k for k in lines if not _score_name(k)), key=lambda key: (key != TOTAL, key))
+        for key in sorted((k for k in lines if not score_label(k)), key=lambda key: (key != TOTAL, key))
     ]
     return History(
         folder=folder,
@@ -188,7 +191,7 @@ def as_history(metadata: dict[str, Any], folder: Path) -> History:
         seconds=metadata["seconds"],
         settings=changed,
         losses=losses[1:] if len(losses) == 2 else losses,
-        scores=[lines[key] for key in sorted(lines) if _score_name(key)],
+        scores=[lines[key] for key in sorted(lines) if score_label(key)],
         begins=begins,
     )
 
@@ -204,17 +207,17 @@ def _lines(metadata: dict[str, Any]) -> tuple[dict[str, Line], list[int], int]:
             points = [(end + line["step"], line[key]) for line in log if _is_number(line.get(key))]
             if points:
                 steps, values = map(list, zip(*points, strict=True))
-                lines.setdefault(key, Line(_score_name(key) or key, [])).parts.append((steps, values))
+                lines.setdefault(key, Line(score_label(key) or key, [])).parts.append((steps, values))
         end += max([part.get("steps", 0), *(line["step"] for line in log)])
     return lines, begins, end
 
 
 def _is_shown(key: str) -> bool:
     no_loss = key in NO_LOSSES or key.endswith("_accuracy") or key.startswith(("eval_", "probe_", "train_"))
-    return bool(_score_name(key)) or not no_loss
+    return bool(score_label(key)) or not no_loss
 
 
-def _score_name(key: str) -> str:
+def score_label(key: str) -> str:
     """The label of a score, "dev nDCG@10" or "dev nDCG@10, TASK"; "" for other keys."""
     score = next((name for name in SCORES if key.startswith(name)), "")
     task = key[len(score) + 1 :]

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
+from stzoo.data.corpus_sources import check_exists
+from stzoo.plugins import manager
 from stzoo.training.settings import (
     DATA,
     DEVICE_HELP,
@@ -97,6 +99,15 @@ class PretrainSettings(Training):
             if changes.get(one) is not None and other not in changes:
                 changes = {**changes, other: None}
         return super().read(recipe, changes)
+
+    def check_names(self) -> None:
+        """See `Settings`."""
+        super().check_names()
+        manager.find("objective", self.objective)
+        if self.pooling:
+            manager.find("pooling", self.pooling)
+        for source in self.corpus:
+            check_exists(source)
 
     @model_validator(mode="after")
     def _one_measure(self) -> Self:

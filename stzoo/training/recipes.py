@@ -1,6 +1,6 @@
 """Reading recipes: YAML files with the settings of a command, and `--set key=value`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +61,51 @@ def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:
         except ValueError as error:
             raise RecipeError(f"--set {key}: {quoted(value)} cannot be read as YAML: {error}") from None
     return changes
+
+
+MINING = ("mined", "depth", "skip", "sampling", "absolute_margin", "relative_margin", "language")
+# settings that change nothing in the model
+SWITCHES = ("gradient_checkpointing", "cross_device", "skip_bad_lines")  # that do nothing while they are off
+LOGGING = ("log_steps", "save_steps", "save_minutes", "keep_checkpoints", "report_to", "workers", "threads")
+
+
+def with_effect(recipe: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a training that had an effect on its model.
+
+    Args:
+        recipe: All settings.
+        run: The record of the run.
+    """
+    used = {name: value for name, value in recipe.items() if value not in (None, [], {}, "")}
+
+    def drop(*names: str) -> None:
+        for name in names:
+            used.pop(name, None)
+
+    drop(*LOGGING)
+    drop(*(name for name in SWITCHES if recipe.get(name) is False))
+    if recipe.get("max_steps"):
+        drop("epochs")
+    if not recipe.get("probe"):
+        drop("probe_split", "probe_steps")
+    if not recipe.get("head_warmup_steps"):
+        drop("head_warmup_steps")
+    if recipe.get("command") != "finetune":
+        return used
+    if not recipe.get("tasks"):
+        drop("mixing", "mixing_temperature", "balancer", "balancer_options")
+    elif recipe.get("mixing") != "temperature":
+        drop("mixing_temperature")
+    if not recipe.get("episodes"):
+        drop("episodes", "first_negatives", "keep_old", *MINING)
+    if not recipe.get("episodes") or not recipe.get("teacher"):
+        drop("teacher_margin")
+    if not recipe.get("teacher"):
+        drop("teacher_tokens")
+    if not recipe.get("lora_rank"):
+        drop("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
+    if not run.get("dev"):
+        drop("dev_passages", "dev_split", "eval_steps", "patience", "keep_base")
+    elif recipe.get("dev_data") or recipe.get("dev_split"):
+        drop("dev_queries")
+    return used

@@ -11,7 +11,7 @@ from typing import Any
 from stzoo.errors import OutputError
 from stzoo.training.records import is_record, read_record
 from stzoo.training.settings import Settings
-from stzoo.utils.files import PART, clear_drafts, files_under, move_files, sha256
+from stzoo.utils.files import PART, clear_drafts, files_under, move_files, remove_files, sha256
 from stzoo.utils.outputs import MODEL_FILES, RECORD
 
 OLD = ".stzoo-old"  # keeps an overwritten run until the new one has read its inputs
@@ -21,14 +21,20 @@ SCRATCH = r"(?:[^/]*negatives\.parts|embeddings/[^/]+/[^/]+)/[^/]+\.(?:json|safe
 _CHECKPOINT = r"(?:damaged-)?checkpoint-\d+(?:-\d+)?"
 # files that any run, a training run and a preparation write before they finish: regular expressions of paths
 RUN_FILES = (re.escape(RECORD), rf"{re.escape(MODEL_DRAFT)}/.*")
-TRAINING_FILES = (
+CHECKPOINTS = (  # which a finished run no longer needs
     rf"(?:episodes/\d+/)?checkpoints/{_CHECKPOINT}/(?:state|balancer|log_sums(?:_\d+)?)\.safetensors",
     rf"(?:episodes/\d+/)?checkpoints/{_CHECKPOINT}/(?:(?:optimizer|scheduler|scaler)\.pt|rng_state(?:_\d+)?\.pth)",
     rf"(?:episodes/\d+/)?checkpoints/{_CHECKPOINT}/(?:trainer_state|whole)\.json",
-    r"(?:episodes/\d+/)?checkpoints/runs/(?:.*/)?events\.out\.tfevents\..*",
-    r"episodes/\d+/(?:episode\.json|end\.safetensors|[^/]*negatives\.parquet)",
-    rf"episodes/\d+/{SCRATCH}",
+    r"(?:episodes/\d+/)?checkpoints/eval/step-\d+\.json",
+    r"episodes/\d+/end\.safetensors",
     r"(?:episodes/\d+/)?balancer\.safetensors",
+)
+TRAINING_FILES = (
+    *CHECKPOINTS,
+    r"(?:episodes/\d+/)?checkpoints/runs/(?:.*/)?events\.out\.tfevents\..*",  # of older versions
+    r"logs/(?:tensorboard|wandb|mlflow|trackio)/.*",
+    r"episodes/\d+/(?:episode\.json|[^/]*negatives\.parquet)",
+    rf"episodes/\d+/{SCRATCH}",
     r"teacher/(?:[^/]+/)?(?:manifest\.json|\d+\.safetensors|\.stzoo\.lock)",
 )
 RERANK_FILES = (rf"checkpoints/{_CHECKPOINT}/.*", r"checkpoints/runs/.*")  # the host trainer's own
@@ -91,6 +97,11 @@ def _is_as_recorded(path: Path, digest: Any) -> bool:
 
 def _results(command: str) -> tuple[str, ...]:
     return PREPARED_FILES if command == "prepare" else MODEL_FILES
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Removes the checkpoints of a finished run."""
+    remove_files(folder, matching(folder, CHECKPOINTS))
 
 
 def check_free(folder: Path, metadata: dict[str, Any], settings: Settings) -> None:

@@ -18,6 +18,7 @@ from stzoo.training import records, run_files
 from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.training.pretrain_settings import PrepareSettings, PretrainSettings
 from stzoo.training.recipes import SCHEMA_VERSION
+from stzoo.training.reports import logs_in
 from stzoo.training.rerank_settings import RerankSettings
 from stzoo.training.settings import Settings
 from stzoo.utils.distributed import is_main_process
@@ -147,7 +148,8 @@ def start(
         run = _open(folder, settings, resume, overwrite)
         before, kept = set(files_under(folder)), _matches(folder, worth)
         try:
-            with manager.recording() as run.components:
+            loggers = getattr(settings, "report_to", ())
+            with manager.recording() as run.components, logs_in(folder, loggers):
                 yield run
         except BaseException as error:
             _end_failed(run, error, before, has_more=bool(_matches(folder, worth) - kept))

@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 from stzoo.data.languages import check_language
 from stzoo.errors import RecipeError, quoted, suggest
 from stzoo.training.recipes import SCHEMA_VERSION, load_recipe
+from stzoo.training.reports import check_loggers
 from stzoo.utils.bounds import MAX_THREADS, check_plausible, plausible
 from stzoo.utils.inputs import check_number
 
@@ -199,6 +200,13 @@ class Settings(CheckedSettings):
         """The settings as arguments of the command's function."""
         return {name: getattr(self, name) for name in type(self).model_fields}
 
+    def check_names(self) -> None:
+        """Finds misspelt names of components and files early, without importing torch.
+
+        Raises:
+            StzooError: If a name does not exist.
+        """
+
     @classmethod
     def problems(cls, lines: Sequence[str], recipe: str | Path | None = None) -> RecipeError:
         """The error that lists problems in the settings, or in a recipe."""
@@ -310,9 +318,22 @@ class Training(Settings):
     save_minutes: float = setting(
         10.0, "Minutes after which a checkpoint is saved even if --save-steps is not reached.", LOGS, gt=0
     )
-    keep_checkpoints: int = setting(2, "Number of checkpoints to keep.", LOGS, ge=2)
+    keep_checkpoints: int | None = setting(
+        None,
+        "Keep this many checkpoints when the run has finished; none by default. An unfinished run has two.",
+        LOGS,
+        ge=2,
+    )
     log_steps: int = setting(10, "Steps between log lines.", LOGS, ge=1)
-    report_to: Names = setting([], "Additional loggers, e.g. tensorboard.", LOGS)
+    report_to: Names = setting(
+        [],
+        "Additional loggers: tensorboard, wandb, mlflow, trackio; they write to the run's logs folder.",
+        LOGS,
+    )
     workers: int = setting(0, "Processes that prepare batches.", HARDWARE, ge=0, le=256)
     device: Device | None = setting(None, DEVICE_HELP, HARDWARE)
     threads: int | None = setting(None, THREADS_HELP, HARDWARE, ge=1, le=MAX_THREADS)
+
+    def check_names(self) -> None:
+        """See `Settings`."""
+        check_loggers(self.report_to)

@@ -41,6 +41,13 @@ class Throughput:
         self.since = time.monotonic()
 
     @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves out the time of the block."""
+        begun = time.monotonic()
+        yield
+        self.since += time.monotonic() - begun
+
+    @contextmanager
     def waiting(self) -> Iterator[None]:
         """Counts the time of the block as waiting for data."""
         begun = time.monotonic()

@@ -35,8 +35,8 @@ import math
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -52,7 +52,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback, Tra
 
 from stzoo.errors import RecipeError, StzooError, TrainingError
 from stzoo.models.onednn import fast_linear
-from stzoo.training.callbacks import EachStep, FindBest, Progress, SetEpoch
+from stzoo.training.callbacks import EachStep, FindBest, Progress, ScoreBase, SetEpoch, ShowPlan
 from stzoo.training.checkpoint_trainer import CheckpointTrainer
 from stzoo.training.checkpoints import complete
 from stzoo.training.settings import Training
@@ -159,6 +159,7 @@ class ObjectiveTrainer(CheckpointTrainer):
         collate: Function from rows to a batch; None for the host's own.
         record: Function that is called with the log so far at each checkpoint.
         extra_logs: Function that returns more numbers for the log; None for `loss.accuracies`, if it exists.
+        plan: What is trained on, for the line that is printed at the start.
         options: Further arguments of the host trainer.
     """
 
@@ -173,6 +174,7 @@ class ObjectiveTrainer(CheckpointTrainer):
         collate: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
         record: Callable[[list[dict[str, float]]], None] | None = None,
         extra_logs: Callable[[], dict[str, float]] | None = None,
+        plan: str = "",
         **options: Any,
     ):
         check_host()
@@ -181,7 +183,8 @@ class ObjectiveTrainer(CheckpointTrainer):
         if collate is not None:
             options["data_collator"] = Collator(preprocess_fn=options["model"].preprocess, function=collate)
         # first, so that no later callback scores a model that is no longer finite
-        options["callbacks"] = [EachStep(self._end_step), *(options.get("callbacks") or ())]
+        given = options.get("callbacks") or []
+        options["callbacks"] = [EachStep(self._end_step), ShowPlan(plan), *given]
         super().__init__(loss=loss, settings=settings, **options)
         for theirs in (ProgressCallback, PrinterCallback):
             self.remove_callback(theirs)
@@ -191,6 +194,9 @@ class ObjectiveTrainer(CheckpointTrainer):
         self.record = record or (lambda _: None)
         self.progress = Progress(self._saved)
         self.add_callback(self.progress)
+        for one in given:
+            if isinstance(one, ScoreBase):
+                one.log, one.paused = self.log, self.paused
         self.extra_logs: Any = extra_logs or getattr(loss, "accuracies", dict)
         self.new = new
         encoder = {id(tensor) for tensor in [*self.model.parameters(), *self.model.buffers()]}
@@ -270,6 +276,17 @@ class ObjectiveTrainer(CheckpointTrainer):
         self._watch(losses)
         total = torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
         return (total, {}) if return_outputs else total
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Has the time of the block count neither as training nor in the progress bar."""
+        with self.throughput.paused(), self.progress.paused():
+            yield
+
+    def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
+        """Runs the host's evaluation, `paused`."""
+        with self.paused():
+            return super().evaluate(*args, **options)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds accuracies and the values of `Throughput.read` to the log."""

@@ -12,7 +12,9 @@ logger = logging.getLogger("stzoo")
 
 class _Stderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"stzoo: {record.getMessage()}", file=sys.stderr, flush=True)
+        tqdm = getattr(sys.modules.get("tqdm"), "tqdm", None)  # its open bars are cleared and drawn again
+        with tqdm.external_write_mode(file=sys.stderr) if tqdm else contextlib.nullcontext():
+            print(f"stzoo: {record.getMessage()}", file=sys.stderr, flush=True)
 
 
 logger.addHandler(_Stderr())
@@ -37,6 +39,14 @@ def counted(number: int, noun: str) -> str:
     """A number with its noun in the singular or plural, e.g. "1 query" or "2,000 queries"."""
     plural = re.sub("(?<![aeiou])ys$", "ies", re.sub("(s|x|ch)s$", r"\1es", f"{noun}s"))
     return f"{number:,} {noun if number == 1 else plural}"
+
+
+def duration(seconds: float) -> str:
+    """A duration in hours, minutes and seconds, e.g. "4 min 10 s"."""
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from stzoo.models import lora
 from stzoo.models.loaded import folder_revision
 from stzoo.models.names import model_source
 from stzoo.training.checkpoints import STATE, is_whole
+from stzoo.training.records import read_record
 from stzoo.utils.files import fingerprint
 from stzoo.utils.outputs import RECORD
 
@@ -47,8 +48,15 @@ def find(folders: Sequence[str | Path]) -> list[Source]:
     Raises:
         ModelError: If a folder is neither a model nor a complete checkpoint of a finished run.
     """
-    if len(folders) == 1 and (checkpoints := _checkpoints(Path(folders[0]))):
-        return [_checkpoint(folder) for folder in checkpoints]
+    if len(folders) == 1:
+        run = Path(folders[0])
+        if checkpoints := _checkpoints(run):
+            return [_checkpoint(folder) for folder in checkpoints]
+        if read_record(run / RECORD).get("status") == "finished":
+            raise ModelError(
+                f"{run} is a single finished run without checkpoints, so there is nothing to average. Give "
+                "several models, or train with --keep-checkpoints 5 and merge the checkpoints of that run."
+            )
     return [_source(str(folder)) for folder in folders]
 
 

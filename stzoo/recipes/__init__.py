@@ -1,0 +1,1 @@
+"""The recipes of stzoo, as package data."""
