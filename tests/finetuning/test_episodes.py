@@ -27,6 +27,7 @@ from stzoo.training.trainer import ObjectiveTrainer
 
 pytestmark = pytest.mark.usefixtures("unverified")
 SHORT = {
+    "keep_checkpoints": 2,  # some tests look at what a finished run would remove
     "batch_size": 8,
     "mini_batch_size": 4,
     "learning_rate": 1e-3,

@@ -129,7 +129,9 @@ def test_a_killed_run_ends_with_the_same_weights_to_the_bit(base, judged, tmp_pa
 
 @pytest.mark.usefixtures("unverified")
 def test_a_run_killed_after_it_stopped_early_keeps_its_best_step(base, judged, tmp_path):
-    given = dict(data=str(judged), dev_split="dev", eval_steps=2, patience=1, epochs=20, **SHORT)
+    given = dict(
+        data=str(judged), dev_split="dev", eval_steps=2, patience=1, epochs=20, keep_checkpoints=2, **SHORT
+    )
     out = stzoo.finetune(str(base), output=tmp_path / "out", **given)
     facts = json.loads((out / "run.json").read_text())
     weights = (out / "model.safetensors").read_bytes()
@@ -171,7 +173,9 @@ def test_a_run_that_failed_says_why_in_its_record_and_continues_when_the_fault_i
 
 @pytest.mark.usefixtures("unverified")
 def test_a_best_checkpoint_that_is_damaged_is_not_exported(base, judged, tmp_path):
-    given = dict(data=str(judged), dev_split="dev", eval_steps=2, patience=1, epochs=20, **SHORT)
+    given = dict(
+        data=str(judged), dev_split="dev", eval_steps=2, patience=1, epochs=20, keep_checkpoints=2, **SHORT
+    )
     out = stzoo.finetune(str(base), output=tmp_path / "out", **given)
     facts = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps(facts | {"status": "running"}))

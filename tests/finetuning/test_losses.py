@@ -1,5 +1,6 @@
 """The losses of fine-tuning, against sentence-transformers' own and against sums written out."""
 
+import json
 import math
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
+    CoSENTLoss,
     DistillKLDivLoss,
+    GISTEmbedLoss,
     MarginMSELoss,
     MatryoshkaLoss,
 )
@@ -23,6 +26,7 @@ from stzoo.finetuning.collator import QueryPassageCollator
 from stzoo.finetuning.losses import Candidates, Contrastive, Similarity, known_positives, make_loss, means
 from stzoo.models.loading import load_model
 from stzoo.plugins import builtin, manager
+from stzoo.training.finetune_settings import FinetuneSettings
 
 WORDS = ["wing", "lift", "drag", "mach", "shock", "layer", "heat", "flow", "jet", "plate", "cone", "wave"]
 
@@ -298,3 +302,73 @@ def test_the_houses_losses_come_through_the_hook_as_any_plugins_do():
 
     brought = {component.name for component in builtin.stzoo_losses()}
     assert brought == set(manager.all("loss")) == set(CASES)
+
+
+@pytest.mark.parametrize("margin", [("absolute", 0.1), ("relative", 0.2), ("absolute", 0.0)])
+def test_gist_is_that_of_sentence_transformers_without_other_contrasts(margin, model, base, monkeypatch):
+    guide = load_model(str(base), pooling="cls").eval()
+    monkeypatch.setattr("stzoo.finetuning.losses.open_guide", lambda _: guide)
+    data = rows(7, negatives=1)
+    examples = QueryPassageCollator(
+        data, model, negatives=1, max_query_tokens=64, max_passage_tokens=64, seed=3, guide=guide
+    )
+    batch = examples([{"example": place} for place in range(7)])
+    strategy, size = margin
+    options = {"gist": {"guide": "guide", "margin": size, "margin_strategy": strategy}}
+    loss = make_loss(model, {"gist": 1.0}, options, temperature=0.05, mini_batch_size=3)
+    parts = ("query", "passage", "guide_query", "guide_passage")
+    value = loss([features_of(batch, name) for name in parts], batch["label"])
+    given = dict(margin_strategy=strategy, margin=size, contrast_anchors=False, contrast_positives=False)
+    expected, _ = theirs(model, data, batch, lambda m: GISTEmbedLoss(m, guide, temperature=0.05, **given))
+    assert float(value.detach()) == pytest.approx(expected, rel=1e-5)
+    assert not any("guide" in name for name, _ in loss.named_parameters())  # neither trained nor saved
+    contrastive, _, _ = ours(model, batch, {"contrastive": 1.0})
+    assert expected < contrastive  # some negatives are left out
+
+
+@pytest.mark.parametrize("negatives", [0, 2])
+def test_cosent_is_that_of_sentence_transformers_on_all_pairs(negatives, model):
+    data = rows(5, negatives=negatives)
+    _, batch = batch_of(data, model, negatives)
+    value, _, _ = ours(model, batch, {"cosent": 1.0}, mini_batch_size=3)
+    ids, scores = batch["label"]["ids"], batch["label"]["scores"]
+    order = [int(np.flatnonzero(data.positives.places == first)[0]) for first in ids[:, 0].tolist()]
+    queries = [data.queries[query] for query in order for _ in range(1 + negatives)]
+    passages = [data.passages[place] for place in ids.ravel().tolist()]
+    with torch.no_grad():
+        features = [model.preprocess(texts) for texts in (queries, passages)]
+        expected = CoSENTLoss(model, scale=20.0)(features, scores.ravel())
+    assert value == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_graded_pairs_are_trained_on_without_negatives(base, tmp_path):
+    texts = [" ".join(np.roll(WORDS, n)) for n in range(12)]
+    lines = [{"anchor": f"{t} {n}", "positive": t, "score": n / 12} for n, t in enumerate(texts)]
+    (tmp_path / "graded.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = stzoo.finetune(
+        str(base), data=str(tmp_path / "graded.jsonl"), columns="score=score", losses={"CoSENTLoss": 1.0},
+        dev_queries=0, batch_size=6, max_steps=2, log_steps=1, output=tmp_path / "out",
+    )  # fmt: skip
+    record = json.loads((out / "run.json").read_text())
+    assert record["recipe"]["losses"] == {"cosent": 1.0}
+    assert all(math.isfinite(line["loss"]) for line in record["log"])
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        *((alias, "contrastive") for alias in ("mnrl", "infonce", "MultipleNegativesRankingLoss")),
+        *((alias, "gist") for alias in ("cached-gist", "GISTEmbedLoss", "CachedGISTEmbedLoss")),
+        *(("DistillKLDivLoss", "kl"), ("MarginMSELoss", "margin-mse"), ("CoSENTLoss", "cosent")),
+        *(("contrastive", "contrastive"), ("builtin:kl", "builtin:kl"), ("none-such", "none-such")),
+    ],
+)
+def test_losses_are_found_by_the_names_people_know(alias, name):
+    assert manager.canonical("loss", alias) == name
+
+
+def test_a_misspelt_alias_is_corrected_and_one_loss_by_two_names_refused():
+    with pytest.raises(stzoo.UnknownNameError, match="no loss 'mnlr'; did you mean 'mnrl'"):
+        manager.find("loss", "mnlr")
+    with pytest.raises(stzoo.RecipeError, match="losses has mnrl, infonce, of which two are the same loss"):
+        FinetuneSettings.read(None, {"model": "x", "data": "y", "losses": {"mnrl": 1, "infonce": 1}})

@@ -29,6 +29,7 @@ from stzoo.testing import sentences
 from stzoo.training.finetune_settings import FinetuneSettings
 
 SHORT = dict(mini_batch_size=64, log_steps=1, learning_rate=1e-3, device="cpu", save_steps=3)
+SHORT |= dict(keep_checkpoints=2)  # some tests look at what a finished run would remove
 
 
 @settings(deadline=None)

@@ -346,6 +346,7 @@ def test_a_run_resumes_to_the_same_bits_and_goes_on_later(tmp_path, monkeypatch)
         batch_size=4,
         max_steps=4,
         save_steps=2,
+        keep_checkpoints=2,
         log_steps=2,
     )
     whole = stzoo.pretrain(output=tmp_path / "whole", **given)
