@@ -22,7 +22,7 @@ def main(model_folder: str, corpus: str, *questions: str) -> None:
     with unpack(corpus, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     texts = [f"{row.get('title') or ''} {row['text']}".strip() for row in rows]
-    passages = model.encode_document(texts, show_progress_bar=sys.stderr.isatty())
+    passages = model.encode_document(texts, show_progress_bar=False)
     scores = model.similarity(model.encode_query(list(questions), show_progress_bar=False), passages)
     for question, row in zip(questions, scores, strict=True):
         best = row.topk(min(3, len(rows)))

@@ -26,6 +26,7 @@ from stzoo.training.trainer import ObjectiveTrainer
 from stzoo.utils.distributed import is_main_process, world_size
 from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.messages import counted, notify
+from stzoo.utils.progress import advancing, progress_bar
 
 DEFAULT_NEGATIVES = 7
 CLEAR_MARGIN = 1.0  # between a teacher's scores; probabilities never differ by more
@@ -94,7 +95,12 @@ def fit(
 
 def _scores_of_base(evaluator: DevScore, student: Any, folder: Path) -> dict[str, float]:
     output = str(folder / EVALUATIONS) if is_main_process() else None
-    return {f"eval_{name}": value for name, value in evaluator(student, output, steps=0).items()}
+    texts = sum(len(judged.passages) + len(judged.queries) for judged in evaluator.judged.values())
+    look = dict(total=texts, desc="Scoring the base", unit=" texts", delay=2)
+    look |= {} if is_main_process() else {"disable": True}
+    with progress_bar(**look) as bar, advancing(bar):
+        scores = evaluator(student, output, steps=0)
+    return {f"eval_{name}": value for name, value in scores.items()}
 
 
 def _plan(settings: FinetuneSettings, examples: Mapping[str, QueryPassageCollator]) -> str:
@@ -102,10 +108,10 @@ def _plan(settings: FinetuneSettings, examples: Mapping[str, QueryPassageCollato
     parts = []
     for task, one in examples.items():
         queries, of = len(one.data.query_ids) - one.left_out, f" of {task}" * bool(task)
-        parts.append(
-            f"{counted(len(one.pairs), 'pair')} of {counted(queries, 'query')}{of} with "
-            f"{counted(one.negatives, 'hard negative') if one.negatives else 'no hard negatives'} each"
-        )
+        hard = "without hard negatives"
+        if one.negatives:
+            hard = f"with {counted(one.negatives, 'hard negative')} each"
+        parts.append(f"{counted(len(one.pairs), 'pair')} of {counted(queries, 'query')}{of} {hard}")
     batch = settings.batch_size * settings.accumulation * world_size()
     losses = " + ".join(settings.losses)
     return f"fine-tuning with {losses} on {'; '.join(parts)}, {batch} queries per step"

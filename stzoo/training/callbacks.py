@@ -152,7 +152,9 @@ class Progress(TrainerCallback):
         left = state.max_steps - state.global_step
         parts, seconds = [f"{step_s:.2g} s per step"], left * step_s
         if args.eval_strategy != "no":
-            count, each = max(1, left // state.eval_steps), _of_base(state).get(BASE_SECONDS, 0)
+            done, last = (at // state.eval_steps for at in (state.global_step, state.max_steps))
+            count = last - done + (state.max_steps % state.eval_steps > 0)
+            each = _of_base(state).get(BASE_SECONDS, 0)
             parts.append(f"{counted(count, 'evaluation')} of {each:.2g} s" if each else "without evaluations")
             parts.append("less if training stops early")
             seconds += count * each
@@ -195,11 +197,10 @@ class Progress(TrainerCallback):
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves the time of the block out of the time that the bar estimates."""
+        """Leaves the time of the block out of the speed from which the bar estimates the time left."""
         begun = time.time()  # the clock of tqdm
         yield
         if self.bar is not None and not self.bar.disable:
-            self.bar.start_t += time.time() - begun
             self.bar.last_print_t += time.time() - begun
 
     def close(self) -> None:

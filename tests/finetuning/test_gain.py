@@ -33,7 +33,7 @@ def test_a_run_says_what_it_will_do_what_it_gained_and_what_to_do_next(base, dat
     out = stzoo.finetune(str(base), output=output, epochs=4, learning_rate=1e-3, **data, **SHORT)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == (
-        "stzoo: fine-tuning with contrastive on 40 pairs of 40 queries with no hard negatives each, 8 "
+        "stzoo: fine-tuning with contrastive on 40 pairs of 40 queries without hard negatives, 8 "
         "queries per step: 20 steps (4 epochs), evaluated every 4 steps."
     )
     judged = read_beir(data["data"], "dev")
