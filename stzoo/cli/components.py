@@ -107,7 +107,8 @@ def _show_component(kind: str, name: str, as_json: bool) -> None:
         return
     typer.echo(f"{kind} {origin['name']}: {part.summary}\n")
     plugin = f"{origin['plugin']} ({origin['distribution']} {origin['version']})"
-    _show_fields({"plugin": plugin, **_of_checkpoint(part), "source": part.source})
+    aliases = getattr(part, "aliases", ())
+    _show_fields({"plugin": plugin, "aliases": aliases, **_of_checkpoint(part), "source": part.source})
     if options:
         listed = new_table("option", "type", "default")
         for option in options:

@@ -60,16 +60,20 @@ def find(source: str, columns: Collection[str] = ()) -> list[Source]:
     return [_hub(source, columns)]
 
 
-def check_exists(source: str) -> None:
+def check_exists(source: str, *, words: str = "'pydocs', ") -> None:
     """Checks that a source is a file or folder, or has the form of a data set's id on the Hub.
+
+    Args:
+        source: The source, as the user gave it.
+        words: Further sources, for the message.
 
     Raises:
         DataError: If it is neither.
     """
     if source != "pydocs" and not user_path(source).exists() and not is_hub_id(source):
         raise DataError(
-            f"there is no file or folder {source}; expected a file, a folder, 'pydocs', or the id of a data "
-            "set on the Hub (org/name or org/name:config:split)."
+            f"there is no file or folder {source}; expected a file, a folder, {words}or the id of a data set "
+            "on the Hub (org/name or org/name:config:split)."
         )
 
 

@@ -7,7 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator
 
+from stzoo.data.beir_layout import names_beir
 from stzoo.data.column_roles import COLUMN_ROLES, IGNORE, parse_columns
+from stzoo.data.corpus_sources import check_exists
 from stzoo.errors import RecipeError
 from stzoo.plugins import manager
 from stzoo.training.settings import (
@@ -301,6 +303,9 @@ class FinetuneSettings(Training, MiningRules):
             manager.find("pooling", self.pooling)
         if self.tasks:
             manager.find("balancer", self.balancer)
+        for one in self.each().values():
+            if not names_beir(one.data):
+                check_exists(one.data, words="")
 
     def each(self) -> "dict[str, FinetuneSettings]":
         """The settings of each task by its name; of a single one under ''."""

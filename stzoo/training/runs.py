@@ -35,6 +35,7 @@ _CORE |= {"command", "schema_version"}
 FREE = {
     *("log_steps", "save_steps", "save_minutes", "keep_checkpoints", "report_to"),
     *("workers", "threads", "gradient_checkpointing"),
+    "keep_base",  # which decides when training is over
 }
 
 

@@ -21,7 +21,9 @@ def print_summary(folder: Path, metadata: dict[str, Any], scores: list[str], adv
     line = f"finished {counted(history.steps, 'step')} in {duration(history.seconds)}"
     if history.losses:
         values = [value for _, value in history.losses[0].points]
-        line += f"; {history.losses[0].name} {values[0]:.4g} → {values[-1]:.4g}" if len(values) > 1 else ""
+        few = max(1, len(values) // 5)  # of which the mean is shown, as single ones vary
+        first, last = (sum(part) / few for part in (values[:few], values[-few:]))
+        line += f"; {history.losses[0].name} {first:.4g} → {last:.4g}" if len(values) > 1 else ""
     notify(f"{line}.")
     for one in scores:
         notify(one)

@@ -20,6 +20,7 @@ finally:
     assert "torch" not in sys.modules, "torch was imported"
 """
 MISTAKES = {
+    "data": (["finetune", "m", "--data", "trian.jsonl"], "no file or folder trian.jsonl"),
     "loss": (["finetune", "m", "--data", "d", "--set", "losses.contrastiv=1"], "did you mean 'contrastive'"),
     "objective": (["pretrain", "--base", "b", "--corpus", "pydocs", "--objective", "retromea"], "'retromae'"),
     "corpus": (["pretrain", "--base", "b", "--corpus", "corpsu.jsonl"], "no file or folder corpsu.jsonl"),
