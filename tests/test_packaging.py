@@ -122,7 +122,7 @@ def test_installed_recipes_can_be_read(clean, tmp_path):
         "from stzoo.plugins import manager\n"
         "for name in manager.all('recipe'): assert manager.recipe_text(name); print(name)"
     )
-    count = len(list(ROOT.glob("plugins/*/stzoo_*/recipes/*.yaml")))
+    count = len([*ROOT.glob("plugins/*/stzoo_*/recipes/*.yaml"), *ROOT.glob("stzoo/recipes/*.yaml")])
     assert len(run(clean / "bin/python", "-c", code, cwd=tmp_path).split()) >= count > 0
 
 

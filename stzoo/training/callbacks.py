@@ -116,17 +116,18 @@ class Progress(TrainerCallback):
         self.bar: Any = None
         self.record = record
         self.base: dict[str, float] = {}
-        self.begun: tuple[int, float] | None = None  # step and time from which the speed is measured
+        self.ended: float | None = None  # when the step before this one ended, if nothing came between
+        self.timed: list[float] = []  # seconds of steps, until the time is estimated
         self.is_estimated = False
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Records the log."""
         self.record(state.log_history)
-        self.begun = None
+        self.ended = None
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Measures the speed without the time of the evaluation."""
-        self.begun = None
+        self.ended = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Opens the progress bar."""
@@ -140,13 +141,14 @@ class Progress(TrainerCallback):
         if self.bar is None:
             return
         self.bar.update(state.global_step - self.bar.n)
-        if self.begun is None:
-            self.begun = state.global_step, time.monotonic()
-        elif not self.is_estimated and state.global_step < state.max_steps:
-            steps, seconds = state.global_step - self.begun[0], time.monotonic() - self.begun[1]
-            if steps >= ESTIMATE_STEPS or seconds >= ESTIMATE_S:
+        now = time.monotonic()
+        if self.ended is not None and not self.is_estimated:
+            self.timed.append(now - self.ended)
+            enough = len(self.timed) >= ESTIMATE_STEPS or sum(self.timed) >= ESTIMATE_S
+            if enough and state.global_step < state.max_steps:
                 self.is_estimated = True
-                self._estimate(args, state, seconds / steps)
+                self._estimate(args, state, sum(self.timed) / len(self.timed))
+        self.ended = now
 
     def _estimate(self, args: Any, state: Any, step_s: float) -> None:
         left = state.max_steps - state.global_step

@@ -134,7 +134,7 @@ def test_list_shows_what_is_there():
     shown = cli("list", "checkpoints").stdout
     assert "Shitao/RetroMAE_MSMARCO" in shown
     kinds = cli("list").stdout
-    assert re.search(r"losses +contrastive, kl, margin-mse", kinds)
+    assert re.search(r"losses +contrastive, cosent, gist, kl, margin-mse", kinds)
     assert re.search(r"datasets +.*beir-13", kinds)
 
 

@@ -30,6 +30,7 @@ from stzoo.hub.card import README, make
 from stzoo.hub.export import export
 from stzoo.models.loaded import folder_revision
 from stzoo.training.finetune_settings import FinetuneSettings
+from stzoo.training.recipes import with_effect
 from stzoo.utils.files import write_json
 from stzoo.utils.messages import collect_notes
 
@@ -176,7 +177,9 @@ def test_a_card_says_how_the_model_was_made_from_the_first_step_on(trained):
     assert [recipe.pop("command") for recipe in recipes] == ["pretrain", "finetune"]
     facts = json.loads((tuned / "run.json").read_text())
     for recipe, run in zip(recipes, [*facts["before"], facts], strict=True):
-        assert recipe.keys() == run["recipe"].keys() - {"schema_version", "command"}
+        assert recipe.keys() == with_effect(run["recipe"], run).keys() - {"schema_version", "command"}
+        without = {"lora_dropout", "balancer", "mined", "save_steps", "probe_split"}
+        assert recipe.keys() < run["recipe"].keys() - without
         assert recipe["batch_size"] == run["recipe"]["batch_size"] == 8
         assert f"torch {run['versions']['torch']}" in text
         assert f"{run['hardware']['cpus']} CPU cores" in text

@@ -320,7 +320,7 @@ def test_two_processes_share_a_run_and_its_folder(base, corpus, tmp_path):
     second = processes.run_ranks(2, [sys.executable, *words, "--resume"])  # it is finished already
     for done in (first, second):
         assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stderr.count("The model is in") == 1
+        assert done.stderr.count("the model is in") == 1
     assert json.loads((tmp_path / "out/run.json").read_text())["status"] == "finished"
     assert SentenceTransformer(str(tmp_path / "out"), device="cpu").encode("a wing").shape == (32,)
 
