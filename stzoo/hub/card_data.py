@@ -229,7 +229,7 @@ def _step(run: Mapping[str, Any], known: Mapping[str, str]) -> Step:
         datasets=redact.shown(list(run.get("datasets", ())), known),
         outcome=history.outcome,
         made_with=redact.shown(f"{versions}; {machine}", known),
-        recipe={key: value for key, value in with_effect(shown, run).items() if key != "schema_version"},
+        recipe={key: shown[key] for key in with_effect(recipe, run) if key != "schema_version"},
         gain=run.get("gain") or {},
         notes=redact.shown(list(_notes(run)), known),
         lossy=redact.shown(list(run.get("lossy", ())), known),
