@@ -77,8 +77,8 @@ def finetune(
         The output folder, a Path with `.model`, `.scores` and `.history`, which `SentenceTransformer(...)`
         loads without stzoo. It contains the weights of the step that scored best on the dev queries, those of
         the base if no step scored higher, or those of the last step if there are no dev queries. If the
-        built-in form of the pooling is only an approximation, OUTPUT/exact is the model with the pooling's own code,
-        which users must trust.
+        built-in form of the pooling is only an approximation, OUTPUT/exact is the model with the code of
+        the pooling, which users must trust.
 
     Raises:
         StzooError: If the user made a mistake; see `stzoo.errors`.
