@@ -141,7 +141,7 @@ def test_a_folder_of_that_name_comes_first(hub, base, tmp_path, monkeypatch):
     assert not hub.log
 
 
-def test_an_export_on_the_hub_is_loaded_by_its_id_and_revision(hub, base, tmp_path):
+def test_an_export_on_the_hub_is_loaded_by_its_id_and_revision(hub, base, tmp_path, monkeypatch):
     hub.repos["lab/tiny"] = Repo()
     commits = []
     for pooling in ("mean", "cls"):
@@ -152,6 +152,10 @@ def test_an_export_on_the_hub_is_loaded_by_its_id_and_revision(hub, base, tmp_pa
         commits.append(hub.repos["lab/tiny"].commit(files))
     assert stzoo.load("lab/tiny")[1].pooling_mode == "cls"
     assert stzoo.load("lab/tiny", revision=commits[0])[1].pooling_mode == "mean"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert stzoo.load("lab/tiny", revision=commits[0])[1].pooling_mode == "mean"
+    with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set"):
+        stzoo.load("lab/other")
 
 
 def test_a_checkpoint_that_is_not_on_the_hub_says_how_to_get_it():
