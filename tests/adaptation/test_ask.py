@@ -226,6 +226,7 @@ def test_the_key_is_sent_and_never_written(passages, tmp_path, server, monkeypat
         ("400", "failed (HTTP 400): ordered by the test. Check the settings"),
         ("html", "did not answer with a chat completion"),
         ("half", "is not JSON"),
+        ("nested", "is not JSON"),
         ("closed", "cannot be reached"),
         ("no choices", "did not answer with a chat completion"),
         ("null", "gives no usable queries"),
@@ -237,6 +238,13 @@ def test_trouble_at_the_server_is_explained(passages, tmp_path, server, fault, w
         ask(passages, output=tmp_path / "out", queries=server.url, queries_model="small", retries=0)
     assert words in str(caught.value)
     assert server.url in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", ["half", "nested"])
+def test_a_list_of_models_that_cannot_be_read_is_explained(passages, tmp_path, server, fault):
+    server.fault = fault
+    with pytest.raises(ServerError, match="is not JSON"):
+        ask(passages, output=tmp_path / "out", queries=server.url, retries=0)
 
 
 def test_a_server_that_is_down_or_slow_is_explained(passages, tmp_path, server):

@@ -86,6 +86,8 @@ class ChatServer:
             return handler.send(200, b"<html>Welcome</html>", "text/html")
         if self.fault == "half":  # of the response
             return handler.send(200, b'{"id": "x", "choices": [{"message"', cut=0)
+        if self.fault == "nested":
+            return handler.send(200, b"[" * 100_000)
         if self.fault == "closed":
             handler.close_connection = True
             return None

@@ -43,6 +43,7 @@ TOKENS_PER_QUERY = 25  # for the estimate
 CHARACTERS_PER_TOKEN = 4  # likewise
 OPTIONAL = ("response_format", "temperature", "seed", "max_tokens")  # left out if the server refuses them
 MAX_ANSWER = 100_000  # characters of an answer to look at
+NOT_JSON = (ValueError, RecursionError)  # of a body that is something else, or nested too deeply
 
 
 class Endpoint:
@@ -206,7 +207,7 @@ class Endpoint:
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 if not self._leave_out(str(error), options):
                     raise self._error(error) from None
-            except (openai.OpenAIError, ValueError) as error:  # ValueError: a body that is not JSON
+            except (openai.OpenAIError, *NOT_JSON) as error:
                 raise self._error(error) from None
             else:
                 return self._read(answer)
@@ -274,7 +275,7 @@ class Endpoint:
     def _only_model(self) -> str:
         try:
             found = [one.id for one in self._client.models.list().data]
-        except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
+        except (openai.OpenAIError, *NOT_JSON, TypeError, AttributeError) as error:
             raise self._error(error) from None
         if len(found) == 1:
             return str(found[0])
