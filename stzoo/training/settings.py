@@ -23,7 +23,7 @@ from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from stzoo.data.languages import check_language
-from stzoo.errors import RecipeError, quoted, suggest
+from stzoo.errors import RecipeError, StzooError, quoted, suggest
 from stzoo.training.recipes import SCHEMA_VERSION, load_recipe
 from stzoo.training.reports import check_loggers
 from stzoo.utils.bounds import MAX_THREADS, check_plausible, plausible
@@ -135,7 +135,11 @@ class CheckedSettings(BaseModel):
             if extra.get("takes") and given is not None and not _is_named(given):
                 module, _, function = OBJECTS[str(extra["takes"])].partition(":")
                 split = {"split": extra["split"]} if extra.get("split") else {}
-                paths[name] = getattr(import_module(module), function)(given, **split)
+                try:
+                    paths[name] = getattr(import_module(module), function)(given, **split)
+                except StzooError:
+                    if not isinstance(given, dict):  # a dict, as of a recipe, is reported with other settings
+                        raise
             elif isinstance(inner, type) and issubclass(inner, CheckedSettings) and isinstance(given, list):
                 paths[name] = [inner.with_paths(one) if isinstance(one, dict) else one for one in given]
         return paths

@@ -22,7 +22,7 @@ from stzoo.data.objects import is_several
 from stzoo.data.ranking import Ranked, rank
 from stzoo.data.read_once import each_file_once
 from stzoo.data.trec import check_ids, read_run, write_run
-from stzoo.errors import DataError, RecipeError, check_known
+from stzoo.errors import DataError, ModelError, RecipeError, check_known
 from stzoo.evaluation.bench import result_files, results
 from stzoo.evaluation.bench.datasets import check_datasets, evaluate, select_datasets
 from stzoo.evaluation.bench.fused import Fusion
@@ -151,7 +151,12 @@ def bench(
         RecipeError: If an option is invalid.
     """
     require_one_process("bench")
-    named = listed(models)
+    try:
+        named = listed(models)
+    except ModelError:
+        if isinstance(models, dict):  # reported with other settings
+            BenchSettings.check(locals())
+        raise
     models = [name or (str(one) if isinstance(one, str | Path) else model_name(one)) for name, one in named]
     if datasets is None and is_several(data):
         datasets = list(data)

@@ -88,9 +88,10 @@ def compare(
         systems, results = list(dict.fromkeys(result.model for result in systems)), systems
     given = results if _are_results(results) else None
     results = None if given else results
-    several = systems if isinstance(systems, list | tuple) else [systems]
+    several = systems if isinstance(systems, list | tuple) else []
     objects = {place: list(one) for place, one in enumerate(several) if _are_results(one)}
-    systems = [objects[place][0].model if place in objects else one for place, one in enumerate(several)]
+    if objects:
+        systems = [objects[place][0].model if place in objects else one for place, one in enumerate(several)]
     settings = CompareSettings.check(locals())
     arguments, data = settings.systems, settings.data
     if len(arguments) < 2:
