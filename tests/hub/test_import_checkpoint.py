@@ -292,7 +292,7 @@ def test_a_checkpoint_without_a_known_licence_is_published_only_with_one(hub, tm
         publish(out, "lab/tiny", dry_run=True)
     said = []
     publish(out, "lab/tiny", license="mit", dry_run=True, say=said.append)
-    assert "license: mit" in said[0]
+    assert "Licence: mit" in said[0]
 
 
 @pytest.mark.usefixtures("unverified")
