@@ -9,7 +9,7 @@ from pathlib import Path
 from stzoo.errors import ModelError
 from stzoo.models import lora
 from stzoo.models.loaded import folder_revision
-from stzoo.models.names import model_source
+from stzoo.models.names import is_checkpoint, model_source
 from stzoo.training.checkpoints import STATE, is_whole
 from stzoo.training.records import read_record
 from stzoo.utils.files import fingerprint
@@ -71,7 +71,7 @@ def _checkpoints(run: Path) -> list[Path]:
 
 
 def _source(name: str) -> Source:
-    folder = Path(model_source(name))
+    folder = Path(model_source(name) if is_checkpoint(name) else name)
     if (folder / "modules.json").is_file():
         return Source(name, folder)
     if folder.is_dir() and folder.resolve().parent.name == "checkpoints":
