@@ -124,9 +124,7 @@ def adapt(
             config.teacher, max_tokens=config.teacher_tokens, device=config.device
         )
         run = Run(config, folder, base, retriever, teacher or None, show_bars)
-        record = _make(run, corpus, _Clock(on_stage or (lambda _: None)))
-        if "notes" not in record:
-            write_json(folder / RECORD, record | {"notes": notes})
+        record = _make(run, corpus, _Clock(on_stage or (lambda _: None)), notes)
     return Adapted(folder, record)
 
 
@@ -158,8 +156,8 @@ class _Clock:
         self._on_stage(f"{number}/{len(STAGES)} {name:<8} {line}  ({self.seconds[name]:.0f} s)")
 
 
-def _make(run: Run, corpus: Any, clock: _Clock) -> dict[str, Any]:
-    """Runs the stages, and returns the record."""
+def _make(run: Run, corpus: Any, clock: _Clock, notes: list[str]) -> dict[str, Any]:
+    """Runs the stages, and writes and returns the record; `notes` are those that are shown meanwhile."""
     config, manifest = run.config, run.manifest(without=SPEED | SIZE)
 
     passages = read_passages(run, corpus)
@@ -193,7 +191,7 @@ def _make(run: Run, corpus: Any, clock: _Clock) -> dict[str, Any]:
 
     compared = compare(run, passages, store, filtered, trained)
     clock.done("compare", "   ".join(f"{name} {score:.3f}" for name, score in compared.scores.items()))
-    return {
+    record = {
         "settings": config.dump(),
         "base": {"given": run.base.given, "revision": run.base.revision},
         "corpus": passages.data.corpus_fingerprint,
@@ -210,7 +208,10 @@ def _make(run: Run, corpus: Any, clock: _Clock) -> dict[str, Any]:
         "decision": compared.decision,
         "seconds": clock.seconds,
         "versions": versions(),
+        "notes": list(dict.fromkeys([*asked.notes, *notes])),
     }
+    write_json(run.folder / RECORD, record)
+    return record
 
 
 def _finished(run: Run, passages: Passages) -> dict[str, Any] | None:

@@ -46,6 +46,10 @@ MOST = 10_000  # queries, if no number is given
 PER_PASSAGE = 3  # likewise
 EXAMPLES = 20  # on the page
 FIRST, USABLE = 20, 0.1  # the run ends if of this many answers of a part a smaller share is usable
+WEAK = (
+    "the queries are words of the passages themselves, which is the weak way: models learn more from queries "
+    "that a language model writes (--queries)."
+)
 TITLES = 3  # examples for a local model, taken from the corpus
 
 
@@ -154,10 +158,7 @@ class _Run:
         if not missing:
             return
         if isinstance(self._generator, FromText):
-            notify(
-                "the queries are words of the passages themselves, which is the weak way: models learn more "
-                "from queries that a language model writes (--queries)."
-            )
+            notify(WEAK)
         visits = sum(len(part) - self._parts.visited(part) for part in missing)
         if text := self._generator.estimate(self._sample, visits, self.number):
             notify(text)
@@ -291,7 +292,8 @@ class _Run:
             "usage": dict(usage),
             "cost": cost,
             "versions": versions(),
-            "notes": list(notes),
+            # as if the queries were made in one call
+            "notes": list(dict.fromkeys([WEAK, *notes] if isinstance(self._generator, FromText) else notes)),
         }
         if isinstance(self._generator, Endpoint):
             price = "" if cost is None else f" for {cost:.4f}"

@@ -308,7 +308,7 @@ def test_a_run_that_is_stopped_in_each_stage_ends_with_the_same_result(
             stzoo.adapt(tiny_folder, on_stage=stop_after(stage), **given)
     made = stzoo.adapt(tiny_folder, **given)
     expected = json.loads((finished / "adapt.json").read_text())
-    for name in ("scores", "curve", "gain", "decision", "questions"):
+    for name in ("scores", "curve", "gain", "decision", "questions", "notes"):
         assert json.loads(json.dumps(made.record[name])) == expected[name]
 
 

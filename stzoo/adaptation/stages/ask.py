@@ -28,11 +28,13 @@ class Asked:
         questions: Those that `stzoo ask` kept.
         rejected: Numbers of the others by reason.
         page: The page with examples, if there is one.
+        notes: Notes that were shown.
     """
 
     questions: list[Question]
     rejected: dict[str, int]
     page: Path | None
+    notes: list[str]
 
     @property
     def summary(self) -> str:
@@ -69,7 +71,12 @@ def ask_questions(run: Run, passages: Passages, manifest: dict[str, Any], spent:
 def _read(folder: Path) -> Asked:
     record, page = read_record(folder / RECORD), folder / PAGE
     rejected = {reason: about["number"] for reason, about in record.get("rejected", {}).items()}
-    return Asked(read_questions(folder / QUESTIONS), rejected, page if page.is_file() else None)
+    return Asked(
+        read_questions(folder / QUESTIONS),
+        rejected,
+        page if page.is_file() else None,
+        record.get("notes", []),
+    )
 
 
 def questions_file(given: Path) -> Path:
