@@ -21,7 +21,7 @@ from typing import Any
 
 from stzoo.data.beir import write_beir
 from stzoo.data.corpus import cache_folder
-from stzoo.data.corpus_sources import SUFFIXES
+from stzoo.data.corpus_names import SUFFIXES
 from stzoo.data.object_rows import CORPUS, object_rows
 from stzoo.errors import DataError, abbreviated, quoted
 from stzoo.utils.files import fingerprint, writing

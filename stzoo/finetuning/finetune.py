@@ -93,6 +93,7 @@ def finetune(
     with runs.start(output, config, resume=resume, overwrite=overwrite, worth=WORTH) as run:
         if run.metadata["status"] == "finished":
             _tidy(run, config)
+            notify(f"the run is finished already; the model is in {run.folder}.")
             return TrainedModel(run.folder)
         data = read_data(config)
         for task, one in data.items():

@@ -8,7 +8,7 @@ from unicodedata import category
 
 from huggingface_hub import get_token
 
-from stzoo.data.corpus_sources import is_hub_id
+from stzoo.data.corpus_names import is_hub_id
 from stzoo.utils.paths import base_name, shorten_paths
 
 NAMING = {"base", "model", "corpus", "data", "dev_data", "probe", "store", "teacher", "tokenizer"}

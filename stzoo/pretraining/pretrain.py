@@ -231,6 +231,7 @@ def pretrain(
     with runs.start(output, config, resume=resume, overwrite=overwrite) as run:
         if run.metadata["status"] == "finished":
             _tidy(run, config)
+            notify(f"the run is finished already; the model is in {run.folder}.")
             return TrainedModel(run.folder)
         # a run that is resumed on another machine keeps its precision
         precision = run.metadata.get("precision") or choose_precision(config)

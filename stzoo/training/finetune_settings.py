@@ -9,7 +9,7 @@ from pydantic import BeforeValidator
 
 from stzoo.data.beir_layout import names_beir
 from stzoo.data.column_roles import COLUMN_ROLES, IGNORE, parse_columns
-from stzoo.data.corpus_sources import check_exists
+from stzoo.data.corpus_names import check_exists
 from stzoo.errors import RecipeError
 from stzoo.plugins import manager
 from stzoo.training.settings import (

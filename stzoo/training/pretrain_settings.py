@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from stzoo.data.corpus_sources import check_exists
+from stzoo.data.corpus_names import check_exists
 from stzoo.plugins import manager
 from stzoo.training.settings import (
     DATA,

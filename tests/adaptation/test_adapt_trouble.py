@@ -161,7 +161,7 @@ def test_a_corpus_in_python_is_read(given, tiny_folder, library, tmp_path):
 
 @pytest.mark.parametrize(
     "given",
-    [None, 7, b"secret", {"text": "secret"}, {"secret"}, [["secret"]], [1], [Path("secret")], object(),
+    [None, 7, b"secret", {"text": ["secret"]}, {"secret"}, [["secret"]], [1], [Path("secret")], object(),
      datasets.DatasetDict(train=datasets.Dataset.from_list([{"text": "secret"}])), pd.Series([1, 2]),
      pd.DataFrame({"body": ["secret"]}), pl.DataFrame({"text": [["secret"]]}), [], [""], np.eye(3),
      pl.LazyFrame({"text": ["secret"]}), pa.chunked_array([["secret"]])],

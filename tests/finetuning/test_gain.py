@@ -121,6 +121,8 @@ def test_the_gain_is_said_with_its_interval_and_its_doubt():
 
 
 def test_data_without_negatives_are_refused_before_the_base_is_loaded(judged, tmp_path):
-    done = cli("finetune", "no-such-model", "--data", judged, "--negatives", 3, "--output", tmp_path / "out")
+    model = tmp_path / "empty"
+    model.mkdir()
+    done = cli("finetune", model, "--data", judged, "--negatives", 3, "--output", tmp_path / "out")
     assert done.returncode == 2
-    assert "has no hard negatives. Run `stzoo mine no-such-model --data" in done.stderr
+    assert f"has no hard negatives. Run `stzoo mine {model} --data" in done.stderr

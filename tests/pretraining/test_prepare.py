@@ -191,7 +191,7 @@ def test_a_run_that_fails_at_once_leaves_nothing(given, tmp_path, change):
         ({"neighbours": ["none", "bm25"]}, "none alone"),
         ({"document_pattern": "("}, "regular expression"),
         ({"frequencies": "no-such.parquet"}, "no-such.parquet"),
-        ({"tokenizer": "/no/such"}, "the tokenizer /no/such"),
+        ({"tokenizer": "/no/such"}, "/no/such is not a folder"),
         ({"corpus": "no-such.jsonl"}, "no-such.jsonl"),
         ({"set": "query_topk=3"}, "did you mean 'query_top_k'"),
     ],

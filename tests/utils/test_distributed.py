@@ -29,7 +29,8 @@ def test_a_command_of_one_process_refuses_several(name, tmp_path, monkeypatch):
 def test_export_refuses_several_processes_on_the_command_line(tmp_path, monkeypatch):
     """The function itself is what the first process of a training run calls at its end."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    done = CliRunner().invoke(app, ["export", "x", "--output", str(tmp_path / "out")])
+    (tmp_path / "model").mkdir()
+    done = CliRunner().invoke(app, ["export", str(tmp_path / "model"), "--output", str(tmp_path / "out")])
     assert "export runs in one process" in str(done.exception)
 
 

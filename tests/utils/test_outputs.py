@@ -140,7 +140,7 @@ COMMANDS = {
         "model", data="data/set", output="new.jsonl", store="model/store"
     ),
     "score into its data": lambda: stzoo.score("file", data="data/set", output="data/set"),
-    "pretrain over its base": lambda: stzoo.pretrain(base="model", corpus=["x"], output="model"),
+    "pretrain over its base": lambda: stzoo.pretrain(base="model", corpus=["pydocs"], output="model"),
     "finetune in its model": lambda: stzoo.finetune("model", data="data/set", output="model/new"),
     "prepare around its corpus": lambda: stzoo.prepare(
         "master", corpus=["data/set"], output="data", overwrite=True
@@ -160,8 +160,8 @@ def test_every_command_checks_its_output_and_leaves_all_as_it_was(command, here)
 @pytest.mark.parametrize(
     "command",
     [
-        lambda **how: stzoo.pretrain(base="x", corpus=["x"], output="out", **how),
-        lambda **how: stzoo.finetune("x", data="x", output="out", **how),
+        lambda **how: stzoo.pretrain(base="x", corpus=["pydocs"], output="out", **how),
+        lambda **how: stzoo.finetune("x", data="data/set", output="out", **how),
         lambda **how: stzoo.prepare("master", corpus=["x"], output="out", **how),
         lambda **how: stzoo.mine("bm25s", data="x", output="out.jsonl", **how),
     ],

@@ -14,7 +14,8 @@ from typing import Any
 
 import datasets
 
-from stzoo.data.corpus_sources import is_hub_id, load_hub
+from stzoo.data.corpus_names import is_hub_id
+from stzoo.data.corpus_sources import load_hub
 from stzoo.data.row_location import RowLocation
 from stzoo.data.rows import PARQUET, check_column_names, open_parquet, read_dataset, read_lines, read_rows
 from stzoo.data.training_sets.columns import Given

@@ -14,6 +14,7 @@ from stzoo.evaluation.report.content import Content, amount, cut, distinct, pair
 from stzoo.evaluation.report.data import COST, Group
 from stzoo.evaluation.report.intervals import RESAMPLES
 from stzoo.training.history import shortened
+from stzoo.utils.messages import duration
 
 HERE = Path(__file__).parent
 QUERY_BYTES = 900_000  # of single queries' scores and texts in the page
@@ -65,6 +66,7 @@ def _template() -> jinja2.Template:
     )
     environment.filters |= {
         "amount": amount,
+        "duration": duration,
         "pairs": pairs,
         "shortened": shortened,
         "pictures": charts.pictures,
