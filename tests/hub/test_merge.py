@@ -327,7 +327,7 @@ def test_models_that_are_no_single_encoder_are_refused(base, folder, tmp_path):
 
 BAD = {  # MODEL and HERE stand for folders
     "no source": (dict(sources=[]), RecipeError, "sources is .*at least 1 item"),
-    "no folder": (dict(sources=["HERE/none"]), ModelError, "none is not a folder, and cannot be loaded"),
+    "no folder": (dict(sources=["HERE/none"]), ModelError, "none cannot be merged; expected a model"),
     "an empty folder": (dict(sources=["HERE"]), ModelError, "cannot be merged; expected a model"),
     "too few weights": (dict(weights=[1.0]), RecipeError, "weights is 1; expected 2"),
     "a weight of zero": (

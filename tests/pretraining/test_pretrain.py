@@ -367,7 +367,7 @@ def test_a_resume_with_another_corpus_under_the_same_name_is_refused(base, corpu
 
 @pytest.mark.parametrize("moved", range(4))
 def test_an_overwrite_killed_while_it_sets_the_old_run_aside_is_undone(moved, tmp_path, monkeypatch):
-    settings, out = PretrainSettings(base="x", corpus=["x"]), tmp_path / "out"
+    settings, out = PretrainSettings(base="x", corpus=["pydocs"]), tmp_path / "out"
     with runs.start(out, settings, resume=False, overwrite=False) as run:
         for name in ("model.safetensors", "modules.json"):
             (out / name).write_text(name)
@@ -388,13 +388,13 @@ def test_an_overwrite_killed_while_it_sets_the_old_run_aside_is_undone(moved, tm
     monkeypatch.undo()
     assert not (out / "run.json").exists() or not moved
     with pytest.raises(stzoo.OutputError, match=r"contains a finished run\. Replace it"):
-        stzoo.pretrain(output=out, base="x", corpus=["x"])
+        stzoo.pretrain(output=out, base="x", corpus=["pydocs"])
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
 
 
 def test_a_number_that_is_none_in_the_log_does_not_cost_the_model(tmp_path):
     with runs.start(
-        tmp_path / "out", PretrainSettings(base="x", corpus=["x"]), resume=False, overwrite=False
+        tmp_path / "out", PretrainSettings(base="x", corpus=["pydocs"]), resume=False, overwrite=False
     ) as run:
         run.record(log=[{"grad_norm": float("inf")}, {"loss": float("nan")}])
         write_json(tmp_path / "out/copy.json", run.metadata)
