@@ -91,8 +91,8 @@ def similar(source: str) -> str:
     """The end of a sentence on an unknown model: a folder or checkpoint with a similar name, if any."""
     known = [] if "/" in source else list(manager.all("checkpoint"))
     with contextlib.suppress(OSError, ModelError):
-        beside = user_path(source, ModelError).parent
-        known += [str(Path(source).with_name(one.name)) for one in beside.iterdir() if one.is_dir()]
+        folder = user_path(source, ModelError).parent
+        known += [str(Path(source).with_name(one.name)) for one in folder.iterdir() if one.is_dir()]
     return suggest(source, known)
 
 
