@@ -16,6 +16,7 @@ import pandas as pd
 import polars
 import pyarrow as pa
 import pytest
+import torch
 import tqdm
 from sentence_transformers import SentenceTransformer
 from support import notebook
@@ -105,6 +106,8 @@ def test_a_list_of_strings_is_one_of_texts_unless_they_are_names(tmp_path):
     assert objects.corpus_paths([file, "b.jsonl"]) == [str(file), "b.jsonl"]
     assert objects.corpus_paths(TEXTS) == [objects.corpus_path(TEXTS)]
     assert objects.corpus_paths([pd.DataFrame(ROWS), "pydocs"])[1] == "pydocs"
+    with pytest.raises(DataError, match=r"my corpus'.* is a file or folder, but '.*my notes'.* is not"):
+        objects.corpus_paths([str(file), str(tmp_path / "my notes")])
 
 
 def test_values_that_json_lacks_and_missing_values_are_no_hindrance():
@@ -246,6 +249,52 @@ def test_bench_and_compare_by_objects(model, tmp_path):
     assert next(iter([*stored.pairs[0].gains, *stored.pairs[0].losses])).text
     with pytest.raises(DataError, match=r"there is no system 'mien' in the results.*did you mean 'mine'"):
         stzoo.compare(["bm25s", "mien"], results=results)
+
+
+def test_two_models_of_one_name_keep_their_own_runs(base):
+    """Fusion and comparison tell them apart by their revisions."""
+    models = [load_model(str(base)) for _ in range(2)]
+    with torch.no_grad():
+        next(models[1].parameters()).mul_(-1)
+    given = dict(data=DICTS, fuse="min-max", progress=False)
+    both = stzoo.bench(models, **given)
+    alone = [stzoo.bench(one, bm25=True, **given) for one in models]
+    fused = {
+        (row.model, row.revision): row.scores.per_query for row in both if row.model.startswith("BM25 +")
+    }
+    assert len(fused) == 2
+    for results in alone:
+        row = next(row for row in results if row.model.startswith("BM25 +"))
+        assert fused[row.model, row.revision] == row.scores.per_query
+    comparison = stzoo.compare(
+        [stzoo.bench({"one": models[0]}, data=DICTS), stzoo.bench({"two": models[1]}, data=DICTS, bm25=False)]
+    )
+    assert (comparison.baseline, comparison.systems) == ("bm25s", ("one", "two"))
+
+
+def test_a_copy_of_a_model_depends_on_all_that_its_vectors_do(base):
+    model = load_model(str(base))
+    first = model_path(model)
+    model.truncate_dim = 8
+    assert model_path(model) != first
+    model.truncate_dim = None
+    assert model_path(model) == first
+    before = model_revision(model)
+    model.tokenizer.padding_side = "left"
+    assert model_revision(model) != before
+
+
+@pytest.mark.parametrize("grade", [0.5, float("inf"), "high", None])
+def test_grades_are_whole_numbers(grade):
+    with pytest.raises(DataError, match="expected grades"):
+        objects.judged_path((DICTS[0], DICTS[1], {"q0": {"d0": grade}}))
+    assert objects.judged_path((DICTS[0], DICTS[1], {"q0": {"d0": 1.0}}))
+
+
+@pytest.mark.parametrize("value", [b"hello", {"a", "b"}, object()])
+def test_values_that_are_no_text_do_not_become_one(value):
+    with pytest.raises(DataError, match=f"a value of type {type(value).__name__} was given"):
+        objects.training_path([{"query": "a question", "positive": value}])
 
 
 def test_runs_may_be_dicts():

@@ -58,7 +58,7 @@ def object_rows(
 
 
 def _row(key: Any, value: str | Mapping[str, Any]) -> dict[str, Any]:
-    return {"_id": str(key), **({"text": value} if isinstance(value, str) else value)}
+    return {**({"text": value} if isinstance(value, str) else value), "_id": str(key)}
 
 
 def _of_list(name: str, values: Iterable[Any]) -> Rows:

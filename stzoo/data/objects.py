@@ -10,14 +10,17 @@ numbered from 1.
 """
 
 import contextlib
+import datetime
 import json
 import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from stzoo.data.beir import write_beir
 from stzoo.data.corpus import cache_folder
@@ -63,6 +66,12 @@ def corpus_paths(given: Any) -> list[str]:
         return [corpus_path(given)]
     if all(isinstance(one, str | os.PathLike) for one in given):
         is_texts = len(given) > 1 and not all(map(_names_source, given))
+        if is_texts and (named := [one for one in given if _is_there(one)]):
+            other = next(one for one in given if not _names_source(one))
+            raise DataError(
+                f"{quoted(str(named[0]))} is a file or folder, but {quoted(str(other))} is not. Correct its "
+                'path, or give texts as dicts: {"text": "…"}.'
+            )
         return [corpus_path(given)] if is_texts else list(map(os.fspath, given))
     if isinstance(given[0], Mapping):
         return [corpus_path(given)]
@@ -181,12 +190,17 @@ def is_several(given: Any) -> bool:
 
 
 def _names_source(text: str | os.PathLike[str]) -> bool:
+    """True if it is the path of a corpus, or could be the name of one."""
+    return _is_there(text) or (str(text).isascii() and len(str(text).split()) == 1)
+
+
+def _is_there(text: str | os.PathLike[str]) -> bool:
+    """True if it is "pydocs", exists, or ends as the path of a corpus does."""
     if not isinstance(text, str) or text == "pydocs" or text.lower().endswith(SUFFIXES):
         return True
     with contextlib.suppress(OSError, ValueError, RuntimeError):  # too long for a path, a NUL byte
-        if Path(text).expanduser().exists():
-            return True
-    return text.isascii() and len(text.split()) == 1
+        return Path(text).expanduser().exists()
+    return False
 
 
 def _corpus_rows(given: Any) -> Iterator[dict[str, Any]]:
@@ -241,7 +255,9 @@ def _query_text(query: Any, text: Any) -> str:
 def _grades(query: Any, judged: Any) -> dict[str, int]:
     try:
         grades = {str(document): int(grade) for document, grade in judged.items()}
-    except (AttributeError, TypeError, ValueError):
+        if any(grade != grades[str(document)] for document, grade in judged.items()):
+            raise ValueError
+    except (AttributeError, TypeError, ValueError, OverflowError):
         raise DataError(
             f"the qrels of {quoted(str(query))} are of another form; expected grades (whole numbers) by "
             "document id."
@@ -259,7 +275,11 @@ def _write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else str(value)  # tolist: of numpy's types
+    if hasattr(value, "tolist"):  # of numpy's types
+        return value.tolist()
+    if isinstance(value, datetime.date | datetime.time | Decimal | UUID | os.PathLike):
+        return str(value)
+    raise DataError(f"a value of type {type(value).__name__} was given; expected texts, numbers or lists.")
 
 
 def _description(given: Any, count: int, noun: str) -> str:

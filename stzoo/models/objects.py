@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from stzoo.data.corpus import tokenizer_fingerprint
 from stzoo.data.objects import keep
 from stzoo.errors import ModelError
 from stzoo.models.names import slug
 from stzoo.utils.logging import silence_hf_logging
 
+USED = ("prompts", "default_prompt_name", "max_seq_length", "truncate_dim", "similarity_fn_name")
+OF_FILES = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")  # set by saving
 EXPECTED = "a SentenceTransformer, the path of its folder, or its Hub id"
 
 
@@ -30,8 +31,7 @@ def model_path(given: Any) -> str:
     if isinstance(given, str | os.PathLike):
         return os.fspath(given)
     check_model(given)
-    used = [getattr(given, name, None) for name in ("prompts", "default_prompt_name", "max_seq_length")]
-    used.append(getattr(given, "similarity_fn_name", None))
+    used = [getattr(given, name, None) for name in USED]
     settings = hashlib.sha256(json.dumps(used, default=str).encode()).hexdigest()
 
     def write(draft: Path) -> str:
@@ -39,7 +39,7 @@ def model_path(given: Any) -> str:
             given.save_pretrained(str(draft), create_model_card=False)
         return ""
 
-    name = f"{slug(model_name(given))}-{model_revision(given)}-{settings[:4]}"
+    name = f"{slug(model_name(given))}-{model_revision(given)}-{settings[:12]}"
     return str(keep(write, name=name))
 
 
@@ -72,8 +72,19 @@ def model_revision(model: Any) -> str:
         settings = module.get_config_dict() if hasattr(module, "get_config_dict") else {}
         digest.update(json.dumps([type(module).__name__, settings], sort_keys=True, default=str).encode())
     tokenizer = getattr(model, "tokenizer", None)
-    if hasattr(tokenizer, "backend_tokenizer"):
-        digest.update(tokenizer_fingerprint(tokenizer).encode())
+    backend: Any = getattr(tokenizer, "backend_tokenizer", tokenizer)
+    if hasattr(backend, "to_str"):
+        whole = json.loads(backend.to_str()) | {"truncation": None, "padding": None}  # which calls change
+        sides = [getattr(tokenizer, name, "") for name in ("padding_side", "truncation_side")]
+        digest.update(json.dumps([whole, sides], sort_keys=True).encode())
+    for part in model.modules():
+        config: Any = getattr(part, "config", None)
+        if hasattr(config, "to_diff_dict"):
+            kept = {name: value for name, value in config.to_diff_dict().items() if name not in OF_FILES}
+            digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
+        if isinstance(getattr(part, "disable_adapters", None), bool):  # a layer of PEFT
+            state = [part.disable_adapters, part.active_adapters, part.scaling]
+            digest.update(json.dumps(state, default=str).encode())
     for name, tensor in model.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

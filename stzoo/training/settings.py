@@ -138,7 +138,8 @@ class CheckedSettings(BaseModel):
                 try:
                     paths[name] = getattr(import_module(module), function)(given, **split)
                 except StzooError:
-                    if not isinstance(given, dict):  # a dict, as of a recipe, is reported with other settings
+                    # another dict, as of a recipe, is reported with other settings
+                    if not isinstance(given, dict) or {"corpus", "queries", "qrels"} <= given.keys():
                         raise
             elif isinstance(inner, type) and issubclass(inner, CheckedSettings) and isinstance(given, list):
                 paths[name] = [inner.with_paths(one) if isinstance(one, dict) else one for one in given]

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 from tqdm.std import tqdm
@@ -43,14 +44,19 @@ def silence_hf_logging() -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Hides all progress bars while the block runs, also those of libraries, all of which are tqdm's."""
-    original = tqdm.__init__
-
-    def hidden(self: Any, *args: Any, **options: Any) -> None:
-        original(self, *args, **{**options, "disable": True})
-
-    tqdm.__init__ = hidden
+    """Hides all progress bars of this thread while the block runs, also libraries', which are all tqdm's."""
+    if tqdm.__init__ is not _init:
+        tqdm.__init__ = _init
+    token = _hidden.set(True)
     try:
         yield
     finally:
-        tqdm.__init__ = original
+        _hidden.reset(token)
+
+
+_hidden: ContextVar[bool] = ContextVar("hidden", default=False)
+_original = tqdm.__init__
+
+
+def _init(self: Any, *args: Any, **options: Any) -> None:
+    _original(self, *args, **(options | {"disable": True} if _hidden.get() else options))

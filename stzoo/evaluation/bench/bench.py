@@ -225,15 +225,16 @@ def bench(
 
         languages: dict[str, str] = {}  # BM25's language, by data set
         names: list[str] = []  # of the data sets
-        runs: dict[str, Ranked] = {}  # of the systems on the present data set, to be fused
+        runs: dict[tuple[str, str], Ranked] = {}  # by name and revision, on the present data set, to be fused
 
         def run_of(system: System, judged: RetrievalDataset) -> Ranked:
-            if system.name not in runs:
+            key = (system.name, system.revision)
+            if key not in runs:
                 path = result_files.result_file(output, system.name, system.revision, judged.name)
                 path = result_files.run_file(path, judged.split)
                 found = rank(read_run(path, progress), k) if path.exists() else system.retrieve(judged).run
-                runs[system.name] = found
-            return runs[system.name]
+                runs[key] = found
+            return runs[key]
 
         def read_weight_split(judged: RetrievalDataset) -> RetrievalDataset:
             found = weight_splits[names.index(judged.name)]()
@@ -298,7 +299,7 @@ def bench(
                 if not kept:
                     result = replace(result, path=Path())
                 if (fuse or rerank) and run is not None:
-                    runs[system.name] = run
+                    runs[system.name, system.revision] = run
                 scored.append(result)
                 if on_result:
                     on_result(scored[-1])

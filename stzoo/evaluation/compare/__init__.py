@@ -89,6 +89,7 @@ def compare(
     given = results if _are_results(results) else None
     results = None if given else results
     several = systems if isinstance(systems, list | tuple) else []
+    several = [part for one in several for part in (_by_system(one) if _are_results(one) else [one])]
     objects = {place: list(one) for place, one in enumerate(several) if _are_results(one)}
     if objects:
         systems = [objects[place][0].model if place in objects else one for place, one in enumerate(several)]
@@ -150,6 +151,14 @@ def changed_queries(a: _Scores, b: _Scores) -> tuple[list[str], list[str]]:
     gain = {query: b[query] - a[query] for query in a}
     ordered = sorted(gain, key=lambda query: (-abs(gain[query]), query))
     return [one for one in ordered if gain[one] > TIE], [one for one in ordered if gain[one] < -TIE]
+
+
+def _by_system(results: Sequence[Result]) -> list[list[Result]]:
+    """The results of each system, in the order of their first ones."""
+    by_system: dict[tuple[str, str], list[Result]] = {}
+    for result in results:
+        by_system.setdefault((result.model, result.revision), []).append(result)
+    return list(by_system.values())
 
 
 def _are_results(given: Any) -> bool:
