@@ -285,7 +285,7 @@ def _tidy(run: runs.Run, settings: FinetuneSettings) -> None:
         draw(run.folder)
         _keep_curve(run)
         card.write(run.folder)
-    if not settings.keep_checkpoints:
+    if not (settings.keep_checkpoints or run.metadata["recipe"].get("keep_checkpoints")):
         run_files.remove_checkpoints(run.folder)
 
 

@@ -44,11 +44,12 @@ def keep_better(
     if before is None:  # a run that an older version started
         return {}
     after = read_scores(folder, result.get("best_episode"), result["best_step"])
-    gain: dict[str, Any] = {"base": mean_score(before), "best": result[DEV_METRIC], "kept_base": False}
+    best = result[DEV_METRIC] if after is None else mean_score(after)  # summed as the base's, to find ties
+    gain: dict[str, Any] = {"base": mean_score(before), "best": best, "kept_base": False}
     gain["step"] = result["best_step"]
     if after is not None:
         gain["tasks"] = {task: _difference(before[task], after[task]) for task in before}
-    if not settings.keep_base or result[DEV_METRIC] > gain["base"]:
+    if not settings.keep_base or best > gain["base"]:
         return {"gain": gain}
     student.load_state_dict(base, strict=False)
     return {"gain": gain | {"kept_base": True}, DEV_METRIC: gain["base"], "best_step": 0}

@@ -453,7 +453,8 @@ def needs_negatives(weights: Iterable[str]) -> bool:
 
 def guide_of(weights: Iterable[str], options: Mapping[str, Mapping[str, Any]]) -> Any:
     """The guide of the named losses, a SentenceTransformer, or None."""
-    name = options.get("gist", {}).get("guide") if "gist" in weights else None
+    gist = next((one for one in weights if builders.resolve(manager.find("loss", one)) is GIST), None)
+    name = options.get(gist, {}).get("guide") if gist else None
     return open_guide(name) if isinstance(name, str) else None
 
 

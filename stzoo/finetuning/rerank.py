@@ -5,7 +5,6 @@ well it ranks the best passages of a first stage, BM25 or a retriever: nDCG@10.
 """
 
 import json
-import shutil
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +18,7 @@ from sentence_transformers import CrossEncoder
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+from sentence_transformers.util import get_device_name
 from transformers import EarlyStoppingCallback, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
@@ -41,9 +41,10 @@ from stzoo.retrieval.search.retriever import Retriever, default_root
 from stzoo.training import run_files, runs
 from stzoo.training.arguments import arguments
 from stzoo.training.callbacks import EachStep, FindBest, Progress, preserve_rng_state
+from stzoo.training.checkpoints import KEPT
 from stzoo.training.rerank_settings import RerankSettings
 from stzoo.utils.distributed import require_one_process
-from stzoo.utils.files import atomic_file, fingerprint
+from stzoo.utils.files import atomic_file, fingerprint, remove_files
 from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.messages import counted, notify
 
@@ -85,6 +86,7 @@ def rerank(
     given = {name: value for name, value in (("data", data), ("base", base)) if value is not None}
     require_one_process("rerank")
     config = RerankSettings.read(recipe, settings | given)
+    config.check_names()
     if config.threads:
         torch.set_num_threads(config.threads)
     check_device(config.device)
@@ -112,11 +114,12 @@ def rerank(
         if before is not None and result[DEV_METRIC] <= before:
             notify(f"No step was better than the base on the dev queries ({before:.4f}), so it is kept.")
             model, _ = load(source, config)
-            result["kept"] = "base"
+            result |= {"kept": "base", DEV_METRIC: before, "best_step": 0}
         run.record(**result)
         _install(run, model, pairs)
         run.record(status="finished")
-        shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+        if not config.keep_checkpoints:
+            run_files.remove_checkpoints(run.folder, run_files.RERANK_CHECKPOINTS)
         return run.folder
 
 
@@ -141,8 +144,7 @@ def load(source: str, config: RerankSettings) -> tuple[Any, bool]:
     model.float()
     if config.gradient_checkpointing:
         model[0].model.gradient_checkpointing_enable()
-    if config.device:
-        model.to(config.device)
+    model.to(config.device or get_device_name())
     return model, bool(head)
 
 
@@ -233,7 +235,7 @@ def _fit(
 
     callbacks: list[Any] = [FindBest(), EachStep(save_in_time), progress]
     warmup = min(config.warmup_ratio, 1 - 1e-9)  # the host takes 1 for a number of steps
-    more: dict[str, Any] = {"save_total_limit": config.keep_checkpoints, "warmup_steps": warmup}
+    more: dict[str, Any] = {"save_total_limit": config.keep_checkpoints or KEPT, "warmup_steps": warmup}
     if dev:
         more |= dict(eval_strategy="steps", eval_steps=config.eval_steps, load_best_model_at_end=True)
         more |= dict(metric_for_best_model=f"eval_{DEV_METRIC}", greater_is_better=True)
@@ -261,16 +263,16 @@ def _fit(
 
 def _last_checkpoint(folder: Path) -> str | None:
     """The newest complete checkpoint of the host trainer; newer ones, which a kill leaves, are removed."""
-    found = sorted(
-        (folder / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2])
-    )
+    numbered = (path for path in (folder / "checkpoints").glob("checkpoint-*") if path.name[11:].isdecimal())
+    found = sorted(numbered, key=lambda path: int(path.name[11:]))
     while found:
         newest = found.pop()
         try:  # written last
             json.loads((newest / "trainer_state.json").read_text(encoding="utf-8"))
             return str(newest)
         except (OSError, ValueError):
-            shutil.rmtree(newest)
+            ours = run_files.matching(folder, run_files.RERANK_CHECKPOINTS)
+            remove_files(folder, [one for one in ours if one.startswith(f"checkpoints/{newest.name}/")])
     return None
 
 

@@ -86,4 +86,5 @@ def checkpoint_folder(name: str, revision: str | None = None) -> Path:
 
 def _is_current(folder: Path, row: Checkpoint) -> bool:
     made = records.imported(folder)
-    return made is not None and all(made.get(key) == value for key, value in reading(row).items())
+    expected = reading(row) | {"hub_id": row.hub_id}
+    return made is not None and all(made.get(key) == value for key, value in expected.items())

@@ -52,7 +52,8 @@ def model_source(source: str) -> str:
     """
     if not is_checkpoint(source):
         check_source(source)
-        return source
+        folder = user_path(source, ModelError)
+        return str(folder) if folder.is_dir() else source
     return str(pkgutil.resolve_name(IMPORT)(source))
 
 

@@ -374,7 +374,7 @@ def _tidy(run: runs.Run, settings: PretrainSettings) -> None:
     if not (run.folder / card.README).exists():
         draw(run.folder)
         card.write(run.folder)
-    if not settings.keep_checkpoints:
+    if not (settings.keep_checkpoints or run.metadata["recipe"].get("keep_checkpoints")):
         run_files.remove_checkpoints(run.folder)
 
 

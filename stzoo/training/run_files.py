@@ -4,14 +4,14 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from stzoo.errors import OutputError
 from stzoo.training.records import is_record, read_record
 from stzoo.training.settings import Settings
-from stzoo.utils.files import PART, clear_drafts, files_under, move_files, remove_files, sha256
+from stzoo.utils.files import PART, clear_drafts, files_under, move_files, remove_empty, remove_files, sha256
 from stzoo.utils.outputs import MODEL_FILES, RECORD
 
 OLD = ".stzoo-old"  # keeps an overwritten run until the new one has read its inputs
@@ -29,15 +29,22 @@ CHECKPOINTS = (  # which a finished run no longer needs
     r"episodes/\d+/end\.safetensors",
     r"(?:episodes/\d+/)?balancer\.safetensors",
 )
+LOGS = r"logs/(?:tensorboard|wandb|mlflow|trackio)/.*"
 TRAINING_FILES = (
     *CHECKPOINTS,
     r"(?:episodes/\d+/)?checkpoints/runs/(?:.*/)?events\.out\.tfevents\..*",  # of older versions
-    r"logs/(?:tensorboard|wandb|mlflow|trackio)/.*",
+    LOGS,
     r"episodes/\d+/(?:episode\.json|[^/]*negatives\.parquet)",
     rf"episodes/\d+/{SCRATCH}",
     r"teacher/(?:[^/]+/)?(?:manifest\.json|\d+\.safetensors|\.stzoo\.lock)",
 )
-RERANK_FILES = (rf"checkpoints/{_CHECKPOINT}/.*", r"checkpoints/runs/.*")  # the host trainer's own
+RERANK_CHECKPOINTS = (  # as the host trainer writes them
+    *(rf"checkpoints/{_CHECKPOINT}/(?:{pattern})" for pattern in MODEL_FILES),
+    rf"checkpoints/{_CHECKPOINT}/(?:(?:optimizer|scheduler|scaler)\.pt|rng_state(?:_\d+)?\.pth)",
+    rf"checkpoints/{_CHECKPOINT}/(?:trainer_state\.json|training_args\.bin)",
+    r"checkpoints/runs/(?:.*/)?events\.out\.tfevents\..*",
+)
+RERANK_FILES = (*RERANK_CHECKPOINTS, LOGS)
 WORK_FILES = (  # files that a preparation leaves if it is killed at the very end
     r"work/(?:rows-\d{9}|words)\.parquet|work/(?:bm25|embeddings)/.*\.(?:safetensors|npy|json|lock)",
 )
@@ -99,9 +106,10 @@ def _results(command: str) -> tuple[str, ...]:
     return PREPARED_FILES if command == "prepare" else MODEL_FILES
 
 
-def remove_checkpoints(folder: Path) -> None:
+def remove_checkpoints(folder: Path, patterns: Sequence[str] = CHECKPOINTS) -> None:
     """Removes the checkpoints of a finished run."""
-    remove_files(folder, matching(folder, CHECKPOINTS))
+    remove_files(folder, matching(folder, patterns))
+    remove_empty(folder, "checkpoints/eval/step")  # the host makes the folder before it has scores
 
 
 def check_free(folder: Path, metadata: dict[str, Any], settings: Settings) -> None:

@@ -96,8 +96,8 @@ def test_a_finished_run_has_no_checkpoints_unless_asked_for(base, data, tmp_path
         stzoo.merge([out], output=tmp_path / "soup")
     out = stzoo.finetune(str(base), output=tmp_path / "two", keep_checkpoints=2, **given)
     assert len(list(out.glob("checkpoints/checkpoint-*"))) == 2
-    stzoo.finetune(str(base), output=out, resume=True, **given)  # as after a kill at the very end
-    assert not (out / "checkpoints").exists()
+    stzoo.finetune(str(base), output=out, resume=True, **given)  # what the run was to keep stays
+    assert len(list(out.glob("checkpoints/checkpoint-*"))) == 2
 
 
 def test_the_gain_of_episodes_is_over_the_base_of_the_first(base, data, tmp_path, capsys):

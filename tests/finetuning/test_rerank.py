@@ -90,10 +90,20 @@ def test_a_stopped_run_is_resumed_to_the_same_weights(base, judged, mined, tmp_p
     assert stzoo.rerank(mined, base, output=part, resume=True, **options(judged)) == part
 
 
-def test_a_base_that_no_step_improves_is_kept(judged, mined, tmp_path):
+def stop(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_base_that_no_step_improves_is_kept(judged, mined, tmp_path, monkeypatch):
     teacher = tiny_cross_encoder(tmp_path / "teacher")
     few = options(judged, learning_rate=1e-12, max_steps=4, max_tokens=64)
-    out = stzoo.rerank(mined, teacher, output=tmp_path / "out", **few)
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(module, "_install", stop)
+        stzoo.rerank(mined, teacher, output=tmp_path / "out", **few)
+    (tmp_path / "out/checkpoints/notes.txt").write_text("mine")
+    out = stzoo.rerank(mined, teacher, output=tmp_path / "out", resume=True, **few)
+    left = [path for path in (out / "checkpoints").rglob("*") if path.is_file()]
+    assert left == [out / "checkpoints/notes.txt"]  # the user's, not the run's
     made = record(out)
     assert made["kept"] == "base"
     assert made["dev_ndcg_at_10"] == made["dev_before"]["base"]
