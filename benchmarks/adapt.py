@@ -3,7 +3,8 @@
     STZOO_DATA=… python benchmarks/adapt.py [--sets cranfield,…] [--seeds 1,2,3] [--queries none] [--count N]
         [--set KEY=VALUE …] [--pretrain STEPS] [--work FOLDER] [--output adapt.json]
 
---queries is none or a local language model, e.g. a GGUF file, whose queries are kept in FOLDER.
+--queries names a local language model, e.g. a GGUF file; its queries are kept in FOLDER. Without one, queries
+are words of the passages.
 --pretrain trains the model by RetroMAE on the passages before it is adapted; the base in the table is the one
 before.
 

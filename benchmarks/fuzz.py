@@ -1188,13 +1188,13 @@ def expected_signatures(work: Path) -> dict[str, str]:
     """What the commands of areas with a signature give for the sound inputs."""
     made: dict[str, str] = {}
     signed = {"models": 1, "results": 1, "checkpoints": 1, "stores": 2, "asking": 1, "adapting": 1}
-    for area, wanted in signed.items():
+    for area, number in signed.items():
         place = work / "expected"
         change = globals()["odd_file"]
         globals()["odd_file"] = lambda *_: ""  # the sound input as it is
         try:
             for index in range(40):
-                if sum(key.startswith(f"{area}:") for key in made) == wanted:
+                if sum(key.startswith(f"{area}:") for key in made) == number:
                     break
                 status = os.waitpid(start_sound(area, index, place), 0)[1]
                 if (place / "signature").exists() and os.waitstatus_to_exitcode(status) == 0:
