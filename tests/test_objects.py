@@ -246,7 +246,9 @@ def test_bench_and_compare_by_objects(model, tmp_path):
     ):
         assert [pair.test for pair in comparison.pairs] == [pair.test for pair in stored.pairs]
     assert "mine against bm25s on one (test)" in str(stored)
-    assert next(iter([*stored.pairs[0].gains, *stored.pairs[0].losses])).text
+    for pairs in (stored.pairs, comparison.pairs):  # also without data, which bench has read
+        assert all(example.text for example in [*pairs[0].gains, *pairs[0].losses])
+    assert [*stored.pairs[0].gains, *stored.pairs[0].losses]
     with pytest.raises(DataError, match=r"there is no system 'mien' in the results.*did you mean 'mine'"):
         stzoo.compare(["bm25s", "mien"], results=results)
 

@@ -38,6 +38,7 @@ from stzoo.adaptation.stages.read import Passages, read_passages
 from stzoo.adaptation.stages.run import Run
 from stzoo.adaptation.stages.train import train
 from stzoo.data.beir_layout import corpus_file
+from stzoo.data.objects import corpus_path, is_judged
 from stzoo.errors import DataError, OutputError
 from stzoo.evaluation.adapt_record import ADAPTED, BASE, HELD_OUT, MEASURE, RECORD, RESULTS
 from stzoo.models.cross_encoder import open_teacher
@@ -81,7 +82,8 @@ def adapt(
         model: SentenceTransformer, or its folder or Hub id.
         recipe: Path to a YAML file, or the name of an installed recipe.
         corpus: What `read_documents` takes: a folder of documents, a file, a list of texts, a frame; or a
-            BEIR folder or corpus.jsonl, whose passages stay as they are. Judgements in it are not read.
+            BEIR folder, its corpus.jsonl, or the dicts (corpus, queries, qrels), whose passages stay as they
+            are. Judgements in it are not read.
         output: Folder for the run. A second call with the same settings continues an interrupted one.
         on_stage: Function that gets a line about each finished stage.
         progress: True for progress bars on stderr; None shows them on a terminal only.
@@ -100,6 +102,8 @@ def adapt(
         ('adapted', 0.056)
     """
     require_one_process("adapt")
+    if is_judged(corpus):
+        corpus = corpus_path(corpus)
     named = corpus if isinstance(corpus, str | Path) else None
     given = settings | {"model": model, "corpus": type(corpus).__name__ if named is None else str(named)}
     config = AdaptSettings.read(recipe, given)

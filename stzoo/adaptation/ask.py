@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from stzoo.adaptation.questions.answers import check_query, clean
 from stzoo.adaptation.questions.endpoint import Endpoint
@@ -38,6 +37,7 @@ from stzoo.utils.inputs import read_record
 from stzoo.utils.messages import collect_notes, notify, show_progress
 from stzoo.utils.outputs import check_output
 from stzoo.utils.parts import Part, open_manifest
+from stzoo.utils.progress import progress_bar
 from stzoo.utils.public import public
 
 QUESTIONS, RECORD, PAGE = "questions.jsonl", "questions.json", "questions.html"
@@ -164,7 +164,7 @@ class _Run:
             notify(text)
         total = self.visits * self.number
         shown: dict[str, Any] = dict(unit=" queries", desc="Asking", disable=not progress, smoothing=0.1)
-        with tqdm(total=total, initial=total - visits * self.number, **shown) as bar:
+        with progress_bar(total=total, initial=total - visits * self.number, **shown) as bar:
             for part in missing:
                 while self._parts.load(part) is None:
                     self._parts.make(part, lambda one, bar=bar: self._ask(one, bar))  # type: ignore[misc]

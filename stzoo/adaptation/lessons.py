@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from stzoo.data.training_sets.sets import Lists, TrainingSet
 from stzoo.finetuning.distillation import rescore
 from stzoo.models.cross_encoder import Teacher
 from stzoo.retrieval.bm25 import Lexical
+from stzoo.utils.progress import progress_bar
 
 DEPTH = 500  # results of each side, over which scores are standardised
 AT_ONCE = 256  # queries whose similarities with all passages are in memory at once
@@ -87,7 +87,7 @@ def make_lessons(
     ranks = np.empty(len(texts), np.int64)
     spreads = np.empty(len(texts))
     passages, depth = torch.from_numpy(documents), min(DEPTH, number)
-    with tqdm(total=len(texts), desc="Teacher", unit=" queries", disable=not progress, leave=False) as bar:
+    with progress_bar(total=len(texts), desc="Teacher", unit=" queries", disable=not progress) as bar:
         for start in range(0, len(texts), AT_ONCE):
             batch = texts[start : start + AT_ONCE]
             similarities = torch.from_numpy(vectors[start : start + AT_ONCE]) @ passages.T

@@ -10,6 +10,7 @@ from stzoo.data.documents.formats import Reader
 from stzoo.data.documents.split import Count, PassageSplitter, count_words, token_counter
 from stzoo.data.documents.tables import RowReader
 from stzoo.data.near_copies import CopyFinder
+from stzoo.data.objects import corpus_of
 
 
 def read_documents(
@@ -40,7 +41,8 @@ def read_documents(
 
     Args:
         source: Path of a folder (searched with its subfolders) or file; or a list of texts or dicts, a pandas
-            or polars frame, an Arrow table or a `datasets.Dataset`.
+            or polars frame, an Arrow table or a `datasets.Dataset`; or the dicts (corpus, queries, qrels) of
+            BEIR, of which only the corpus is read.
         output: Folder for corpus.jsonl and passages.json, the manifest; None to return the rows.
         passage_tokens: Maximum size of a passage without its title.
         tokenizer: Model whose tokens are counted; by default, words and punctuation marks are.
@@ -72,6 +74,7 @@ def read_documents(
         >>> made.passages, made.corpus[0]["text"]
         (2, 'Leave is granted by the manager.')
     """
+    source = corpus_of(source)
     is_path = isinstance(source, str | Path)
     given = {**locals(), "source": str(source) if is_path else type(source).__name__}
     settings = ReadSettings.check(given)

@@ -182,6 +182,13 @@ def is_judged(given: Any) -> bool:
     return all(isinstance(grades, Mapping) for grades in qrels.values())
 
 
+def corpus_of(given: Any) -> Any:
+    """The corpus of the dicts (corpus, queries, qrels); anything else as it is."""
+    if not is_judged(given):
+        return given
+    return given["corpus"] if isinstance(given, Mapping) else given[0]
+
+
 def is_several(given: Any) -> bool:
     """True for a dict of judged data sets by name."""
     if not isinstance(given, Mapping) or is_judged(given) or not given:
@@ -205,8 +212,7 @@ def _is_there(text: str | os.PathLike[str]) -> bool:
 
 def _corpus_rows(given: Any) -> Iterator[dict[str, Any]]:
     """The rows of a corpus with an "_id" and a "text" each."""
-    if is_judged(given):
-        given = given["corpus"] if isinstance(given, Mapping) else given[0]
+    given = corpus_of(given)
     if isinstance(given, str | bytes):
         raise DataError(f"a single text was given as corpus; expected {CORPUS}.")
     for at, row in object_rows(given):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from stzoo.data.beir import RetrievalDataset
 from stzoo.data.ranking import Ranked, Ranking
@@ -19,6 +18,7 @@ from stzoo.models.cross_encoder import BAR, Teacher
 from stzoo.retrieval.store import place
 from stzoo.utils.files import lock_folder
 from stzoo.utils.parts import ArrayParts, Part, open_manifest
+from stzoo.utils.progress import progress_bar
 
 SCHEMA_VERSION = 1
 DEPTH = 100  # passages per query that are ranked again
@@ -76,7 +76,7 @@ def _scores(
 ) -> list[np.ndarray]:
     """The scores of each query's candidates, which are indices of passages."""
     ends = np.cumsum([0, *map(len, candidates)])
-    with tqdm(total=int(ends[-1]), disable=not progress, **BAR) as bar:
+    with progress_bar(total=int(ends[-1]), disable=not progress, **BAR) as bar:
 
         def score(part: Part) -> dict[str, np.ndarray]:
             pairs = [

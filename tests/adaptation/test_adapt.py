@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
@@ -17,7 +17,7 @@ from support.helpers import cli
 from support.models import sentence_transformer
 
 import stzoo
-from stzoo import DataError, ModelError
+from stzoo import DataError, ModelError, OutputError
 from stzoo.adaptation.hold_out import DEV, TEST, TRAIN, Question, documents_of, split_questions
 from stzoo.adaptation.lessons import Lessons, make_lessons, rate_by_teacher
 from stzoo.adaptation.query_map import (
@@ -246,7 +246,6 @@ def test_a_cross_encoder_may_be_the_teacher(cross_encoder, tmp_path, monkeypatch
     assert np.array_equal(rate_by_teacher(*given).scores, made.scores)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 8), min_size=1, max_size=80), st.integers(0, 60), st.integers(0, 99))
 def test_documents_are_held_out_whole(documents, held_out, seed):
     """`documents` has the document of each passage; each passage has two questions."""
@@ -328,6 +327,17 @@ def test_a_run_says_what_it_did(adapted, library):
     assert sum(record["questions"][part] for part in ("train", "dev", "test")) + left_out == asked
     assert len(made.questions) == record["questions"]["generated"]
     assert f"KEEP {made.decision}" in str(made)
+
+
+def test_the_dicts_of_beir_are_a_corpus(adapted, tiny_folder, library, tmp_path):
+    corpus = {row["_id"]: row for row in map(json.loads, (library / "corpus.jsonl").read_text().splitlines())}
+    dicts = (corpus, {"q": "a query"}, {"q": {next(iter(corpus)): 1}})
+    assert stzoo.read_documents(dicts, split_rows=False, copies="keep").passages == len(corpus)
+    with pytest.raises(OutputError, match=r"settings.corpus: .*/library0/docs' then, .*/tuple-of-350-texts"):
+        stzoo.adapt(tiny_folder, corpus=dicts, output=adapted[0].path, progress=False)
+    few = (dict(list(corpus.items())[:3]), *dicts[1:])
+    with pytest.raises(DataError, match="questions are left"):
+        stzoo.adapt(tiny_folder, corpus=few, output=tmp_path / "run", progress=False)
 
 
 def test_scores_are_a_table(adapted):

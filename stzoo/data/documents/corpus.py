@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from stzoo.data.documents.find import ROWS, File, Skipped, find_files, reason_of
 from stzoo.data.documents.formats import Reader
 from stzoo.data.documents.language import LanguageDetector
@@ -29,6 +27,7 @@ from stzoo.data.words import has_words
 from stzoo.errors import DataError, MissingExtraError, OutputError, abbreviated, first_line, is_failure
 from stzoo.utils.files import atomic_folder, check_replaceable, sha256, write_json
 from stzoo.utils.outputs import check_output
+from stzoo.utils.progress import progress_bar
 
 CORPUS, MANIFEST = "corpus.jsonl", "passages.json"
 _OURS = (r"corpus\.jsonl", r"passages\.json")
@@ -200,9 +199,9 @@ class CorpusBuilder:
             return
         files, made.skipped = find_files(source, output)
         hidden = None if progress is None else not progress
-        with tqdm(
+        with progress_bar(
             total=sum(file.size for file in files),
-            unit="B", unit_scale=True, delay=2, leave=False, disable=hidden, desc="Reading documents",
+            unit="B", unit_scale=True, delay=2, disable=hidden, desc="Reading documents",
         ) as bar:  # fmt: skip
             done = 0
             for file in files:

@@ -296,8 +296,7 @@ def bench(
             for system in systems_for(judged):
                 bar.set_description(f"{system.name} on {judged.name}")
                 result, run = _score(system, judged, folder, chosen_measures, run_files and kept, overwrite)
-                if not kept:
-                    result = replace(result, path=Path())
+                result = replace(result, folder=judged.folder, path=result.path if kept else Path())
                 if (fuse or rerank) and run is not None:
                     runs[system.name, system.revision] = run
                 scored.append(result)

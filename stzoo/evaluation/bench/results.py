@@ -20,7 +20,7 @@ import os
 import platform
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -113,6 +113,7 @@ class Result:
         reused: True if the file existed before.
         details: All that the file records of the split: fingerprint, settings, counts, costs, notes.
         corpus: Fingerprint of the corpus.
+        folder: Folder of the data set, if it was read for this result; files do not record it.
     """
 
     model: str
@@ -128,6 +129,7 @@ class Result:
     reused: bool
     details: dict[str, Any]
     corpus: str
+    folder: Path | None = field(default=None, compare=False)
 
     @property
     def data(self) -> tuple[str, str]:

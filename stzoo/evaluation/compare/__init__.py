@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-from tqdm import tqdm
 
 from stzoo.data import registry
 from stzoo.errors import DataError, RecipeError
@@ -41,6 +40,7 @@ from stzoo.evaluation.scoring import holm, is_sum, paired_test
 from stzoo.evaluation.settings import CompareSettings
 from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import show_progress
+from stzoo.utils.progress import STAGES, progress_bar
 from stzoo.utils.public import public
 
 TIE = 1e-9  # smaller differences are rounding errors
@@ -74,7 +74,8 @@ def compare(
         measure: Measure to compare; it must have been scored.
         datasets: Data sets or suites, as a list or separated by commas; None for all that two systems share.
         data: The BEIR folder with the texts of the queries, or the parent of several; or the dicts (corpus,
-            queries, qrels) that were given to `stzoo.bench`.
+            queries, qrels). None takes the data sets that `stzoo.bench` has read for results that it
+            returned.
         examples: Number of largest gains and losses to report.
         seed: Random seed.
         progress: True shows progress bars on stderr; None shows them on a terminal only.
@@ -118,19 +119,16 @@ def compare(
         notes.append(f"{measure} is a sum over queries; the comparison uses its mean over queries.")
     pairs = []
     show_bars = show_progress(progress)
-    for split in tqdm(splits, desc="Comparing", leave=False, disable=not show_bars):
+    for split in progress_bar(splits, desc="Comparing", bar_format=STAGES, disable=not show_bars):
         texts = {}
-        if data is not None and examples:
-            texts = query_texts(
-                user_path(data), split[0], baseline[split].scores.per_query[measure], show_bars
-            )
-            if not texts:
-                notes.append(f"{split[0]}: its queries.jsonl is not in {data}, so its texts are not shown.")
+        if examples and (folder := user_path(data) if data is not None else baseline[split].folder):
+            texts = query_texts(folder, split[0], baseline[split].scores.per_query[measure], show_bars)
+        if examples and not texts:
+            missing = f"{split[0]}: its queries.jsonl is not in {data}, so its texts are not shown."
+            notes.append(NO_TEXTS if data is None else missing)
         for name, rows, common in others:
             if split in common:
                 pairs.append(_pair(split, name, *scores(rows, split), texts, examples, seed))
-    if data is None and examples:
-        notes.append(NO_TEXTS)
     adjusted = holm([pair.test.p_value for pair in pairs])
     return Comparison(
         measure=measure,

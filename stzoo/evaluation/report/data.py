@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from stzoo.errors import DataError, RecipeError
 from stzoo.evaluation.bench.results import Result, read
@@ -22,6 +21,7 @@ from stzoo.evaluation.report.suites import Suite, suites
 from stzoo.evaluation.scoring import is_sum
 from stzoo.training.history import History, read_history
 from stzoo.utils.paths import shorten_paths
+from stzoo.utils.progress import STAGES, progress_bar
 
 COST = {  # title and unit, by key in a result's costs
     "encode_s": ("Encoding", "s"),
@@ -177,7 +177,9 @@ def gather(folder: Path, measure: str, *, seed: int, progress: bool, runs: Seque
     systems = {(result.model, result.revision) for result in results}
     ambiguous = {model for model, count in Counter(model for model, _ in systems).items() if count > 1}
     groups = []
-    for (dataset, split), by_data in tqdm(sets.items(), desc="intervals", leave=False, disable=not progress):
+    for (dataset, split), by_data in progress_bar(
+        sets.items(), desc="Intervals", bar_format=STAGES, disable=not progress
+    ):
         for number, members in enumerate(by_data.values(), 1):
             name, warnings = f"{dataset} ({split})", []
             if len(by_data) > 1:
