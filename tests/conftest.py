@@ -10,12 +10,16 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from stzoo.data.beir import write_beir
 from stzoo.testing import sentences, tiny_masked_lm
 
 # a shell that starts the tests in the background has Ctrl-C ignored, by them and by all that they start
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+settings.register_profile("untimed", deadline=None)  # no test depends on the speed of the machine
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True, scope="session")

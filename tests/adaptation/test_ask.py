@@ -509,7 +509,7 @@ def test_a_gguf_file_writes_queries(data, tmp_path):
 
 
 @given(st.one_of(st.text(), st.binary().map(lambda raw: raw.decode("utf-8", "replace"))), st.integers(1, 5))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_answer_gives_queries_or_reasons(text, expected):
     for answer in parse_queries(text, expected):
         cleaned = clean(answer.text)
@@ -529,7 +529,7 @@ JSON = st.recursive(
 
 
 @given(JSON, st.integers(0, 60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_json_gives_queries_or_reasons(value, cut):
     text = json.dumps(value)
     found = parse_queries(text[: max(0, len(text) - cut)], 3)

@@ -229,7 +229,7 @@ letters = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
 @pytest.mark.parametrize("which", ["tiny", "real"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(parts=st.lists(words | letters, max_size=12), joint=st.sampled_from(["", " ", "\n", ".", " - "]))
 def test_text_read_from_ids_gives_the_same_ids_again(which, parts, joint):
     ids = ids_of(joint.join(parts), which)

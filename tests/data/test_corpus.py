@@ -232,7 +232,7 @@ def test_bad_rows_of_parquet_are_bad_lines(tmp_path):
     assert corpus.bad_lines == 2
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), min_size=1))
 def test_every_line_is_kept_dropped_or_bad(tmp_path, texts):
     path = write(tmp_path / "a.jsonl", lines({"text": "to be kept"}, *({"text": text} for text in texts), 1))

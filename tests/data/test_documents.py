@@ -439,7 +439,7 @@ def documents(draw):
 
 
 @pytest.mark.parametrize("markdown", [True, False])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(document=documents(), limit=st.integers(8, 80))
 def test_each_word_of_a_document_is_in_one_passage_within_the_limit(markdown, document, limit):
     text, number = document

@@ -105,7 +105,7 @@ def test_a_question_that_the_guess_leaves_out_scores_0_and_one_without_judgement
 
 
 @given(evidence_sets, rankings, st.integers(1, 12))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_scores_follow_from_the_place_of_each_set(found_sets, pages, k):
     """A complete set stands behind each other page and set that was last touched before its last page."""
     unique = list(dict.fromkeys(pages))
@@ -126,7 +126,7 @@ def test_scores_follow_from_the_place_of_each_set(found_sets, pages, k):
 
 
 @given(st.frozensets(st.sampled_from(PAGES), min_size=1), rankings, st.integers(1, 12))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_where_each_set_is_one_page_the_scores_are_the_usual_ones(pages, ranking, k):
     ours = scored({"q": tuple(frozenset([page]) for page in sorted(pages))}, ranking, [k])
     run = {page: -float(i) for i, page in enumerate(dict.fromkeys(ranking))}

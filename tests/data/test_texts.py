@@ -2,7 +2,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stzoo.data import texts
@@ -20,7 +20,6 @@ def small_chunks():
         yield
 
 
-@settings(deadline=None)
 @given(strings, st.data())
 def test_texts_are_what_they_were_made_of(given_texts, draw):
     held = Texts(iter(given_texts))
@@ -34,7 +33,6 @@ def test_texts_are_what_they_were_made_of(given_texts, draw):
             held[place]
 
 
-@settings(deadline=None)
 @given(strings, strings)
 def test_texts_equal_what_holds_the_same_strings(some, others):
     same = some == others
@@ -44,7 +42,6 @@ def test_texts_equal_what_holds_the_same_strings(some, others):
     assert Texts(some) != "".join(some)
 
 
-@settings(deadline=None)
 @given(strings)
 def test_they_sort_by_code_point_and_equals_keep_their_order(given_texts):
     order = Texts(given_texts).sort_order()
@@ -52,7 +49,6 @@ def test_they_sort_by_code_point_and_equals_keep_their_order(given_texts):
     assert order.tolist() == sorted(range(len(given_texts)), key=given_texts.__getitem__)
 
 
-@settings(deadline=None)
 @given(strings)
 def test_the_first_repeat_is_found(given_texts):
     repeats = (place for place, text in enumerate(given_texts) if text in given_texts[:place])

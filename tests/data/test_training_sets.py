@@ -697,7 +697,6 @@ examples = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(examples)
 def test_rows_of_a_query_are_joined_and_the_first_of_equal_passages_counts(rows):
     writer = TrainingSetWriter()
@@ -720,7 +719,6 @@ def test_rows_of_a_query_are_joined_and_the_first_of_equal_passages_counts(rows)
         assert lists.scores.dtype == np.float32
 
 
-@settings(deadline=None)
 @given(examples, st.data())
 def test_a_part_has_the_rows_asked_for(rows, data):
     writer = TrainingSetWriter()
@@ -871,7 +869,7 @@ def test_a_set_takes_little_more_memory_than_its_texts_and_16_bytes_an_entry():
 sides = st.lists(st.tuples(texts, floats), max_size=3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.lists(st.tuples(texts, sides, sides), min_size=1, max_size=4),
     scored=st.booleans(),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import ir_measures
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.helpers import in_trec_order
 
@@ -30,7 +30,6 @@ def path(tmp_path_factory):
     return tmp_path_factory.mktemp("trec") / "a.run"
 
 
-@settings(deadline=None)
 @given(runs)
 def test_a_run_is_read_back_to_the_last_bit_and_ir_measures_reads_the_same(path, run):
     ranked = rank(run)

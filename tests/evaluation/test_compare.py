@@ -78,7 +78,7 @@ scores = st.sampled_from([0.0, 0.25, 0.3, 0.63, 1.0])
 
 
 @given(st.lists(st.tuples(scores, scores), min_size=2, max_size=9), st.integers(0, 4))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_systems_the_other_way_round_turn_every_sign(pairs, examples):
     with tempfile.TemporaryDirectory() as output:
         one, two = (

@@ -83,7 +83,7 @@ texts = st.lists(st.lists(st.sampled_from("abcde"), max_size=9).map(" ".join), m
 
 
 @given(texts, texts, st.integers(2, 4), st.sampled_from([0.5, 0.8, 1.0]))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_what_is_found_is_what_the_definitions_say(indexed, streamed, ngram, jaccard):
     def runs(text):
         return {tuple(text.split()[i : i + ngram]) for i in range(len(text.split()) - ngram + 1)}

@@ -87,7 +87,7 @@ best = st.dictionaries(
 systems = st.dictionaries(st.sampled_from(["bm25s", "base", "tuned", "fused"]), best, min_size=1, max_size=4)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(systems, st.integers(1, 30), st.integers(1, 30), st.integers(0, 5))
 def test_a_pool_has_whole_queries_of_all_systems_once(systems, pairs, more, seed):
     pool = make_pool(systems, pairs=pairs, seed=seed)
@@ -107,7 +107,7 @@ def test_a_pool_has_whole_queries_of_all_systems_once(systems, pairs, more, seed
     assert larger.pairs[: len(pool.pairs)] == pool.pairs
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(systems, st.integers(0, 5))
 def test_the_order_says_nothing_about_systems_and_ranks(systems, seed):
     pool = make_pool(systems, pairs=1000, seed=seed)
@@ -130,7 +130,7 @@ def test_another_seed_draws_other_queries_in_another_order():
 # The answers
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.sampled_from([0, 1, 2, None, "undo", "reopen"]), max_size=30))
 def test_a_journal_read_again_has_the_same_answers(tmp_path_factory, actions):
     path = tmp_path_factory.mktemp("journal") / "answers.jsonl"

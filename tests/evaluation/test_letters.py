@@ -33,7 +33,7 @@ scores = st.sampled_from([0.0, 0.25, 0.5, 0.63, 1.0])
 
 
 @given(st.lists(st.tuples(scores, scores, scores), min_size=2, max_size=13))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_p_values_of_few_queries_are_those_of_the_paired_test(rows):
     found = paired_p_values(np.array(rows).T)
     for i, j in combinations(range(3), 2):

@@ -87,7 +87,7 @@ def flat(text):
     return " ".join(text.split())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(1, 4).flatmap(
         lambda systems: st.lists(

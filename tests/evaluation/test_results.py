@@ -147,7 +147,7 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.data())
 def test_any_change_of_a_file_is_refused_or_leaves_scores_that_fit(filed, tmp_path_factory, data):
     output = tmp_path_factory.mktemp("changed") / "out"

@@ -38,7 +38,7 @@ def by_hand(grades, ranked):
 
 
 @given(qrels_of_all, st.fixed_dictionaries({}, optional=dict.fromkeys(QUERIES, found)))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_scores_are_those_of_the_definitions_with_ties_as_in_trec_eval(qrels, run):
     import numpy as np
 
@@ -53,7 +53,7 @@ def test_scores_are_those_of_the_definitions_with_ties_as_in_trec_eval(qrels, ru
 
 
 @given(qrels_of_all, runs_of_all)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_scores_are_those_of_pytrec_eval(qrels, run):
     import pytrec_eval
 
@@ -71,7 +71,7 @@ def test_scores_are_those_of_pytrec_eval(qrels, run):
 
 
 @given(qrels_of_all, runs_of_all)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_scores_are_those_of_beir_where_every_query_has_results(qrels, run):
     from beir.retrieval.evaluation import EvaluateRetrieval
 
@@ -86,7 +86,7 @@ def test_scores_are_those_of_beir_where_every_query_has_results(qrels, run):
 
 
 @given(qrels_of_all, st.fixed_dictionaries({query: st.permutations(DOCUMENTS) for query in QUERIES}))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_mrr_is_that_of_beir_where_nothing_ties(qrels, order):
     from beir.retrieval.evaluation import EvaluateRetrieval
 
@@ -99,7 +99,7 @@ def test_mrr_is_that_of_beir_where_nothing_ties(qrels, order):
 
 # Measures of beir that ir-measures has under another name, or has not.
 @given(qrels_of_all, st.fixed_dictionaries({query: st.permutations(DOCUMENTS) for query in QUERIES}))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_beirs_top_k_accuracy_is_success_and_its_capped_recall_is_recall_up_to_the_cut(qrels, order):
     from beir.retrieval.evaluation import EvaluateRetrieval
 
@@ -276,7 +276,7 @@ GRADES = st.dictionaries(st.sampled_from([str(i) for i in range(25)]), st.intege
     st.fixed_dictionaries(dict.fromkeys(NUMBERED, GRADES)),
     st.fixed_dictionaries(dict.fromkeys(NUMBERED, DISTINCT)),
 )
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 def test_scores_are_those_of_ir_measures_by_any_name(name, qrels, run):
     import ir_measures
 

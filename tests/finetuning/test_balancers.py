@@ -23,7 +23,7 @@ def model(seed=0):
     return nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.integers(1, 4), st.integers(1, 3))
 def test_rows_hold_each_tasks_gradient(seed, tasks, rounds):
     net = model(seed)

@@ -175,7 +175,7 @@ def test_an_episode_of_another_run_is_refused(straight, base, judged, tmp_path):
         stzoo.finetune(str(base), output=output, resume=True, **given)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     fresh=st.lists(st.integers(0, 12), max_size=6, unique=True),
     stale=st.lists(st.integers(0, 12), max_size=6, unique=True),

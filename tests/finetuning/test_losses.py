@@ -193,7 +193,7 @@ def test_a_passage_of_the_same_tokens_as_the_positive_is_no_negative(model):
     assert value == pytest.approx(float(torch.nn.functional.cross_entropy(scores, torch.arange(3))), rel=1e-5)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     ids=st.lists(st.lists(st.integers(0, 9), min_size=2, max_size=2), min_size=1, max_size=5),
     more=st.lists(st.integers(0, 9), max_size=3),
@@ -266,7 +266,7 @@ def test_each_epoch_draws_other_negatives_and_the_same_epoch_the_same(model):
     assert torch.equal(first["label"]["ids"][:, 0].sort().values, second["label"]["ids"][:, 0].sort().values)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(n=st.integers(1, 6), mined=st.integers(0, 4), negatives=st.integers(0, 5))
 def test_a_batch_holds_each_querys_own_texts_and_scores(n, mined, negatives, model):
     data = rows(n, negatives=mined)

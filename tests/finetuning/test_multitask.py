@@ -32,7 +32,6 @@ SHORT = dict(mini_batch_size=64, log_steps=1, learning_rate=1e-3, device="cpu", 
 SHORT |= dict(keep_checkpoints=2)  # some tests look at what a finished run would remove
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.floats(0.01, 1e6), min_size=1, max_size=12),
     st.integers(0, 200),
@@ -69,7 +68,7 @@ class Counting:
         return [row["example"] for row in rows]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     sizes=st.lists(st.integers(2, 30), min_size=1, max_size=4),
     batch=st.integers(4, 12),

@@ -652,7 +652,7 @@ TEXTS = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=30)
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=TEXTS, texts=st.lists(TEXTS, min_size=3, max_size=3), dataset=TEXTS)
 def test_odd_texts_break_neither_front_matter_nor_tables(trained, name, texts, dataset):
     _, tuned, *_ = trained

@@ -420,7 +420,7 @@ def test_the_readme_is_a_card_the_hub_accepts(exported):
     assert "feature-extraction" in data.tags
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(modes=st.lists(st.sampled_from(Pooling.POOLING_MODES), min_size=1, unique=True), prompt=st.booleans())
 def test_poolings_come_back_as_they_were_or_are_refused(tmp_path, modes, prompt):
     pooling = Pooling(8, tuple(modes), include_prompt=prompt)

@@ -58,9 +58,7 @@ def static(tmp_path_factory):
 
 table = arrays(np.float32, (5, WORDS), elements=st.floats(-1e3, 1e3, width=32))
 several = st.lists(st.tuples(table, st.floats(1e-3, 1e3)), min_size=1, max_size=4)
-examples = settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+examples = settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def vectors(model):

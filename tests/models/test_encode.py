@@ -444,7 +444,7 @@ def test_the_bar_is_drawn_only_when_asked_for(model, capsys):
     st.booleans(),
     st.booleans(),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_linear_layers_by_onednn_give_the_same(shape, inside, outside, bias, strided):
     layer = torch.nn.Linear(inside, outside, bias=bias)
     x = torch.randn(*shape, 2 * inside)[..., ::2] if strided else torch.randn(*shape, inside)

@@ -26,7 +26,7 @@ def rows(lengths):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(1, 90), min_size=1, max_size=700),
     size=st.integers(1, 9),
@@ -98,7 +98,7 @@ class Counted(TokenRows):
         self.lengths = np.asarray(lengths, dtype=np.int32)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     lengths=st.lists(st.integers(1, 600), min_size=1, max_size=400),
     tokens=st.integers(1, 3000),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stzoo.errors import RecipeError, ShapeError
@@ -46,7 +46,6 @@ def chance(words, attention, rate, draws=4000):
     return hidden.float().mean(1), 5 * 0.5 / math.sqrt(draws)
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 9), min_size=20, max_size=20), min_size=1, max_size=5),
     st.integers(0, 60),
@@ -69,7 +68,6 @@ def test_budget_is_the_rounded_share_of_the_length_and_at_least_one(rate):
     assert _budget(attention, rate).tolist() == [max(1, round(rate * n)) for n in range(513)]
 
 
-@settings(deadline=None)
 @given(batches, rates, seeds)
 def test_budget_is_never_exceeded_and_no_word_left_would_have_fitted(rows, rate, seed):
     words, attention = batch(rows)
@@ -84,7 +82,6 @@ def test_budget_is_never_exceeded_and_no_word_left_would_have_fitted(rows, rate,
                 assert (1 if length > budget else length) > unspent
 
 
-@settings(deadline=None)
 @given(batches, rates, seeds)
 def test_budget_is_met_to_the_token_where_one_token_words_abound(rows, rate, seed):
     words, attention = batch([row + [1] * 80 for row in rows])  # more than half of at most 154 tokens
@@ -93,7 +90,6 @@ def test_budget_is_met_to_the_token_where_one_token_words_abound(rows, rate, see
     assert (hidden.sum(-1) == _budget(attention, rate / 2)[:, None]).all()
 
 
-@settings(deadline=None)
 @given(batches, rates, seeds)
 def test_whole_words_move_together(rows, rate, seed):
     words, attention = batch(rows)
@@ -106,7 +102,6 @@ def test_whole_words_move_together(rows, rate, seed):
                 assert (pieces.all(1) | ~pieces.any(1)).all()
 
 
-@settings(deadline=None)
 @given(batches, rates, seeds, st.integers(0, 5), st.integers(0, 5))
 def test_special_tokens_and_padding_are_never_hidden(rows, rate, seed, left, right):
     words, attention = batch(rows, left, right)
@@ -161,7 +156,6 @@ def weigh(words, seed):
     return 10 ** (-5 * torch.rand(words.shape, generator=draw)).gather(1, words + 1)
 
 
-@settings(deadline=None)
 @given(batches, rates, seeds, st.integers(0, 5), st.integers(0, 5))
 def test_keywords_are_whole_words_that_reach_the_budget_and_no_more(rows, rate, seed, left, right):
     words, _ = batch(rows, left, right)
@@ -176,7 +170,6 @@ def test_keywords_are_whole_words_that_reach_the_budget_and_no_more(rows, rate, 
         assert min(budget, sum(row)) <= hidden[i].sum() < budget + max(longest, 1)
 
 
-@settings(deadline=None)
 @given(batches, rates, seeds)
 def test_a_keywords_weight_is_read_at_its_first_token(rows, rate, seed):
     words, _ = batch(rows)
@@ -221,7 +214,6 @@ def test_keywords_are_drawn_one_after_another_in_proportion_to_their_weights():
         assert abs(found[taken] / rows - chance) < 5 * math.sqrt(chance * (1 - chance) / rows), taken
 
 
-@settings(deadline=None)
 @given(batches, rates, seeds, st.integers(0, 5), st.integers(0, 5))
 def test_a_position_sees_neither_padding_nor_itself_and_padding_sees_nothing(rows, rate, seed, left, right):
     words, attention = batch(rows, left, right)
@@ -232,7 +224,6 @@ def test_a_position_sees_neither_padding_nor_itself_and_padding_sees_nothing(row
     assert not visible.diagonal(dim1=1, dim2=2).any()
 
 
-@settings(deadline=None)
 @given(batches, rates, seeds, st.integers(0, 5))
 def test_special_tokens_are_seen_from_everywhere_but_themselves(rows, rate, seed, left):
     words, attention = batch(rows, left)
@@ -242,7 +233,6 @@ def test_special_tokens_are_seen_from_everywhere_but_themselves(rows, rate, seed
         assert visible[i, :, j].sum() == attention[i].sum() - 1
 
 
-@settings(deadline=None)
 @given(batches, rates, seeds, st.integers(1, 8))
 def test_each_position_sees_through_one_of_as_many_masks_as_the_row_has_tokens(rows, rate, seed, pool):
     words, attention = batch(rows)

@@ -130,7 +130,7 @@ def test_a_layer_with_equal_query_and_keys_is_berts_own():
     assert torch.allclose(ours(x, x, nothing), expected, atol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10_000),
     layers=st.integers(1, 3),

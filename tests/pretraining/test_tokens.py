@@ -30,7 +30,7 @@ ODD = [
     texts=st.lists(st.text(max_size=300) | st.sampled_from(ODD), min_size=1, max_size=6),
     limit=st.integers(4, 64),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_padded_tokens_are_those_of_the_tokenizer(family, texts, limit):
     tokenizer = TOKENIZERS[family]
     tokens = tokenize(tokenizer, texts, limit)

@@ -27,7 +27,7 @@ def gradients(losses, factors, inputs):
     return torch.autograd.grad(total, [one for one in inputs if one is not None])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(st.integers(0, 9), min_size=1, max_size=4),
     st.integers(1, 12),

@@ -54,7 +54,7 @@ def ranked(ids, scores, k):
     return [[(name, score) for score, name in row[:k] if score > 0] for row in pairs]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(TEXTS, min_size=1, max_size=12), st.lists(TEXTS, min_size=1, max_size=4), st.integers(1, 12))
 def test_scores_of_english_are_those_of_bm25s_over_strings_to_the_last_bit(passages, queries, k):
     ids = [f"d{number}" for number in range(len(passages))]

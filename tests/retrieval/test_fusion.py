@@ -6,7 +6,7 @@ from statistics import fmean, pstdev
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from stzoo.data.beir import read_beir
@@ -47,7 +47,6 @@ def order(run, query="q"):
     return list(run[query])
 
 
-@settings(deadline=None)
 @given(st.lists(results, min_size=2, max_size=3), methods, st.data())
 def test_scores_are_those_of_plain_python(parts, method, data):
     given_weights = data.draw(st.lists(weights, min_size=len(parts), max_size=len(parts)))
@@ -61,7 +60,6 @@ def test_scores_are_those_of_plain_python(parts, method, data):
     assert list(fuse(runs, given_weights, method=method, lowest=lowest, k=3)["q"]) == list(fused)[:3]
 
 
-@settings(deadline=None)
 @given(results, results, methods)
 def test_weight_0_or_1_gives_the_order_of_one_ranking(bm25, dense, method):
     runs = [rank({"q": part}) for part in (bm25, dense)]
@@ -70,7 +68,6 @@ def test_weight_0_or_1_gives_the_order_of_one_ranking(bm25, dense, method):
         assert order(fused) == order(run)
 
 
-@settings(deadline=None)
 @given(
     results,
     results,
@@ -89,7 +86,6 @@ def test_scale_and_shift_of_one_side_change_nothing(bm25, dense, method, weight,
     assert one == pytest.approx(other, abs=1e-5)
 
 
-@settings(deadline=None)
 @given(results.filter(bool), results, methods, weights, st.data())
 def test_a_document_that_one_ranking_puts_higher_does_not_fall(bm25, dense, method, weight, data):
     document = data.draw(st.sampled_from(sorted(bm25)))

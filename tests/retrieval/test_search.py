@@ -91,7 +91,7 @@ some_tiles = st.tuples(st.integers(1, 4), st.sampled_from([1, 2, 3, 7, 16, 100])
 
 
 @given(searches(), st.integers(1, 40), st.booleans(), some_tiles)
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_the_kept_are_those_of_a_full_sort_whatever_the_chunk(search, k, drop_self, tile):
     queries, corpus, query_ids, corpus_ids = search
     expected = sorted_out(queries @ corpus.T, query_ids, corpus_ids, k, drop_self)
@@ -107,7 +107,7 @@ TINY = np.array([[6.11e-43], [6.11e-43]], np.float32)
 
 @given(searches(st.one_of(ANY, FEW)), st.integers(1, 9), some_tiles, st.sampled_from(SIMILARITIES))
 @example((np.array([[-1]], np.float32), TINY, ["9"], ["9", "A"]), 1, (1, 1), "cosine")
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 def test_the_first_pass_loses_nothing_whatever_the_numbers(search, k, tile, similarity):
     queries, corpus, query_ids, corpus_ids = search
     Q, N = len(queries), len(corpus)

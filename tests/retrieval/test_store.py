@@ -128,7 +128,7 @@ def test_a_fill_that_is_killed_five_times_ends_with_the_same_bytes(tmp_path):
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_file_is_found_and_made_again(store, data):
     path = data.draw(st.sampled_from(sorted(store.folder.iterdir())))
     whole = path.read_bytes()
@@ -293,7 +293,7 @@ MATRICES = st.tuples(st.integers(2, 40), st.integers(1, 20)).flatmap(
 
 
 @given(MATRICES, st.sampled_from(PRECISIONS), st.integers(9, 50))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_each_precision_comes_back_within_its_bounds(tmp_path_factory, vectors, precision, shard_rows):
     folder = tmp_path_factory.mktemp("precisions")
     rows = range(len(vectors))

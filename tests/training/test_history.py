@@ -98,7 +98,7 @@ def test_the_best_is_the_first_of_the_highest_scores(tmp_path):
 
 
 @given(st.lists(st.one_of(st.floats(), st.none(), st.integers(-5, 5), st.text(max_size=2)), max_size=30))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_what_is_no_number_is_left_out(tmp_path_factory, values):
     log = [{"loss": value, "step": step} for step, value in enumerate(values, 1)]
     history = read_history(record_run(tmp_path_factory.mktemp("runs") / "run", SETTINGS, log))
@@ -140,7 +140,6 @@ def test_settings_are_those_that_differ_from_the_defaults(tmp_path):
 
 
 @given(st.integers(0, 3 * MANY), st.integers(0, 9))
-@settings(deadline=None)
 def test_a_running_mean_is_that_of_the_values_around(count, seed):
     values = np.random.default_rng(seed).normal(size=count).tolist()
     half = count // 50

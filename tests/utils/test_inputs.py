@@ -200,7 +200,6 @@ json_values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(json_values, st.booleans())
 def test_json_is_read_as_python_reads_it(value, ascii_only):
     try:
@@ -316,7 +315,7 @@ likely = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(rows | likely)
 def test_any_rows_are_understood_or_refused(tmp_path_factory, rows):
     path = tmp_path_factory.getbasetemp() / "any.jsonl"

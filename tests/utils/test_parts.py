@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from support.helpers import abandoned_draft
@@ -68,7 +68,6 @@ def test_a_file_may_be_named_by_its_first_row(tmp_path):
 
 
 @given(present=st.sets(st.integers(0, 4)))
-@settings(deadline=None)
 def test_whatever_is_there_only_the_rest_is_made(whole, tmp_path_factory, present):
     parts = Squares(tmp_path_factory.mktemp("some"))
     for number in sorted(present):
@@ -83,7 +82,6 @@ def test_whatever_is_there_only_the_rest_is_made(whole, tmp_path_factory, presen
 
 
 @given(number=st.integers(0, 4), start=st.floats(0, 1, exclude_max=True), flip=st.integers(0, 255))
-@settings(deadline=None)
 def test_a_damaged_part_is_made_again(whole, tmp_path_factory, number, start, flip):
     """A byte is flipped, or the file cut short if `flip` is 0."""
     parts = Squares(tmp_path_factory.mktemp("damaged"))
@@ -164,7 +162,6 @@ def alike(then, now):
 
 
 @given(then=MANIFESTS, now=MANIFESTS)
-@settings(deadline=None)
 def test_a_folder_of_other_settings_is_refused_and_left_as_it_is(tmp_path_factory, then, now):
     folder = tmp_path_factory.mktemp("other")
     write_json(folder / "manifest.json", {**then, "log": [1]})

@@ -12,7 +12,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sentence_transformers import SentenceTransformer
@@ -274,6 +274,7 @@ def test_a_pooling_that_is_wider_than_what_stands_behind_it_is_refused(model, ba
         made(str(tmp_path / "dense"))
 
 
+@settings(deadline=None)
 @given(arrays(np.float32, (4, 9), elements=st.sampled_from([-2.0, 0.0, 0.0, 1.0, 3.0])))
 def test_a_stored_row_is_the_whole_vector(rows):
     stored = compact(rows, 3, 6)
