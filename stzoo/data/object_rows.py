@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from stzoo.data.row_location import RowLocation
 from stzoo.data.rows import OnBad, Progress, Rows, check_column_names, read_dataset, read_tables, refuse
-from stzoo.errors import DataError
+from stzoo.errors import DataError, abbreviated
 
 CORPUS = (
     "a list of texts or dicts, a pandas or polars frame, an Arrow table, a datasets.Dataset, or the path of "
@@ -27,7 +27,7 @@ def object_rows(
 
     Args:
         source: A list (or another iterable) of texts and dicts, a dict of these by id, a pandas or polars
-            frame, an Arrow table, or a `datasets.Dataset`. A text is a row with the column "text".
+            frame, an Arrow table or reader, or a `datasets.Dataset`. A text is a row with the column "text".
         expected: What is accepted, for the message about another type.
         columns: Chooses the columns to read of a frame, table or data set by the names of all.
         progress: See `read_rows`.
@@ -45,11 +45,24 @@ def object_rows(
         chosen = source.select_columns(columns(source.column_names))
         return read_dataset(name, chosen, progress, on_bad)
     if hasattr(source, "__arrow_c_stream__") and (hasattr(source, "columns") or hasattr(source, "schema")):
-        reader = pa.RecordBatchReader.from_stream(source)
+        try:
+            reader = pa.RecordBatchReader.from_stream(source)
+        except (
+            pa.ArrowException,
+            TypeError,
+            ValueError,
+            NotImplementedError,
+        ) as error:  # of pandas, or Arrow
+            reason = abbreviated(str(error.args[-1])).rstrip(".")  # the first one may show a value
+            raise DataError(
+                f"the {name} cannot be read as an Arrow table: {reason}. Expected columns of texts, numbers "
+                "or lists, each with its own name."
+            ) from None
         check_column_names(name, reader.schema.names)
         names = columns(reader.schema.names)
         tables = (batch.select(names) for batch in reader)
-        return read_tables(name, tables, max(1, len(source)), progress, on_bad)
+        total = len(source) if hasattr(source, "__len__") else 0
+        return read_tables(name, tables, total, progress, on_bad)
     if isinstance(source, Iterable) and not isinstance(
         source, str | bytes | Mapping | Set
     ):  # a set has no order

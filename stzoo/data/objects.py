@@ -2,8 +2,9 @@
 
 Every function of stzoo that reads a path also takes an object. It is written once to stzoo's cache, and from
 there on it is a path like any other. Its name there says what it was and ends in a fingerprint of its content
-("list-of-350-texts-5d41402abc4b"), which records of runs keep. So the same content is the same path, and a
-run that is resumed with other content is refused. The copies may be deleted when no run needs them.
+("list-of-350-texts-5d41402abc4b"), which records of runs keep. So an equal object of the same type has the
+same path, and a run that is resumed with other content is refused. A copy that was edited is written again.
+The copies may be deleted when no run needs them.
 
 The rows of a corpus have a "text", and may have a "title" and an "_id" or "id"; rows without an id are
 numbered from 1.
@@ -12,9 +13,10 @@ numbered from 1.
 import contextlib
 import datetime
 import json
+import math
 import os
 import re
-import tempfile
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from functools import partial
@@ -26,8 +28,9 @@ from stzoo.data.beir import write_beir
 from stzoo.data.corpus import cache_folder
 from stzoo.data.corpus_names import SUFFIXES
 from stzoo.data.object_rows import CORPUS, object_rows
-from stzoo.errors import DataError, abbreviated, quoted
-from stzoo.utils.files import fingerprint, writing
+from stzoo.data.rows import Rows
+from stzoo.errors import DataError, abbreviated, first_line, quoted
+from stzoo.utils.files import NEW, draft_folder, fingerprint, writing
 from stzoo.utils.messages import counted
 
 JUDGED = "a BEIR folder, or the dicts (corpus, queries, qrels) that BEIR's GenericDataLoader returns"
@@ -119,7 +122,7 @@ def training_path(given: Any) -> str:
         return judged_path(given, "train")
 
     def write(draft: Path) -> str:
-        rows = (row for _, row in object_rows(given, TRAINING))
+        rows = (row for _, row in _given_rows(given, TRAINING))
         count = _write_jsonl(draft / "train.jsonl", rows)
         if not count:
             raise DataError(f"the training data, a {type(given).__name__}, is empty; expected rows.")
@@ -162,12 +165,26 @@ def _write_run(run: Any, draft: Path) -> str:
     for query, scores in run.items():
         if not isinstance(scores, Mapping):
             raise DataError(f"the run of {quoted(str(query))} is of another form; expected {RUNS}.")
-        for rank, (document, score) in enumerate(sorted(scores.items(), key=lambda one: -one[1]), 1):
+        numbers = {document: _score(query, document, score) for document, score in scores.items()}
+        for rank, (document, score) in enumerate(sorted(numbers.items(), key=lambda one: -one[1]), 1):
             if any(len(str(one).split()) != 1 for one in (query, document)):
                 raise DataError(f"the id {quoted(str(document))} or {quoted(str(query))} has white space.")
-            lines.append(f"{query} Q0 {document} {rank} {float(score)!r} run\n")
+            lines.append(f"{query} Q0 {document} {rank} {score!r} run\n")
     (draft / "run.trec").write_text("".join(lines), encoding="utf-8")
     return f"run of {counted(len(run), 'query')}"
+
+
+def _score(query: Any, document: Any, score: Any) -> float:
+    try:
+        number = math.nan if isinstance(score, str | bytes) else float(score)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # RuntimeError: a tensor of several numbers
+        number = math.nan
+    if math.isnan(number):
+        what = "NaN" if isinstance(score, float) else f"a {type(score).__name__}"
+        raise DataError(
+            f"the score of {quoted(str(document))} for {quoted(str(query))} is {what}; expected a float."
+        )
+    return number
 
 
 def is_judged(given: Any) -> bool:
@@ -215,7 +232,7 @@ def _corpus_rows(given: Any) -> Iterator[dict[str, Any]]:
     given = corpus_of(given)
     if isinstance(given, str | bytes):
         raise DataError(f"a single text was given as corpus; expected {CORPUS}.")
-    for at, row in object_rows(given):
+    for at, row in _given_rows(given):
         if "text" not in row and "title" not in row:
             names = abbreviated(", ".join(map(str, row))) or "none"
             raise at.error(f"the columns {names}", 'a "text" (a "title" and an "_id" or "id" may be there)')
@@ -275,8 +292,12 @@ def _write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """Writes rows and returns their number. Values that JSON lacks (dates, …) become texts."""
     count = 0
     with path.open("w", encoding="utf-8") as file:
-        for count, row in enumerate(rows, 1):  # noqa: B007 - returned
-            file.write(json.dumps(row, default=_plain) + "\n")
+        for count, row in enumerate(rows, 1):
+            try:
+                line = json.dumps(row, default=_plain)
+            except (TypeError, ValueError, RecursionError) as error:  # a key that is no text, a circle
+                raise DataError(f"row {count} cannot be written as JSON: {first_line(error)}.") from None
+            file.write(line + "\n")
     return count
 
 
@@ -293,6 +314,9 @@ def _description(given: Any, count: int, noun: str) -> str:
     return f"{type(given).__name__} of {counted(count, noun if is_plain else 'row')}"
 
 
+CHECK = ".fingerprint"  # in a copy whose name does not end in its fingerprint
+
+
 def keep(write: Callable[[Path], str], file: str = "", *, name: str = "") -> Path:
     """Writes a folder into the cache, and returns its path there, or that of its only file.
 
@@ -300,22 +324,57 @@ def keep(write: Callable[[Path], str], file: str = "", *, name: str = "") -> Pat
         write: Writes into a draft folder, and returns what the object was.
         file: Name of the only file, if its path is to be returned.
         name: Name in the cache; by default what the object was, with the fingerprint of what was written. A
-            folder of that name is not written again.
+            folder of that name is written again only if it was edited or damaged.
+
+    Raises:
+        OutputError: If the cache cannot be written. Errors that the user's iterables raise are passed on.
     """
     root = cache_folder() / "objects"
-    with writing(root):
-        root.mkdir(parents=True, exist_ok=True)
-        if name and (root / name).exists():
-            return root / name
-        with tempfile.TemporaryDirectory(prefix=".", dir=root) as box:
-            draft = Path(box, "draft")
-            draft.mkdir()
+    if name and _is_whole(root / name):
+        return root / name
+    try:
+        with writing(root), draft_folder(root / "object") as box:
+            draft = box / NEW / "copy"
+            draft.mkdir(parents=True)
             what = write(draft).replace(",", "").replace(" ", "-")
-            name = name or f"{what}-{fingerprint(*sorted(draft.iterdir()))[:12]}"
-            target = root / (name + Path(file).suffix)
+            if name:
+                (draft / CHECK).write_text(_digest(draft))
+            target = root / (name or f"{what}-{_digest(draft)}{Path(file).suffix}")
+            if not file and target.exists() and not _is_whole(target):
+                shutil.rmtree(target)
             try:
                 (draft / file if file else draft).replace(target)
             except OSError:
                 if not target.exists():  # otherwise it has the same content
                     raise
+    except _GivenError as error:
+        raise error.error from error.error.__cause__
     return target
+
+
+def _digest(folder: Path) -> str:
+    return fingerprint(*sorted(path for path in folder.iterdir() if path.name != CHECK))[:12]
+
+
+def _is_whole(folder: Path) -> bool:
+    """True for a folder that is as `keep` wrote it; False if it was edited or damaged, or is missing."""
+    if not folder.is_dir():
+        return False
+    check = folder / CHECK
+    return _digest(folder) == (check.read_text() if check.is_file() else folder.name[-12:])
+
+
+class _GivenError(Exception):
+    """Keeps an OSError of the user's object apart from those of the cache."""
+
+    def __init__(self, error: OSError):
+        super().__init__()
+        self.error = error
+
+
+def _given_rows(given: Any, expected: str = CORPUS) -> Rows:
+    """The rows of an object; see `object_rows`."""
+    try:
+        yield from object_rows(given, expected)
+    except OSError as error:
+        raise _GivenError(error) from error

@@ -189,7 +189,15 @@ def read_dataset(name: str | Path, dataset: Any, progress: Progress = None, on_b
 def read_tables(
     name: str | Path, tables: Iterable[Any], total: int, progress: Progress, on_bad: OnBad
 ) -> Rows:
-    """Streams the rows of Arrow tables or record batches with `total` rows in all; see `read_rows`."""
+    """Streams the rows of Arrow tables or record batches; see `read_rows`.
+
+    Args:
+        name: Where they are from, for messages.
+        tables: The tables.
+        total: Number of rows in all, or 0 if it is unknown.
+        progress: See `read_rows`.
+        on_bad: See `read_rows`.
+    """
     done = 0
     with _reported(Path(name).name, progress, total, "row") as report:
         for table in tables:
@@ -201,7 +209,7 @@ def read_tables(
                 for line, row in enumerate(rows, done + 1):
                     yield RowLocation(name, line), row
             done += len(table)
-            report(done / total)
+            report(done / total if total else 0)
 
 
 def _row_by_row(name: str | Path, table: Any, done: int, on_bad: OnBad) -> Rows:

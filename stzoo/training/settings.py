@@ -139,7 +139,12 @@ class CheckedSettings(BaseModel):
                     paths[name] = getattr(import_module(module), function)(given, **split)
                 except StzooError:
                     # another dict, as of a recipe, is reported with other settings
-                    if not isinstance(given, dict) or {"corpus", "queries", "qrels"} <= given.keys():
+                    is_runs = extra["takes"] == "runs"
+                    if (
+                        is_runs
+                        or not isinstance(given, dict)
+                        or {"corpus", "queries", "qrels"} <= given.keys()
+                    ):
                         raise
             elif isinstance(inner, type) and issubclass(inner, CheckedSettings) and isinstance(given, list):
                 paths[name] = [inner.with_paths(one) if isinstance(one, dict) else one for one in given]
