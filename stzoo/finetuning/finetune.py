@@ -18,7 +18,7 @@ from stzoo.finetuning.data import Data, read_data
 from stzoo.finetuning.distillation import rescore
 from stzoo.finetuning.fit import check_negatives, examples_of, fit, loss_of, single_or_dict
 from stzoo.finetuning.gain import describe, keep_better, trained_tensors
-from stzoo.finetuning.losses import needs_scores
+from stzoo.finetuning.losses import guide_identity, needs_scores
 from stzoo.finetuning.mining.rules import check_rules
 from stzoo.finetuning.multitask import check_balancer
 from stzoo.hub import card, layout
@@ -27,7 +27,7 @@ from stzoo.models import lora
 from stzoo.models.cross_encoder import open_teacher
 from stzoo.models.encode.batches import PROMPTS, prompt_of, reading_notes
 from stzoo.models.loading import like, load_model
-from stzoo.models.names import model_source
+from stzoo.models.names import model_source, source_identity
 from stzoo.training import records, run_files, runs
 from stzoo.training.arguments import arguments
 from stzoo.training.finetune_settings import FinetuneSettings, MiningRules
@@ -35,7 +35,7 @@ from stzoo.training.history import PICTURE, PRETRAINING, draw
 from stzoo.training.summary import print_summary
 from stzoo.training.trained import TrainedModel
 from stzoo.utils.distributed import is_main_process, main_process_first, refuse_sharding, world_size
-from stzoo.utils.files import atomic_file, fingerprint
+from stzoo.utils.files import atomic_file
 from stzoo.utils.messages import collect_notes, notify
 from stzoo.utils.public import public
 
@@ -125,12 +125,12 @@ def finetune(
             teacher = open_teacher(config.teacher, max_tokens=config.teacher_tokens, device=config.device)
         trains = {task: one.train for task, one in data.items()}
         _check(config, run.folder, student, trains)  # before the run that it overwrites is removed
-        local = Path(source).is_dir()
         run.record_inputs(
-            base={"fingerprint": fingerprint(source)} if local else {"id": source},
+            base=source_identity(source),
             data=single_or_dict({task: _metadata_of(train) for task, train in trains.items()}),
             dev=single_or_dict({task: _dev_metadata(one) for task, one in data.items()}),
             teacher=teacher.metadata if teacher else None,
+            guide=guide_identity(config.losses, config.loss_options),
             processes=world_size(),
         )
         named = [name for one in config.each().values() for name in (one.data, one.corpus) if name]

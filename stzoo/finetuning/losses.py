@@ -31,6 +31,7 @@ from torch import distributed as dist
 
 from stzoo.errors import ModelError, RecipeError
 from stzoo.models.loading import load_plain
+from stzoo.models.names import model_source, source_identity
 from stzoo.plugins import builders, manager
 
 SIMILARITIES = {"cosine": (cos_sim, pairwise_cos_sim), "dot": (dot_score, pairwise_dot_score)}
@@ -200,10 +201,15 @@ class GIST(Contrastive):
         return super()._without_positives(queries, passages).masked_fill(self.too_similar, float("-inf"))
 
 
-@lru_cache(maxsize=1)
 def open_guide(name: str) -> Any:
     """Loads the guide of `GIST`, which the collator and the loss share."""
-    return load_plain(name, device="cpu").eval()
+    source = model_source(name)
+    return _load_guide(source, **source_identity(source))
+
+
+@lru_cache(maxsize=1)
+def _load_guide(source: str, **_: str) -> Any:  # the identity, so that a folder that changed is loaded again
+    return load_plain(source, device="cpu").eval()
 
 
 class KL(nn.Module):
@@ -453,9 +459,20 @@ def needs_negatives(weights: Iterable[str]) -> bool:
 
 def guide_of(weights: Iterable[str], options: Mapping[str, Mapping[str, Any]]) -> Any:
     """The guide of the named losses, a SentenceTransformer, or None."""
+    name = _guide_name(weights, options)
+    return open_guide(name) if name else None
+
+
+def guide_identity(weights: Iterable[str], options: Mapping[str, Mapping[str, Any]]) -> dict[str, str] | None:
+    """What the record of a run knows the guide of the named losses by, or None; see `source_identity`."""
+    name = _guide_name(weights, options)
+    return source_identity(model_source(name)) if name else None
+
+
+def _guide_name(weights: Iterable[str], options: Mapping[str, Mapping[str, Any]]) -> str | None:
     gist = next((one for one in weights if builders.resolve(manager.find("loss", one)) is GIST), None)
     name = options.get(gist, {}).get("guide") if gist else None
-    return open_guide(name) if isinstance(name, str) else None
+    return name if isinstance(name, str) else None
 
 
 def _builders(weights: Iterable[str]) -> list[Any]:

@@ -13,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 from stzoo.data.beir_layout import folder_name
 from stzoo.errors import ModelError, RecipeError, suggest
 from stzoo.plugins import manager
+from stzoo.utils.files import fingerprint
 from stzoo.utils.inputs import user_path
 
 IMPORT = "stzoo.hub.load:checkpoint_folder"  # named, as it belongs to a later package
@@ -55,6 +56,15 @@ def model_source(source: str) -> str:
         folder = user_path(source, ModelError)
         return str(folder) if folder.is_dir() else source
     return str(pkgutil.resolve_name(IMPORT)(source))
+
+
+def source_identity(source: str) -> dict[str, str]:
+    """What records of runs know a model by: the fingerprint of a folder, or a Hub id.
+
+    Args:
+        source: As `model_source` returns it.
+    """
+    return {"fingerprint": fingerprint(source)} if Path(source).is_dir() else {"id": source}
 
 
 def is_checkpoint(source: str) -> bool:

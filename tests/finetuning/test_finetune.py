@@ -25,11 +25,12 @@ from stzoo.data.training_sets.read import from_judged, read_training
 from stzoo.data.training_sets.sets import Candidate
 from stzoo.evaluation.scoring import score
 from stzoo.finetuning.data import cut_corpus, hold_out
-from stzoo.finetuning.losses import RankingLoss
+from stzoo.finetuning.losses import RankingLoss, open_guide
 from stzoo.models.loading import load_model
 from stzoo.plugins import manager
 from stzoo.retrieval.search.exact import retrieve
 from stzoo.testing import tiny_cross_encoder
+from stzoo.utils.files import fingerprint
 
 SHORT = {"batch_size": 8, "learning_rate": 1e-3, "log_steps": 1, "mini_batch_size": 4}
 
@@ -200,6 +201,26 @@ def test_a_resume_with_another_teacher_or_number_of_processes_is_refused(episode
     tiny_cross_encoder(tmp_path / "teacher")
     (out / "run.json").write_text(json.dumps(facts | {"status": "running", "processes": 2}))
     with pytest.raises(stzoo.OutputError, match=r"with other inputs \(processes: 2 then, 1 now\)"):
+        stzoo.finetune(str(base), output=out, resume=True, **given)
+
+
+@pytest.mark.usefixtures("unverified")
+def test_a_resume_with_another_guide_is_refused(base, judged, tmp_path):
+    guide = tmp_path / "guide"
+    load_model(str(base)).save_pretrained(str(guide))
+    given = dict(data=str(judged), dev_queries=0, max_steps=1, losses={"gist": 1.0}, **SHORT)
+    given |= dict(loss_options={"gist": {"guide": str(guide)}})
+    out = stzoo.finetune(str(base), output=tmp_path / "out", **given)
+    record = json.loads((out / "run.json").read_text())
+    assert record["guide"] == {"fingerprint": fingerprint(guide)}
+    (out / "run.json").write_text(json.dumps(record | {"status": "running"}))
+    first = open_guide(str(guide))
+    assert open_guide(str(guide)) is first
+    model = load_model(str(base))
+    model.max_seq_length = 32
+    model.save_pretrained(str(guide))
+    assert open_guide(str(guide)).max_seq_length == 32
+    with pytest.raises(stzoo.OutputError, match=r"contains a run with other inputs \(guide"):
         stzoo.finetune(str(base), output=out, resume=True, **given)
 
 
