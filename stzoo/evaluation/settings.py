@@ -121,7 +121,7 @@ class BenchSettings(ScoringSettings, EmbeddingSettings):
     fuse_weight: FuseWeight = setting(
         "0.5", "Weight of BM25 in the fusion, from 0 to 1, or a split to choose it on, e.g. dev.", SCORING
     )
-    rerank: Name | None = setting(None, RERANK_HELP, SCORING, names="cross-encoder")
+    rerank: Name | None = setting(None, RERANK_HELP, SCORING, names="cross-encoder", takes="cross-encoder")
     rerank_depth: int = setting(100, RERANK_DEPTH_HELP, SCORING, ge=1, le=10**6)
     run_files: bool = setting(True, "Write TREC run files.", SCORING)
     precision: CommaList = setting(

@@ -124,6 +124,15 @@ def check_model(name: str, model: Any, reports: Iterable[Report]) -> None:
         if left := _left_over(loaded, report):
             notify(f"{name} contains tensors that its architecture does not have: {names(left)}.")
     _check_modules(name, model)
+    check_finite(name, model)
+
+
+def check_finite(name: str, model: Any) -> None:
+    """Refuses a model with weights that are not finite.
+
+    Raises:
+        ModelError: With the name of the first such tensor.
+    """
     if broken := first_not_finite(model.named_parameters()):
         raise ModelError(
             f"the weights of {name} are damaged: {broken} contains NaN or infinity. Get the model again."

@@ -10,8 +10,9 @@ from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
-from stzoo.errors import ModelError, RecipeError
-from stzoo.models.limits import longest, shortest
+from stzoo.errors import ModelError, RecipeError, first_line
+from stzoo.models import check_weights
+from stzoo.models.limits import longest, prepare, shortest
 from stzoo.models.loading import check_device, load_plain
 from stzoo.models.names import model_source, parse_name, slug
 from stzoo.models.objects import check_model, model_name, model_revision
@@ -34,11 +35,12 @@ class LoadedModel:
 
     Attributes:
         name: Name that results are stored under.
-        given: Absolute path to the folder, or Hub id, that it was loaded from.
-        revision: First 12 hex digits of a folder's fingerprint, or the commit of a Hub model.
+        given: Absolute path to the folder, or Hub id, that it was loaded from; the name of an object.
+        revision: First 12 hex digits of the fingerprint of a folder or object, or the commit of a Hub model.
         model: The SentenceTransformer.
         devices: Devices that encode in parallel; the model is on the first.
         notes: Notes for readers of its scores, e.g. that long texts are truncated.
+        is_object: True if a SentenceTransformer was given, so that `given` cannot be loaded.
     """
 
     name: str
@@ -47,6 +49,7 @@ class LoadedModel:
     model: Any
     devices: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    is_object: bool = False
 
     @property
     def similarity(self) -> str:
@@ -101,7 +104,7 @@ def open_model(
 
     Args:
         text: FOLDER, HUB_ID, CHECKPOINT or NAME=SOURCE, where SOURCE is any of these; or a
-            SentenceTransformer, which is used as it is (on `device`, if that is given).
+            SentenceTransformer, of which a copy with the same weights is used; the object is not changed.
         max_tokens: Number of tokens to which texts are truncated; None for the model's limit.
         device: Device of torch, or several separated by commas; None for the best available.
         dtype: Type of the weights: float32, bfloat16 or float16; None for the published one.
@@ -138,7 +141,7 @@ def open_model(
 def _of_object(
     model: Any, name: str, max_tokens: int | None, device: str | None, dtype: str | None, backend: str
 ) -> LoadedModel:
-    """A model that is loaded already; with max_tokens, a copy that shares its weights."""
+    """A copy of a model that is loaded already, prepared as `load_plain` prepares those that it loads."""
     check_model(model)
     if dtype is not None or backend not in ("torch", model.backend):
         raise RecipeError(
@@ -148,16 +151,37 @@ def _of_object(
     devices = tuple(device.split(",")) if device else ()
     if devices:
         check_device(devices[0])
-        model.to(devices[0])
     name = name or model_name(model)
     if not slug(name):
         raise RecipeError(f"the model's name {name!r} has no letters or digits; give it another one.")
+    copied = _copy(model, devices[0] if devices else None, name)
+    with collect_notes() as notes:
+        check_weights.check_finite(name, copied)
+        prepare(copied, name)
     if max_tokens is not None:
-        model = copy.deepcopy(
-            model, {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}
-        )
-        limit(model, max_tokens, name)
-    return LoadedModel(name, model_name(model), model_revision(model), model.eval(), devices)
+        limit(copied, max_tokens, name)
+    given = model_name(model)
+    return LoadedModel(name, given, model_revision(model), copied, devices, tuple(notes), is_object=True)
+
+
+def _copy(model: Any, device: str | None, name: str) -> Any:
+    """A copy of a SentenceTransformer for inference, which shares the memory of its weights.
+
+    Args:
+        model: The model, which keeps its device, training mode, prompts and tokenizer.
+        device: Device of the copy, which has its own weights if that is another one; None for the model's.
+        name: Name of the model, for messages.
+    """
+    # new tensors with the same memory: moving them to a device leaves those of the model where they are
+    shared = {id(tensor): copy.copy(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    try:
+        copied = copy.deepcopy(model, shared).eval()
+    except Exception as error:  # modules of other libraries may raise anything
+        raise ModelError(
+            f"the model {name} cannot be copied ({type(error).__name__}: {first_line(error)}). Give the path "
+            "of its folder, or its Hub id."
+        ) from error
+    return copied.to(device) if device else copied
 
 
 def limit(model: Any, max_tokens: int, name: str) -> None:

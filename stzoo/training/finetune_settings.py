@@ -72,7 +72,10 @@ class MiningRules(Settings):
     )
     language: LanguageCode | None = setting(None, LANGUAGE_HELP, NEGATIVES)
     teacher: Name | None = setting(
-        None, "Cross-encoder (folder or Hub id) that scores positives and negatives.", NEGATIVES
+        None,
+        "Cross-encoder (folder or Hub id) that scores positives and negatives.",
+        NEGATIVES,
+        takes="cross-encoder",
     )
     teacher_margin: float | None = setting(
         None,

@@ -50,6 +50,7 @@ GROUPS = (
 OBJECTS = {
     "model": "stzoo.models.objects:model_path",
     "models": "stzoo.models.objects:model_paths",
+    "cross-encoder": "stzoo.models.objects:teacher_path",
     "corpus": "stzoo.data.objects:corpus_path",
     "corpora": "stzoo.data.objects:corpus_paths",
     "judged": "stzoo.data.objects:judged_path",

@@ -65,7 +65,7 @@ def bench(
     language: str | None = None,
     fuse: FuseMethod | None = None,
     fuse_weight: float | str = 0.5,
-    rerank: str | Path | None = None,
+    rerank: Any = None,
     rerank_depth: int = 100,
     precision: str | Sequence[str] = "float32",
     index: str | Sequence[str] = (),
@@ -112,9 +112,10 @@ def bench(
         fuse_weight: Weight of BM25 in the fusion, from 0 to 1; or a split, such as "dev" or "train", on which
             the best of 0, 0.1, …, 1 is chosen for each data set by nDCG@10, or the first measure if k is
             below 10.
-        rerank: Cross-encoder that ranks the best passages of each model again, or of its fusion with BM25 if
-            `fuse` is set, or of BM25 if there are no models. It is a system of its own, "NAME + RERANKER",
-            made of the first system's run; its scores of pairs are stored like embeddings.
+        rerank: Cross-encoder (folder, Hub id or CrossEncoder) that ranks the best passages of each model
+            again, or of its fusion with BM25 if `fuse` is set, or of BM25 if there are no models. It is a
+            system of its own, "NAME + RERANKER", made of the first system's run; its scores of pairs are
+            stored like embeddings.
         rerank_depth: Number of passages per query to rank again; those after them keep their order.
         precision: Precision of the stored vectors: float32, float16, int8 or binary. Several may be given,
             as a list or separated by commas; each is scored as a system of its own.
@@ -173,7 +174,7 @@ def bench(
     weight = _check_fusion(settings)
     _check_reranking(settings)
     chosen_measures = choose_measures(measures, k)
-    inputs = [data, corpus, pages, *(one for _, one in named), rerank]
+    inputs = [data, corpus, pages, *(one for _, one in named), settings.rerank]
     kept = output is not None
     if output is not None:
         output = check_output(output, kind="results", inputs=inputs)

@@ -134,7 +134,10 @@ class Retriever:
                 progress=self.progress,
             ),
             shard_rows=self.shard_rows,
-            data={"model": self.opened.given, "folder": str(judged.folder.resolve())},
+            data={
+                "model": "" if self.opened.is_object else self.opened.given,  # to load it again
+                "folder": str(judged.folder.resolve()),
+            },
             progress=self.progress,
         )
 

@@ -17,6 +17,7 @@ from stzoo.errors import DataError, ModelError, RecipeError
 from stzoo.models.cross_encoder import open_teacher
 from stzoo.models.encode import encode
 from stzoo.models.loaded import open_model
+from stzoo.models.objects import teacher_path
 from stzoo.retrieval.bm25 import Lexical, choose_language
 from stzoo.retrieval.fusion import DEPTH, WEIGHT, fuse_bm25
 from stzoo.retrieval.rerank import DEPTH as DEPTH_TO_RERANK
@@ -42,7 +43,7 @@ def search(
     hybrid: bool = False,
     fuse_weight: float = WEIGHT,
     language: str | None = None,
-    rerank: str | Path | None = None,
+    rerank: Any = None,
     rerank_depth: int = DEPTH_TO_RERANK,
     max_tokens: int | None = None,
     batch_tokens: int | None = None,
@@ -65,7 +66,8 @@ def search(
         fuse_weight: Weight of BM25 in the fusion, from 0 to 1.
         language: Language of the passages for BM25's stemmer and stop words: a code or an English name, or
             "none". None detects it.
-        rerank: Cross-encoder that ranks the best passages of the model, or of the fusion, again.
+        rerank: Cross-encoder (folder, Hub id or CrossEncoder) that ranks the best passages of the model, or
+            of the fusion, again.
         rerank_depth: Number of passages per question to rank again, at least k.
         max_tokens: Maximum length of a text; longer texts are truncated. None keeps the model's own limit.
         batch_tokens: Maximum number of tokens per batch, padding included; None chooses one for the device.
@@ -111,6 +113,11 @@ def search(
         if documents.metadata.get("role") != "document":
             raise DataError(f"{source} contains embeddings of queries; expected those of a corpus.")
         model, max_tokens = documents.data["model"], documents.metadata["max_tokens"]
+        if not model:
+            raise DataError(
+                f"the model of {source} was a SentenceTransformer object, which the store does not contain. "
+                "Give that object or its folder, and the corpus: stzoo.search(model, questions, data=…)."
+            )
         options = {
             name: documents.metadata[name] for name in ("dtype", "backend") if name in documents.metadata
         }
@@ -121,7 +128,7 @@ def search(
             raise RecipeError(
                 "there is no corpus to search; set data (--data) to a BEIR folder or a corpus.jsonl."
             )
-    reranker = open_teacher(str(rerank), device=device and device.split(",")[0]) if rerank else None
+    reranker = open_teacher(teacher_path(rerank), device=device and device.split(",")[0]) if rerank else None
     if store:
         store = check_output(store, kind="results", inputs=[model, data])
     opened = open_model(model, max_tokens=max_tokens, device=device, **options)
