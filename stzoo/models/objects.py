@@ -79,6 +79,15 @@ def model_paths(given: Any) -> list[str]:
     return [model_path(one) for one in (given if isinstance(given, list | tuple) else [given])]
 
 
+def option_paths(given: Any) -> Any:
+    """Options with the path of its copy in place of each model; see `model_path`."""
+    if isinstance(given, Mapping):
+        return {name: option_paths(value) for name, value in given.items()}
+    return (
+        given if given is None or isinstance(given, bool | int | float | list | tuple) else model_path(given)
+    )
+
+
 def check_model(given: Any) -> None:
     """Checks that an object is a SentenceTransformer whose weights can be read.
 

@@ -235,7 +235,9 @@ class FinetuneSettings(Training, MiningRules):
         LOSSES,
         min_length=1,
     )
-    loss_options: dict[str, Any] = setting({}, "Options of the losses, e.g. kl.teacher_temperature.", LOSSES)
+    loss_options: dict[str, Any] = setting(
+        {}, "Options of the losses, e.g. kl.teacher_temperature.", LOSSES, takes="options"
+    )
     temperature: float = setting(0.05, "Divide similarities by this in every loss.", LOSSES, gt=0)
     matryoshka: list[int] = setting([], "Also train embeddings truncated to this many dimensions.", LOSSES)
     cross_device: bool = setting(False, "Use passages on other devices as negatives, too.", LOSSES)

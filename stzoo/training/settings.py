@@ -50,6 +50,7 @@ GROUPS = (
 OBJECTS = {
     "model": "stzoo.models.objects:model_path",
     "models": "stzoo.models.objects:model_paths",
+    "options": "stzoo.models.objects:option_paths",
     "cross-encoder": "stzoo.models.objects:teacher_path",
     "corpus": "stzoo.data.objects:corpus_path",
     "corpora": "stzoo.data.objects:corpus_paths",
@@ -140,12 +141,10 @@ class CheckedSettings(BaseModel):
                     paths[name] = getattr(import_module(module), function)(given, **split)
                 except StzooError:
                     # another dict, as of a recipe, is reported with other settings
-                    is_runs = extra["takes"] == "runs"
-                    if (
-                        is_runs
-                        or not isinstance(given, dict)
-                        or {"corpus", "queries", "qrels"} <= given.keys()
-                    ):
+                    if not isinstance(given, dict) or {"corpus", "queries", "qrels"} <= given.keys():
+                        raise
+                    is_nested = any(isinstance(value, Mapping) for value in given.values())
+                    if is_nested and extra["takes"] in ("runs", "options"):
                         raise
             elif isinstance(inner, type) and issubclass(inner, CheckedSettings) and isinstance(given, list):
                 paths[name] = [inner.with_paths(one) if isinstance(one, dict) else one for one in given]

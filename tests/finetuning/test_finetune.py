@@ -30,6 +30,7 @@ from stzoo.models.loading import load_model
 from stzoo.plugins import manager
 from stzoo.retrieval.search.exact import retrieve
 from stzoo.testing import tiny_cross_encoder
+from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.utils.files import fingerprint
 
 SHORT = {"batch_size": 8, "learning_rate": 1e-3, "log_steps": 1, "mini_batch_size": 4}
@@ -208,6 +209,11 @@ def test_a_resume_with_another_teacher_or_number_of_processes_is_refused(episode
 def test_a_resume_with_another_guide_is_refused(base, judged, tmp_path):
     guide = tmp_path / "guide"
     load_model(str(base)).save_pretrained(str(guide))
+    named = {"model": str(base), "data": str(judged)}
+    settings = FinetuneSettings.read(None, named | {"loss_options.gist.guide": load_model(str(guide))})
+    assert "/objects/guide-" in settings.loss_options["gist"]["guide"]
+    with pytest.raises(stzoo.ModelError, match="an object of type set was given as model"):
+        FinetuneSettings.read(None, named | {"loss_options.gist.guide": set()})
     given = dict(data=str(judged), dev_queries=0, max_steps=1, losses={"gist": 1.0}, **SHORT)
     given |= dict(loss_options={"gist": {"guide": str(guide)}})
     out = stzoo.finetune(str(base), output=tmp_path / "out", **given)
