@@ -106,7 +106,8 @@ def open_model(
         text: FOLDER, HUB_ID, CHECKPOINT or NAME=SOURCE, where SOURCE is any of these; or a
             SentenceTransformer, of which a copy with the same weights is used; the object is not changed.
         max_tokens: Number of tokens to which texts are truncated; None for the model's limit.
-        device: Device of torch, or several separated by commas; None for the best available.
+        device: Device of torch, or several separated by commas; None for the best available, or that of
+            the object.
         dtype: Type of the weights: float32, bfloat16 or float16; None for the published one.
         backend: torch, onnx or openvino.
         name: Name that results are stored under; by default that of the text, or of the object.
@@ -143,10 +144,10 @@ def _of_object(
 ) -> LoadedModel:
     """A copy of a model that is loaded already, prepared as `load_plain` prepares those that it loads."""
     check_model(model)
-    if dtype is not None or backend not in ("torch", model.backend):
+    if dtype is not None or backend != "torch":
         raise RecipeError(
-            "dtype and backend are for models that stzoo loads; load the SentenceTransformer with them, and "
-            "leave them out."
+            "dtype and backend are for models that stzoo loads; give the model's folder or Hub id, or leave "
+            "them out."
         )
     devices = tuple(device.split(",")) if device else ()
     if devices:

@@ -14,6 +14,7 @@ import pytest
 
 import stzoo
 from stzoo.data import objects
+from stzoo.data.beir import write_beir
 from stzoo.errors import DataError, OutputError
 from stzoo.testing import sentences
 
@@ -139,12 +140,14 @@ def test_scores_of_a_run_are_floats(score):
     "given", [ROWS, pd.DataFrame(ROWS), reader(ROWS), datasets.Dataset.from_list(ROWS), JUDGED[0]]
 )
 def test_an_object_has_the_results_of_its_file(given, tmp_path):
-    file = tmp_path / "corpus.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     train = [{"query": "a question", "positive": TEXTS[0]}]
     pairs = tmp_path / "train.jsonl"
     pairs.write_text(json.dumps(train[0]) + "\n")
+    rows = [{"_id": row["id"], "text": row["text"]} for row in ROWS]
+    folder = write_beir(tmp_path / "beir", rows, JUDGED[1], {"test": QRELS})
     by_objects = stzoo.contamination(train, data=(given, *JUDGED[1:]), minhash=False)
-    data = objects.judged_path(JUDGED)
-    by_files = stzoo.contamination(str(pairs), data=data, minhash=False)
+    by_files = stzoo.contamination(str(pairs), data=folder, minhash=False)
     assert by_objects.found_passages == by_files.found_passages == ("d0",)
+    by_objects, by_files = (stzoo.bench([], data=data)[0] for data in (JUDGED, folder))
+    assert by_objects.scores.per_query == by_files.scores.per_query
+    assert by_objects.corpus == by_files.corpus

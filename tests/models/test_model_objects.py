@@ -102,6 +102,22 @@ def test_bench_scores_an_object_as_its_folder(base, tmp_path):
     assert len(by_object.details["notes"]) == len(by_path.details["notes"]) > 0
 
 
+def test_commands_do_the_same_with_an_object_as_with_its_folder(base, tmp_path):
+    model, folder = with_prompts(base), str(tmp_path / "bert")
+    model.save_pretrained(folder)
+    model.train()
+    teacher = tiny_cross_encoder(tmp_path / "teacher")
+    asked = dict(questions=TEXTS[:2], data=TEXTS, hybrid=True, max_tokens=8)
+    assert stzoo.search(model, **asked) == stzoo.search(folder, **asked)
+    given = dict(data=DATA, split="train", depth=6, mined=2, teacher_margin=-10.0)
+    mined = [tmp_path / name for name in ("path.jsonl", "object.jsonl")]
+    stzoo.mine(folder, output=mined[0], teacher=teacher, **given)
+    stzoo.mine(model, output=mined[1], teacher=CrossEncoder(str(teacher), device="cpu"), **given)
+    first, second = (file.read_text().splitlines() for file in mined)
+    assert first[1:] == second[1:]  # the first line names the models
+    assert model.training
+
+
 def test_a_model_that_cannot_be_copied_or_saved_is_a_short_error(base):
     model = plain(base)
     model.lock = threading.Lock()
