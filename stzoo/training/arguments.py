@@ -63,7 +63,7 @@ def arguments(
     try:
         for callback in get_reporting_integration_callbacks(settings.report_to):
             callback()
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, ImportError) as error:
         raise RecipeError(f"report_to is {settings.report_to}, which cannot be used: {error}") from None
     if settings.precision == "fp16" and (settings.device == "cpu" or not torch.cuda.is_available()):
         raise RecipeError("precision is fp16, which needs a GPU; use fp32, or bf16 with --device cpu.")

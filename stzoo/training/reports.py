@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from stzoo.errors import MissingPackageError, RecipeError, suggest
+from stzoo.errors import MissingPackageError, check_known
 
 # package that each needs, and the environment variable with the folder that it writes to
 LOGGERS = {
@@ -18,21 +18,23 @@ LOGGERS = {
 
 
 def check_loggers(names: Sequence[str]) -> None:
-    """Checks that the packages of loggers are installed, without importing them.
+    """Checks that loggers exist and that the packages of LOGGERS are installed, without importing these.
 
-    Other loggers of transformers are checked by itself when training begins.
+    Transformers checks the packages of its other loggers when training begins.
 
     Raises:
         MissingPackageError: If a package is not installed.
-        RecipeError: If a name looks like a misspelt one.
+        RecipeError: If there is no logger of a name; the message lists those that exist.
     """
     for name in names:
         if name in LOGGERS:
             package = LOGGERS[name][0]
             if find_spec(package) is None:
                 raise MissingPackageError(package, f"--report-to {name}")
-        elif (guess := suggest(name, LOGGERS)) != ".":
-            raise RecipeError(f"there is no logger {name!r} (report_to){guess}")
+        else:
+            from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK  # takes seconds
+
+            check_known("logger (report_to)", name, INTEGRATION_TO_CALLBACK)
 
 
 @contextlib.contextmanager

@@ -2,10 +2,13 @@
 
 import json
 import os
+from importlib.util import find_spec
 
 import pytest
 
 import stzoo
+from stzoo.training.arguments import arguments
+from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.training.reports import LOGGERS, check_loggers, logs_in
 
 
@@ -19,8 +22,24 @@ def test_a_missing_package_is_said_before_anything_is_read(monkeypatch):
 
 
 def test_a_misspelt_logger_is_corrected():
-    with pytest.raises(stzoo.RecipeError, match=r"no logger 'wandbb'.*did you mean 'wandb'"):
+    with pytest.raises(
+        stzoo.RecipeError, match=r"no logger.* 'wandbb'; did you mean 'wandb'\? Known: .*swanlab"
+    ):
         check_loggers(["wandbb"])
+    with pytest.raises(stzoo.RecipeError, match=r"no logger.* 'none'\..*Known: .*tensorboard"):
+        check_loggers(["none"])
+
+
+@pytest.mark.parametrize(("name", "package"), [("swanlab", "swanlab"), ("flyte", "flytekit")])
+def test_other_loggers_of_transformers_are_left_to_it(name, package, tmp_path):
+    if find_spec(package):
+        pytest.skip(f"{package} is installed")
+    check_loggers([name])
+    settings = FinetuneSettings(model="x", data="y", report_to=[name], device="cpu")
+    with pytest.raises(
+        stzoo.RecipeError, match=rf"report_to is \['{name}'\], which cannot be used: .*{package}"
+    ):
+        arguments(settings, tmp_path)
 
 
 def test_loggers_write_to_the_folder_unless_the_user_named_another(tmp_path, monkeypatch):
