@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from safetensors.torch import load_file, save_file
 from sentence_transformers.util import get_device_name
+from torch import distributed as dist
 from transformers import set_seed
 
 from stzoo.data.beir import RetrievalDataset
@@ -109,6 +110,8 @@ def train(
             }
         if metadata.get("finished"):
             student.load_state_dict(load_file(folder / END))
+            if dist.is_initialized():
+                dist.barrier()  # or the first process may remove the file while others read it
         else:
             set_seed(episode_settings.seed)
 

@@ -162,7 +162,8 @@ def finetune(
             result = fit(config, run.folder, student, trains, dev=dev, record=run.record)
         if is_main_process():
             if dev:
-                result |= keep_better(config, run.folder, student, base, result)
+                result = keep_better(config, run.folder, student, base, result)
+                run.metadata.pop("best_episode", None)  # of a run that was killed here
             run.record(**result)
             _finish(run, student, config.portable)
             run.record(status="finished")

@@ -1,16 +1,20 @@
 """Compares the trained model with the base on the dev queries, and keeps the base if nothing beats it."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
+from stzoo.errors import OutputError, first_line
 from stzoo.evaluation.scoring import paired_test
 from stzoo.finetuning.data import DEV_METRIC, EVALUATIONS, METRIC
 from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.utils.messages import counted
+
+_OfQueries = Annotated[dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]], Field(min_length=1)]
+_SCORES = TypeAdapter(Annotated[dict[str, _OfQueries], Field(min_length=1)])
 
 
 def trained_tensors(student: Any) -> dict[str, Tensor]:
@@ -37,12 +41,16 @@ def keep_better(
         result: What `fit` or `episodes.train` returned.
 
     Returns:
-        Entries for run.json: "gain" with the scores of both and, for each task, the paired difference over
-        queries. If the base is kept, also `dev_ndcg_at_10` and `best_step`, which is then 0.
+        The result with "gain": the scores of both and, for each task, the paired difference over queries. If
+        the base is kept, its `dev_ndcg_at_10` is that of the base, `best_step` is 0, and there is no
+        `best_episode`.
+
+    Raises:
+        OutputError: If the stored scores are damaged.
     """
     before = read_scores(folder, 1 if settings.episodes else None, 0)
     if before is None:  # a run that an older version started
-        return {}
+        return dict(result)
     after = read_scores(folder, result.get("best_episode"), result["best_step"])
     best = result[DEV_METRIC] if after is None else mean_score(after)  # summed as the base's, to find ties
     gain: dict[str, Any] = {"base": mean_score(before), "best": best, "kept_base": False}
@@ -50,16 +58,34 @@ def keep_better(
     if after is not None:
         gain["tasks"] = {task: _difference(before[task], after[task]) for task in before}
     if not settings.keep_base or best > gain["base"]:
-        return {"gain": gain}
+        return {**result, "gain": gain}
     student.load_state_dict(base, strict=False)
-    return {"gain": gain | {"kept_base": True}, DEV_METRIC: gain["base"], "best_step": 0}
+    kept = {name: value for name, value in result.items() if name != "best_episode"}
+    return kept | {"gain": gain | {"kept_base": True}, DEV_METRIC: gain["base"], "best_step": 0}
 
 
 def read_scores(folder: Path, episode: int | None, step: int | None) -> dict[str, dict[str, float]] | None:
-    """The scores of each query by task, after a step of an episode or of a run without episodes."""
+    """The scores of each query by task, after a step of an episode or of a run without episodes.
+
+    Returns:
+        The scores; None if there is no file of them.
+
+    Raises:
+        OutputError: If the file is damaged.
+    """
     of_episode = folder / f"episodes/{episode}" if episode else folder
     path = of_episode / EVALUATIONS / f"step-{step}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return _SCORES.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else first_line(error)
+        raise OutputError(
+            f"{path}, the scores of the dev queries, is damaged ({reason}). Restore it from a "
+            "backup, or start again with --overwrite. Without the file, --resume finishes the run, but does "
+            "not compare the model with the base."
+        ) from None
 
 
 def mean_score(scores: Mapping[str, Mapping[str, float]]) -> float:

@@ -101,4 +101,7 @@ def _is_numeric(values: Iterable[Any]) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else "" if value is None else str(value)
+    """Four decimals, or three significant digits of what would lose them, such as a learning rate."""
+    if isinstance(value, float):
+        return f"{value:.3g}" if 0 < abs(value) < 0.001 else f"{value:.4f}"
+    return "" if value is None else str(value)

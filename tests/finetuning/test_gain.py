@@ -11,7 +11,7 @@ from support.helpers import cli
 import stzoo
 from stzoo.data.beir import read_beir
 from stzoo.evaluation.scoring import score
-from stzoo.finetuning.gain import describe
+from stzoo.finetuning.gain import describe, read_scores
 from stzoo.models.loading import load_model
 from stzoo.retrieval.search.exact import retrieve
 
@@ -109,6 +109,27 @@ def test_the_gain_of_episodes_is_over_the_base_of_the_first(base, data, tmp_path
     assert record["gain"]["base"] == first[0]["eval_dev_ndcg_at_10"]
     assert capsys.readouterr().err.count("against the base") == 4
     assert not list(out.rglob("*.safetensors"))[1:]  # the model's own alone
+
+
+def test_a_kept_base_has_no_best_episode(base, data, tmp_path):
+    given = dict(learning_rate=1e-12, epochs=1, episodes=1, negatives=2, mined=4, depth=10, **data)
+    record = record_of(stzoo.finetune(str(base), output=tmp_path / "out", **given, **SHORT))
+    assert (record["gain"]["kept_base"], record["best_step"]) == (True, 0)
+    assert "best_episode" not in record
+
+
+@pytest.mark.parametrize(
+    "text", ["", '{"": {"q1": 0.', "[]", "{}", '{"": {}}', '{"": {"q1": null}}', "[" * 9999]
+)
+def test_damaged_scores_are_refused(text, tmp_path):
+    file = tmp_path / "checkpoints/eval/step-4.json"
+    file.parent.mkdir(parents=True)
+    assert read_scores(tmp_path, None, 4) is None
+    file.write_text('{"": {"q1": 0.5, "q2": 1}}')
+    assert read_scores(tmp_path, None, 4) == {"": {"q1": 0.5, "q2": 1.0}}
+    file.write_text(text)
+    with pytest.raises(stzoo.OutputError, match=r"step-4.json, the scores of the dev queries, is damaged"):
+        read_scores(tmp_path, None, 4)
 
 
 def test_the_gain_is_said_with_its_interval_and_its_doubt():

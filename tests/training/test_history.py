@@ -17,6 +17,7 @@ from stzoo.training import history as curves
 from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.training.history import FEW, MANY, PICTURE, draw, read_history, running_mean, shortened
 from stzoo.training.pretrain_settings import PretrainSettings
+from stzoo.training.trained import Log
 
 SETTINGS = FinetuneSettings(model="makers/model", data="beir/scifact")
 DEV = "eval_dev_ndcg_at_10"
@@ -271,3 +272,8 @@ def test_a_name_is_shortened_to_its_last_part():
     assert shortened("makers/model") == "model"
     assert shortened("/data/one.jsonl, two/three/, .") == "one.jsonl, three, ."
     assert shortened("abcdefghijklmnop", 9) == "abc\N{HORIZONTAL ELLIPSIS}lmnop"
+
+
+def test_small_numbers_of_a_log_are_shown_with_their_digits():
+    shown = str(Log([{"step": 1, "loss": 2.5, "learning_rate": 2e-5}, {"step": 2, "learning_rate": 0.0}]))
+    assert [line.split() for line in shown.splitlines()[2:]] == [["1", "2.5000", "2e-05"], ["2", "0.0000"]]
