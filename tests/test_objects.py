@@ -343,6 +343,7 @@ def test_help_shows_the_settings():
         (stzoo.finetune, {"model", "output", "data", "learning_rate", "progress"}),
         (stzoo.pretrain, {"base", "corpus", "max_steps", "progress"}),
         (stzoo.mine, {"data", "depth"}),
+        (stzoo.rerank, {"data", "base", "dev_data", "patience", "progress"}),
         (stzoo.adapt, {"corpus", "queries"}),
         (stzoo.bench, {"models", "data", "progress"}),
     ):

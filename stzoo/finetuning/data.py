@@ -20,7 +20,7 @@ from stzoo.errors import DataError, RecipeError
 from stzoo.evaluation.scoring import score
 from stzoo.retrieval.search.exact import retrieve
 from stzoo.training.callbacks import preserve_rng_state
-from stzoo.training.finetune_settings import FinetuneSettings
+from stzoo.training.supervised_settings import SupervisedTraining
 from stzoo.utils.files import write_json
 from stzoo.utils.messages import notify
 
@@ -42,11 +42,15 @@ class Data(NamedTuple):
     shared: int
 
 
-def read_data(settings: FinetuneSettings) -> dict[str, Data]:
+def read_data(
+    settings: SupervisedTraining, *, dev_passages: int = 0, mining: bool = False
+) -> dict[str, Data]:
     """Reads the training data and dev queries of each task; a corpus that several tasks share is read once.
 
     Args:
         settings: The settings of the run.
+        dev_passages: Number of passages to search for the dev queries; 0 for all.
+        mining: True if negatives are mined from the whole corpus.
 
     Returns:
         The data by task name; a single task has the name "".
@@ -56,12 +60,12 @@ def read_data(settings: FinetuneSettings) -> dict[str, Data]:
         RecipeError: If the dev split does not exist, or is the one to train on.
     """
     with each_file_once():
-        return {task: _read(one, task) for task, one in settings.each().items()}
+        return {task: _read(one, task, dev_passages, mining) for task, one in settings.each().items()}
 
 
-def _read(settings: FinetuneSettings, task: str) -> Data:
+def _read(settings: SupervisedTraining, task: str, dev_passages: int, mining: bool) -> Data:
     data, split, corpus, columns = settings.data, settings.split, settings.corpus, settings.columns
-    if settings.episodes or names_beir(data):
+    if mining or names_beir(data):
         judged = read_judged(data, split, corpus=corpus, columns=columns)
         whole = replace(from_judged(judged), origin=judged)
     else:
@@ -87,12 +91,12 @@ def _read(settings: FinetuneSettings, task: str) -> Data:
         chosen = random.Random(settings.seed).sample(every, settings.max_queries)  # noqa: S311
         train = train.part(np.array(sorted(chosen)))
     if dev:
-        dev = replace(cut_corpus(dev, settings.dev_passages, settings.seed), task=task)
-    origin = replace(train.judged(), task=task) if settings.episodes else None
+        dev = replace(cut_corpus(dev, dev_passages, settings.seed), task=task)
+    origin = replace(train.judged(), task=task) if mining else None
     return Data(replace(train, origin=origin), dev, shared)
 
 
-def _read_dev(settings: FinetuneSettings) -> RetrievalDataset:
+def _read_dev(settings: SupervisedTraining) -> RetrievalDataset:
     if not settings.dev_data:
         if not names_beir(settings.data):
             raise RecipeError(

@@ -95,7 +95,7 @@ def finetune(
             _tidy(run, config)
             notify(f"the run is finished already; the model is in {run.folder}.")
             return TrainedModel(run.folder)
-        data = read_data(config)
+        data = read_data(config, dev_passages=config.dev_passages, mining=config.episodes > 0)
         for task, one in data.items():
             check_negatives(config.each()[task], one.train)
         set_seed(config.seed)

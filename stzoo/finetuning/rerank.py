@@ -4,7 +4,6 @@ Each positive and its negatives are pairs with the labels 1 and 0 (binary cross-
 well it ranks the best passages of a first stage, BM25 or a retriever: nDCG@10.
 """
 
-import json
 import time
 from importlib.resources import files
 from pathlib import Path
@@ -41,21 +40,24 @@ from stzoo.retrieval.search.retriever import Retriever, default_root
 from stzoo.training import run_files, runs
 from stzoo.training.arguments import arguments
 from stzoo.training.callbacks import EachStep, FindBest, Progress, preserve_rng_state
-from stzoo.training.checkpoints import KEPT
+from stzoo.training.checkpoint_trainer import CheckpointTrainer
+from stzoo.training.checkpoints import last_checkpoint
 from stzoo.training.rerank_settings import RerankSettings
 from stzoo.utils.distributed import require_one_process
-from stzoo.utils.files import atomic_file, fingerprint, remove_files
+from stzoo.utils.files import atomic_file, fingerprint
 from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.messages import counted, notify
+from stzoo.utils.public import public
 
 README = "README.md"
 TOLERANCE = 1e-4  # between the scores of the trained model and those of its files
 CHECKED = 8  # pairs to compare
 
 
+@public(RerankSettings)
 def rerank(
-    data: str | Path | None = None,
-    base: str | Path | None = None,
+    data: Any = None,
+    base: Any = None,
     recipe: str | Path | None = None,
     *,
     output: str | Path,
@@ -66,8 +68,10 @@ def rerank(
     """Trains a cross-encoder, which `bench --rerank`, `search --rerank` and `--teacher` take.
 
     Args:
-        data: Training data with negatives, e.g. a file that `stzoo mine` wrote; may be set in the recipe.
-        base: Encoder or cross-encoder to start from; may be set in the recipe.
+        data: Training data with negatives: the path of a file, e.g. one that `stzoo mine` wrote, or rows as
+            Python objects; may be set in the recipe.
+        base: Encoder or cross-encoder to start from: the path of its folder, its Hub id, or an object of
+            sentence-transformers, which is not changed; may be set in the recipe.
         recipe: Path to a YAML file, or the name of an installed recipe.
         output: Folder for the checkpoints, run.json and, at the end, the model.
         resume: True to continue the unfinished run in `output`.
@@ -93,7 +97,7 @@ def rerank(
     with runs.start(output, config, resume=resume, overwrite=overwrite) as run:
         if run.metadata["status"] == "finished":
             return run.folder
-        train, judged, _ = read_data(config.for_data())[""]
+        train, judged, _ = read_data(config)[""]
         set_seed(config.seed)
         pairs = make_pairs(train, config)
         source = model_source(config.base)
@@ -119,7 +123,7 @@ def rerank(
         _install(run, model, pairs)
         run.record(status="finished")
         if not config.keep_checkpoints:
-            run_files.remove_checkpoints(run.folder, run_files.RERANK_CHECKPOINTS)
+            run_files.remove_checkpoints(run.folder)
         return run.folder
 
 
@@ -221,6 +225,10 @@ class DevRanking(BaseEvaluator):
         return {DEV_METRIC: score(judged.qrels, run).mean[METRIC]}
 
 
+class RerankTrainer(CheckpointTrainer, CrossEncoderTrainer):
+    """A CrossEncoderTrainer with checkpoints as those of fine-tuning."""
+
+
 def _fit(
     config: RerankSettings, run: runs.Run, model: Any, pairs: Dataset, dev: DevRanking | None
 ) -> dict[str, Any]:
@@ -235,13 +243,14 @@ def _fit(
 
     callbacks: list[Any] = [FindBest(), EachStep(save_in_time), progress]
     warmup = min(config.warmup_ratio, 1 - 1e-9)  # the host takes 1 for a number of steps
-    more: dict[str, Any] = {"save_total_limit": config.keep_checkpoints or KEPT, "warmup_steps": warmup}
+    more: dict[str, Any] = {"warmup_steps": warmup}
     if dev:
         more |= dict(eval_strategy="steps", eval_steps=config.eval_steps, load_best_model_at_end=True)
         more |= dict(metric_for_best_model=f"eval_{DEV_METRIC}", greater_is_better=True)
         more |= dict(save_steps=config.eval_steps)
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=config.patience))
-    trainer = CrossEncoderTrainer(
+    trainer = RerankTrainer(
+        settings=config,
         model=model,
         args=arguments(config, run.folder, kind=CrossEncoderTrainingArguments, **more),
         train_dataset=pairs,
@@ -253,27 +262,12 @@ def _fit(
         trainer.remove_callback(theirs)
     try:
         with silence_hf_logging():
-            trainer.train(resume_from_checkpoint=_last_checkpoint(run.folder))
+            trainer.train_from(last_checkpoint(run.folder))
     finally:
         progress.close()
     log = [line for line in trainer.state.log_history if "train_runtime" not in line]
     best = {DEV_METRIC: trainer.state.best_metric, "best_step": trainer.state.best_global_step}
     return {"log": log, "steps": trainer.state.global_step, **(best if dev else {})}
-
-
-def _last_checkpoint(folder: Path) -> str | None:
-    """The newest complete checkpoint of the host trainer; newer ones, which a kill leaves, are removed."""
-    numbered = (path for path in (folder / "checkpoints").glob("checkpoint-*") if path.name[11:].isdecimal())
-    found = sorted(numbered, key=lambda path: int(path.name[11:]))
-    while found:
-        newest = found.pop()
-        try:  # written last
-            json.loads((newest / "trainer_state.json").read_text(encoding="utf-8"))
-            return str(newest)
-        except (OSError, ValueError):
-            ours = run_files.matching(folder, run_files.RERANK_CHECKPOINTS)
-            remove_files(folder, [one for one in ours if one.startswith(f"checkpoints/{newest.name}/")])
-    return None
 
 
 def _install(run: runs.Run, model: Any, pairs: Dataset) -> None:

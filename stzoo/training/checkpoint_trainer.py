@@ -1,4 +1,4 @@
-"""A SentenceTransformerTrainer whose checkpoints contain all that a resume needs, and are verified.
+"""A trainer of sentence-transformers whose checkpoints contain all that a resume needs, and are verified.
 
 trainer.py lists the host's problems that its methods work around; checkpoints.py has what concerns folders.
 """
@@ -9,18 +9,22 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformerTrainer
+from sentence_transformers.base.trainer import BaseTrainer
 from torch import Tensor, nn
 from torch import distributed as dist
+from transformers.trainer_callback import TrainerState
 
 from stzoo.errors import ModelError, OutputError
 from stzoo.training.checkpoints import KEPT, LOG_SUMS, MARKER, STATE, fault, rotate, seal
 from stzoo.training.settings import Training
 from stzoo.utils.files import atomic_file, writing
+from stzoo.utils.messages import notify
 
 
-class CheckpointTrainer(SentenceTransformerTrainer):
+class CheckpointTrainer(BaseTrainer):
     """Saves and loads all tensors of a loss module that owns parameters.
+
+    A subclass also inherits from the host's trainer of its kind of model, which comes second.
 
     Args:
         loss: A module with an attribute `model`.
@@ -60,6 +64,8 @@ class CheckpointTrainer(SentenceTransformerTrainer):
         with torch.no_grad():
             for name, tensor in self.tensors.items():
                 tensor.copy_(stored[name])
+        if dist.is_initialized():
+            dist.barrier()  # or the first process may remove the checkpoint while others read it
 
     def _check_best(self, step: int) -> Path:
         """The folder of the best checkpoint, verified.
@@ -97,6 +103,37 @@ class CheckpointTrainer(SentenceTransformerTrainer):
                 rotate(folder.parent, keep, f"checkpoint-{best}" if best else None)
             if dist.is_initialized():
                 dist.barrier()  # or torchrun stops the others when the first process exits
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Adds no callback: the host's would call the Hub, and the card is written at the export."""
+
+    def train_from(self, checkpoint: Path | None) -> None:
+        """Trains from a checkpoint or from the start. If training ended at the checkpoint, only loads it.
+
+        Args:
+            checkpoint: Folder of the checkpoint to resume from; None to train from the start.
+
+        Raises:
+            OutputError: If the best checkpoint is damaged.
+        """
+        if checkpoint is None:
+            self.train()
+            return
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        if self.args.load_best_model_at_end and state.best_global_step:
+            self._check_best(state.best_global_step)  # before training continues
+        stop = state.stateful_callbacks.get("EarlyStoppingCallback", {})
+        waited = stop.get("attributes", {}).get("early_stopping_patience_counter", 0)
+        patience = stop.get("args", {}).get("early_stopping_patience", waited + 1)
+        if state.global_step < state.max_steps and waited < patience:
+            notify(f"resuming from step {state.global_step} of {state.max_steps}.")
+            self.train(resume_from_checkpoint=str(checkpoint))
+            return
+        self.state = state
+        if self.args.load_best_model_at_end and state.best_global_step:
+            self._load_best_model()
+        else:
+            self._load_from_checkpoint(str(checkpoint))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)  # the host calls this after it has set the sums to 0

@@ -3,12 +3,9 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
-
-from pydantic import BeforeValidator
+from typing import Any, ClassVar, Literal, Self
 
 from stzoo.data.beir_layout import names_beir
-from stzoo.data.column_roles import COLUMN_ROLES, IGNORE, parse_columns
 from stzoo.data.corpus_names import check_exists
 from stzoo.errors import RecipeError
 from stzoo.plugins import manager
@@ -37,16 +34,10 @@ from stzoo.training.settings import (
     Name,
     Names,
     Settings,
-    Training,
     setting,
 )
+from stzoo.training.supervised_settings import COLUMNS_HELP, Columns, SupervisedTraining
 from stzoo.utils.bounds import MAX_THREADS
-
-Columns = Annotated[dict[str, list[str]] | None, BeforeValidator(lambda given: parse_columns(given) or None)]
-COLUMNS_HELP = (
-    "Roles of a training file's columns whose names do not show them, as in query=question,positive=passage. "
-    f"Roles: {', '.join(COLUMN_ROLES)}, {IGNORE}."
-)
 
 
 class MiningRules(Settings):
@@ -142,7 +133,7 @@ class TaskSettings(CheckedSettings):
     max_queries: int | None = setting(None, "Train on at most this many queries, drawn at random.", ge=1)
 
 
-class FinetuneSettings(Training, MiningRules):
+class FinetuneSettings(SupervisedTraining, MiningRules):
     """Settings of `stzoo finetune`."""
 
     command: ClassVar[str] = "finetune"
@@ -168,28 +159,11 @@ class FinetuneSettings(Training, MiningRules):
         names="balancer",
     )
     balancer_options: dict[str, Any] = setting({}, "Options of the balancer, e.g. tau.", TASKS)
-    split: str = setting("train", "Split of a BEIR folder to train on.", DATA)
     corpus: Name | None = setting(
         None,
         "Passages that the data refers to by id, and to mine negatives from; those of --data by default.",
         DATA,
         takes="corpus",
-    )
-    columns: Columns = setting(None, COLUMNS_HELP, DATA)
-    max_queries: int | None = setting(
-        None, "Train on at most this many queries, drawn at random.", DATA, ge=1
-    )
-    dev_data: Name | None = setting(
-        None, "BEIR folder for early stopping; --data by default.", EVALUATION, takes="judged", split="dev"
-    )
-    dev_split: str | None = setting(
-        None, "Split for early stopping; part of the training queries by default.", EVALUATION
-    )
-    dev_queries: int = setting(
-        200,
-        "Training queries to hold out if there is no --dev-split; 0 turns early stopping off.",
-        EVALUATION,
-        ge=0,
     )
     dev_passages: int = setting(
         2000,
@@ -241,11 +215,6 @@ class FinetuneSettings(Training, MiningRules):
     temperature: float = setting(0.05, "Divide similarities by this in every loss.", LOSSES, gt=0)
     matryoshka: list[int] = setting([], "Also train embeddings truncated to this many dimensions.", LOSSES)
     cross_device: bool = setting(False, "Use passages on other devices as negatives, too.", LOSSES)
-    learning_rate: float = setting(2e-5, "Peak learning rate of AdamW.", OPTIMISER, gt=0)
-    eval_steps: int = setting(50, "Steps between evaluations on the dev queries.", EVALUATION, ge=1)
-    patience: int = setting(
-        3, "Stop training after this many evaluations without improvement.", EVALUATION, ge=1
-    )
     keep_base: bool = setting(
         True,
         "Keep the base's weights if no step scores higher on the dev queries; --no-keep-base takes the best "
@@ -312,8 +281,8 @@ class FinetuneSettings(Training, MiningRules):
             if not names_beir(one.data):
                 check_exists(one.data, words="")
 
-    def each(self) -> "dict[str, FinetuneSettings]":
-        """The settings of each task by its name; of a single one under ''."""
+    def each(self) -> "Mapping[str, FinetuneSettings]":
+        """See `SupervisedTraining`."""
         if not self.tasks:
             return {"": self}
         own = TaskSettings.model_fields.keys() & FinetuneSettings.model_fields.keys()

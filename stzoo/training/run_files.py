@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,6 @@ TRAINING_FILES = (
     rf"episodes/\d+/{SCRATCH}",
     r"teacher/(?:[^/]+/)?(?:manifest\.json|\d+\.safetensors|\.stzoo\.lock)",
 )
-RERANK_CHECKPOINTS = (  # as the host trainer writes them
-    *(rf"checkpoints/{_CHECKPOINT}/(?:{pattern})" for pattern in MODEL_FILES),
-    rf"checkpoints/{_CHECKPOINT}/(?:(?:optimizer|scheduler|scaler)\.pt|rng_state(?:_\d+)?\.pth)",
-    rf"checkpoints/{_CHECKPOINT}/(?:trainer_state\.json|training_args\.bin)",
-    r"checkpoints/runs/(?:.*/)?events\.out\.tfevents\..*",
-)
-RERANK_FILES = (*RERANK_CHECKPOINTS, LOGS)
 WORK_FILES = (  # files that a preparation leaves if it is killed at the very end
     r"work/(?:rows-\d{9}|words)\.parquet|work/(?:bm25|embeddings)/.*\.(?:safetensors|npy|json|lock)",
 )
@@ -58,7 +51,7 @@ _FOLDERS = (  # folders that a run writes; a file or link may be in their place
 
 def is_run_file(name: str, command: str) -> bool:
     """True if a run of this command writes a file of this path in its folder before it finishes."""
-    own = {"prepare": WORK_FILES, "rerank": RERANK_FILES}.get(command, TRAINING_FILES)
+    own = WORK_FILES if command == "prepare" else TRAINING_FILES
     return _fits(name, (*RUN_FILES, *own))
 
 
@@ -106,9 +99,9 @@ def _results(command: str) -> tuple[str, ...]:
     return PREPARED_FILES if command == "prepare" else MODEL_FILES
 
 
-def remove_checkpoints(folder: Path, patterns: Sequence[str] = CHECKPOINTS) -> None:
+def remove_checkpoints(folder: Path) -> None:
     """Removes the checkpoints of a finished run."""
-    remove_files(folder, matching(folder, patterns))
+    remove_files(folder, matching(folder, CHECKPOINTS))
     remove_empty(folder, "checkpoints/eval/step")  # the host makes the folder before it has scores
 
 

@@ -11,6 +11,7 @@ checkpoint_trainer.py:
   `_save_checkpoint`, checkpoints.py
 - old checkpoints are removed before the new one is complete, along with the user's files in them: `rotate`
 - a run that was moved loses its best checkpoint: `_load_best_model`, `FindBest`
+- a resumed run forgets how long early stopping has waited, and trains past its end: `train_from`
 - the first log line after a resume leaves out the steps before it: `_log_sums`
 
 This module:
@@ -24,7 +25,6 @@ This module:
 - `optimizer_cls_and_kwargs` leaves them out: `create_optimizer`
 - a loss that is a mean counts once per accumulated batch: `loss_is_scaled_for_ga`
 - autocast covers the encoder only: `compute_loss`
-- a resumed run forgets how long early stopping has waited, and trains past its end: `train_or_resume`
 - a resume within an epoch on several processes changes the order of the batches: `get_batch_sampler`,
   `SetEpoch`
 
@@ -48,7 +48,7 @@ from sentence_transformers.sentence_transformer.data_collator import SentenceTra
 from torch import Tensor, nn
 from torch import distributed as dist
 from transformers import PreTrainedModel, Trainer, set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from stzoo.errors import RecipeError, StzooError, TrainingError
 from stzoo.models.onednn import fast_linear
@@ -148,7 +148,7 @@ def checkpoint_layers(model: nn.Module) -> None:
     encoders[0].activation_checkpointing_enable({"use_reentrant": False, **contexts})
 
 
-class ObjectiveTrainer(CheckpointTrainer):
+class ObjectiveTrainer(CheckpointTrainer, SentenceTransformerTrainer):
     """Trains a loss module that owns parameters.
 
     Args:
@@ -294,9 +294,6 @@ class ObjectiveTrainer(CheckpointTrainer):
             logs |= self.throughput.read()
             logs |= {name: round(value, 4) for name, value in self.extra_logs().items()}
         super().log(logs, start_time)
-
-    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """Adds no callback: the host's would call the Hub, and the card is written at the export."""
 
     # -- optimiser
 
@@ -461,7 +458,7 @@ class ObjectiveTrainer(CheckpointTrainer):
         """
         try:
             with self.signals:
-                self._train_from(checkpoint)
+                self.train_from(checkpoint)
                 if self.signals.received:  # after the last step
                     self.signals.leave()
         except TrainingError:
@@ -472,26 +469,6 @@ class ObjectiveTrainer(CheckpointTrainer):
             if self.group is not None:
                 dist.destroy_process_group(self.group)
                 self.group = None
-
-    def _train_from(self, checkpoint: Path | None) -> None:
-        if checkpoint is None:
-            self.train()
-            return
-        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        if self.args.load_best_model_at_end and state.best_global_step:
-            self._check_best(state.best_global_step)  # before training continues
-        stop = state.stateful_callbacks.get("EarlyStoppingCallback", {})
-        waited = stop.get("attributes", {}).get("early_stopping_patience_counter", 0)
-        patience = stop.get("args", {}).get("early_stopping_patience", waited + 1)
-        if state.global_step < state.max_steps and waited < patience:
-            notify(f"resuming from step {state.global_step} of {state.max_steps}.")
-            self.train(resume_from_checkpoint=str(checkpoint))
-            return
-        self.state = state
-        if self.args.load_best_model_at_end and state.best_global_step:
-            self._load_best_model()
-        else:
-            self._load_from_checkpoint(str(checkpoint))
 
     def _inner_training_loop(self, *args: Any, **options: Any) -> Any:
         if dist.is_initialized() and dist.get_world_size() > 1:

@@ -401,7 +401,7 @@ def test_runs_are_shown_with_their_outcome_and_changed_settings(tmp_path):
     assert all(len(line) <= 80 for line in training.splitlines())
     section = html.partition('<section id="training">')[2].partition("</section>")[0]
     settings = dict(re.findall(r"<dt><bdi>(.*?)</bdi></dt><dd>(.*?)</dd>", section))
-    assert settings["tuned"] == "batch_size 7, model base, data beir/scifact"
+    assert settings["tuned"] == "batch_size 7, data beir/scifact, model base"
     assert "head_warmup_steps 3" in settings["pre"]
     assert f"corpus [&#39;{corpus.removeprefix('/data/')}&#39;]" in settings["pre"]
     cells = [re.findall("<t[hd].*?>(.*?)</t[hd]>", row) for row in section.split("<tr>")[2:]]

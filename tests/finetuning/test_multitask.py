@@ -222,11 +222,11 @@ def test_a_corpus_of_several_tasks_is_read_and_held_once(tmp_path):
     rows = [
         {"name": task, "data": str(tmp_path / "one" / task), "dev_split": "dev"} for task in ("even", "odd")
     ]
-    mined = read_data(FinetuneSettings(model="x", tasks=rows, episodes=1))
+    mined = read_data(FinetuneSettings(model="x", tasks=rows, episodes=1), mining=True)
     held = [one for data in mined.values() for one in (data.train.origin, data.dev)]
     assert all(one.passages is held[0].passages and one.corpus_ids is held[0].corpus_ids for one in held)
     assert [len(one.queries) for one in held] == [5, 5, 4, 4]
-    again = read_data(FinetuneSettings(model="x", tasks=rows, episodes=1))
+    again = read_data(FinetuneSettings(model="x", tasks=rows, episodes=1), mining=True)
     assert again["odd"].train.origin.passages is not held[0].passages  # kept no longer than needed
 
 

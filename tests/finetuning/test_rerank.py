@@ -1,19 +1,23 @@
 """Training a cross-encoder: by sentence-transformers' trainer, from mined negatives, resumable."""
 
 import json
+import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from safetensors.torch import load_file
 from sentence_transformers import CrossEncoder
 from support.helpers import cli
 
 import stzoo
-from stzoo import DataError
+from stzoo import DataError, OutputError
 from stzoo.finetuning import rerank as module
 from stzoo.models.cross_encoder import open_teacher
-from stzoo.testing import tiny_cross_encoder
+from stzoo.models.loading import load_model
+from stzoo.testing import sentences, tiny_cross_encoder
 
+SCORES = ("dev_ndcg_at_10", "best_step", "steps")
 PAIRS = [("wing lift", "the lift of a wing"), ("cell", "interest rates rose")]
 
 
@@ -65,6 +69,14 @@ def test_an_encoder_becomes_a_cross_encoder_that_plain_sentence_transformers_loa
     assert results[1].scores.mean["nDCG@10"] == pytest.approx(made["dev_ndcg_at_10"])
 
 
+def assert_same(one, other):
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (one, other))
+    for name, tensor in ours.items():
+        np.testing.assert_allclose(tensor, theirs[name], atol=1e-6, err_msg=name)
+    first, second = record(one), record(other)
+    assert [first[name] for name in SCORES] == [second[name] for name in SCORES]
+
+
 def test_a_stopped_run_is_resumed_to_the_same_weights(base, judged, mined, tmp_path, monkeypatch):
     whole = stzoo.rerank(mined, base, output=tmp_path / "whole", **options(judged))
     calls = []
@@ -83,15 +95,80 @@ def test_a_stopped_run_is_resumed_to_the_same_weights(base, judged, mined, tmp_p
     assert record(tmp_path / "part")["status"] == "interrupted"
     (tmp_path / "part" / "checkpoints" / "checkpoint-6").mkdir()  # as a kill leaves it
     part = stzoo.rerank(mined, base, output=tmp_path / "part", resume=True, **options(judged))
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (whole, part))
-    for name, tensor in ours.items():
-        np.testing.assert_allclose(tensor, theirs[name], atol=1e-6, err_msg=name)
-    assert record(part)["dev_ndcg_at_10"] == record(whole)["dev_ndcg_at_10"]
+    assert_same(whole, part)
     assert stzoo.rerank(mined, base, output=part, resume=True, **options(judged)) == part
 
 
 def stop(*_):
     raise KeyboardInterrupt
+
+
+def test_a_run_that_stopped_early_does_not_train_on_when_it_is_resumed(
+    base, judged, mined, tmp_path, monkeypatch
+):
+    given = options(judged, eval_steps=1, patience=1, max_steps=40)
+    whole = stzoo.rerank(mined, base, output=tmp_path / "whole", **given)
+    assert record(whole)["steps"] < 40
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(module, "_install", stop)
+        stzoo.rerank(mined, base, output=tmp_path / "part", **given)
+    part = stzoo.rerank(mined, base, output=tmp_path / "part", resume=True, **given)
+    assert_same(whole, part)
+
+
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before_it(
+    base, judged, mined, tmp_path, monkeypatch, capsys
+):
+    given = options(judged, eval_steps=1, max_steps=2, keep_checkpoints=3)
+    whole = stzoo.rerank(mined, base, output=tmp_path / "whole", **given)
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(module, "_install", stop)
+        stzoo.rerank(mined, base, output=tmp_path / "part", **given)
+    names = {path.name for path in (tmp_path / "part/checkpoints/checkpoint-2").iterdir()}
+    assert names == {
+        *("state.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"),
+        *("log_sums.safetensors", "whole.json"),
+    }
+    for name in sorted(names):
+        part = shutil.copytree(tmp_path / "part", tmp_path / name)
+        file = part / "checkpoints/checkpoint-2" / name
+        file.write_bytes(file.read_bytes()[:-3])
+        capsys.readouterr()
+        stzoo.rerank(mined, base, output=part, resume=True, **given)
+        assert "checkpoint-2 is damaged" in capsys.readouterr().err
+        assert_same(whole, part)
+    for file in (tmp_path / "part/checkpoints").glob("*/optimizer.pt"):
+        file.write_bytes(b"")
+    with pytest.raises(OutputError, match=r"no checkpoint in .* is usable"):
+        stzoo.rerank(mined, base, output=tmp_path / "part", resume=True, **given)
+
+
+def test_data_and_models_may_be_python_objects(base, tmp_path):
+    texts = sentences(20, seed=3)
+    rows = [
+        {"query": " ".join(text.split()[:4]), "positive": text, "negative": texts[i - 1]}
+        for i, text in enumerate(texts)
+    ]
+    corpus = {f"d{i}": {"title": "", "text": text} for i, text in enumerate(texts)}
+    queries = {f"q{i}": rows[i]["query"] for i in range(20)}
+    dev = (corpus, queries, {f"q{i}": {f"d{i}": 1} for i in range(20)})
+    model = load_model(str(base))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    few = dict(max_steps=1, eval_steps=1, batch_size=4, negatives=1, max_tokens=48, device="cpu")
+    out = stzoo.rerank(
+        pd.DataFrame(rows), model, dev_data=dev, retriever=model, dev_depth=5, output=tmp_path / "one", **few
+    )
+    recipe = record(out)["recipe"]
+    assert "DataFrame-of-20-rows-" in recipe["data"]
+    assert recipe["base"] == recipe["retriever"] != str(base)
+    assert record(out)["dev"]["queries"] == 20
+    assert all((tensor == before[name]).all() for name, tensor in model.state_dict().items())
+    again = stzoo.rerank(
+        rows, CrossEncoder(str(out), device="cpu"), dev_queries=0, output=tmp_path / "two", **few
+    )
+    assert CrossEncoder(str(again), device="cpu").max_seq_length == 48
+    with pytest.raises(DataError, match="an object of type int"):
+        stzoo.rerank(3, model, output=tmp_path / "none")
 
 
 def test_a_base_that_no_step_improves_is_kept(judged, mined, tmp_path, monkeypatch):

@@ -1,8 +1,10 @@
 """Run in two processes for test_trainer: how two processes train together, stop together and continue."""
 
 import json
+import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -11,6 +13,7 @@ from torch import distributed as dist
 from transformers import TrainerCallback
 
 import stzoo
+from stzoo.training import checkpoint_trainer
 from stzoo.training.callbacks import preserve_rng_state
 from stzoo.training.checkpoints import last_checkpoint
 from stzoo.training.trainer import ObjectiveTrainer
@@ -101,6 +104,15 @@ _, ended = train("nan", None, prepare=nan, save_steps=1)
 found["nan"] = gathered(ended)
 _, _ = train("timed", None, save_minutes=1e-9 if dist.get_rank() == 0 else 1e9)
 found["timed"] = sorted(folder.name for folder in (output / "timed/checkpoints").iterdir())
+# the first process removes the checkpoint as soon as it has read it, while the other still reads
+train("removed", None, save_steps=3)
+if dist.get_rank():
+    read = checkpoint_trainer.load_file
+    checkpoint_trainer.load_file = lambda file: time.sleep(1) or read(file)
+removed, _ = train("removed", last_checkpoint(output / "removed"))
+if dist.get_rank() == 0:
+    shutil.rmtree(output / "removed")
+found["removed"] = gathered(same(straight.tensors, removed.tensors))
 if dist.get_rank() == 0:
     (output / "spread.json").write_text(json.dumps(found))
 dist.destroy_process_group()

@@ -194,6 +194,7 @@ def test_two_processes_train_stop_and_continue_together(base, tmp_path):
     assert spread["timed"] == ["checkpoint-2", "checkpoint-3"]
     assert "step 3 of 3: decoder is nan" in spread["nan"][0]
     assert spread["nan"][0] == spread["nan"][1]
+    assert spread["removed"] == [True, True]
 
 
 def test_losses_are_logged_as_they_are_and_summed_by_weight(base, tmp_path):

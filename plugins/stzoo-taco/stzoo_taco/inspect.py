@@ -74,7 +74,7 @@ def _inspect(run: Path, batches: int, device: str) -> dict[str, Any]:
         raise DataError(
             f"{run} contains an unfinished run or one of a single task; expected a finished multi-task run."
         )
-    trains = {task: data.train for task, data in read_data(settings).items()}
+    trains = {task: data.train for task, data in read_data(settings, mining=settings.episodes > 0).items()}
     result: dict[str, Any] = {"run": str(run), "balancer": settings.balancer, "tasks": list(trains)}
     pooling: dict[str, Any] = dict(pooling=settings.pooling, pooling_options=settings.pooling_options)
     for time, name, options in (("before", settings.model, pooling), ("after", str(run), {})):
