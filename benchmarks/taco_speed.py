@@ -117,7 +117,7 @@ def one_side(side: str, tasks: int, size: int, steps: int) -> dict[str, Any]:
     import torch
 
     from stzoo.finetuning.balancers import BalancerContext, Gradients
-    from stzoo.finetuning.losses import make_loss
+    from stzoo.finetuning.ranking_loss import make_loss
     from stzoo.models.loading import load_model
     from stzoo.plugins import manager
     from stzoo.utils.malloc import disable_malloc_trim

@@ -63,7 +63,7 @@ class QueryPassageCollator:
         Returns:
             The features of the queries ("query_…") and of the passages ("passage_…"), each sorted by length,
             those of the guide ("guide_query_…", "guide_passage_…"), if there is one, and the "label", see
-            `stzoo.finetuning.losses.RankingLoss`.
+            `stzoo.finetuning.ranking_loss.RankingLoss`.
         """
         chosen = np.array([row["example"] for row in rows])
         texts = [self.data.queries[query] for query in self.pairs[chosen, 0].tolist()]

@@ -18,9 +18,10 @@ from stzoo.finetuning.data import Data, read_data
 from stzoo.finetuning.distillation import rescore
 from stzoo.finetuning.fit import check_negatives, examples_of, fit, loss_of, single_or_dict
 from stzoo.finetuning.gain import describe, keep_better, trained_tensors
-from stzoo.finetuning.losses import guide_identity, needs_scores
+from stzoo.finetuning.gist import guide_identity
 from stzoo.finetuning.mining.rules import check_rules
 from stzoo.finetuning.multitask import check_balancer
+from stzoo.finetuning.ranking_loss import needs_scores
 from stzoo.hub import card, layout
 from stzoo.hub.export import export
 from stzoo.models import lora

@@ -16,8 +16,9 @@ from stzoo.errors import DataError, RecipeError
 from stzoo.finetuning.collator import QueryPassageCollator
 from stzoo.finetuning.data import DEV_METRIC, EVALUATIONS, DevScore
 from stzoo.finetuning.gain import mean_score, read_scores
-from stzoo.finetuning.losses import guide_of, make_loss, means, needs_negatives, needs_scores
+from stzoo.finetuning.gist import guide_of
 from stzoo.finetuning.multitask import STATE, MultiTaskTrainer, in_order, make_task_batcher
+from stzoo.finetuning.ranking_loss import make_loss, means, needs_negatives, needs_scores
 from stzoo.training.arguments import arguments
 from stzoo.training.callbacks import ScoreBase
 from stzoo.training.checkpoints import last_checkpoint
@@ -200,7 +201,7 @@ def examples_of(
 
 
 def loss_of(settings: FinetuneSettings, model: Any) -> Any:
-    """Builds the loss that the settings name; see `stzoo.finetuning.losses.make_loss`."""
+    """Builds the loss that the settings name; see `stzoo.finetuning.ranking_loss.make_loss`."""
     return make_loss(
         model,
         settings.losses,

@@ -84,41 +84,41 @@ def stzoo_losses() -> Iterator[Component]:
     for name, build, summary, source, aliases in (
         (
             "contrastive",
-            "Contrastive",
+            "losses:Contrastive",
             "identify the positive among all passages of the batch (InfoNCE, MNRL)",
             "https://arxiv.org/abs/1807.03748",
             MNRL,
         ),
         (
             "gist",
-            "GIST",
+            "gist:GIST",
             "contrastive, without the negatives that a guide model ranks above the positive",
             "https://arxiv.org/abs/2402.16829",
             ("gist-embed", "cached-gist", "cached-gist-embed"),
         ),
         (
             "kl",
-            "KL",
+            "losses:KL",
             "match a teacher's distribution over the candidates of a query",
             "https://arxiv.org/abs/2010.11386",
             ("kl-div", "kl-divergence", "distill-kl", "distill-kl-div"),
         ),
         (
             "margin-mse",
-            "MarginMSE",
+            "losses:MarginMSE",
             "match a teacher's margins between positive and negatives",
             "https://arxiv.org/abs/2010.02666",
             (),
         ),
         (
             "cosent",
-            "CoSENT",
+            "losses:CoSENT",
             "rank all pairs of the batch by their scores, as in data with graded pairs",
             "https://doi.org/10.1109/TASLP.2024.3402087",
             (),
         ),
     ):
-        build = f"stzoo.finetuning.losses:{build}"
+        build = f"stzoo.finetuning.{build}"
         yield Component(name=name, build=build, summary=summary, source=source, aliases=aliases)
 
 

@@ -129,7 +129,7 @@ def check_loss(component: Component) -> None:
     """
     import torch
 
-    from stzoo.finetuning.losses import Candidates, Similarity
+    from stzoo.finetuning.candidates import Candidates, Similarity
 
     _check_texts(component)
     loss = _build("loss", component, Similarity("cosine", 0.1))

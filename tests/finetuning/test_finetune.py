@@ -25,7 +25,8 @@ from stzoo.data.training_sets.read import from_judged, read_training
 from stzoo.data.training_sets.sets import Candidate
 from stzoo.evaluation.scoring import score
 from stzoo.finetuning.data import cut_corpus, hold_out
-from stzoo.finetuning.losses import RankingLoss, open_guide
+from stzoo.finetuning.gist import open_guide
+from stzoo.finetuning.ranking_loss import RankingLoss
 from stzoo.models.loading import load_model
 from stzoo.plugins import manager
 from stzoo.retrieval.search.exact import retrieve

@@ -22,8 +22,10 @@ from sentence_transformers.util import cos_sim, dot_score, pairwise_cos_sim, pai
 import stzoo
 from stzoo.data.training_sets.builder import TrainingSetWriter
 from stzoo.data.training_sets.sets import Candidate
+from stzoo.finetuning.candidates import Candidates, Similarity, known_positives
 from stzoo.finetuning.collator import QueryPassageCollator
-from stzoo.finetuning.losses import Candidates, Contrastive, Similarity, known_positives, make_loss, means
+from stzoo.finetuning.losses import Contrastive
+from stzoo.finetuning.ranking_loss import make_loss, means
 from stzoo.models.loading import load_model
 from stzoo.plugins import builtin, manager
 from stzoo.training.finetune_settings import FinetuneSettings
@@ -307,7 +309,7 @@ def test_the_houses_losses_come_through_the_hook_as_any_plugins_do():
 @pytest.mark.parametrize("margin", [("absolute", 0.1), ("relative", 0.2), ("absolute", 0.0)])
 def test_gist_is_that_of_sentence_transformers_without_other_contrasts(margin, model, base, monkeypatch):
     guide = load_model(str(base), pooling="cls").eval()
-    monkeypatch.setattr("stzoo.finetuning.losses.open_guide", lambda _: guide)
+    monkeypatch.setattr("stzoo.finetuning.gist.open_guide", lambda _: guide)
     data = rows(5, negatives=1)  # of which no two passages have the same tokens
     examples = QueryPassageCollator(
         data, model, negatives=1, max_query_tokens=64, max_passage_tokens=64, seed=3, guide=guide

@@ -426,7 +426,7 @@ def test_a_state_of_other_tasks_is_refused(base, tasks, tmp_path):
 
 @pytest.mark.usefixtures("unverified")
 def test_a_loss_that_moves_nothing_is_told(base, tasks, tmp_path, monkeypatch):
-    from stzoo.finetuning.losses import RankingLoss
+    from stzoo.finetuning.ranking_loss import RankingLoss
 
     forward = RankingLoss.forward
 
