@@ -108,7 +108,7 @@ def make_stzoo(
 
     from stzoo.plugins import manager
     from stzoo.pretraining.pretrain import load_base
-    from stzoo.training.trainer import split_views
+    from stzoo.training.batches import split_views
 
     torch.manual_seed(0)
     built = manager.build("objective", objective, load_base(str(base), max_tokens=tokens).backbone)

@@ -16,7 +16,7 @@ from stzoo.plugins.hookspecs import Component
 from stzoo.pretraining.objective import Objective
 from stzoo.testing.tiny_models import TEXTS, sentences, tiny_backbone
 from stzoo.testing.torch_modes import Hits, Sight, WithoutDropout
-from stzoo.training.trainer import split_views
+from stzoo.training.batches import split_views
 
 WORDS = sorted({word.strip(".,").lower() for word in " ".join(TEXTS).split()})
 # With BERT's 0.02, a model of 32 dimensions would not learn within some hundred steps.

@@ -1,6 +1,6 @@
 """A trainer of sentence-transformers whose checkpoints contain all that a resume needs, and are verified.
 
-trainer.py lists the host's problems that its methods work around; checkpoints.py has what concerns folders.
+host.py lists the host's problems that its methods work around; checkpoints.py has what concerns folders.
 """
 
 from collections.abc import Mapping

@@ -13,7 +13,7 @@ from stzoo.plugins import manager
 from stzoo.pretraining.decoders import CrossLayer, EnhancedDecoder, StackedDecoder, bert_config
 from stzoo.pretraining.pretrain import load_base
 from stzoo.testing import FAMILIES, check_objective, sentences, tiny_backbone, tiny_masked_lm
-from stzoo.training.trainer import split_views
+from stzoo.training.batches import split_views
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -17,8 +17,8 @@ from stzoo.plugins import manager
 from stzoo.pretraining.pretrain import load_base, load_parts, make_objective
 from stzoo.pretraining.token_cache import load_tokens
 from stzoo.testing import check_objective, sentences, tiny_backbone, tiny_masked_lm
+from stzoo.training.batches import split_views
 from stzoo.training.pretrain_settings import PretrainSettings
-from stzoo.training.trainer import split_views
 
 ENCODERS = {task.name: task.encoder for task in TASKS}
 BACKBONE = tiny_backbone()

@@ -5,7 +5,7 @@ import torch
 
 from stzoo.plugins import manager
 from stzoo.testing import check_objective, sentences, tiny_backbone
-from stzoo.training.trainer import split_views
+from stzoo.training.batches import split_views
 
 NAMES = ("retromae", "retromae-basic", "dupmae")
 
