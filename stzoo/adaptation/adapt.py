@@ -47,7 +47,7 @@ from stzoo.retrieval.search.retriever import Retriever, default_root
 from stzoo.training.records import versions
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import lock_folder, write_json
-from stzoo.utils.inputs import read_record
+from stzoo.utils.inputs import read_json
 from stzoo.utils.messages import collect_notes, counted, notify, show_progress
 from stzoo.utils.outputs import check_output
 from stzoo.utils.parts import check_manifest
@@ -226,7 +226,7 @@ def _finished(run: Run, passages: Passages) -> dict[str, Any] | None:
     """
     if not all((run.folder / name).is_dir() for name in (HELD_OUT, RESULTS, ADAPTED)):
         return None
-    if found := read_record(run.folder / RECORD):
+    if found := read_json(run.folder / RECORD):
         check_manifest(
             run.folder,
             found,

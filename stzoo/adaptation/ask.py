@@ -33,7 +33,7 @@ from stzoo.training.arguments import choose_precision
 from stzoo.training.records import versions
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import atomic_file, lock_folder, remove_files, write_json
-from stzoo.utils.inputs import read_record
+from stzoo.utils.inputs import read_json
 from stzoo.utils.messages import collect_notes, notify, show_progress
 from stzoo.utils.outputs import check_output
 from stzoo.utils.parts import Part, open_manifest
@@ -372,7 +372,7 @@ def _order(corpus: Corpus, seed: int) -> np.ndarray:
 
 def _stored_number(folder: Path) -> int | None:
     """The queries per visit of an earlier run in this folder."""
-    found = read_record(folder / FOLDER / MANIFEST).get("per_passage")
+    found = read_json(folder / FOLDER / MANIFEST).get("per_passage")
     return found if isinstance(found, int) and found > 0 else None
 
 

@@ -38,8 +38,8 @@ from stzoo.models.loaded import PICKLED
 from stzoo.models.loading import load_plain
 from stzoo.models.names import model_source
 from stzoo.training.history import PICTURE, PRETRAINING
-from stzoo.training.records import read_record
 from stzoo.utils.files import atomic_folder, check_replaceable, write_json
+from stzoo.utils.inputs import read_json
 from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.messages import notify, show_progress
 from stzoo.utils.outputs import ADAPTATION, IMPORTED, MERGED, MODEL_FILES, RECORD, check_output
@@ -156,7 +156,7 @@ def check_model_output(output: str | Path, overwrite: bool, inputs: Iterable[obj
             f"{output} is not a model folder (it has no modules.json) and is not replaced. Use another "
             "--output."
         )
-    if (output / RECORD).exists() and read_record(output / RECORD).get(EXPORTED) is not True:
+    if (output / RECORD).exists() and read_json(output / RECORD).get(EXPORTED) is not True:
         raise OutputError(f"{output} is a training run ({RECORD}) and is not replaced. Use another --output.")
     check_replaceable(output, _files_of(output))
     return output
@@ -164,7 +164,7 @@ def check_model_output(output: str | Path, overwrite: bool, inputs: Iterable[obj
 
 def _files_of(output: Path) -> tuple[str, ...]:
     """Patterns of the files of the model in a folder, including its own code."""
-    listing = read_record(output / "modules.json", list) or []
+    listing = read_json(output / "modules.json", list) or []
     types = [module.get("type") for module in listing if isinstance(module, dict)]
     code = [str(kind).partition(".")[0] for kind in types]
     return (*MODEL_FILES, *(rf"{re.escape(stem)}\.py" for stem in code))

@@ -13,6 +13,7 @@ import torch
 
 from stzoo.errors import OutputError, first_line
 from stzoo.training.recipes import SCHEMA_VERSION
+from stzoo.utils.inputs import read_json
 from stzoo.utils.outputs import IMPORTED, RECORD
 
 PACKAGES = ("stzoo", "torch", "transformers", "sentence-transformers", "datasets", "tokenizers", "numpy")
@@ -60,7 +61,7 @@ def is_record(metadata: Any) -> bool:
 
 def earlier(base: str | Path) -> list[dict[str, Any]]:
     """The records, without logs, of the runs that made a model, oldest first; [] if no run made it."""
-    metadata = read_record(Path(base) / RECORD)
+    metadata = read_json(Path(base) / RECORD)
     if metadata.get("status") != "finished" or "recipe" not in metadata:
         return []
     before = metadata.pop("before", [])
@@ -69,15 +70,7 @@ def earlier(base: str | Path) -> list[dict[str, Any]]:
 
 def imported(base: str | Path) -> dict[str, Any] | None:
     """The published checkpoint that `stzoo import` made a model of; None if it was not imported."""
-    return read_record(Path(base) / IMPORTED).get("imported")
-
-
-def read_record(path: Path, kind: type = dict) -> Any:
-    """Reads a JSON record of a model folder; an empty `kind` if it is missing or not of that type."""
-    record = None
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        record = json.loads(path.read_text(encoding="utf-8"))
-    return record if isinstance(record, kind) else kind()
+    return read_json(Path(base) / IMPORTED).get("imported")
 
 
 def _without_logs(metadata: dict[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from stzoo.errors import OutputError
-from stzoo.training.records import is_record, read_record
+from stzoo.training.records import is_record
 from stzoo.training.settings import Settings
 from stzoo.utils.files import PART, clear_drafts, files_under, move_files, remove_empty, remove_files, sha256
+from stzoo.utils.inputs import read_json
 from stzoo.utils.outputs import MODEL_FILES, RECORD
 
 OLD = ".stzoo-old"  # keeps an overwritten run until the new one has read its inputs
@@ -186,7 +187,7 @@ def put_back(folder: Path) -> None:
 
 def recover(folder: Path) -> None:
     """Moves an old run back if --overwrite was killed after setting it aside, before a new one began."""
-    if not os.path.lexists(folder / RECORD) and is_record(read_record(folder / OLD / RECORD)):
+    if not os.path.lexists(folder / RECORD) and is_record(read_json(folder / OLD / RECORD)):
         put_back(folder)
     elif (folder / OLD).is_dir() and not (folder / OLD).is_symlink():
         with contextlib.suppress(OSError):  # it is not empty

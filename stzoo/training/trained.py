@@ -4,7 +4,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stzoo.training.records import read_record
+from stzoo.utils.inputs import read_json
 from stzoo.utils.outputs import IMPORTED, RECORD
 from stzoo.utils.tables import Tabular
 
@@ -50,7 +50,7 @@ class TrainedModel(_Path):
     @cached_property
     def record(self) -> dict[str, Any]:
         """The content of run.json; empty for a model that was merged or imported."""
-        return dict(read_record(self.path / RECORD))
+        return dict(read_json(self.path / RECORD))
 
     @property
     def scores(self) -> dict[str, float]:
@@ -58,7 +58,7 @@ class TrainedModel(_Path):
 
         Empty if nothing was scored.
         """
-        published = read_record(self.path / IMPORTED).get("imported", {}).get("expected", [])
+        published = read_json(self.path / IMPORTED).get("imported", {}).get("expected", [])
         scores = {f"{one['dataset']} {one['measure']}": one["value"] for one in published}
         for entry in self.record.get("log", []):
             scores |= {name: value for name, value in entry.items() if name.startswith("probe_")}

@@ -5,6 +5,7 @@ line. So ~nouser, endless nesting, repeated keys, halves of surrogate pairs, pip
 that Python cannot represent never reach other code.
 """
 
+import contextlib
 import json
 import re
 import stat
@@ -234,10 +235,9 @@ def check_number(kind: Any, value: Any) -> None:
             raise ValueError("expected a plain number such as 10, 0.5 or 1e-4")
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """The JSON object in a file that stzoo wrote; {} if it is missing or damaged."""
-    try:
-        found = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def read_json(path: Path, kind: type = dict) -> Any:
+    """The JSON value in a file; an empty `kind` if the file is missing, damaged or of another type."""
+    value = None
+    with contextlib.suppress(OSError, ValueError):
+        value = parse_json(path.read_text(encoding="utf-8"))
+    return value if isinstance(value, kind) else kind()

@@ -13,7 +13,7 @@ from stzoo.adaptation.stages.run import FEWEST, SETTINGS, Run
 from stzoo.errors import DataError
 from stzoo.evaluation.adapt_record import QUESTIONS as FOLDER
 from stzoo.utils.files import atomic_file, write_json
-from stzoo.utils.inputs import read_record
+from stzoo.utils.inputs import read_json
 from stzoo.utils.messages import counted, notify
 
 TRIAL = 64  # questions that are timed to see how many fit into the budget
@@ -69,7 +69,7 @@ def ask_questions(run: Run, passages: Passages, manifest: dict[str, Any], spent:
 
 
 def _read(folder: Path) -> Asked:
-    record, page = read_record(folder / RECORD), folder / PAGE
+    record, page = read_json(folder / RECORD), folder / PAGE
     rejected = {reason: about["number"] for reason, about in record.get("rejected", {}).items()}
     return Asked(
         read_questions(folder / QUESTIONS),

@@ -14,7 +14,7 @@ from typing import Any
 
 from stzoo.errors import DataError, OutputError, RecipeError
 from stzoo.evaluation.adapt_record import RESULTS
-from stzoo.evaluation.report.adaptation import describe, read_record
+from stzoo.evaluation.report.adaptation import describe, read_adaptation
 from stzoo.evaluation.report.content import Content
 from stzoo.evaluation.report.data import gather, shown_folder
 from stzoo.evaluation.report.html import as_html
@@ -80,7 +80,7 @@ def report(
     if data is not None and not user_path(data).is_dir():
         raise DataError(f"{data} does not exist; expected a BEIR folder, or the parent of several.")
     folder, show_bars = user_path(results), show_progress(progress)
-    record = read_record(folder)
+    record = read_adaptation(folder)
     options: dict[str, Any] = {"seed": seed, "progress": show_bars, "runs": settings.runs}
     if record:  # without results of judgements, which have other measures
         page = gather(folder / RESULTS, measure, **options)

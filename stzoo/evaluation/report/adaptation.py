@@ -85,7 +85,7 @@ class Adaptation:
     examples: list[Asked]
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
+def read_adaptation(folder: Path) -> dict[str, Any] | None:
     """The record of a run; None if the folder is not a run.
 
     Raises:

@@ -11,7 +11,7 @@ from stzoo.errors import ModelError
 from stzoo.hub import verify_standalone
 from stzoo.models import lora
 from stzoo.models.loading import load_masked_lm, load_plain
-from stzoo.training.records import read_record
+from stzoo.utils.inputs import read_json
 
 HEAD = "masked_lm."  # prefix of the tensors that only the masked LM of a pre-trained model has
 WEIGHTS, PICKLED = "model*.safetensors", "pytorch_model*.bin"
@@ -53,7 +53,7 @@ def load(folder: Path) -> tuple[Any, Any]:
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
-    config = read_record(folder / "config.json")
+    config = read_json(folder / "config.json")
     if "ForMaskedLM" in str(config.get("architectures")):
         model, masked_lm, new = load_masked_lm(str(folder))
         if not new:

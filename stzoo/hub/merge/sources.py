@@ -11,8 +11,8 @@ from stzoo.models import lora
 from stzoo.models.loaded import folder_revision
 from stzoo.models.names import is_checkpoint, model_source
 from stzoo.training.checkpoints import STATE, is_whole
-from stzoo.training.records import read_record
 from stzoo.utils.files import fingerprint
+from stzoo.utils.inputs import read_json
 from stzoo.utils.outputs import RECORD
 
 CHECKPOINTS = "checkpoints/checkpoint-*"
@@ -52,7 +52,7 @@ def find(folders: Sequence[str | Path]) -> list[Source]:
         run = Path(folders[0])
         if checkpoints := _checkpoints(run):
             return [_checkpoint(folder) for folder in checkpoints]
-        if read_record(run / RECORD).get("status") == "finished":
+        if read_json(run / RECORD).get("status") == "finished":
             raise ModelError(
                 f"{run} is a single finished run without checkpoints, so there is nothing to average. Give "
                 "several models, or train with --keep-checkpoints 5 and merge the checkpoints of that run."
