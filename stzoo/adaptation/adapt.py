@@ -38,6 +38,7 @@ from stzoo.adaptation.stages.read import Passages, read_passages
 from stzoo.adaptation.stages.run import Run
 from stzoo.adaptation.stages.train import train
 from stzoo.data.beir_layout import corpus_file
+from stzoo.data.documents.find import check_there
 from stzoo.data.objects import corpus_path, is_judged
 from stzoo.errors import DataError, OutputError
 from stzoo.evaluation.adapt_record import ADAPTED, BASE, HELD_OUT, MEASURE, RECORD, RESULTS
@@ -114,7 +115,7 @@ def adapt(
             f"{QUESTIONS}."
         )
     if named is not None:
-        _check_outside(folder, Path(named).expanduser())
+        _check_outside(folder, check_there(named))
     if config.threads:
         torch.set_num_threads(config.threads)
     with collect_notes() as notes, lock_folder(folder):
@@ -128,7 +129,10 @@ def adapt(
             config.teacher, max_tokens=config.teacher_tokens, device=config.device
         )
         run = Run(config, folder, base, retriever, teacher or None, show_bars)
-        record = _make(run, corpus, _Clock(on_stage or (lambda _: None)), notes)
+        try:
+            record = _make(run, corpus, _Clock(on_stage or (lambda _: None)), notes)
+        finally:
+            run.forget_settings()
     return Adapted(folder, record)
 
 

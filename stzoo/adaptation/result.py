@@ -1,5 +1,6 @@
 """The result of adapt(), and the words for it."""
 
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ class Adapted:
 def verdict(made: Adapted) -> str:
     """What to do, in a few sentences."""
     lines = adapt_record.verdict(made.record, str(made.path / ADAPTED))
-    lines.append(f"The report: stzoo report {made.path} --output {made.path}.html")
-    lines.append(f"To judge 40 answers yourself: stzoo judge {made.path}")
+    report = ["stzoo", "report", str(made.path), "--output", f"{made.path}.html"]
+    lines.append(f"The report: {shlex.join(report)}")
+    lines.append(f"To judge 40 answers yourself: {shlex.join(['stzoo', 'judge', str(made.path)])}")
     return "\n".join(lines)

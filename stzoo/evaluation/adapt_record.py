@@ -9,6 +9,7 @@ RECORD = "adapt.json"
 RESULTS, HELD_OUT, QUESTIONS = "results", "held_out", "questions"  # folders of the run
 MEASURE = "nDCG@10"
 BASE, ADAPTED = "base", "adapted"  # systems
+FEW = 30  # held-out documents
 GENERAL_LOSS = 0.02  # in the general check, which is mentioned
 
 
@@ -21,10 +22,13 @@ def verdict(record: Mapping[str, Any], adapted: str) -> list[str]:
     """
     gain, general, scores, decision = (record[key] for key in ("gain", "general", "scores", "decision"))
     lines = [
-        f"The adapted model: {gain['difference']:+.3f} {MEASURE} against the base on the questions of "
-        f"{counted(gain['queries'], 'held-out document')} (95 % interval {gain['low']:+.3f} to "
-        f"{gain['high']:+.3f}, p {gain['p_value']:.4f})."
+        f"The adapted model: {gain['difference']:+.3f} {MEASURE} against the base as the mean over "
+        f"{counted(gain['queries'], 'held-out document')}, each counting once (95 % interval "
+        f"{gain['low']:+.3f} to {gain['high']:+.3f}, p {gain['p_value']:.4f}); the mean over their questions "
+        f"is {scores[BASE]:.3f} before and {scores[ADAPTED]:.3f} after."
     ]
+    if gain["queries"] < FEW:
+        lines.append(f"{counted(gain['queries'], 'document')} are few to decide by. Adapt to more documents.")
     if record["copied_questions"]:
         lines.append(
             "The questions are words of the passages. This favours BM25, and the adapted model, which learns "
@@ -44,6 +48,9 @@ def verdict(record: Mapping[str, Any], adapted: str) -> list[str]:
     else:
         lines.append("KEEP base: the gain is not beyond chance.")
     fused = f"BM25 + {decision}"
-    if scores[fused] > scores[decision]:
-        lines.append(f"{fused} ranks better still ({scores[fused]:.3f}): stzoo search --hybrid.")
+    best = max(scores, key=lambda system: scores[system])
+    if best == fused:
+        lines.append(f"{fused} ranks best ({scores[fused]:.3f}): stzoo search --hybrid.")
+    elif scores[best] > scores[decision]:
+        lines.append(f"Of all systems, {best} ranks these questions best ({scores[best]:.3f}).")
     return lines

@@ -135,7 +135,8 @@ def load(source: str, config: RerankSettings) -> tuple[Any, bool]:
             tokens.
     """
     with loading_errors("model", source), loading_reports() as reports:
-        model = CrossEncoder(source, num_labels=1, device="cpu", trust_remote_code=False)
+        options = dict(device="cpu", trust_remote_code=False, local_files_only=Path(source).is_dir())
+        model = CrossEncoder(source, num_labels=1, **options)
     (loaded, report), *_ = reports
     inside = f"{loaded.base_model_prefix}."
     head = tuple(key for key in report["missing_keys"] if not key.startswith(inside))

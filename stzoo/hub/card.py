@@ -17,6 +17,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import jinja2
@@ -165,7 +166,7 @@ def write(folder: Path) -> None:
     except (StzooError, OSError) as error:  # not a reason to report hours of training as failed
         print(
             f"stzoo: the model in {folder} is finished, but its card could not be made: {error} After fixing "
-            f"this, run: stzoo card {folder} --output {folder / README}",
+            f"this, run: stzoo card {quote(str(folder))} --output {quote(str(folder / README))}",
             file=sys.stderr,
         )
 

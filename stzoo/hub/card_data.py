@@ -15,7 +15,7 @@ from stzoo.plugins.hookspecs import Component
 from stzoo.training.history import as_history
 from stzoo.training.recipes import with_effect
 from stzoo.utils.messages import counted
-from stzoo.utils.outputs import ADAPTATION, MERGED, RECORD
+from stzoo.utils.outputs import ADAPTATION, MERGED, RECORD, no_model
 
 DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
@@ -88,10 +88,7 @@ def read_model(folder: Path) -> Model:
         ModelError: If the folder is not an exported model.
     """
     if not (folder / "modules.json").is_file():
-        raise ModelError(
-            f"{folder} is not an exported model: it has no modules.json. Give the --output of a finished "
-            "`stzoo pretrain`, `finetune`, `merge` or `export`."
-        )
+        raise ModelError(no_model(folder))
     try:
         modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
         types = [module["type"] for module in modules]

@@ -42,7 +42,7 @@ from stzoo.utils.files import atomic_folder, check_replaceable, write_json
 from stzoo.utils.inputs import read_json
 from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.messages import notify, show_progress
-from stzoo.utils.outputs import ADAPTATION, IMPORTED, MERGED, MODEL_FILES, RECORD, check_output
+from stzoo.utils.outputs import ADAPTATION, IMPORTED, MERGED, MODEL_FILES, RECORD, check_output, no_model
 from stzoo.utils.progress import STAGES, progress_bar
 from stzoo.utils.public import public
 
@@ -200,9 +200,12 @@ def _loaded(model: Any) -> Any:
         return model
     if not isinstance(model, str | Path):
         raise ModelError(f"expected a SentenceTransformer, a path or a Hub id, not {type(model).__name__}.")
+    source = model_source(str(model))
+    if Path(source).is_dir() and not Path(source, "modules.json").is_file():
+        raise ModelError(no_model(Path(source)))
     try:
-        if is_sentence_transformer_model(str(model)):
-            return load_plain(str(model), device="cpu")
+        if is_sentence_transformer_model(source):
+            return load_plain(source, device="cpu")
     except (OSError, ValueError) as error:  # damaged settings, or an error of the Hub
         raise ModelError(f"{model} cannot be loaded: {first_line(error)}") from error
     raise ModelError(f"{model} is not a sentence-transformers model: it has no modules.json.")

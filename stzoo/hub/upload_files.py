@@ -18,6 +18,7 @@ from stzoo.hub.export import run_alone
 from stzoo.hub.layout import POOLING_SWITCHES
 from stzoo.hub.redact import SECRET_NAMES, SECRETS
 from stzoo.models.loaded import PICKLED, PLAIN, RECORDS, VOCABULARIES
+from stzoo.utils.outputs import no_model
 
 SENT = PLAIN | {".txt"}
 LICENCES = ("LICENSE", "LICENCE", "NOTICE")
@@ -82,8 +83,7 @@ def check_secrets(files: Mapping[str, Path | bytes]) -> None:
 def _select(folder: Path) -> tuple[Files, list[str]]:
     listing = folder / "modules.json"
     if not listing.is_file():
-        what = "has no finished model" if (folder / "run.json").is_file() else "is not an exported model"
-        raise PublishError(f"{folder} {what} (it has no modules.json). `stzoo export MODEL` makes one.")
+        raise PublishError(no_model(folder))
     modules = _json(listing.read_bytes(), str(listing))
     try:
         subfolders = sorted({PurePosixPath(module["path"]) for module in modules if module["path"]})

@@ -119,7 +119,7 @@ def open_teacher(name: str, *, max_tokens: int | None = None, device: str | None
         raise ModelError(f"{given} is no model; expected a cross-encoder's folder, with a config.json.")
     with loading_errors("teacher", given), loading_reports() as reports:
         _check_kind(given)
-        model = CrossEncoder(given, device="cpu", trust_remote_code=False)
+        model = CrossEncoder(given, device="cpu", trust_remote_code=False, local_files_only=local)
     if model.num_labels != 1:
         raise ModelError(f"{given} gives {model.num_labels} labels; expected one, how relevant a passage is.")
     check_model(given, model, reports)

@@ -20,6 +20,7 @@ from stzoo.models.names import model_source, similar
 from stzoo.plugins import builders, manager
 from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.network import limit_waits
+from stzoo.utils.outputs import no_model
 
 DTYPES = ("float32", "bfloat16", "float16")
 # The module that each backend needs, and why pip may find none that is compatible with transformers 5.23.
@@ -69,11 +70,10 @@ def load_plain(
     name = model_source(name)
     folder = Path(name)
     if folder.is_dir() and not any((folder / file).is_file() for file in ("modules.json", "config.json")):
-        raise ModelError(
-            f"{name} is not a model; expected modules.json (of sentence-transformers) or config.json in it."
-        )
+        raise ModelError(no_model(folder))
     with loading_errors("model", name), check_weights.loading_reports() as reports:
         options |= dict(device=device, trust_remote_code=False, revision=revision)
+        options["local_files_only"] = folder.is_dir()  # or its card asks the Hub for a model of this name
         model = SentenceTransformer._load_with_module_classes(name, _of_plugins(name, revision), **options)
     check_weights.check_model(name, model, reports)
     limits.prepare(model, name)

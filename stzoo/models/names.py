@@ -15,6 +15,7 @@ from stzoo.errors import ModelError, RecipeError, suggest
 from stzoo.plugins import manager
 from stzoo.utils.files import fingerprint
 from stzoo.utils.inputs import user_path
+from stzoo.utils.network import is_cut_off
 
 IMPORT = "stzoo.hub.load:checkpoint_folder"  # named, as it belongs to a later package
 
@@ -74,11 +75,11 @@ def is_checkpoint(source: str) -> bool:
 
 
 def check_source(source: str) -> None:
-    """Refuses what cannot be a model, at once and without network or torch.
+    """Refuses what cannot be a model, at once, without a request and without torch.
 
     Raises:
         ModelError: If it is neither a folder, nor a published checkpoint's name, nor a possible Hub id; or if
-            the Hub is not to be used (HF_HUB_OFFLINE) and its cache has no such model.
+            the Hub cannot be reached, or not be used (HF_HUB_OFFLINE), and its cache has no such model.
     """
     path = user_path(source, ModelError)
     if path.is_dir() or is_checkpoint(source):
@@ -92,9 +93,16 @@ def check_source(source: str) -> None:
         validate_repo_id(source)
     except HFValidationError:
         raise ModelError(f"{failed}, as it is not a Hub id either{similar(source)}") from None
-    if constants.is_offline_mode() and not _is_cached(source):
+    if _is_cached(source):
+        return
+    if constants.is_offline_mode():
         raise ModelError(
             f"{failed}: HF_HUB_OFFLINE is set, and the Hub's cache has no such model{similar(source)}"
+        )
+    if is_cut_off(constants.ENDPOINT):
+        raise ModelError(
+            f"{failed}: {constants.ENDPOINT} cannot be reached, and the Hub's cache has no such "
+            f"model{similar(source)}"
         )
 
 

@@ -20,14 +20,18 @@ class _Stderr(logging.Handler):
 logger.addHandler(_Stderr())
 
 
-def notify(text: str) -> None:
+def notify(text: str, *, is_passing: bool = False) -> None:
     """Shows a note to the user through the logger "stzoo".
 
     Of the processes that torchrun started together, only the first shows it. Handlers and levels can be set
     on the logger as usual.
+
+    Args:
+        text: The note.
+        is_passing: True if it is of no interest later; `collect_notes` leaves it out.
     """
     if os.environ.get("RANK", "0") == "0":
-        logger.warning(text)
+        logger.warning(text, extra={"is_passing": is_passing})
 
 
 def show_progress(progress: bool | None = None) -> bool:
@@ -51,12 +55,13 @@ def duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def collect_notes() -> Iterator[list[str]]:
-    """Collects the distinct notes that are shown while the block runs."""
+    """Collects the distinct notes that are shown while the block runs, but for passing ones."""
     notes: list[str] = []
 
     class Collect(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if (text := record.getMessage()) not in notes:
+            text = record.getMessage()
+            if text not in notes and not getattr(record, "is_passing", False):
                 notes.append(text)
 
     handler = Collect()

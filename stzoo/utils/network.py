@@ -1,11 +1,14 @@
 """Time limits and retries for requests to the Hub and web servers."""
 
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, ClassVar, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from stzoo.errors import RecipeError
 from stzoo.utils.messages import notify
@@ -82,7 +85,7 @@ def _client() -> Any:
             try:
                 answer = super().send(request, **options)
             except FAILURES as error:
-                number = number % TRIES + 1
+                number = TRIES if is_name_unknown(error) else number % TRIES + 1
                 self.failures[host] = number, time.monotonic()
                 if number < TRIES:
                     raise
@@ -95,6 +98,27 @@ def _client() -> Any:
     return Client(
         event_hooks={"request": [_http.hf_request_event_hook]}, follow_redirects=True, timeout=seconds()
     )
+
+
+def is_name_unknown(error: BaseException | None) -> bool:
+    """True if a server's name does not exist, as without a network; trying again is of no use."""
+    while error is not None:
+        if isinstance(error, socket.gaierror):
+            return error.errno == socket.EAI_NONAME
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def is_cut_off(url: str) -> bool:
+    """True if a server cannot be reached, as its name is unknown here. It sends nothing to the server."""
+    host = urlsplit(url).hostname
+    if host is None or getproxies():  # a proxy looks names up
+        return False
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        return is_name_unknown(error)
+    return False
 
 
 def retry(call: Callable[[], T], what: str, errors: tuple[type[Exception], ...], tries: int = TRIES) -> T:
@@ -111,7 +135,7 @@ def retry(call: Callable[[], T], what: str, errors: tuple[type[Exception], ...],
             return call()
         except errors as error:
             reason = str(error) or type(error).__name__
-            notify(f"{what} failed ({reason}). Retrying ({number + 1} of {tries}) …")
+            notify(f"{what} failed ({reason}). Retrying ({number + 1} of {tries}) …", is_passing=True)
             time.sleep(min(number, seconds()))
     return call()
 

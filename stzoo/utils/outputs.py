@@ -32,6 +32,17 @@ MODEL_FILES = (
 )
 
 
+def no_model(folder: Path) -> str:
+    """A sentence on why a folder is no model, and what to do."""
+    if not folder.is_dir():
+        return f"there is no folder {folder}."
+    if (folder / RECORD).is_file():
+        return f"the run {folder} is not finished, so it has no model yet. Continue it with --resume."
+    if (folder / "adapted").is_dir():
+        return f"{folder} is a run of `stzoo adapt`, whose model is in {folder / 'adapted'}."
+    return f"{folder} is not a model: it has no modules.json, as models of sentence-transformers have."
+
+
 def check_output(
     output: str | Path,
     *,

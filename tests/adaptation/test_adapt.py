@@ -340,6 +340,20 @@ def test_the_dicts_of_beir_are_a_corpus(adapted, tiny_folder, library, tmp_path)
         stzoo.adapt(tiny_folder, corpus=few, output=tmp_path / "run", progress=False)
 
 
+def test_a_mistake_does_not_block_its_correction(tiny_folder, library, tmp_path):
+    """The settings of a run count from its first query on."""
+    given = dict(corpus=library, output=tmp_path / "run", progress=False)
+    with pytest.raises(ModelError):
+        stzoo.adapt(tiny_folder, **given, queries="local", queries_model=str(tmp_path / "mistyped"))
+    with pytest.raises(DataError, match="there is no file or folder"):
+        stzoo.adapt(tiny_folder, **given | {"corpus": tmp_path / "mistyped"})
+    assert not (tmp_path / "run" / "settings.json").exists()
+    with pytest.raises(DataError, match="questions"):
+        stzoo.adapt(tiny_folder, **given, count=20)
+    with pytest.raises(OutputError, match=r"settings\.seed"):
+        stzoo.adapt(tiny_folder, **given, count=20, seed=7)
+
+
 def test_scores_are_a_table(adapted):
     scores = adapted[0].scores
     assert dict(scores) == adapted[0].record["scores"]

@@ -987,6 +987,26 @@ def test_over_a_corpus_every_passage_with_a_positives_text_is_relevant(tmp_path)
     assert len(set(judged.corpus_ids)) == len(judged.corpus_ids)
 
 
+def test_a_positive_without_its_title_is_the_passage_of_its_id(tmp_path, capsys):
+    """Or its own passage would be mined as a negative."""
+    passages = [("b", "Lift", "wings lift planes"), ("c", "Drag", "drag slows planes"), ("d", "", "unlike d")]
+    rows = [{"_id": name, "title": title, "text": text} for name, title, text in passages]
+    put(tmp_path / "corpus.jsonl", *rows)
+    pairs = [
+        ("q1", "b", "wings  lift planes"),
+        ("q2", "c", "Drag drag slows planes"),
+        ("q3", "d", "other text"),
+    ]
+    rows = [{"query": query, "positive": text, "positive_id": name} for query, name, text in pairs]
+    judged = read_judged(put(tmp_path / "rows.jsonl", *rows), corpus=tmp_path / "corpus.jsonl")
+    assert list(judged.qrels.values()) == [{"b": 1}, {"c": 1}, {"_d": 1}]
+    assert list(judged.corpus_ids) == ["b", "c", "d", "_d"]
+    assert (
+        "added 1 positive that corpus.jsonl does not have, by the text (the first: _d)"
+        in capsys.readouterr().err
+    )
+
+
 def test_ids_are_searched_over_the_corpus_that_has_them(tmp_path, corpus):
     judged = read_judged(put(tmp_path / "ids.jsonl", *map(tevatron_ids, ROWS)), corpus=corpus)
     assert judged.corpus_ids == ["z", *CORPUS]

@@ -313,7 +313,7 @@ def test_a_folder_that_is_no_model_is_an_error(models, data, tmp_path):
     shutil.copytree(models / "one", tmp_path / "code")
     rewrite(tmp_path / "code", "modules.json", lambda text: text.replace("sentence_transformers.", "os_"))
     for name, message in (
-        ("empty", "is not a model; expected modules.json"),
+        ("empty", "is not a model: it has no modules.json"),
         ("broken", "cannot be loaded"),
         ("cut", "cannot be loaded"),
         ("code", "cannot be loaded"),

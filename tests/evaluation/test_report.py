@@ -774,7 +774,7 @@ def test_a_run_of_adapt_has_a_section_of_its_own(tmp_path):
     assert "Read from <code>run/results</code>" in html
     section = flat(html.partition('<section id="adaptation">')[2].partition("</section>")[0])
     for shown in (section, flat(text)):
-        assert "+0.056 nDCG@10 against the base on the questions of 12 held-out documents" in shown
+        assert "+0.056 nDCG@10 against the base as the mean over 12 held-out documents" in shown
         assert "95 % interval +0.031 to +0.081, p 0.0002" in shown
         assert "On other texts its queries find less: 0.500 before, 0.450 now." in shown
         assert "KEEP adapted" in shown

@@ -554,9 +554,9 @@ def test_a_commit_is_no_branch(folder):
 def test_a_folder_that_is_no_export_is_refused(hub, folder, tmp_path):
     refused("nowhere is not a folder", tmp_path / "nowhere")
     (folder / "modules.json").unlink()
-    refused("run has no finished model .*no modules.json.*stzoo export", folder)
+    refused("run .* is not finished, so it has no model yet. Continue it with --resume", folder)
     (folder / "run.json").unlink()
-    refused("run is not an exported model", folder)
+    refused("run is not a model: it has no modules.json", folder)
     assert writes(hub) == []
 
 

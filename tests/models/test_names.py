@@ -42,6 +42,7 @@ def test_what_cannot_be_a_model_is_refused_at_once(source, said, monkeypatch):
 
 def test_a_model_in_the_hubs_cache_is_accepted_offline_and_any_id_online(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
     check_source("org/name")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for name, short in (("org--name", "org/name"), ("sentence-transformers--tiny", "tiny")):

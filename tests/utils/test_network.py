@@ -11,13 +11,17 @@ import pytest
 from huggingface_hub import HfApi, close_session, constants
 from huggingface_hub.errors import OfflineModeIsEnabled
 from support.hub_server import HubServer, Repo
+from support.models import sentence_transformer
 
 from stzoo.data import download, registry
 from stzoo.data.corpus_sources import load_hub
 from stzoo.errors import DataError, ModelError, PublishError, RecipeError
 from stzoo.hub.publish import publish
 from stzoo.hub.published import fetch as fetch_model
-from stzoo.utils.network import interruptible, limit_waits, retry
+from stzoo.models.loaded import open_model
+from stzoo.models.loading import load_model
+from stzoo.models.names import check_source
+from stzoo.utils.network import interruptible, is_cut_off, limit_waits, retry
 
 # what the server does: answers with these bytes, or
 SILENT, HALF, LOOP = object(), object(), object()
@@ -174,6 +178,33 @@ def test_a_hub_that_does_not_answer_is_asked_again_with_a_word_on_the_screen(ser
     assert server.asked == ["GET /api/whoami-v2"] * 2
     said = capsys.readouterr().err
     assert f"GET {server.url}/api/whoami-v2 failed (timed out). Retrying (2 of 3)" in said
+
+
+def test_a_name_that_nobody_knows_is_asked_for_once(capsys, monkeypatch):
+    """`.invalid` is never given to a server (RFC 2606)."""
+    assert is_cut_off("https://hub.invalid")
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    assert not is_cut_off("https://hub.invalid")
+    monkeypatch.delenv("HTTPS_PROXY")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "https://hub.invalid")
+    limit_waits()
+    close_session()
+    with pytest.raises(OfflineModeIsEnabled):
+        HfApi(endpoint="https://hub.invalid").model_info("org/name")
+    assert "Retrying" not in capsys.readouterr().err
+    with pytest.raises(ModelError, match=r"https://hub\.invalid cannot be reached"):
+        check_source("org/name")
+    assert not is_cut_off("http://127.0.0.1:1")
+
+
+def test_a_local_model_asks_no_hub(server, tmp_path, base, monkeypatch):
+    """Its card would ask for a model of the name of its folder."""
+    sentence_transformer(base).save_pretrained(str(tmp_path / "minilm"))
+    monkeypatch.chdir(tmp_path)
+    open_model("minilm")
+    load_model("./minilm")
+    assert server.asked == []
 
 
 def test_what_changes_something_is_asked_once(server):

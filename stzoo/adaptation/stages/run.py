@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stzoo.adaptation.settings import AdaptSettings
+from stzoo.evaluation.adapt_record import QUESTIONS
 from stzoo.models.cross_encoder import Teacher
 from stzoo.models.loaded import LoadedModel
 from stzoo.retrieval.search.retriever import Retriever
@@ -44,6 +45,11 @@ class Run:
     def settings(self, without: Collection[str]) -> dict[str, Any]:
         """The settings, less some."""
         return {name: value for name, value in self.config.dump().items() if name not in without}
+
+    def forget_settings(self) -> None:
+        """Removes the settings if no query has been asked, so that wrong ones can be corrected."""
+        if not any((self.folder / QUESTIONS).rglob("*")):
+            (self.folder / SETTINGS).unlink(missing_ok=True)
 
     def manifest(self, without: Collection[str]) -> dict[str, Any]:
         """Opens the manifest of the folder, in which all settings but those in `without` must be the same.

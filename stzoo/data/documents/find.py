@@ -22,6 +22,18 @@ _WITH_CORPUS = ("qrels", "queries.jsonl", "queries.jsonl.gz", "passages.json")  
 KNOWN = ", ".join(sorted({*KINDS.values()}))
 
 
+def check_there(source: str | Path) -> Path:
+    """The path of a source of documents.
+
+    Raises:
+        DataError: If it does not exist.
+    """
+    path = user_path(source)
+    if not path.exists():
+        raise DataError(f"there is no file or folder {source}; expected documents ({KNOWN}) or a folder.")
+    return path
+
+
 @dataclass(frozen=True)
 class File:
     """A file to read.
@@ -73,9 +85,7 @@ def find_files(source: str | Path, leave_out: Path | None = None) -> tuple[list[
     Raises:
         DataError: If the source does not exist, cannot be listed, or is a file of another kind.
     """
-    path = user_path(source)
-    if not path.exists():
-        raise DataError(f"there is no file or folder {source}; expected documents ({KNOWN}) or a folder.")
+    path = check_there(source)
     if not path.is_dir():
         check_is_file(path)
         if (kind := _kind(path.name)) is None:

@@ -19,6 +19,7 @@ from stzoo.data.training_sets.formats import Blanks, Example, Understood, exampl
 from stzoo.data.training_sets.mined import made_of
 from stzoo.data.training_sets.resolve_ids import Corpus, with_pages, with_texts
 from stzoo.data.training_sets.sets import Candidate, TrainingSet
+from stzoo.data.words import same_text_key
 from stzoo.errors import DataError, RecipeError
 from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import counted, notify
@@ -75,8 +76,8 @@ def read_judged(
     """Reads the data for mining: queries, a corpus, and its relevant passages.
 
     A BEIR folder is read by `stzoo.data.beir.read_beir`. For other data, the corpus is their own passages, or
-    `corpus`: every passage in it with the text of a positive is relevant, and positives that it lacks are
-    added to it.
+    `corpus`: every passage in it with the text of a positive is relevant, and the one with its id if it
+    contains the text (the rows may lack titles). Positives that it lacks are added to it, with a note.
 
     Args:
         data: See `read_training`.
@@ -191,9 +192,14 @@ def _over(training: TrainingSet, split: str, corpus: Corpus) -> RetrievalDataset
     ids, texts, notes = corpus.passages
     positives = set(training.positives.places.tolist())
     place_of = {text_key(training.passages[place]): place for place in positives}
+    by_id = {training.corpus_ids[place]: place for place in positives}
     names: dict[int, list[str]] = {}
     for name, text in zip(ids, texts, strict=True):
-        if (place := place_of.get(text_key(text))) is not None:
+        place = place_of.get(text_key(text))
+        if place is None and (named := by_id.get(name)) is not None:
+            # the rows may have its text without the title
+            place = named if same_text_key(training.passages[named]) in same_text_key(text) else None
+        if place is not None:
             names.setdefault(place, []).append(name)
     if lacking := sorted(positives.difference(names)):
         taken = set(ids)
@@ -203,6 +209,7 @@ def _over(training: TrainingSet, split: str, corpus: Corpus) -> RetrievalDataset
         ids = Texts(chain(ids, (names[place][0] for place in lacking)))
         texts = Texts(chain(texts, (training.passages[place] for place in lacking)))
         notes += (f"added {counted(len(lacking), 'positive')} that {corpus.file.name} does not have",)
+        notify(f"{training.name}: {notes[-1]}, by the text (the first: {names[lacking[0]][0]}).")
     return replace(
         training.judged(split),
         corpus_ids=ids,

@@ -13,7 +13,7 @@ from stzoo.models.names import is_checkpoint, model_source
 from stzoo.training.checkpoints import STATE, is_whole
 from stzoo.utils.files import fingerprint
 from stzoo.utils.inputs import read_json
-from stzoo.utils.outputs import RECORD
+from stzoo.utils.outputs import RECORD, no_model
 
 CHECKPOINTS = "checkpoints/checkpoint-*"
 
@@ -76,8 +76,8 @@ def _source(name: str) -> Source:
         return Source(name, folder)
     if folder.is_dir() and folder.resolve().parent.name == "checkpoints":
         return _checkpoint(folder)
-    if (folder / RECORD).is_file():
-        raise ModelError(f"the run {folder} has no model yet; finish it with --resume.")
+    if (folder / RECORD).is_file() and not (folder / "config.json").is_file():
+        raise ModelError(no_model(folder))
     raise ModelError(
         f"{folder} cannot be merged; expected a model folder (with modules.json), or a checkpoint of a run "
         "(RUN/checkpoints/checkpoint-N)."
@@ -92,7 +92,7 @@ def _checkpoint(folder: Path) -> Source:
         )
     run = next((parent for parent in folder.resolve().parents if (parent / RECORD).is_file()), folder)
     if not (run / "modules.json").is_file():
-        raise ModelError(f"the run of {folder} has no model yet; finish it with --resume.")
+        raise ModelError(no_model(run))
     try:
         recipe = json.loads((run / RECORD).read_text(encoding="utf-8"))["recipe"]
         rank = recipe.get("lora_rank")
