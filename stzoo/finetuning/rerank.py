@@ -119,6 +119,12 @@ def rerank(
             notify(f"No step was better than the base on the dev queries ({before:.4f}), so it is kept.")
             model, _ = load(source, config)
             result |= {"kept": "base", DEV_METRIC: before, "best_step": 0}
+        if dev and result[DEV_METRIC] <= dev.first_score:
+            notify(
+                "On the dev queries the cross-encoder ranks no better than "
+                f"{Path(config.retriever).name} alone: {METRIC} {result[DEV_METRIC]:.4f} against "
+                f"{dev.first_score:.4f}. Train it on more queries, or for more steps."
+            )
         run.record(**result)
         _install(run, model, pairs)
         run.record(status="finished")

@@ -53,6 +53,11 @@ def teacher_path(given: Any) -> str:
     return _path_of_copy(given)
 
 
+def base_path(given: Any) -> str:
+    """The path or Hub id of an encoder or a cross-encoder, as `model_path`."""
+    return teacher_path(given) if isinstance(given, CrossEncoder) else model_path(given)
+
+
 def _path_of_copy(given: Any) -> str:
     used = [getattr(given, name, None) for name in USED]
     settings = hashlib.sha256(json.dumps(used, default=str).encode()).hexdigest()

@@ -17,7 +17,7 @@ class RerankSettings(SupervisedTraining):
         ...,
         "Encoder or cross-encoder to start from: folder, Hub id or name from `stzoo zoo`.",
         names="model",
-        takes="model",
+        takes="base",
     )
     max_tokens: int = setting(
         256, "Truncate each query and passage together to this many tokens.", DATA, ge=4

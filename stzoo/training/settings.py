@@ -52,6 +52,7 @@ OBJECTS = {
     "models": "stzoo.models.objects:model_paths",
     "options": "stzoo.models.objects:option_paths",
     "cross-encoder": "stzoo.models.objects:teacher_path",
+    "base": "stzoo.models.objects:base_path",
     "corpus": "stzoo.data.objects:corpus_path",
     "corpora": "stzoo.data.objects:corpus_paths",
     "judged": "stzoo.data.objects:judged_path",

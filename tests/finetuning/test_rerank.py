@@ -213,7 +213,11 @@ def test_training_queries_are_held_out_and_data_without_negatives_is_refused(bas
     )
     assert done.returncode == 0, done.stderr
     assert f"stzoo bench MODEL --data BEIR_FOLDER --rerank {tmp_path / 'out'}" in done.stderr
-    assert record(tmp_path / "out")["dev"]["queries"] == 6
+    made = record(tmp_path / "out")
+    assert made["dev"]["queries"] == 6
+    before, after = made["dev_before"]["first_stage"], made["dev_ndcg_at_10"]
+    assert f"{before:.4f} by bm25s alone, {after:.4f} after reranking" in done.stderr
+    assert ("ranks no better than bm25s alone" in done.stderr) == (after <= before)
     with pytest.raises(DataError, match=r"has no negatives.*stzoo mine bm25s --data"):
         stzoo.rerank(judged, base, output=tmp_path / "none", **held)
     assert not (tmp_path / "none").exists()
