@@ -35,7 +35,7 @@ from stzoo.training.finetune_settings import FinetuneSettings, MiningRules
 from stzoo.training.history import PICTURE, PRETRAINING, draw
 from stzoo.training.summary import print_summary
 from stzoo.training.trained import TrainedModel
-from stzoo.utils.distributed import is_main_process, main_process_first, refuse_sharding, world_size
+from stzoo.utils.distributed import is_main_process, refuse_sharding, world_size
 from stzoo.utils.files import atomic_file
 from stzoo.utils.messages import collect_notes, notify
 from stzoo.utils.public import public
@@ -155,11 +155,10 @@ def finetune(
             result = episodes.train(config, run, student, judged, teacher, partial(fit, dev=dev))
         else:
             if teacher:
-                with main_process_first(cpu=config.device == "cpu"):  # the others read its scores
-                    trains = {
-                        task: rescore(train, teacher, run.folder / "teacher" / task)
-                        for task, train in trains.items()
-                    }
+                trains = {
+                    task: rescore(train, teacher, run.folder / "teacher" / task)
+                    for task, train in trains.items()
+                }
             result = fit(config, run.folder, student, trains, dev=dev, record=run.record)
         if is_main_process():
             if dev:

@@ -23,7 +23,7 @@ from stzoo.models.encode import score_pairs
 from stzoo.models.loaded import NO_REVISION, commit_of, folder_revision, limit
 from stzoo.models.loading import check_device, loading_errors
 from stzoo.models.names import check_source, parse_name
-from stzoo.utils.progress import progress_bar
+from stzoo.utils.progress import advance, advancing, progress_bar
 
 BAR: dict[str, Any] = dict(desc="Scoring pairs", unit=" pairs", delay=2, leave=False)
 
@@ -70,20 +70,18 @@ class Teacher:
             ModelError: If a score is not finite.
         """
         pairs = list(zip(queries, passages, strict=True))
-        with progress_bar(total=len(pairs), disable=not progress, **BAR) as bar:
-            return self.score_pairs(pairs, bar)
+        with progress_bar(total=len(pairs), disable=not progress, **BAR) as bar, advancing(bar):
+            return self.score_pairs(pairs)
 
-    def score_pairs(self, pairs: Sequence[tuple[str, str]], bar: Any) -> np.ndarray:
-        """Scores pairs of a query and a passage; see `score`.
+    def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+        """Scores N pairs of a query and a passage; see `score`. Batches contain no others.
 
-        Args:
-            pairs: N pairs; batches contain no others.
-            bar: Progress bar of tqdm, which advances by N.
+        The bar of `advancing` moves by N.
         """
         scores = np.empty(len(pairs), np.float32)
         for rows, found in score_pairs(self.model, pairs):
             scores[rows] = found
-            bar.update(len(rows))
+            advance(len(rows))
         if len(wrong := np.flatnonzero(~np.isfinite(scores))):
             query, passage = pairs[wrong[0]]
             raise ModelError(

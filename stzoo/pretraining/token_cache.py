@@ -15,7 +15,6 @@ import inspect
 import json
 import mmap
 import os
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,7 +36,7 @@ from stzoo.pretraining.objective import Objective
 from stzoo.pretraining.tokens import Tokens, tokenize
 from stzoo.utils import inputs
 from stzoo.utils.distributed import is_main_process
-from stzoo.utils.files import fingerprint, writing
+from stzoo.utils.files import fingerprint
 from stzoo.utils.messages import counted, notify
 from stzoo.utils.parts import Part, Parts, open_manifest
 from stzoo.utils.progress import progress_bar
@@ -46,7 +45,6 @@ PART_ROWS = 16_384
 AT_ONCE = 1024  # passages per call of the tokenizer: enough for all cores, and some 50 MB of its results
 OPEN_FILES = 256
 NOTED_BYTES = 1e9  # size of all caches of tokens from which the user is reminded of them
-WAIT_S = 0.2
 COUNTS = ("texts", "tokens", "truncated", "unknown")
 _METADATA = b"stzoo"  # key in the metadata of a part
 
@@ -299,24 +297,11 @@ def _code(kind: type) -> str:
 
 def _make(parts: TokenParts, objective: Objective, corpus: Corpus) -> None:
     """Makes the missing parts, together with other processes."""
-    missing = parts.missing()
-    shown = None if is_main_process() and missing else True
-    with progress_bar(total=parts.rows, unit=" passages", desc="Tokenising the corpus", disable=shown) as bar:
-        while missing:
-            bar.update(parts.rows - sum(map(len, missing)) - bar.n)
-            idle = True
-            for part in missing:
-                with parts.claim(part) as draft:
-                    if draft is None or parts.load(part) is not None:
-                        continue
-                    content = _tokenise(part, objective, corpus, bar)
-                    with writing(part.path):
-                        parts.save(draft, part, content)
-                    idle = False
-            if idle:
-                time.sleep(WAIT_S)
-            missing = [part for part in missing if parts.load(part) is None]
-        bar.update(parts.rows - bar.n)
+    hidden = None if is_main_process() else True
+    with progress_bar(
+        total=parts.rows, unit=" passages", desc="Tokenising the corpus", disable=hidden
+    ) as bar:
+        parts.complete(lambda part: _tokenise(part, objective, corpus, bar), bar=bar)
 
 
 def _tokenise(part: Part, objective: Objective, corpus: Corpus, bar: Any) -> StoredPart:

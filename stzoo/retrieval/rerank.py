@@ -16,9 +16,9 @@ from stzoo.data.ranking import Ranked, Ranking
 from stzoo.data.texts import indices_of
 from stzoo.models.cross_encoder import BAR, Teacher
 from stzoo.retrieval.store import place
-from stzoo.utils.files import lock_folder
 from stzoo.utils.parts import ArrayParts, Part, open_manifest
-from stzoo.utils.progress import progress_bar
+from stzoo.utils.progress import advancing, progress_bar
+from stzoo.utils.workers import started
 
 SCHEMA_VERSION = 1
 DEPTH = 100  # passages per query that are ranked again
@@ -78,26 +78,37 @@ def _scores(
     ends = np.cumsum([0, *map(len, candidates)])
     with progress_bar(total=int(ends[-1]), disable=not progress, **BAR) as bar:
 
-        def score(part: Part) -> dict[str, np.ndarray]:
-            pairs = [
+        def pairs(part: Part) -> list[tuple[str, str]]:
+            return [
                 (queries[number], judged.passages[passage])
                 for number in range(part.first, part.last)
                 for passage in candidates[number].tolist()
             ]
-            return {"scores": reranker.score_pairs(pairs, bar)}
 
         if root is None:
-            whole = Part(0, 0, len(queries), Path())
-            return np.split(score(whole)["scores"], ends[1:-1])
+            with advancing(bar):
+                scored = reranker.score_pairs(pairs(Part(0, 0, len(queries), Path())))
+            return np.split(scored, ends[1:-1])
         manifest = _manifest(queries, candidates, judged, reranker)
-        with lock_folder(place(root, reranker.name, f"{judged.name}-rerank", manifest)) as folder:
-            open_manifest(folder / "manifest.json", manifest)
-            parts = ArrayParts(folder, "{number:06d}.safetensors", len(queries), PART_QUERIES)
-            scores = []
-            for part in parts:
-                scores.append(parts.get(part, score)["scores"])
-                bar.update(int(ends[part.last]) - bar.n)
-        return np.split(np.concatenate(scores), ends[1:-1]) if scores else []
+        folder = place(root, reranker.name, f"{judged.name}-rerank", manifest)
+        folder.mkdir(parents=True, exist_ok=True)
+        open_manifest(folder / "manifest.json", manifest)
+        parts = ArrayParts(folder, "{number:06d}.safetensors", len(queries), PART_QUERIES)
+        scores = np.empty(int(ends[-1]), np.float32)
+
+        def keep(part: Part, content: dict[str, np.ndarray]) -> None:
+            scores[ends[part.first] : ends[part.last]] = content["scores"]
+
+        with started(reranker.score_pairs) as workers:
+            parts.complete(
+                workers,
+                pairs,
+                pack=lambda _, scored: {"scores": scored},
+                each=keep,
+                bar=bar,
+                weight=lambda part: int(ends[part.last] - ends[part.first]),
+            )
+        return np.split(scores, ends[1:-1]) if len(queries) else []
 
 
 def _manifest(

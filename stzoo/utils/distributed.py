@@ -65,12 +65,17 @@ def largest(values: Sequence[float], group: Any) -> list[float]:
 
 def is_main_process() -> bool:
     """True in a single process, and in the first of those that torchrun or accelerate started together."""
-    return _of_launcher("RANK", 0) == 0
+    return rank() == 0
+
+
+def rank() -> int:
+    """The number of this process among those that torchrun or accelerate started together, from 0."""
+    return _of_launcher("RANK", 0)
 
 
 def world_size() -> int:
     """The number of processes that torchrun or accelerate started together."""
-    return _of_launcher("WORLD_SIZE", 1)
+    return max(1, _of_launcher("WORLD_SIZE", 1))
 
 
 def _of_launcher(variable: str, default: int) -> int:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from stzoo.errors import OutputError
 
 LOCK = ".stzoo.lock"
+WAIT_S = 0.2  # between two looks at what another process is using
 
 # messages of torch, safetensors and tokenizers for a full disk, for which they raise no OSError
 _DISK = (
@@ -298,19 +300,24 @@ def _try_lock(opened: int, without_locks: bool) -> bool:
 
 
 @contextlib.contextmanager
-def lock_folder(folder: str | Path) -> Iterator[Path]:
+def lock_folder(folder: str | Path, *, wait: bool = False) -> Iterator[Path]:
     """Locks an output folder for this process. The folder is created if needed, and removed if left empty.
 
     Drafts that killed processes left in it are removed.
 
+    Args:
+        folder: The folder.
+        wait: True to wait while another process uses it.
+
     Raises:
-        OutputError: If another process uses it, or it cannot be written.
+        OutputError: If another process uses it and `wait` is False, or it cannot be written.
     """
     folder = Path(folder)
     created: list[Path] = []
     try:
         try:
-            owner = _lock_new(folder, created)
+            while (owner := _lock_new(folder, created)) is None and wait:
+                time.sleep(WAIT_S)
         except OSError as error:
             raise OutputError(f"{folder} cannot be used as output: {error.strerror or error}.") from error
         if owner is None:

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from stzoo.errors import DataError, OutputError, abbreviated, first_line
-from stzoo.utils.files import claimed_file, remove_files, sha256, write_json, writing
+from stzoo.utils.distributed import rank, world_size
+from stzoo.utils.files import WAIT_S, claimed_file, remove_files, sha256, write_json, writing
 from stzoo.utils.messages import notify
+from stzoo.utils.progress import advancing
+from stzoo.utils.workers import ThisProcess, Workers
 
 T = TypeVar("T")
+DAMAGED = "{} is damaged, or was made from something else, and is made again."
 
 
 # -- the manifest
@@ -227,11 +232,100 @@ class Parts(Generic[T]):
             if draft is None:
                 raise OutputError(f"{part.path} is being made by another process. Wait for it to end.")
             if part.path.exists():
-                notify(f"{part.path} is damaged, or was made from something else, and is made again.")
+                notify(DAMAGED.format(part.path))
             content = make(part)
             with writing(part.path):
                 self.save(draft, part, content)
         return content
+
+    def complete(
+        self,
+        compute: Callable[[Any], Any] | Workers,
+        take: Callable[[Part], Any] | None = None,
+        *,
+        pack: Callable[[Part, Any], T] | None = None,
+        each: Callable[[Part, T], None] | None = None,
+        bar: Any = None,
+        weight: Callable[[Part], int] = len,
+    ) -> None:
+        """Makes all missing parts, together with any other processes that do the same.
+
+        A process makes the parts that no other one is making, and returns when all are there. The parts of
+        one that dies are made by the others, or by the next call. Processes of torchrun and SLURM begin at
+        different parts, so that each makes neighbouring ones.
+
+        Args:
+            compute: Computes a part from what `take` returns: a function that this process applies, or the
+                workers that do (see `stzoo.utils.workers`).
+            take: Reads what a part is computed from; by default the part itself.
+            pack: Makes the content of what was computed; by default the same.
+            each: Gets every part with its content once, as it is found or made.
+            bar: Progress bar to advance.
+            weight: Units of the bar per part.
+
+        Raises:
+            OutputError: If the disk is full or the folder cannot be written.
+        """
+        workers = ThisProcess(compute) if callable(compute) else compute
+        done = 0
+
+        def finish(part: Part, content: T) -> None:
+            nonlocal done
+            if each:
+                each(part, content)
+            done += weight(part)
+            if bar is not None:
+                bar.update(done - bar.n)
+
+        missing = []
+        for part in self:
+            if (content := self.load(part)) is None:
+                missing.append(part)
+            else:
+                finish(part, content)
+        first = len(missing) * (rank() % world_size()) // world_size()
+        missing = missing[first:] + missing[:first]
+        with advancing(bar):
+            while missing:
+                left = self._round(missing, workers, take, pack, finish)
+                if len(left) == len(missing):
+                    time.sleep(WAIT_S)  # other processes make them
+                missing = left
+
+    def _round(
+        self,
+        missing: list[Part],
+        workers: Workers,
+        take: Callable[[Part], Any] | None,
+        pack: Callable[[Part, Any], T] | None,
+        finish: Callable[[Part, T], None],
+    ) -> list[Part]:
+        """Makes those of the missing parts that no other process is making, and returns the others."""
+        left, waiting = [], iter(missing)
+        with contextlib.ExitStack() as claims:
+            at_work: dict[int, tuple[Part, Path, contextlib.ExitStack]] = {}
+            while True:
+                while len(at_work) < workers.capacity and (part := next(waiting, None)):
+                    claim = claims.enter_context(contextlib.ExitStack())
+                    draft = claim.enter_context(self.claim(part))
+                    if (content := self.load(part)) is not None:  # another process has made it
+                        claim.close()
+                        finish(part, content)
+                    elif draft is None:
+                        left.append(part)
+                    else:
+                        if part.path.exists():
+                            notify(DAMAGED.format(part.path))
+                        workers.submit(part.number, take(part) if take else part)
+                        at_work[part.number] = part, draft, claim
+                if not at_work:
+                    return left
+                number, computed = workers.next()
+                part, draft, claim = at_work.pop(number)
+                content = pack(part, computed) if pack else computed
+                with claim, writing(part.path):
+                    self.save(draft, part, content)
+                finish(part, content)
 
     def claim(self, part: Part) -> contextlib.AbstractContextManager[Path | None]:
         """Reserves a part for this process and gives the path to write it to; see `claimed_file`.

@@ -1,6 +1,7 @@
 import random
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from subprocess import PIPE
@@ -225,9 +226,25 @@ def test_the_manifest_follows_texts_that_have_moved_and_costs_no_encoding(tmp_pa
     assert times(tmp_path / "store") == before
 
 
-def test_two_processes_never_fill_one_store(tmp_path):
-    with lock_folder(tmp_path / "store"), pytest.raises(OutputError, match="in use"):
-        filled(tmp_path / "store")
+def test_processes_fill_a_store_together(tmp_path):
+    """Each shard is encoded once, whoever encodes it."""
+    count = Counted()
+
+    def slow(numbers):
+        time.sleep(0.02)
+        return count(numbers)
+
+    def work():
+        fill(tmp_path / "store", NUMBERS, FACTS, slow, shard_rows=SHARD_ROWS)
+
+    workers = [threading.Thread(target=work) for _ in range(3)]
+    with lock_folder(tmp_path / "store"):  # they wait for whoever writes the manifest
+        for one in workers:
+            one.start()
+    for one in workers:
+        one.join()
+    assert sorted(count.seen) == NUMBERS
+    assert np.array_equal(open_store(tmp_path / "store")[:], VECTORS)
 
 
 def test_a_full_disk_is_said_and_finished_shards_stay(tmp_path):

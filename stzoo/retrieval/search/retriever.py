@@ -134,6 +134,7 @@ class Retriever:
                 progress=self.progress,
             ),
             shard_rows=self.shard_rows,
+            remote=not copied,
             data={
                 "model": "" if self.opened.is_object else self.opened.given,  # to load it again
                 "folder": str(judged.folder.resolve()),

@@ -4,16 +4,18 @@ shards.py     the files of a store
 quantize.py   vectors in fewer bytes
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stzoo.errors import DataError, ModelError, RecipeError, check_known
+from stzoo.errors import DataError, ModelError, RecipeError, check_known, quoted
 from stzoo.models.names import slug
 from stzoo.retrieval.store.quantize import (
     DTYPES,
@@ -28,6 +30,7 @@ from stzoo.utils.files import lock_folder
 from stzoo.utils.messages import counted
 from stzoo.utils.parts import Part, check_manifest
 from stzoo.utils.progress import advancing, progress_bar
+from stzoo.utils.workers import ThisProcess, started
 
 __all__ = ["PRECISIONS", "SHARD_ROWS", "Store", "fill", "open_store", "place", "quantise"]
 
@@ -107,9 +110,10 @@ def fill(
     shard_rows: int = SHARD_ROWS,
     data: Mapping[str, str] | None = None,
     seconds_before: float = 0.0,
+    remote: bool = False,
     progress: bool = False,
 ) -> Store:
-    """Encodes the missing shards of a store, and opens it.
+    """Encodes the missing shards of a store, and opens it. Several processes can fill one store together.
 
     Args:
         folder: Folder of the store; created if it does not exist.
@@ -123,13 +127,13 @@ def fill(
         shard_rows: Number of vectors per file; an existing store keeps its own.
         data: Where the texts come from, e.g. {"folder": …, "name": …}; the vectors do not depend on it.
         seconds_before: Seconds spent on the vectors before `encode` is called.
+        remote: True if the workers of an engine may call `encode`, which must be picklable.
         progress: True for a progress bar on stderr.
 
     Raises:
         DataError: If there are no texts.
         ModelError: If `encode` does not return finite vectors of one dimension, or they overflow float16.
-        OutputError: If the folder contains another store or is in use, or the disk is full; finished shards
-            are kept.
+        OutputError: If the folder contains another store, or the disk is full; finished shards are kept.
         RecipeError: If the precision is unknown, or `shard_rows` is below 1.
     """
     check_known("precision", precision, PRECISIONS)
@@ -139,41 +143,46 @@ def fill(
         raise DataError(f"there is no text to encode into {folder}.")
     settings = {"facts": json.loads(json.dumps(metadata)), "rows": len(texts), "precision": precision}
     bar = progress_bar(total=len(texts), desc="Embeddings", unit=" texts", delay=2, disable=not progress)
-    with lock_folder(folder) as home, bar:
-        manifest, first_shard = read_manifest(home), None
-        if manifest is not None:
+    compute = partial(_encoded, encode)
+    with bar, started(compute) if remote else contextlib.nullcontext(ThisProcess(compute)) as workers:
+        with lock_folder(folder, wait=True) as home:  # one process encodes the first shard
+            manifest = read_manifest(home)
+            if manifest is None:
+                check_foreign(home)
+                workers.submit(0, texts[: min(shard_rows, len(texts))])
+                with advancing(bar):
+                    _, first = workers.next()
+                if precision == "int8" and ranges is None:
+                    ranges = ranges_of([first.vectors])
+                manifest = {
+                    **settings,
+                    "dim": first.vectors.shape[1],
+                    "shard_rows": shard_rows,
+                    "ranges": ranges.tolist() if precision == "int8" and ranges is not None else None,
+                    "seconds_before": seconds_before,
+                    "data": data and dict(data),
+                }
+                stored = Shard(tightened(first.vectors, manifest), first.seconds)
+                write_manifest(home, manifest)
+                shards = Shards(home, manifest)
+                shards.get(shards[0], lambda _: stored)
             check_manifest(home, manifest, settings)
-        else:
-            check_foreign(home)
-            with advancing(bar):
-                first_shard = _encoded(texts, 0, min(shard_rows, len(texts)), encode)
-            if precision == "int8" and ranges is None:
-                ranges = ranges_of([first_shard.vectors])
-            manifest = {
-                **settings,
-                "dim": first_shard.vectors.shape[1],
-                "shard_rows": shard_rows,
-                "ranges": ranges.tolist() if precision == "int8" and ranges is not None else None,
-                "seconds_before": seconds_before,
-                "data": None,
-            }
-        if first_shard or (data and manifest["data"] != data):  # the store is new, or the texts have moved
-            manifest["data"] = data and dict(data)
-            write_manifest(home, manifest)
-        shards = Shards(home, manifest)
+            if data and manifest["data"] != data:  # the texts have moved
+                manifest["data"] = dict(data)
+                write_manifest(home, manifest)
 
-        def make(part: Part) -> Shard:
-            shard = first_shard or _encoded(texts, part.first, part.last, encode)
+        shards, seconds = Shards(home, manifest), manifest["seconds_before"]
+
+        def pack(_: Part, shard: Shard) -> Shard:
             if (dim := shard.vectors.shape[1]) != manifest["dim"]:
                 raise ModelError(f"vectors have dimension {dim}; those in {home} have {manifest['dim']}.")
             return Shard(tightened(shard.vectors, manifest), shard.seconds)
 
-        seconds = manifest["seconds_before"]
-        for part in shards:
-            with advancing(bar):
-                seconds += shards.get(part, make).seconds
-            first_shard = None
-            bar.update(part.last - bar.n)
+        def add(_: Part, shard: Shard) -> None:
+            nonlocal seconds
+            seconds += shard.seconds
+
+        shards.complete(workers, lambda part: texts[part.first : part.last], pack=pack, each=add, bar=bar)
     return Store(home, manifest, seconds)
 
 
@@ -186,7 +195,7 @@ def quantise(source: Store, folder: str | Path, precision: str) -> Store:
         precision: Precision of the new store, one of PRECISIONS; the ranges of int8 are those of all vectors.
 
     Raises:
-        OutputError: If the folder contains another store or is in use, or the disk is full.
+        OutputError: If the folder contains another store, or the disk is full.
         RecipeError: If the source is not float32, or the precision is unknown.
     """
     if source.precision != "float32":
@@ -224,15 +233,15 @@ def open_store(folder: str | Path) -> Store:
     )
 
 
-def _encoded(texts: Any, start: int, stop: int, encode: Callable[[Any], np.ndarray]) -> Shard:
-    """Encodes a range of the texts as float32 [n, D], and measures the time."""
+def _encoded(encode: Callable[[Any], np.ndarray], texts: Any) -> Shard:
+    """Encodes texts as float32 [n, D], and measures the time."""
     begun = time.monotonic()
-    vectors = encode(texts[start:stop])
+    vectors = encode(texts)
     seconds = time.monotonic() - begun
-    if vectors.ndim != 2 or len(vectors) != stop - start:
+    if vectors.ndim != 2 or len(vectors) != len(texts):
         raise ModelError(
-            f"{counted(stop - start, 'text')} encoded as {list(vectors.shape)}; expected one vector each."
+            f"{counted(len(texts), 'text')} encoded as {list(vectors.shape)}; expected one vector each."
         )
-    if not np.isfinite(vectors).all():
-        raise ModelError(f"vectors of the texts {start} to {stop - 1} contain NaN or infinity.")
+    if len(wrong := np.flatnonzero(~np.isfinite(vectors).all(1))):
+        raise ModelError(f"the vector of the text {quoted(str(texts[wrong[0]]))} contains NaN or infinity.")
     return Shard(vectors, seconds)

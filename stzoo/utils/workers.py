@@ -1,0 +1,81 @@
+"""Where the parts of a work are computed: in this process, or by the workers of an engine such as Ray.
+
+Workers apply one function to values, several at a time, and give the results back as they come. The process
+that starts them reads the inputs and writes the files (`Parts.complete`), so they need neither the data nor a
+shared file system.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+
+class Workers(Protocol):
+    """Workers that apply one function.
+
+    Attributes:
+        capacity: Number of values to submit before a result is awaited.
+    """
+
+    capacity: int
+
+    def submit(self, number: int, value: Any) -> None:
+        """Has a worker apply the function to a value."""
+
+    def next(self) -> tuple[int, Any]:
+        """Waits for a result, and returns it with the number of its value.
+
+        Raises:
+            StzooError: If the function failed, or all workers died.
+        """
+
+
+class ThisProcess:
+    """The only worker is this process, which computes when the result is awaited."""
+
+    capacity = 1
+
+    def __init__(self, compute: Callable[[Any], Any]):
+        self._compute = compute
+        self._submitted: tuple[int, Any] | None = None
+
+    def submit(self, number: int, value: Any) -> None:
+        """See `Workers`."""
+        self._submitted = number, value
+
+    def next(self) -> tuple[int, Any]:
+        """See `Workers`."""
+        assert self._submitted is not None, "submit() comes first"
+        (number, value), self._submitted = self._submitted, None
+        return number, self._compute(value)
+
+
+Engine = Callable[[Callable[[Any], Any]], contextlib.AbstractContextManager[Workers]]
+_engine: ContextVar[Engine | None] = ContextVar("engine", default=None)
+
+
+@contextlib.contextmanager
+def started(compute: Callable[[Any], Any]) -> Iterator[Workers]:
+    """Workers of the current engine, which begin their work with the first value.
+
+    Args:
+        compute: The function; picklable, as are its values and results.
+    """
+    with (_engine.get() or _here)(compute) as workers:
+        yield workers
+
+
+@contextlib.contextmanager
+def _here(compute: Callable[[Any], Any]) -> Iterator[Workers]:
+    yield ThisProcess(compute)
+
+
+@contextlib.contextmanager
+def using(engine: Engine | None) -> Iterator[None]:
+    """Makes an engine the current one while the block runs; None for this process."""
+    token = _engine.set(engine)
+    try:
+        yield
+    finally:
+        _engine.reset(token)
