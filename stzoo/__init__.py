@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from stzoo.pretraining.prepare import Preparation as Preparation
     from stzoo.pretraining.prepare import prepare as prepare
     from stzoo.pretraining.pretrain import pretrain as pretrain
+    from stzoo.retrieval.encode import encode as encode
     from stzoo.retrieval.search.search import search as search
     from stzoo.training.trained import TrainedModel as TrainedModel
 
@@ -70,6 +71,7 @@ _LAZY = {
     "compare": "evaluation.compare",
     "contamination": "evaluation.contamination",
     "demo": "cli.demo",
+    "encode": "retrieval.encode",
     "export": "hub.export",
     "finetune": "finetuning.finetune",
     "import_checkpoint": "hub.import_checkpoint",

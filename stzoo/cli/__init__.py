@@ -3,7 +3,7 @@
 guard.py      explains the exception that ends a command
 shared.py     the app, the order of its commands, printing
 flags.py      a command's flags, made from its settings; complete.py completes their values in the shell
-settings.py   settings of search and demo; those of other commands are with their functions
+settings.py   settings of encode, search and demo; those of other commands are with their functions
 info.py       plugins, recipe; components.py is `stzoo list`
 demo.py       what `stzoo demo` does; ask_standalone.py is its last step, without stzoo
 
@@ -25,6 +25,7 @@ from stzoo.cli import (  # noqa: F401 - each registers its command
     components,
     contamination,
     demo_command,
+    encode,
     export,
     finetune,
     import_checkpoint,

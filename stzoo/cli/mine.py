@@ -25,8 +25,11 @@ def mine_command(
     They are passages that a model ranks high for a query although they are not known to be relevant.
     """
     from stzoo.finetuning.mining.mine import mine
+    from stzoo.utils.distributed import is_main_process
 
     made = mine(recipe=recipe, output=output, resume=resume, overwrite=overwrite, **changes)
+    if not is_main_process():
+        return
     if as_json:
         print_json(made)
         return

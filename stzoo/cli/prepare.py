@@ -35,10 +35,11 @@ class _Preparations(TyperGroup):
             as_json: Json = False,
         ) -> None:
             from stzoo.pretraining.prepare import prepare
+            from stzoo.utils.distributed import is_main_process
 
-            _report(
-                prepare(name, recipe, output=output, resume=resume, overwrite=overwrite, **changes), as_json
-            )
+            folder = prepare(name, recipe, output=output, resume=resume, overwrite=overwrite, **changes)
+            if is_main_process():
+                _report(folder, as_json)
 
         one = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
         one.command(name, help=f"Make {component.summary}.")(command)

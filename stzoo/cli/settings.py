@@ -1,15 +1,17 @@
-"""Settings of search and demo, whose functions are in packages below or above the other settings."""
+"""Settings of encode, search and demo, whose functions are in packages below or above the other settings."""
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from stzoo.evaluation.settings import EmbeddingSettings
+from stzoo.evaluation.settings import Backend, Dtype, EmbeddingSettings, SearchingSettings
 from stzoo.training.settings import (
+    HARDWARE,
     LANGUAGE_HELP,
     RERANK_DEPTH_HELP,
     RERANK_HELP,
     SCORING,
     THREADS_HELP,
+    VECTORS,
     LanguageCode,
     Name,
     Names,
@@ -19,7 +21,26 @@ from stzoo.training.settings import (
 from stzoo.utils.bounds import MAX_THREADS
 
 
-class SearchSettings(EmbeddingSettings):
+class EncodeSettings(EmbeddingSettings):
+    """Settings of `stzoo encode`."""
+
+    command: ClassVar[str] = "encode"
+    positional: ClassVar[tuple[str, ...]] = ("model", "data")
+
+    model: Name = setting(..., "Model: folder, Hub id or name from `stzoo zoo`.", names="model")
+    data: Path = setting(..., "Corpus: BEIR folder, corpus.jsonl, or another file of texts.", takes="corpus")
+    role: Literal["document", "query"] = setting("document", "Whose prompt the texts get.")
+    precision: Literal["float32", "float16", "int8", "binary"] = setting(
+        "float32", "Precision of the stored vectors.", VECTORS
+    )
+    dtype: Dtype | None = setting(None, "Data type of the weights; the published one by default.", HARDWARE)
+    backend: Backend = setting("torch", "Backend of sentence-transformers.", HARDWARE)
+    shard_rows: int | None = setting(
+        None, "Vectors per file, which an interruption loses at most.", VECTORS, ge=1, le=10**9
+    )
+
+
+class SearchSettings(SearchingSettings):
     """Settings of `stzoo search`."""
 
     command: ClassVar[str] = "search"

@@ -12,7 +12,8 @@ import typer
 PANELS = {
     "Adapt": ("adapt", "read", "ask"),
     "Train": ("prepare", "pretrain", "mine", "finetune", "merge", "rerank"),
-    "Evaluate": ("bench", "score", "compare", "judge", "report", "contamination", "search"),
+    "Evaluate": ("bench", "score", "compare", "judge", "report", "contamination"),
+    "Use": ("encode", "search"),
     "Share": ("import", "export", "card", "publish"),
     "Look around": ("demo", "zoo", "plugins", "list", "recipe"),
 }

@@ -10,6 +10,7 @@ from stzoo.training.settings import (
     BATCH_TOKENS_HELP,
     COMMAS,
     DATA,
+    ENGINES,
     HARDWARE,
     LANGUAGE_HELP,
     MAX_TOKENS_HELP,
@@ -81,8 +82,26 @@ class ScoringSettings(Settings):
     k: int = setting(1000, "Results to keep per query; Recall@1000 needs 1000.", SCORING, ge=1, le=10**7)
 
 
-class EmbeddingSettings(Settings):
-    """How bench and search encode texts and search their vectors."""
+class EngineSettings(Settings):
+    """Where vectors and scores are computed."""
+
+    engine: Literal["local", "ray"] = setting(
+        "local", "Compute in this process, or with the workers of a Ray cluster.", ENGINES
+    )
+    workers: int | None = setting(
+        None,
+        "Workers of Ray; by default one per GPU of the cluster, or else one per node.",
+        ENGINES,
+        ge=1,
+        le=10**5,
+    )
+    ray_address: str | None = setting(
+        None, "Address of the Ray cluster; by default RAY_ADDRESS, or else this machine alone.", ENGINES
+    )
+
+
+class EmbeddingSettings(EngineSettings):
+    """How bench, encode and search encode texts."""
 
     max_tokens: int | None = setting(None, MAX_TOKENS_HELP, DATA, ge=1, le=10**9)
     store: Path | None = setting(None, STORE_HELP, VECTORS)
@@ -93,10 +112,15 @@ class EmbeddingSettings(Settings):
     )
     threads: int | None = setting(None, THREADS_HELP, HARDWARE, ge=1, le=MAX_THREADS)
     batch_tokens: int | None = setting(None, BATCH_TOKENS_HELP, HARDWARE, ge=1, le=10**9)
+
+
+class SearchingSettings(EmbeddingSettings):
+    """How bench and search search the vectors of texts."""
+
     memory_gib: float = setting(2.0, MEMORY_HELP, HARDWARE, ge=0, le=2**20)
 
 
-class BenchSettings(ScoringSettings, EmbeddingSettings):
+class BenchSettings(ScoringSettings, SearchingSettings):
     """Settings of `stzoo bench`."""
 
     command: ClassVar[str] = "bench"

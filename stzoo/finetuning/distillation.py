@@ -14,7 +14,6 @@ import numpy as np
 
 from stzoo.data.training_sets.sets import TrainingSet
 from stzoo.models.cross_encoder import BAR, Teacher
-from stzoo.utils.distributed import is_main_process
 from stzoo.utils.parts import ArrayParts, Part, open_manifest
 from stzoo.utils.progress import progress_bar
 from stzoo.utils.workers import started
@@ -48,7 +47,7 @@ def rescore(
     }
     sides = {"positives": training.positives, "negatives": training.negatives}
     scores = {name: np.empty(len(side.places), np.float32) for name, side in sides.items()}
-    off = True if not is_main_process() else None if progress is None else not progress
+    off = None if progress is None else not progress
     path = Path(folder)
     with progress_bar(total=sum(map(len, scores.values())), disable=off, **BAR) as bar:
 
@@ -74,7 +73,7 @@ def rescore(
         path.mkdir(parents=True, exist_ok=True)
         open_manifest(path / "manifest.json", settings)
         parts = ArrayParts(path, "{number:06d}.safetensors", len(training.queries), PART_QUERIES)
-        with started(teacher.score_pairs) as workers:
+        with started(teacher) as workers:
             parts.complete(
                 workers,
                 pairs,

@@ -97,9 +97,11 @@ def train(
         files = {task: folder / (f"{task}.{NEGATIVES}" if task else NEGATIVES) for task in judged}
         with main_process_first(cpu=settings.device == "cpu"):
             metadata = _open(folder, identity)
-            for task, one in episode_settings.each().items():
-                if not files[task].is_file():
-                    _mine(one, student, judged[task], teacher, files[task], number)
+        # no process writes one before all have looked: mining begins when all are there
+        missing = [task for task in judged if not files[task].is_file()]
+        for task in missing:
+            _mine(episode_settings.each()[task], student, judged[task], teacher, files[task], number)
+        with main_process_first(cpu=settings.device == "cpu"):
             if is_main_process():
                 _clear(folder)
                 _seal(folder, metadata, *(file.name for file in files.values()))

@@ -7,7 +7,7 @@ losses and margins need the differences that a sigmoid flattens.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from transformers import AutoConfig
 from stzoo.errors import ModelError
 from stzoo.models import limits
 from stzoo.models.check_weights import check_model, loading_reports
-from stzoo.models.encode import score_pairs
+from stzoo.models.encode import moved, score_pairs
 from stzoo.models.loaded import NO_REVISION, commit_of, folder_revision, limit
 from stzoo.models.loading import check_device, loading_errors
 from stzoo.models.names import check_source, parse_name
@@ -71,9 +71,13 @@ class Teacher:
         """
         pairs = list(zip(queries, passages, strict=True))
         with progress_bar(total=len(pairs), disable=not progress, **BAR) as bar, advancing(bar):
-            return self.score_pairs(pairs)
+            return self(pairs)
 
-    def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
+    def on(self, device: str | None) -> "Teacher":
+        """See `stzoo.utils.workers.on_device`."""
+        return replace(self, model=moved(self.model, device))
+
+    def __call__(self, pairs: Sequence[tuple[str, str]]) -> np.ndarray:
         """Scores N pairs of a query and a passage; see `score`. Batches contain no others.
 
         The bar of `advancing` moves by N.

@@ -24,7 +24,7 @@ from stzoo.models.loading import load_tokenizer
 from stzoo.plugins import builders, manager
 from stzoo.training import run_files, runs
 from stzoo.training.pretrain_settings import PrepareSettings
-from stzoo.utils.distributed import require_one_process
+from stzoo.utils.distributed import is_main_process, wait_for_all
 from stzoo.utils.files import atomic_file, remove_files
 from stzoo.utils.messages import counted
 from stzoo.utils.parts import Part, Parts
@@ -99,7 +99,6 @@ def prepare(
     Raises:
         StzooError: If the user made a mistake; see `stzoo.errors`.
     """
-    require_one_process("prepare")
     kind: type[Preparation] = builders.resolve(manager.find("preparation", preparation))  # type: ignore[assignment]
     config = kind.Settings.read(recipe, settings)
     names = [
@@ -128,7 +127,7 @@ def prepare(
         )
         run.record()  # before any index is made, so that an interrupted run can resume
         work = run.folder / WORK
-        work.mkdir(exist_ok=True)
+        work.mkdir(parents=True, exist_ok=True)
         instance = kind(config, corpus, tokenizer, work)
         run.record_inputs(
             corpus=corpus.record(),
@@ -136,6 +135,9 @@ def prepare(
             made_by=instance.metadata(),
         )
         shards = _make(instance, work)
+        wait_for_all()
+        if not is_main_process():
+            return run.folder
         draft = run.folder / run_files.MODEL_DRAFT
         draft.mkdir()
         filled = _put_together(shards, instance.columns, draft)
@@ -174,9 +176,10 @@ def _make(preparation: Preparation, work: Path) -> _Shards:
         return pa.table(values, schema)
 
     with progress_bar(total=len(rows), unit=" passages", desc="Preparing") as bar:
-        for part in shards:
-            shards.get(part, make)
-            bar.update(len(part))
+        if is_main_process():  # the first shard may need an index, which the others then find in `work`
+            shards.get(shards[0], make)
+        wait_for_all()
+        shards.complete(make, bar=bar)
     return shards
 
 

@@ -87,7 +87,7 @@ def _scores(
 
         if root is None:
             with advancing(bar):
-                scored = reranker.score_pairs(pairs(Part(0, 0, len(queries), Path())))
+                scored = reranker(pairs(Part(0, 0, len(queries), Path())))
             return np.split(scored, ends[1:-1])
         manifest = _manifest(queries, candidates, judged, reranker)
         folder = place(root, reranker.name, f"{judged.name}-rerank", manifest)
@@ -99,7 +99,7 @@ def _scores(
         def keep(part: Part, content: dict[str, np.ndarray]) -> None:
             scores[ends[part.first] : ends[part.last]] = content["scores"]
 
-        with started(reranker.score_pairs) as workers:
+        with started(reranker) as workers:
             parts.complete(
                 workers,
                 pairs,

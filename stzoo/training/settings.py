@@ -43,6 +43,7 @@ GROUPS = (
     LORA := "LoRA",
     LOGS := "Checkpoints and logs",
     HARDWARE := "Hardware",
+    ENGINES := "Several machines",
 )
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from stzoo.errors import RecipeError, StzooError
+from stzoo.errors import RecipeError, StzooError, first_line
 
 PATIENCE = datetime.timedelta(days=30)  # time limit of processes that wait while the main process mines
 UNSUPPORTED = {  # variables that accelerate sets when it shards a model
@@ -27,7 +27,7 @@ def require_one_process(command: str) -> None:
     if (count := world_size()) > 1:
         raise StzooError(
             f"{command} runs in one process, but {count} were started (WORLD_SIZE is {count}). Start it "
-            "without torchrun or accelerate; only pretrain and finetune run in several processes."
+            "without torchrun; bench, encode, finetune, mine, prepare and pretrain run in several."
         )
 
 
@@ -73,6 +73,15 @@ def rank() -> int:
     return _of_launcher("RANK", 0)
 
 
+def local_device() -> str | None:
+    """The GPU of this process among those of its machine; None without a launcher or GPUs."""
+    import torch
+
+    if "LOCAL_RANK" not in os.environ or not torch.cuda.is_available():
+        return None
+    return f"cuda:{_of_launcher('LOCAL_RANK', 0) % torch.cuda.device_count()}"
+
+
 def world_size() -> int:
     """The number of processes that torchrun or accelerate started together."""
     return max(1, _of_launcher("WORLD_SIZE", 1))
@@ -91,6 +100,29 @@ def _of_launcher(variable: str, default: int) -> int:
             "it. Unset it to run in one process."
         )
     return int(value)
+
+
+def wait_for_all() -> None:
+    """Waits until all processes that torchrun started together are here.
+
+    Raises:
+        StzooError: If they cannot find each other, or one has died.
+    """
+    if world_size() == 1:
+        return
+    from torch import distributed as dist
+
+    try:
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", timeout=PATIENCE)
+        group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        dist.barrier(group)
+        dist.destroy_process_group(group)
+    except (RuntimeError, ValueError) as error:
+        raise StzooError(
+            f"{world_size()} processes were started (WORLD_SIZE), but not all can be reached "
+            f"({first_line(error)}). Start them with torchrun; what is finished is kept."
+        ) from error
 
 
 @contextlib.contextmanager

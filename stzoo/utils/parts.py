@@ -29,7 +29,6 @@ from stzoo.utils.progress import advancing
 from stzoo.utils.workers import ThisProcess, Workers
 
 T = TypeVar("T")
-DAMAGED = "{} is damaged, or was made from something else, and is made again."
 
 
 # -- the manifest
@@ -159,6 +158,25 @@ class Part:
         return self.last - self.first
 
 
+@dataclass(frozen=True)
+class Claim(Generic[T]):
+    """A part that is reserved for this process; see `Parts.reserve`."""
+
+    parts: "Parts[T]"
+    part: Part
+    draft: Path
+    until: contextlib.ExitStack
+
+    def save(self, content: T) -> None:
+        """Writes the content of the part, and ends the claim.
+
+        Raises:
+            OutputError: If the disk is full or the folder cannot be written.
+        """
+        with self.until, writing(self.part.path):
+            self.parts.save(self.draft, self.part, content)
+
+
 @dataclass
 class Parts(Generic[T]):
     """The parts of a work of some rows; a sequence of `Part`. A subclass defines `load` and `save`.
@@ -228,14 +246,14 @@ class Parts(Generic[T]):
         Raises:
             OutputError: If another process is making it, the disk is full or the folder cannot be written.
         """
-        with self.claim(part) as draft:
-            if draft is None:
+        with contextlib.ExitStack() as claims:
+            claim, content = self.reserve(part, claims)
+            if content is not None:
+                return content
+            if claim is None:
                 raise OutputError(f"{part.path} is being made by another process. Wait for it to end.")
-            if part.path.exists():
-                notify(DAMAGED.format(part.path))
             content = make(part)
-            with writing(part.path):
-                self.save(draft, part, content)
+            claim.save(content)
         return content
 
     def complete(
@@ -303,29 +321,41 @@ class Parts(Generic[T]):
         """Makes those of the missing parts that no other process is making, and returns the others."""
         left, waiting = [], iter(missing)
         with contextlib.ExitStack() as claims:
-            at_work: dict[int, tuple[Part, Path, contextlib.ExitStack]] = {}
+            at_work: dict[int, Claim[T]] = {}
             while True:
                 while len(at_work) < workers.capacity and (part := next(waiting, None)):
-                    claim = claims.enter_context(contextlib.ExitStack())
-                    draft = claim.enter_context(self.claim(part))
-                    if (content := self.load(part)) is not None:  # another process has made it
-                        claim.close()
-                        finish(part, content)
-                    elif draft is None:
+                    claim, content = self.reserve(part, claims)
+                    if claim:
+                        workers.submit(part.number, take(part) if take else part)
+                        at_work[part.number] = claim
+                    elif content is None:
                         left.append(part)
                     else:
-                        if part.path.exists():
-                            notify(DAMAGED.format(part.path))
-                        workers.submit(part.number, take(part) if take else part)
-                        at_work[part.number] = part, draft, claim
+                        finish(part, content)
                 if not at_work:
                     return left
                 number, computed = workers.next()
-                part, draft, claim = at_work.pop(number)
-                content = pack(part, computed) if pack else computed
-                with claim, writing(part.path):
-                    self.save(draft, part, content)
-                finish(part, content)
+                claim = at_work.pop(number)
+                content = pack(claim.part, computed) if pack else computed
+                claim.save(content)
+                finish(claim.part, content)
+
+    def reserve(self, part: Part, claims: contextlib.ExitStack) -> tuple["Claim[T] | None", T | None]:
+        """Reserves a missing part for this process until it is saved, or `claims` closes.
+
+        Returns:
+            The claim, or None if another process is making the part or has made it; and its content, or None
+            if it is missing.
+        """
+        until = claims.enter_context(contextlib.ExitStack())
+        draft = until.enter_context(self.claim(part))
+        content = self.load(part)  # another process may have made it since
+        if draft is None or content is not None:
+            until.close()
+            return None, content
+        if part.path.exists():
+            notify(f"{part.path} is damaged, or was made from something else, and is made again.")
+        return Claim(self, part, draft, until), None
 
     def claim(self, part: Part) -> contextlib.AbstractContextManager[Path | None]:
         """Reserves a part for this process and gives the path to write it to; see `claimed_file`.

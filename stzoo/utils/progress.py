@@ -7,6 +7,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from stzoo.utils.distributed import is_main_process
+
 STAGES = "{desc} {n_fmt}/{total_fmt} [{elapsed}{postfix}]"  # of a few stages, whose number foretells no time
 _outer: ContextVar[Any] = ContextVar("outer", default=None)
 
@@ -15,8 +17,10 @@ def progress_bar(*iterable: Any, **options: Any) -> Any:
     """A progress bar; see tqdm for its options.
 
     It adapts to the width of the terminal, also when that changes, leaves no line behind, and is shown on a
-    terminal only, unless the options say otherwise.
+    terminal only, unless the options say otherwise. Of several processes, only the first shows it.
     """
+    if not is_main_process():
+        options["disable"] = True
     return tqdm(*iterable, **{"dynamic_ncols": True, "leave": False, "disable": None, **options})
 
 

@@ -10,6 +10,10 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, Protocol
 
+from stzoo.errors import RecipeError, check_known
+
+ENGINES = ("local", "ray")
+
 
 class Workers(Protocol):
     """Workers that apply one function.
@@ -55,6 +59,14 @@ Engine = Callable[[Callable[[Any], Any]], contextlib.AbstractContextManager[Work
 _engine: ContextVar[Engine | None] = ContextVar("engine", default=None)
 
 
+def on_device(compute: Any, device: str | None) -> Any:
+    """A function like another one, with its model on a device; None for the best available one.
+
+    Functions that use a model have a method `on` for this. Any other function is returned as it is.
+    """
+    return compute.on(device) if hasattr(compute, "on") else compute
+
+
 @contextlib.contextmanager
 def started(compute: Callable[[Any], Any]) -> Iterator[Workers]:
     """Workers of the current engine, which begin their work with the first value.
@@ -64,6 +76,32 @@ def started(compute: Callable[[Any], Any]) -> Iterator[Workers]:
     """
     with (_engine.get() or _here)(compute) as workers:
         yield workers
+
+
+@contextlib.contextmanager
+def chosen_engine(engine: str, workers: int | None, address: str | None) -> Iterator[None]:
+    """Makes the engine that a user chose the current one while the block runs.
+
+    Args:
+        engine: One of ENGINES.
+        workers: Number of workers of Ray; None for its default.
+        address: Address of the Ray cluster; None for its default.
+
+    Raises:
+        MissingExtraError: If Ray is not installed.
+        RecipeError: If the engine is unknown, an option of Ray is given without it, or there is no cluster.
+    """
+    check_known("engine", engine, ENGINES)
+    if engine == "local":
+        if workers is not None or address is not None:
+            option = "--ray-address" if workers is None else "--workers"
+            raise RecipeError(f"{option} has no effect without --engine ray; add it, or drop the option.")
+        yield
+        return
+    from stzoo.utils.ray_engine import ray_engine
+
+    with ray_engine(address, workers) as chosen, using(chosen):
+        yield
 
 
 @contextlib.contextmanager

@@ -27,13 +27,13 @@ def reranker(tmp_path_factory):
 def scored(monkeypatch):
     """The numbers of pairs that cross-encoders score."""
     counts = []
-    score = Teacher.score_pairs
+    score = Teacher.__call__
 
-    def counted(self, pairs, bar):
+    def counted(self, pairs):
         counts.append(len(pairs))
-        return score(self, pairs, bar)
+        return score(self, pairs)
 
-    monkeypatch.setattr(Teacher, "score_pairs", counted)
+    monkeypatch.setattr(Teacher, "__call__", counted)
     return counts
 
 
@@ -87,15 +87,15 @@ def test_a_killed_run_loses_the_part_that_it_was_making(
     monkeypatch.setattr("stzoo.retrieval.rerank.PART_QUERIES", 4)
     expected = bench(model, judged, reranker, tmp_path / "whole")[-1].scores
     scored.clear()
-    score = Teacher.score_pairs
+    score = Teacher.__call__
 
-    def killed(self, pairs, bar):
+    def killed(self, pairs):
         if len(scored) == 2:
             raise KeyboardInterrupt
-        return score(self, pairs, bar)
+        return score(self, pairs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Teacher, "score_pairs", killed)
+        patch.setattr(Teacher, "__call__", killed)
         with pytest.raises(KeyboardInterrupt):
             bench(model, judged, reranker, tmp_path)
     assert scored == [4 * DEPTH, 4 * DEPTH]

@@ -180,6 +180,8 @@ def test_a_shard_of_wrong_shape_or_of_another_store_is_made_again(tmp_path):
     paths[1].write_bytes((other.folder / paths[1].name).read_bytes())
     paths[2].write_bytes(paths[3].read_bytes())
     shards = Shards(made.folder, made.manifest)
+    paths[4].unlink()
+    paths[6].unlink()
     shards.make(shards[4], lambda _: Shard(np.zeros((3, WIDTH), np.float32), 0.0))
     shards.make(shards[6], lambda _: Shard(np.zeros((2, WIDTH)), 0.0))
     paths[5].unlink()

@@ -8,9 +8,6 @@ from stzoo.cli import app
 from stzoo.utils.distributed import UNSUPPORTED, require_one_process
 
 COMMANDS = {
-    "prepare": lambda out: stzoo.prepare("master", corpus=["x"], output=out),
-    "mine": lambda out: stzoo.mine("x", data="y", output=out / "mined.parquet"),
-    "bench": lambda out: stzoo.bench("x", data="y", output=out),
     "merge": lambda out: stzoo.merge(["x", "y"], output=out),
     "import": lambda out: stzoo.import_checkpoint("x", output=out),
     "publish": lambda out: stzoo.publish(out, "org/name"),

@@ -40,12 +40,13 @@ from stzoo.models.objects import listed, model_name
 from stzoo.retrieval import bm25 as lexical
 from stzoo.retrieval.search.retriever import Retriever, default_root
 from stzoo.retrieval.store import PRECISIONS, SHARD_ROWS
-from stzoo.utils.distributed import require_one_process
+from stzoo.utils.distributed import is_main_process, local_device, require_one_process
 from stzoo.utils.files import write_json
 from stzoo.utils.messages import notify, show_progress
 from stzoo.utils.outputs import check_output
 from stzoo.utils.progress import STAGES, progress_bar
 from stzoo.utils.public import public
+from stzoo.utils.workers import chosen_engine
 
 
 @public()
@@ -79,6 +80,9 @@ def bench(
     store: str | Path | None = None,
     keep_store: bool = True,
     shard_rows: int | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    ray_address: str | None = None,
     run_files: bool = True,
     missing_judged: str = "error",
     overwrite: bool = False,
@@ -133,6 +137,9 @@ def bench(
         keep_store: False to delete the embeddings at the end.
         shard_rows: Number of vectors per file of the embedding store; an interrupted run loses only the
             unfinished file. None uses the default.
+        engine: "local", or "ray" to encode and to rerank on a Ray cluster.
+        workers: Number of Ray's workers; None for one per GPU, or else one per node.
+        ray_address: Address of the Ray cluster; None for that in RAY_ADDRESS, or else this machine.
         run_files: True to write TREC run files (about 60 kB per query).
         missing_judged: What to do with judged documents that are not in the corpus, and judged queries
             without a text: "error" raises, "drop" ignores their judgements, "not-found" counts the documents
@@ -151,7 +158,6 @@ def bench(
         OutputError: If `output` is in use, or has results of other data or settings.
         RecipeError: If an option is invalid.
     """
-    require_one_process("bench")
     try:
         named = listed(models)
     except ModelError:
@@ -202,23 +208,41 @@ def bench(
             "choose the weight of the fusion on. Give --fuse-weight a number, or a split that all have."
         )
     systems: list[System] = []
-    loaded_models = []
+    loaded_models: list[LoadedModel] = []
+    retrievers: list[Retriever] = []
     with contextlib.ExitStack() as stack:
         if output is None:
             output = Path(
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="stzoo-results-")), "results"
             )
+        stack.enter_context(chosen_engine(settings.engine, settings.workers, settings.ray_address))
         root = Path(store or default_root())
         if not keep_store:
+            require_one_process("bench --no-keep-store")
             root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stzoo-embeddings-")))
         for name, model in named:
             loaded = open_model(
-                model, name=name, max_tokens=max_tokens, device=device, dtype=dtype, backend=backend
+                model,
+                name=name,
+                max_tokens=max_tokens,
+                device=device or local_device(),
+                dtype=dtype,
+                backend=backend,
             )
             loaded_models.append(loaded)
-            retriever = Retriever(loaded, root, batch_tokens, shard_rows or SHARD_ROWS, memory_gib, show_bars)
+            retrievers.append(
+                Retriever(loaded, root, batch_tokens, shard_rows or SHARD_ROWS, memory_gib, show_bars)
+            )
             run_info = {"device": loaded.model.device.type}
-            systems += Dense(retriever, k).systems(precisions, settings.index, run_info)
+            systems += Dense(retrievers[-1], k).systems(precisions, settings.index, run_info)
+
+        if not is_main_process():  # it encodes together with the main process, which does the rest
+            for read in datasets_to_read:
+                judged = read()
+                for retriever in retrievers:
+                    retriever.documents(judged)
+                    retriever.queries(judged)
+            return Results([])
 
         reranker = (
             open_teacher(settings.rerank, device=device and device.split(",")[0]) if settings.rerank else None

@@ -19,7 +19,7 @@ from stzoo.plugins import manager
 from stzoo.retrieval import bm25
 from stzoo.retrieval.search.retriever import Retriever, default_root
 from stzoo.training.finetune_settings import MineSettings
-from stzoo.utils.distributed import require_one_process
+from stzoo.utils.distributed import is_main_process, local_device
 from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import show_progress
 from stzoo.utils.outputs import check_output, check_resume
@@ -58,7 +58,6 @@ def mine(
     Raises:
         StzooError: If the user made a mistake; see `stzoo.errors`.
     """
-    require_one_process("mine")
     config = MineSettings.read(recipe, settings if model is None else settings | {"model": model})
     check_rules(config)
     if config.language is not None and config.model != bm25.NAME:
@@ -76,7 +75,7 @@ def mine(
     )
     work = path.with_name(f".{path.name}.mining")
     left = unfinished(work)
-    if not (resume or overwrite) and (path.exists() or left):
+    if is_main_process() and not (resume or overwrite) and (path.exists() or left):
         what = f"{work} contains an unfinished run" if left else f"{path} exists already"
         raise OutputError(f"{what}. Use --resume to continue, --overwrite, or another --output.")
     if config.threads:
@@ -86,7 +85,7 @@ def mine(
         config.data, config.split, corpus=config.corpus, columns=config.columns, progress=progress
     )
     teacher = (
-        open_teacher(config.teacher, max_tokens=config.teacher_tokens, device=config.device)
+        open_teacher(config.teacher, max_tokens=config.teacher_tokens, device=config.device or local_device())
         if config.teacher
         else None
     )
@@ -113,9 +112,11 @@ def mine(
                 progress=bars,
             )
         finally:
-            with contextlib.suppress(OSError):  # it contains finished parts
-                work.rmdir()
-    remove(work)
+            if is_main_process():
+                with contextlib.suppress(OSError):  # it contains finished parts
+                    work.rmdir()
+    if is_main_process():
+        remove(work)
     return metadata
 
 
@@ -131,7 +132,9 @@ def _finder(settings: MineSettings, judged: Any, bars: bool) -> Searcher:
         if settings.max_tokens is not None:
             raise RecipeError(f"{bm25.NAME} reads texts of any length; leave max_tokens out.")
         return Lexical(judged, settings.language, progress=bars)
-    opened = open_model(settings.model, max_tokens=settings.max_tokens, device=settings.device)
+    opened = open_model(
+        settings.model, max_tokens=settings.max_tokens, device=settings.device or local_device()
+    )
     return Dense(
         Retriever(
             opened,

@@ -9,7 +9,8 @@ passage of the corpus (temporarily 40, see `KnownPositives`); and the corpus and
 
 import contextlib
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ from stzoo.finetuning.mining.manifest import build_manifest
 from stzoo.finetuning.mining.rules import REMOVED, candidates, check_rules, chosen
 from stzoo.finetuning.mining.searchers import Searcher
 from stzoo.training.finetune_settings import MiningRules
-from stzoo.utils.files import files_under, lock_folder, remove_files
+from stzoo.utils.distributed import is_main_process, rank, wait_for_all, world_size
+from stzoo.utils.files import WAIT_S, files_under, lock_folder, remove_files
 from stzoo.utils.messages import notify
 from stzoo.utils.parts import ArrayParts, Part, open_manifest
 from stzoo.utils.progress import progress_bar
@@ -80,22 +82,26 @@ def mine_into(
     manifest = build_manifest(finder, judged, rules, seed, teacher)
     if work.is_symlink():
         raise OutputError(f"{work} is a symbolic link; expected a folder. Remove the link.")
-    with lock_folder(work):
-        if overwrite and unfinished(work):
-            _clear(work)
-        open_manifest(work / MANIFEST, manifest, parts=PARTS)
+    with lock_folder(work) if is_main_process() else contextlib.nullcontext():
+        if is_main_process():
+            if overwrite and unfinished(work):
+                _clear(work)
+            open_manifest(work / MANIFEST, manifest, parts=PARTS)
+        wait_for_all()
         mining = _Mining(finder, judged, rules, seed, teacher, known, work)
         try:
             mining.make(memory_gib, progress)
         finally:
-            if not any(work.glob("part-*")):  # no part is finished yet
+            if is_main_process() and not any(work.glob("part-*")):  # no part is finished yet
                 _clear(work)
         counts = mining.counts()
+        wait_for_all()  # before the parts are removed
         notes = note_missing(counts["queries_with_none"], counts["queries"])
         for note in notes:
             notify(f"{note}. Mine deeper (--depth), with smaller margins, or with another model.")
         metadata = {**manifest, "counts": counts, "notes": notes}
-        write_training(path, mining.rows(progress), metadata)
+        if is_main_process():
+            write_training(path, mining.rows(progress), metadata)
     return metadata
 
 
@@ -135,30 +141,40 @@ class _Mining:
         self.parts = ArrayParts(work, "part-{number:06d}.safetensors", len(known.query_ids), size)
 
     def make(self, memory_gib: float, progress: bool) -> None:
-        """Writes each part that is missing or damaged."""
+        """Writes each part that is missing or damaged, together with the other processes of torchrun."""
         known, Q = self.known, len(self.known.query_ids)
         width = min(self.rules.depth + int(known.spread.max()), len(self.judged.corpus_ids))
         fitting = int(memory_gib * 2**28 / (8 * width + self.finder.query_bytes))
         size = self.parts.size
         block = max(1, min(BLOCK, fitting) // size) * size
         missing = self.parts.missing()
+        share = len(missing) * rank() // world_size()
+        missing = missing[share:] + missing[:share]
         bar = dict(unit=" queries", desc="Mining", delay=2, disable=not progress)
         with progress_bar(total=Q, initial=Q - sum(map(len, missing)), **bar) as shown:
             while missing:
-                first = missing[0].first
-                here = [part for part in missing if part.first < first + block]
-                missing = missing[len(here) :]
-                last = here[-1].last
-                pairs = known.positives.of(np.arange(first, last))
-                rows = np.repeat(np.arange(last - first), np.diff(pairs.starts))
-                k = self.rules.depth + int(known.spread[first:last].max())
-                results, scores = self.finder.find(first, last, k, rows, pairs.places)
-                positives = np.split(scores, pairs.starts[1:-1])
-                for part in here:
-                    self.parts.make(
-                        part, partial(self._arrays, first=first, results=results, positives=positives)
-                    )
-                    shown.update(len(part))
+                start = missing[0].first
+                here = [part for part in missing if start <= part.first < start + block]
+                with contextlib.ExitStack() as claims:
+                    ours = [claim for claim, _ in (self.parts.reserve(one, claims) for one in here) if claim]
+                    if ours:
+                        find_block = self._finder(ours[0].part.first, ours[-1].part.last)
+                    for claim in ours:
+                        claim.save(find_block(claim.part))
+                        shown.update(len(claim.part))
+                missing = [part for part in missing if self.parts.load(part) is None]
+                shown.update(Q - sum(map(len, missing)) - shown.n)
+                if missing and not ours:
+                    time.sleep(WAIT_S)  # other processes make them
+
+    def _finder(self, first: int, last: int) -> Callable[[Part], dict[str, np.ndarray]]:
+        """Searches for a block of queries, and returns the function that computes its parts."""
+        pairs = self.known.positives.of(np.arange(first, last))
+        rows = np.repeat(np.arange(last - first), np.diff(pairs.starts))
+        k = self.rules.depth + int(self.known.spread[first:last].max())
+        results, scores = self.finder.find(first, last, k, rows, pairs.places)
+        positives = np.split(scores, pairs.starts[1:-1])
+        return partial(self._arrays, first=first, results=results, positives=positives)
 
     def _arrays(
         self, part: Part, first: int, results: Ranked, positives: list[np.ndarray]

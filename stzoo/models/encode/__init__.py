@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sentence_transformers.util import batch_to_device, truncate_embeddings
+from sentence_transformers.util import batch_to_device, get_device_name, truncate_embeddings
 
 from stzoo.errors import ModelError, RecipeError
 from stzoo.models.encode.batches import PROMPTS, WINDOW_TEXTS, Batch, batches_of, prompt_of, reader
@@ -106,6 +106,19 @@ def score_pairs(
     tokens = _batch_tokens(model, batch_tokens)
     for rows, scores in _encoded([model], pairs, None, tokens):
         yield rows, scores.reshape(len(rows))
+
+
+def moved(model: Any, device: str | None) -> Any:
+    """A model on a device (None for the best one), which may be the model itself; it is not moved.
+
+    Args:
+        model: A SentenceTransformer or CrossEncoder.
+        device: Device of torch.
+    """
+    target = torch.device(device or get_device_name())
+    if model.device == target or model.device.type == target.type == "cpu":
+        return model
+    return copy.deepcopy(model).to(target)
 
 
 def copies_on(model: Any, devices: Sequence[str]) -> list[Any]:

@@ -3,8 +3,8 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from stzoo.data.beir import RetrievalDataset
 from stzoo.data.corpus import cache_folder
 from stzoo.data.ranking import Ranked
-from stzoo.models.encode import copies_on, encode
+from stzoo.models.encode import copies_on, encode, moved
 from stzoo.models.encode.batches import prompt_of, reading_notes
 from stzoo.models.loaded import NO_REVISION, LoadedModel
 from stzoo.retrieval.search.exact import top_k
@@ -31,6 +31,7 @@ class Retriever:
         batch_tokens: Maximum number of tokens per batch, padding included; None chooses one for the device.
         shard_rows: Number of vectors per file of a store.
         memory_gib: Memory limit of the search in GiB; see `top_k`.
+        precision: Precision of the stored vectors of passages.
         progress: True shows progress bars on stderr.
     """
 
@@ -40,6 +41,7 @@ class Retriever:
     shard_rows: int = SHARD_ROWS
     memory_gib: float = 2.0
     progress: bool = False
+    precision: str = "float32"
     _notes: dict[Any, list[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
@@ -51,6 +53,10 @@ class Retriever:
     def documents(self, judged: RetrievalDataset) -> Store:
         """The embeddings of the corpus, which all splits share."""
         return self._store(judged, judged.passages, judged.corpus_fingerprint, "document")
+
+    def passages(self, judged: RetrievalDataset, role: str, folder: Path | None) -> Store:
+        """The embeddings of the corpus in a given folder, by the prompt of a role; None for the usual one."""
+        return self._store(judged, judged.passages, judged.corpus_fingerprint, role, folder=folder)
 
     def copy_documents(self, judged: RetrievalDataset, source: Store) -> Store:
         """The embeddings of the corpus, copied from a model whose embeddings of passages are the same."""
@@ -105,6 +111,7 @@ class Retriever:
         task: str = "",
         *,
         copied: bool = False,
+        folder: Path | None = None,
     ) -> Store:
         manifest = {
             "revision": self.opened.revision,
@@ -116,24 +123,19 @@ class Retriever:
         if self.opened.revision == NO_REVISION:
             manifest["model"] = self.opened.given
         # data sets may share a corpus, which is then stored under the name of its folder
-        name = judged.folder.resolve().name if role == "document" else judged.name
+        is_corpus = fingerprint == judged.corpus_fingerprint
+        name = judged.folder.resolve().name if is_corpus else judged.name
+        precision = self.precision if is_corpus else "float32"
+        suffix = "" if precision == "float32" else f"-{precision}"
         # not the name of the results, as a model has the same vectors under any name
         model = Path(self.opened.given).name if Path(self.opened.given).is_dir() else self.opened.given
         return fill(
-            place(self.root, model, f"{name}-{role}", manifest),
+            folder or place(self.root, model, f"{name}-{role}{suffix}", manifest),
             texts,
             manifest,
-            np.array
-            if copied
-            else partial(
-                encode,
-                self.model,
-                role=role,
-                task=task,
-                batch_tokens=self.batch_tokens,
-                progress=self.progress,
-            ),
+            np.array if copied else _Encode(self.model, role, task, self.batch_tokens, self.progress),
             shard_rows=self.shard_rows,
+            precision=precision,
             remote=not copied,
             data={
                 "model": "" if self.opened.is_object else self.opened.given,  # to load it again
@@ -141,6 +143,32 @@ class Retriever:
             },
             progress=self.progress,
         )
+
+
+@dataclass(frozen=True)
+class _Encode:
+    """Encodes texts; see `encode`."""
+
+    model: Any
+    role: str
+    task: str
+    batch_tokens: int | None
+    progress: bool
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        return encode(
+            self.model,
+            texts,
+            role=self.role,
+            task=self.task,
+            batch_tokens=self.batch_tokens,
+            progress=self.progress,
+        )
+
+    def on(self, device: str | None) -> "_Encode":
+        """See `stzoo.utils.workers.on_device`; a copy per device becomes a single one."""
+        model = self.model[0] if isinstance(self.model, list) else self.model
+        return replace(self, model=moved(model, device), progress=False)
 
 
 def default_root() -> Path:

@@ -8,17 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from stzoo.data.beir import RetrievalDataset, read_corpus
-from stzoo.data.beir_layout import corpus_file
-from stzoo.data.corpus_sources import find
 from stzoo.data.objects import corpus_path
-from stzoo.data.rows import refuse
 from stzoo.errors import DataError, ModelError, RecipeError
 from stzoo.models.cross_encoder import open_teacher
 from stzoo.models.encode import encode
 from stzoo.models.loaded import open_model
 from stzoo.models.objects import teacher_path
 from stzoo.retrieval.bm25 import Lexical, choose_language
+from stzoo.retrieval.encode import read_plain_corpus
 from stzoo.retrieval.fusion import DEPTH, WEIGHT, fuse_bm25
 from stzoo.retrieval.rerank import DEPTH as DEPTH_TO_RERANK
 from stzoo.retrieval.rerank import rerank as rank_again
@@ -31,6 +28,7 @@ from stzoo.utils.messages import show_progress
 from stzoo.utils.outputs import check_output
 from stzoo.utils.public import public
 from stzoo.utils.tables import Tabular
+from stzoo.utils.workers import chosen_engine
 
 
 @public()
@@ -51,6 +49,9 @@ def search(
     threads: int | None = None,
     memory_gib: float = 2.0,
     store: str | Path | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    ray_address: str | None = None,
     progress: bool | None = None,
 ) -> "Answers":
     """Finds the passages nearest to each question by exact search, alone or fused with BM25.
@@ -76,6 +77,9 @@ def search(
         threads: Number of CPU threads; None keeps torch's default.
         memory_gib: Memory limit of the search in GiB.
         store: Folder for the embeddings of a model's corpus; None uses stzoo's cache.
+        engine: "local", or "ray" to encode the corpus on a Ray cluster.
+        workers: Number of Ray's workers; None for one per GPU, or else one per node.
+        ray_address: Address of the Ray cluster; None for that in RAY_ADDRESS, or else this machine.
         progress: True shows progress bars on stderr; None shows them on a terminal only.
 
     Returns:
@@ -137,14 +141,15 @@ def search(
     retriever = Retriever(
         opened, Path(store or default_root()), batch_tokens, memory_gib=memory_gib, progress=show_bars
     )
-    judged = _corpus(user_path(data), show_bars)
+    judged = read_plain_corpus(user_path(data), show_bars)
     bm25 = None
     if hybrid:
         code = choose_language(language, judged.passages, judged.name)
         bm25 = Lexical(judged.corpus_ids, judged.passages, language=code, progress=show_bars)
     retriever.notes(judged)  # shown to the user
     if documents is None:
-        documents = retriever.documents(judged)
+        with chosen_engine(engine, workers, ray_address):
+            documents = retriever.documents(judged)
     elif documents.metadata["texts"] != judged.corpus_fingerprint:
         raise DataError(f"{data} is not the corpus of {source}, or has changed. Run `stzoo bench` again.")
     ids = [str(number) for number in range(len(questions))]
@@ -202,17 +207,3 @@ def _scores(retriever: Retriever, vector: np.ndarray, documents: Store, places: 
     similarity = retriever.opened.similarity
     run = top_k(vector[None], vectors, ["0"], ids, len(ids), drop_self=False, similarity=similarity)
     return [run["0"][one] for one in ids]
-
-
-def _corpus(data: Path, progress: bool) -> RetrievalDataset:
-    """A corpus without queries."""
-    file = corpus_file(data) or data
-    if not file.name.endswith((".jsonl", ".jsonl.gz")):  # another form, or a folder of files
-        sources = find(str(data))
-        rows = (row for source in sources for _, row in source.read(progress, refuse))
-        file = Path(corpus_path(rows), "corpus.jsonl")
-    if not file.is_file():
-        raise DataError(f"{data} does not exist; expected a BEIR folder or a corpus.jsonl(.gz).")
-    ids, passages, notes = read_corpus(file, progress)
-    name = file.resolve().parent.name
-    return RetrievalDataset(name=name, folder=file.parent, corpus_ids=ids, passages=passages, notes=notes)

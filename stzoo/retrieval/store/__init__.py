@@ -8,8 +8,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from stzoo.utils.files import lock_folder
 from stzoo.utils.messages import counted
 from stzoo.utils.parts import Part, check_manifest
 from stzoo.utils.progress import advancing, progress_bar
-from stzoo.utils.workers import ThisProcess, started
+from stzoo.utils.workers import ThisProcess, on_device, started
 
 __all__ = ["PRECISIONS", "SHARD_ROWS", "Store", "fill", "open_store", "place", "quantise"]
 
@@ -143,7 +142,7 @@ def fill(
         raise DataError(f"there is no text to encode into {folder}.")
     settings = {"facts": json.loads(json.dumps(metadata)), "rows": len(texts), "precision": precision}
     bar = progress_bar(total=len(texts), desc="Embeddings", unit=" texts", delay=2, disable=not progress)
-    compute = partial(_encoded, encode)
+    compute = _Encoder(encode)
     with bar, started(compute) if remote else contextlib.nullcontext(ThisProcess(compute)) as workers:
         with lock_folder(folder, wait=True) as home:  # one process encodes the first shard
             manifest = read_manifest(home)
@@ -233,15 +232,25 @@ def open_store(folder: str | Path) -> Store:
     )
 
 
-def _encoded(encode: Callable[[Any], np.ndarray], texts: Any) -> Shard:
+@dataclass(frozen=True)
+class _Encoder:
     """Encodes texts as float32 [n, D], and measures the time."""
-    begun = time.monotonic()
-    vectors = encode(texts)
-    seconds = time.monotonic() - begun
-    if vectors.ndim != 2 or len(vectors) != len(texts):
-        raise ModelError(
-            f"{counted(len(texts), 'text')} encoded as {list(vectors.shape)}; expected one vector each."
-        )
-    if len(wrong := np.flatnonzero(~np.isfinite(vectors).all(1))):
-        raise ModelError(f"the vector of the text {quoted(str(texts[wrong[0]]))} contains NaN or infinity.")
-    return Shard(vectors, seconds)
+
+    encode: Callable[[Any], np.ndarray]
+
+    def __call__(self, texts: Any) -> Shard:
+        begun = time.monotonic()
+        vectors = self.encode(texts)
+        seconds = time.monotonic() - begun
+        if vectors.ndim != 2 or len(vectors) != len(texts):
+            raise ModelError(
+                f"{counted(len(texts), 'text')} encoded as {list(vectors.shape)}; expected one vector each."
+            )
+        if len(wrong := np.flatnonzero(~np.isfinite(vectors).all(1))):
+            text = quoted(str(texts[wrong[0]]))
+            raise ModelError(f"the vector of the text {text} contains NaN or infinity.")
+        return Shard(vectors, seconds)
+
+    def on(self, device: str | None) -> "_Encoder":
+        """See `stzoo.utils.workers.on_device`."""
+        return replace(self, encode=on_device(self.encode, device))

@@ -1,0 +1,189 @@
+"""Workers on a Ray cluster, or on this machine by Ray.
+
+Each worker is an actor that gets the function, with the model in it, once. Ray schedules the workers, adds
+nodes if the cluster may grow, starts a worker again that has died, and repeats what it was computing.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from typing import Any
+
+from stzoo.errors import MissingExtraError, RecipeError, StzooError, TrainingError, first_line
+from stzoo.utils.messages import collect_notes, counted, notify
+from stzoo.utils.workers import Engine, on_device
+
+AHEAD = 2  # values that a worker has: one that it computes, and the next one
+RESTARTS = 3  # of one worker
+PATIENCE_S = 10  # for the cluster to answer
+PACKAGES = ("stzoo", "sentence-transformers", "transformers", "torch")  # which results depend on
+
+
+@contextlib.contextmanager
+def ray_engine(address: str | None = None, workers: int | None = None) -> Iterator[Engine]:
+    """Connects to a Ray cluster, and gives the engine that works on it.
+
+    Args:
+        address: Address of the cluster, e.g. "auto" or "ray://host:10001"; None for that in RAY_ADDRESS, or
+            else a cluster of this machine alone, which ends with the block.
+        workers: Number of workers; None for one per GPU of the cluster, or else one per node.
+
+    Raises:
+        MissingExtraError: If Ray is not installed.
+        RecipeError: If the cluster cannot be reached.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise MissingExtraError("Ray", "ray") from None
+    was_connected = ray.is_initialized()
+    if not was_connected:
+        _connect(ray, address)
+    try:
+        yield lambda compute: _started(ray, compute, workers)
+    finally:
+        if not was_connected:
+            ray.shutdown()
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    where = address or os.environ.get("RAY_ADDRESS")
+    logging.getLogger("ray").setLevel(logging.ERROR)  # of a cluster of its own it says more than users need
+    try:
+        if found := re.search(r"([^/]+):(\d+)$", where or ""):  # as Ray would try for minutes
+            with contextlib.closing(socket.create_connection((found[1], int(found[2])), timeout=PATIENCE_S)):
+                pass
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise RecipeError(
+            f"there is no Ray cluster at {where or 'this machine'} ({first_line(error)}). Start one by `ray "
+            "start --head`, or leave out --ray-address to use this machine alone."
+        ) from None
+
+
+class _Worker:
+    """What an actor does."""
+
+    _compute: Callable[[Any], Any] | None = None
+
+    def versions(self) -> dict[str, str]:
+        return _versions()
+
+    def apply(self, function: list[Any], threads: int, value: Any) -> tuple[Any, list[str]]:
+        """Applies the function of a reference, which is read at the first call, also after a restart."""
+        if self._compute is None:
+            import ray
+
+            self._compute = on_device(ray.get(function[0]), None)
+            if torch := sys.modules.get("torch"):  # which the function may not use
+                torch.set_num_threads(threads)
+        with collect_notes() as notes:
+            return self._compute(value), notes
+
+
+class _RayWorkers:
+    """See `stzoo.utils.workers.Workers`; the actors start with the first value."""
+
+    def __init__(self, ray: Any, compute: Callable[[Any], Any], workers: int | None):
+        self._ray, self._compute = ray, compute
+        resources = ray.cluster_resources()
+        gpus = int(resources.get("GPU", 0))
+        self._count = workers or gpus or max(1, len(ray.nodes()))
+        self._gpus = 1 if gpus else 0
+        self._cpus = max(1, int(resources.get("CPU", 1)) // self._count)
+        self.capacity = AHEAD * self._count
+        self._function: list[Any] = []
+        self._actors: list[Any] = []
+        self._starting: dict[Any, Any] = {}  # actor by the reference of its versions
+        self._idle: deque[Any] = deque()  # actors, each as often as it may get another value
+        self._waiting: deque[tuple[int, Any]] = deque()
+        self._at_work: dict[Any, tuple[int, Any]] = {}  # number and actor by the reference of the result
+
+    def submit(self, number: int, value: Any) -> None:
+        if not self._actors:
+            self._start()
+        self._waiting.append((number, value))
+        self._assign()
+
+    def next(self) -> tuple[int, Any]:
+        while True:
+            (ready, *_), _ = self._ray.wait([*self._at_work, *self._starting])
+            if ready in self._starting:
+                actor = self._starting.pop(ready)
+                _check_versions(self._get(ready))
+                self._idle.extend([actor] * AHEAD)
+            else:
+                number, actor = self._at_work.pop(ready)
+                result, notes = self._get(ready)
+                for note in notes:
+                    notify(note)
+                self._idle.append(actor)
+                self._assign()
+                return number, result
+            self._assign()
+
+    def stop(self) -> None:
+        for actor in self._actors:
+            self._ray.kill(actor)
+
+    def _start(self) -> None:
+        self._function = [self._ray.put(on_device(self._compute, "cpu"))]  # in a list, it stays a reference
+        actor = self._ray.remote(
+            num_cpus=self._cpus, num_gpus=self._gpus, max_restarts=RESTARTS, max_task_retries=RESTARTS
+        )(_Worker)
+        self._actors = [actor.remote() for _ in range(self._count)]
+        self._starting = {actor.versions.remote(): actor for actor in self._actors}
+
+    def _assign(self) -> None:
+        while self._idle and self._waiting:
+            actor = self._idle.popleft()
+            number, value = self._waiting.popleft()
+            self._at_work[actor.apply.remote(self._function, self._cpus, value)] = number, actor
+
+    def _get(self, reference: Any) -> Any:
+        from ray.exceptions import RayError, RayTaskError
+
+        try:
+            return self._ray.get(reference)
+        except RayTaskError as error:
+            if isinstance(error.cause, StzooError):
+                raise error.cause from None
+            raise
+        except RayError as error:
+            raise TrainingError(
+                f"a worker of Ray failed {counted(RESTARTS + 1, 'time')} ({first_line(error)}). What is "
+                "finished is kept; run the command again to continue."
+            ) from error
+
+
+@contextlib.contextmanager
+def _started(ray: Any, compute: Callable[[Any], Any], workers: int | None) -> Iterator[_RayWorkers]:
+    made = _RayWorkers(ray, compute, workers)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in PACKAGES}
+
+
+def _check_versions(theirs: dict[str, str]) -> None:
+    """Refuses workers whose results may differ.
+
+    Raises:
+        RecipeError: If a worker has another version of a package.
+    """
+    if theirs != (ours := _versions()):
+        name = next(name for name in PACKAGES if theirs.get(name) != ours[name])
+        raise RecipeError(
+            f"a worker of Ray has {name} {theirs.get(name)}, this machine {ours[name]}; install the same "
+            "version everywhere, as vectors of different versions may differ."
+        )

@@ -1,0 +1,168 @@
+"""The Ray engine, with a real Ray of this machine."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from support.models import sentence_transformer
+
+import stzoo
+from stzoo.data.beir import write_beir
+from stzoo.errors import RecipeError, TrainingError
+from stzoo.retrieval.store import open_store
+from stzoo.testing import sentences, tiny_cross_encoder
+from stzoo.utils.parts import ArrayParts
+from stzoo.utils.workers import chosen_engine, started
+
+ray = pytest.importorskip("ray", reason="Ray is not installed")
+TEXTS = sentences(60)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """One cluster for all tests, as starting one takes seconds."""
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model(base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    sentence_transformer(base).save_pretrained(str(folder))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "small"
+    rows = ({"_id": f"d{number}", "title": "", "text": text} for number, text in enumerate(TEXTS))
+    write_beir(folder, rows, {"q": TEXTS[4].split(".")[0]}, {"test": {"q": {"d4": 1}}})
+    return folder
+
+
+class Squares(ArrayParts):
+    def __init__(self, folder):
+        super().__init__(folder, "{number:03d}.safetensors", 22, 3)
+
+
+def rows_of(part):
+    return list(range(part.first, part.last))
+
+
+def test_workers_give_the_vectors_and_scores_of_one_process(model, judged, tmp_path, monkeypatch):
+    tiny_cross_encoder(tmp_path / "cross")
+    given = dict(data=judged, rerank=tmp_path / "cross", rerank_depth=20, shard_rows=7, progress=False)
+    monkeypatch.setenv("STZOO_CACHE", str(tmp_path / "one"))
+    alone = stzoo.bench(model, **given, output=tmp_path / "alone")
+    monkeypatch.setenv("STZOO_CACHE", str(tmp_path / "other"))
+    spread = stzoo.bench(model, **given, output=tmp_path / "spread", engine="ray", workers=2)
+    assert [one.scores for one in spread] == [one.scores for one in alone]
+    stores = [sorted((tmp_path / name).rglob("shard-*")) for name in ("one", "other")]
+    assert len(stores[0]) == len(stores[1]) > 9
+    for here, there in zip(*stores, strict=True):
+        assert np.array_equal(open_store(here.parent)[:], open_store(there.parent)[:])
+
+
+def test_a_worker_that_dies_is_replaced(tmp_path):
+    """Each worker kills itself at its first part."""
+
+    def compute(rows):
+        mark = tmp_path / "killed"
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"squares": np.array(rows) ** 2}
+
+    parts = Squares(tmp_path / "parts")
+    with chosen_engine("ray", 2, None), started(compute) as workers:
+        parts.complete(workers, rows_of)
+    assert np.concatenate([parts.read(part)["squares"] for part in parts]).tolist() == [
+        row**2 for row in range(22)
+    ]
+
+
+def test_a_part_that_kills_every_worker_ends_with_a_sentence(tmp_path):
+    def compute(rows):
+        if 9 in rows:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"squares": np.array(rows) ** 2}
+
+    parts = Squares(tmp_path / "parts")
+    with (
+        pytest.raises(TrainingError, match=r"a worker of Ray failed 4 times .* run the command again"),
+        chosen_engine("ray", 1, None),
+        started(compute) as workers,
+    ):
+        parts.complete(workers, rows_of)
+    assert not list((tmp_path / "parts").glob(".*"))
+
+
+def test_errors_of_workers_are_the_users(tmp_path):
+    def compute(rows):  # noqa: ARG001
+        raise RecipeError("this is wrong.")
+
+    parts = Squares(tmp_path / "parts")
+    with (
+        pytest.raises(RecipeError, match=r"^this is wrong\.$"),
+        chosen_engine("ray", 2, None),
+        started(compute) as workers,
+    ):
+        parts.complete(workers, rows_of)
+
+
+def test_notes_of_workers_reach_the_user(tmp_path, caplog):
+    def compute(rows):
+        from stzoo.utils.messages import notify
+
+        notify("a note from far away")
+        return {"squares": np.array(rows)}
+
+    with chosen_engine("ray", 2, None), started(compute) as workers:
+        Squares(tmp_path / "parts").complete(workers, rows_of)
+    assert "a note from far away" in caplog.text
+
+
+def test_a_driver_that_is_killed_loses_only_parts_at_work(model, judged, tmp_path):
+    code = """
+import os, signal, sys
+from stzoo.retrieval.store import shards
+save = shards.Shards.save
+def killed(self, draft, part, content):
+    if len(list(self.folder.glob("shard-*"))) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(self, draft, part, content)
+shards.Shards.save = killed
+import stzoo
+stzoo.encode(sys.argv[1], sys.argv[2], output=sys.argv[3], shard_rows=7, engine="ray", workers=1)
+"""
+    words = [model, str(judged), str(tmp_path / "store")]
+    address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    killed = subprocess.run(
+        [sys.executable, "-c", code, *words], env=os.environ | address, capture_output=True, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("shard-*")}
+    assert len(kept) == 3
+    made = stzoo.encode(model, judged, output=tmp_path / "store", shard_rows=7, engine="ray", workers=1)
+    now = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("shard-*")}
+    assert kept.items() <= now.items()
+    alone = stzoo.encode(model, judged, output=tmp_path / "alone", shard_rows=7)
+    assert np.array_equal(made.store[:], alone.store[:])
+
+
+def test_a_cluster_that_is_not_there_is_one_sentence(model, judged, tmp_path):
+    words = ["encode", model, judged, "--output", tmp_path / "out", "--engine", "ray"]
+    words += ["--ray-address", "127.0.0.1:1"]
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "stzoo", *map(str, words)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "there is no Ray cluster at 127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - start < 600
