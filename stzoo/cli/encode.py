@@ -1,6 +1,5 @@
 """stzoo encode."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +13,8 @@ from stzoo.cli.shared import print_json
 def encode_command(
     settings: EncodeSettings,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for the vectors; stzoo's cache by default.")
+        str | None,
+        typer.Option(help="Folder for the vectors (--to also writes to URLs); stzoo's cache by default."),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -1,7 +1,9 @@
 """Settings of encode, search and demo, whose functions are in packages below or above the other settings."""
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator
 
 from stzoo.evaluation.settings import Backend, Dtype, EmbeddingSettings, SearchingSettings
 from stzoo.training.settings import (
@@ -19,6 +21,11 @@ from stzoo.training.settings import (
     setting,
 )
 from stzoo.utils.bounds import MAX_THREADS
+from stzoo.utils.remote import path_or_url
+
+Corpus = Annotated[
+    Path | str, BeforeValidator(path_or_url)
+]  # a path, or a URL such as s3://bucket/corpus.jsonl
 
 
 class EncodeSettings(EmbeddingSettings):
@@ -28,7 +35,19 @@ class EncodeSettings(EmbeddingSettings):
     positional: ClassVar[tuple[str, ...]] = ("model", "data")
 
     model: Name = setting(..., "Model: folder, Hub id or name from `stzoo zoo`.", names="model")
-    data: Path = setting(..., "Corpus: BEIR folder, corpus.jsonl, or another file of texts.", takes="corpus")
+    data: Corpus = setting(
+        ...,
+        "Corpus: BEIR folder, corpus.jsonl, or another file of texts; or its URL (s3://…).",
+        takes="corpus",
+    )
+    to: Literal["npy", "parquet", "faiss", "qdrant", "lancedb"] | None = setting(
+        None, "What to make of the vectors in --output; a store by default, which stzoo reads."
+    )
+    index: Name | None = setting(None, "Factory string of the FAISS index; Flat by default.", VECTORS)
+    collection: Name | None = setting(
+        None, "Qdrant's collection or LanceDB's table; by default the corpus's name.", VECTORS
+    )
+    url: Name | None = setting(None, "Server of Qdrant, in place of --output.", VECTORS)
     role: Literal["document", "query"] = setting("document", "Whose prompt the texts get.")
     precision: Literal["float32", "float16", "int8", "binary"] = setting(
         "float32", "Precision of the stored vectors.", VECTORS
@@ -52,7 +71,7 @@ class SearchSettings(SearchingSettings):
         names="model",
     )
     questions: Names = setting(..., "Questions to ask.", min_length=1)
-    data: Path | None = setting(
+    data: Corpus | None = setting(
         None, "BEIR folder or corpus.jsonl to search; not needed for stored embeddings."
     )
     k: int = setting(5, "Passages to show per question.", ge=1, le=10**7)

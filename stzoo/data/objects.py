@@ -28,10 +28,12 @@ from stzoo.data.beir import write_beir
 from stzoo.data.corpus import cache_folder
 from stzoo.data.corpus_names import SUFFIXES
 from stzoo.data.object_rows import CORPUS, object_rows
+from stzoo.data.remote import local_copy
 from stzoo.data.rows import Rows
 from stzoo.errors import DataError, abbreviated, first_line, quoted
 from stzoo.utils.files import NEW, draft_folder, fingerprint, writing
 from stzoo.utils.messages import counted
+from stzoo.utils.remote import is_url
 
 JUDGED = "a BEIR folder, or the dicts (corpus, queries, qrels) that BEIR's GenericDataLoader returns"
 RUNS = "a run file, or scores by document id by query id"
@@ -42,11 +44,13 @@ TRAINING = (
 
 
 def corpus_path(given: Any) -> str:
-    """The path of a corpus: as given, or that of a folder with its corpus.jsonl.
+    """The path of a corpus: as given, that of a URL's copy, or that of a folder with its corpus.jsonl.
 
     Raises:
-        DataError: If it is no corpus, or a row has no text.
+        DataError: If it is no corpus, a row has no text, or a URL cannot be read.
     """
+    if is_url(given):
+        return str(local_copy(given))
     if isinstance(given, str | os.PathLike):
         return os.fspath(given)
 

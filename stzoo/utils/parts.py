@@ -80,7 +80,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def check_manifest(
-    made: Path,
+    made: Path | str,
     found: Mapping[str, Any],
     settings: Mapping[str, Any],
     *,
@@ -92,7 +92,7 @@ def check_manifest(
     """Refuses what was made from other settings.
 
     Args:
-        made: Path of the file or folder, for the message.
+        made: Path of the file or folder, or what it is, for the message.
         found: Its manifest.
         settings: What the parts depend on now. A manifest may have more keys.
         exact: True to compare those keys too, and to distinguish None inside a value from a missing key.
