@@ -84,7 +84,7 @@ def _opened(output: str, is_server: bool) -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Local mode is not recommended")  # the README says so
-            warnings.filterwarnings("ignore", message=".*insecure connection")
+            warnings.filterwarnings("ignore", message=".*insecure connection|Failed to obtain server version")
             if is_server:
                 client = make(url=output, api_key=os.environ.get("QDRANT_API_KEY"), timeout=60)
             else:
