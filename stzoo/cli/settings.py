@@ -21,7 +21,7 @@ from stzoo.training.settings import (
     setting,
 )
 from stzoo.utils.bounds import MAX_THREADS
-from stzoo.utils.remote import path_or_url
+from stzoo.utils.inputs import path_or_url
 
 Corpus = Annotated[
     Path | str, BeforeValidator(path_or_url)

@@ -32,8 +32,8 @@ from stzoo.data.remote import local_copy
 from stzoo.data.rows import Rows
 from stzoo.errors import DataError, abbreviated, first_line, quoted
 from stzoo.utils.files import NEW, draft_folder, fingerprint, writing
+from stzoo.utils.inputs import is_url
 from stzoo.utils.messages import counted
-from stzoo.utils.remote import is_url
 
 JUDGED = "a BEIR folder, or the dicts (corpus, queries, qrels) that BEIR's GenericDataLoader returns"
 RUNS = "a run file, or scores by document id by query id"

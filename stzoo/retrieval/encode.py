@@ -21,11 +21,10 @@ from stzoo.retrieval.handover import HandedOver, Passages, check_target, hand_ov
 from stzoo.retrieval.search.retriever import Retriever, default_root
 from stzoo.retrieval.store import SHARD_ROWS, Store
 from stzoo.utils.distributed import is_main_process, local_device
-from stzoo.utils.inputs import user_path
+from stzoo.utils.inputs import is_url, user_path
 from stzoo.utils.messages import counted, show_progress
 from stzoo.utils.outputs import check_output
 from stzoo.utils.public import public
-from stzoo.utils.remote import is_url
 from stzoo.utils.workers import chosen_engine
 
 

@@ -20,6 +20,7 @@ from stzoo.errors import DataError, StzooError, abbreviated, quoted
 MAX_DEPTH = 64
 MAX_VALUES = 100_000  # values in a recipe, with its aliases expanded
 _PIPES = (Path("/dev/fd"), Path("/proc/self/fd"), Path("/dev"))  # pipes of the shell: <(command), /dev/stdin
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 _NUMBER = re.compile(r"\s*[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?\s*")
@@ -56,6 +57,16 @@ def user_path(given: str | Path, error: type[StzooError] = DataError) -> Path:
         reason = getattr(problem, "strerror", None) or problem
         raise error(f"{shown} cannot be used as a path: {reason}.") from None
     return path
+
+
+def is_url(given: object) -> bool:
+    """True for a text such as s3://bucket/name."""
+    return isinstance(given, str) and bool(_URL.match(given))
+
+
+def path_or_url(given: Any) -> Any:
+    """A path for a text that is not a URL; anything else as it is."""
+    return Path(given) if isinstance(given, str) and not is_url(given) else given
 
 
 def open_input(path: Path) -> BinaryIO:

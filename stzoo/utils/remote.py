@@ -3,24 +3,11 @@
 import contextlib
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import fsspec
 
 from stzoo.errors import MissingPackageError, StzooError, first_line
-
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-
-
-def is_url(given: object) -> bool:
-    """True for a text such as s3://bucket/name."""
-    return isinstance(given, str) and bool(_URL.match(given))
-
-
-def path_or_url(given: Any) -> Any:
-    """A path for a text that is not a URL; anything else as it is."""
-    return Path(given) if isinstance(given, str) and not is_url(given) else given
 
 
 def file_system(url: str, error: type[StzooError]) -> tuple[Any, str]:

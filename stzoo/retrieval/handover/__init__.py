@@ -19,8 +19,8 @@ from stzoo.retrieval.handover import faiss, lancedb, npy, parquet, qdrant
 from stzoo.retrieval.handover.folder import Folder
 from stzoo.retrieval.handover.passages import Passages
 from stzoo.retrieval.search.faiss_build import empty
+from stzoo.utils.inputs import is_url
 from stzoo.utils.outputs import check_output
-from stzoo.utils.remote import is_url
 
 __all__ = ["FORMATS", "HandedOver", "Passages", "Target", "check_target", "hand_over"]
 

@@ -19,9 +19,9 @@ from stzoo.data.corpus import cache_folder
 from stzoo.errors import OutputError, first_line
 from stzoo.retrieval.handover.passages import compared
 from stzoo.utils.files import atomic_file, lock_folder, writing
-from stzoo.utils.inputs import parse_json
+from stzoo.utils.inputs import is_url, parse_json
 from stzoo.utils.parts import check_manifest
-from stzoo.utils.remote import file_system, is_url, reaching
+from stzoo.utils.remote import file_system, reaching
 
 
 class Folder:

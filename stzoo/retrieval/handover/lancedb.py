@@ -14,8 +14,8 @@ from stzoo.errors import MissingExtraError, OutputError, StzooError, first_line
 from stzoo.retrieval.handover.parquet import as_table, schema
 from stzoo.retrieval.handover.passages import KEY, Passages, compared
 from stzoo.utils.files import lock_folder
+from stzoo.utils.inputs import is_url
 from stzoo.utils.parts import check_manifest
-from stzoo.utils.remote import is_url
 
 METRICS = {"cosine": "cosine", "dot": "dot", "euclidean": "l2"}
 
