@@ -209,6 +209,16 @@ def test_two_drivers_make_no_part_twice(tmp_path):
     assert made(parts) == [row**2 for row in range(22)]
 
 
+def test_one_of_the_processes_hands_the_vectors_over(model, judged, tmp_path, monkeypatch):
+    monkeypatch.setenv("STZOO_CACHE", str(tmp_path / "cache"))
+    options = ["--to", "npy", "--output", tmp_path / "both", "--shard-rows", 7]
+    done = together(2, "encode", model, judged, *options)
+    assert done.stdout.count("90 vectors") == 1
+    alone = stzoo.encode(model, judged, to="npy", output=tmp_path / "alone", shard_rows=7)
+    assert np.array_equal(np.load(tmp_path / "both" / "vectors.npy"), alone.store[:])
+    assert files(tmp_path / "both") == files(tmp_path / "alone")
+
+
 def test_options_of_ray_need_it(model, judged, tmp_path):
     with pytest.raises(RecipeError, match="--workers has no effect without --engine ray"):
         stzoo.encode(model, judged, output=tmp_path / "out", workers=2)

@@ -329,7 +329,7 @@ def test_options_that_have_no_effect_are_refused(models, data, tmp_path, monkeyp
 def test_files_are_written_to_urls(models, data, tmp_path, to, monkeypatch):
     store, url = fsspec.filesystem("memory"), f"memory://bucket-{to}/some/vectors"
     made = encode(models / "cosine", data, to, url).handed_over
-    here = encode(models / "cosine", data, to, tmp_path / "out")
+    encode(models / "cosine", data, to, tmp_path / "out")
     there = {name.rpartition("/")[2]: store.cat_file(name) for name in store.ls(url, detail=False)}
     assert there == content(to, tmp_path / "out")
     assert len(load(made)().shape if to == "npy" else "**") == 2
@@ -341,8 +341,7 @@ def test_files_are_written_to_urls(models, data, tmp_path, to, monkeypatch):
     store.pipe_file(f"memory://others-{to}/a.txt", b"mine")
     with pytest.raises(OutputError, match=r"other files \(a\.txt\)"):
         encode(models / "cosine", data, to, f"memory://others-{to}")
-    assert not any((Path(os.environ["STZOO_CACHE"]) / "handover").rglob("*.partial"))
-    assert here.path.is_dir()
+    assert not any((Path(os.environ["STZOO_CACHE"]) / "handover").glob("*"))
 
 
 def test_an_interrupted_upload_is_completed(models, data, tmp_path, monkeypatch):

@@ -97,6 +97,9 @@ class Folder:
                     self.output, found, compared(record, metadata), advice="Choose another output."
                 )
             yield found
+        if self.is_remote:
+            with contextlib.suppress(OSError):  # an earlier call left it
+                self.work.rmdir()
 
     def _record(self) -> dict[str, Any]:
         with reaching(self.output, OutputError):
@@ -120,9 +123,7 @@ class Folder:
         with atomic_file(self.work / name) as draft:
             yield draft
             if self.is_remote:
-                with reaching(self.shown(name), OutputError):
-                    self.system.makedirs(self.path, exist_ok=True)
-                    self.system.put_file(str(draft), self.at(name))
+                self._upload(draft, name)
         if self.is_remote:
             (self.work / name).unlink()
 
@@ -137,7 +138,11 @@ class Folder:
                 os.fsync(written.fileno())
             path.replace(self.at(name))
             return
-        with reaching(self.shown(name), OutputError):
-            self.system.makedirs(self.path, exist_ok=True)
-            self.system.put_file(str(path), self.at(name))
+        self._upload(path, name)
         path.unlink()
+
+    def _upload(self, path: Path, name: str) -> None:
+        with reaching(self.shown(name), OutputError):
+            if not self.system.async_impl:  # the others are object stores: without folders, but with buckets
+                self.system.makedirs(self.path, exist_ok=True)
+            self.system.put_file(str(path), self.at(name))

@@ -86,8 +86,10 @@ class Passages:
             if place >= len(self) or found != self.ids[place]:
                 raise at.error(f"the id {quoted(found)}", "the corpus as it was when it was encoded")
             title, text = row.pop("title", None) or "", row.pop("text", None) or ""
-            further = row.pop("metadata", None)
-            yield Row(found, title, text, row | (further if isinstance(further, dict) else {}))
+            if isinstance(further := row.get("metadata"), dict):  # as in BEIR
+                del row["metadata"]
+                row |= further
+            yield Row(found, title, text, row)
 
     def parts(self, size: int, start: int = 0) -> Iterator[tuple[int, np.ndarray, list[Row]]]:
         """Consecutive parts: the number of the first vector, float32 [n, D], and the n passages."""
