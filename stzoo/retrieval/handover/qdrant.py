@@ -61,7 +61,8 @@ def write(passages: Passages, output: str, collection: str, *, is_server: bool) 
         found = (client.get_collection(collection).config.metadata or {}).get(KEY)
         name = f"the collection {collection} of {output}"
         if not isinstance(found, dict):
-            raise OutputError(f"{name} was not made by stzoo; choose another --collection.")
+            old = ", or the server is older than Qdrant 1.16" if is_server else ""
+            raise OutputError(f"{name} was not made by stzoo{old}; choose another --collection.")
         check_manifest(
             name, found, compared(record, passages.store.metadata), advice="Choose another --collection."
         )
@@ -84,7 +85,7 @@ def _opened(output: str, is_server: bool) -> Iterator[Any]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Local mode is not recommended")  # the README says so
-            warnings.filterwarnings("ignore", message=".*insecure connection|Failed to obtain server version")
+            warnings.filterwarnings("ignore", message=".*insecure connection")
             if is_server:
                 client = make(url=output, api_key=os.environ.get("QDRANT_API_KEY"), timeout=60)
             else:
