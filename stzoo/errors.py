@@ -142,9 +142,13 @@ def quoted(value: object) -> str:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: "; did you mean 'x'?", or "." if none is close."""
+    """The end of a sentence about an unknown name: "; did you mean 'x'?", or "." if none is close.
+
+    A name that is a word of the unknown one, as k is of top_k, is close too.
+    """
     by_lower = {one.lower(): one for one in known}
     close = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    close = close or [word for word in name.lower().split("_")[1:] if word in by_lower]
     return f"; did you mean {by_lower[close[0]]!r}?" if close else "."
 
 

@@ -151,6 +151,21 @@ def test_settings_keep_paths_in_place_of_objects(base, model):
         assert len(str(raised.value)) < 300
 
 
+def test_wrong_rows_are_short_errors():
+    for function, given, error in (
+        (stzoo.pretrain, {"base": "x", "corpus": [1, 2]}, "1: an int; expected a text"),
+        (stzoo.pretrain, {"base": "x", "corpus": []}, "the corpus, a list, is empty"),
+        (stzoo.finetune, {"data": []}, "the training data, a list, is empty"),
+        (stzoo.finetune, {"data": [("a question", "an answer")]}, "1: a tuple; expected a dict such as"),
+    ):
+        with pytest.raises(DataError, match=error):
+            function(**given, output="x")
+    with pytest.raises(RecipeError, match=r"type DataFrame was given as recipe; .* by name, as in data="):
+        stzoo.finetune("x", pd.DataFrame(ROWS), output="x")
+    with pytest.raises(DataError, match="a dict with corpus and queries only was given"):
+        stzoo.bench("bm25s", data={"corpus": DICTS[0], "queries": DICTS[1]})
+
+
 def test_judgements_may_name_their_splits():
     corpus, queries, qrels = DICTS
     folder = objects.judged_path(
@@ -160,7 +175,11 @@ def test_judgements_may_name_their_splits():
     for wrong, error in (
         ((corpus, queries, {"q1": {"d1": "high"}}), "the qrels of 'q1' are of another form"),
         ((corpus, {"q1": 3}, qrels), "the query 'q1' is of type int"),
-        ((corpus, queries), "an object of type tuple was given; expected a BEIR folder, or the dicts"),
+        ((corpus, queries), "a tuple of 2 items was given; expected a BEIR folder, or the dicts"),
+        ((corpus, queries, "qrels.tsv"), "whose qrels are of type str"),
+        ((corpus, ["a query"], qrels), "whose queries are of type list"),
+        ((corpus, queries, {"q1": ["d1"]}), "whose qrels of 'q1' are of type list, not grades by document"),
+        ({"corpus": corpus, "queries": queries}, "a dict with corpus and queries only was given"),
         (Secret(), "an object of type Secret"),
     ):
         with pytest.raises(DataError, match=error):

@@ -11,8 +11,10 @@ from stzoo.data.documents.split import Count, PassageSplitter, count_words, toke
 from stzoo.data.documents.tables import RowReader
 from stzoo.data.near_copies import CopyFinder
 from stzoo.data.objects import corpus_of
+from stzoo.utils.public import public
 
 
+@public()
 def read_documents(
     source: Any,
     output: str | Path | None = None,

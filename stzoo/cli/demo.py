@@ -23,6 +23,7 @@ from stzoo.pretraining.pretrain import pretrain
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import sha256
 from stzoo.utils.outputs import check_output
+from stzoo.utils.public import public
 
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -71,6 +72,7 @@ def find_base() -> Path:
     return folder
 
 
+@public()
 def demo(
     *,
     output: str | Path = "demo",

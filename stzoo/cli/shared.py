@@ -68,10 +68,10 @@ def done(folder: Path) -> None:
 
 def show(table: Any) -> None:
     """Prints a table."""
-    from rich.console import Console
+    from stzoo.utils.tables import text_console
 
     # without a terminal there is no width to fit into, and a cut table cannot be read by a program either
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    text_console(sys.stdout, None if sys.stdout.isatty() else 160).print(table)
 
 
 def print_json(value: Any) -> None:

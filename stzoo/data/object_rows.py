@@ -19,6 +19,7 @@ def object_rows(
     source: Any,
     expected: str = CORPUS,
     *,
+    row: str = "a text, or a dict with a text",
     columns: Callable[[list[str]], list[str]] = list,
     progress: Progress = False,
     on_bad: OnBad = refuse,
@@ -29,6 +30,7 @@ def object_rows(
         source: A list (or another iterable) of texts and dicts, a dict of these by id, a pandas or polars
             frame, an Arrow table or reader, or a `datasets.Dataset`. A text is a row with the column "text".
         expected: What is accepted, for the message about another type.
+        row: What an item of a list may be, for the message about another type.
         columns: Chooses the columns to read of a frame, table or data set by the names of all.
         progress: See `read_rows`.
         on_bad: See `read_rows`.
@@ -38,7 +40,7 @@ def object_rows(
     """
     name = type(source).__name__
     if isinstance(source, Mapping) and all(isinstance(value, str | Mapping) for value in source.values()):
-        return _of_list(name, (_row(key, value) for key, value in source.items()))
+        return _of_list(name, (_row(key, value) for key, value in source.items()), row)
     if isinstance(source, Mapping) and isinstance(getattr(source, "column_names", None), Mapping):
         raise DataError(f"a {name} was given; expected one split of it, e.g. data['train'].")
     if hasattr(source, "select_columns") and hasattr(source, "__len__"):
@@ -66,7 +68,7 @@ def object_rows(
     if isinstance(source, Iterable) and not isinstance(
         source, str | bytes | Mapping | Set
     ):  # a set has no order
-        return _of_list(name, source)
+        return _of_list(name, source, row)
     raise DataError(f"an object of type {name} was given; expected {expected}.")
 
 
@@ -74,7 +76,7 @@ def _row(key: Any, value: str | Mapping[str, Any]) -> dict[str, Any]:
     return {**({"text": value} if isinstance(value, str) else value), "_id": str(key)}
 
 
-def _of_list(name: str, values: Iterable[Any]) -> Rows:
+def _of_list(name: str, values: Iterable[Any], expected: str) -> Rows:
     for number, value in enumerate(values, 1):
         at = RowLocation(name, number)
         if isinstance(value, str):
@@ -82,4 +84,5 @@ def _of_list(name: str, values: Iterable[Any]) -> Rows:
         elif isinstance(value, Mapping):
             yield at, dict(value)
         else:
-            raise at.error(f"a {type(value).__name__}", "a text, or a dict with a text")
+            kind = type(value).__name__
+            raise at.error(f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}", expected)

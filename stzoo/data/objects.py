@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from functools import partial
+from numbers import Number
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -36,11 +37,13 @@ from stzoo.utils.inputs import is_url
 from stzoo.utils.messages import counted
 
 JUDGED = "a BEIR folder, or the dicts (corpus, queries, qrels) that BEIR's GenericDataLoader returns"
+PARTS = ("corpus", "queries", "qrels")
 RUNS = "a run file, or scores by document id by query id"
 TRAINING = (
     "the path of a file or folder, a list of dicts, a pandas or polars frame, an Arrow table, a "
     "datasets.Dataset, or the dicts (corpus, queries, qrels) of BEIR"
 )
+TRAINING_ROW = 'a dict such as {"query": "…", "positive": "…"}'
 
 
 def corpus_path(given: Any) -> str:
@@ -80,7 +83,7 @@ def corpus_paths(given: Any) -> list[str]:
                 'path, or give texts as dicts: {"text": "…"}.'
             )
         return [corpus_path(given)] if is_texts else list(map(os.fspath, given))
-    if isinstance(given[0], Mapping):
+    if given[0] is None or isinstance(given[0], Mapping | Number):
         return [corpus_path(given)]
     return [corpus_path(one) for one in given]
 
@@ -102,7 +105,7 @@ def judged_path(given: Any, split: str = "test") -> str:
     if is_judged(given):
         return str(keep(lambda draft: _write_judged(draft, given, split)))
     if not is_several(given):
-        raise DataError(f"an object of type {type(given).__name__} was given; expected {JUDGED}.")
+        raise DataError(f"{_fault(given)}; expected {JUDGED}.")
 
     def write(draft: Path) -> str:
         for name, one in given.items():
@@ -112,6 +115,25 @@ def judged_path(given: Any, split: str = "test") -> str:
         return counted(len(given), "data set")
 
     return str(keep(write))
+
+
+def _fault(given: Any) -> str:
+    """What is wrong with an object that is no judged data."""
+    kind = type(given).__name__
+    if isinstance(given, Mapping) and (parts := given.keys() & set(PARTS)):
+        return f"a {kind} with {' and '.join(sorted(parts))} only was given"
+    if not isinstance(given, list | tuple):
+        return f"an object of type {kind} was given"
+    if len(given) != len(PARTS):
+        return f"a {kind} of {counted(len(given), 'item')} was given"
+    wrong = [name for name, part in zip(PARTS, given, strict=True) if not isinstance(part, Mapping)]
+    if name := next((name for name in wrong if name != "corpus"), ""):
+        return f"a {kind} was given whose {name} are of type {type(given[PARTS.index(name)]).__name__}"
+    query = next(query for query, grades in given[2].items() if not isinstance(grades, Mapping))
+    found = type(given[2][query]).__name__
+    return (
+        f"a {kind} was given whose qrels of {quoted(str(query))} are of type {found}, not grades by document"
+    )
 
 
 def training_path(given: Any) -> str:
@@ -126,7 +148,7 @@ def training_path(given: Any) -> str:
         return judged_path(given, "train")
 
     def write(draft: Path) -> str:
-        rows = (row for _, row in _given_rows(given, TRAINING))
+        rows = (row for _, row in _given_rows(given, TRAINING, row=TRAINING_ROW))
         count = _write_jsonl(draft / "train.jsonl", rows)
         if not count:
             raise DataError(f"the training data, a {type(given).__name__}, is empty; expected rows.")
@@ -194,7 +216,7 @@ def _score(query: Any, document: Any, score: Any) -> float:
 def is_judged(given: Any) -> bool:
     """True for the dicts (corpus, queries, qrels), as a tuple or list or by these names."""
     if isinstance(given, Mapping):
-        return {"corpus", "queries", "qrels"} <= given.keys()
+        return given.keys() >= set(PARTS)
     if not isinstance(given, list | tuple) or len(given) != 3:
         return False
     _, queries, qrels = given
@@ -245,7 +267,7 @@ def _corpus_rows(given: Any) -> Iterator[dict[str, Any]]:
 
 
 def _write_judged(folder: Path, given: Any, split: str) -> str:
-    parts = [given[name] for name in ("corpus", "queries", "qrels")] if isinstance(given, Mapping) else given
+    parts = [given[name] for name in PARTS] if isinstance(given, Mapping) else given
     corpus, queries, qrels = parts
     if not isinstance(queries, Mapping) or not isinstance(qrels, Mapping):
         wrong = type(qrels if isinstance(queries, Mapping) else queries).__name__
@@ -376,9 +398,9 @@ class _GivenError(Exception):
         self.error = error
 
 
-def _given_rows(given: Any, expected: str = CORPUS) -> Rows:
+def _given_rows(given: Any, expected: str = CORPUS, **options: Any) -> Rows:
     """The rows of an object; see `object_rows`."""
     try:
-        yield from object_rows(given, expected)
+        yield from object_rows(given, expected, **options)
     except OSError as error:
         raise _GivenError(error) from error

@@ -19,7 +19,6 @@ from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncode
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 from sentence_transformers.util import get_device_name
 from transformers import EarlyStoppingCallback, set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from stzoo.data.beir import RetrievalDataset
 from stzoo.data.ranking import Ranked
@@ -39,7 +38,7 @@ from stzoo.retrieval.rerank import rerank as rank_again
 from stzoo.retrieval.search.retriever import Retriever, default_root
 from stzoo.training import run_files, runs
 from stzoo.training.arguments import arguments
-from stzoo.training.callbacks import EachStep, FindBest, Progress, preserve_rng_state
+from stzoo.training.callbacks import EachStep, FindBest, Progress, preserve_rng_state, remove_host_progress
 from stzoo.training.checkpoint_trainer import CheckpointTrainer
 from stzoo.training.checkpoints import last_checkpoint
 from stzoo.training.rerank_settings import RerankSettings
@@ -265,8 +264,7 @@ def _fit(
         evaluator=dev,
         callbacks=callbacks,
     )
-    for theirs in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(theirs)
+    remove_host_progress(trainer)
     try:
         with silence_hf_logging():
             trainer.train_from(last_checkpoint(run.folder))

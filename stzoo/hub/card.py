@@ -38,6 +38,7 @@ from stzoo.utils.files import atomic_file
 from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import notify
 from stzoo.utils.outputs import check_output
+from stzoo.utils.public import public
 
 README = "README.md"
 TAGS = ["sentence-transformers", "sentence-similarity", "feature-extraction", "dense-retrieval", "stzoo"]
@@ -53,6 +54,7 @@ SERVED_BY = """\
 }"""
 
 
+@public()
 def card(
     folder: str | Path,
     *,

@@ -13,8 +13,10 @@ from stzoo.plugins.hookspecs import Checkpoint
 from stzoo.training import records
 from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import notify
+from stzoo.utils.public import public
 
 
+@public()
 def load(
     model: str | Path,
     *,

@@ -27,6 +27,7 @@ from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import counted
 from stzoo.utils.network import interruptible
 from stzoo.utils.progress import STAGES, progress_bar
+from stzoo.utils.public import public
 
 MESSAGE = "Publish with stzoo"
 LINE = "-" * 40
@@ -69,6 +70,7 @@ class Publication:
         return bool(self.deleted) or any(file["change"] != "same" for file in self.files.values())
 
 
+@public()
 def publish(
     folder: str | Path,
     repo: str,

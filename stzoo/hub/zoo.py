@@ -12,6 +12,7 @@ from stzoo.data.corpus import cache_folder
 from stzoo.plugins import manager
 from stzoo.plugins.hookspecs import Checkpoint
 from stzoo.utils.outputs import IMPORTED
+from stzoo.utils.public import public
 from stzoo.utils.tables import Tabular
 
 BYTES = 4  # per parameter in float32
@@ -112,6 +113,7 @@ class Zoo(Sequence[Entry], Tabular):
         return table
 
 
+@public()
 def zoo() -> Zoo:
     """The published checkpoints that the installed plugins describe.
 

@@ -1,5 +1,6 @@
 """Loads a model for use, with its name, its revision, and the settings that its vectors depend on."""
 
+import contextlib
 import copy
 import json
 import math
@@ -8,17 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import try_to_load_from_cache
 
-from stzoo.errors import ModelError, RecipeError, first_line
+from stzoo.errors import ModelError, RecipeError, StzooError, first_line
 from stzoo.models import check_weights
 from stzoo.models.limits import longest, prepare, shortest
 from stzoo.models.loading import check_device, load_plain
 from stzoo.models.names import model_source, parse_name, slug
-from stzoo.models.objects import check_model, model_name, model_revision
+from stzoo.models.objects import USED, check_model, model_name, model_revision
 from stzoo.utils.files import fingerprint
 from stzoo.utils.inputs import user_path
-from stzoo.utils.messages import collect_notes, notify
+from stzoo.utils.messages import collect_notes, no_notes, notify
 from stzoo.utils.outputs import ADAPTATION, IMPORTED, MERGED, RECORD
 
 # suffixes of files at the top of a folder that loading may read
@@ -37,10 +39,11 @@ class LoadedModel:
         name: Name that results are stored under.
         given: Absolute path to the folder, or Hub id, that it was loaded from; the name of an object.
         revision: First 12 hex digits of the fingerprint of a folder or object, or the commit of a Hub model.
+            An object that is unchanged since it was loaded from a folder has the folder's.
         model: The SentenceTransformer.
         devices: Devices that encode in parallel; the model is on the first.
         notes: Notes for readers of its scores, e.g. that long texts are truncated.
-        is_object: True if a SentenceTransformer was given, so that `given` cannot be loaded.
+        is_object: True if an object was given that differs from its folder, so that `given` is only a name.
     """
 
     name: str
@@ -159,10 +162,38 @@ def _of_object(
     with collect_notes() as notes:
         check_weights.check_finite(name, copied)
         prepare(copied, name)
+    folder = _folder_of(copied)
     if max_tokens is not None:
         limit(copied, max_tokens, name)
-    given = model_name(model)
-    return LoadedModel(name, given, model_revision(model), copied, devices, tuple(notes), is_object=True)
+    given = str(folder.resolve()) if folder else model_name(model)
+    revision = folder_revision(folder) if folder else model_revision(model)
+    return LoadedModel(name, given, revision, copied, devices, tuple(notes), is_object=folder is None)
+
+
+def _folder_of(model: Any) -> Path | None:
+    """The folder that a prepared model was loaded from; None if another model is loaded from it now."""
+    folder = Path(getattr(getattr(model[0], "config", None), "_name_or_path", None) or "no folder")
+    if not (folder / "modules.json").is_file():
+        return None
+    with contextlib.suppress(StzooError), no_notes():
+        return folder if _is_same(model, load_plain(str(folder), device="cpu")) else None
+    return None
+
+
+def _is_same(model: Any, loaded: Any) -> bool:
+    """True if a model does what one that was loaded from files does; False if in doubt, as for hooks."""
+    edits = ("_forward_hooks", "_forward_pre_hooks", "forward")
+    buffers = dict(loaded.named_buffers())  # `model_revision` leaves out those that are not saved
+    return (
+        [type(part) for part in model.modules()] == [type(part) for part in loaded.modules()]
+        and not any(vars(part).get(name) for part in (model, *model.modules()) for name in edits)
+        and all(getattr(model, name) == getattr(loaded, name) for name in USED)
+        and model_revision(model) == model_revision(loaded)
+        and all(
+            name in buffers and torch.equal(tensor.cpu(), buffers[name])
+            for name, tensor in model.named_buffers()
+        )
+    )
 
 
 def _copy(model: Any, device: str | None, name: str) -> Any:

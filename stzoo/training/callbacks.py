@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
+from transformers import trainer as host
+from transformers.trainer_callback import PrinterCallback
 
 from stzoo.training.history import score_label
 from stzoo.utils.messages import counted, duration, notify
@@ -32,6 +34,12 @@ def preserve_rng_state() -> Iterator[None]:
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         yield
+
+
+def remove_host_progress(trainer: Any) -> None:
+    """Removes the host's own bar (in a notebook, its table) and printer, in whose place `Progress` is."""
+    for theirs in (host.DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
+        trainer.remove_callback(theirs)
 
 
 class FindBest(TrainerCallback):

@@ -1,5 +1,6 @@
 """Reading recipes: YAML files with the settings of a command, and `--set key=value`."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ def load_recipe(recipe: str | Path, command: str) -> dict[str, Any]:
     Raises:
         RecipeError: if it cannot be read, or is for another command.
     """
+    if not isinstance(recipe, str | os.PathLike):
+        raise RecipeError(
+            f"an object of type {type(recipe).__name__} was given as recipe; expected the path of a YAML "
+            "file, or the name of an installed recipe. Give data and other settings by name, as in data=rows."
+        )
     path = user_path(recipe, RecipeError)
     looks_like_path = path.suffix in (".yaml", ".yml") or path.exists()
     if looks_like_path and not path.exists():

@@ -112,7 +112,8 @@ CommaList = Annotated[list[str], COMMAS]  # a list, or a text with commas, which
 def _is_named(given: Any) -> bool:
     """True for names and paths; False for objects, and for strings that may be texts."""
     if isinstance(given, list | tuple):
-        return all(isinstance(one, Path) or (isinstance(one, str) and _is_word(one)) for one in given)
+        named = [isinstance(one, Path) or (isinstance(one, str) and _is_word(one)) for one in given]
+        return bool(named) and all(named)
     return isinstance(given, str | Path)
 
 
@@ -143,7 +144,7 @@ class CheckedSettings(BaseModel):
                     paths[name] = getattr(import_module(module), function)(given, **split)
                 except StzooError:
                     # another dict, as of a recipe, is reported with other settings
-                    if not isinstance(given, dict) or {"corpus", "queries", "qrels"} <= given.keys():
+                    if not isinstance(given, dict) or {"corpus", "queries", "qrels"} & given.keys():
                         raise
                     is_nested = any(isinstance(value, Mapping) for value in given.values())
                     if is_nested and extra["takes"] in ("runs", "options"):

@@ -13,13 +13,12 @@ from sentence_transformers import SentenceTransformerTrainer
 from torch import Tensor, nn
 from torch import distributed as dist
 from transformers import Trainer, set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from stzoo.errors import RecipeError
 from stzoo.models.onednn import fast_linear
 from stzoo.training.activations import checkpoint_layers
 from stzoo.training.batches import Collator, split_views
-from stzoo.training.callbacks import EachStep, FindBest, ScoreBase, SetEpoch, ShowPlan
+from stzoo.training.callbacks import EachStep, FindBest, ScoreBase, SetEpoch, ShowPlan, remove_host_progress
 from stzoo.training.guarded_trainer import GRADIENT, GuardedTrainer
 from stzoo.training.host import check_host
 from stzoo.training.optimizer import linear_schedule, parameter_groups
@@ -67,8 +66,7 @@ class ObjectiveTrainer(GuardedTrainer, SentenceTransformerTrainer):
         given = options.get("callbacks") or []
         options["callbacks"] = [EachStep(self._end_step), ShowPlan(plan), *given]
         super().__init__(loss=loss, settings=settings, record=record, **options)
-        for theirs in (ProgressCallback, PrinterCallback):
-            self.remove_callback(theirs)
+        remove_host_progress(self)
         self.epochs = SetEpoch(collate)
         self.add_callback(self.epochs)
         self.add_callback(FindBest())

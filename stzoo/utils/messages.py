@@ -70,3 +70,13 @@ def collect_notes() -> Iterator[list[str]]:
         yield notes
     finally:
         logger.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def no_notes() -> Iterator[None]:
+    """Shows and collects no notes while the block runs."""
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before

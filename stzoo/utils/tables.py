@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
@@ -17,6 +17,11 @@ from stzoo.utils.files import write_json
 from stzoo.utils.inputs import user_path
 
 WIDTH = 200  # of a printed table at most, in characters
+
+
+def text_console(file: IO[str], width: int | None, **options: Any) -> Console:
+    """A console of rich that writes to a file. In Jupyter, rich would display the text and write nothing."""
+    return Console(file=file, width=width, force_jupyter=False, **options)
 
 
 def new_table(*texts: str, numbers: Sequence[str] = (), title: str | None = None) -> Table:
@@ -77,7 +82,7 @@ class Tabular:
 
     def __str__(self) -> str:
         file = StringIO()
-        console = Console(file=file, width=WIDTH, color_system=None, emoji=False, highlight=False)
+        console = text_console(file, WIDTH, color_system=None, emoji=False, highlight=False)
         console.print(self)
         return "\n".join(line.rstrip() for line in file.getvalue().splitlines()).strip("\n")
 

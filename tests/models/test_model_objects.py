@@ -10,12 +10,13 @@ import torch
 from peft import LoraConfig
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Router, StaticEmbedding
+from tokenizers.normalizers import Replace
 
 import stzoo
 from stzoo.errors import DataError, ModelError
 from stzoo.models.encode import encode
 from stzoo.models.loaded import open_model
-from stzoo.models.loading import load_model
+from stzoo.models.loading import load_model, load_plain
 from stzoo.models.objects import model_path, model_revision, teacher_path
 from stzoo.testing import sentences, tiny_cross_encoder
 
@@ -92,6 +93,52 @@ def test_an_object_is_not_changed_and_its_weights_are_not_copied(make, base):
     assert before == repr((model.prompts, model.max_seq_length, [one.training for one in model.modules()]))
 
 
+def halved(model):
+    with torch.no_grad():
+        model[0].model.embeddings.word_embeddings.weight[5] *= 0.5
+
+
+def misread(model):
+    model.tokenizer.backend_tokenizer.normalizer = Replace("a", "b")
+
+
+def hooked(model):
+    model[0].register_forward_hook(lambda *_: None)
+
+
+def shorter(model):
+    model.max_seq_length = 8
+
+
+def prompted(model):
+    model.prompts["query"] = "another "
+
+
+def shifted(model):
+    model[0].model.embeddings.position_ids.add_(1)
+
+
+@pytest.mark.parametrize("load", [SentenceTransformer, load_plain])
+def test_an_unchanged_object_has_the_revision_of_its_folder(load, base, tmp_path, capfd):
+    folder = tmp_path / "bert"
+    with_prompts(base).save_pretrained(str(folder))
+    opened = open_model(str(folder))
+    capfd.readouterr()
+    given = open_model(load(str(folder), device="cpu"), max_tokens=16)
+    assert (given.revision, given.given, given.is_object) == (opened.revision, opened.given, False)
+    assert capfd.readouterr().err.count("prompt") == 1  # the note on the prompt is not shown twice
+    for edit in (halved, misread, hooked, shorter, prompted, shifted):
+        model = load(str(folder), device="cpu")
+        edit(model)
+        assert open_model(model).revision == model_revision(model) != opened.revision, edit
+    model = load(str(folder), device="cpu")
+    halved(model)
+    model.save_pretrained(str(tmp_path / "other"))
+    (tmp_path / "other").rename(folder.rename(tmp_path / "before").with_name("bert"))
+    assert open_model(load(str(tmp_path / "before"), device="cpu")).revision == opened.revision
+    assert open_model(model).revision == open_model(str(folder)).revision != opened.revision
+
+
 def test_bench_scores_an_object_as_its_folder(base, tmp_path):
     model = with_prompts(base)
     model.save_pretrained(str(tmp_path / "bert"))
@@ -99,6 +146,9 @@ def test_bench_scores_an_object_as_its_folder(base, tmp_path):
         stzoo.bench(one, data=DATA, bm25=False)[0] for one in (str(tmp_path / "bert"), model)
     )
     assert by_object.scores.per_query == by_path.scores.per_query
+    loaded = SentenceTransformer(str(tmp_path / "bert"), device="cpu")
+    [result] = stzoo.bench({"mine": loaded}, data=DATA, bm25=False, output=tmp_path / "results")
+    assert result.revision == by_path.revision
     assert len(by_object.details["notes"]) == len(by_path.details["notes"]) > 0
 
 

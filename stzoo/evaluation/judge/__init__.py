@@ -55,6 +55,7 @@ from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import notify
 from stzoo.utils.outputs import check_output
 from stzoo.utils.parts import check_manifest, read_manifest
+from stzoo.utils.public import public
 
 JOURNAL = "answers.jsonl"
 SPLIT = "test"  # of the judgements
@@ -62,6 +63,7 @@ K = 1000  # results per query that are scored, as by `stzoo score`
 OUTPUT = "judged"  # in a run of `stzoo adapt`
 
 
+@public()
 def judge(
     results: str | Path,
     *,

@@ -24,11 +24,13 @@ from stzoo.utils.files import atomic_file
 from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import show_progress
 from stzoo.utils.outputs import check_output
+from stzoo.utils.public import public
 
 WRITERS: dict[str, Callable[[Content], str]] = {"html": as_html, "txt": as_text, "csv": as_csv}
 FORMATS = tuple(WRITERS)
 
 
+@public()
 def report(
     results: str | Path,
     *,

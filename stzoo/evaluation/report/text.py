@@ -12,7 +12,7 @@ from stzoo.evaluation.report.content import Content, amount, distinct, pairs, sp
 from stzoo.evaluation.report.data import COST
 from stzoo.utils.messages import counted
 from stzoo.utils.paths import shorten_paths
-from stzoo.utils.tables import new_table
+from stzoo.utils.tables import new_table, text_console
 
 CSV_HEAD = "model,revision,dataset,split,measure,mean,low,high,queries,corpus,judged,date,notes,file"
 LETTERS = (
@@ -24,7 +24,7 @@ def as_text(content: Content) -> str:
     """The text."""
     page = content.page
     file = io.StringIO()
-    console = Console(file=file, width=80, color_system=None, markup=False, emoji=False, highlight=False)
+    console = text_console(file, 80, color_system=None, markup=False, emoji=False, highlight=False)
 
     def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         shown = new_table(head[0], numbers=head[1:])

@@ -1,0 +1,32 @@
+"""Tables look the same in the terminal and in notebooks, and are shown once there."""
+
+import builtins
+import sys
+
+import pytest
+from rich import console
+
+from stzoo.cli.shared import show
+from stzoo.training.trained import Log
+from stzoo.utils.tables import new_table
+
+
+@pytest.fixture
+def jupyter(monkeypatch):
+    """Makes rich believe that it is in a notebook."""
+    shell = type("ZMQInteractiveShell", (), {})()
+    monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)
+    assert console._is_jupyter()
+
+
+@pytest.mark.usefixtures("jupyter")
+def test_a_table_in_a_notebook_is_a_text_and_displays_nothing(capsys):
+    log = Log([{"step": 1, "loss": 0.5}])
+    assert "0.5000" in str(log) == repr(log)
+    assert capsys.readouterr().out == ""
+    assert "IPython" not in sys.modules  # with which rich would display the table
+    assert "<td>0.5000</td>" in log._repr_html_()
+    table = new_table("Name")
+    table.add_row("a row")
+    show(table)
+    assert "a row" in capsys.readouterr().out
