@@ -22,6 +22,7 @@ from stzoo.errors import (
     StzooError,
     TrainingError,
     UnknownNameError,
+    suggest,
 )
 from stzoo.plugins.hookspecs import Checkpoint, Component, Recipe, hookimpl
 
@@ -114,13 +115,21 @@ __all__ = [
 ]
 
 
+# functions of other names than their commands, which Python cannot have or has already
+_RENAMED = {"import": "import_checkpoint", "read": "read_documents"}
+
+
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
-        raise AttributeError(f"module 'stzoo' has no attribute {name!r}")
+        guess = f"; did you mean {_RENAMED[name]!r}?" if name in _RENAMED else suggest(name, _LAZY)
+        if name in ("list", "recipe"):
+            guess = f"; `stzoo {name}` is a command only."
+        raise AttributeError(f"module 'stzoo' has no attribute {name!r}{guess}")
     found = getattr(import_module(f"stzoo.{_LAZY[name]}"), name)
     globals()[name] = found
     return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__} - {"TYPE_CHECKING", "Any", "import_module"})
+    names = {*globals(), *__all__} - {"TYPE_CHECKING", "Any", "import_module", "suggest"}
+    return sorted(name for name in names if not name.startswith("_") or name.endswith("__"))

@@ -19,6 +19,7 @@ import pytest
 import torch
 import tqdm
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import WordWeights
 from support import notebook
 
 import stzoo
@@ -225,9 +226,21 @@ def test_search_takes_a_model_and_any_corpus(model, tmp_path):
         stzoo.search(model, "a question", data=3)
 
 
-def test_mined_file_by_objects(model, tmp_path):
-    metadata = stzoo.mine(model, data=DICTS, output=tmp_path / "mined.jsonl", mined=2, depth=5)
-    assert metadata["counts"]["queries"] == 12
+def test_mined_file_by_objects(model, tmp_path, capfd):
+    mined = stzoo.mine(model, data=DICTS, output=tmp_path / "mined.jsonl", mined=2, depth=5)
+    assert mined == mined.path == tmp_path / "mined.jsonl"
+    assert mined["counts"] == mined.counts == mined.record["counts"]
+    assert mined.counts["queries"] == 12
+    assert "<td>12</td>" in mined._repr_html_()
+    assert list(mined.counts.to_pandas().columns) == ["", "number"]
+    found = stzoo.contamination(mined, data=DICTS, minhash=False)
+    assert found.contaminated
+    given = dict(max_steps=1, batch_size=4, dev_queries=0, threads=1, progress=False)
+    tuned = stzoo.finetune(model, data=mined, output=tmp_path / "tuned", **given)
+    assert tuned.record["recipe"]["data"] == str(mined)
+    assert "objects" not in capfd.readouterr().err.partition("Next:")[2]  # the copy of the model
+    [row] = tuned.history
+    assert row.keys() == {"step", "loss", "learning_rate"}
 
 
 def test_contamination_by_objects(tmp_path):
@@ -379,7 +392,27 @@ def test_names_are_complete_and_typed():
     assert typed == set(stzoo._LAZY)
     assert set(stzoo.__all__) <= set(dir(stzoo))
     assert not {"Any", "import_module", "TYPE_CHECKING"} & set(dir(stzoo))
+    assert not [name for name in dir(stzoo) if name.startswith("_") and not name.endswith("__")]
     assert Path(stzoo.__file__).with_name("py.typed").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("read", "did you mean 'read_documents'?"),
+        ("import", "did you mean 'import_checkpoint'?"),
+        ("finetun", "did you mean 'finetune'?"),
+        ("list", "`stzoo list` is a command only."),
+        ("recipe", "`stzoo recipe` is a command only."),
+    ],
+)
+def test_an_unknown_name_of_the_package_is_answered_with_a_similar_one(name, hint):
+    with pytest.raises(AttributeError, match=re.escape(f"no attribute '{name}'; {hint}")):
+        getattr(stzoo, name)
+
+
+def test_the_words_of_a_model_are_not_shown():
+    assert repr(WordWeights(["a"] * 3000, {"a": 1.0})) == "WordWeights(3,000 words)"
 
 
 def test_notes_go_through_logging(caplog, capfd):

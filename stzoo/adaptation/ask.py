@@ -24,6 +24,7 @@ from stzoo.adaptation.questions.from_text import FromText
 from stzoo.adaptation.questions.generator import Answer, Generator, Passage
 from stzoo.adaptation.questions.page import Example, render
 from stzoo.adaptation.questions.storage import FOLDER, MANIFEST, PARTS, AnswerParts, Asked, Content
+from stzoo.adaptation.result import GeneratedQueries
 from stzoo.adaptation.settings import AskSettings
 from stzoo.data.corpus import Corpus, load_corpus
 from stzoo.data.languages import NONE, check_language, detect_language
@@ -62,7 +63,7 @@ def ask(
     overwrite: bool = False,
     progress: bool | None = None,
     **settings: Any,
-) -> dict[str, Any]:
+) -> GeneratedQueries:
     """Generates queries for the passages of a corpus, which needs no labels.
 
     An interrupted run continues when it is called again with the same settings, and so does a finished one
@@ -78,8 +79,9 @@ def ask(
         settings: Fields of `AskSettings`, e.g. queries, queries_model, count; they override the recipe's.
 
     Returns:
-        What questions.json has: "settings", "corpus", "generator", "counts", "rejected", "seconds", "tokens",
-        "cost", "versions", "notes".
+        The folder, a Path that adapt takes as `questions`, with `.queries`, `.counts` and `.record`: what
+        questions.json has ("settings", "corpus", "generator", "counts", "rejected", "seconds", "usage",
+        "cost", "versions", "notes").
 
     Raises:
         StzooError: If the user made a mistake, or the model or server cannot be used; see `stzoo.errors`.
@@ -101,7 +103,8 @@ def ask(
         finally:
             if not any((folder / FOLDER).glob("part-*.json")):  # nothing to continue
                 remove_files(folder, [f"{FOLDER}/{MANIFEST}"])
-        return run.finish(notes)
+        run.finish(notes)
+    return GeneratedQueries(folder)
 
 
 def _clear(folder: Path) -> None:
@@ -249,7 +252,7 @@ class _Run:
 
     # -- writing
 
-    def finish(self, notes: Sequence[str]) -> dict[str, Any]:
+    def finish(self, notes: Sequence[str]) -> None:
         """Writes the queries, their record and the page."""
         rejected: Counter[str] = Counter()
         examples: dict[str, list[str]] = {}
@@ -302,7 +305,6 @@ class _Run:
         with atomic_file(self._folder / PAGE) as draft:
             draft.write_text(page, encoding="utf-8", newline="\n")
         write_json(self._folder / RECORD, record)
-        return record
 
     def _asked(self) -> Iterator[tuple[int, Asked]]:
         """The number and the answer of each query that was asked for; repeated ones are rejected."""

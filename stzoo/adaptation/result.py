@@ -1,7 +1,9 @@
 """The result of adapt(), and the words for it."""
 
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +12,43 @@ from stzoo.evaluation import adapt_record
 from stzoo.evaluation.adapt_record import ADAPTED, MEASURE, QUESTIONS
 from stzoo.evaluation.scoring import PairedTest
 from stzoo.models.loaded import open_model
+from stzoo.training.trained import Log
+from stzoo.utils.inputs import read_json
+from stzoo.utils.recorded import Recorded
 from stzoo.utils.tables import Tabular
+
+
+class GeneratedQueries(Recorded):
+    """The folder with queries that `ask` generated, which adapt takes as `questions`; a Path."""
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """How they were made: "settings", "generator", "counts", "rejected", "seconds", "cost" and more."""
+        return dict(read_json(self.path / "questions.json"))
+
+    @property
+    def queries(self) -> list[dict[str, Any]]:
+        """The queries: "_id", "text", and in "metadata" the passage, style and generator."""
+        return _queries(self.path)
+
+
+def _queries(folder: Path) -> list[dict[str, Any]]:
+    return [row for _, row in read_jsonl(folder / "questions.jsonl", progress=False)]
 
 
 class Scores(dict[str, float], Tabular):
     """Scores by system; printed, a table."""
+
+    __repr__ = Tabular.__repr__
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each system."""
         return [{"System": system, MEASURE: score} for system, score in self.items()]
 
 
-@dataclass(frozen=True)
-class Adapted:
-    """The result of `adapt`; printed, what it means.
+@dataclass(frozen=True, repr=False)
+class Adapted(Tabular):
+    """The result of `adapt`; printed, what it means. The table has the score of each system.
 
     Attributes:
         path: The folder of the run.
@@ -31,7 +56,7 @@ class Adapted:
     """
 
     path: Path
-    record: dict[str, Any] = field(repr=False)
+    record: dict[str, Any]
 
     @property
     def decision(self) -> str:
@@ -52,6 +77,11 @@ class Adapted:
         return PairedTest(**self.record["gain"])
 
     @property
+    def history(self) -> Log:
+        """For each share of the learned map, scores on the questions for tuning and in the general check."""
+        return Log({"share": share, **scores} for share, scores in self.record["curve"].items())
+
+    @property
     def general(self) -> dict[str, float]:
         """nDCG@10 of the base and of the adapted model on docstrings of Python's library."""
         return dict(self.record["general"])
@@ -59,7 +89,7 @@ class Adapted:
     @property
     def questions(self) -> list[dict[str, Any]]:
         """The generated questions: "_id", "text", and in "metadata" the passage, style and generator."""
-        return [row for _, row in read_jsonl(self.path / QUESTIONS / "questions.jsonl", progress=False)]
+        return _queries(self.path / QUESTIONS)
 
     @property
     def model(self) -> Any:
@@ -68,8 +98,19 @@ class Adapted:
         kept = self.path / ADAPTED if self.decision == ADAPTED else settings["model"]
         return open_model(str(kept), device=settings["device"]).model
 
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each system."""
+        return self.scores.rows()
+
+    def to_json(self) -> dict[str, Any]:
+        """What adapt.json has."""
+        return self.record
+
     def __str__(self) -> str:
         return verdict(self)
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(str(self)).replace(chr(10), '<br>')}</p>{super()._repr_html_()}"
 
 
 def verdict(made: Adapted) -> str:

@@ -27,7 +27,7 @@ def ask_command(
 
     made = ask(recipe=recipe, output=output, overwrite=overwrite, **changes)
     if as_json:
-        print_json(made)
+        print_json(made.record)
         return
     table = new_table("", "number")
     for name, number in made["counts"].items():

@@ -41,9 +41,8 @@ def list_command(
 
     given, kind = kind, manager.singular(kind) if kind else None
     if given and kind not in (*manager.KINDS, "dataset"):
-        if kind in ("model", "data", "benchmark"):
-            raise UnknownNameError("kind", given, ["checkpoints", "datasets"], MODELS)
-        raise UnknownNameError("kind", given, [*map(manager.plural, manager.KINDS), "datasets"])
+        hint = MODELS if kind in ("model", "data", "benchmark") else ""
+        raise UnknownNameError("kind", given, [*map(manager.plural, manager.KINDS), "datasets"], hint)
     if kind == "dataset":
         _show_dataset(name, as_json) if name else _list_datasets(as_json)
     elif kind and name:

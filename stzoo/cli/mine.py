@@ -8,7 +8,6 @@ import typer
 from stzoo.cli.flags import Json, Overwrite, Resume, command
 from stzoo.cli.shared import print_json, show
 from stzoo.training.finetune_settings import MineSettings
-from stzoo.utils.tables import new_table
 
 
 @command(MineSettings)
@@ -31,10 +30,7 @@ def mine_command(
     if not is_main_process():
         return
     if as_json:
-        print_json(made)
+        print_json(made.record)
         return
-    table = new_table("", "number")
-    for name, count in made["counts"].items():
-        table.add_row(name.replace("_", " "), str(count))
-    show(table)
+    show(made.counts)
     typer.echo(f"The negatives are in {output}; train on them with --data {output}.", err=True)

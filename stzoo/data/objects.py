@@ -355,7 +355,7 @@ def keep(write: Callable[[Path], str], file: str = "", *, name: str = "") -> Pat
     Raises:
         OutputError: If the cache cannot be written. Errors that the user's iterables raise are passed on.
     """
-    root = cache_folder() / "objects"
+    root = _root()
     if name and _is_whole(root / name):
         return root / name
     try:
@@ -376,6 +376,15 @@ def keep(write: Callable[[Path], str], file: str = "", *, name: str = "") -> Pat
     except _GivenError as error:
         raise error.error from error.error.__cause__
     return target
+
+
+def _root() -> Path:
+    return cache_folder() / "objects"
+
+
+def is_copy(path: str) -> bool:
+    """True if a path is that of an object's copy."""
+    return Path(path).is_relative_to(_root())
 
 
 def _digest(folder: Path) -> str:

@@ -11,6 +11,7 @@ from transformers import set_seed
 
 from stzoo.data.beir_layout import names_beir
 from stzoo.data.corpus_sources import hub_ids
+from stzoo.data.objects import is_copy
 from stzoo.data.training_sets.sets import TrainingSet
 from stzoo.errors import RecipeError
 from stzoo.finetuning import episodes
@@ -292,12 +293,12 @@ def _tidy(run: runs.Run, settings: FinetuneSettings) -> None:
 
 def _summarise(run: runs.Run, settings: FinetuneSettings) -> None:
     gain = run.metadata.get("gain")
-    data = (
-        settings.data if settings.data and names_beir(settings.data) else settings.dev_data or "BEIR_FOLDER"
-    )
+    data = settings.data if settings.data and names_beir(settings.data) else settings.dev_data
+    data = "BEIR_FOLDER" if not data or is_copy(data) else data
     folder = str(run.folder)
+    models = [folder] if is_copy(settings.model) else [settings.model, folder]
     advice = [
-        ["stzoo", "bench", settings.model, folder, "--data", data, "--output", "results"],
+        ["stzoo", "bench", *models, "--data", data, "--output", "results"],
         ["stzoo", "export", folder, "--output", f"{folder}-export"],
         ["stzoo", "publish", folder, "ORG/NAME", "--dry-run"],
     ]

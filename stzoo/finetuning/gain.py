@@ -114,7 +114,8 @@ def describe(gain: Mapping[str, Any]) -> list[str]:
                 f"{counted(one['queries'], 'query')})"
             )
         chance = ", which may be chance" if one.get("low", 1) <= 0 < one["best"] - one["base"] else ""
-        lines.append(f"{text} at step {gain['step']}, the best one{chance}.")
+        but = ", but no better than the base" if gain["kept_base"] else chance
+        lines.append(f"{text} at step {gain['step']}, the best of the training{but}.")
     if gain["kept_base"]:
         lines.append(
             f"no step scored higher than the base ({gain['base']:.4f}) on the dev queries, so the model has "

@@ -38,6 +38,7 @@ from stzoo.models.loaded import PICKLED
 from stzoo.models.loading import load_plain
 from stzoo.models.names import model_source
 from stzoo.training.history import PICTURE, PRETRAINING
+from stzoo.training.trained import TrainedModel
 from stzoo.utils.files import atomic_folder, check_replaceable, write_json
 from stzoo.utils.inputs import read_json
 from stzoo.utils.logging import silence_hf_logging
@@ -64,7 +65,7 @@ def export(
     overwrite: bool = False,
     describe: bool = True,
     progress: bool | None = None,
-) -> Path:
+) -> TrainedModel:
     """Writes a model folder that sentence-transformers loads without stzoo.
 
     Args:
@@ -87,7 +88,7 @@ def export(
         progress: True for a progress bar on stderr; None shows it on a terminal only.
 
     Returns:
-        The path of the folder.
+        The folder, a Path with `.model`, `.scores` and `.history`.
 
     Raises:
         ModelError: If `model` is not a sentence-transformers model, or its files lack some of its weights.
@@ -134,7 +135,7 @@ def export(
             _verify(model, draft, trust=not portable)
         bar.update()
         check_model_output(output, overwrite)  # another process may have created it in the meantime
-    return output
+    return TrainedModel(output)
 
 
 def check_model_output(output: str | Path, overwrite: bool, inputs: Iterable[object] = ()) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer, WordWeights
 from sentence_transformers.util import is_sentence_transformer_model, load_file_path
 from transformers import AutoTokenizer
 
@@ -21,6 +21,9 @@ from stzoo.plugins import builders, manager
 from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.network import limit_waits
 from stzoo.utils.outputs import no_model
+
+# sentence-transformers' own repr has all words, twice
+WordWeights.__repr__ = lambda self: f"WordWeights({len(self.vocab):,} words)"  # type: ignore[method-assign]
 
 DTYPES = ("float32", "bfloat16", "float16")
 # The module that each backend needs, and why pip may find none that is compatible with transformers 5.23.

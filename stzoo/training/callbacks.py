@@ -144,8 +144,9 @@ class Progress(TrainerCallback):
             of = dict(total=state.max_steps, initial=state.global_step, unit="step", bar_format=form)
             self.bar = progress_bar(**of, leave=True)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Advances the progress bar, and estimates the time after a few steps."""
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Advances the progress bar, estimates the time after a few steps, and logs the last losses."""
+        control.should_log |= control.should_evaluate or state.global_step == state.max_steps
         if self.bar is None:
             return
         self.bar.update(state.global_step - self.bar.n)

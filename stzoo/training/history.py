@@ -203,7 +203,7 @@ def _lines(metadata: dict[str, Any]) -> tuple[dict[str, Line], list[int], int]:
     for part in metadata.get("episodes") or [metadata]:
         log = part.get("log", [])
         begins.append(end)
-        for key in {key: None for line in log for key in line if _is_shown(key)}:
+        for key in {key: None for line in log for key in line if is_shown(key)}:
             points = [(end + line["step"], line[key]) for line in log if _is_number(line.get(key))]
             if points:
                 steps, values = map(list, zip(*points, strict=True))
@@ -212,7 +212,8 @@ def _lines(metadata: dict[str, Any]) -> tuple[dict[str, Line], list[int], int]:
     return lines, begins, end
 
 
-def _is_shown(key: str) -> bool:
+def is_shown(key: str) -> bool:
+    """True for the losses and scores of a log entry, False for what else it has."""
     no_loss = key in NO_LOSSES or key.endswith("_accuracy") or key.startswith(("eval_", "probe_", "train_"))
     return bool(score_label(key)) or not no_loss
 

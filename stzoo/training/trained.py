@@ -1,17 +1,13 @@
 """What pretrain, finetune, merge and import_checkpoint return: a folder that knows its model and record."""
 
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from stzoo.training.history import is_shown
 from stzoo.utils.inputs import read_json
 from stzoo.utils.outputs import IMPORTED, RECORD
+from stzoo.utils.recorded import Recorded
 from stzoo.utils.tables import Tabular
-
-if TYPE_CHECKING:
-    _Path = Path
-else:
-    _Path = type(Path())  # Path itself cannot be subclassed before Python 3.12
 
 
 class Log(list[dict[str, Any]], Tabular):
@@ -25,7 +21,7 @@ class Log(list[dict[str, Any]], Tabular):
         return [{name: entry.get(name) for name in names} for entry in self]
 
 
-class TrainedModel(_Path):
+class TrainedModel(Recorded):
     """The folder of a model. It is a Path, so it can be given wherever a path can; printed, its path.
 
     Example:
@@ -34,11 +30,6 @@ class TrainedModel(_Path):
         {'dev_ndcg_at_10': 0.71, 'best_step': 150}
         >>> tuned.model.encode_query("Who grants leave?")                        # doctest: +SKIP
     """
-
-    @property
-    def path(self) -> Path:
-        """The folder, as a plain Path."""
-        return Path(self)
 
     @cached_property
     def model(self) -> Any:
@@ -69,9 +60,18 @@ class TrainedModel(_Path):
 
     @property
     def history(self) -> Log:
-        """The log of the training, episode after episode."""
+        """For each logged step the losses, scores and learning rate, episode after episode."""
         episodes = [episode.get("log", []) for episode in self.record.get("episodes", [])]
-        return Log(entry for log in [*episodes, self.record.get("log", [])] for entry in log)
+        rows: list[dict[str, Any]] = []
+        for log in [*episodes, self.record.get("log", [])]:
+            by_step: dict[int, dict[str, Any]] = {}
+            for entry in log:
+                shown = {
+                    name: value for name, value in entry.items() if is_shown(name) or name == "learning_rate"
+                }
+                by_step.setdefault(entry["step"], {"step": entry["step"]}).update(shown)
+            rows += by_step.values()
+        return Log(rows)
 
     def _repr_html_(self) -> str:
         return Log([{"path": str(self), "steps": self.record.get("steps")} | self.scores])._repr_html_()

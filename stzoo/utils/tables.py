@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stzoo.errors import OutputError
-from stzoo.utils.files import write_json
+from stzoo.utils.files import atomic_file, write_json
 from stzoo.utils.inputs import user_path
 
 WIDTH = 200  # of a printed table at most, in characters
@@ -52,9 +52,19 @@ class Tabular:
         raise NotImplementedError
 
     def save(self, path: str | Path) -> Path:
-        """Writes the result as JSON, and returns the path."""
+        """Writes the result as JSON or, if the name ends in .csv, its table as CSV, and returns the path.
+
+        Raises:
+            OutputError: If the name has another ending, or the file cannot be written.
+        """
         path = user_path(path, OutputError)
-        write_json(path, self.to_json())
+        if path.suffix.lower() not in (".csv", ".json"):
+            raise OutputError(f"{path} ends in {path.suffix or 'no suffix'}; expected .json or .csv.")
+        if path.suffix.lower() == ".json":
+            write_json(path, self.to_json())
+            return path
+        with atomic_file(path) as draft:
+            self.to_pandas().to_csv(draft, index=False)
         return path
 
     def to_json(self) -> Any:

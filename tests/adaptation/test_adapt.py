@@ -326,7 +326,12 @@ def test_a_run_says_what_it_did(adapted, library):
     asked = json.loads((made.path / "questions" / "questions.json").read_text())["counts"]["asked"]
     assert sum(record["questions"][part] for part in ("train", "dev", "test")) + left_out == asked
     assert len(made.questions) == record["questions"]["generated"]
-    assert f"KEEP {made.decision}" in str(made)
+    assert f"KEEP {made.decision}" in str(made) == repr(made)
+    assert [row["System"] for row in made.rows()] == list(made.scores.to_pandas()["System"])
+    assert f"KEEP {made.decision}" in made._repr_html_()
+    assert "<th>nDCG@10</th>" in made._repr_html_()
+    assert made.history[0]["share"] == "base"
+    assert json.loads(made.save(made.path.with_suffix(".json")).read_text()) == made.record
 
 
 def test_the_dicts_of_beir_are_a_corpus(adapted, tiny_folder, library, tmp_path):

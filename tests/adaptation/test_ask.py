@@ -67,7 +67,9 @@ def write(path, *texts, **more):
 def test_without_a_model_queries_are_titles_sentences_spans_and_keywords(passages, tmp_path, capfd):
     made = ask(passages, output=tmp_path / "out", count=200)
     rows = read(tmp_path / "out")
-    assert len(rows) == made["counts"]["queries"] == 200 - made["counts"]["rejected"]
+    assert len(rows) == made["counts"]["queries"] == 200 - made.counts["rejected"]
+    assert made == tmp_path / "out"
+    assert made.queries == rows
     assert {row["metadata"]["style"] for row in rows} == {"title", "sentence", "keywords", "span"}
     assert {row["metadata"]["by"] for row in rows} == {"none"}
     assert len({row["_id"] for row in rows}) == len(rows)

@@ -220,7 +220,7 @@ BAD = {
     "a missing setting": (["pretrain", "--output", "x"], "base is missing"),
     "a missing flag": (["pretrain"], "recipe.\n  output is missing; give --output.\n"),
     "a missing flag alone": (["export", "x"], "`stzoo export`:\n  output is missing; give --output.\n"),
-    "a kind that users expect": (["list", "models"], "Known: checkpoints, datasets. Checkpoints are"),
+    "a kind that users expect": (["list", "models"], "recipes. Checkpoints are"),
     "no such folder": (["bench", "./no-such", "--output", "x"], "./no-such is not a folder"),
     "set without a value": (["pretrain", "--output", "x", "--set", "seed"], "key=value"),
     "a missing recipe file": (["pretrain", "--output", "x", "--recipe", "no.yaml"], "no.yaml"),

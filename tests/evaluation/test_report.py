@@ -302,7 +302,7 @@ def test_costs_that_were_not_measured_are_never_shown_as_nought(tmp_path):
     }
     assert "indexed: recall against exact search 0.9870 @10" in text
     assert "<td>0.9870 @10</td>" in html
-    assert "1 of 3 results have no measured cost" in html
+    assert "1 of 3 results have no measured cost and are not shown here: bm25s." in html
     assert '<td class="n" data-value="999600">1 MB</td>' in html
 
 

@@ -137,8 +137,12 @@ def test_the_gain_is_said_with_its_interval_and_its_doubt():
     lines = describe({"base": 0.5, "best": 0.51, "kept_base": False, "step": 30, "tasks": {"": task}})
     assert lines[0] == (
         "dev nDCG@10 0.5000 → 0.5100 (+0.0100, 95 % interval -0.0200 to +0.0400, 100 queries) at step 30, "
-        "the best one, which may be chance."
+        "the best of the training, which may be chance."
     )
+    lower = task | dict(best=0.49, difference=-0.01, low=-0.04, high=0.02)
+    lines = describe({"base": 0.5, "best": 0.49, "kept_base": True, "step": 30, "tasks": {"": lower}})
+    assert lines[0].endswith("at step 30, the best of the training, but no better than the base.")
+    assert lines[1].startswith("no step scored higher than the base (0.5000)")
 
 
 def test_data_without_negatives_are_refused_before_the_base_is_loaded(judged, tmp_path):

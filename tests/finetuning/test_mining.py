@@ -69,7 +69,7 @@ def mined(model, judged, tmp_path):
 
     def run(name="mined.jsonl", **changes):
         given = dict(model=str(model), data=str(judged), store=str(tmp_path / "store")) | TOP | changes
-        return mine(output=tmp_path / name, **given), tmp_path / name
+        return mine(output=tmp_path / name, **given).record, tmp_path / name
 
     return run
 
@@ -340,11 +340,11 @@ def test_bm25_mines_chinese_and_tells_the_language(tmp_path, capsys):
         None,
     )
     assert made["notes"] == ["1 of 2 queries (50%) have no negative"]
-    assert read_training(tmp_path / "a.jsonl").made == made
+    assert read_training(tmp_path / "a.jsonl").made == made.record
     said = capsys.readouterr().err
     assert "reads zh as Chinese" in said
     assert "1 of 2 queries (50%) have no negative. Mine deeper" in said
-    assert mine("bm25s", output=tmp_path / "a.jsonl", resume=True, **given) == made
+    assert mine("bm25s", output=tmp_path / "a.jsonl", resume=True, **given).record == made.record
     capsys.readouterr()
     named = mine("bm25s", output=tmp_path / "b.jsonl", language="German", **given)
     assert (named["model"]["language"], named["model"]["stemmer"]) == ("de", "german")
@@ -423,7 +423,7 @@ def test_the_columns_of_training_rows_are_kept_in_what_is_mined(tmp_path):
         "wing of a plane",
         "wing of a bird",
     ]
-    assert mine("bm25s", output=tmp_path / "mined.jsonl", resume=True, **given, **TOP) == made
+    assert mine("bm25s", output=tmp_path / "mined.jsonl", resume=True, **given, **TOP).record == made.record
 
 
 def test_a_teacher_scores_no_more_than_are_needed(model, judged, cross_encoder, tmp_path):

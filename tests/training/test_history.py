@@ -17,7 +17,7 @@ from stzoo.training import history as curves
 from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.training.history import FEW, MANY, PICTURE, draw, read_history, running_mean, shortened
 from stzoo.training.pretrain_settings import PretrainSettings
-from stzoo.training.trained import Log
+from stzoo.training.trained import Log, TrainedModel
 
 SETTINGS = FinetuneSettings(model="makers/model", data="beir/scifact")
 DEV = "eval_dev_ndcg_at_10"
@@ -34,6 +34,18 @@ def log_of(points, names=(), every=10, scores=20):
         if place % scores == 0:
             lines.append({DEV: 0.5 + 0.1 * math.sin(3 * place / points), "step": place * every})
     return lines
+
+
+def test_the_history_of_a_model_has_a_row_for_each_step(tmp_path):
+    times = {"eval_runtime": 1.0, "eval_samples_per_second": 0.0, "eval_steps_per_second": 0.0}
+    log = [
+        {"step": 0, DEV: 0.5, "eval_runtime": 1.0},
+        {"step": 3, "epoch": 1.0, "loss": 2.0, "grad_norm": 1.0, "learning_rate": 1e-5, "tokens_per_s": 9.0},
+        {"step": 3, "epoch": 1.0, DEV: 0.6, **times},
+    ]
+    (tmp_path / "run.json").write_text(json.dumps({"episodes": [{"log": log}, {"log": log[1:]}]}))
+    last = {"step": 3, "loss": 2.0, "learning_rate": 1e-5, DEV: 0.6}
+    assert TrainedModel(tmp_path).history == [{"step": 0, DEV: 0.5}, last, last]
 
 
 def points(lines, name):

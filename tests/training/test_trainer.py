@@ -66,6 +66,15 @@ def make(kind, base, output, *, rows=48, collate=None, callbacks=(), given=None,
     )
 
 
+def test_the_host_shows_no_progress_of_its_own(base, tmp_path, monkeypatch):
+    """In a notebook, transformers shows a table in place of a bar."""
+    table = type("NotebookProgressCallback", (TrainerCallback,), {})
+    monkeypatch.setattr("transformers.trainer.DEFAULT_PROGRESS_CALLBACK", table)
+    shown = {type(one).__name__ for one in make(ObjectiveTrainer, base, tmp_path).callback_handler.callbacks}
+    assert "Progress" in shown
+    assert not shown & {"NotebookProgressCallback", "ProgressCallback", "PrinterCallback"}
+
+
 def copy_of(tensors):
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 

@@ -1,12 +1,14 @@
 """Tables look the same in the terminal and in notebooks, and are shown once there."""
 
 import builtins
+import json
 import sys
 
 import pytest
 from rich import console
 
 from stzoo.cli.shared import show
+from stzoo.errors import OutputError
 from stzoo.training.trained import Log
 from stzoo.utils.tables import new_table
 
@@ -30,3 +32,12 @@ def test_a_table_in_a_notebook_is_a_text_and_displays_nothing(capsys):
     table.add_row("a row")
     show(table)
     assert "a row" in capsys.readouterr().out
+
+
+def test_a_table_is_saved_in_the_format_that_its_name_ends_in(tmp_path):
+    log = Log([{"step": 1, "loss": 0.5}, {"step": 2, "loss": None}])
+    assert log.save(tmp_path / "log.CSV").read_text() == "step,loss\n1,0.5\n2,\n"
+    assert json.loads(log.save(tmp_path / "log.json").read_text()) == log
+    for name in ("log.xlsx", "log"):
+        with pytest.raises(OutputError, match=r"log.* ends in .*; expected \.json or \.csv"):
+            log.save(tmp_path / name)

@@ -10,6 +10,7 @@ from stzoo.data.training_sets.mined import check_mined_name, read_made
 from stzoo.data.training_sets.read import read_judged
 from stzoo.errors import DataError, OutputError, RecipeError
 from stzoo.finetuning.mining.manifest import build_manifest
+from stzoo.finetuning.mining.mined_file import MinedFile
 from stzoo.finetuning.mining.rules import check_rules
 from stzoo.finetuning.mining.searchers import Dense, Lexical, Searcher
 from stzoo.finetuning.mining.shards import mine_into, remove, unfinished
@@ -37,7 +38,7 @@ def mine(
     overwrite: bool = False,
     progress: bool | None = None,
     **settings: Any,
-) -> dict[str, Any]:
+) -> MinedFile:
     """Searches a corpus with a model and keeps passages that rank high but are not known answers.
 
     Args:
@@ -53,7 +54,8 @@ def mine(
             recipe.
 
     Returns:
-        The metadata in the file: "recipe", "model", "teacher", "data", "versions", "counts", "notes".
+        The file, a Path that finetune, rerank and contamination take as data, with `.record` (how it was
+        made) and `.counts`.
 
     Raises:
         StzooError: If the user made a mistake; see `stzoo.errors`.
@@ -99,7 +101,7 @@ def mine(
         check_manifest(path, metadata, build_manifest(finder, judged, config, config.seed, teacher))
     else:
         try:
-            metadata = mine_into(
+            mine_into(
                 path,
                 finder,
                 judged,
@@ -117,7 +119,7 @@ def mine(
                     work.rmdir()
     if is_main_process():
         remove(work)
-    return metadata
+    return MinedFile(path)
 
 
 def _is_mined(path: Path) -> bool:
