@@ -125,7 +125,7 @@ def log_of(trainer):
 
 @pytest.mark.parametrize("step", [9, 12])
 def test_a_resumed_run_ends_with_the_same_weights_and_log_to_the_bit(step, base, tmp_path):
-    """From the middle of the second of three epochs, and from the end of it, between two lines of the log."""
+    """From the middle of the second of three epochs, and from the end of it; the last step is logged too."""
     given = dict(max_steps=None, epochs=3, log_steps=5)
     straight = make(ObjectiveTrainer, base, tmp_path / "straight", save_steps=step, **given)
     straight.train()
@@ -134,7 +134,7 @@ def test_a_resumed_run_ends_with_the_same_weights_and_log_to_the_bit(step, base,
     resumed.train(resume_from_checkpoint=str(last))
     assert straight.state.global_step == resumed.state.global_step == 18
     assert same(straight.tensors, resumed.tensors)
-    assert [line["step"] for line in log_of(straight)] == [5, 10, 15]
+    assert [line["step"] for line in log_of(straight)] == [5, 10, 15, 18]
     assert log_of(straight) == log_of(resumed)
 
 
