@@ -126,8 +126,9 @@ def prepare(
             tokenizer=tokenizer,
         )
         run.record()  # before any index is made, so that an interrupted run can resume
+        wait_for_all()  # the main process has checked the folder, which was to be empty
         work = run.folder / WORK
-        work.mkdir(parents=True, exist_ok=True)
+        work.mkdir(exist_ok=True)
         instance = kind(config, corpus, tokenizer, work)
         run.record_inputs(
             corpus=corpus.record(),
