@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from stzoo.errors import ModelError, RecipeError
 from stzoo.finetuning.candidates import SIMILARITIES, Candidates, Similarity
 from stzoo.finetuning.gist import GIST
+from stzoo.models.onednn import fast_linear
 from stzoo.plugins import builders, manager
 
 
@@ -89,7 +90,8 @@ class RankingLoss(CachedLossMixin, nn.Module):
 
     def embed_minibatch(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
         """Embeds in float32, since half precision would lose small gradients of the embeddings."""
-        vectors, state = super().embed_minibatch(*args, **kwargs)
+        with fast_linear(kwargs["sentence_feature"]["input_ids"].device):  # also in the backward pass
+            vectors, state = super().embed_minibatch(*args, **kwargs)
         return vectors.float(), state
 
     def calculate_loss(  # type: ignore[override]
