@@ -92,7 +92,7 @@ class OutputError(StzooError):
 
 
 class TrainingError(StzooError):
-    """A training run that cannot continue, because its loss, gradient or weights are not finite."""
+    """A training run that cannot continue: a value is not finite, or one of its processes is gone."""
 
 
 class PublishError(StzooError):

@@ -63,8 +63,11 @@ def _report(folder: Path, as_json: bool) -> None:
     import shlex
 
     from stzoo.plugins import manager
+    from stzoo.utils.distributed import is_main_process
     from stzoo.utils.outputs import RECORD
 
+    if not is_main_process():
+        return
     record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     if as_json:
         print_json(record)

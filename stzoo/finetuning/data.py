@@ -20,6 +20,7 @@ from stzoo.errors import DataError, RecipeError
 from stzoo.evaluation.scoring import score
 from stzoo.retrieval.search.exact import retrieve
 from stzoo.training.callbacks import preserve_rng_state
+from stzoo.training.sharding import is_sharded
 from stzoo.training.supervised_settings import SupervisedTraining
 from stzoo.utils.files import write_json
 from stzoo.utils.messages import notify
@@ -164,6 +165,9 @@ def cut_corpus(judged: RetrievalDataset, passages: int, seed: int) -> RetrievalD
 class DevScore(BaseEvaluator):
     """nDCG@10 on dev queries, computed by the benchmark's own code.
 
+    All processes of a training call it together, and each encodes a part of the texts. With a sharded model,
+    each encodes all of them, as its layers run on all processes at the same time.
+
     Args:
         judged: Dev queries by task name.
     """
@@ -188,7 +192,7 @@ class DevScore(BaseEvaluator):
         scores = {}
         for task, judged in self.judged.items():
             with preserve_rng_state():
-                run = retrieve(model, judged, k=10, progress=False)
+                run = retrieve(model, judged, k=10, progress=False, share=not is_sharded(model))
             scores[task] = score(judged.qrels, run)
         if output_path is not None:
             per_query = {task: one.per_query[METRIC] for task, one in scores.items()}

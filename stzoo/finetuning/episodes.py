@@ -95,13 +95,13 @@ def train(
         folder = run.folder / "episodes" / str(number)
         episode_settings = settings.model_copy(update={"seed": (settings.seed + number - 1) % 2**32})
         files = {task: folder / (f"{task}.{NEGATIVES}" if task else NEGATIVES) for task in judged}
-        with main_process_first(cpu=settings.device == "cpu"):
+        with main_process_first():
             metadata = _open(folder, identity)
         # no process writes one before all have looked: mining begins when all are there
         missing = [task for task in judged if not files[task].is_file()]
         for task in missing:
             _mine(episode_settings.each()[task], student, judged[task], teacher, files[task], number)
-        with main_process_first(cpu=settings.device == "cpu"):
+        with main_process_first():
             if is_main_process():
                 _clear(folder)
                 _seal(folder, metadata, *(file.name for file in files.values()))

@@ -34,9 +34,10 @@ from stzoo.training import records, run_files, runs
 from stzoo.training.arguments import arguments
 from stzoo.training.finetune_settings import FinetuneSettings, MiningRules
 from stzoo.training.history import PICTURE, PRETRAINING, draw
+from stzoo.training.sharding import check_sharding
 from stzoo.training.summary import print_summary
 from stzoo.training.trained import TrainedModel
-from stzoo.utils.distributed import is_main_process, refuse_sharding, world_size
+from stzoo.utils.distributed import check_launcher, is_main_process, world_size
 from stzoo.utils.files import atomic_file
 from stzoo.utils.messages import collect_notes, notify
 from stzoo.utils.public import public
@@ -87,9 +88,10 @@ def finetune(
     """
     if model is not None:
         settings["model"] = model
-    refuse_sharding()
+    check_launcher()
     config = FinetuneSettings.read(recipe, settings)
     config.check_names()
+    check_sharding(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     with runs.start(output, config, resume=resume, overwrite=overwrite, worth=WORTH) as run:
@@ -133,11 +135,11 @@ def finetune(
             dev=single_or_dict({task: _dev_metadata(one) for task, one in data.items()}),
             teacher=teacher.metadata if teacher else None,
             guide=guide_identity(config.losses, config.loss_options),
-            processes=world_size(),
         )
         named = [name for one in config.each().values() for name in (one.data, one.corpus) if name]
         before, imported = records.earlier(source), records.imported(source)
-        run.record(before=before, imported=imported, datasets=hub_ids(named))
+        processes = run.metadata.get("processes", world_size())  # of a resumed run, those that it began with
+        run.record(before=before, imported=imported, datasets=hub_ids(named), processes=processes)
         for note in _reading_notes(config, student, trains):
             notify(note)
             notes.append(note)

@@ -23,6 +23,7 @@ from stzoo.training.arguments import arguments
 from stzoo.training.callbacks import ScoreBase
 from stzoo.training.checkpoints import last_checkpoint
 from stzoo.training.finetune_settings import FinetuneSettings
+from stzoo.training.sharding import is_sharded
 from stzoo.training.trainer import ObjectiveTrainer
 from stzoo.utils.distributed import is_main_process, world_size
 from stzoo.utils.logging import silence_hf_logging
@@ -94,9 +95,10 @@ def fit(
     return {"log": history, "steps": trainer.state.global_step, **(best if dev else {})}
 
 
-def _scores_of_base(evaluator: DevScore, student: Any, folder: Path) -> dict[str, float]:
+def _scores_of_base(evaluator: DevScore, folder: Path, student: Any) -> dict[str, float]:
     output = str(folder / EVALUATIONS) if is_main_process() else None
     texts = sum(len(judged.passages) + len(judged.queries) for judged in evaluator.judged.values())
+    texts //= 1 if is_sharded(student) else world_size()
     look = dict(total=texts, desc="Scoring the base", unit=" texts", delay=2)
     look |= {} if is_main_process() else {"disable": True}
     with progress_bar(**look) as bar, advancing(bar):
@@ -230,7 +232,7 @@ def _trainer(
         more |= dict(metric_for_best_model=f"eval_{DEV_METRIC}", greater_is_better=True)
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=settings.patience))
         if before is None:
-            callbacks.append(ScoreBase(partial(_scores_of_base, evaluator, model, folder)))
+            callbacks.append(ScoreBase(partial(_scores_of_base, evaluator, folder)))
         settings = settings.model_copy(update={"save_steps": settings.eval_steps})
     shared: dict[str, Any] = dict(
         model=model,
@@ -245,7 +247,7 @@ def _trainer(
     if not settings.tasks:
         (single,) = examples.values()
         rows = Dataset.from_dict({"example": np.arange(len(single.pairs))})
-        return ObjectiveTrainer(train_dataset=rows, collate=single, extra_logs=partial(means, loss), **shared)
+        return ObjectiveTrainer(train_dataset=rows, collate=single, extra_logs=means, **shared)
     mixture = make_task_batcher(settings, examples)
     return MultiTaskTrainer(
         train_dataset=mixture.rows(),

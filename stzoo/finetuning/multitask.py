@@ -241,7 +241,7 @@ class MultiTaskTrainer(ObjectiveTrainer):
             losses.append(loss)
         return torch.stack(losses).mean()
 
-    def _task_losses(self) -> dict[str, float]:
+    def _task_losses(self, _: Any) -> dict[str, float]:
         sums = self.sums.tolist()
         self.sums.zero_()
         scale = self.args.gradient_accumulation_steps  # the trainer has divided each loss by it

@@ -15,7 +15,7 @@ from stzoo.training.arguments import choose_precision
 from stzoo.training.pretrain_settings import PretrainSettings
 from stzoo.training.throughput import matrix_speed
 from stzoo.training.trainer import ObjectiveTrainer
-from stzoo.utils.distributed import refuse_sharding, world_size
+from stzoo.utils.distributed import check_launcher, world_size
 from stzoo.utils.logging import silence_hf_logging
 
 QUANTILES = (
@@ -51,7 +51,7 @@ def dry_run(recipe: str | Path | None = None, **settings: Any) -> dict[str, Any]
     Raises:
         StzooError: If something in the settings, the data or the model is wrong; see `stzoo.errors`.
     """
-    refuse_sharding()
+    check_launcher()
     config = PretrainSettings.read(recipe, settings)
     if config.threads:
         torch.set_num_threads(config.threads)

@@ -24,7 +24,7 @@ from stzoo.models.loading import load_tokenizer
 from stzoo.plugins import builders, manager
 from stzoo.training import run_files, runs
 from stzoo.training.pretrain_settings import PrepareSettings
-from stzoo.utils.distributed import is_main_process, wait_for_all
+from stzoo.utils.distributed import is_main_process, main_process_first, wait_for_all
 from stzoo.utils.files import atomic_file, remove_files
 from stzoo.utils.messages import counted
 from stzoo.utils.parts import Part, Parts
@@ -137,19 +137,24 @@ def prepare(
         )
         shards = _make(instance, work)
         wait_for_all()
-        if not is_main_process():
-            return run.folder
-        draft = run.folder / run_files.MODEL_DRAFT
-        draft.mkdir()
-        filled = _put_together(shards, instance.columns, draft)
-        instance.finish(draft)
-        run.install(draft, also=["README.md"])
-        run.record(filled=filled, notes=instance.notes, peak_memory_mib=_peak_memory())
-        _write_card(run, kind)
-        run.record(status="finished")
-        # last, or an interrupted run would lose all shards
-        remove_files(run.folder, run_files.matching(run.folder, [run_files.UNFINISHED_WORK]))
+        with main_process_first():
+            if is_main_process():
+                _finish(run, instance, shards)
         return run.folder
+
+
+def _finish(run: runs.Run, instance: Preparation, shards: "_Shards") -> None:
+    """Puts the shards together, and removes them."""
+    draft = run.folder / run_files.MODEL_DRAFT
+    draft.mkdir()
+    filled = _put_together(shards, instance.columns, draft)
+    instance.finish(draft)
+    run.install(draft, also=["README.md"])
+    run.record(filled=filled, notes=instance.notes, peak_memory_mib=_peak_memory())
+    _write_card(run, type(instance))
+    run.record(status="finished")
+    # last, or an interrupted run would lose all shards
+    remove_files(run.folder, run_files.matching(run.folder, [run_files.UNFINISHED_WORK]))
 
 
 class _Shards(Parts[pa.Table]):
@@ -177,9 +182,9 @@ def _make(preparation: Preparation, work: Path) -> _Shards:
         return pa.table(values, schema)
 
     with progress_bar(total=len(rows), unit=" passages", desc="Preparing") as bar:
-        if is_main_process():  # the first shard may need an index, which the others then find in `work`
-            shards.get(shards[0], make)
-        wait_for_all()
+        with main_process_first():
+            if is_main_process():  # the first shard may need an index, which the others then find in `work`
+                shards.get(shards[0], make)
         shards.complete(make, bar=bar)
     return shards
 

@@ -42,10 +42,11 @@ from stzoo.training.callbacks import EveryNSteps
 from stzoo.training.checkpoints import last_checkpoint
 from stzoo.training.history import PICTURE, as_history, draw
 from stzoo.training.pretrain_settings import PretrainSettings
+from stzoo.training.sharding import check_sharding
 from stzoo.training.summary import print_summary
 from stzoo.training.trained import TrainedModel
 from stzoo.training.trainer import ObjectiveTrainer
-from stzoo.utils.distributed import is_main_process, refuse_sharding, world_size
+from stzoo.utils.distributed import check_launcher, is_main_process, world_size
 from stzoo.utils.files import fingerprint, write_json
 from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.messages import collect_notes, counted, notify
@@ -223,9 +224,10 @@ def pretrain(
         >>> bert = "google-bert/bert-base-uncased"
         >>> stzoo.pretrain(base=bert, objective="retromae", corpus="corpus.jsonl", output="bert-retromae")
     """
-    refuse_sharding()
+    check_launcher()
     config = PretrainSettings.read(recipe, settings)
     config.check_names()
+    check_sharding(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     with runs.start(output, config, resume=resume, overwrite=overwrite) as run:
@@ -253,12 +255,17 @@ def pretrain(
             batches=rows.record() if isinstance(rows, TokenRows) else {"sorted_by": "bytes"},
             new_parameters=sorted(setup.new),
             precision=precision,
-            processes=world_size(),
         )
         source = base.folder or config.base
         before, imported = records.earlier(source), records.imported(source)
         datasets = hub_ids(config.corpus)
-        run.record(before=before, imported=imported, datasets=datasets, notes=setup.notes)
+        run.record(
+            before=before,
+            imported=imported,
+            datasets=datasets,
+            notes=setup.notes,
+            processes=run.metadata.get("processes", world_size()),
+        )
         checkpoint = last_checkpoint(run.folder) if resume else None
         with silence_hf_logging():
             trainer.train_or_resume(checkpoint)
@@ -322,10 +329,10 @@ def make_trainer(
     if settings.probe:
         judged = read_beir(settings.probe, settings.probe_split)
 
-        def probe() -> dict[str, float]:
+        def probe(_: Any) -> dict[str, float]:
             was = base.finished.training
             base.finished.eval()
-            scores = score(judged.qrels, retrieve(base.finished, judged, k=100, progress=False))
+            scores = score(judged.qrels, retrieve(base.finished, judged, k=100, progress=False, share=True))
             base.finished.train(was)
             return {"probe_ndcg_at_10": scores.mean["nDCG@10"]}
 

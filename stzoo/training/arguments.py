@@ -10,6 +10,7 @@ from transformers.integrations import get_reporting_integration_callbacks
 from stzoo.errors import RecipeError
 from stzoo.training.reports import check_loggers
 from stzoo.training.settings import Training
+from stzoo.utils.distributed import world_size
 
 
 class Hardware(Protocol):
@@ -96,6 +97,7 @@ def _host_arguments(settings: Training, output: Path) -> dict[str, Any]:
         logging_nan_inf_filter=False,
         report_to=settings.report_to or "none",
         run_name=output.name,
+        dataloader_drop_last=world_size() > 1,  # the host sets it then, with a warning
         dataloader_num_workers=settings.workers,
         dataloader_pin_memory=torch.cuda.is_available(),
         # or a batch is copied to a GPU only after the step before it

@@ -231,25 +231,26 @@ class ScoreBase(TrainerCallback):
     The states of torch's generators stay as they are.
 
     Args:
-        call: Function that returns values to log, under the names that later scores have in the log.
+        call: Function of the model that returns values to log, under the names that later scores have in the
+            log. The processes of a training call it together.
 
     Attributes:
         log: Function that logs the values; the trainer's, once there is one.
         paused: Context in which the time does not count as that of training; the trainer's, likewise.
     """
 
-    def __init__(self, call: Callable[[], dict[str, float]]):
+    def __init__(self, call: Callable[[Any], dict[str, float]]):
         self.call = call
         self.log: Callable[[dict[str, float]], None] = lambda _: None
         self.paused: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Scores the base, unless the run is resumed."""
         if state.global_step or state.log_history:
             return
         begun = time.monotonic()
         with preserve_rng_state(), self.paused():
-            scores = self.call()
+            scores = self.call(model)
         notify(f"the base scores {', '.join(f'{score_label(k)} {v:.4f}' for k, v in scores.items())}.")
         self.log(scores | {BASE_SECONDS: time.monotonic() - begun})
 
@@ -259,18 +260,18 @@ class EveryNSteps(ScoreBase):
 
     Args:
         steps: Number of steps between two calls.
-        call: Function that returns values to log.
+        call: Function of the model that returns values to log.
     """
 
-    def __init__(self, steps: int, call: Callable[[], dict[str, float]]):
+    def __init__(self, steps: int, call: Callable[[Any], dict[str, float]]):
         super().__init__(call)
         self.steps = steps
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Calls the function if it is due at this step."""
         if state.global_step % self.steps == 0 or state.global_step == state.max_steps:
             due = control.should_log  # the host resets it after any log entry
             with preserve_rng_state(), self.paused():
-                scores = self.call()
+                scores = self.call(model)
             self.log(scores)
             control.should_log = due

@@ -3,7 +3,9 @@
 host.py lists the host's problems that its methods work around; checkpoints.py has what concerns folders.
 """
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,27 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers.base.trainer import BaseTrainer
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.tensor import DTensor
 from transformers.trainer_callback import TrainerState
 
 from stzoo.errors import ModelError, OutputError
 from stzoo.training.checkpoints import KEPT, LOG_SUMS, MARKER, STATE, fault, rotate, seal
 from stzoo.training.settings import Training
+from stzoo.training.sharding import full, gathered_state, put, shard, sharded_state
 from stzoo.utils.files import atomic_file, writing
 from stzoo.utils.messages import notify
+
+
+def tensors_of(loss: nn.Module) -> dict[str, Tensor]:
+    """The tensors that a checkpoint contains, by name; shared ones are listed under their first name."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    persistent = set(loss.state_dict())
+    for name, tensor in [*loss.named_parameters(), *loss.named_buffers()]:
+        if id(tensor) not in seen and name in persistent:
+            seen.add(id(tensor))
+            tensors[name] = tensor
+    return tensors
 
 
 class CheckpointTrainer(BaseTrainer):
@@ -36,20 +52,52 @@ class CheckpointTrainer(BaseTrainer):
         super().__init__(loss=loss, **options)
         self.loss: Any  # one module, not the host's dict of several
         self.settings = settings
-        # Collected before anything wraps the model, so that names are the same in every kind of run. Shared
-        # tensors (MLM head and word embeddings) are listed under their first name.
-        self.tensors: dict[str, Tensor] = {}
-        seen: set[int] = set()
-        persistent = set(self.loss.state_dict())
-        for name, tensor in [*self.loss.named_parameters(), *self.loss.named_buffers()]:
-            if id(tensor) not in seen and name in persistent:
-                seen.add(id(tensor))
-                self.tensors[name] = tensor
+        # Collected before anything wraps the model, so that names are the same in every kind of run.
+        self.tensors = tensors_of(self.loss)
+
+    @property
+    def is_sharded(self) -> bool:
+        """True while each process has a part of every tensor only; see `sharded`."""
+        return any(isinstance(tensor, DTensor) for tensor in self.tensors.values())
+
+    @contextmanager
+    def sharded(self) -> Iterator[None]:
+        """Shards model and loss in the block if `settings.shard_model` asks for it, or does nothing.
+
+        The trainer has sharded copies of them, whose weights are at the end those of the originals.
+        """
+        if self.args.world_size == 1 or not getattr(self.settings, "shard_model", False):
+            yield
+            return
+        whole = self.loss, self.model, self.tensors
+        self.loss = shard(self.loss, self.args.device)
+        self.model = self.model_wrapped = self.loss.model
+        self.tensors = tensors_of(self.loss)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # nothing changes it
+            yield
+        with torch.no_grad():
+            for name, tensor in self.tensors.items():
+                whole[2][name].copy_(full(tensor))
+        self.loss, self.model, self.tensors = whole
+        self.model_wrapped = self.model
+
+    def _prepare_for_training(self, *args: Any, **options: Any) -> Any:
+        self.is_distributed_loading_by_transformers = self.is_sharded  # or the host wraps it in DDP
+        try:
+            return super()._prepare_for_training(*args, **options)
+        finally:
+            self.is_distributed_loading_by_transformers = False
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
-        folder = Path(output_dir or self.args.output_dir or ".")
-        with atomic_file(folder / STATE) as draft:
-            save_file({name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}, draft)
+        folder, tensors = Path(output_dir or self.args.output_dir or "."), {}
+        for name, tensor in self.tensors.items():
+            whole = full(tensor.detach())  # all processes take part
+            if self.args.should_save:
+                tensors[name] = whole.cpu().contiguous()
+        if self.args.should_save:
+            with atomic_file(folder / STATE) as draft:
+                save_file(tensors, draft)
 
     def _load_from_checkpoint(  # type: ignore[override]  # as sentence-transformers has it
         self, checkpoint_path: str
@@ -63,7 +111,7 @@ class CheckpointTrainer(BaseTrainer):
             )
         with torch.no_grad():
             for name, tensor in self.tensors.items():
-                tensor.copy_(stored[name])
+                put(tensor, stored[name])
         if dist.is_initialized():
             dist.barrier()  # or the first process may remove the checkpoint while others read it
 
@@ -103,6 +151,29 @@ class CheckpointTrainer(BaseTrainer):
                 rotate(folder.parent, keep, f"checkpoint-{best}" if best else None)
             if dist.is_initialized():
                 dist.barrier()  # or torchrun stops the others when the first process exits
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.is_sharded:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        assert self.lr_scheduler is not None
+        state = gathered_state(self.optimizer)
+        if self.args.should_save:
+            torch.save(state, Path(output_dir) / "optimizer.pt")
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not self.is_sharded:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        state, schedule = (
+            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+            for name in ("optimizer.pt", "scheduler.pt")
+        )
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        self.optimizer.load_state_dict(sharded_state(self.optimizer, state))
+        self.lr_scheduler.load_state_dict(schedule)
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Adds no callback: the host's would call the Hub, and the card is written at the export."""

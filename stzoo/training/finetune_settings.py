@@ -24,6 +24,7 @@ from stzoo.training.settings import (
     NEGATIVES,
     OPTIMISER,
     PORTABLE_HELP,
+    SHARD_HELP,
     STORE_HELP,
     TASKS,
     THREADS_HELP,
@@ -214,6 +215,7 @@ class FinetuneSettings(SupervisedTraining, MiningRules):
     )
     temperature: float = setting(0.05, "Divide similarities by this in every loss.", LOSSES, gt=0)
     matryoshka: list[int] = setting([], "Also train embeddings truncated to this many dimensions.", LOSSES)
+    shard_model: bool = setting(False, SHARD_HELP, HARDWARE)
     cross_device: bool = setting(False, "Use passages on other devices as negatives, too.", LOSSES)
     keep_base: bool = setting(
         True,

@@ -18,6 +18,7 @@ from stzoo.errors import TrainingError
 from stzoo.training.callbacks import Progress
 from stzoo.training.checkpoint_trainer import CheckpointTrainer
 from stzoo.training.checkpoints import complete
+from stzoo.training.sharding import own
 from stzoo.utils.distributed import largest
 from stzoo.utils.messages import counted, notify
 from stzoo.utils.signals import StopSignals
@@ -157,8 +158,10 @@ class GuardedTrainer(CheckpointTrainer):
     def _check_weights(self) -> None:
         """Raises TrainingError if a weight is not finite, before such a checkpoint replaces a good one."""
         weights = {name: t for name, t in self.tensors.items() if isinstance(t, nn.Parameter)}
-        finite = torch.stack([torch.isfinite(weight).all() for weight in weights.values()]).tolist()
-        wrong = [name for name, is_finite in zip(weights, finite, strict=True) if not is_finite]
+        broken = torch.stack([~torch.isfinite(own(weight)).all() for weight in weights.values()]).tolist()
+        wrong = [
+            name for name, is_broken in zip(weights, largest(broken, self.group), strict=True) if is_broken
+        ]
         if wrong:
             more = f" and {counted(len(wrong) - 3, 'more tensor')}" if len(wrong) > 3 else ""
             what = f"weights are not finite after the update ({', '.join(wrong[:3])}{more})"

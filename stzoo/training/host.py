@@ -6,7 +6,9 @@ skew weights are reproduced in tests/training/test_trainer.py.
 
 checkpoint_trainer.py:
 
-- checkpoints contain the encoder only: `_save`, `_load_from_checkpoint`
+- checkpoints contain the encoder only, and each process writes them: `_save`, `_load_from_checkpoint`
+- its FSDP shards the encoder only, without the MLM head that shares its embeddings: `sharded`,
+  `_prepare_for_training`, `_save_optimizer_and_scheduler`, `_load_optimizer_and_scheduler`
 - a killed save leaves a checkpoint that looks complete, and damaged checkpoints are loaded:
   `_save_checkpoint`, checkpoints.py
 - old checkpoints are removed before the new one is complete, along with the user's files in them: `rotate`
@@ -28,6 +30,7 @@ trainer.py:
 - `optimizer_cls_and_kwargs` leaves them out: `create_optimizer`
 - a loss that is a mean counts once per accumulated batch: `loss_is_scaled_for_ga`
 - autocast covers the encoder only: `compute_loss`
+- the first process scores dev queries alone while the others wait: `evaluation_loop`
 - a resume within an epoch on several processes changes the order of the batches: `get_batch_sampler`,
   `SetEpoch`
 
@@ -50,6 +53,10 @@ HOOKS = (
     "_load_rng_state",
     "_clip_grad_norm",
     "_inner_training_loop",
+    "_prepare_for_training",
+    "_save_optimizer_and_scheduler",
+    "_load_optimizer_and_scheduler",
+    "evaluation_loop",
     "create_optimizer",
     "create_scheduler",
     "add_model_card_callback",

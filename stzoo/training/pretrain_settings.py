@@ -17,6 +17,7 @@ from stzoo.training.settings import (
     LOGS,
     MODEL,
     OPTIMISER,
+    SHARD_HELP,
     THREADS_HELP,
     Device,
     Name,
@@ -86,6 +87,7 @@ class PretrainSettings(Training):
         "with it, and fp32 otherwise.",
         HARDWARE,
     )
+    shard_model: bool = setting(False, SHARD_HELP, HARDWARE)
     probe: Name | None = setting(
         None, "BEIR folder to evaluate on zero-shot during training.", EVALUATION, takes="judged"
     )

@@ -21,8 +21,9 @@ from stzoo.training.recipes import SCHEMA_VERSION
 from stzoo.training.reports import logs_in
 from stzoo.training.rerank_settings import RerankSettings
 from stzoo.training.settings import Settings
-from stzoo.utils.distributed import is_main_process
+from stzoo.utils.distributed import is_main_process, lost_processes, world_size
 from stzoo.utils.files import files_under, lock_folder, move_files, remove_files, sha256, write_json
+from stzoo.utils.messages import counted, notify
 from stzoo.utils.outputs import RECORD, check_output, check_resume
 from stzoo.utils.parts import check_manifest
 
@@ -34,9 +35,11 @@ _CORE |= {"command", "schema_version"}
 # settings that may differ when a run is resumed, because they change the weights by no more than rounding
 FREE = {
     *("log_steps", "save_steps", "save_minutes", "keep_checkpoints", "report_to"),
-    *("workers", "threads", "gradient_checkpointing"),
+    *("workers", "threads", "gradient_checkpointing", "shard_model"),
     "keep_base",  # which decides when training is over
 }
+
+CONTINUE = "Run the command again with --resume to continue from the last complete checkpoint."
 
 
 class Run:
@@ -143,14 +146,19 @@ def start(
     if not is_main_process():
         # The main process locks the folder and writes; the others only need to start from the same state.
         metadata = records.read_run_record(output) if resume else None
-        yield Run(output, metadata or {"status": "running", "recipe": settings.dump()}, resumed=resume)
+        with lost_processes(CONTINUE, TrainingError):
+            yield Run(output, metadata or {"status": "running", "recipe": settings.dump()}, resumed=resume)
         return
     with lock_folder(output) as folder:
         run = _open(folder, settings, resume, overwrite)
         before, kept = set(files_under(folder)), _matches(folder, worth)
         try:
             loggers = getattr(settings, "report_to", ())
-            with manager.recording() as run.components, logs_in(folder, loggers):
+            with (
+                manager.recording() as run.components,
+                logs_in(folder, loggers),
+                lost_processes(CONTINUE, TrainingError),
+            ):
                 yield run
         except BaseException as error:
             _end_failed(run, error, before, has_more=bool(_matches(folder, worth) - kept))
@@ -242,7 +250,41 @@ def _check_resumable(folder: Path, old: dict[str, Any], settings: Settings, resu
             "or choose another --output."
         )
     then, now = _fixed(old["recipe"], old.get("components", ())), _fixed(settings.dump())
+    if _check_processes(folder, old, settings):
+        then["accumulation"] = now["accumulation"]
     _check_same(folder, then, now, "settings")
+
+
+def _check_processes(folder: Path, old: dict[str, Any], settings: Settings) -> bool:
+    """Refuses to resume a run on another number of processes, unless its steps stay the same.
+
+    Fine-tuning reads the same batches in the same steps as long as there are as many per step. Pre-training
+    groups passages by length for its number of processes, the batches of several tasks are divided among the
+    processes, and --cross-device makes the negatives depend on it.
+
+    Returns:
+        True if the number differs, and the steps stay the same.
+    """
+    before, count = old.get("processes"), world_size()
+    if before in (None, count):
+        return False
+    recipe = settings.dump()
+    batches = before * old["recipe"]["accumulation"]
+    is_exact = isinstance(settings, FinetuneSettings) and not (settings.tasks or settings.cross_device)
+    if is_exact and recipe["accumulation"] * count == batches:
+        notify(
+            f"The run was started on {counted(before, 'process')} and is resumed on {count}. Each step still "
+            f"has {counted(batches, 'batch')}. Dropout draws other numbers, and the end of an epoch may "
+            "differ by the batches that do not make a whole step."
+        )
+        return True
+    way = f"Resume it on {counted(before, 'process')}"
+    if is_exact and batches % count == 0:
+        way += f" or with --accumulation {batches // count}, so that each step has the same batches"
+    raise OutputError(
+        f"{folder} contains a run on {counted(before, 'process')}; {count} would train on other batches. "
+        f"{way}, or replace it with --overwrite."
+    )
 
 
 def _check_same(folder: Path, then: dict[str, Any], now: dict[str, Any], what: str) -> None:

@@ -281,6 +281,10 @@ LanguageCode = Annotated[str, BeforeValidator(_language)]
 Device = Literal["cpu", "cuda", "mps"]
 PORTABLE_HELP = "Save built-in modules only; --no-portable also saves the code of other modules."
 DEVICE_HELP = "Device to run on; the best available one by default."
+SHARD_HELP = (
+    "Share the model, its gradients and the optimiser out over the processes of torchrun (FSDP), for a model "
+    "that is too large for each to have a copy."
+)
 THREADS_HELP = "CPU threads; chosen by PyTorch by default."
 BATCH_TOKENS_HELP = "Tokens encoded at once, padding included; chosen for the device by default."
 MAX_TOKENS_HELP = "Truncate texts to this many tokens; the model's limit by default."

@@ -4,6 +4,7 @@ host.py lists the host's problems that its methods work around.
 """
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -23,9 +24,10 @@ from stzoo.training.guarded_trainer import GRADIENT, GuardedTrainer
 from stzoo.training.host import check_host
 from stzoo.training.optimizer import linear_schedule, parameter_groups
 from stzoo.training.settings import Training
+from stzoo.training.sharding import full
 from stzoo.training.throughput import Throughput, matrix_speed
 from stzoo.utils.malloc import disable_malloc_trim
-from stzoo.utils.messages import counted
+from stzoo.utils.messages import counted, notify
 
 
 class ObjectiveTrainer(GuardedTrainer, SentenceTransformerTrainer):
@@ -38,7 +40,8 @@ class ObjectiveTrainer(GuardedTrainer, SentenceTransformerTrainer):
         new: Names of the parameters of `loss` that start untrained and use `settings.new_learning_rate`.
         collate: Function from rows to a batch; None for the host's own.
         record: Function that is called with the log so far at each checkpoint.
-        extra_logs: Function that returns more numbers for the log; None for `loss.accuracies`, if it exists.
+        extra_logs: Function of the loss that returns more numbers for the log; None for `loss.accuracies`, if
+            it exists.
         plan: What is trained on, for the line that is printed at the start.
         options: Further arguments of the host trainer.
     """
@@ -53,7 +56,7 @@ class ObjectiveTrainer(GuardedTrainer, SentenceTransformerTrainer):
         new: frozenset[str] = frozenset(),
         collate: Callable[[list[dict[str, Any]]], dict[str, Any]] | None = None,
         record: Callable[[list[dict[str, float]]], None] | None = None,
-        extra_logs: Callable[[], dict[str, float]] | None = None,
+        extra_logs: Callable[[Any], dict[str, float]] | None = None,
         plan: str = "",
         **options: Any,
     ):
@@ -74,7 +77,9 @@ class ObjectiveTrainer(GuardedTrainer, SentenceTransformerTrainer):
         for one in given:
             if isinstance(one, ScoreBase):
                 one.log, one.paused = self.log, self.paused
-        self.extra_logs: Any = extra_logs or getattr(loss, "accuracies", dict)
+        self.extra_logs = extra_logs or (
+            lambda loss: loss.accuracies() if hasattr(loss, "accuracies") else {}
+        )
         self.new = new
         encoder = {id(tensor) for tensor in [*self.model.parameters(), *self.model.buffers()]}
         self.loss_tensors = {
@@ -100,6 +105,14 @@ class ObjectiveTrainer(GuardedTrainer, SentenceTransformerTrainer):
                 f"{counted(self.args.world_size, 'process')}; expected one for each or more. Use smaller "
                 "batches, fewer processes, or more data."
             )
+        if sampler.batch_size and self.args.world_size > 1:
+            rows = len(sampler.sampler)
+            left = rows - len(sampler) // self.args.world_size * self.args.world_size * sampler.batch_size
+            if left > 0:
+                notify(
+                    f"Each epoch leaves out {left} of {counted(rows, 'row')}, drawn at random, which make no "
+                    f"whole batch for each of {self.args.world_size} processes."
+                )
         return sampler
 
     def get_batch_samples(self, *args: Any, **options: Any) -> Any:
@@ -158,11 +171,19 @@ class ObjectiveTrainer(GuardedTrainer, SentenceTransformerTrainer):
         with self.paused():
             return super().evaluate(*args, **options)
 
+    def evaluation_loop(self, *args: Any, **options: Any) -> Any:
+        """The host's loop, with the evaluator on all processes, as the host has it for FSDP only."""
+        before, self.is_fsdp_enabled = self.is_fsdp_enabled, True
+        try:
+            return super().evaluation_loop(*args, **options)
+        finally:
+            self.is_fsdp_enabled = before
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds accuracies and the values of `Throughput.read` to the log."""
         if "loss" in logs:
             logs |= self.throughput.read()
-            logs |= {name: round(value, 4) for name, value in self.extra_logs().items()}
+            logs |= {name: round(value, 4) for name, value in self.extra_logs(self.loss).items()}
         super().log(logs, start_time)
 
     # -- optimiser
@@ -192,7 +213,7 @@ class ObjectiveTrainer(GuardedTrainer, SentenceTransformerTrainer):
 
     def clip_gradients(self) -> Any:
         """Averages the gradients over processes, clips and checks them, and returns their norm."""
-        if dist.is_initialized():
+        if dist.is_initialized() and not self.is_sharded:
             for tensor in self.loss_tensors.values():
                 if tensor.grad is not None:
                     dist.all_reduce(tensor.grad)
@@ -202,7 +223,7 @@ class ObjectiveTrainer(GuardedTrainer, SentenceTransformerTrainer):
                 if name not in self.new:
                     tensor.grad = None
         every = [p for p in self.tensors.values() if isinstance(p, nn.Parameter)]
-        norm = self.accelerator.clip_grad_norm_(every, self.args.max_grad_norm)
+        norm = full(self.accelerator.clip_grad_norm_(every, self.args.max_grad_norm))
         self._watch({GRADIENT: norm})
         self._check_finite()
         return norm
@@ -211,7 +232,9 @@ class ObjectiveTrainer(GuardedTrainer, SentenceTransformerTrainer):
 
     def _inner_training_loop(self, *args: Any, **options: Any) -> Any:
         if dist.is_initialized() and dist.get_world_size() > 1:
-            for tensor in self.loss_tensors.values():
+            for tensor in (
+                self.tensors if getattr(self.settings, "shard_model", False) else self.loss_tensors
+            ).values():
                 dist.broadcast(tensor.data, 0)
             # From here on each process draws its own masks and dropout; a checkpoint keeps the generators
             # apart.
@@ -221,4 +244,6 @@ class ObjectiveTrainer(GuardedTrainer, SentenceTransformerTrainer):
         if hasattr(self.loss, "frozen"):
             matrix_speed(self.args.device, self.settings.precision)  # now, while there is memory
         self.throughput.restart()
-        return super()._inner_training_loop(*args, **options)
+        with self.sharded(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated")  # used by accelerate
+            return super()._inner_training_loop(*args, **options)

@@ -318,7 +318,7 @@ import torch.distributed as dist
 from stzoo.utils.distributed import is_main_process, main_process_first
 
 dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=2))
-with main_process_first(cpu=True):
+with main_process_first():
     if is_main_process():
         time.sleep(5)
         Path(sys.argv[1]).touch()

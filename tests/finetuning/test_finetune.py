@@ -202,7 +202,7 @@ def test_a_resume_with_another_teacher_or_number_of_processes_is_refused(episode
         stzoo.finetune(str(base), output=out, resume=True, **given)
     tiny_cross_encoder(tmp_path / "teacher")
     (out / "run.json").write_text(json.dumps(facts | {"status": "running", "processes": 2}))
-    with pytest.raises(stzoo.OutputError, match=r"with other inputs \(processes: 2 then, 1 now\)"):
+    with pytest.raises(stzoo.OutputError, match=r"a run on 2 processes; 1 would train on other batches"):
         stzoo.finetune(str(base), output=out, resume=True, **given)
 
 
@@ -550,7 +550,9 @@ def test_a_teacher_that_nothing_learns_from_is_refused(base, mined, tmp_path):
 
 
 def test_too_few_pairs_for_a_batch_of_all_processes_are_an_error(base, judged, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    torchrun = dict(WORLD_SIZE="2", RANK="0", LOCAL_RANK="0", MASTER_ADDR="localhost", MASTER_PORT="29500")
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(stzoo.DataError, match=r"40 pairs .* expected at least 128"):
         stzoo.finetune(str(base), data=str(judged), dev_queries=0, output=tmp_path / "out")
 

@@ -95,8 +95,11 @@ def run(command, *, timeout=None, check=False, capture_output=False, **options):
     return done
 
 
-def run_ranks(count, command, *, timeout=300, env=None):
-    """Runs a command in processes that train together, as torchrun does, until one fails."""
+def run_ranks(count, command, *, timeout=300, env=None, to_the_end=False):
+    """Runs a command in processes that train together, as torchrun does, until one fails.
+
+    With `to_the_end`, none is killed, as by srun, and `codes` has the exit code of each.
+    """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     shared = {
         "WORLD_SIZE": count,
@@ -115,12 +118,14 @@ def run_ranks(count, command, *, timeout=300, env=None):
             options = dict(env={**(env or os.environ), **own}, stdout=subprocess.DEVNULL, stderr=errors)
             ranks.append(stack.enter_context(Popen(command, **options)))
             stack.callback(ranks[-1].kill)
-        while None in (codes := [one.poll() for one in ranks]) and not any(codes):
+        while None in (codes := [one.poll() for one in ranks]) and (to_the_end or not any(codes)):
             if time.monotonic() > end:
                 raise subprocess.TimeoutExpired(command, timeout)
             time.sleep(0.01)
         errors.seek(0)
-        return subprocess.CompletedProcess(command, next(filter(None, codes), 0), "", errors.read())
+        done = subprocess.CompletedProcess(command, next(filter(None, codes), 0), "", errors.read())
+        done.codes = codes
+        return done
 
 
 def _server():

@@ -167,8 +167,8 @@ def _encoded(
     else:
         work = _forward(role)
         batches = batches_of(model, transformer, texts, role, batch_tokens, task)
-        # other backends have their own threads
-        if on_cpu and len(replicas) == 1 and transformer.backend == "torch":
+        # other backends have their own threads, and a sharded model runs in the same order on all processes
+        if on_cpu and len(replicas) == 1 and transformer.backend == "torch" and not _is_sharded(model):
             replicas = [_twin(model, {}) for _ in range(min(threads, WORKERS))]
     if on_cpu and len(replicas) == 1:
         yield from (work(model, batch) for batch in batches)
@@ -207,6 +207,11 @@ def _side_by_side(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def _is_sharded(model: Any) -> bool:
+    """True if processes have a part of the weights each, as in a training with `--shard-model`."""
+    return any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
 
 
 def _twin(module: Any, seen: dict[Any, Any]) -> Any:
@@ -263,7 +268,9 @@ def _forward(role: str | None) -> Callable[[Any, Batch], tuple[list[int], np.nda
 
     def work(model: Any, batch: Batch) -> tuple[list[int], np.ndarray]:
         rows, features = batch
-        with torch.inference_mode(), fast_linear(model.device):
+        # weights that are gathered in inference mode could not be trained any more
+        without_gradient = torch.no_grad if _is_sharded(model) else torch.inference_mode
+        with without_gradient(), fast_linear(model.device):
             return rows, vectors(model, features).float().cpu().numpy()
 
     return work

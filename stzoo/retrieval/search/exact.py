@@ -35,6 +35,7 @@ from stzoo.retrieval.search.exact_kernels import (
     full_precision,
     one_thread_each,
 )
+from stzoo.utils.distributed import gathered, own_share
 from stzoo.utils.messages import counted, show_progress
 from stzoo.utils.progress import progress_bar
 
@@ -64,6 +65,7 @@ def retrieve(
     batch_tokens: int | None = None,
     memory_gib: float = 2.0,
     progress: bool | None = None,
+    share: bool = False,
 ) -> Ranked:
     """Finds the k nearest passages of each judged query with a sentence-transformers model.
 
@@ -77,6 +79,7 @@ def retrieve(
         batch_tokens: Maximum number of tokens per batch, padding included; None chooses one for the device.
         memory_gib: Memory limit of the search in GiB; see `top_k`.
         progress: True shows progress bars on stderr; None shows them on a terminal only.
+        share: True if each process of a training encodes a part of the texts; all must call this together.
 
     Returns:
         float32 scores by query id and document id, best first.
@@ -85,11 +88,14 @@ def retrieve(
         ModelError: If vectors are not finite, or queries and passages have different dimensions.
     """
     show_bars = show_progress(progress)
-    questions = list(judged.queries.values())
-    queries = encode(
-        model, questions, role="query", task=judged.task, batch_tokens=batch_tokens, progress=show_bars
-    )
-    passages = encode(model, judged.passages, role="document", batch_tokens=batch_tokens, progress=show_bars)
+
+    def vectors(texts: Sequence[str], role: str, task: str = "") -> np.ndarray:
+        ours = own_share(texts) if share else texts
+        found = encode(model, ours, role=role, task=task, batch_tokens=batch_tokens, progress=show_bars)
+        return gathered(found) if share else found
+
+    queries = vectors(list(judged.queries.values()), "query", judged.task)
+    passages = vectors(judged.passages, "document")
     if queries.shape[1] != passages.shape[1]:
         raise ModelError(
             f"the model encodes queries as {list(queries.shape)} and passages as {list(passages.shape)}; "

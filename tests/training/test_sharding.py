@@ -1,0 +1,99 @@
+"""Models that are sharded over processes, and runs that continue on another number of processes."""
+
+import json
+
+import pytest
+from support.ranks import assert_close, assert_same, finetune, pretrain, result, train
+
+import stzoo
+from stzoo.training.finetune_settings import FinetuneSettings
+from stzoo.training.pretrain_settings import PretrainSettings
+from stzoo.training.sharding import check_sharding
+
+
+@pytest.mark.parametrize("objective", ["retromae", "dupmae"])
+def test_a_sharded_pretraining_equals_one_process(objective, still, corpus, tmp_path):
+    words = pretrain(still, corpus, objective, "--head-warmup-steps", 1)
+    train(1, *words, "--accumulation", 2, output=tmp_path / "one")
+    shown = train(2, *words, "--shard-model", "--gradient-checkpointing", output=tmp_path / "two")
+    assert "Warning" not in shown
+    assert_same(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_sharded_finetuning_with_cached_gradients_and_negatives_of_both_equals_one_process(
+    still, judged, tmp_path
+):
+    train(1, *finetune(still, judged, "--batch-size", 20), output=tmp_path / "one")
+    words = finetune(still, judged, "--cross-device", "--mini-batch-size", 4, "--gradient-checkpointing")
+    train(2, *words, "--shard-model", output=tmp_path / "two")
+    assert_same(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    "more", [["--lora-rank", 2], ["--matryoshka", 8, "--accumulation", 2], ["--precision", "bf16"]], ids=str
+)
+def test_a_sharded_finetuning_equals_one_that_is_not(more, still, judged, tmp_path):
+    words = finetune(still, judged, *more)
+    train(2, *words, output=tmp_path / "whole")
+    train(2, *words, "--shard-model", output=tmp_path / "sharded")
+    assert_same(tmp_path / "whole", tmp_path / "sharded")
+
+
+def test_a_sharded_model_is_scored_and_the_best_one_is_kept(still, judged, tmp_path):
+    words = finetune(
+        still, judged, "--dev-queries", 6, "--eval-steps", 2, "--batch-size", 8, "--no-keep-base"
+    )
+    train(2, *words, output=tmp_path / "whole")
+    train(2, *words, "--shard-model", output=tmp_path / "sharded")
+    assert_same(tmp_path / "whole", tmp_path / "sharded")
+    gains = [json.loads((tmp_path / name / "run.json").read_text())["gain"] for name in ("whole", "sharded")]
+    assert gains[0] == gains[1]
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_run_continues_on_another_number_of_processes_with_the_same_steps(
+    before, after, still, judged, tmp_path
+):
+    def words(count):
+        return finetune(still, judged, "--shard-model", "--accumulation", 2 // count)
+
+    train(1, *words(1), output=tmp_path / "straight")
+    train(before, *words(before), output=tmp_path / "out", STOP_AFTER=3, code=143)
+    other = finetune(still, judged, "--accumulation", 2 // before)
+    message = train(after, *other, "--resume", output=tmp_path / "out", code=2)
+    assert f"with --accumulation {2 // after}" in message
+    message = train(after, *words(after), "--resume", output=tmp_path / "out")
+    assert "Each step still has 2 batches" in message
+    assert_close(result(tmp_path / "straight")[0], result(tmp_path / "out")[0])
+
+
+def test_other_runs_continue_on_as_many_processes_only(still, corpus, tmp_path):
+    words = pretrain(still, corpus, "retromae")
+    train(2, *words, output=tmp_path / "out", STOP_AFTER=2, code=143)
+    message = train(1, *words, "--accumulation", 2, "--resume", output=tmp_path / "out", code=2)
+    assert (
+        "contains a run on 2 processes; 1 would train on other batches. Resume it on 2 processes, or"
+        in message
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (PretrainSettings(base="x", corpus=["y"], probe="z", shard_model=True), "^probe does not work"),
+        (PretrainSettings(base="x", corpus=["y"], precision="fp16", shard_model=True), "use bf16"),
+        (
+            FinetuneSettings(model="x", tasks=[{"name": "a", "data": "b"}], shard_model=True),
+            "^tasks does not",
+        ),
+    ],
+    ids=["probe", "fp16", "tasks"],
+)
+def test_what_a_sharded_model_cannot_do_is_refused(settings, reason):
+    with pytest.raises(stzoo.RecipeError, match=reason):
+        check_sharding(settings)
+
+
+def test_in_one_process_there_is_nothing_to_shard(capsys):
+    check_sharding(PretrainSettings(base="x", corpus=["y"], shard_model=True))
+    assert "no effect in one process" in capsys.readouterr().err
