@@ -126,15 +126,12 @@ def prepare(
             tokenizer=tokenizer,
         )
         run.record()  # before any index is made, so that an interrupted run can resume
-        wait_for_all()  # the main process has checked the folder, which was to be empty
         work = run.folder / WORK
-        work.mkdir(exist_ok=True)
-        instance = kind(config, corpus, tokenizer, work)
-        run.record_inputs(
-            corpus=corpus.record(),
-            tokenizer=tokenizer_fingerprint(tokenizer),
-            made_by=instance.metadata(),
-        )
+        with main_process_first():  # it looks whether the folder is empty, and may make an index in it
+            work.mkdir(exist_ok=True)
+            instance = kind(config, corpus, tokenizer, work)
+            made_by = instance.metadata()
+        run.record_inputs(corpus=corpus.record(), tokenizer=tokenizer_fingerprint(tokenizer), made_by=made_by)
         shards = _make(instance, work)
         wait_for_all()
         with main_process_first():
