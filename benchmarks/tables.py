@@ -14,7 +14,12 @@ from pathlib import Path
 HERE = Path(__file__).parent
 READMES = tuple(
     HERE.parent / page
-    for page in ("README.md", "plugins/stzoo-master/README.md", "plugins/stzoo-taco/README.md")
+    for page in (
+        "README.md",
+        "docs/scaling.md",
+        "plugins/stzoo-master/README.md",
+        "plugins/stzoo-taco/README.md",
+    )
 )
 RESULTS = HERE / "results"
 
@@ -488,6 +493,37 @@ def taco_speed() -> str:
             f"that handles gradients {spread('released_to_taco_gradients')} times.",
         ]
     )
+
+
+def scale() -> str:
+    """Seconds of encoding by several processes and by Ray."""
+    made = json.loads((RESULTS / "scale.json").read_text())
+    alone = made["seconds"]["processes 1"]
+    lines = [f"| {made['texts']:,} passages | seconds | of one process |", "|---|---|---|"]
+    for name, seconds in made["seconds"].items():
+        way, _, count = name.rpartition(" ")
+        what = {"processes": "process", "ray": "worker of Ray"}[way]
+        plural = {"process": "processes", "worker of Ray": "workers of Ray"}[what]
+        lines.append(
+            f"| {count} {what if count == '1' else plural} | {seconds:.1f} | {seconds / alone:.2f} |"
+        )
+    rows = made["memory"]
+    shown = ", ".join(f"{found['MB_peak']} MB for {int(count):,}" for count, found in rows.items())
+    lines += ["", f"Memory of a process that fills a store does not grow with its vectors: {shown}."]
+    return "\n".join(lines)
+
+
+def scale_simulation() -> str:
+    """Efficiency by size of a part and number of workers."""
+    made = json.loads((RESULTS / "scale_simulation.json").read_text())
+    counts = ("1", "8", "32", "64", "256")
+    heads = " | ".join(f"{count} workers" if count != "1" else "1 worker" for count in counts)
+    lines = [f"| efficiency for {made['passages']:,} passages | {heads} |", "|---|" + "---|" * len(counts)]
+    for way, by_size in made["efficiency"].items():
+        for size, by_count in by_size.items():
+            cells = " | ".join(f"{by_count[count]:.2f}" for count in counts)
+            lines.append(f"| {way}, {int(size):,} a part | {cells} |")
+    return "\n".join(lines)
 
 
 def filled(text: str) -> str:

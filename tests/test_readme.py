@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "plugins").glob("*/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
     ROOT / ".github/CONTRIBUTING.md",
 ]
 
@@ -34,8 +35,8 @@ def commands():
         for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
-                if words[:1] == ["stzoo"]:
-                    yield " ".join(words[1:])
+                if "stzoo" in words[:-1] and words[0] != "pip":  # alone, or after `torchrun … -m`
+                    yield " ".join(words[words.index("stzoo") + 1 :])
 
 
 @pytest.mark.parametrize("line", sorted(set(commands())))
