@@ -84,7 +84,7 @@ def test_mining_is_shared_out(model, judged, tmp_path, monkeypatch):
 import sys, time
 from pathlib import Path
 from stzoo.finetuning.mining import shards
-shards.PART, shards.BLOCK = 2, 2
+shards.PART = 2  # all in one block
 find, here = shards._Mining._finder, Path(sys.argv[4])
 def begun(self, first, last):
     (here / f"{shards.rank()}").touch()
@@ -221,6 +221,8 @@ def test_one_of_the_processes_hands_the_vectors_over(model, judged, tmp_path, mo
 def test_options_of_ray_need_it(model, judged, tmp_path):
     with pytest.raises(RecipeError, match="--workers has no effect without --engine ray"):
         stzoo.encode(model, judged, output=tmp_path / "out", workers=2)
+    with pytest.raises(RecipeError, match="workers is 0; expected at least 1"):
+        stzoo.encode(model, judged, output=tmp_path / "out", engine="ray", workers=0)
     with pytest.raises(RecipeError, match="there is no engine 'rya'; did you mean 'ray'"):
         stzoo.encode(model, judged, output=tmp_path / "out", engine="rya")
     stzoo.encode(model, judged, output=tmp_path / "out")

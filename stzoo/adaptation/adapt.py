@@ -35,12 +35,12 @@ from stzoo.adaptation.stages.ask import ask_questions, questions_file
 from stzoo.adaptation.stages.compare import compare
 from stzoo.adaptation.stages.filter import LOST, filter_questions
 from stzoo.adaptation.stages.read import Passages, read_passages
-from stzoo.adaptation.stages.run import Run
+from stzoo.adaptation.stages.run import SETTINGS, Run
 from stzoo.adaptation.stages.train import train
 from stzoo.data.beir_layout import corpus_file
 from stzoo.data.documents.find import check_there
 from stzoo.data.objects import corpus_path, is_judged
-from stzoo.errors import DataError, OutputError
+from stzoo.errors import DataError, OutputError, StzooError
 from stzoo.evaluation.adapt_record import ADAPTED, BASE, HELD_OUT, MEASURE, RECORD, RESULTS
 from stzoo.models.cross_encoder import open_teacher
 from stzoo.models.loaded import LoadedModel, open_model
@@ -129,10 +129,13 @@ def adapt(
             config.teacher, max_tokens=config.teacher_tokens, device=config.device
         )
         run = Run(config, folder, base, retriever, teacher or None, show_bars)
+        was_there = (folder / SETTINGS).exists()
         try:
             record = _make(run, corpus, _Clock(on_stage or (lambda _: None)), notes)
-        finally:
-            run.forget_settings()
+        except StzooError:
+            if not was_there:
+                run.forget_settings()
+            raise
     return Adapted(folder, record)
 
 

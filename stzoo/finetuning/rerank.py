@@ -31,7 +31,7 @@ from stzoo.models import limits
 from stzoo.models.check_weights import check_report, loading_reports
 from stzoo.models.cross_encoder import Teacher, open_teacher
 from stzoo.models.loaded import limit, open_model
-from stzoo.models.loading import check_device, loading_errors
+from stzoo.models.loading import check_device, is_self_contained, loading_errors
 from stzoo.models.names import model_source
 from stzoo.retrieval import bm25
 from stzoo.retrieval.rerank import rerank as rank_again
@@ -64,7 +64,7 @@ def rerank(
     overwrite: bool = False,
     **settings: Any,
 ) -> Path:
-    """Trains a cross-encoder, which `bench --rerank`, `search --rerank` and `--teacher` take.
+    """Trains a cross-encoder, which `bench(rerank=…)`, `search(rerank=…)` and `mine(teacher=…)` take.
 
     Args:
         data: Training data with negatives: the path of a file, e.g. one that `stzoo mine` wrote, or rows as
@@ -140,7 +140,9 @@ def load(source: str, config: RerankSettings) -> tuple[Any, bool]:
             tokens.
     """
     with loading_errors("model", source), loading_reports() as reports:
-        options = dict(device="cpu", trust_remote_code=False, local_files_only=Path(source).is_dir())
+        options = dict(
+            device="cpu", trust_remote_code=False, local_files_only=is_self_contained(Path(source))
+        )
         model = CrossEncoder(source, num_labels=1, **options)
     (loaded, report), *_ = reports
     inside = f"{loaded.base_model_prefix}."

@@ -21,7 +21,7 @@ from stzoo.models import limits
 from stzoo.models.check_weights import check_model, loading_reports
 from stzoo.models.encode import moved, score_pairs
 from stzoo.models.loaded import NO_REVISION, commit_of, folder_revision, limit
-from stzoo.models.loading import check_device, loading_errors
+from stzoo.models.loading import check_device, is_self_contained, loading_errors
 from stzoo.models.names import check_source, parse_name
 from stzoo.utils.progress import advance, advancing, progress_bar
 
@@ -121,7 +121,9 @@ def open_teacher(name: str, *, max_tokens: int | None = None, device: str | None
         raise ModelError(f"{given} is no model; expected a cross-encoder's folder, with a config.json.")
     with loading_errors("teacher", given), loading_reports() as reports:
         _check_kind(given)
-        model = CrossEncoder(given, device="cpu", trust_remote_code=False, local_files_only=local)
+        model = CrossEncoder(
+            given, device="cpu", trust_remote_code=False, local_files_only=is_self_contained(folder)
+        )
     if model.num_labels != 1:
         raise ModelError(f"{given} gives {model.num_labels} labels; expected one, how relevant a passage is.")
     check_model(given, model, reports)

@@ -76,11 +76,19 @@ def load_plain(
         raise ModelError(no_model(folder))
     with loading_errors("model", name), check_weights.loading_reports() as reports:
         options |= dict(device=device, trust_remote_code=False, revision=revision)
-        options["local_files_only"] = folder.is_dir()  # or its card asks the Hub for a model of this name
+        options["local_files_only"] = is_self_contained(folder)
         model = SentenceTransformer._load_with_module_classes(name, _of_plugins(name, revision), **options)
     check_weights.check_model(name, model, reports)
     limits.prepare(model, name)
     return model
+
+
+def is_self_contained(folder: Path) -> bool:
+    """True for a folder with all files of a model; False if its adapter needs a base from elsewhere.
+
+    For such a folder no library needs the Hub, which they would ask for a model of the folder's name.
+    """
+    return folder.is_dir() and next(folder.rglob("adapter_config.json"), None) is None
 
 
 def load_masked_lm(name: str, dtype: str | None = None) -> tuple[Any, Any, frozenset[str]]:

@@ -50,6 +50,7 @@ def teacher_path(given: Any) -> str:
             f"an object of type {type(given).__name__} was given as cross-encoder; expected a CrossEncoder, "
             "the path of its folder, or its Hub id."
         )
+    _check_backend(given)
     return _path_of_copy(given)
 
 
@@ -88,9 +89,7 @@ def option_paths(given: Any) -> Any:
     """Options with the path of its copy in place of each model; see `model_path`."""
     if isinstance(given, Mapping):
         return {name: option_paths(value) for name, value in given.items()}
-    return (
-        given if given is None or isinstance(given, bool | int | float | list | tuple) else model_path(given)
-    )
+    return base_path(given) if isinstance(given, SentenceTransformer | CrossEncoder) else given
 
 
 def check_model(given: Any) -> None:
@@ -101,10 +100,14 @@ def check_model(given: Any) -> None:
     """
     if not isinstance(given, SentenceTransformer):
         raise ModelError(f"an object of type {type(given).__name__} was given as model; expected {EXPECTED}.")
+    _check_backend(given)
+
+
+def _check_backend(given: Any) -> None:
     if given.backend != "torch":  # its state_dict is empty, so that two models would look the same
         raise ModelError(
-            f"a SentenceTransformer of the backend {given.backend} was given, whose weights cannot be read "
-            "from the object. Give the path of its folder, or its Hub id, and the backend."
+            f"a {type(given).__name__} of the backend {given.backend} was given, whose weights cannot be "
+            "read from the object. Give the path of its folder, or its Hub id, and the backend."
         )
 
 

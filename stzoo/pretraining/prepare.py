@@ -94,7 +94,7 @@ def prepare(
         settings: Settings of the preparation; they override those of the recipe.
 
     Returns:
-        The output folder, which can be passed to `stzoo pretrain --corpus`.
+        The output folder, which can be passed to `pretrain(corpus=…)`.
 
     Raises:
         StzooError: If the user made a mistake; see `stzoo.errors`.
@@ -127,9 +127,10 @@ def prepare(
         )
         run.record()  # before any index is made, so that an interrupted run can resume
         work = run.folder / WORK
-        with main_process_first():  # it looks whether the folder is empty, and may make an index in it
+        with main_process_first():  # it looks first whether the folder is empty
             work.mkdir(exist_ok=True)
-            instance = kind(config, corpus, tokenizer, work)
+        instance = kind(config, corpus, tokenizer, work)
+        with main_process_first():  # it may make an index
             made_by = instance.metadata()
         run.record_inputs(corpus=corpus.record(), tokenizer=tokenizer_fingerprint(tokenizer), made_by=made_by)
         shards = _make(instance, work)

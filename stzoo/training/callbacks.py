@@ -37,7 +37,7 @@ def preserve_rng_state() -> Iterator[None]:
 
 
 def remove_host_progress(trainer: Any) -> None:
-    """Removes the host's own bar (in a notebook, its table) and printer, in whose place `Progress` is."""
+    """Removes the host's own bar (in a notebook, its table) and printer; `Progress` replaces them."""
     for theirs in (host.DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
         trainer.remove_callback(theirs)
 

@@ -250,7 +250,7 @@ def _check_resumable(folder: Path, old: dict[str, Any], settings: Settings, resu
             "or choose another --output."
         )
     then, now = _fixed(old["recipe"], old.get("components", ())), _fixed(settings.dump())
-    if _check_processes(folder, old, settings):
+    if old["status"] != "finished" and _check_processes(folder, old, settings):
         then["accumulation"] = now["accumulation"]
     _check_same(folder, then, now, "settings")
 

@@ -110,12 +110,17 @@ def _like(tensor: Tensor, value: Tensor) -> Tensor:
 
 
 def gathered_state(optimizer: Any) -> dict[str, Any]:
-    """The state of an optimizer as it is without sharding; all processes must ask for it together."""
-    state = optimizer.state_dict()
-    whole = {
-        number: {name: full(one).cpu() if isinstance(one, Tensor) else one for name, one in values.items()}
-        for number, values in state["state"].items()
-    }
+    """The state of an optimizer as it is without sharding, in the first process; that of the others is empty.
+
+    All processes must ask for it together.
+    """
+    state, whole = optimizer.state_dict(), {}
+    for number, values in state["state"].items():
+        every = {name: full(one) if isinstance(one, Tensor) else one for name, one in values.items()}
+        if dist.get_rank() == 0:  # only it writes them
+            whole[number] = {
+                name: one.cpu() if isinstance(one, Tensor) else one for name, one in every.items()
+            }
     return {**state, "state": whole}
 
 

@@ -110,16 +110,23 @@ def gathered(rows: Any) -> Any:
         rows: Array of the rows of this process.
     """
     import numpy as np
+    import torch
     from torch import distributed as dist
 
     if world_size() == 1:
         return rows
     wait_for_all()  # some may need longer than the time limit of an exchange
-    parts: list[Any] = [None] * world_size()
+    sizes: list[Any] = [None] * world_size()
     group = dist.new_group(backend="gloo")
-    dist.all_gather_object(parts, rows, group=group)
+    dist.all_gather_object(sizes, len(rows), group=group)
+    ends = np.cumsum([0, *sizes])
+    every = np.empty((ends[-1], *rows.shape[1:]), rows.dtype)
+    every[ends[rank()] : ends[rank() + 1]] = rows
+    for source, (first, last) in enumerate(itertools.pairwise(ends)):
+        if first < last:
+            dist.broadcast(torch.from_numpy(every[first:last]), source, group=group)
     dist.destroy_process_group(group)
-    return np.concatenate(parts)
+    return every
 
 
 def is_main_process() -> bool:

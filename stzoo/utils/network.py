@@ -104,20 +104,20 @@ def is_name_unknown(error: BaseException | None) -> bool:
     """True if a server's name does not exist, as without a network; trying again is of no use."""
     while error is not None:
         if isinstance(error, socket.gaierror):
-            return error.errno == socket.EAI_NONAME
+            return error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None))
         error = error.__cause__ or error.__context__
     return False
 
 
 def is_cut_off(url: str) -> bool:
     """True if a server cannot be reached, as its name is unknown here. It sends nothing to the server."""
-    host = urlsplit(url).hostname
-    if host is None or getproxies():  # a proxy looks names up
+    scheme, host = urlsplit(url).scheme, urlsplit(url).hostname
+    if host is None or getproxies().get(scheme):  # a proxy looks names up
         return False
     try:
         socket.getaddrinfo(host, None)
-    except OSError as error:
-        return is_name_unknown(error)
+    except OSError:
+        return True
     return False
 
 

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -34,7 +34,9 @@ T = TypeVar("T")
 # -- the manifest
 
 
-def open_manifest(path: Path, settings: Mapping[str, Any], *, parts: str = "") -> dict[str, Any]:
+def open_manifest(
+    path: Path, settings: Mapping[str, Any], *, parts: str = "", may_have: Collection[str] = ()
+) -> dict[str, Any]:
     """Reads the manifest of a folder, or writes it where there is none, and returns it.
 
     Args:
@@ -42,6 +44,7 @@ def open_manifest(path: Path, settings: Mapping[str, Any], *, parts: str = "") -
         settings: What the parts depend on, as JSON. A manifest may have more keys.
         parts: Regular expression for names of files that are removed if there is no manifest, as nothing says
             what they were made from.
+        may_have: Names of files and folders that may be there before the manifest.
 
     Raises:
         OutputError: If the manifest is damaged or has other values, or if there is none and the folder has
@@ -50,8 +53,10 @@ def open_manifest(path: Path, settings: Mapping[str, Any], *, parts: str = "") -
     folder = path.parent
     if not path.exists():
         names = {entry.name for entry in folder.glob("*") if not entry.name.startswith(".")}
+        if path.name in names:  # another process has just written it
+            return open_manifest(path, settings, parts=parts, may_have=may_have)
         orphans = {name for name in names if re.fullmatch(parts, name)}
-        if others := sorted(names - orphans):
+        if others := sorted(names - orphans - set(may_have)):
             raise OutputError(
                 f"{folder} has no {path.name} but other files ({', '.join(others[:5])}); expected an empty "
                 "folder or one that stzoo has made. Move them away, or choose another folder."
@@ -269,8 +274,8 @@ class Parts(Generic[T]):
         """Makes all missing parts, together with any other processes that do the same.
 
         A process makes the parts that no other one is making, and returns when all are there. The parts of
-        one that dies are made by the others, or by the next call. Processes of torchrun and SLURM begin at
-        different parts, so that each makes neighbouring ones.
+        one that dies are made by the others, or by the next call. Processes of torchrun begin at different
+        parts, so that each makes neighbouring ones.
 
         Args:
             compute: Computes a part from what `take` returns: a function that this process applies, or the

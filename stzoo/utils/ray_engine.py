@@ -22,6 +22,7 @@ from stzoo.utils.workers import Engine, on_device
 AHEAD = 2  # values that a worker has: one that it computes, and the next one
 RESTARTS = 3  # of one worker
 PATIENCE_S = 10  # for the cluster to answer
+SILENCE_S = 60  # until the user is notified that no worker has started
 PACKAGES = ("stzoo", "sentence-transformers", "transformers", "torch")  # which results depend on
 
 
@@ -59,7 +60,7 @@ def _connect(ray: Any, address: str | None) -> None:
         if found := re.search(r"([^/]+):(\d+)$", where or ""):  # as Ray would try for minutes
             with contextlib.closing(socket.create_connection((found[1], int(found[2])), timeout=PATIENCE_S)):
                 pass
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address=where or "local", log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         raise RecipeError(
             f"there is no Ray cluster at {where or 'this machine'} ({first_line(error)}). Start one by `ray "
@@ -92,11 +93,13 @@ class _RayWorkers:
 
     def __init__(self, ray: Any, compute: Callable[[Any], Any], workers: int | None):
         self._ray, self._compute = ray, compute
-        resources = ray.cluster_resources()
-        gpus = int(resources.get("GPU", 0))
-        self._count = workers or gpus or max(1, len(ray.nodes()))
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        gpus = int(sum(node.get("GPU", 0) for node in nodes))
+        self._count = workers or gpus or max(1, len(nodes))
         self._gpus = 1 if gpus else 0
-        self._cpus = max(1, int(resources.get("CPU", 1)) // self._count)
+        used = [int(node.get("CPU", 0)) for node in nodes if not gpus or node.get("GPU", 0)]
+        fair = sum(used) // self._count
+        self._cpus = max(1, min([fair, *filter(None, used)]))  # that each of these nodes has
         self.capacity = AHEAD * self._count
         self._function: list[Any] = []
         self._actors: list[Any] = []
@@ -113,7 +116,16 @@ class _RayWorkers:
 
     def next(self) -> tuple[int, Any]:
         while True:
-            (ready, *_), _ = self._ray.wait([*self._at_work, *self._starting])
+            found, _ = self._ray.wait([*self._at_work, *self._starting], timeout=SILENCE_S)
+            if not found:
+                if len(self._starting) == self._count:
+                    notify(
+                        f"No worker of Ray has started for {SILENCE_S} s; each needs "
+                        f"{counted(self._cpus, 'CPU')} and {counted(self._gpus, 'GPU')} that are free on one "
+                        "node. See `ray status`."
+                    )
+                continue
+            (ready,) = found
             if ready in self._starting:
                 actor = self._starting.pop(ready)
                 _check_versions(self._get(ready))

@@ -44,8 +44,14 @@ class Recorded(_Path):
         """How many of what was found, kept and left out."""
         return Counts(self.record["counts"])
 
+    def __contains__(self, name: str) -> bool:
+        return name in self.record
+
+    __iter__ = None  # a path is no sequence, although it has items
+
     def __getitem__(self, name: str) -> Any:
         return self.record[name]
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(str(self))}</p>{self.counts._repr_html_()}"
+        counts = self.record.get("counts")
+        return f"<p>{escape(str(self))}</p>{Counts(counts)._repr_html_() if counts else ''}"

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from stzoo.errors import RecipeError, check_known
+from stzoo.utils.distributed import require_one_process
 
 ENGINES = ("local", "ray")
 
@@ -31,7 +32,7 @@ class Workers(Protocol):
         """Waits for a result, and returns it with the number of its value.
 
         Raises:
-            StzooError: If the function failed, or all workers died.
+            StzooError: If the function failed, or a worker died too often.
         """
 
 
@@ -98,6 +99,9 @@ def chosen_engine(engine: str, workers: int | None, address: str | None) -> Iter
             raise RecipeError(f"{option} has no effect without --engine ray; add it, or drop the option.")
         yield
         return
+    if workers is not None and workers < 1:
+        raise RecipeError(f"workers is {workers}; expected at least 1.")
+    require_one_process("--engine ray")
     from stzoo.utils.ray_engine import ray_engine
 
     with ray_engine(address, workers) as chosen, using(chosen):

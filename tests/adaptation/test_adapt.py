@@ -359,6 +359,26 @@ def test_a_mistake_does_not_block_its_correction(tiny_folder, library, tmp_path)
         stzoo.adapt(tiny_folder, **given, count=20, seed=7)
 
 
+def test_a_mistake_with_documents_does_not_block_its_correction_either(tiny_folder, library, tmp_path):
+    rows = [json.loads(line) for line in (library / "corpus.jsonl").read_text().splitlines()]
+    (tmp_path / "docs").mkdir()
+    for row in rows[:20]:
+        (tmp_path / "docs" / f"{row['_id']}.txt").write_text(row["text"])
+    given = dict(corpus=tmp_path / "docs", output=tmp_path / "run", progress=False)
+    with pytest.raises(ModelError):
+        stzoo.adapt(tiny_folder, **given, queries="local", queries_model=str(tmp_path / "mistyped"))
+    assert (tmp_path / "run" / "corpus" / "corpus.jsonl").is_file()
+    with pytest.raises(DataError, match="questions"):
+        stzoo.adapt(tiny_folder, **given)
+
+
+def test_settings_of_someone_else_stay(tiny_folder, library, tmp_path):
+    (tmp_path / "settings.json").write_text('{"mine": true}')
+    with pytest.raises(OutputError):
+        stzoo.adapt(tiny_folder, corpus=library, output=tmp_path, progress=False)
+    assert (tmp_path / "settings.json").read_text() == '{"mine": true}'
+
+
 def test_scores_are_a_table(adapted):
     scores = adapted[0].scores
     assert dict(scores) == adapted[0].record["scores"]

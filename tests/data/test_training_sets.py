@@ -1007,6 +1007,15 @@ def test_a_positive_without_its_title_is_the_passage_of_its_id(tmp_path, capsys)
     )
 
 
+def test_numbers_of_rows_are_no_ids_of_the_corpus(tmp_path):
+    """Rows without ids are numbered, as passages of many corpora are."""
+    passages = [{"_id": str(number), "text": text} for number, text in enumerate(("a party of art", "b c"))]
+    put(tmp_path / "corpus.jsonl", *passages)
+    rows = [{"query": "q", "positive": "art"}, {"query": "r", "positive": "b c"}]
+    judged = read_judged(put(tmp_path / "rows.jsonl", *rows), corpus=tmp_path / "corpus.jsonl")
+    assert [list(grades) for grades in judged.qrels.values()] == [["_0"], ["1"]]
+
+
 def test_ids_are_searched_over_the_corpus_that_has_them(tmp_path, corpus):
     judged = read_judged(put(tmp_path / "ids.jsonl", *map(tevatron_ids, ROWS)), corpus=corpus)
     assert judged.corpus_ids == ["z", *CORPUS]

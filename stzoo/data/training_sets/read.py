@@ -192,13 +192,15 @@ def _over(training: TrainingSet, split: str, corpus: Corpus) -> RetrievalDataset
     ids, texts, notes = corpus.passages
     positives = set(training.positives.places.tolist())
     place_of = {text_key(training.passages[place]): place for place in positives}
-    by_id = {training.corpus_ids[place]: place for place in positives}
+    ids_of = {place: training.corpus_ids[place] for place in positives}
+    by_id = {name: place for place, name in ids_of.items() if name.lstrip("_") != str(place)}  # of the rows
     names: dict[int, list[str]] = {}
     for name, text in zip(ids, texts, strict=True):
         place = place_of.get(text_key(text))
         if place is None and (named := by_id.get(name)) is not None:
             # the rows may have its text without the title
-            place = named if same_text_key(training.passages[named]) in same_text_key(text) else None
+            inside = f" {same_text_key(training.passages[named])} "
+            place = named if inside in f" {same_text_key(text)} " else None
         if place is not None:
             names.setdefault(place, []).append(name)
     if lacking := sorted(positives.difference(names)):

@@ -150,7 +150,8 @@ def bench(
 
     Returns:
         The results, data set by data set: BM25 first, then the models in the order given, their fusions, and
-        the reranked systems. They are a list that prints as a table.
+        the reranked systems. They are a list that prints as a table. Of several processes, which encode
+        together, all but the first return an empty list.
 
     Raises:
         DataError: If a data set is missing or invalid.
@@ -236,6 +237,8 @@ def bench(
             run_info = {"device": loaded.model.device.type}
             systems += Dense(retrievers[-1], k).systems(precisions, settings.index, run_info)
 
+        if suite:
+            stack.enter_context(each_file_once())  # the tasks share a corpus
         if not is_main_process():  # it encodes together with the main process, which does the rest
             for read in datasets_to_read:
                 judged = read()
@@ -301,8 +304,6 @@ def bench(
                 if path.exists():
                     results.find(path, (system.name, system.revision), judged, system.settings)
 
-        if suite:
-            stack.enter_context(each_file_once())  # the tasks share a corpus
         found_names, first = check_datasets(datasets_to_read, check)
         names += found_names
         revisions = [(system.name, system.revision) for system in systems_for(first)]

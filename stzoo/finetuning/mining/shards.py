@@ -155,6 +155,7 @@ class _Mining:
             while missing:
                 start = missing[0].first
                 here = [part for part in missing if start <= part.first < start + block]
+                here = here[: -(-len(missing) // world_size())]  # the others get their share
                 with contextlib.ExitStack() as claims:
                     ours = [claim for claim, _ in (self.parts.reserve(one, claims) for one in here) if claim]
                     if ours:

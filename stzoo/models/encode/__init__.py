@@ -170,7 +170,7 @@ def _encoded(
         # other backends have their own threads, and a sharded model runs in the same order on all processes
         if on_cpu and len(replicas) == 1 and transformer.backend == "torch" and not _is_sharded(model):
             replicas = [_twin(model, {}) for _ in range(min(threads, WORKERS))]
-    if on_cpu and len(replicas) == 1:
+    if len(replicas) == 1 and (on_cpu or _is_sharded(model)):  # FSDP2 works on the thread's own device
         yield from (work(model, batch) for batch in batches)
         return
     try:
@@ -249,7 +249,7 @@ def _forward(role: str | None) -> Callable[[Any, Batch], tuple[list[int], np.nda
             # a copy, because modules write into it, and it may be needed again
             out = model(batch_to_device(dict(features), model.device), task=role)
         except torch.cuda.OutOfMemoryError:
-            if rows == 1:
+            if rows == 1 or _is_sharded(model):  # the other processes would go on with the next layer
                 raise
         else:
             if role is None:

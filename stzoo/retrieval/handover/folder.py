@@ -87,7 +87,7 @@ class Folder:
         if self.is_remote:
             digest = hashlib.sha256(json.dumps([self.output, record]).encode()).hexdigest()[:12]
             self.work = cache_folder() / "handover" / digest
-        with lock_folder(self.work):
+        with lock_folder(self.work, wait=True):  # what another process of the same call writes is complete
             if self.size(self.record) is None:
                 found = json.loads(json.dumps(dict(record)))
                 self.write_json(self.record, found)
@@ -145,4 +145,9 @@ class Folder:
         with reaching(self.shown(name), OutputError):
             if not self.system.async_impl:  # the others are object stores: without folders, but with buckets
                 self.system.makedirs(self.path, exist_ok=True)
-            self.system.put_file(str(path), self.at(name))
+            if self.system.async_impl:  # object stores have a file whole or not at all
+                self.system.put_file(str(path), self.at(name))
+                return
+            draft = self.at(f".{name}.part")
+            self.system.put_file(str(path), draft)
+            self.system.mv(draft, self.at(name))

@@ -52,7 +52,7 @@ def write(passages: Passages, output: str, collection: str) -> str:
     record = passages.record("lancedb")
     name = f"the table {collection} of {output}"
     # two processes would both append the same rows
-    lock = contextlib.nullcontext() if is_url(output) else lock_folder(output)
+    lock = contextlib.nullcontext() if is_url(output) else lock_folder(output, wait=True)
     with lock, _errors(name):
         base = client_module().connect(output)
         kind = schema(record["dimension"], record)

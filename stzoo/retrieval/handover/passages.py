@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stzoo.data.rows import read_lines
-from stzoo.errors import quoted
+from stzoo.errors import DataError, quoted
 from stzoo.retrieval.store import Store
 from stzoo.utils.inputs import parse_json
+from stzoo.utils.messages import counted
 from stzoo.utils.progress import progress_bar
 
 SCHEMA_VERSION = 1
@@ -79,6 +80,7 @@ class Passages:
             DataError: If the corpus has changed since it was encoded.
         """
         lines = itertools.islice(read_lines(self.file, False), start, None)
+        place = start - 1
         for place, (at, line) in enumerate(lines, start):
             row = parse_json(line)
             known = row.pop("_id", None), row.pop("id", None)
@@ -90,6 +92,11 @@ class Passages:
                 del row["metadata"]
                 row |= further
             yield Row(found, title, text, row)
+        if place + 1 < len(self):
+            raise DataError(
+                f"{self.file} has {counted(place + 1, 'passage')}, but {len(self):,} were encoded. Encode it "
+                "again."
+            )
 
     def parts(self, size: int, start: int = 0) -> Iterator[tuple[int, np.ndarray, list[Row]]]:
         """Consecutive parts: the number of the first vector, float32 [n, D], and the n passages."""
