@@ -89,7 +89,8 @@ def option_paths(given: Any) -> Any:
     """Options with the path of its copy in place of each model; see `model_path`."""
     if isinstance(given, Mapping):
         return {name: option_paths(value) for name, value in given.items()}
-    return base_path(given) if isinstance(given, SentenceTransformer | CrossEncoder) else given
+    is_plain = given is None or isinstance(given, bool | int | float | list | tuple) or hasattr(given, "item")
+    return given if is_plain else base_path(given)
 
 
 def check_model(given: Any) -> None:

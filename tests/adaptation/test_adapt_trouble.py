@@ -377,7 +377,7 @@ def test_an_endpoint_that_is_down_is_explained_and_then_continued(tiny_folder, l
     done = cli(*given, "--retries", "0")
     assert done.returncode == 2
     assert "HTTP 500" in done.stderr
-    assert (tmp_path / "run" / "settings.json").exists()
+    assert not (tmp_path / "run" / "settings.json").exists()  # no query has been asked
     server.fault = ""
     with pytest.raises(KeyboardInterrupt):
         again(

@@ -379,7 +379,7 @@ def test_a_folder_without_text_is_an_error(tmp_path):
     for source, error in (
         (tmp_path / "nowhere", "there is no file or folder"),
         ([], "the list has no document"),
-        ([3], "a int; expected a text, or a dict with a text"),
+        ([3], "an int; expected a text, or a dict with a text"),
         (3, "an object of type int was given; expected a list of texts or dicts, a pandas"),
         (pd.DataFrame({"x": ["a"]}), "no column 'text'"),
     ):

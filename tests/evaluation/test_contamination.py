@@ -273,7 +273,7 @@ def test_a_parquet_file_without_text_or_no_file_at_all_is_an_error(tested, tmp_p
             contamination(nothing, data=tested)
     done = CliRunner().invoke(app, ["contamination", "--train", "", "--data", str(tested)])
     assert isinstance(done.exception, RecipeError)
-    with pytest.raises(RecipeError, match="no training data"):
+    with pytest.raises(DataError, match="the training data, a list, is empty"):
         contamination([], data=tested)
 
 
