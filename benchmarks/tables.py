@@ -500,13 +500,17 @@ def scale() -> str:
     made = json.loads((RESULTS / "scale.json").read_text())
     alone = made["seconds"]["processes 1"]
     lines = [f"| {made['texts']:,} passages | seconds | of one process |", "|---|---|---|"]
-    for name, seconds in made["seconds"].items():
-        way, _, count = name.rpartition(" ")
-        what = {"processes": "process", "ray": "worker of Ray"}[way]
-        plural = {"process": "processes", "worker of Ray": "workers of Ray"}[what]
-        lines.append(
-            f"| {count} {what if count == '1' else plural} | {seconds:.1f} | {seconds / alone:.2f} |"
-        )
+    names = {
+        "processes 1": "1 process",
+        "processes 2": "2 processes",
+        "processes 4": "4 processes",
+        "threads 2": "1 process of 2 threads",
+        "ray 1": "1 worker of Ray, of 2 threads",
+        "ray 2": "2 workers of Ray",
+    }
+    for name, what in names.items():
+        seconds = made["seconds"][name]
+        lines.append(f"| {what} | {seconds:.1f} | {seconds / alone:.2f} |")
     rows = made["memory"]
     shown = ", ".join(f"{found['MB_peak']} MB for {int(count):,}" for count, found in rows.items())
     lines += ["", f"Memory of a process that fills a store does not grow with its vectors: {shown}."]
