@@ -44,7 +44,7 @@ class Costs:
         slow_factor: Their time, in times the usual one.
         hours_to_failure: Mean hours until a worker fails.
         bytes_a_passage: Bytes of a text and its vector.
-        network: Bytes per second through the driver; 0 if there is none.
+        network: Bytes per second through the driver; 0 without a driver.
     """
 
     start: float = 20.0

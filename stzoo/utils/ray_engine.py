@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import Any
 
-from stzoo.errors import MissingExtraError, RecipeError, StzooError, TrainingError, first_line
+from stzoo.errors import RecipeError, StzooError, TrainingError, first_line
 from stzoo.utils.messages import collect_notes, counted, notify
+from stzoo.utils.optional import import_extra
 from stzoo.utils.workers import Engine, on_device
 
 AHEAD = 2  # values that a worker has: one that it computes, and the next one
@@ -39,10 +40,7 @@ def ray_engine(address: str | None = None, workers: int | None = None) -> Iterat
         MissingExtraError: If Ray is not installed.
         RecipeError: If the cluster cannot be reached.
     """
-    try:
-        import ray
-    except ImportError:
-        raise MissingExtraError("Ray", "ray") from None
+    ray = import_extra("ray", "ray", "Ray")
     was_connected = ray.is_initialized()
     if not was_connected:
         _connect(ray, address)

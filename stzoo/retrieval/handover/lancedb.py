@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stzoo.errors import MissingExtraError, OutputError, StzooError, first_line
+from stzoo.errors import OutputError, StzooError, first_line
 from stzoo.retrieval.handover.parquet import as_table, schema
 from stzoo.retrieval.handover.passages import KEY, Passages, compared
 from stzoo.utils.files import lock_folder
 from stzoo.utils.inputs import is_url
+from stzoo.utils.optional import import_extra
 from stzoo.utils.parts import check_manifest
 
 METRICS = {"cosine": "cosine", "dot": "dot", "euclidean": "l2"}
@@ -26,11 +27,7 @@ def client_module() -> Any:
     Raises:
         MissingExtraError: If it is not installed.
     """
-    try:
-        import lancedb
-    except ImportError:
-        raise MissingExtraError("lancedb", "lancedb") from None
-    return lancedb
+    return import_extra("lancedb", "lancedb")
 
 
 def check_free(folder: Path) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stzoo.errors import MissingExtraError, OutputError, StzooError, first_line
+from stzoo.errors import OutputError, StzooError, first_line
 from stzoo.retrieval.handover.passages import KEY, Passages, compared
+from stzoo.utils.optional import import_extra
 from stzoo.utils.parts import check_manifest
 
 METRICS = {"cosine": "COSINE", "dot": "DOT", "euclidean": "EUCLID", "manhattan": "MANHATTAN"}
@@ -25,11 +26,7 @@ def client_module() -> Any:
     Raises:
         MissingExtraError: If it is not installed.
     """
-    try:
-        import qdrant_client
-    except ImportError:
-        raise MissingExtraError("qdrant-client", "qdrant") from None
-    return qdrant_client
+    return import_extra("qdrant_client", "qdrant", "qdrant-client")
 
 
 def check_free(folder: Path) -> None:
