@@ -13,7 +13,9 @@ from support.models import sentence_transformer
 import stzoo
 from stzoo.data.beir import write_beir
 from stzoo.errors import RecipeError, TrainingError
-from stzoo.retrieval.store import open_store
+from stzoo.retrieval.search import exact
+from stzoo.retrieval.search.exact import top_k
+from stzoo.retrieval.store import Store, fill, open_store
 from stzoo.testing import sentences, tiny_cross_encoder
 from stzoo.utils.parts import ArrayParts
 from stzoo.utils.workers import chosen_engine, started
@@ -166,3 +168,27 @@ def test_a_cluster_that_is_not_there_is_one_sentence(model, judged, tmp_path):
     assert "there is no Ray cluster at 127.0.0.1:1" in done.stderr
     assert "Traceback" not in done.stderr
     assert time.monotonic() - start < 600
+
+
+def test_workers_search_the_blocks_of_a_store_that_they_can_read(tmp_path, monkeypatch, caplog):
+    """One of two stores exists for the driver only."""
+    driver, drawn = os.getpid(), np.random.default_rng(0).integers(-2, 3, (700, 4)).astype(np.float32)
+    queries, ids = (
+        np.random.default_rng(1).normal(size=(9, 4)).astype(np.float32),
+        [f"d{i}" for i in range(700)],
+    )
+
+    class Elsewhere(Store):
+        def is_here(self):
+            return os.getpid() == driver
+
+    monkeypatch.chdir(tmp_path)
+    stored = fill("store", drawn, {}, np.array, shard_rows=100)
+    alone = top_k(queries, stored, ids[:9], ids, 40, drop_self=True)
+    monkeypatch.setattr(exact, "PASSAGES", 64)
+    with chosen_engine("ray", 2, None):
+        assert top_k(queries, stored, ids[:9], ids, 40, drop_self=True) == alone
+        assert not caplog.text
+        hidden = Elsewhere(stored.folder, stored.manifest, 0.0)
+        assert top_k(queries, hidden, ids[:9], ids, 40, drop_self=True) == alone
+    assert caplog.text.count("so this process searches in its place") == 1

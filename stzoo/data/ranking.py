@@ -19,31 +19,20 @@ EMPTY = -(2**63)  # a key below that of any score
 RANK = 0xFFFFFFFF  # the bits of a key that are the rank of the document's id
 
 
-class Ranking:
-    """Keeps the k best documents of each query as scores arrive.
+class Best:
+    """Keeps the best documents of each query as scores arrive.
 
     A score and its document are packed into an int64 key: the score's bits, in a form that sorts as integers,
     above the rank of the document's id. All keys of a query differ, so the largest keys are the best
     documents, with ties broken as in trec_eval.
 
     Args:
-        corpus_ids: N unique ids.
-        k: Number of documents to keep per query.
-        drop_self: True drops the document whose id is the query's.
-
-    Raises:
-        RecipeError: If k is below 1.
+        ranks: uint32 [N], the rank of each document's id.
+        width: Number of documents to keep per query.
     """
 
-    def __init__(self, corpus_ids: Sequence[str], k: int, *, drop_self: bool):
-        if k < 1:
-            raise RecipeError(f"k is {k}; expected at least 1.")
-        self.corpus_ids, self.k, self.drop_self = corpus_ids, k, drop_self
-        self.width = min(k + drop_self, len(corpus_ids))  # with room for the query itself
-        texts = corpus_ids if isinstance(corpus_ids, Texts) else Texts(corpus_ids)
-        self.ascending = texts.sort_order().astype(np.uint32)
-        self.ranks = np.empty_like(self.ascending)
-        self.ranks[self.ascending] = np.arange(len(texts), dtype=np.uint32)
+    def __init__(self, ranks: np.ndarray, width: int):
+        self.ranks, self.width = ranks, width
 
     def none(self, queries: int) -> np.ndarray:
         """int64 [queries, width], the keys of queries without documents."""
@@ -73,7 +62,37 @@ class Ranking:
         both[:, : self.width] = kept
         first = self.width - np.cumsum(counts) + counts
         both[rows, np.arange(len(rows)) + first[rows]] = _packed(scores, self.ranks[documents])
-        return np.partition(both, -self.width, axis=1)[:, -self.width :]
+        return self._best(both)
+
+    def join(self, kept: np.ndarray, more: np.ndarray) -> np.ndarray:
+        """int64 [Q, width], the best of int64 [Q, width] and [Q, any] keys of different documents."""
+        return self._best(np.concatenate((kept, more), axis=1))
+
+    def _best(self, keys: np.ndarray) -> np.ndarray:
+        return np.partition(keys, -self.width, axis=1)[:, -self.width :]
+
+
+class Ranking(Best):
+    """Keeps the k best documents of each query, by their ids; see `Best`.
+
+    Args:
+        corpus_ids: N unique ids.
+        k: Number of documents to keep per query.
+        drop_self: True drops the document whose id is the query's.
+
+    Raises:
+        RecipeError: If k is below 1.
+    """
+
+    def __init__(self, corpus_ids: Sequence[str], k: int, *, drop_self: bool):
+        if k < 1:
+            raise RecipeError(f"k is {k}; expected at least 1.")
+        self.corpus_ids, self.k, self.drop_self = corpus_ids, k, drop_self
+        texts = corpus_ids if isinstance(corpus_ids, Texts) else Texts(corpus_ids)
+        self.ascending = texts.sort_order().astype(np.uint32)
+        ranks = np.empty_like(self.ascending)
+        ranks[self.ascending] = np.arange(len(texts), dtype=np.uint32)
+        super().__init__(ranks, min(k + drop_self, len(corpus_ids)))  # with room for the query itself
 
     def run(self, query_ids: Sequence[str], kept: np.ndarray) -> "Ranked":
         """The results of int64 [Q, width] keys, which are sorted in place."""

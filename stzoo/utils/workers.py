@@ -6,13 +6,15 @@ shared file system.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from stzoo.errors import RecipeError, check_known
 from stzoo.utils.distributed import require_one_process
 
+T = TypeVar("T")
+R = TypeVar("R")
 ENGINES = ("local", "ray")
 
 
@@ -77,6 +79,30 @@ def started(compute: Callable[[Any], Any]) -> Iterator[Workers]:
     """
     with (_engine.get() or _here)(compute) as workers:
         yield workers
+
+
+def has_workers() -> bool:
+    """True if the current engine has workers other than this process."""
+    return _engine.get() is not None
+
+
+def applied(compute: Callable[[T], R], values: Iterable[T]) -> Iterator[tuple[T, R]]:
+    """Each value with what workers of the current engine computed from it, in the order of completion.
+
+    Args:
+        compute: The function; picklable, as are its values and results.
+        values: The values, which are taken when a worker is free.
+    """
+    waiting, at_work = enumerate(values), dict[int, T]()
+    with started(compute) as workers:
+        while True:
+            while len(at_work) < workers.capacity and (one := next(waiting, None)):
+                at_work[one[0]] = one[1]
+                workers.submit(*one)
+            if not at_work:
+                return
+            number, result = workers.next()
+            yield at_work.pop(number), result
 
 
 @contextlib.contextmanager

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import math
 import tracemalloc
@@ -21,7 +22,9 @@ from stzoo.evaluation.scoring import score
 from stzoo.retrieval.search import exact, exact_kernels
 from stzoo.retrieval.search.exact import retrieve, top_k
 from stzoo.retrieval.search.exact_kernels import SIMILARITIES
+from stzoo.retrieval.store import fill
 from stzoo.testing import TEXTS, tiny_masked_lm
+from stzoo.utils.workers import ThisProcess, on_device, using
 
 # Few small whole numbers: every product is exact and most scores tie. -0.0 must tie with 0.0.
 FEW = st.sampled_from([-1.0, -0.0, 0.0, 1.0, 2.0])
@@ -255,6 +258,23 @@ def test_a_store_is_read_once_chunk_by_chunk():
     ):
         top_k(queries, OnDisk(corpus), names, ids, 5, drop_self=False)
     assert "the first: number 301" in str(caught.value)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_blocks_that_workers_search_give_the_results_of_one_search(similarity, tmp_path, monkeypatch):
+    """Small integers, so that many scores tie across the blocks."""
+    drawn = np.random.default_rng(0).integers(-2, 3, (700, 4)).astype(np.float32)
+    store = fill(tmp_path, drawn, {}, np.array, shard_rows=100)
+    ids = [f"d{7 * row % 700}" for row in range(700)]
+    queries, names = drawn[:9] + np.float32(0.5), [f"d{row}" for row in range(9)]
+    given = dict(drop_self=True, similarity=similarity)
+    alone = top_k(queries, store, names, ids, 40, **given)
+    monkeypatch.setattr(exact, "PASSAGES", 64)
+    with using(lambda compute: contextlib.nullcontext(ThisProcess(on_device(compute, None)))):
+        spread = top_k(queries, store, names, ids, 40, **given)
+    assert [list(spread[query].items()) for query in spread] == [
+        list(alone[query].items()) for query in alone
+    ]
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)

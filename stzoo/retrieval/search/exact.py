@@ -18,29 +18,34 @@ Unlike beir's exact search (https://github.com/beir-cellar/beir, beir/retrieval/
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from stzoo.data.beir import RetrievalDataset
-from stzoo.data.ranking import Ranked, Ranking
+from stzoo.data.ranking import Best, Ranked, Ranking
 from stzoo.errors import ModelError, RecipeError, ShapeError
 from stzoo.models.encode import encode
 from stzoo.retrieval.search.exact_kernels import (
     PIECE,
     SIMILARITIES,
     Chunk,
+    Side,
     checked,
     full_precision,
     one_thread_each,
 )
+from stzoo.retrieval.store import Store
 from stzoo.utils.distributed import gathered, own_share
-from stzoo.utils.messages import counted, show_progress
+from stzoo.utils.messages import counted, notify, show_progress
 from stzoo.utils.progress import progress_bar
+from stzoo.utils.workers import applied, has_workers
 
 QUERIES, MIN_QUERIES, TILE = 256, 64, 2048  # compared at once, so that scores stay in a core's cache
 PASSAGES, MIN_PASSAGES = 65536, 1024  # per chunk
+BLOCKS = 128  # of passages, at most, that workers search one by one
 PAIR_BYTES = 128  # of all arrays per pair that waits for the second pass
 
 
@@ -130,7 +135,8 @@ def top_k(
 ) -> Ranked:
     """Finds the k nearest passages of each query, exactly.
 
-    It runs on as many threads as torch uses, each of which compares other queries.
+    It runs on as many threads as torch uses, each of which compares other queries. Workers of another engine
+    (see `stzoo.utils.workers`) search a store block by block, and read it for themselves.
 
     Args:
         query_vectors: float32 [Q, D].
@@ -166,26 +172,117 @@ def top_k(
             f"the similarity {similarity!r} is not supported; expected one of {', '.join(SIMILARITIES)}."
         )
     ranking = Ranking(corpus_ids, k, drop_self=drop_self)
-    threads, block, size = _sizes(memory_gib, torch.get_num_threads(), Q, N, D, ranking.width)
-    queries = checked(query_vectors, "query")
-    longest = float(queries.norms.max(initial=0))
-    kept = ranking.none(Q)
-
-    def search(start: int) -> None:
-        here = slice(start, start + block)
-        kept[here] = chunk.merge(queries[here], kept[here], ranking, TILE)
-
-    with (
-        progress_bar(total=Q * N, desc="Search", unit=" pairs", unit_scale=True, disable=not progress) as bar,
-        one_thread_each(threads) as pool,
-        full_precision(),
-    ):
-        for begin in range(0, N, size):
-            side = checked(corpus_vectors[begin : begin + size], "passage", begin)
-            chunk = Chunk(side, begin, similarity, longest, device)
-            list(pool.map(search, range(0, Q, block)))
-            bar.update(Q * len(side.norms))
+    compare = _Compare(checked(query_vectors, "query"), similarity, memory_gib, device)
+    bar = progress_bar(total=Q * N, desc="Search", unit=" pairs", unit_scale=True, disable=not progress)
+    with bar:
+        if has_workers() and isinstance(corpus_vectors, Store) and N > PASSAGES:
+            kept = _by_workers(compare, corpus_vectors, ranking, bar)
+        else:
+            kept = compare.nearest(corpus_vectors, ranking, bar=bar)
     return ranking.run(query_ids, kept)
+
+
+@dataclass(frozen=True)
+class _Compare:
+    """Compares queries with passages."""
+
+    queries: Side
+    similarity: str
+    memory_gib: float
+    device: str
+
+    def nearest(self, passages: Vectors, best: Best, begin: int = 0, bar: Any = None) -> np.ndarray:
+        """The nearest passages of each query.
+
+        Args:
+            passages: float32 [N, D].
+            best: What keeps the best of the N passages.
+            begin: Number of passages before these.
+            bar: Progress bar to advance.
+
+        Returns:
+            int64 [Q, width], their keys.
+        """
+        (N, D), Q = passages.shape, len(self.queries.norms)
+        threads, block, size = _sizes(self.memory_gib, torch.get_num_threads(), Q, N, D, best.width)
+        longest = float(self.queries.norms.max(initial=0))
+        kept = best.none(Q)
+
+        def search(start: int) -> None:
+            here = slice(start, start + block)
+            kept[here] = chunk.merge(self.queries[here], kept[here], best, TILE)
+
+        with one_thread_each(threads) as pool, full_precision():
+            for start in range(0, N, size):
+                side = checked(passages[start : start + size], "passage", begin + start)
+                chunk = Chunk(side, start, self.similarity, longest, self.device)
+                list(pool.map(search, range(0, Q, block)))
+                if bar is not None:
+                    bar.update(Q * len(side.norms))
+        return kept
+
+    def on(self, device: str | None) -> "_Compare":
+        """See `stzoo.utils.workers.on_device`."""
+        return replace(self, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+@dataclass(frozen=True)
+class _CompareRows:
+    """Compares queries with rows of a store, which each worker reads for itself."""
+
+    compare: _Compare
+    store: Store
+
+    def __call__(self, block: tuple[int, Best]) -> np.ndarray | None:
+        """The nearest rows of each query; None on a machine that does not have the store."""
+        begin, best = block
+        if not self.store.is_here():
+            return None
+        return self.compare.nearest(_Rows(self.store, begin, begin + len(best.ranks)), best, begin)
+
+    def on(self, device: str | None) -> "_CompareRows":
+        """See `stzoo.utils.workers.on_device`."""
+        return replace(self, compare=self.compare.on(device))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows `begin` to `end` of a store, counted from 0."""
+
+    store: Store
+    begin: int
+    end: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.end - self.begin, self.store.shape[1]
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray:
+        start, stop, _ = rows.indices(self.end - self.begin)
+        return self.store[self.begin + start : self.begin + stop]
+
+
+def _by_workers(compare: _Compare, store: Store, ranking: Ranking, bar: Any) -> np.ndarray:
+    """`_Compare.nearest` for all rows of a store, by the workers of the current engine."""
+    N, Q = len(store), len(compare.queries.norms)
+    kept, rows = ranking.none(Q), PASSAGES * -(-N // (PASSAGES * BLOCKS))
+    rows_of = _CompareRows(compare, replace(store, folder=store.folder.resolve()))
+    blocks = (
+        (begin, Best(ranking.ranks[begin : begin + rows], ranking.width)) for begin in range(0, N, rows)
+    )
+    alone = False
+    for block, found in applied(rows_of, blocks):
+        if found is None:
+            if not alone:
+                notify(
+                    f"a worker cannot read {store.folder}, so this process searches in its place. Put the "
+                    "store in a folder that all machines share (--store)."
+                )
+            alone, found = True, rows_of(block)
+            assert found is not None, "it has read the store before"
+        kept = ranking.join(kept, found)
+        bar.update(Q * len(block[1].ranks))
+    return kept
 
 
 def _sizes(

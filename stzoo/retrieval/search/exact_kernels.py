@@ -11,7 +11,7 @@ import torch
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from stzoo.data.ranking import Ranking
+from stzoo.data.ranking import Best
 from stzoo.errors import ModelError
 from stzoo.models.onednn import product
 
@@ -97,13 +97,13 @@ class Chunk:
             self.factors = torch.from_numpy(self.unit / lengths).to(self.rough)
 
     @np.errstate(over="ignore")
-    def merge(self, queries: Side, kept: np.ndarray, ranking: Ranking, tile: int) -> np.ndarray:
+    def merge(self, queries: Side, kept: np.ndarray, best: Best, tile: int) -> np.ndarray:
         """Adds the passages to the best of some queries.
 
         Args:
             queries: Queries to compare.
             kept: int64 [Q, width], the keys of the best so far.
-            ranking: What keeps the best.
+            best: What keeps the best.
             tile: Number of passages compared at once.
 
         Returns:
@@ -112,7 +112,7 @@ class Chunk:
         first = FirstPass(self, queries)
         (Q, width), N = kept.shape, len(self.side.norms)
         select = _select if self.device == "cpu" else _select_on_device
-        limit = first.limit(ranking.worst(kept))
+        limit = first.limit(best.worst(kept))
         waiting: list[Pairs] = []
         count, room = 0, 2 * Q * width
         for start in range(0, N, tile):
@@ -126,14 +126,14 @@ class Chunk:
             rows, columns, scores = map(np.concatenate, zip(*waiting, strict=True))
             order = np.argsort(rows.astype(np.uint16), kind="stable")
             rows, columns, scores = rows[order], columns[order], scores[order]
-            best = ranking.merge(kept, rows, columns + self.begin, first.full(scores, rows))
-            limit = first.limit(ranking.worst(best))
+            roughly = best.merge(kept, rows, columns + self.begin, first.full(scores, rows))
+            limit = first.limit(best.worst(roughly))
             near = np.flatnonzero(scores >= limit[rows])
             waiting, count = [(rows[near], columns[near], scores[near])], len(near)
             if last or count > 2 * Q * width:
                 rows, columns, _ = waiting.pop()
                 exact = scores_of(queries, self.side, rows, columns, self.similarity)
-                kept, count = ranking.merge(kept, rows, columns + self.begin, exact), 0
+                kept, count = best.merge(kept, rows, columns + self.begin, exact), 0
             room = count + Q * width
         return kept
 

@@ -77,7 +77,7 @@ def search(
         threads: Number of CPU threads; None keeps torch's default.
         memory_gib: Memory limit of the search in GiB.
         store: Folder for the embeddings of a model's corpus; None uses stzoo's cache.
-        engine: "local", or "ray" to encode the corpus on a Ray cluster.
+        engine: "local", or "ray" to encode and search the corpus on a Ray cluster.
         workers: Number of Ray's workers; None for one per GPU, or else one per node.
         ray_address: Address of the Ray cluster; None for that in RAY_ADDRESS, or else this machine.
         progress: True shows progress bars on stderr; None shows them on a terminal only.
@@ -147,16 +147,16 @@ def search(
         code = choose_language(language, judged.passages, judged.name)
         bm25 = Lexical(judged.corpus_ids, judged.passages, language=code, progress=show_bars)
     retriever.notes(judged)  # shown to the user
-    if documents is None:
-        with chosen_engine(engine, workers, ray_address):
-            documents = retriever.documents(judged)
-    elif documents.metadata["texts"] != judged.corpus_fingerprint:
+    if documents and documents.metadata["texts"] != judged.corpus_fingerprint:
         raise DataError(f"{data} is not the corpus of {source}, or has changed. Run `stzoo bench` again.")
     ids = [str(number) for number in range(len(questions))]
     vectors = encode(retriever.model, questions, role="query", batch_tokens=batch_tokens)
     asked = dict(zip(ids, questions, strict=True))
     needed = max(k, rerank_depth) if reranker else k
-    run = retriever.top_k(judged, vectors, ids, documents, max(needed, DEPTH) if hybrid else needed)
+    with chosen_engine(engine, workers, ray_address):
+        if documents is None:
+            documents = retriever.documents(judged)
+        run = retriever.top_k(judged, vectors, ids, documents, max(needed, DEPTH) if hybrid else needed)
     if bm25:
         run = fuse_bm25(bm25.retrieve(asked, max(needed, DEPTH)), run, weight=fuse_weight, k=needed)
     first = run

@@ -24,7 +24,15 @@ from stzoo.retrieval.store.quantize import (
     tightened,
     width,
 )
-from stzoo.retrieval.store.shards import Shard, Shards, check_foreign, digest, read_manifest, write_manifest
+from stzoo.retrieval.store.shards import (
+    Shard,
+    Shards,
+    check_foreign,
+    digest,
+    identity,
+    read_manifest,
+    write_manifest,
+)
 from stzoo.utils.files import lock_folder
 from stzoo.utils.messages import counted
 from stzoo.utils.parts import Part, check_manifest
@@ -78,6 +86,11 @@ class Store:
     def nbytes(self) -> int:
         """Size of the vectors on disk in bytes."""
         return len(self) * width(self.manifest) * np.dtype(DTYPES[self.precision]).itemsize
+
+    def is_here(self) -> bool:
+        """True if this machine has the store, under the same path."""
+        found = read_manifest(self.folder)
+        return found is not None and identity(found) == identity(self.manifest)
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, step = rows.indices(len(self))
