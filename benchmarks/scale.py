@@ -40,7 +40,7 @@ def run(way: str, count: int, model: str, corpus: Path, output: Path) -> float:
         "HF_HUB_OFFLINE": "1",
     }
     if way == "ray":
-        command += ["--engine", "ray", "--workers", str(count)]
+        command += ["--engine", "ray", "--ray-workers", str(count)]
         ranks = [environment]
     elif way == "threads":
         ranks = [environment | {"OMP_NUM_THREADS": str(count)}]

@@ -62,7 +62,7 @@ def test_workers_give_the_vectors_and_scores_of_one_process(model, judged, tmp_p
     monkeypatch.setenv("STZOO_CACHE", str(tmp_path / "one"))
     alone = stzoo.bench(model, **given, output=tmp_path / "alone")
     monkeypatch.setenv("STZOO_CACHE", str(tmp_path / "other"))
-    spread = stzoo.bench(model, **given, output=tmp_path / "spread", engine="ray", workers=2)
+    spread = stzoo.bench(model, **given, output=tmp_path / "spread", engine="ray", ray_workers=2)
     assert [one.scores for one in spread] == [one.scores for one in alone]
     stores = [sorted((tmp_path / name).rglob("shard-*")) for name in ("one", "other")]
     assert len(stores[0]) == len(stores[1]) > 9
@@ -140,7 +140,7 @@ def killed(self, draft, part, content):
     save(self, draft, part, content)
 shards.Shards.save = killed
 import stzoo
-stzoo.encode(sys.argv[1], sys.argv[2], output=sys.argv[3], shard_rows=7, engine="ray", workers=1)
+stzoo.encode(sys.argv[1], sys.argv[2], output=sys.argv[3], shard_rows=7, engine="ray", ray_workers=1)
 """
     words = [model, str(judged), str(tmp_path / "store")]
     address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
@@ -150,7 +150,7 @@ stzoo.encode(sys.argv[1], sys.argv[2], output=sys.argv[3], shard_rows=7, engine=
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("shard-*")}
     assert len(kept) == 3
-    made = stzoo.encode(model, judged, output=tmp_path / "store", shard_rows=7, engine="ray", workers=1)
+    made = stzoo.encode(model, judged, output=tmp_path / "store", shard_rows=7, engine="ray", ray_workers=1)
     now = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("shard-*")}
     assert kept.items() <= now.items()
     alone = stzoo.encode(model, judged, output=tmp_path / "alone", shard_rows=7)

@@ -219,10 +219,10 @@ def test_one_of_the_processes_hands_the_vectors_over(model, judged, tmp_path, mo
 
 
 def test_options_of_ray_need_it(model, judged, tmp_path):
-    with pytest.raises(RecipeError, match="--workers has no effect without --engine ray"):
-        stzoo.encode(model, judged, output=tmp_path / "out", workers=2)
-    with pytest.raises(RecipeError, match="workers is 0; expected at least 1"):
-        stzoo.encode(model, judged, output=tmp_path / "out", engine="ray", workers=0)
+    with pytest.raises(RecipeError, match="--ray-workers has no effect without --engine ray"):
+        stzoo.encode(model, judged, output=tmp_path / "out", ray_workers=2)
+    with pytest.raises(RecipeError, match="ray_workers is 0; expected at least 1"):
+        stzoo.encode(model, judged, output=tmp_path / "out", engine="ray", ray_workers=0)
     with pytest.raises(RecipeError, match="there is no engine 'rya'; did you mean 'ray'"):
         stzoo.encode(model, judged, output=tmp_path / "out", engine="rya")
     stzoo.encode(model, judged, output=tmp_path / "out")

@@ -10,7 +10,6 @@ from stzoo.training.settings import (
     BATCH_TOKENS_HELP,
     COMMAS,
     DATA,
-    ENGINES,
     HARDWARE,
     LANGUAGE_HELP,
     MAX_TOKENS_HELP,
@@ -23,6 +22,7 @@ from stzoo.training.settings import (
     THREADS_HELP,
     VECTORS,
     CommaList,
+    EngineSettings,
     LanguageCode,
     Name,
     Names,
@@ -80,24 +80,6 @@ class ScoringSettings(Settings):
         None, 'Additional measures by the names of ir-measures, e.g. "nDCG@20 RR(rel=2)@10".', SCORING
     )
     k: int = setting(1000, "Results to keep per query; Recall@1000 needs 1000.", SCORING, ge=1, le=10**7)
-
-
-class EngineSettings(Settings):
-    """Where vectors and scores are computed."""
-
-    engine: Literal["local", "ray"] = setting(
-        "local", "Compute in this process, or with the workers of a Ray cluster.", ENGINES
-    )
-    workers: int | None = setting(
-        None,
-        "Workers of Ray; by default one per GPU of the cluster, or else one per node.",
-        ENGINES,
-        ge=1,
-        le=10**5,
-    )
-    ray_address: str | None = setting(
-        None, "Address of the Ray cluster; by default RAY_ADDRESS, or else this machine alone.", ENGINES
-    )
 
 
 class EmbeddingSettings(EngineSettings):

@@ -92,7 +92,7 @@ def encode(
     device: str | None = None,
     threads: int | None = None,
     engine: str = "local",
-    workers: int | None = None,
+    ray_workers: int | None = None,
     ray_address: str | None = None,
     progress: bool | None = None,
 ) -> Encoded:
@@ -123,7 +123,7 @@ def encode(
             available, or for the GPU of the process's rank.
         threads: Number of CPU threads; None keeps torch's default.
         engine: "local", or "ray" for the workers of a Ray cluster.
-        workers: Number of Ray's workers; None for one per GPU, or else one per node.
+        ray_workers: Number of Ray's workers; None for one per GPU, or else one per node.
         ray_address: Address of the Ray cluster; None for that in RAY_ADDRESS, or else this machine.
         progress: True shows progress bars on stderr; None shows them on a terminal only.
 
@@ -151,7 +151,7 @@ def encode(
     if threads:
         torch.set_num_threads(threads)
     bars = show_progress(progress)
-    with chosen_engine(engine, workers, ray_address):
+    with chosen_engine(engine, ray_workers, ray_address):
         opened = open_model(
             model, max_tokens=max_tokens, device=device or local_device(), dtype=dtype, backend=backend
         )

@@ -6,6 +6,7 @@ group is the panel that `stzoo COMMAND --help` shows its flag in; a field withou
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
@@ -28,6 +29,7 @@ from stzoo.training.recipes import SCHEMA_VERSION, load_recipe
 from stzoo.training.reports import check_loggers
 from stzoo.utils.bounds import MAX_THREADS, check_plausible, plausible
 from stzoo.utils.inputs import check_number
+from stzoo.utils.workers import chosen_engine
 
 # groups of flags, in the order in which help shows them; those of plugins come before HARDWARE
 GROUPS = (
@@ -84,7 +86,7 @@ def setting(
             "cross-encoder".
         takes: a key of OBJECTS, for settings that also take Python objects.
         split: the split of judged data that names none.
-        bounds: as `pydantic.Field` has them, e.g. ge=1.
+        bounds: further arguments of `pydantic.Field`, e.g. ge=1, or exclude=True to keep it out of records.
     """
     extra: JsonDict = {"group": group, "names": names, "takes": takes, "split": split}
     return Field(default, description=description, json_schema_extra=extra, **bounds)
@@ -295,6 +297,32 @@ STORE_HELP = "Folder for the embeddings; stzoo's cache by default."
 LANGUAGE_HELP = (
     "Language of the passages for BM25's stemmer and stop words (de, german, none); detected by default."
 )
+
+
+class EngineSettings(Settings):
+    """Where parts are computed; results do not depend on it, so records leave it out."""
+
+    engine: Literal["local", "ray"] = setting(
+        "local", "Compute in this process, or with the workers of a Ray cluster.", ENGINES, exclude=True
+    )
+    ray_workers: int | None = setting(
+        None,
+        "Workers of Ray; by default one per GPU of the cluster, or else one per node.",
+        ENGINES,
+        ge=1,
+        le=10**5,
+        exclude=True,
+    )
+    ray_address: str | None = setting(
+        None,
+        "Address of the Ray cluster; by default RAY_ADDRESS, or else this machine alone.",
+        ENGINES,
+        exclude=True,
+    )
+
+    def on_engine(self) -> AbstractContextManager[None]:
+        """Makes the chosen engine the current one in a `with` block; see `chosen_engine`."""
+        return chosen_engine(self.engine, self.ray_workers, self.ray_address)
 
 
 class Training(Settings):

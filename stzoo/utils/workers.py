@@ -121,12 +121,12 @@ def chosen_engine(engine: str, workers: int | None, address: str | None) -> Iter
     check_known("engine", engine, ENGINES)
     if engine == "local":
         if workers is not None or address is not None:
-            option = "--ray-address" if workers is None else "--workers"
+            option = "--ray-address" if workers is None else "--ray-workers"
             raise RecipeError(f"{option} has no effect without --engine ray; add it, or drop the option.")
         yield
         return
     if workers is not None and workers < 1:
-        raise RecipeError(f"workers is {workers}; expected at least 1.")
+        raise RecipeError(f"ray_workers is {workers}; expected at least 1.")
     require_one_process("--engine ray")
     from stzoo.utils.ray_engine import ray_engine
 

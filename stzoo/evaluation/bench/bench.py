@@ -46,7 +46,6 @@ from stzoo.utils.messages import notify, show_progress
 from stzoo.utils.outputs import check_output
 from stzoo.utils.progress import STAGES, progress_bar
 from stzoo.utils.public import public
-from stzoo.utils.workers import chosen_engine
 
 
 @public()
@@ -81,7 +80,7 @@ def bench(
     keep_store: bool = True,
     shard_rows: int | None = None,
     engine: str = "local",
-    workers: int | None = None,
+    ray_workers: int | None = None,
     ray_address: str | None = None,
     run_files: bool = True,
     missing_judged: str = "error",
@@ -138,7 +137,7 @@ def bench(
         shard_rows: Number of vectors per file of the embedding store; an interrupted run loses only the
             unfinished file. None uses the default.
         engine: "local", or "ray" to encode and to rerank on a Ray cluster.
-        workers: Number of Ray's workers; None for one per GPU, or else one per node.
+        ray_workers: Number of Ray's workers; None for one per GPU, or else one per node.
         ray_address: Address of the Ray cluster; None for that in RAY_ADDRESS, or else this machine.
         run_files: True to write TREC run files (about 60 kB per query).
         missing_judged: What to do with judged documents that are not in the corpus, and judged queries
@@ -216,7 +215,7 @@ def bench(
             output = Path(
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="stzoo-results-")), "results"
             )
-        stack.enter_context(chosen_engine(settings.engine, settings.workers, settings.ray_address))
+        stack.enter_context(settings.on_engine())
         root = Path(store or default_root())
         if not keep_store:
             require_one_process("bench --no-keep-store")

@@ -50,7 +50,7 @@ def search(
     memory_gib: float = 2.0,
     store: str | Path | None = None,
     engine: str = "local",
-    workers: int | None = None,
+    ray_workers: int | None = None,
     ray_address: str | None = None,
     progress: bool | None = None,
 ) -> "Answers":
@@ -78,7 +78,7 @@ def search(
         memory_gib: Memory limit of the search in GiB.
         store: Folder for the embeddings of a model's corpus; None uses stzoo's cache.
         engine: "local", or "ray" to encode and search the corpus on a Ray cluster.
-        workers: Number of Ray's workers; None for one per GPU, or else one per node.
+        ray_workers: Number of Ray's workers; None for one per GPU, or else one per node.
         ray_address: Address of the Ray cluster; None for that in RAY_ADDRESS, or else this machine.
         progress: True shows progress bars on stderr; None shows them on a terminal only.
 
@@ -153,7 +153,7 @@ def search(
     vectors = encode(retriever.model, questions, role="query", batch_tokens=batch_tokens)
     asked = dict(zip(ids, questions, strict=True))
     needed = max(k, rerank_depth) if reranker else k
-    with chosen_engine(engine, workers, ray_address):
+    with chosen_engine(engine, ray_workers, ray_address):
         if documents is None:
             documents = retriever.documents(judged)
         run = retriever.top_k(judged, vectors, ids, documents, max(needed, DEPTH) if hybrid else needed)
