@@ -13,6 +13,8 @@ from support.models import sentence_transformer
 import stzoo
 from stzoo.data.beir import write_beir
 from stzoo.errors import RecipeError, TrainingError
+from stzoo.finetuning.mining import shards
+from stzoo.finetuning.mining.cross_encoder_filter import CrossEncoderFilter
 from stzoo.retrieval.search import exact
 from stzoo.retrieval.search.exact import top_k
 from stzoo.retrieval.store import Store, fill, open_store
@@ -43,8 +45,22 @@ def model(base, tmp_path_factory):
 def judged(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "small"
     rows = ({"_id": f"d{number}", "title": "", "text": text} for number, text in enumerate(TEXTS))
-    write_beir(folder, rows, {"q": TEXTS[4].split(".")[0]}, {"test": {"q": {"d4": 1}}})
+    queries = {"q": TEXTS[4].split(".")[0]} | {f"t{number}": TEXTS[number][:40] for number in range(20, 30)}
+    train = {f"t{number}": {f"d{number}": 1} for number in range(20, 30)}
+    write_beir(folder, rows, queries, {"test": {"q": {"d4": 1}}, "train": train})
     return folder
+
+
+@pytest.fixture(scope="module")
+def cross_encoder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher") / "cross"
+    tiny_cross_encoder(folder)
+    return folder
+
+
+def only_workers(monkeypatch, kind):
+    """Breaks a function in this process; workers import it."""
+    monkeypatch.setattr(kind, "__call__", lambda *_: pytest.fail("the driver computed"))
 
 
 class Squares(ArrayParts):
@@ -56,9 +72,10 @@ def rows_of(part):
     return list(range(part.first, part.last))
 
 
-def test_workers_give_the_vectors_and_scores_of_one_process(model, judged, tmp_path, monkeypatch):
-    tiny_cross_encoder(tmp_path / "cross")
-    given = dict(data=judged, rerank=tmp_path / "cross", rerank_depth=20, shard_rows=7, progress=False)
+def test_workers_give_the_vectors_and_scores_of_one_process(
+    model, judged, cross_encoder, tmp_path, monkeypatch
+):
+    given = dict(data=judged, rerank=cross_encoder, rerank_depth=20, shard_rows=7, progress=False)
     monkeypatch.setenv("STZOO_CACHE", str(tmp_path / "one"))
     alone = stzoo.bench(model, **given, output=tmp_path / "alone")
     monkeypatch.setenv("STZOO_CACHE", str(tmp_path / "other"))
@@ -68,6 +85,17 @@ def test_workers_give_the_vectors_and_scores_of_one_process(model, judged, tmp_p
     assert len(stores[0]) == len(stores[1]) > 9
     for here, there in zip(*stores, strict=True):
         assert np.array_equal(open_store(here.parent)[:], open_store(there.parent)[:])
+
+
+def test_negatives_are_those_of_one_process(model, judged, cross_encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "TAUGHT", 3)
+    given = dict(data=judged, teacher=cross_encoder, teacher_margin=0.0, mined=4, depth=20)
+    given |= dict(store=tmp_path / "store")
+    stzoo.mine(model, output=tmp_path / "alone.jsonl", **given)
+    only_workers(monkeypatch, CrossEncoderFilter)
+    stzoo.mine(model, output=tmp_path / "spread.jsonl", engine="ray", ray_workers=1, **given)
+    assert (tmp_path / "spread.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
+    stzoo.mine(model, output=tmp_path / "spread.jsonl", resume=True, **given)
 
 
 def test_a_worker_that_dies_is_replaced(tmp_path):

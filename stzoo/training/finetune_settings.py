@@ -31,6 +31,7 @@ from stzoo.training.settings import (
     VECTORS,
     CheckedSettings,
     Device,
+    EngineSettings,
     LanguageCode,
     Name,
     Names,
@@ -79,7 +80,7 @@ class MiningRules(Settings):
     )
 
 
-class MineSettings(MiningRules):
+class MineSettings(MiningRules, EngineSettings):
     """Settings of `stzoo mine`."""
 
     command: ClassVar[str] = "mine"

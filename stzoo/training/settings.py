@@ -19,6 +19,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
@@ -29,7 +30,7 @@ from stzoo.training.recipes import SCHEMA_VERSION, load_recipe
 from stzoo.training.reports import check_loggers
 from stzoo.utils.bounds import MAX_THREADS, check_plausible, plausible
 from stzoo.utils.inputs import check_number
-from stzoo.utils.workers import chosen_engine
+from stzoo.utils.workers import check_engine, chosen_engine
 
 # groups of flags, in the order in which help shows them; those of plugins come before HARDWARE
 GROUPS = (
@@ -319,6 +320,11 @@ class EngineSettings(Settings):
         ENGINES,
         exclude=True,
     )
+
+    @model_validator(mode="after")
+    def _check_engine(self) -> Self:
+        check_engine(self.engine, self.ray_workers, self.ray_address)
+        return self
 
     def on_engine(self) -> AbstractContextManager[None]:
         """Makes the chosen engine the current one in a `with` block; see `chosen_engine`."""

@@ -25,6 +25,7 @@ SILENCE_S = 600  # without a sign of life, a process counts as dead; one call ma
 PATIENCE_S = 24 * 3600  # wait for a process that is alive; it may be stuck
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # which torchrun sets
 KEPT = "What is finished is kept; run the command again to continue (training with --resume)."
+IN_SEVERAL = "Start it without torchrun; bench, encode, finetune, mine, prepare and pretrain run in several."
 UNSUPPORTED = {  # variables that accelerate sets when it shards a model
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -34,16 +35,19 @@ UNSUPPORTED = {  # variables that accelerate sets when it shards a model
 _waits = itertools.count()  # all processes wait for the same things in the same order
 
 
-def require_one_process(command: str) -> None:
+def require_one_process(command: str, advice: str = IN_SEVERAL) -> None:
     """Refuses to run a command in several processes, which would write to the same output.
+
+    Args:
+        command: The command, or an option.
+        advice: What to do then, for the message.
 
     Raises:
         StzooError: If torchrun or accelerate started more than one process.
     """
     if (count := world_size()) > 1:
         raise StzooError(
-            f"{command} runs in one process, but {count} were started (WORLD_SIZE is {count}). Start it "
-            "without torchrun; bench, encode, finetune, mine, prepare and pretrain run in several."
+            f"{command} runs in one process, but {count} were started (WORLD_SIZE is {count}). {advice}"
         )
 
 

@@ -26,7 +26,7 @@ from stzoo.utils.distributed import rank, world_size
 from stzoo.utils.files import WAIT_S, claimed_file, remove_files, sha256, write_json, writing
 from stzoo.utils.messages import notify
 from stzoo.utils.progress import advancing
-from stzoo.utils.workers import ThisProcess, Workers
+from stzoo.utils.workers import ThisProcess, Workers, applied
 
 T = TypeVar("T")
 
@@ -324,26 +324,27 @@ class Parts(Generic[T]):
         finish: Callable[[Part, T], None],
     ) -> list[Part]:
         """Makes those of the missing parts that no other process is making, and returns the others."""
-        left, waiting = [], iter(missing)
+        left: list[Part] = []
+        at_work: dict[int, Claim[T]] = {}
         with contextlib.ExitStack() as claims:
-            at_work: dict[int, Claim[T]] = {}
-            while True:
-                while len(at_work) < workers.capacity and (part := next(waiting, None)):
+
+            def reserved() -> Iterator[tuple[int, Any]]:
+                for part in missing:
                     claim, content = self.reserve(part, claims)
                     if claim:
-                        workers.submit(part.number, take(part) if take else part)
                         at_work[part.number] = claim
+                        yield part.number, take(part) if take else part
                     elif content is None:
                         left.append(part)
                     else:
                         finish(part, content)
-                if not at_work:
-                    return left
-                number, computed = workers.next()
+
+            for number, computed in applied(workers, reserved()):
                 claim = at_work.pop(number)
                 content = pack(claim.part, computed) if pack else computed
                 claim.save(content)
                 finish(claim.part, content)
+        return left
 
     def reserve(self, part: Part, claims: contextlib.ExitStack) -> tuple["Claim[T] | None", T | None]:
         """Reserves a missing part for this process until it is saved, or `claims` closes.

@@ -8,13 +8,12 @@ shared file system.
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from stzoo.errors import RecipeError, check_known
 from stzoo.utils.distributed import require_one_process
+from stzoo.utils.optional import import_extra
 
-T = TypeVar("T")
-R = TypeVar("R")
 ENGINES = ("local", "ray")
 
 
@@ -86,23 +85,37 @@ def has_workers() -> bool:
     return _engine.get() is not None
 
 
-def applied(compute: Callable[[T], R], values: Iterable[T]) -> Iterator[tuple[T, R]]:
-    """Each value with what workers of the current engine computed from it, in the order of completion.
+def applied(workers: Workers, values: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+    """The results of numbered values, with their numbers; a value is read when a worker is free."""
+    waiting, at_work = iter(values), 0
+    while True:
+        while at_work < workers.capacity and (one := next(waiting, None)):
+            workers.submit(*one)
+            at_work += 1
+        if not at_work:
+            return
+        yield workers.next()
+        at_work -= 1
 
-    Args:
-        compute: The function; picklable, as are its values and results.
-        values: The values, which are taken when a worker is free.
+
+def check_engine(engine: str, workers: int | None, address: str | None) -> None:
+    """Checks the options of `chosen_engine`, without starting anything.
+
+    Raises:
+        MissingExtraError: If Ray is not installed.
+        RecipeError: If the engine is unknown, or an option of Ray is given without it.
+        StzooError: If torchrun started several processes, and the engine is Ray.
     """
-    waiting, at_work = enumerate(values), dict[int, T]()
-    with started(compute) as workers:
-        while True:
-            while len(at_work) < workers.capacity and (one := next(waiting, None)):
-                at_work[one[0]] = one[1]
-                workers.submit(*one)
-            if not at_work:
-                return
-            number, result = workers.next()
-            yield at_work.pop(number), result
+    check_known("engine", engine, ENGINES)
+    if engine == "local":
+        if workers is not None or address is not None:
+            option = "--ray-address" if workers is None else "--ray-workers"
+            raise RecipeError(f"{option} has no effect without --engine ray; add it, or drop the option.")
+        return
+    if workers is not None and workers < 1:
+        raise RecipeError(f"ray_workers is {workers}; expected at least 1.")
+    require_one_process("--engine ray", "Start the command without torchrun, or drop the option.")
+    import_extra("ray", "ray", "Ray")
 
 
 @contextlib.contextmanager
@@ -115,19 +128,13 @@ def chosen_engine(engine: str, workers: int | None, address: str | None) -> Iter
         address: Address of the Ray cluster; None for its default.
 
     Raises:
-        MissingExtraError: If Ray is not installed.
-        RecipeError: If the engine is unknown, an option of Ray is given without it, or there is no cluster.
+        RecipeError: If there is no cluster.
+        StzooError: See `check_engine`.
     """
-    check_known("engine", engine, ENGINES)
+    check_engine(engine, workers, address)
     if engine == "local":
-        if workers is not None or address is not None:
-            option = "--ray-address" if workers is None else "--ray-workers"
-            raise RecipeError(f"{option} has no effect without --engine ray; add it, or drop the option.")
         yield
         return
-    if workers is not None and workers < 1:
-        raise RecipeError(f"ray_workers is {workers}; expected at least 1.")
-    require_one_process("--engine ray")
     from stzoo.utils.ray_engine import ray_engine
 
     with ray_engine(address, workers) as chosen, using(chosen):

@@ -515,15 +515,15 @@ def test_a_killed_mining_goes_on_and_ends_the_same(model, judged, cross_encoder,
 
 def test_what_is_done_is_neither_done_again_nor_mixed_with_other_settings(mined, monkeypatch, tmp_path):
     monkeypatch.setattr(shards, "PART", 10)
-    made, arrays = [], shards._Mining._arrays
+    made, rank = [], shards._Mining._rank
 
     def breaks(self, part, **given):
         made.append(part.first)
         if made.count(20) == 1 and part.first == 20:
             raise KeyboardInterrupt
-        return arrays(self, part, **given)
+        return rank(self, part, **given)
 
-    monkeypatch.setattr(shards._Mining, "_arrays", breaks)
+    monkeypatch.setattr(shards._Mining, "_rank", breaks)
     with pytest.raises(KeyboardInterrupt):
         mined()
     with pytest.raises(stzoo.OutputError, match=r"unfinished.*--resume"):

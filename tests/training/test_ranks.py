@@ -61,13 +61,13 @@ MINED = """
 import time
 from stzoo.finetuning.mining import shards
 shards.PART, shards.BLOCK = 4, 4
-arrays = shards._Mining._arrays
+rank = shards._Mining._rank
 def noted(self, part, **options):
     with open(os.environ["COUNTS"] + os.environ.get("RANK", ""), "a") as file:
         print(f"{part.path.parent.parent.name}/{part.number}", file=file)
     time.sleep(0.2)  # the other process has time to begin
-    return arrays(self, part, **options)
-shards._Mining._arrays = noted
+    return rank(self, part, **options)
+shards._Mining._rank = noted
 """
 
 

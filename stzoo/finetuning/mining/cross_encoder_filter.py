@@ -1,11 +1,27 @@
 """Filters candidates by the scores of a cross-encoder, scoring only as many as needed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
 from stzoo.models.cross_encoder import Teacher
+
+
+class Candidates(NamedTuple):
+    """The texts that a teacher may be asked about.
+
+    Attributes:
+        query: The query.
+        positives: Its positives; a query without any has no candidates.
+        ordered: Its candidates in order of preference.
+    """
+
+    query: str
+    positives: list[str]
+    ordered: list[str]
 
 
 @dataclass(frozen=True)
@@ -25,61 +41,64 @@ class Verdict:
     removed: int
 
 
-def verdicts(
-    teacher: Teacher,
-    passages: Sequence[str],
-    queries: Sequence[str],
-    positives: Sequence[np.ndarray],
-    ordered: Sequence[np.ndarray],
-    mined: int,
-    margin: float | None,
-) -> list[Verdict]:
-    """Selects for each query the first candidates that the teacher accepts.
+@dataclass(frozen=True)
+class CrossEncoderFilter:
+    """Selects for each query the first candidates that a teacher accepts.
 
-    Candidates are scored in rounds: each round scores as many candidates of all queries as are still missing.
-
-    Args:
+    Attributes:
         teacher: Teacher that scores pairs.
-        passages: Passages of the corpus.
-        queries: Texts of Q queries.
-        positives: Indices of the positives of each query, int64; a query without positives has no candidates.
-        ordered: Indices of the candidates of each query, int64, in order of preference.
         mined: Maximum number of candidates to select per query.
         margin: Accepts candidates that score at least this much below the best positive; None accepts all.
     """
 
-    def score(pairs: list[tuple[int, int]]) -> list[float]:
-        texts = [queries[query] for query, _ in pairs]
-        return teacher.score(texts, [passages[place] for _, place in pairs]).tolist()
+    teacher: Teacher
+    mined: int
+    margin: float | None
 
-    answers = [(query, place) for query, indices in enumerate(positives) for place in indices.tolist()]
-    ends = np.cumsum([len(indices) for indices in positives])
-    of_positives = np.split(np.array(score(answers), np.float32), ends[:-1])
-    limits = [
-        np.inf if margin is None or not len(scores) else float(scores.max()) - margin
-        for scores in of_positives
-    ]
-    seen = [0] * len(queries)
-    taken: list[dict[int, float]] = [{} for _ in queries]
-    while True:
-        asked = [
-            (query, at)
-            for query, indices in enumerate(ordered)
-            for at in range(seen[query], min(seen[query] + mined - len(taken[query]), len(indices)))
+    def on(self, device: str | None) -> "CrossEncoderFilter":
+        """See `stzoo.utils.workers.on_device`."""
+        return replace(self, teacher=self.teacher.on(device))
+
+    def __call__(self, given: Sequence[Candidates]) -> list[Verdict]:
+        """Decides on the candidates of several queries.
+
+        Candidates are scored in rounds: each round scores as many candidates of all queries as are still
+        missing.
+        """
+
+        def score(pairs: Sequence[tuple[str, str]]) -> list[float]:
+            return self.teacher.score([query for query, _ in pairs], [text for _, text in pairs]).tolist()
+
+        answers = chain.from_iterable([(one.query, text) for text in one.positives] for one in given)
+        ends = np.cumsum([len(one.positives) for one in given])
+        of_positives = np.split(np.array(score(list(answers)), np.float32), ends[:-1])
+        limits = [
+            np.inf if self.margin is None or not len(scores) else float(scores.max()) - self.margin
+            for scores in of_positives
         ]
-        if not asked:
-            break
-        scores = score([(query, int(ordered[query][at])) for query, at in asked])
-        for (query, at), value in zip(asked, scores, strict=True):
-            seen[query] = at + 1
-            if value <= limits[query]:
-                taken[query][at] = value
-    return [
-        Verdict(
-            of_positives[query],
-            np.fromiter(accepted, np.int64, len(accepted)),
-            np.fromiter(accepted.values(), np.float32, len(accepted)),
-            seen[query] - len(accepted),
-        )
-        for query, accepted in enumerate(taken)
-    ]
+        seen = [0] * len(given)
+        taken: list[dict[int, float]] = [{} for _ in given]
+        while True:
+            asked = [
+                (query, at)
+                for query, one in enumerate(given)
+                for at in range(
+                    seen[query], min(seen[query] + self.mined - len(taken[query]), len(one.ordered))
+                )
+            ]
+            if not asked:
+                break
+            scores = score([(given[query].query, given[query].ordered[at]) for query, at in asked])
+            for (query, at), value in zip(asked, scores, strict=True):
+                seen[query] = at + 1
+                if value <= limits[query]:
+                    taken[query][at] = value
+        return [
+            Verdict(
+                of_positives[query],
+                np.fromiter(accepted, np.int64, len(accepted)),
+                np.fromiter(accepted.values(), np.float32, len(accepted)),
+                seen[query] - len(accepted),
+            )
+            for query, accepted in enumerate(taken)
+        ]

@@ -101,18 +101,19 @@ def mine(
         check_manifest(path, metadata, build_manifest(finder, judged, config, config.seed, teacher))
     else:
         try:
-            mine_into(
-                path,
-                finder,
-                judged,
-                config,
-                work=work,
-                seed=config.seed,
-                teacher=teacher,
-                memory_gib=config.memory_gib,
-                overwrite=overwrite,
-                progress=bars,
-            )
+            with config.on_engine():
+                mine_into(
+                    path,
+                    finder,
+                    judged,
+                    config,
+                    work=work,
+                    seed=config.seed,
+                    teacher=teacher,
+                    memory_gib=config.memory_gib,
+                    overwrite=overwrite,
+                    progress=bars,
+                )
         finally:
             if is_main_process():
                 with contextlib.suppress(OSError):  # it contains finished parts

@@ -10,7 +10,8 @@ passage of the corpus (temporarily 40, see `KnownPositives`); and the corpus and
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from stzoo.data.training_sets.builder import note_missing
 from stzoo.data.training_sets.mined import check_mined_name, write_training
 from stzoo.data.training_sets.sets import Candidate, Mined
 from stzoo.errors import OutputError
-from stzoo.finetuning.mining.cross_encoder_filter import Teacher, verdicts
+from stzoo.finetuning.mining.cross_encoder_filter import Candidates, CrossEncoderFilter, Teacher, Verdict
 from stzoo.finetuning.mining.known_positives import KnownPositives
 from stzoo.finetuning.mining.manifest import build_manifest
 from stzoo.finetuning.mining.rules import REMOVED, candidates, check_rules, chosen
@@ -32,8 +33,9 @@ from stzoo.training.finetune_settings import MiningRules
 from stzoo.utils.distributed import is_main_process, rank, wait_for_all, world_size
 from stzoo.utils.files import WAIT_S, files_under, lock_folder, remove_files
 from stzoo.utils.messages import notify
-from stzoo.utils.parts import ArrayParts, Part, open_manifest
+from stzoo.utils.parts import ArrayParts, Claim, Part, open_manifest
 from stzoo.utils.progress import progress_bar
+from stzoo.utils.workers import ThisProcess, applied, started
 
 MANIFEST, PARTS = "mining.json", r"part-\d+\.safetensors"
 PART = 256  # queries per part; a few seconds of search
@@ -122,6 +124,25 @@ def _clear(work: Path) -> None:
     remove_files(work, [MANIFEST, *(name for name in files_under(work) if re.fullmatch(PARTS, name))])
 
 
+@dataclass(frozen=True)
+class _Ranked:
+    """The results of a part's queries, and which of them are candidates.
+
+    Attributes:
+        indices: Indices of the results of each query, int64, best first.
+        scores: Their scores, float32.
+        orders: Ranks of the candidates of each query, int64, in order of preference.
+        positive_scores: Scores of the positives of each query, float32.
+        removed: Numbers of results that the rules removed, int64 [len(REMOVED)].
+    """
+
+    indices: Sequence[np.ndarray]
+    scores: Sequence[np.ndarray]
+    orders: list[np.ndarray]
+    positive_scores: list[np.ndarray]
+    removed: np.ndarray
+
+
 class _Mining:
     """A mining run with everything that its parts need."""
 
@@ -136,7 +157,8 @@ class _Mining:
         work: Path,
     ):
         self.finder, self.judged, self.rules, self.seed = finder, judged, rules, seed
-        self.teacher, self.known = teacher, known
+        self.known = known
+        self.filter = teacher and CrossEncoderFilter(teacher, rules.mined, rules.teacher_margin)
         size = PART if teacher is None else TAUGHT
         self.parts = ArrayParts(work, "part-{number:06d}.safetensors", len(known.query_ids), size)
 
@@ -160,27 +182,41 @@ class _Mining:
                     ours = [claim for claim, _ in (self.parts.reserve(one, claims) for one in here) if claim]
                     if ours:
                         find_block = self._finder(ours[0].part.first, ours[-1].part.last)
-                    for claim in ours:
-                        claim.save(find_block(claim.part))
-                        shown.update(len(claim.part))
+                        self._fill(ours, find_block, shown)
                 missing = [part for part in missing if self.parts.load(part) is None]
                 shown.update(Q - sum(map(len, missing)) - shown.n)
                 if missing and not ours:
                     time.sleep(WAIT_S)  # other processes make them
 
-    def _finder(self, first: int, last: int) -> Callable[[Part], dict[str, np.ndarray]]:
-        """Searches for a block of queries, and returns the function that computes its parts."""
+    def _fill(self, claims: Sequence[Claim[Any]], find: Callable[[Part], _Ranked], bar: Any) -> None:
+        """Writes parts of a block; the workers of an engine, if there is one, apply the filter."""
+        found: dict[int, tuple[Claim[Any], _Ranked]] = {}
+
+        def values() -> Iterator[tuple[int, list[Candidates] | None]]:
+            for claim in claims:
+                ranked = find(claim.part)
+                found[claim.part.number] = claim, ranked
+                yield claim.part.number, self._texts(claim.part, ranked) if self.filter else None
+
+        # workers that search the next block may need the devices of these
+        local = contextlib.nullcontext(ThisProcess(lambda _: None))
+        with started(self.filter) if self.filter else local as workers:
+            for number, decisions in applied(workers, values()):
+                claim, ranked = found.pop(number)
+                claim.save(self._arrays(ranked, decisions))
+                bar.update(len(claim.part))
+
+    def _finder(self, first: int, last: int) -> Callable[[Part], _Ranked]:
+        """Searches for a block of queries, and returns the function that ranks those of a part."""
         pairs = self.known.positives.of(np.arange(first, last))
         rows = np.repeat(np.arange(last - first), np.diff(pairs.starts))
         k = self.rules.depth + int(self.known.spread[first:last].max())
         results, scores = self.finder.find(first, last, k, rows, pairs.places)
         positives = np.split(scores, pairs.starts[1:-1])
-        return partial(self._arrays, first=first, results=results, positives=positives)
+        return partial(self._rank, first=first, results=results, positives=positives)
 
-    def _arrays(
-        self, part: Part, first: int, results: Ranked, positives: list[np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        """Computes a part from the results of a block of queries and the scores of their positives.
+    def _rank(self, part: Part, first: int, results: Ranked, positives: list[np.ndarray]) -> _Ranked:
+        """Chooses the candidates of a part from the results of a block of queries.
 
         Args:
             part: The part, a range of the block's queries.
@@ -208,19 +244,25 @@ class _Mining:
                 order = chosen(left, rules, self.seed, known.query_ids[query])
                 removed += gone
             orders.append(order)
-        if self.teacher is None:
-            taken = [np.sort(order[: rules.mined]) for order in orders]
+        return _Ranked(indices, scores, orders, positive_scores, removed)
+
+    def _texts(self, part: Part, ranked: _Ranked) -> list[Candidates]:
+        """What the filter reads of a part."""
+        passages, texts = self.judged.passages, []
+        for row, query in enumerate(range(part.first, part.last)):
+            sides = self.known.positives[query], ranked.indices[row][ranked.orders[row]]
+            positives, ordered = ([passages[place] for place in places.tolist()] for places in sides)
+            texts.append(Candidates(self.judged.queries[self.known.query_ids[query]], positives, ordered))
+        return texts
+
+    def _arrays(self, ranked: _Ranked, decisions: list[Verdict] | None) -> dict[str, np.ndarray]:
+        """The content of a part, by the decisions of the filter if there is one."""
+        scores, orders, removed = ranked.scores, ranked.orders, ranked.removed.copy()
+        if decisions is None:
+            positive_scores = ranked.positive_scores
+            taken = [np.sort(order[: self.rules.mined]) for order in orders]
             worth = [scores[row][ranks] for row, ranks in enumerate(taken)]
         else:
-            decisions = verdicts(
-                self.teacher,
-                self.judged.passages,
-                [self.judged.queries[query] for query in query_ids],
-                [known.positives[query] for query in range(part.first, part.last)],
-                [indices[row][order] for row, order in enumerate(orders)],
-                rules.mined,
-                rules.teacher_margin,
-            )
             positive_scores = [verdict.positives for verdict in decisions]
             ranks = [order[verdict.taken] for order, verdict in zip(orders, decisions, strict=True)]
             taken = [np.sort(some) for some in ranks]
@@ -228,7 +270,7 @@ class _Mining:
             removed[-1] = sum(verdict.removed for verdict in decisions)
         return {
             "starts": np.cumsum([0, *map(len, taken)]),
-            "negatives": np.concatenate([indices[row][ranks] for row, ranks in enumerate(taken)]),
+            "negatives": np.concatenate([ranked.indices[row][ranks] for row, ranks in enumerate(taken)]),
             "scores": np.concatenate(worth).astype(np.float32),
             "positive_scores": np.concatenate(positive_scores).astype(np.float32),
             "removed": removed,

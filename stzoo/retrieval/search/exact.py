@@ -41,7 +41,7 @@ from stzoo.retrieval.store import Store
 from stzoo.utils.distributed import gathered, own_share
 from stzoo.utils.messages import counted, notify, show_progress
 from stzoo.utils.progress import progress_bar
-from stzoo.utils.workers import applied, has_workers
+from stzoo.utils.workers import applied, has_workers, started
 
 QUERIES, MIN_QUERIES, TILE = 256, 64, 2048  # compared at once, so that scores stay in a core's cache
 PASSAGES, MIN_PASSAGES = 65536, 1024  # per chunk
@@ -265,23 +265,26 @@ class _Rows:
 def _by_workers(compare: _Compare, store: Store, ranking: Ranking, bar: Any) -> np.ndarray:
     """`_Compare.nearest` for all rows of a store, by the workers of the current engine."""
     N, Q = len(store), len(compare.queries.norms)
-    kept, rows = ranking.none(Q), PASSAGES * -(-N // (PASSAGES * BLOCKS))
-    rows_of = _CompareRows(compare, replace(store, folder=store.folder.resolve()))
-    blocks = (
-        (begin, Best(ranking.ranks[begin : begin + rows], ranking.width)) for begin in range(0, N, rows)
-    )
+    kept, size = ranking.none(Q), PASSAGES * -(-N // (PASSAGES * BLOCKS))
+    compare_rows = _CompareRows(compare, replace(store, folder=store.folder.resolve()))
+
+    def block(number: int) -> tuple[int, Best]:
+        begin = number * size
+        return begin, Best(ranking.ranks[begin : begin + size], ranking.width)
+
     alone = False
-    for block, found in applied(rows_of, blocks):
-        if found is None:
-            if not alone:
-                notify(
-                    f"a worker cannot read {store.folder}, so this process searches in its place. Put the "
-                    "store in a folder that all machines share (--store)."
-                )
-            alone, found = True, rows_of(block)
-            assert found is not None, "it has read the store before"
-        kept = ranking.join(kept, found)
-        bar.update(Q * len(block[1].ranks))
+    with started(compare_rows) as workers:
+        for number, found in applied(workers, ((one, block(one)) for one in range(-(-N // size)))):
+            if found is None:
+                if not alone:
+                    notify(
+                        f"a worker cannot read {store.folder}, so this process searches in its place. Put "
+                        "the store in a folder that all machines share (--store)."
+                    )
+                alone, found = True, compare_rows(block(number))
+                assert found is not None, "it has read the store before"
+            kept = ranking.join(kept, found)
+            bar.update(Q * min(size, N - number * size))
     return kept
 
 
