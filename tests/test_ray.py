@@ -1,5 +1,6 @@
 """The Ray engine, with a real Ray of this machine."""
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from stzoo.data.beir import write_beir
 from stzoo.errors import RecipeError, TrainingError
 from stzoo.finetuning.mining import shards
 from stzoo.finetuning.mining.cross_encoder_filter import CrossEncoderFilter
+from stzoo.models.cross_encoder import Teacher
 from stzoo.retrieval.search import exact
 from stzoo.retrieval.search.exact import top_k
 from stzoo.retrieval.store import Store, fill, open_store
@@ -98,6 +100,28 @@ def test_negatives_are_those_of_one_process(model, judged, cross_encoder, tmp_pa
     stzoo.mine(model, output=tmp_path / "spread.jsonl", resume=True, **given)
 
 
+def test_a_teacher_scores_on_workers_and_the_model_is_the_same(model, cross_encoder, tmp_path, monkeypatch):
+    rows = [
+        {"query": TEXTS[number][:40], "pos": [TEXTS[number]], "neg": [TEXTS[number + 20]]}
+        for number in range(20)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = dict(data=tmp_path / "rows.jsonl", teacher=cross_encoder, losses={"kl": 1.0}, device="cpu")
+    given |= dict(max_steps=2, batch_size=8, dev_queries=0)
+    stzoo.finetune(model, output=tmp_path / "alone", **given)
+    only_workers(monkeypatch, Teacher)
+    stzoo.finetune(model, output=tmp_path / "spread", engine="ray", ray_workers=1, **given)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("alone", "spread")]
+    assert weights[0] == weights[1]
+    recipes = [
+        json.loads((tmp_path / name / "run.json").read_text())["recipe"] for name in ("alone", "spread")
+    ]
+    assert recipes[0] == recipes[1]
+    with pytest.raises(RecipeError, match="--engine ray has no effect without --teacher or --episodes"):
+        given |= dict(teacher=None, losses={"contrastive": 1.0})
+        stzoo.finetune(model, output=tmp_path / "none", engine="ray", **given)
+
+
 def test_a_worker_that_dies_is_replaced(tmp_path):
     """Each worker kills itself at its first part."""
 
@@ -164,6 +188,7 @@ from stzoo.retrieval.store import shards
 save = shards.Shards.save
 def killed(self, draft, part, content):
     if len(list(self.folder.glob("shard-*"))) == 3:
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "Ray's handler"
         os.kill(os.getpid(), signal.SIGKILL)
     save(self, draft, part, content)
 shards.Shards.save = killed

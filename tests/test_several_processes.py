@@ -225,9 +225,20 @@ def test_options_of_ray_need_it(model, judged, tmp_path):
         stzoo.encode(model, judged, output=tmp_path / "out", engine="ray", ray_workers=0)
     with pytest.raises(RecipeError, match="there is no engine 'rya'; did you mean 'ray'"):
         stzoo.encode(model, judged, output=tmp_path / "out", engine="rya")
+    for command in ("mine", "finetune"):
+        with pytest.raises(RecipeError, match="--ray-address has no effect without --engine ray"):
+            getattr(stzoo, command)(model, data=judged, output=tmp_path / "out", ray_address="auto")
     stzoo.encode(model, judged, output=tmp_path / "out")
     with pytest.raises(OutputError, match="role: 'document' then, 'query' now"):
         stzoo.encode(model, judged, output=tmp_path / "out", role="query")
+
+
+def test_processes_of_torchrun_have_no_engine_of_their_own(model, judged, tmp_path, monkeypatch):
+    launcher = dict(WORLD_SIZE="2", RANK="0", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT="29500")
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(stzoo.StzooError, match=r"--engine ray runs in one process, .* or drop the option"):
+        stzoo.finetune(model, data=judged, output=tmp_path / "out", engine="ray")
 
 
 def test_an_engine_computes_what_a_store_lacks(model, judged, tmp_path):

@@ -118,7 +118,7 @@ def adapt(
         _check_outside(folder, check_there(named))
     if config.threads:
         torch.set_num_threads(config.threads)
-    with collect_notes() as notes, lock_folder(folder):
+    with collect_notes() as notes, lock_folder(folder), config.on_engine():
         base, show_bars = _open_base(config), show_progress(progress)
         root = Path(config.store or default_root())
         retriever = Retriever(

@@ -22,6 +22,7 @@ from stzoo.training.settings import (
     THREADS_HELP,
     VECTORS,
     Device,
+    EngineSettings,
     LanguageCode,
     Name,
     Names,
@@ -162,7 +163,7 @@ class AskSettings(QuestionSettings):
     skip_bad_lines: bool = setting(False, SKIP_BAD_LINES_HELP, DATA)
 
 
-class AdaptSettings(QuestionSettings):
+class AdaptSettings(QuestionSettings, EngineSettings):
     """Settings of `stzoo adapt`."""
 
     command: ClassVar[str] = "adapt"

@@ -185,16 +185,17 @@ def _mine(
         opened = LoadedModel(parse_name(settings.model)[0], f"episode-{number}", revision, model)
         retriever = Retriever(opened, folder / "embeddings", progress=bars)
         finder = Dense(retriever, judged)
-    mine_into(
-        file,
-        finder,
-        judged,
-        settings,
-        work=file.with_suffix(".parts"),
-        seed=settings.seed,
-        teacher=teacher,
-        progress=bars,
-    )
+    with settings.on_engine():
+        mine_into(
+            file,
+            finder,
+            judged,
+            settings,
+            work=file.with_suffix(".parts"),
+            seed=settings.seed,
+            teacher=teacher,
+            progress=bars,
+        )
 
 
 def _clear(folder: Path) -> None:

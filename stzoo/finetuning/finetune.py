@@ -158,10 +158,11 @@ def finetune(
             result = episodes.train(config, run, student, judged, teacher, partial(fit, dev=dev))
         else:
             if teacher:
-                trains = {
-                    task: rescore(train, teacher, run.folder / "teacher" / task)
-                    for task, train in trains.items()
-                }
+                with config.on_engine():
+                    trains = {
+                        task: rescore(train, teacher, run.folder / "teacher" / task)
+                        for task, train in trains.items()
+                    }
             result = fit(config, run.folder, student, trains, dev=dev, record=run.record)
         if is_main_process():
             if dev:
@@ -239,6 +240,11 @@ def _check(settings: FinetuneSettings, folder: Path, student: Any, trains: Mappi
     for name in sorted(switches.keys() & settings.model_fields_set):
         raise RecipeError(
             f"{name} has no effect while {switches[name]} is 0. Set that to 1 or more, or leave {name} out."
+        )
+    if settings.engine != "local" and not (settings.episodes or settings.teacher):
+        raise RecipeError(
+            f"--engine {settings.engine} has no effect without --teacher or --episodes: workers compute "
+            "the scores of a teacher, and mine. Drop it; to train in several processes, use torchrun."
         )
     if settings.episodes:
         check_rules(settings)

@@ -135,7 +135,7 @@ class TaskSettings(CheckedSettings):
     max_queries: int | None = setting(None, "Train on at most this many queries, drawn at random.", ge=1)
 
 
-class FinetuneSettings(SupervisedTraining, MiningRules):
+class FinetuneSettings(SupervisedTraining, MiningRules, EngineSettings):
     """Settings of `stzoo finetune`."""
 
     command: ClassVar[str] = "finetune"

@@ -8,8 +8,10 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import socket
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -58,12 +60,24 @@ def _connect(ray: Any, address: str | None) -> None:
         if found := re.search(r"([^/]+):(\d+)$", where or ""):  # as Ray would try for minutes
             with contextlib.closing(socket.create_connection((found[1], int(found[2])), timeout=PATIENCE_S)):
                 pass
-        ray.init(address=where or "local", log_to_driver=False, logging_level=logging.ERROR)
+        with _sigterm_kept():
+            ray.init(address=where or "local", log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         raise RecipeError(
             f"there is no Ray cluster at {where or 'this machine'} ({first_line(error)}). Start one by `ray "
             "start --head`, or leave out --ray-address to use this machine alone."
         ) from None
+
+
+@contextlib.contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Keeps the handler of SIGTERM, which `ray.init` replaces."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 class _Worker:
