@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from stzoo_master.prepare import MASTERData
 from support.models import sentence_transformer
 
 import stzoo
@@ -17,6 +18,7 @@ from stzoo.errors import RecipeError, TrainingError
 from stzoo.finetuning.mining import shards
 from stzoo.finetuning.mining.cross_encoder_filter import CrossEncoderFilter
 from stzoo.models.cross_encoder import Teacher
+from stzoo.pretraining import token_cache
 from stzoo.retrieval.search import exact
 from stzoo.retrieval.search.exact import top_k
 from stzoo.retrieval.store import Store, fill, open_store
@@ -100,6 +102,7 @@ def test_negatives_are_those_of_one_process(model, judged, cross_encoder, tmp_pa
     stzoo.mine(model, output=tmp_path / "spread.jsonl", resume=True, **given)
 
 
+@pytest.mark.usefixtures("unverified")
 def test_a_teacher_scores_on_workers_and_the_model_is_the_same(model, cross_encoder, tmp_path, monkeypatch):
     rows = [
         {"query": TEXTS[number][:40], "pos": [TEXTS[number]], "neg": [TEXTS[number + 20]]}
@@ -120,6 +123,33 @@ def test_a_teacher_scores_on_workers_and_the_model_is_the_same(model, cross_enco
     with pytest.raises(RecipeError, match="--engine ray has no effect without --teacher or --episodes"):
         given |= dict(teacher=None, losses={"contrastive": 1.0})
         stzoo.finetune(model, output=tmp_path / "none", engine="ray", **given)
+
+
+@pytest.mark.usefixtures("unverified")
+def test_tokens_are_those_of_one_process(base, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(token_cache, "PART_ROWS", 7)
+    given = dict(base=base, corpus=[corpus], objective="retromae", max_steps=1, batch_size=4)
+    made = []
+    for name, more in (("alone", {}), ("spread", dict(engine="ray", ray_workers=1))):
+        monkeypatch.setenv("STZOO_CACHE", str(tmp_path / name))
+        stzoo.pretrain(output=tmp_path / f"{name}-model", **given, **more)
+        made.append([path.read_bytes() for path in sorted((tmp_path / name).rglob("part-*.arrow"))])
+        only_workers(monkeypatch, token_cache._Tokeniser)
+    assert made[0] == made[1]
+    assert len(made[0]) == 7
+
+
+def test_data_are_prepared_by_workers_that_share_the_files(base, corpus, tmp_path, monkeypatch):
+    given = dict(queries="lexical", continuation="none", neighbours="bm25", shard_rows=5)
+    given |= dict(corpus=[corpus], tokenizer=base)
+    stzoo.prepare("master", output=tmp_path / "alone", **given)
+    shard, here = MASTERData.shard, []
+    monkeypatch.setattr(MASTERData, "shard", lambda *of: here.append(of[1:]) or shard(*of))
+    stzoo.prepare("master", output=tmp_path / "spread", engine="ray", ray_workers=1, **given)
+    assert here == [(0, 5)]  # the first shard, for which indexes are made
+    alone, spread = (sorted((tmp_path / name).rglob("*.parquet")) for name in ("alone", "spread"))
+    assert [path.read_bytes() for path in alone] == [path.read_bytes() for path in spread]
+    assert [path.name for path in alone] == [path.name for path in spread]
 
 
 def test_a_worker_that_dies_is_replaced(tmp_path):
@@ -167,6 +197,23 @@ def test_errors_of_workers_are_the_users(tmp_path):
         started(compute) as workers,
     ):
         parts.complete(workers, rows_of)
+
+
+class Absent:
+    def __call__(self, rows):
+        raise NotImplementedError
+
+    def __reduce__(self):
+        return __import__, ("a_plugin_that_only_the_driver_has",)
+
+
+def test_a_function_that_workers_cannot_open_is_one_sentence(tmp_path):
+    with (
+        pytest.raises(RecipeError, match=r"cannot open .* No module named 'a_plugin.* Install the packages"),
+        chosen_engine("ray", 1, None),
+        started(Absent()) as workers,
+    ):
+        Squares(tmp_path / "parts").complete(workers, rows_of)
 
 
 def test_notes_of_workers_reach_the_user(tmp_path, caplog):

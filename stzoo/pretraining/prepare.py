@@ -6,10 +6,12 @@ order of the corpus. The folder is a corpus for `stzoo pretrain` and a data set 
 Memory does not grow with the corpus, unless the plugin's own data does.
 """
 
+import contextlib
 import json
 import math
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +21,7 @@ import pyarrow.parquet as pq
 import torch
 
 from stzoo.data.corpus import Corpus, load_corpus, tokenizer_fingerprint
-from stzoo.errors import RecipeError
+from stzoo.errors import OutputError, RecipeError
 from stzoo.models.loading import load_tokenizer
 from stzoo.plugins import builders, manager
 from stzoo.training import run_files, runs
@@ -30,6 +32,7 @@ from stzoo.utils.messages import counted
 from stzoo.utils.parts import Part, Parts
 from stzoo.utils.progress import progress_bar
 from stzoo.utils.public import public
+from stzoo.utils.workers import started
 
 WORK = "work"  # subfolder with the shards of an unfinished preparation
 FILE_ROWS = 200_000
@@ -43,7 +46,8 @@ class Preparation:
         settings: Settings, an instance of `Settings`.
         corpus: The corpus, with those of `columns` and `reads` that it has.
         tokenizer: Fast tokenizer of the base model to pre-train.
-        work: Folder that survives an interrupted run; files in it must be complete or absent.
+        work: Folder that survives an interrupted run; files in it must be complete or absent. Processes that
+            prepare together each have an instance with this folder; the first has made a shard before.
 
     Attributes:
         Settings: Subclass of `stzoo.training.pretrain_settings.PrepareSettings`; its fields become flags.
@@ -129,11 +133,14 @@ def prepare(
         work = run.folder / WORK
         with main_process_first():  # it looks first whether the folder is empty
             work.mkdir(exist_ok=True)
-        instance = kind(config, corpus, tokenizer, work)
-        with main_process_first():  # it may make an index
-            made_by = instance.metadata()
-        run.record_inputs(corpus=corpus.record(), tokenizer=tokenizer_fingerprint(tokenizer), made_by=made_by)
-        shards = _make(instance, work)
+        with config.on_engine():
+            instance = kind(config, corpus, tokenizer, work)
+            with main_process_first():  # it may make an index
+                made_by = instance.metadata()
+            run.record_inputs(
+                corpus=corpus.record(), tokenizer=tokenizer_fingerprint(tokenizer), made_by=made_by
+            )
+            shards = _make(instance, work)
         wait_for_all()
         with main_process_first():
             if is_main_process():
@@ -171,20 +178,47 @@ class _Shards(Parts[pa.Table]):
 
 def _make(preparation: Preparation, work: Path) -> _Shards:
     """Makes each missing shard."""
-    rows, schema = preparation.corpus.rows, _schema(preparation.columns)
-    shards = _Shards(work, "rows-{first:09d}.parquet", len(rows), preparation.settings.shard_rows)
-
-    def make(part: Part) -> pa.Table:
-        batch = rows[part.first : part.last]
-        values = {"id": batch["id"], "text": batch["text"], **preparation.shard(part.first, part.last)}
-        return pa.table(values, schema)
-
-    with progress_bar(total=len(rows), unit=" passages", desc="Preparing") as bar:
+    count, make = len(preparation.corpus.rows), _Maker(preparation)
+    shards = _Shards(work, "rows-{first:09d}.parquet", count, preparation.settings.shard_rows)
+    with progress_bar(total=count, unit=" passages", desc="Preparing") as bar:
         with main_process_first():
             if is_main_process():  # the first shard may need an index, which the others then find in `work`
                 shards.get(shards[0], make)
-        shards.complete(make, bar=bar)
+        with started(make) as workers:
+            shards.complete(workers, bar=bar)
     return shards
+
+
+class _Maker:
+    """Makes the rows of a part. A worker opens the preparation itself, on a file system that it shares."""
+
+    def __init__(self, preparation: Preparation):
+        self._preparation: Preparation | None = preparation
+        self._folders = preparation.work.resolve(), Path.cwd()
+        of = preparation.settings, preparation.corpus, preparation.tokenizer, self._folders[0]
+        self._open = partial(type(preparation), *of)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_preparation": None}
+
+    def on(self, device: str | None) -> "_Maker":  # noqa: ARG002 - the preparation chooses the device
+        """See `stzoo.utils.workers.on_device`."""
+        return self
+
+    def __call__(self, part: Part) -> pa.Table:
+        made = self._preparation = self._preparation or self._opened()
+        batch = made.corpus.rows[part.first : part.last]
+        values = {"id": batch["id"], "text": batch["text"], **made.shard(part.first, part.last)}
+        return pa.table(values, _schema(made.columns))
+
+    def _opened(self) -> Preparation:
+        if missing := [folder for folder in self._folders if not folder.is_dir()]:
+            raise OutputError(
+                f"a worker cannot read {missing[0]}. Workers that prepare data need a file system that they "
+                "share with this machine; start them on one, or drop --engine ray."
+            )
+        with contextlib.chdir(self._folders[1]):  # settings may have relative paths
+            return self._open()
 
 
 def _schema(columns: Mapping[str, Any]) -> Any:

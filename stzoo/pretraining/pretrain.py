@@ -297,7 +297,10 @@ def set_up(config: PretrainSettings) -> Setup:
     notes = reading_notes(base.finished, [row["text"] for row in corpus.sample()], "passages")
     notes += objective.configure_for(corpus)
     new = load_parts(objective, base, config)
-    rows: Any = load_tokens(objective, corpus) if is_cacheable(objective) else corpus.rows
+    rows: Any = corpus.rows
+    if is_cacheable(objective):
+        with config.on_engine():
+            rows = load_tokens(objective, corpus)
     about_tokens = [rows.describe(base.backbone.tokenizer.unk_token)] if isinstance(rows, TokenRows) else []
     if is_main_process():
         for note in about_tokens + notes:

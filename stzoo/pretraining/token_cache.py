@@ -39,7 +39,8 @@ from stzoo.utils.distributed import is_main_process
 from stzoo.utils.files import fingerprint
 from stzoo.utils.messages import counted, notify
 from stzoo.utils.parts import Part, Parts, open_manifest
-from stzoo.utils.progress import progress_bar
+from stzoo.utils.progress import advance, progress_bar
+from stzoo.utils.workers import started
 
 PART_ROWS = 16_384
 AT_ONCE = 1024  # passages per call of the tokenizer: enough for all cores, and some 50 MB of its results
@@ -301,26 +302,46 @@ def _make(parts: TokenParts, objective: Objective, corpus: Corpus) -> None:
     with progress_bar(
         total=parts.rows, unit=" passages", desc="Tokenising the corpus", disable=hidden
     ) as bar:
-        parts.complete(lambda part: _tokenise(part, objective, corpus, bar), bar=bar)
+        (reference,) = corpus.reader()(0, 1)  # every row must have its views
+
+        def read(part: Part) -> list[dict[str, list[Any]]]:
+            """The texts of a part by view, AT_ONCE rows at a time."""
+            rows, blocks = corpus.reader(), []
+            for first in range(part.first, part.last, AT_ONCE):
+                block = rows(first, min(first + AT_ONCE, part.last))
+                texts = objective.texts_by_view([reference, *block])
+                blocks.append({view: values for view, (_, *values) in texts.items()})
+            return blocks
+
+        limits = {view: objective.token_limit(view) for view in objective.texts_by_view([reference])}
+        with started(_Tokeniser(objective.backbone.tokenizer, limits)) as workers:
+            parts.complete(workers, read, bar=bar)
 
 
-def _tokenise(part: Part, objective: Objective, corpus: Corpus, bar: Any) -> StoredPart:
-    tokenizer = objective.backbone.tokenizer
-    read = corpus.reader()
-    (reference,) = read(0, 1)  # every row must have its views
-    columns: dict[str, _Column] = {}
-    for first in range(part.first, part.last, AT_ONCE):
-        rows = read(first, min(first + AT_ONCE, part.last))
-        for view, (_, *values) in objective.texts_by_view([reference, *rows]).items():
-            limit = objective.token_limit(view)
-            nested = isinstance(values[0], list)
-            texts = [text for row in values for text in row] if nested else values
-            if view not in columns:
-                columns[view] = _Column(tokenizer, limit, nested)
-            columns[view].add(tokenize(tokenizer, texts, limit), list(map(len, values)))
-        bar.update(len(rows))
-    arrays = {name: array for view, column in columns.items() for name, array in column.arrays(view)}
-    return StoredPart(pa.record_batch(arrays), {view: column.counts for view, column in columns.items()})
+@dataclass(frozen=True)
+class _Tokeniser:
+    """Tokenises the texts of a part.
+
+    Attributes:
+        tokenizer: The tokenizer.
+        limits: Number of tokens to which texts are truncated, by view.
+    """
+
+    tokenizer: Any
+    limits: dict[str, int]
+
+    def __call__(self, blocks: list[dict[str, list[Any]]]) -> StoredPart:
+        columns: dict[str, _Column] = {}
+        for block in blocks:
+            for view, values in block.items():
+                nested = isinstance(values[0], list)
+                texts = [text for row in values for text in row] if nested else values
+                if view not in columns:
+                    columns[view] = _Column(self.tokenizer, self.limits[view], nested)
+                columns[view].add(tokenize(self.tokenizer, texts, self.limits[view]), list(map(len, values)))
+            advance(len(values))
+        arrays = {name: array for view, column in columns.items() for name, array in column.arrays(view)}
+        return StoredPart(pa.record_batch(arrays), {view: column.counts for view, column in columns.items()})
 
 
 class _Column:

@@ -20,9 +20,9 @@ from stzoo.training.settings import (
     SHARD_HELP,
     THREADS_HELP,
     Device,
+    EngineSettings,
     Name,
     Names,
-    Settings,
     Training,
     setting,
 )
@@ -33,7 +33,7 @@ MIN_WORDS_HELP = "Skip passages with fewer words."
 SKIP_BAD_LINES_HELP = "Count invalid lines and skip them instead of stopping."
 
 
-class PretrainSettings(Training):
+class PretrainSettings(Training, EngineSettings):
     """Settings of `stzoo pretrain`."""
 
     command: ClassVar[str] = "pretrain"
@@ -124,7 +124,7 @@ class PretrainSettings(Training):
         return self
 
 
-class PrepareSettings(Settings):
+class PrepareSettings(EngineSettings):
     """Settings of `stzoo prepare`; a preparation adds its own fields in a subclass."""
 
     command: ClassVar[str] = "prepare"

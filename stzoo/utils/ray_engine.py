@@ -26,7 +26,8 @@ AHEAD = 2  # values that a worker has: one that it computes, and the next one
 RESTARTS = 3  # of one worker
 PATIENCE_S = 10  # for the cluster to answer
 SILENCE_S = 60  # until the user is notified that no worker has started
-PACKAGES = ("stzoo", "sentence-transformers", "transformers", "torch")  # which results depend on
+# packages that results depend on
+PACKAGES = ("stzoo", "sentence-transformers", "transformers", "tokenizers", "torch")
 
 
 @contextlib.contextmanager
@@ -36,7 +37,8 @@ def ray_engine(address: str | None = None, workers: int | None = None) -> Iterat
     Args:
         address: Address of the cluster, e.g. "auto" or "ray://host:10001"; None for that in RAY_ADDRESS, or
             else a cluster of this machine alone, which ends with the block.
-        workers: Number of workers; None for one per GPU of the cluster, or else one per node.
+        workers: Number of workers; None for one per GPU of the cluster, or else one per node, also for
+            functions without a model (see `on_device`).
 
     Raises:
         MissingExtraError: If Ray is not installed.
@@ -91,13 +93,28 @@ class _Worker:
     def apply(self, function: list[Any], threads: int, value: Any) -> tuple[Any, list[str]]:
         """Applies the function of a reference, which is read at the first call, also after a restart."""
         if self._compute is None:
-            import ray
-
-            self._compute = on_device(ray.get(function[0]), None)
+            self._compute = on_device(_received(function[0]), None)
             if torch := sys.modules.get("torch"):  # which the function may not use
                 torch.set_num_threads(threads)
         with collect_notes() as notes:
             return self._compute(value), notes
+
+
+def _received(reference: Any) -> Any:
+    """The function that a worker applies.
+
+    Raises:
+        RecipeError: If it cannot be opened there.
+    """
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RaySystemError as error:
+        raise RecipeError(
+            f"a worker of Ray cannot open what it is to compute ({first_line(error)}). Install the packages "
+            "and plugins of this machine there; workers of prepare also need a file system that they share."
+        ) from None
 
 
 class _RayWorkers:
@@ -106,7 +123,7 @@ class _RayWorkers:
     def __init__(self, ray: Any, compute: Callable[[Any], Any], workers: int | None):
         self._ray, self._compute = ray, compute
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpus = int(sum(node.get("GPU", 0) for node in nodes))
+        gpus = int(sum(node.get("GPU", 0) for node in nodes)) if hasattr(compute, "on") else 0
         self._count = workers or gpus or max(1, len(nodes))
         self._gpus = 1 if gpus else 0
         used = [int(node.get("CPU", 0)) for node in nodes if not gpus or node.get("GPU", 0)]

@@ -186,11 +186,11 @@ from stzoo.pretraining import token_cache
 from stzoo.pretraining.objective import Objective
 from stzoo.pretraining.pretrain import load_base
 token_cache.PART_ROWS = 50
-tokenise, slow = token_cache._tokenise, float(sys.argv[3])
+tokenise, slow = token_cache._Tokeniser.__call__, float(sys.argv[3])
 def slowly(*args):
     time.sleep(slow)
     return tokenise(*args)
-token_cache._tokenise = slowly
+token_cache._Tokeniser.__call__ = slowly
 folder = Path(sys.argv[1])
 corpus = load_corpus(folder / "corpus.jsonl", min_words=1, cache=folder / "cache")
 token_cache.load_tokens(Objective(load_base(sys.argv[2]).backbone), corpus, cache=folder)
