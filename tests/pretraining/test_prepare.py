@@ -58,6 +58,7 @@ def test_the_hook_stzoo_preparations_brings_the_command_of_its_name():
     assert "master" in manager.all("preparation")
     shown = cli("prepare", "master", "--help").stdout
     panels = ["Options", "Data", "Queries", "Continuations", "Neighbours", "Checkpoints and logs", "Hardware"]
+    panels += ["Several machines"]
     assert re.findall(r"^╭─ (.+?) ─", shown, re.M) == panels
     fields = manager.resolve(manager.find("preparation", "master")).Settings.model_fields
     assert all(re.match(r"[A-Z].*\.$", field.description) for field in fields.values())
