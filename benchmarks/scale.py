@@ -10,9 +10,12 @@ share of each; more cannot help on one machine.
 processes N   N processes of one thread that torchrun would start, by `stzoo encode`
 threads 2     one process of two threads, which is what the single worker of Ray has on two cores
 ray N         one driver and N workers, by `stzoo encode --engine ray`; Ray is started before
-memory        `fill`, which all of these use, with vectors of 64 dimensions that cost nothing to compute
+memory        `fill`, which all of these use, with vectors of 64 dimensions that cost nothing to compute; and
+              the anonymous memory of a process that reads a corpus of short passages and fingerprints it, as
+              `encode` does. The pages of mapped files do not count, as the system can drop them
 """
 
+import json
 import os
 import statistics
 import subprocess
@@ -28,6 +31,7 @@ from common import arguments, processor, versions, write_report
 SHARD_ROWS = 250
 ROWS = (1_000_000, 3_000_000, 10_000_000)
 DIMENSION = 64
+PASSAGES = (1_000_000, 10_000_000)
 
 
 def run(way: str, count: int, model: str, corpus: Path, output: Path) -> float:
@@ -93,25 +97,60 @@ def speed(texts: int, repeats: int) -> dict[str, Any]:
 def memory() -> dict[str, Any]:
     """Peak memory of a process that fills a store, by the number of vectors."""
     code = f"""
-import resource, sys, tempfile
+import json, resource, sys, tempfile
 import numpy as np
 from stzoo.retrieval.store import fill
 rows = int(sys.argv[1])
 def encode(numbers):
     return np.random.default_rng(numbers[0]).random((len(numbers), {DIMENSION}), np.float32)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+before = peak()
 with tempfile.TemporaryDirectory() as folder:
     fill(folder, range(rows), {{}}, encode, precision="float16", shard_rows=65_536)
-print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(json.dumps({{"MB_before": before, "MB_peak": peak()}}))
+"""
+    return {str(rows): _printed(code, str(rows)) for rows in ROWS}
+
+
+def corpus_memory() -> dict[str, Any]:
+    """Anonymous memory of a process that reads a corpus, by the number of passages."""
+    code = """
+import json, re, sys, threading
+from pathlib import Path
+from stzoo.retrieval.encode import read_corpus_file
+def anonymous():
+    return int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+before, peak, ended = anonymous(), 0, threading.Event()
+def watch():
+    global peak
+    while not ended.wait(0.02):
+        peak = max(peak, anonymous())
+watching = threading.Thread(target=watch)
+watching.start()
+corpus = read_corpus_file(Path(sys.argv[1]), False)
+corpus.corpus_fingerprint
+ended.set()
+watching.join()
+texts = corpus.corpus_ids.nbytes + corpus.passages.nbytes
+print(json.dumps({"MB_texts": texts >> 20, "MB_before": before, "MB_peak": peak}))
 """
     found = {}
-    for rows in ROWS:
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(rows)], capture_output=True, text=True, check=True
-        )
-        before, peak = (int(kib) / 1024 for kib in done.stdout.split())
-        found[str(rows)] = {"MB_before": round(before), "MB_peak": round(peak)}
+    with tempfile.TemporaryDirectory() as box:
+        for count in PASSAGES:
+            path = Path(box, "corpus.jsonl")
+            with path.open("w") as file:
+                for number in range(count):
+                    text = f"passage {number} of {count}, which is as short as the answer to a question"
+                    file.write(f'{{"_id": "d{number}", "title": "", "text": "{text}"}}\n')
+            found[str(count)] = _printed(code, str(path))
     return found
+
+
+def _printed(code: str, *words: str) -> dict[str, Any]:
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed
 
 
 def main() -> None:
@@ -129,6 +168,7 @@ def main() -> None:
         report |= speed(options.texts, options.repeats)
     if "memory" in options.parts:
         report["memory"] = memory()
+        report["corpus_memory"] = corpus_memory()
     write_report(report, options.output, keep=True)
 
 

@@ -496,7 +496,7 @@ def taco_speed() -> str:
 
 
 def scale() -> str:
-    """Seconds of encoding by several processes and by Ray."""
+    """Seconds of encoding by several processes and by Ray, and memory."""
     made = json.loads((RESULTS / "scale.json").read_text())
     alone = made["seconds"]["processes 1"]
     lines = [f"| {made['texts']:,} passages | seconds | of one process |", "|---|---|---|"]
@@ -514,6 +514,10 @@ def scale() -> str:
     rows = made["memory"]
     shown = ", ".join(f"{found['MB_peak']} MB for {int(count):,}" for count, found in rows.items())
     lines += ["", f"Memory of a process that fills a store does not grow with its vectors: {shown}."]
+    lines += ["", "| passages read | ids and texts | memory before | at most |", "|---|---|---|---|"]
+    for count, found in made["corpus_memory"].items():
+        sizes = (f"{found[f'MB_{when}']} MB" for when in ("texts", "before", "peak"))
+        lines.append(f"| {int(count):,} | {' | '.join(sizes)} |")
     return "\n".join(lines)
 
 

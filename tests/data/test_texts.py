@@ -1,4 +1,9 @@
+import os
+import pickle
 import random
+import subprocess
+import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -14,9 +19,10 @@ strings = st.lists(st.one_of(st.text(), st.text("aé\U0001d538", max_size=2)), m
 
 @pytest.fixture(autouse=True, scope="module")
 def small_chunks():
-    """Chunks of a few texts, so that some examples have several."""
+    """Chunks of a few texts, so that some examples have several, the last of them in a temporary file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(texts, "CHUNK_BYTES", 150)
+        patch.setattr(texts, "MEMORY_BYTES", 200)
         yield
 
 
@@ -28,6 +34,7 @@ def test_texts_are_what_they_were_made_of(given_texts, draw):
     part = draw.draw(st.slices(len(given_texts)))
     assert held[part] == given_texts[part]
     assert held[:: 1 << 63] == given_texts[:1]
+    assert pickle.loads(pickle.dumps(held)) == held
     for place in (len(held), -len(held) - 1):
         with pytest.raises(IndexError):
             held[place]
@@ -73,3 +80,62 @@ def test_a_text_takes_its_bytes_and_eight_more(monkeypatch):
 def test_half_of_a_surrogate_pair_is_refused():
     with pytest.raises(UnicodeEncodeError):
         Texts(["fine", "\ud800"])
+
+
+# -- the temporary file
+
+MANY = [f"text {number}" for number in range(1000)]
+
+
+def test_the_file_of_many_texts_has_no_name_and_ends_with_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def mappings():
+        with open("/proc/self/maps") as maps:  # noqa: PTH123
+            return sum(str(tmp_path) in line for line in maps)
+
+    held = Texts(iter(MANY))
+    assert mappings() == 1
+    assert not any(tmp_path.iterdir())
+    part = held._chunks[990:]
+    del held
+    assert part.to_pylist() == MANY[990:]
+    del part
+    assert mappings() == 0
+
+
+def test_forked_processes_read_the_same_file():
+    held = Texts(iter(MANY))
+    reader, writer = os.pipe()
+    if not os.fork():
+        os.write(writer, held[999].encode())
+        os._exit(0)
+    assert os.read(reader, 100).decode() == MANY[999]
+    os.close(reader)
+    os.close(writer)
+
+
+FULL = """
+import resource, sys
+from stzoo.data import texts
+texts.CHUNK_BYTES, texts.MEMORY_BYTES = 10_000, 20_000
+given = texts.Texts(f"{number}" for number in range(4000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+texts.Texts(iter(given)) if sys.argv[1] == "texts" else given.first_repeat()
+"""
+
+
+@pytest.mark.parametrize("what", ["texts", "hashes"])
+def test_a_full_disk_is_one_sentence(what, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, what],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"OutputError: many texts need a temporary file, which could not be written in {tmp_path}: " in (
+        done.stderr
+    )
+    assert "set TMPDIR" in done.stderr
+    assert not any(tmp_path.iterdir())
