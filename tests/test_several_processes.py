@@ -1,6 +1,8 @@
 """Commands that several processes run together give the files of a single process, byte for byte."""
 
 import json
+import os
+import subprocess
 import sys
 import threading
 
@@ -216,6 +218,55 @@ def test_one_of_the_processes_hands_the_vectors_over(model, judged, tmp_path, mo
     alone = stzoo.encode(model, judged, to="npy", output=tmp_path / "alone", shard_rows=7)
     assert np.array_equal(np.load(tmp_path / "both" / "vectors.npy"), alone.store[:])
     assert files(tmp_path / "both") == files(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("to", ["parquet", "lancedb"])
+def test_one_of_the_processes_that_no_launcher_started_hands_over_to_a_url(model, judged, tmp_path, to):
+    """Each has a cache of its own, as on another machine. Neither begins before both have all vectors."""
+    code = """
+import sys, time
+from pathlib import Path
+import stzoo
+from stzoo.retrieval import encode
+from stzoo.retrieval.handover.folder import Folder
+upload, passages = Folder._upload, encode.Passages
+model, data, url, store, to, marks, rank = sys.argv[1:]
+def both(*given):
+    Path(marks, rank).touch()
+    while len(list(Path(marks).iterdir())) < 2:
+        time.sleep(0.01)
+    return passages(*given)
+def slow_upload(self, path, name):
+    time.sleep(0.1)
+    print(name)
+    upload(self, path, name)
+encode.Passages, Folder._upload = both, slow_upload
+made = stzoo.encode(model, data, to=to, output=url, store=store, shard_rows=20)
+assert made.handed_over.to == to
+"""
+    (tmp_path / "marks").mkdir()
+    if to == "lancedb":
+        lancedb = pytest.importorskip("lancedb")
+    url = (tmp_path / "out").as_uri()
+    words = [sys.executable, "-c", code, model, str(judged), url, str(tmp_path / "store"), to]
+    started = [
+        processes.Popen(
+            [*words, str(tmp_path / "marks"), str(number)],
+            env=os.environ | {"STZOO_CACHE": str(tmp_path / f"cache-{number}")},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    printed = [process.communicate(timeout=300)[0].split() for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    if to == "parquet":
+        names = [f"part-{number:05}.parquet" for number in range(5)]
+        assert sorted(printed) == [[], ["_stzoo.json", *names]]
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["_stzoo.json", *names]
+    else:
+        assert lancedb.connect(url).open_table("small").count_rows() == len(TEXTS)
+    assert not list((tmp_path / "store").rglob(".*"))
 
 
 def test_options_of_ray_need_it(model, judged, tmp_path):

@@ -21,11 +21,14 @@ from stzoo.retrieval.handover import HandedOver, Passages, check_target, hand_ov
 from stzoo.retrieval.search.retriever import Retriever, default_root
 from stzoo.retrieval.store import SHARD_ROWS, Store
 from stzoo.utils.distributed import is_main_process, local_device
+from stzoo.utils.files import lock_folder
 from stzoo.utils.inputs import is_url, user_path
 from stzoo.utils.messages import counted, show_progress
 from stzoo.utils.outputs import check_output
 from stzoo.utils.public import public
 from stzoo.utils.workers import chosen_engine
+
+HAND_OVER = ".hand-over"  # folder in the store that is locked meanwhile
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,9 @@ def encode(
     if target and is_main_process():
         query_prompt = prompt_of(opened.model, "query") or ""
         passages = Passages(vectors, corpus.corpus_ids, file, opened.name, query_prompt, bars)
-        made = hand_over(passages, target, corpus.name)
+        # of processes that no launcher started, one writes, and the others then find all of it there
+        with lock_folder(vectors.folder / HAND_OVER, wait=True):
+            made = hand_over(passages, target, corpus.name)
     return Encoded(vectors.folder, corpus.corpus_ids, vectors, made)
 
 
