@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 from stzoo_master.prepare import MASTERData
 from support.models import sentence_transformer
 
@@ -27,15 +29,20 @@ from stzoo.utils.parts import ArrayParts
 from stzoo.utils.workers import chosen_engine, started
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
+from ray.cluster_utils import Cluster  # noqa: E402 - where Ray is installed
+
 TEXTS = sentences(60)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    """One cluster for all tests, as starting one takes seconds."""
-    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
-    yield
+    """A cluster of two nodes of one CPU for all tests, as starting one takes seconds."""
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes.add_node(num_cpus=1)
+    ray.init(address=nodes.address, log_to_driver=False)
+    yield nodes
     ray.shutdown()
+    nodes.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +191,35 @@ def test_a_part_that_kills_every_worker_ends_with_a_sentence(tmp_path):
     ):
         parts.complete(workers, rows_of)
     assert not list((tmp_path / "parts").glob(".*"))
+
+
+def test_others_do_the_work_of_a_node_that_is_lost(cluster, model, tmp_path):
+    (lost,) = cluster.worker_nodes
+    there, at_work = lost.node_id, tmp_path / "at_work"
+
+    def encode(texts):
+        if ray.get_runtime_context().get_node_id() == there:
+            at_work.touch()
+            time.sleep(600)
+        while texts[0] != TEXTS[0] and not at_work.exists():  # the first shard is encoded before the others
+            time.sleep(0.01)
+        return SentenceTransformer(model, device="cpu").encode(texts, batch_size=7)
+
+    def lose():
+        while not at_work.exists():
+            time.sleep(0.01)
+        cluster.remove_node(lost)
+
+    thread = threading.Thread(target=lose, daemon=True)
+    thread.start()
+    try:
+        with chosen_engine("ray", 2, None):
+            store = fill(tmp_path / "store", TEXTS, {}, encode, shard_rows=7, remote=True)
+        thread.join()
+    finally:
+        cluster.add_node(num_cpus=1)
+    alone = fill(tmp_path / "alone", TEXTS, {}, encode, shard_rows=7)
+    assert np.array_equal(store[:], alone[:])
 
 
 def test_errors_of_workers_are_the_users(tmp_path):

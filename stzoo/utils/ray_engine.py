@@ -1,7 +1,8 @@
 """Workers on a Ray cluster, or on this machine by Ray.
 
-Each worker is an actor that gets the function, with the model in it, once. Ray schedules the workers, adds
-nodes if the cluster may grow, starts a worker again that has died, and repeats what it was computing.
+Each worker is an actor that gets the function, with the model in it, once. Ray schedules the workers, and
+adds nodes if the cluster may grow. The values of a worker that has died go to the others, and another worker
+is started, which may have to wait for a node. (Ray's own restarts keep the values of the worker that waits.)
 """
 
 import contextlib
@@ -12,7 +13,7 @@ import signal
 import socket
 import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from typing import Any
@@ -23,7 +24,7 @@ from stzoo.utils.optional import import_extra
 from stzoo.utils.workers import Engine, on_device
 
 AHEAD = 2  # values that a worker has: one that it computes, and the next one
-RESTARTS = 3  # of one worker
+RESTARTS = 3  # of workers that die with the same value, and of each as it starts
 PATIENCE_S = 10  # for the cluster to answer
 SILENCE_S = 60  # until the user is notified that no worker has started
 # packages that results depend on
@@ -135,15 +136,22 @@ class _RayWorkers:
         self._starting: dict[Any, Any] = {}  # actor by the reference of its versions
         self._idle: deque[Any] = deque()  # actors, each as often as it may get another value
         self._waiting: deque[tuple[int, Any]] = deque()
-        self._at_work: dict[Any, tuple[int, Any]] = {}  # number and actor by the reference of the result
+        self._at_work: dict[Any, tuple[int, Any, Any]] = {}  # number, value, actor by the result's reference
+        self._failures: Counter[int] = Counter()  # of workers, by the number of a value that they had
+        self._failed_starts = 0  # in a row
 
     def submit(self, number: int, value: Any) -> None:
         if not self._actors:
-            self._start()
+            # in a list, it stays a reference
+            self._function = [self._ray.put(on_device(self._compute, "cpu"))]
+            for _ in range(self._count):
+                self._start()
         self._waiting.append((number, value))
         self._assign()
 
     def next(self) -> tuple[int, Any]:
+        from ray.exceptions import RayError, RayTaskError
+
         while True:
             found, _ = self._ray.wait([*self._at_work, *self._starting], timeout=SILENCE_S)
             if not found:
@@ -155,52 +163,68 @@ class _RayWorkers:
                     )
                 continue
             (ready,) = found
-            if ready in self._starting:
-                actor = self._starting.pop(ready)
-                _check_versions(self._get(ready))
+            try:
+                result = self._ray.get(ready)
+            except RayTaskError as error:
+                if isinstance(error.cause, StzooError):
+                    raise error.cause from None
+                raise
+            except RayError as error:  # the worker or its node has died
+                self._replace(self._starting.get(ready) or self._at_work[ready][-1], error)
+                continue
+            if actor := self._starting.pop(ready, None):
+                _check_versions(result)
+                self._failed_starts = 0
                 self._idle.extend([actor] * AHEAD)
-            else:
-                number, actor = self._at_work.pop(ready)
-                result, notes = self._get(ready)
-                for note in notes:
-                    notify(note)
-                self._idle.append(actor)
                 self._assign()
-                return number, result
+                continue
+            number, _, actor = self._at_work.pop(ready)
+            self._idle.append(actor)
             self._assign()
+            values, notes = result
+            for note in notes:
+                notify(note)
+            return number, values
 
     def stop(self) -> None:
         for actor in self._actors:
             self._ray.kill(actor)
 
     def _start(self) -> None:
-        self._function = [self._ray.put(on_device(self._compute, "cpu"))]  # in a list, it stays a reference
-        actor = self._ray.remote(
-            num_cpus=self._cpus, num_gpus=self._gpus, max_restarts=RESTARTS, max_task_retries=RESTARTS
-        )(_Worker)
-        self._actors = [actor.remote() for _ in range(self._count)]
-        self._starting = {actor.versions.remote(): actor for actor in self._actors}
+        actor = self._ray.remote(num_cpus=self._cpus, num_gpus=self._gpus)(_Worker).remote()
+        self._actors.append(actor)
+        self._starting[actor.versions.remote()] = actor
+
+    def _replace(self, dead: Any, error: Exception) -> None:
+        """Starts another worker, which may have to wait for a node, and gives what one had to the others.
+
+        Raises:
+            TrainingError: If workers have died too often with one of its values, or as they started.
+        """
+        lost = [reference for reference, (_, _, actor) in self._at_work.items() if actor is dead]
+        values = [self._at_work.pop(reference)[:2] for reference in lost]
+        self._starting = {key: actor for key, actor in self._starting.items() if actor is not dead}
+        self._idle = deque(actor for actor in self._idle if actor is not dead)
+        self._actors.remove(dead)
+        self._ray.kill(dead)  # it may only be out of reach
+        self._failures.update(number for number, _ in values)
+        self._failed_starts += not values
+        starts = self._failed_starts // self._count
+        often = max((self._failures[number] for number, _ in values), default=starts)
+        if often > RESTARTS:
+            raise TrainingError(
+                f"a worker of Ray failed {counted(often, 'time')} ({first_line(error)}). What is finished is "
+                "kept; run the command again to continue."
+            ) from error
+        self._waiting.extendleft(reversed(values))
+        self._start()
+        self._assign()
 
     def _assign(self) -> None:
         while self._idle and self._waiting:
             actor = self._idle.popleft()
             number, value = self._waiting.popleft()
-            self._at_work[actor.apply.remote(self._function, self._cpus, value)] = number, actor
-
-    def _get(self, reference: Any) -> Any:
-        from ray.exceptions import RayError, RayTaskError
-
-        try:
-            return self._ray.get(reference)
-        except RayTaskError as error:
-            if isinstance(error.cause, StzooError):
-                raise error.cause from None
-            raise
-        except RayError as error:
-            raise TrainingError(
-                f"a worker of Ray failed {counted(RESTARTS + 1, 'time')} ({first_line(error)}). What is "
-                "finished is kept; run the command again to continue."
-            ) from error
+            self._at_work[actor.apply.remote(self._function, self._cpus, value)] = number, value, actor
 
 
 @contextlib.contextmanager
