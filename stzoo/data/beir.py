@@ -148,7 +148,8 @@ def read_beir(
 ) -> RetrievalDataset:
     """Reads one split of a BEIR folder, or of one task in it (FOLDER/TASK).
 
-    It needs little more memory than the bytes of the corpus's ids and texts and of the split's judgements.
+    Memory grows with the split's judgements only, as ids and texts of a large corpus are in a temporary file;
+    see `stzoo.data.texts`.
 
     Args:
         folder: Path to the BEIR folder, or to a task in it; see the head of this module.
@@ -162,6 +163,7 @@ def read_beir(
 
     Raises:
         DataError: If the folder or the split does not exist, or a line is invalid (named by file and line).
+        OutputError: If there is no space for the temporary file of a large corpus.
         RecipeError: If missing_judged has another value.
     """
     check_missing_judged(missing_judged)
@@ -275,6 +277,7 @@ def read_corpus(path: Path, progress: bool | None) -> tuple[Texts, Texts, tuple[
 
     Raises:
         DataError: If a line is invalid, an id is repeated, or there is no document.
+        OutputError: If there is no space for the temporary file of a large corpus.
     """
     return once(path, lambda: _read_corpus(path, progress))
 
