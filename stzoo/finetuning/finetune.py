@@ -34,7 +34,7 @@ from stzoo.training import records, run_files, runs
 from stzoo.training.arguments import arguments
 from stzoo.training.finetune_settings import FinetuneSettings, MiningRules
 from stzoo.training.history import PICTURE, PRETRAINING, draw
-from stzoo.training.sharding import check_sharding
+from stzoo.training.sharding import check_loss, check_sharding
 from stzoo.training.summary import print_summary
 from stzoo.training.trained import TrainedModel
 from stzoo.utils.distributed import check_launcher, is_main_process, world_size
@@ -233,7 +233,7 @@ def _check(settings: FinetuneSettings, folder: Path, student: Any, trains: Mappi
     Raises:
         StzooError: If a setting is invalid, or the data do not fit the settings.
     """
-    loss_of(settings, student)
+    check_loss(settings, loss_of(settings, student))
     check_balancer(settings)
     switches = {} if settings.episodes else dict.fromkeys(MINING, "episodes (--episodes)")
     switches |= {} if settings.lora_rank else dict.fromkeys(ADAPTERS, "lora_rank (--lora-rank)")

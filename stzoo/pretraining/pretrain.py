@@ -42,7 +42,7 @@ from stzoo.training.callbacks import EveryNSteps
 from stzoo.training.checkpoints import last_checkpoint
 from stzoo.training.history import PICTURE, as_history, draw
 from stzoo.training.pretrain_settings import PretrainSettings
-from stzoo.training.sharding import check_sharding
+from stzoo.training.sharding import check_loss, check_sharding
 from stzoo.training.summary import print_summary
 from stzoo.training.trained import TrainedModel
 from stzoo.training.trainer import ObjectiveTrainer
@@ -242,6 +242,7 @@ def pretrain(
             notify(f"training in {precision['used']} ({precision['reason']}).")
         setup = set_up(config)
         base, rows = setup.base, setup.rows
+        check_loss(config, setup.objective)
         # refuses settings that cannot be trained with, before the overwritten run is gone
         trainer = make_trainer(config, setup, run.folder, lambda log: run.record(log=log))
         if run.resumed and "batches" not in run.metadata:

@@ -20,7 +20,7 @@ from transformers.trainer_callback import TrainerState
 from stzoo.errors import ModelError, OutputError
 from stzoo.training.checkpoints import KEPT, LOG_SUMS, MARKER, STATE, fault, rotate, seal
 from stzoo.training.settings import Training
-from stzoo.training.sharding import full, gathered_state, put, shard, sharded_state
+from stzoo.training.sharding import full, gathered_state, put, shard, sharded_state, shards
 from stzoo.utils.files import atomic_file, writing
 from stzoo.utils.messages import notify
 
@@ -66,7 +66,7 @@ class CheckpointTrainer(BaseTrainer):
 
         The trainer has sharded copies of them, whose weights are at the end those of the originals.
         """
-        if self.args.world_size == 1 or not getattr(self.settings, "shard_model", False):
+        if not shards(self.settings):
             yield
             return
         whole = self.loss, self.model, self.tensors

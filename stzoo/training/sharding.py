@@ -22,6 +22,11 @@ from stzoo.utils.distributed import world_size
 from stzoo.utils.messages import notify
 
 
+def shards(settings: Training) -> bool:
+    """True if the settings ask for a sharded model and there are processes to share it."""
+    return getattr(settings, "shard_model", False) and world_size() > 1
+
+
 def check_sharding(settings: Training) -> None:
     """Refuses settings that a sharded model cannot be trained with.
 
@@ -45,6 +50,36 @@ def check_sharding(settings: Training) -> None:
         notify("--shard-model has no effect in one process; start the command with torchrun.")
 
 
+def check_loss(settings: Training, loss: Any) -> None:
+    """Refuses a loss, or its model, that cannot be sharded, if the settings ask for it.
+
+    Raises:
+        RecipeError: If the layers of the encoder cannot be found, or a loss of fine-tuning has parameters.
+    """
+    if not shards(settings):
+        return
+    if not _layers(loss):
+        raise RecipeError(
+            "the encoder's layers cannot be found, so it cannot be sharded. Drop --shard-model, or use a "
+            "model of an architecture whose layers transformers can checkpoint."
+        )
+    inside = {id(one) for one in loss.model.parameters()}
+    more = [name for name, one in loss.named_parameters() if id(one) not in inside]
+    if more and not _is_objective(loss):  # the gradient cache calls the model outside of the forward pass
+        raise RecipeError(
+            f"the loss has parameters of its own ({', '.join(more[:3])}), which --shard-model does not "
+            "support in fine-tuning. Drop --shard-model, or use another loss."
+        )
+
+
+def _layers(loss: Any) -> list[nn.Module]:
+    return [part for part in loss.model.modules() if isinstance(part, GradientCheckpointingLayer)]
+
+
+def _is_objective(loss: Any) -> bool:
+    return hasattr(loss, "weights")
+
+
 def shard(loss: Any, device: torch.device) -> Any:
     """A sharded copy of a loss module and its model; all processes have the weights of the first one.
 
@@ -52,32 +87,16 @@ def shard(loss: Any, device: torch.device) -> Any:
     is called or, in fine-tuning, when the model is.
 
     Args:
-        loss: A module with an attribute `model`; it is moved to the CPU and otherwise left as it is.
+        loss: A module with an attribute `model` that passes `check_loss`; it is moved to the CPU and
+            otherwise left as it is.
         device: Device that trains.
-
-    Raises:
-        RecipeError: If the layers of the encoder cannot be found, or a loss of fine-tuning has parameters.
     """
     loss.to("cpu")
     sharded = copy.deepcopy(loss)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    layers = [part for part in sharded.model.modules() if isinstance(part, GradientCheckpointingLayer)]
-    if not layers:
-        raise RecipeError(
-            "the encoder's layers cannot be found, so it cannot be sharded. Drop --shard-model, or use a "
-            "model of an architecture that transformers includes."
-        )
-    for layer in layers:
+    for layer in _layers(sharded):
         fully_shard(layer, mesh=mesh)
-    inside = {id(one) for one in sharded.model.parameters()}
-    more = [name for name, one in sharded.named_parameters() if id(one) not in inside]
-    is_objective = hasattr(sharded, "weights")
-    if more and not is_objective:  # the gradient cache calls the model outside of the loss's forward pass
-        raise RecipeError(
-            f"the loss has parameters of its own ({', '.join(more[:3])}), which --shard-model does not "
-            "support in fine-tuning. Drop --shard-model, or use another loss."
-        )
-    fully_shard(sharded if is_objective else sharded.model, mesh=mesh)
+    fully_shard(sharded if _is_objective(sharded) else sharded.model, mesh=mesh)
     return sharded
 
 

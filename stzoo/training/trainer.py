@@ -24,7 +24,7 @@ from stzoo.training.guarded_trainer import GRADIENT, GuardedTrainer
 from stzoo.training.host import check_host
 from stzoo.training.optimizer import linear_schedule, parameter_groups
 from stzoo.training.settings import Training
-from stzoo.training.sharding import full
+from stzoo.training.sharding import full, shards
 from stzoo.training.throughput import Throughput, matrix_speed
 from stzoo.utils.malloc import disable_malloc_trim
 from stzoo.utils.messages import counted, notify
@@ -232,9 +232,7 @@ class ObjectiveTrainer(GuardedTrainer, SentenceTransformerTrainer):
 
     def _inner_training_loop(self, *args: Any, **options: Any) -> Any:
         if dist.is_initialized() and dist.get_world_size() > 1:
-            for tensor in (
-                self.tensors if getattr(self.settings, "shard_model", False) else self.loss_tensors
-            ).values():
+            for tensor in (self.tensors if shards(self.settings) else self.loss_tensors).values():
                 dist.broadcast(tensor.data, 0)
             # From here on each process draws its own masks and dropout; a checkpoint keeps the generators
             # apart.

@@ -3,12 +3,15 @@
 import json
 
 import pytest
+import torch
+from support.models import sentence_transformer
 from support.ranks import assert_close, assert_same, finetune, pretrain, result, train
 
 import stzoo
+from stzoo.testing import tiny_masked_lm
 from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.training.pretrain_settings import PretrainSettings
-from stzoo.training.sharding import check_sharding
+from stzoo.training.sharding import check_loss, check_sharding
 
 
 @pytest.mark.parametrize("objective", ["retromae", "dupmae"])
@@ -97,3 +100,35 @@ def test_what_a_sharded_model_cannot_do_is_refused(settings, reason):
 def test_in_one_process_there_is_nothing_to_shard(capsys):
     check_sharding(PretrainSettings(base="x", corpus=["y"], shard_model=True))
     assert "no effect in one process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["pretrain", "finetune"])
+def test_a_model_that_cannot_be_sharded_is_refused_before_the_old_run_is_removed(
+    command, still, corpus, judged, tmp_path
+):
+    """MPNet's layers are not those that transformers can checkpoint."""
+    other = tiny_masked_lm("mpnet", tmp_path / "mpnet")
+
+    def words(base):
+        return finetune(base, judged) if command == "finetune" else pretrain(base, corpus, "retromae")
+
+    train(1, *words(still), output=tmp_path / "out")
+    before = files(tmp_path / "out")
+    message = train(2, *words(other), "--shard-model", "--overwrite", output=tmp_path / "out", code=2)
+    assert "the encoder's layers cannot be found, so it cannot be sharded" in message
+    assert files(tmp_path / "out") == before
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_loss_with_parameters_is_refused(base, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    loss = torch.nn.Module()
+    loss.model = sentence_transformer(base)
+    settings = FinetuneSettings(model="x", data="y", shard_model=True)
+    check_loss(settings, loss)
+    loss.scale = torch.nn.Parameter(torch.ones(1))
+    with pytest.raises(stzoo.RecipeError, match=r"parameters of its own \(scale\)"):
+        check_loss(settings, loss)
