@@ -9,6 +9,7 @@ from stzoo.cli.flags import Json, Overwrite, Resume, command
 from stzoo.cli.shared import print_json, show
 from stzoo.errors import RecipeError
 from stzoo.training.pretrain_settings import PretrainSettings
+from stzoo.utils.distributed import is_main_process
 from stzoo.utils.messages import counted
 from stzoo.utils.tables import new_table
 
@@ -33,10 +34,8 @@ def pretrain_command(
         from stzoo.pretraining.dry_run import dry_run as estimate
 
         result = estimate(recipe, **changes)
-        if as_json:
-            print_json(result)
-        else:
-            _show(result)
+        if is_main_process():
+            print_json(result) if as_json else _show(result)
         return
     if as_json:
         raise RecipeError("--json has no effect without --dry-run; drop it.")

@@ -13,6 +13,7 @@ from stzoo.pretraining.pretrain import make_trainer, set_up
 from stzoo.pretraining.token_cache import TokenRows
 from stzoo.training.arguments import choose_precision
 from stzoo.training.pretrain_settings import PretrainSettings
+from stzoo.training.sharding import check_loss, check_sharding
 from stzoo.training.throughput import matrix_speed
 from stzoo.training.trainer import ObjectiveTrainer
 from stzoo.utils.distributed import check_launcher, world_size
@@ -44,7 +45,7 @@ def dry_run(recipe: str | Path | None = None, **settings: Any) -> dict[str, Any]
         padding: Padding / all tokens of the first view; None likewise.
         tokens_per_step, seconds_per_step, tokens_per_s, seconds: Means, and the time of all steps. Tokens are
             those of the first view without padding.
-        peak_memory_mib: Of this process, or of the GPU, in the largest step.
+        peak_memory_mib: Of this process, or of its GPU, in the largest step.
         utilisation: Arithmetic of a step of usual size / what large products of matrices of this precision
             would do in its time, 0..1.
 
@@ -53,11 +54,13 @@ def dry_run(recipe: str | Path | None = None, **settings: Any) -> dict[str, Any]
     """
     check_launcher()
     config = PretrainSettings.read(recipe, settings)
+    check_sharding(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     precision = choose_precision(config)
     config = config.model_copy(update={"precision": precision["used"], "probe": None})
     setup = set_up(config)
+    check_loss(config, setup.objective)
     with tempfile.TemporaryDirectory() as scratch, silence_hf_logging():
         trainer = make_trainer(config, setup, Path(scratch), lambda _: None)
         trainer.get_train_dataloader()
@@ -65,7 +68,8 @@ def dry_run(recipe: str | Path | None = None, **settings: Any) -> dict[str, Any]
         batches = list(sampler)
         sizes = np.array([len(batch) * int(sampler.lengths[batch].max()) for batch in batches])
         timed = np.argsort(sizes, kind="stable")[[round(q * (len(sizes) - 1)) for q in QUANTILES]]
-        seconds, utilisation = _time(trainer, setup.rows, [batches[at] for at in timed], config.precision)
+        with trainer.sharded():
+            seconds, utilisation = _time(trainer, setup.rows, [batches[at] for at in timed], config.precision)
     memory = (
         torch.cuda.max_memory_allocated() / 2**20
         if trainer.args.device.type == "cuda"

@@ -132,3 +132,20 @@ def test_a_loss_with_parameters_is_refused(base, monkeypatch):
     loss.scale = torch.nn.Parameter(torch.ones(1))
     with pytest.raises(stzoo.RecipeError, match=r"parameters of its own \(scale\)"):
         check_loss(settings, loss)
+
+
+TIMED = """
+from stzoo.pretraining import dry_run
+time_steps = dry_run._time
+def checked(trainer, *given):
+    print(f"is sharded: {trainer.is_sharded}", file=sys.stderr)
+    return time_steps(trainer, *given)
+dry_run._time = checked
+"""
+
+
+def test_a_dry_run_measures_the_sharded_model(still, corpus, tmp_path):
+    words = pretrain(still, corpus, "retromae", "--shard-model", "--dry-run")
+    shown = train(2, *words, output=tmp_path / "out", FIRST=TIMED)
+    assert shown.count("is sharded: True") == 2
+    assert not (tmp_path / "out").exists()
