@@ -4,7 +4,6 @@ Each positive and its negatives are pairs with the labels 1 and 0 (binary cross-
 well it ranks the best passages of a first stage, BM25 or a retriever: nDCG@10.
 """
 
-import time
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -38,9 +37,9 @@ from stzoo.retrieval.rerank import rerank as rank_again
 from stzoo.retrieval.search.retriever import Retriever, default_root
 from stzoo.training import run_files, runs
 from stzoo.training.arguments import arguments
-from stzoo.training.callbacks import EachStep, FindBest, Progress, preserve_rng_state, remove_host_progress
-from stzoo.training.checkpoint_trainer import CheckpointTrainer
+from stzoo.training.callbacks import EachStep, FindBest, preserve_rng_state, remove_host_progress
 from stzoo.training.checkpoints import last_checkpoint
+from stzoo.training.guarded_trainer import GRADIENT, GuardedTrainer
 from stzoo.training.rerank_settings import RerankSettings
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import atomic_file, fingerprint
@@ -233,23 +232,32 @@ class DevRanking(BaseEvaluator):
         return {DEV_METRIC: score(judged.qrels, run).mean[METRIC]}
 
 
-class RerankTrainer(CheckpointTrainer, CrossEncoderTrainer):
-    """A CrossEncoderTrainer with checkpoints as those of fine-tuning."""
+class RerankTrainer(GuardedTrainer, CrossEncoderTrainer):
+    """A CrossEncoderTrainer with checkpoints as those of fine-tuning, which stops when fine-tuning does."""
+
+    def __init__(self, *, callbacks: list[Any], **options: Any):
+        super().__init__(callbacks=[EachStep(self._end_step), FindBest(), *callbacks], **options)
+        remove_host_progress(self)
+        self.add_callback(self.progress)
+
+    def compute_loss(self, *args: Any, **options: Any) -> Any:
+        """The host's loss, which must be finite."""
+        loss: Any = super().compute_loss(*args, **options)
+        self._watch({"loss": loss})
+        return loss
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        norm = super()._clip_grad_norm(model)
+        self._watch({GRADIENT: norm})
+        self._check_finite()
+        return norm
 
 
 def _fit(
     config: RerankSettings, run: runs.Run, model: Any, pairs: Dataset, dev: DevRanking | None
 ) -> dict[str, Any]:
     """Trains the model in place, from the last checkpoint if there is one."""
-    progress = Progress(lambda log: run.record(log=log))
-    saved = time.monotonic()
-
-    def save_in_time(control: Any) -> None:
-        nonlocal saved
-        if control.should_save or time.monotonic() - saved > 60 * config.save_minutes:
-            control.should_save, saved = True, time.monotonic()
-
-    callbacks: list[Any] = [FindBest(), EachStep(save_in_time), progress]
+    callbacks: list[Any] = []
     warmup = min(config.warmup_ratio, 1 - 1e-9)  # the host takes 1 for a number of steps
     more: dict[str, Any] = {"warmup_steps": warmup}
     if dev:
@@ -265,13 +273,10 @@ def _fit(
         loss=BinaryCrossEntropyLoss(model),
         evaluator=dev,
         callbacks=callbacks,
+        record=lambda log: run.record(log=log),
     )
-    remove_host_progress(trainer)
-    try:
-        with silence_hf_logging():
-            trainer.train_from(last_checkpoint(run.folder))
-    finally:
-        progress.close()
+    with silence_hf_logging():
+        trainer.train_or_resume(last_checkpoint(run.folder))
     log = [line for line in trainer.state.log_history if "train_runtime" not in line]
     best = {DEV_METRIC: trainer.state.best_metric, "best_step": trainer.state.best_global_step}
     return {"log": log, "steps": trainer.state.global_step, **(best if dev else {})}

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import numpy as np
 import pandas as pd
@@ -97,6 +98,38 @@ def test_a_stopped_run_is_resumed_to_the_same_weights(base, judged, mined, tmp_p
     part = stzoo.rerank(mined, base, output=tmp_path / "part", resume=True, **options(judged))
     assert_same(whole, part)
     assert stzoo.rerank(mined, base, output=part, resume=True, **options(judged)) == part
+
+
+def test_sigterm_saves_a_checkpoint_from_which_the_run_continues(
+    base, judged, mined, tmp_path, monkeypatch, capsys
+):
+    given = options(judged, eval_steps=100)
+    whole = stzoo.rerank(mined, base, output=tmp_path / "whole", **given)
+    step = module.RerankTrainer.training_step
+
+    def signalled(self, *args, **named):
+        if self.state.global_step == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, *args, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.RerankTrainer, "training_step", signalled)
+        with pytest.raises(SystemExit, match="143"):
+            stzoo.rerank(mined, base, output=tmp_path / "part", **given)
+    assert "saved a checkpoint after step 6 of 8." in capsys.readouterr().err
+    assert record(tmp_path / "part")["error"] == "SIGTERM"
+    part = stzoo.rerank(mined, base, output=tmp_path / "part", resume=True, **given)
+    assert "resuming from step 6 of 8." in capsys.readouterr().err
+    assert_same(whole, part)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(base, judged, mined, tmp_path):
+    with pytest.raises(
+        stzoo.TrainingError, match=r"training stopped at step \d of 8: .* (nan|inf|not finite)"
+    ):
+        stzoo.rerank(mined, base, output=tmp_path / "out", **options(judged, learning_rate=1e30))
+    assert record(tmp_path / "out")["status"] == "failed"
+    assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
 def stop(*_):
