@@ -78,6 +78,9 @@ def test_processes_score_and_mine_together(model, judged, tmp_path, monkeypatch)
     assert files(tmp_path / "both") == files(tmp_path / "alone")
     assert (tmp_path / "both.jsonl").read_bytes() == (tmp_path / "alone.jsonl").read_bytes()
     assert not list(tmp_path.glob(".*"))
+    monkeypatch.setenv("STZOO_CACHE", str(tmp_path / "unused"))
+    together(2, "bench", model, "--data", judged, "--output", tmp_path / "both")  # has all results
+    assert not list((tmp_path / "unused").rglob("shard-*"))
 
 
 def test_mining_is_shared_out(model, judged, tmp_path, monkeypatch):

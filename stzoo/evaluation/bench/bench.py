@@ -209,7 +209,7 @@ def bench(
         )
     systems: list[System] = []
     loaded_models: list[LoadedModel] = []
-    retrievers: list[Retriever] = []
+    encoded: list[tuple[Retriever, list[System]]] = []  # each model, and the systems that it is in
     with contextlib.ExitStack() as stack:
         if output is None:
             output = Path(
@@ -230,20 +230,23 @@ def bench(
                 backend=backend,
             )
             loaded_models.append(loaded)
-            retrievers.append(
-                Retriever(loaded, root, batch_tokens, shard_rows or SHARD_ROWS, memory_gib, show_bars)
-            )
+            retriever = Retriever(loaded, root, batch_tokens, shard_rows or SHARD_ROWS, memory_gib, show_bars)
             run_info = {"device": loaded.model.device.type}
-            systems += Dense(retrievers[-1], k).systems(precisions, settings.index, run_info)
+            encoded.append((retriever, Dense(retriever, k).systems(precisions, settings.index, run_info)))
+            systems += encoded[-1][1]
+        find = partial(
+            _find, output, measures=chosen_measures, run_files=run_files and kept, overwrite=overwrite
+        )
 
         if suite:
             stack.enter_context(each_file_once())  # the tasks share a corpus
         if not is_main_process():  # it encodes together with the main process, which does the rest
             for read in datasets_to_read:
                 judged = read()
-                for retriever in retrievers:
-                    retriever.documents(judged)
-                    retriever.queries(judged)
+                for retriever, of_model in encoded:
+                    if not all(find(system, judged) for system in of_model):
+                        retriever.documents(judged)
+                        retriever.queries(judged)
             return Results([])
 
         reranker = (
@@ -320,7 +323,13 @@ def bench(
             runs.clear()
             for system in systems_for(judged):
                 bar.set_description(f"{system.name} on {judged.name}")
-                result, run = _score(system, judged, folder, chosen_measures, run_files and kept, overwrite)
+                result, run = find(system, judged), None
+                if result is None:
+                    result, run = _score(
+                        system, judged, folder, chosen_measures, run_files and kept, overwrite
+                    )
+                elif not (meta := result.path.with_name("model_meta.json")).exists():
+                    write_json(meta, system.meta)
                 result = replace(result, folder=judged.folder, path=result.path if kept else Path())
                 if (fuse or rerank) and run is not None:
                     runs[system.name, system.revision] = run
@@ -396,6 +405,27 @@ def _note_missing_prompt(loaded: LoadedModel, task: str) -> None:
         )
 
 
+def _find(
+    output: Path,
+    system: System,
+    judged: RetrievalDataset,
+    *,
+    measures: Sequence[Measure],
+    run_files: bool,
+    overwrite: bool,
+) -> Result | None:
+    """The result of an earlier call; None if it lacks something, or is to be replaced."""
+    if overwrite:
+        return None
+    path = result_files.result_file(output, system.name, system.revision, judged.name)
+    existing = results.find(path, (system.name, system.revision), judged, system.settings)
+    if not existing or any(measure.name not in existing.scores.mean for measure in measures):
+        return None
+    if run_files and not result_files.run_file(path, judged.split).exists():
+        return None
+    return existing
+
+
 def _score(
     system: System,
     judged: RetrievalDataset,
@@ -403,20 +433,13 @@ def _score(
     measures: Sequence[Measure],
     run_files: bool,
     overwrite: bool,
-) -> tuple[Result, Ranked | None]:
-    """The result and its run; None for the run of a result that existed before."""
+) -> tuple[Result, Ranked]:
+    """Retrieves and scores, writes the result, and returns it with its run."""
     path = result_files.result_file(output, system.name, system.revision, judged.name)
     if overwrite:
         results.check_replaceable(path)
     run_path = result_files.run_file(path, judged.split)
     identity = ((system.name, system.revision), judged, system.settings)
-    if not overwrite:
-        existing = results.find(path, *identity)
-        complete = existing and all(measure.name in existing.scores.mean for measure in measures)
-        if existing and complete and (run_path.exists() or not run_files):
-            if not path.with_name("model_meta.json").exists():
-                write_json(path.with_name("model_meta.json"), system.meta)
-            return existing, None
     start = time.monotonic()
     system_notes = system.notes(judged)
     retrieved = system.retrieve(judged)
