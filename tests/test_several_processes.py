@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -118,6 +119,20 @@ def test_processes_prepare_together(base, corpus, tmp_path):
     together(2, "prepare", "master", *words)
     assert files(tmp_path / "both") == files(tmp_path / "alone") != {}
     assert json.loads((tmp_path / "both" / "run.json").read_text())["status"] == "finished"
+
+
+def test_without_torchrun_processes_end_if_one_refuses(base, corpus, tmp_path):
+    """The first process alone looks at the output; the others would wait for it."""
+    words = ["prepare", "master", "--queries", "lexical", "--continuation", "none", "--neighbours", "bm25"]
+    words += ["--corpus", corpus, "--tokenizer", base, "--output", tmp_path / "out"]
+    together(1, *words)
+    begun = time.monotonic()
+    command = [sys.executable, "-m", "stzoo", *map(str, words)]
+    done = processes.run_ranks(3, command, to_the_end=True, torchrun=False)
+    assert done.codes == [2, 2, 2], done.stderr
+    assert "contains a finished run. Replace it with --overwrite" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - begun < 100
 
 
 def test_a_rank_without_the_others_is_refused(model, judged, tmp_path, monkeypatch):

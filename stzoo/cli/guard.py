@@ -29,6 +29,7 @@ from typing import Any
 import typer
 
 from stzoo.errors import StzooError
+from stzoo.utils.distributed import report_failure
 
 BROKEN_PIPE, MISTAKE, FAULT, INTERRUPTED, TERMINATED = 1, 2, 70, 130, 143
 ISSUES = "https://github.com/stzoo/stzoo/issues"
@@ -76,6 +77,8 @@ def guarded(work: Callable[[], Any], words: Sequence[str]) -> int:
         text, code = explain(error, words)
         if text:
             typer.echo(f"stzoo: {text}", err=True)
+        if code in (MISTAKE, FAULT):
+            report_failure()
         return code
     finally:
         if replace:

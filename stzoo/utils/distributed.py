@@ -11,6 +11,7 @@ import datetime
 import itertools
 import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -22,10 +23,12 @@ from stzoo.errors import RecipeError, StzooError, first_line
 START_S = 3600  # the first time that they wait, processes may arrive one after the other
 BEAT_S = 5  # time between two signs of life
 SILENCE_S = 600  # without a sign of life, a process counts as dead; one call may keep all threads busy
+STAY_S = 120  # that a failed process stays, for the others to arrive and notice
 PATIENCE_S = 24 * 3600  # wait for a process that is alive; it may be stuck
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # which torchrun sets
 KEPT = "What is finished is kept; run the command again to continue (training with --resume)."
 IN_SEVERAL = "Start it without torchrun; bench, encode, finetune, mine, prepare and pretrain run in several."
+FAILED = "failed"  # counter in the store
 UNSUPPORTED = {  # variables that accelerate sets when it shards a model
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -212,12 +215,9 @@ def _store() -> Any:
         RecipeError: If a variable of the launcher is missing or wrong.
         StzooError: If the first process cannot be reached.
     """
-    from torch import distributed as dist
-
     check_launcher()
     try:
-        store, *_ = next(dist.rendezvous("env://", timeout=datetime.timedelta(seconds=START_S)))
-        store = dist.PrefixStore("stzoo", store)
+        store = _rendezvous(START_S)
         store.add(f"alive/{rank()}", 1)
     except (RuntimeError, ValueError) as error:
         raise StzooError(
@@ -242,6 +242,32 @@ def _store() -> Any:
     return store
 
 
+def _rendezvous(seconds: float) -> Any:
+    """Connects to the store; the first process, if it has the store, also waits for all others to connect."""
+    from torch import distributed as dist
+
+    store, *_ = next(dist.rendezvous("env://", timeout=datetime.timedelta(seconds=seconds)))
+    return dist.PrefixStore("stzoo", store)
+
+
+def report_failure() -> None:
+    """Lets the other processes know that this one has failed, unless torchrun does; it then has to end.
+
+    Otherwise they would wait for it: for an hour, if it is the first one and they cannot reach it.
+    """
+    with contextlib.suppress(RuntimeError, ValueError, StzooError):
+        if world_size() == 1 or "TORCHELASTIC_RUN_ID" in os.environ:
+            return
+        from torch import distributed as dist
+
+        check_launcher()
+        if dist.is_initialized():  # its exchanges fail
+            return
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)  # as Python's handlers do not run while torch waits
+        (_store() if _store.cache_info().currsize else _rendezvous(STAY_S)).add(FAILED, 1)
+
+
 def _wait(key: str, count: int, others: Sequence[int]) -> None:
     """Waits until a counter of the store is that high.
 
@@ -256,7 +282,7 @@ def _wait(key: str, count: int, others: Sequence[int]) -> None:
     store, begun, pause = _store(), time.monotonic(), 0.01
     seen = dict.fromkeys(others, (0, begun))
     with lost_processes(KEPT):
-        while 0 <= (reached := store.add(key, 0)) < count:
+        while 0 <= (reached := -store.add(FAILED, 0) or store.add(key, 0)) < count:
             time.sleep(pause)
             pause = min(pause * 1.2, 1.0)
             now = time.monotonic()

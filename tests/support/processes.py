@@ -95,10 +95,11 @@ def run(command, *, timeout=None, check=False, capture_output=False, **options):
     return done
 
 
-def run_ranks(count, command, *, timeout=300, env=None, to_the_end=False):
+def run_ranks(count, command, *, timeout=300, env=None, to_the_end=False, torchrun=True):
     """Runs a command in processes that train together, as torchrun does, until one fails.
 
-    With `to_the_end`, none is killed, as by srun, and `codes` has the exit code of each.
+    With `to_the_end`, none is killed, as by srun, and `codes` has the exit code of each. Without `torchrun`,
+    the first process has the store.
     """
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     shared = {
@@ -106,10 +107,15 @@ def run_ranks(count, command, *, timeout=300, env=None, to_the_end=False):
         "LOCAL_WORLD_SIZE": count,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": store.port,
-        "TORCHELASTIC_RUN_ID": "tests",
-        "TORCHELASTIC_RESTART_COUNT": 0,
-        "TORCHELASTIC_USE_AGENT_STORE": True,  # the one above, as with torchrun: no process finds a free port
     }
+    if torchrun:
+        shared |= {
+            "TORCHELASTIC_RUN_ID": "tests",
+            "TORCHELASTIC_RESTART_COUNT": 0,
+            "TORCHELASTIC_USE_AGENT_STORE": True,  # the one above: no process finds a free port
+        }
+    else:
+        del store  # which frees the port
     end = time.monotonic() + timeout
     with tempfile.TemporaryFile("w+") as errors, contextlib.ExitStack() as stack:
         ranks = []
