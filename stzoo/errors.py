@@ -11,7 +11,7 @@ StzooError                      exit code 2, printed without a traceback
 │   └── ExportError             a model that cannot be exported in a portable form
 ├── ShapeError                  tensors whose shapes do not match
 ├── OutputError                 an output path that cannot or must not be written
-├── TrainingError               a training run whose loss, gradient or weights are not finite
+├── TrainingError               a run whose values are not finite, or one of whose processes is gone
 ├── PublishError                a model that must not be published, or that the Hub rejects
 ├── ServerError                 a server of a language model that cannot be used
 └── MissingExtraError           an optional dependency that is not installed
@@ -92,7 +92,7 @@ class OutputError(StzooError):
 
 
 class TrainingError(StzooError):
-    """A training run that cannot continue: a value is not finite, or one of its processes is gone."""
+    """A run that cannot continue: a value is not finite, or one of its processes is gone."""
 
 
 class PublishError(StzooError):

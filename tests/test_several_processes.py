@@ -121,6 +121,34 @@ def test_processes_prepare_together(base, corpus, tmp_path):
     assert json.loads((tmp_path / "both" / "run.json").read_text())["status"] == "finished"
 
 
+KILLED = """
+import os, signal
+from stzoo.cli import main
+from stzoo.pretraining import prepare
+from stzoo.utils import distributed
+distributed.SILENCE_S, distributed.BEAT_S = 3, 0.2
+wait = prepare.wait_for_all
+def killed():
+    wait()
+    if distributed.rank():
+        os.kill(os.getpid(), signal.SIGKILL)
+prepare.wait_for_all = killed
+main()
+"""
+
+
+def test_a_process_that_is_killed_at_the_end_takes_no_finished_record_with_it(base, corpus, tmp_path):
+    words = ["prepare", "master", "--queries", "lexical", "--continuation", "none", "--neighbours", "bm25"]
+    words += ["--corpus", corpus, "--tokenizer", base, "--output", tmp_path / "out"]
+    done = processes.run_ranks(2, [sys.executable, "-c", KILLED, *map(str, words)], to_the_end=True)
+    assert done.codes == [2, -9], done.stderr
+    assert "process 1 of 2 has shown no sign of life" in done.stderr
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "finished"
+    before = files(tmp_path / "out")
+    together(1, *words, "--resume")
+    assert files(tmp_path / "out") == before
+
+
 def test_without_torchrun_processes_end_if_one_refuses(base, corpus, tmp_path):
     """The first process alone looks at the output; the others would wait for it."""
     words = ["prepare", "master", "--queries", "lexical", "--continuation", "none", "--neighbours", "bm25"]

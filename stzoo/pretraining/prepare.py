@@ -132,7 +132,8 @@ def prepare(
         run.record()  # before any index is made, so that an interrupted run can resume
         work = run.folder / WORK
         with main_process_first():  # it looks first whether the folder is empty
-            work.mkdir(exist_ok=True)
+            if is_main_process():
+                work.mkdir(exist_ok=True)
         with config.on_engine():
             instance = kind(config, corpus, tokenizer, work)
             with main_process_first():  # it may make an index

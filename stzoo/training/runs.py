@@ -146,7 +146,7 @@ def start(
     if not is_main_process():
         # The main process locks the folder and writes; the others only need to start from the same state.
         metadata = records.read_run_record(output) if resume else None
-        with lost_processes(CONTINUE, TrainingError):
+        with lost_processes(CONTINUE):
             yield Run(output, metadata or {"status": "running", "recipe": settings.dump()}, resumed=resume)
         return
     with lock_folder(output) as folder:
@@ -157,7 +157,7 @@ def start(
             with (
                 manager.recording() as run.components,
                 logs_in(folder, loggers),
-                lost_processes(CONTINUE, TrainingError),
+                lost_processes(CONTINUE),
             ):
                 yield run
         except BaseException as error:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
-from stzoo.errors import RecipeError, StzooError, first_line
+from stzoo.errors import RecipeError, StzooError, TrainingError, first_line
 
 START_S = 3600  # the first time that they wait, processes may arrive one after the other
 BEAT_S = 5  # time between two signs of life
@@ -176,15 +176,14 @@ def _of_launcher(variable: str, default: int, least: int = 0) -> int:
 
 
 @contextlib.contextmanager
-def lost_processes(advice: str, kind: type[StzooError] = StzooError) -> Iterator[None]:
+def lost_processes(advice: str) -> Iterator[None]:
     """Explains errors of the exchange with other processes in the block.
 
     Args:
         advice: What is kept, and how to continue.
-        kind: Class of the error.
 
     Raises:
-        StzooError: If another process has ended or does not answer.
+        TrainingError: If another process has ended or does not answer.
     """
     try:
         yield
@@ -192,7 +191,7 @@ def lost_processes(advice: str, kind: type[StzooError] = StzooError) -> Iterator
         if world_size() == 1 or not _is_of_exchange(error):
             raise
         reason = re.sub(r"^\[\S*\] ", "", first_line(error)).partition(". This is")[0]
-        raise kind(
+        raise TrainingError(
             f"process {rank()} of {world_size()} cannot reach another process of the run, which has ended or "
             f"does not answer ({reason}). The other one's message, if it wrote one, says why. "
             f"{advice}"
@@ -213,14 +212,14 @@ def _store() -> Any:
 
     Raises:
         RecipeError: If a variable of the launcher is missing or wrong.
-        StzooError: If the first process cannot be reached.
+        TrainingError: If the first process cannot be reached.
     """
     check_launcher()
     try:
         store = _rendezvous(START_S)
         store.add(f"alive/{rank()}", 1)
     except (RuntimeError, ValueError) as error:
-        raise StzooError(
+        raise TrainingError(
             f"{world_size()} processes were started (WORLD_SIZE), but this one cannot reach the first at "
             f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({first_line(error)}). Start them with "
             "torchrun; what is finished is kept."
@@ -277,7 +276,7 @@ def _wait(key: str, count: int, others: Sequence[int]) -> None:
         others: Ranks of the processes that may still have to raise it.
 
     Raises:
-        StzooError: If one of them has failed, shows no sign of life, or takes longer than `PATIENCE_S`.
+        TrainingError: If one of them has failed, shows no sign of life, or takes longer than `PATIENCE_S`.
     """
     store, begun, pause = _store(), time.monotonic(), 0.01
     seen = dict.fromkeys(others, (0, begun))
@@ -291,17 +290,17 @@ def _wait(key: str, count: int, others: Sequence[int]) -> None:
                     seen[other] = (beats_now, now)
                 elif now - since > (SILENCE_S if beats else START_S):
                     what = "has shown no sign of life" if beats else "has not been here"
-                    raise StzooError(
+                    raise TrainingError(
                         f"process {other} of {world_size()} {what} for {now - since:.0f} s, so process "
                         f"{rank()} waits no longer. {KEPT}"
                     )
             if now - begun > PATIENCE_S:
-                raise StzooError(
+                raise TrainingError(
                     f"process {rank()} of {world_size()} has waited {PATIENCE_S / 3600:.0f} hours for the "
                     f"others, which may be stuck. {KEPT}"
                 )
     if reached < 0:
-        raise StzooError(f"another process of the run has failed; its own message says why. {KEPT}")
+        raise TrainingError(f"another process of the run has failed; its own message says why. {KEPT}")
 
 
 @lost_processes(KEPT)
@@ -309,7 +308,7 @@ def wait_for_all() -> None:
     """Waits until all processes that torchrun started together are here.
 
     Raises:
-        StzooError: If they cannot find each other, or one has died or is stuck.
+        TrainingError: If they cannot find each other, or one has died or is stuck.
     """
     if world_size() == 1:
         return
@@ -332,7 +331,7 @@ def main_process_first() -> Iterator[None]:
     """Runs the block in the main process before it runs in the others.
 
     Raises:
-        StzooError: In the others, if it fails there, or the main process has died or is stuck.
+        TrainingError: In the others, if it fails there, or the main process has died or is stuck.
     """
     if world_size() == 1:
         yield
