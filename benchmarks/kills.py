@@ -79,7 +79,7 @@ COMMANDS = {  # OUT is the output's folder, INPUTS that of the inputs; a second 
 }  # fmt: skip
 SEVERAL = ("encode/processes", "encode/ray", "bench/ranks", "mine/ranks", "prepare/ranks")
 COUNTS = {"processes": 3, "ranks": 3}  # of processes
-RAY = ["--engine", "ray", "--workers", "2"]
+RAY = ["--engine", "ray", "--ray-workers", "2"]
 SILENCE_S, START_S = 20, 40  # until a rank takes another one for dead, in place of minutes
 LIMIT_S = 180  # for processes to end
 HUNG = 256  # in place of the exit code of a process that did not
