@@ -279,7 +279,7 @@ def _log(error: BaseException, words: Sequence[str]) -> str:
 
 def _write(text: str) -> Path:
     """Writes a log that only its owner can read to the cache folder, or else to the temporary folder."""
-    from stzoo.data.corpus import cache_folder
+    from stzoo.utils.cache import cache_folder
 
     now = datetime.datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
     content = text.encode("utf-8", "backslashreplace") + b"\n"

@@ -10,7 +10,6 @@ when no run uses it: the same sources give the same rows again.
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -23,6 +22,7 @@ from filelock import FileLock
 from stzoo.data import corpus_rows, corpus_sources, pydocs, row_location, rows, words
 from stzoo.errors import DataError, ModelError, OutputError, RecipeError
 from stzoo.utils import inputs
+from stzoo.utils.cache import cache_folder
 from stzoo.utils.files import atomic_folder, clear_drafts, fingerprint, write_json
 from stzoo.utils.messages import counted
 from stzoo.utils.progress import progress_bar
@@ -187,13 +187,6 @@ def _fingerprint_parts(tokenizer: Any, *parts: str) -> str:
         )
     whole = json.loads(backend.to_str())
     return hashlib.sha256(json.dumps([whole[part] for part in parts], sort_keys=True).encode()).hexdigest()
-
-
-def cache_folder() -> Path:
-    """The cache folder: $STZOO_CACHE, or stzoo in $XDG_CACHE_HOME or ~/.cache."""
-    given = os.environ.get("STZOO_CACHE")
-    path = Path(given or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "stzoo"))
-    return inputs.user_path(path, OutputError)
 
 
 def _key(

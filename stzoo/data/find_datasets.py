@@ -8,9 +8,9 @@ from pathlib import Path
 from stzoo.data import download, registry
 from stzoo.data.beir import RetrievalDataset
 from stzoo.data.beir_layout import is_beir, qrels_names
-from stzoo.data.corpus import cache_folder
 from stzoo.data.registry import Entry
 from stzoo.errors import DataError, suggest
+from stzoo.utils.cache import cache_folder
 from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import counted
 

@@ -26,12 +26,12 @@ from typing import Any
 from uuid import UUID
 
 from stzoo.data.beir import write_beir
-from stzoo.data.corpus import cache_folder
 from stzoo.data.corpus_names import SUFFIXES
 from stzoo.data.object_rows import CORPUS, object_rows
 from stzoo.data.remote import local_copy
 from stzoo.data.rows import Rows
 from stzoo.errors import DataError, abbreviated, first_line, quoted
+from stzoo.utils.cache import cache_folder
 from stzoo.utils.files import NEW, draft_folder, fingerprint, writing
 from stzoo.utils.inputs import is_url
 from stzoo.utils.messages import counted

@@ -4,8 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from stzoo.data.corpus import cache_folder
 from stzoo.errors import DataError
+from stzoo.utils.cache import cache_folder
 from stzoo.utils.files import atomic_file
 from stzoo.utils.remote import file_system, reaching
 

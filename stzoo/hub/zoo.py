@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
-from stzoo.data.corpus import cache_folder
 from stzoo.plugins import manager
 from stzoo.plugins.hookspecs import Checkpoint
+from stzoo.utils.cache import cache_folder
 from stzoo.utils.outputs import IMPORTED
 from stzoo.utils.public import public
 from stzoo.utils.tables import Tabular

@@ -28,13 +28,14 @@ import tokenizers
 from datasets import Dataset
 from datasets.table import InMemoryTable
 
-from stzoo.data.corpus import Corpus, cache_folder, exclusive
+from stzoo.data.corpus import Corpus, exclusive
 from stzoo.errors import OutputError
 from stzoo.pretraining import objective as objective_module
 from stzoo.pretraining import tokens as tokens_module
 from stzoo.pretraining.objective import Objective
 from stzoo.pretraining.tokens import Tokens, tokenize
 from stzoo.utils import inputs
+from stzoo.utils.cache import cache_folder
 from stzoo.utils.distributed import is_main_process
 from stzoo.utils.files import fingerprint
 from stzoo.utils.messages import counted, notify

@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import processes
 
-from stzoo.data.corpus import cache_folder, load_corpus
+from stzoo.data.corpus import load_corpus
 from stzoo.data.corpus_rows import read_row
 from stzoo.errors import DataError, OutputError, RecipeError
+from stzoo.utils.cache import cache_folder
 
 ROWS = [
     {"_id": "a", "title": "Wings", "text": "The lift of a wing grows."},

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from stzoo import ModelError, Preparation, RecipeError
-from stzoo.data.corpus import Corpus, cache_folder, tokenizer_fingerprint
+from stzoo.data.corpus import Corpus, tokenizer_fingerprint
 from stzoo.data.languages import check_language
 from stzoo.training.pretrain_settings import PrepareSettings
 from stzoo.training.settings import DATA, HARDWARE, LANGUAGE_HELP, LanguageCode, Names, setting
+from stzoo.utils.cache import cache_folder
 from stzoo.utils.messages import counted
 from stzoo_master.related import DOCUMENT_PATTERN
 

@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 
 from stzoo.adaptation.questions.answers import check_query, clean, parse_queries
 from stzoo.adaptation.questions.generator import MOST_AT_ONCE, STYLES, Answer, Passage
-from stzoo.data.corpus import cache_folder
 from stzoo.data.languages import LANGUAGES
 from stzoo.errors import MissingExtraError, RecipeError, ServerError, abbreviated
+from stzoo.utils.cache import cache_folder
 from stzoo.utils.files import writing
 from stzoo.utils.messages import counted
 

@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from stzoo.data.corpus import cache_folder
 from stzoo.evaluation.adapt_record import ADAPTED, BASE, HELD_OUT
 from stzoo.evaluation.query_texts import query_texts
 from stzoo.evaluation.report.adaptation import Adaptation
@@ -20,6 +19,7 @@ from stzoo.evaluation.report.leaderboard import (
     suite_letters,
 )
 from stzoo.retrieval import bm25
+from stzoo.utils.cache import cache_folder
 from stzoo.utils.paths import shorten_paths
 
 

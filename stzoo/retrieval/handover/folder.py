@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stzoo.data.corpus import cache_folder
 from stzoo.errors import OutputError, first_line
 from stzoo.retrieval.handover.passages import compared
+from stzoo.utils.cache import cache_folder
 from stzoo.utils.files import atomic_file, lock_folder, writing
 from stzoo.utils.inputs import is_url, parse_json
 from stzoo.utils.parts import check_manifest

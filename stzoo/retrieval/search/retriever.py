@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from stzoo.data.beir import RetrievalDataset
-from stzoo.data.corpus import cache_folder
 from stzoo.data.ranking import Ranked
 from stzoo.models.encode import copies_on, encode, moved
 from stzoo.models.encode.batches import prompt_of, reading_notes
 from stzoo.models.loaded import NO_REVISION, LoadedModel
 from stzoo.retrieval.search.exact import top_k
 from stzoo.retrieval.store import SHARD_ROWS, Store, fill, place
+from stzoo.utils.cache import cache_folder
 from stzoo.utils.messages import notify
 
 
