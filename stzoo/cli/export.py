@@ -8,6 +8,7 @@ import typer
 from stzoo.cli.flags import Overwrite, command
 from stzoo.cli.shared import done
 from stzoo.hub.settings import ExportSettings
+from stzoo.utils.outputs import check_model_output
 
 
 @command(ExportSettings)
@@ -22,6 +23,7 @@ def export_command(
 
     Only the retriever is exported; an MLM head or decoders kept for pre-training are left out.
     """
+    check_model_output(output, overwrite, [settings.model])  # before torch is imported, which takes seconds
     from stzoo.hub.export import export
     from stzoo.utils.distributed import require_one_process
 

@@ -30,6 +30,7 @@ import typer
 
 from stzoo.errors import StzooError
 from stzoo.utils.distributed import report_failure
+from stzoo.utils.signals import announced_interrupts
 
 BROKEN_PIPE, MISTAKE, FAULT, INTERRUPTED, TERMINATED = 1, 2, 70, 130, 143
 ISSUES = "https://github.com/stzoo/stzoo/issues"
@@ -71,7 +72,8 @@ def guarded(work: Callable[[], Any], words: Sequence[str]) -> int:
     if replace:
         signal.signal(signal.SIGTERM, functools.partial(_terminate, os.getpid()))
     try:
-        code = work()
+        with announced_interrupts():
+            code = work()
         return code if isinstance(code, int) else 0
     except BaseException as error:
         text, code = explain(error, words)

@@ -1,16 +1,28 @@
 """The record of a run of `stzoo adapt`, and its decision in words, for the command and for the report."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from stzoo.utils.inputs import read_json
 from stzoo.utils.messages import counted
 
-RECORD = "adapt.json"
-RESULTS, HELD_OUT, QUESTIONS = "results", "held_out", "questions"  # folders of the run
+RECORD, SETTINGS = "adapt.json", "settings.json"
+# folders of the run
+CORPUS, RESULTS, HELD_OUT, QUESTIONS = "corpus", "results", "held_out", "questions"
 MEASURE = "nDCG@10"
 BASE, ADAPTED = "base", "adapted"  # systems
 FEW = 30  # held-out documents
 GENERAL_LOSS = 0.02  # in the general check, which is mentioned
+
+
+def is_unfinished(folder: Path) -> bool:
+    """True for the folder of a run that has stopped before its record was written."""
+    if (folder / RECORD).exists():
+        return False
+    settings = read_json(folder / SETTINGS).get("settings")
+    is_adapt = isinstance(settings, dict) and settings.get("command") == "adapt"
+    return is_adapt or (folder / CORPUS / "passages.json").is_file()  # a mistake in settings removes them
 
 
 def verdict(record: Mapping[str, Any], adapted: str) -> list[str]:

@@ -17,7 +17,6 @@ import contextlib
 import inspect
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -30,7 +29,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import is_sentence_transformer_model
 
-from stzoo.errors import DataError, ExportError, ModelError, OutputError, RecipeError, first_line
+from stzoo.errors import DataError, ExportError, ModelError, RecipeError, first_line
 from stzoo.hub import card, layout, verify_standalone
 from stzoo.hub.settings import ExportSettings
 from stzoo.models.check_weights import first_not_finite
@@ -39,17 +38,24 @@ from stzoo.models.loading import load_plain
 from stzoo.models.names import model_source
 from stzoo.training.history import PICTURE, PRETRAINING
 from stzoo.training.trained import TrainedModel
-from stzoo.utils.files import atomic_folder, check_replaceable, write_json
-from stzoo.utils.inputs import read_json
+from stzoo.utils.files import atomic_folder, write_json
 from stzoo.utils.logging import silence_hf_logging
-from stzoo.utils.messages import notify, show_progress
-from stzoo.utils.outputs import ADAPTATION, IMPORTED, MERGED, MODEL_FILES, RECORD, check_output, no_model
+from stzoo.utils.messages import note_if_slow, notify, show_progress
+from stzoo.utils.outputs import (
+    ADAPTATION,
+    EXPORTED,
+    IMPORTED,
+    MERGED,
+    RECORD,
+    check_model_output,
+    files_of,
+    no_model,
+)
 from stzoo.utils.progress import STAGES, progress_bar
 from stzoo.utils.public import public
 
 TOLERANCE = 1e-6
 HISTORY = (RECORD, IMPORTED, MERGED, ADAPTATION, PICTURE, PRETRAINING)  # files on how a model was made
-EXPORTED = "exported"  # true in the record of a run that belongs to an exported copy of its model
 Extra = Mapping[str, str | Path] | Callable[[Path], None]
 
 
@@ -118,7 +124,7 @@ def export(
             "Export an earlier checkpoint."
         )
     bar = progress_bar(total=2, desc="export", bar_format=STAGES, disable=not show_progress(progress))
-    with silence_hf_logging(), bar, atomic_folder(output, replaces=_files_of(output)) as draft:
+    with silence_hf_logging(), bar, atomic_folder(output, replaces=files_of(output)) as draft:
         if portable:
             layout.write(model, draft, masked_lm)
         else:
@@ -136,39 +142,6 @@ def export(
         bar.update()
         check_model_output(output, overwrite)  # another process may have created it in the meantime
     return TrainedModel(output)
-
-
-def check_model_output(output: str | Path, overwrite: bool, inputs: Iterable[object] = ()) -> Path:
-    """Checks that a model may be written to `output`, and returns the path.
-
-    With `overwrite`, any model folder is replaced whose files are all those of a model
-    (`stzoo.utils.outputs.MODEL_FILES`).
-
-    Raises:
-        OutputError: If not.
-    """
-    output = check_output(output, kind="model", inputs=inputs)
-    if not output.is_dir() or not any(output.iterdir()):
-        return output
-    if not overwrite:
-        raise OutputError(f"{output} exists already. Use --overwrite, or another --output.")
-    if not (output / "modules.json").is_file():
-        raise OutputError(
-            f"{output} is not a model folder (it has no modules.json) and is not replaced. Use another "
-            "--output."
-        )
-    if (output / RECORD).exists() and read_json(output / RECORD).get(EXPORTED) is not True:
-        raise OutputError(f"{output} is a training run ({RECORD}) and is not replaced. Use another --output.")
-    check_replaceable(output, _files_of(output))
-    return output
-
-
-def _files_of(output: Path) -> tuple[str, ...]:
-    """Patterns of the files of the model in a folder, including its own code."""
-    listing = read_json(output / "modules.json", list) or []
-    types = [module.get("type") for module in listing if isinstance(module, dict)]
-    code = [str(kind).partition(".")[0] for kind in types]
-    return (*MODEL_FILES, *(rf"{re.escape(stem)}\.py" for stem in code))
 
 
 def _copy_history(source: Path, draft: Path) -> None:
@@ -327,7 +300,8 @@ def run_alone(
             **environment,
         }
         command = [python, "-P", verify_standalone.__file__, *words]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        with note_if_slow("checking the model in another process, with plain sentence-transformers …"):
+            done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     if len(lines) != expected:
         raise ExportError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stzoo.errors import ModelError, RecipeError, UnknownNameError
-from stzoo.hub.export import check_model_output, export
+from stzoo.hub.export import export
 from stzoo.hub.published import Published, fetch
 from stzoo.hub.settings import ImportSettings
 from stzoo.models import limits
@@ -24,7 +24,7 @@ from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import sha256, write_json
 from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.messages import show_progress
-from stzoo.utils.outputs import IMPORTED
+from stzoo.utils.outputs import IMPORTED, check_model_output
 from stzoo.utils.progress import STAGES, progress_bar
 from stzoo.utils.public import public
 

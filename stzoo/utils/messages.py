@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
 
 logger = logging.getLogger("stzoo")
@@ -32,6 +33,18 @@ def notify(text: str, *, is_passing: bool = False) -> None:
     """
     if os.environ.get("RANK", "0") == "0":
         logger.warning(text, extra={"is_passing": is_passing})
+
+
+@contextlib.contextmanager
+def note_if_slow(text: str, seconds: float = 2.0) -> Iterator[None]:
+    """Shows a passing note to the user if the block takes longer than some seconds."""
+    timer = threading.Timer(seconds, notify, (text,), {"is_passing": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def show_progress(progress: bool | None = None) -> bool:

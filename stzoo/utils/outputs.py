@@ -6,17 +6,20 @@ file by file: by `stzoo.utils.files.check_replaceable` for models, and by `stzoo
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
 from stzoo.errors import OutputError, RecipeError
-from stzoo.utils.inputs import user_path
+from stzoo.utils.files import check_replaceable
+from stzoo.utils.inputs import read_json, user_path
 
 RECORD = "run.json"
 IMPORTED = "import.json"  # in the folder of a model that `stzoo import` made
 MERGED = "merge.json"  # in the folder of a model that is a mean of others
 ADAPTATION = "adaptation.json"  # in the folder of a model that `stzoo adapt` made
+EXPORTED = "exported"  # true in the record of a run that belongs to an exported copy of its model
 _MARKS = ("modules.json", "corpus.jsonl", "corpus.jsonl.gz")  # files of folders that must not get results
 Kind = Literal["run", "model", "results", "file"]
 _MODULE = r"(?:(?:[\w-]+_)?\d+_\w+/|exact/)*"  # folders of modules, of routes, and of a second form
@@ -87,6 +90,39 @@ def check_output(
     elif kind == "results" and (marks := [name for name in _MARKS if (path / name).exists()]):
         raise OutputError(f"{path} is a model or a data set ({marks[0]}); choose another folder as --output.")
     return path
+
+
+def check_model_output(output: str | Path, overwrite: bool, inputs: Iterable[object] = ()) -> Path:
+    """Checks that a model may be written to `output`, and returns the path.
+
+    With `overwrite`, any model folder is replaced whose files are all those of a model
+    (`MODEL_FILES`).
+
+    Raises:
+        OutputError: If not.
+    """
+    output = check_output(output, kind="model", inputs=inputs)
+    if not output.is_dir() or not any(output.iterdir()):
+        return output
+    if not overwrite:
+        raise OutputError(f"{output} exists already. Use --overwrite, or another --output.")
+    if not (output / "modules.json").is_file():
+        raise OutputError(
+            f"{output} is not a model folder (it has no modules.json) and is not replaced. Use another "
+            "--output."
+        )
+    if (output / RECORD).exists() and read_json(output / RECORD).get(EXPORTED) is not True:
+        raise OutputError(f"{output} is a training run ({RECORD}) and is not replaced. Use another --output.")
+    check_replaceable(output, files_of(output))
+    return output
+
+
+def files_of(output: Path) -> tuple[str, ...]:
+    """Patterns of the files of the model in a folder, including its own code."""
+    listing = read_json(output / "modules.json", list) or []
+    types = [module.get("type") for module in listing if isinstance(module, dict)]
+    code = [str(kind).partition(".")[0] for kind in types]
+    return (*MODEL_FILES, *(rf"{re.escape(stem)}\.py" for stem in code))
 
 
 def _paths(given: object) -> list[Path]:

@@ -1,13 +1,55 @@
-"""Stop signals: defers Ctrl-C and SIGTERM until the training step is done and a checkpoint is saved."""
+"""Stop signals: Ctrl-C is answered at once, and training ends after a step whose checkpoint is saved."""
 
 import contextlib
 import os
 import signal
+import socket
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn, Self
 
 from stzoo.utils.messages import notify
+
+_answered = threading.Event()  # the user knows of the last Ctrl-C
+
+
+@contextlib.contextmanager
+def announced_interrupts(seconds: float = 0.5) -> Iterator[None]:
+    """Shows a note if the block does not end soon after Ctrl-C.
+
+    Python raises KeyboardInterrupt only when the library that is computing returns, which can take seconds,
+    as can the clearing up. A thread is woken by the signal itself.
+
+    Args:
+        seconds: Time after which the note is shown.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    waking, woken = socket.socketpair()
+    waking.setblocking(False)
+    _answered.clear()
+    before = signal.set_wakeup_fd(waking.fileno(), warn_on_full_buffer=False)
+    thread = threading.Thread(target=_announce, args=(woken, seconds), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        _answered.set()
+        signal.set_wakeup_fd(before)
+        waking.close()
+        thread.join()
+        woken.close()
+
+
+def _announce(woken: socket.socket, seconds: float) -> None:
+    """Waits for the numbers of signals, until the other end is closed."""
+    while number := woken.recv(1):
+        if number[0] == signal.SIGINT and not _answered.wait(seconds):
+            notify("stopping …", is_passing=True)
+            _answered.set()
 
 
 class StopSignals:
@@ -48,6 +90,7 @@ class StopSignals:
             signal.raise_signal(number)
             return
         self.received = number
+        _answered.set()
         with contextlib.suppress(RuntimeError):  # the signal has interrupted another message
             notify("stopping after this step and saving a checkpoint. A second signal stops at once.")
 

@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -198,3 +200,36 @@ def test_an_absurd_value_is_refused_by_its_name_before_anything_is_read(words, c
     name = "base" if "\0" in words[2] else name
     assert re.search(rf"{name}|{name.replace('-', '_')}", said), said
     assert not list(tmp_path.iterdir())
+
+
+BUSY = """
+import hashlib
+from stzoo.cli.guard import guarded, leave
+
+def work():
+    print("begun", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"x", b"y", 6_000_000)  # seconds, in which Python cannot act on a signal
+
+leave(guarded(work, ["bench"]))
+"""
+
+
+def test_ctrl_c_is_answered_while_a_library_computes():
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert said == "stzoo: stopping …\nstzoo: stopped. To continue, run the same command again.\n"
+    assert process.returncode == 130
+
+
+def test_ctrl_c_that_ends_a_command_at_once_is_not_announced(capsys):
+    def work():
+        signal.raise_signal(signal.SIGINT)
+
+    assert run(work, "bench", capsys=capsys) == (
+        130,
+        "stzoo: stopped. To continue, run the same command again.\n",
+    )

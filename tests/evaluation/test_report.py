@@ -819,6 +819,15 @@ def test_a_damaged_record_of_adapt_is_refused(tmp_path):
         report(folder, output=tmp_path / "r.html")
 
 
+def test_an_unfinished_run_of_adapt_is_not_taken_for_results(tmp_path):
+    files = {"failed/settings.json": {"settings": {"command": "adapt"}}, "refused/corpus/passages.json": {}}
+    for name, content in files.items():
+        write_json(tmp_path / name, content)
+        folder = tmp_path / name.partition("/")[0]
+        with pytest.raises(DataError, match=r"`stzoo adapt` that was interrupted or has failed.*again: it"):
+            report(folder, output=tmp_path / "r.html")
+
+
 # In a browser
 
 

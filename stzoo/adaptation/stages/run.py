@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from stzoo.adaptation.settings import AdaptSettings
-from stzoo.evaluation.adapt_record import QUESTIONS
+from stzoo.evaluation.adapt_record import CORPUS, QUESTIONS, SETTINGS
 from stzoo.models.cross_encoder import Teacher
 from stzoo.models.loaded import LoadedModel
 from stzoo.retrieval.search.retriever import Retriever
 from stzoo.utils.parts import open_manifest
 
-CORPUS, TEACHER = "corpus", "teacher"  # folders of the run
-SETTINGS = "settings.json"
+TEACHER = "teacher"  # folder of the run
 FEWEST = 200  # questions below which nothing can be learnt
 
 

@@ -89,9 +89,14 @@ def read_adaptation(folder: Path) -> dict[str, Any] | None:
     """The record of a run; None if the folder is not a run.
 
     Raises:
-        DataError: If it is damaged.
+        DataError: If it is damaged or unfinished.
     """
     path = folder / RECORD
+    if adapt_record.is_unfinished(folder):
+        raise DataError(
+            f"{folder} is a run of `stzoo adapt` that was interrupted or has failed, so it has no {RECORD} "
+            "and no scores to report. Run the same `stzoo adapt` again: it continues, or says what is wrong."
+        )
     if not path.is_file() or not (folder / HELD_OUT).is_dir():
         return None
     try:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from stzoo.errors import ModelError, RecipeError
-from stzoo.hub.export import check_model_output, export
+from stzoo.hub.export import export
 from stzoo.hub.merge.compatibility import check_same, kind_of, load, tensors
 from stzoo.hub.merge.sources import Source, find
 from stzoo.hub.merge.weights import Stored
@@ -35,7 +35,7 @@ from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import write_json
 from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.messages import show_progress
-from stzoo.utils.outputs import MERGED
+from stzoo.utils.outputs import MERGED, check_model_output
 from stzoo.utils.progress import progress_bar
 from stzoo.utils.public import public
 
