@@ -38,7 +38,7 @@ from stzoo.adaptation.stages.read import Passages, read_passages
 from stzoo.adaptation.stages.run import SETTINGS, Run
 from stzoo.adaptation.stages.train import train
 from stzoo.data.beir_layout import corpus_file
-from stzoo.data.documents.find import check_there
+from stzoo.data.find_datasets import locate
 from stzoo.data.objects import corpus_path, is_judged
 from stzoo.errors import DataError, OutputError, StzooError
 from stzoo.evaluation.adapt_record import ADAPTED, BASE, HELD_OUT, MEASURE, RECORD, RESULTS
@@ -115,7 +115,8 @@ def adapt(
             f"{QUESTIONS}."
         )
     if named is not None:
-        _check_outside(folder, check_there(named))
+        corpus = locate(named, progress=progress)
+        _check_outside(folder, corpus)
     if config.threads:
         torch.set_num_threads(config.threads)
     with collect_notes() as notes, lock_folder(folder), config.on_engine():

@@ -159,7 +159,7 @@ class AskSettings(QuestionSettings):
     command: ClassVar[str] = "ask"
     positional: ClassVar[tuple[str, ...]] = ("corpus",)
 
-    corpus: Names = setting(..., CORPUS_HELP, min_length=1, takes="corpora")
+    corpus: Names = setting(..., CORPUS_HELP, min_length=1, names="data", takes="corpora")
     skip_bad_lines: bool = setting(False, SKIP_BAD_LINES_HELP, DATA)
 
 
@@ -173,7 +173,10 @@ class AdaptSettings(QuestionSettings, EngineSettings):
         ..., "Model to adapt: folder, Hub id or name from `stzoo zoo`.", names="model", takes="model"
     )
     corpus: Name = setting(
-        ..., "Documents: a folder or file that `stzoo read` reads, or a BEIR folder.", min_length=1
+        ...,
+        "Documents: a folder or file that `stzoo read` reads, or a data set (its name or BEIR folder).",
+        min_length=1,
+        names="data",
     )
     questions: Path | None = setting(
         None,

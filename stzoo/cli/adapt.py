@@ -8,7 +8,6 @@ import typer
 from stzoo.adaptation.settings import AdaptSettings
 from stzoo.cli.flags import Json, command
 from stzoo.cli.shared import print_json
-from stzoo.data.documents.find import check_there
 
 
 @command(AdaptSettings)
@@ -18,7 +17,6 @@ def adapt_command(
     as_json: Json = False,
 ) -> None:
     """Adapt a model to documents without labels."""
-    check_there(settings.corpus)  # before torch is imported, which takes seconds
     from stzoo.adaptation.adapt import adapt
     from stzoo.adaptation.result import verdict
 

@@ -14,8 +14,8 @@ Complete = Callable[[str], list[str]]
 
 
 def complete_names(kind: str) -> Complete:
-    """Completes names of a kind of component, of data sets and suites if it is "dataset", or of
-    published checkpoints if it is "model".
+    """Completes names of a kind of component, of data sets if it is "data", also of suites if it is
+    "dataset", or of published checkpoints if it is "model".
 
     Of names with commas between, the last is completed.
     """
@@ -69,10 +69,10 @@ def complete_listed(ctx: typer.Context, incomplete: str) -> list[str]:  # noqa: 
 def known_names(kind: str) -> list[str]:
     """Names of a kind of component, or of data sets and suites; none if they cannot be had."""
     try:
-        if kind == "dataset":
+        if kind in ("dataset", "data"):
             from stzoo.data import registry
 
-            return [*registry.suites(), *registry.entries()]
+            return [*(registry.suites() if kind == "dataset" else ()), *registry.entries()]
         from stzoo.plugins import manager
 
         return list(manager.all("checkpoint" if kind == "model" else kind))

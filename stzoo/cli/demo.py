@@ -14,6 +14,7 @@ from typing import Any
 from stzoo.cli import ask_standalone as ask_alone
 from stzoo.data.beir import read_beir
 from stzoo.data.beir_layout import find_split
+from stzoo.data.find_datasets import locate
 from stzoo.data.pydocs import write_pydocs
 from stzoo.errors import MissingExtraError, ModelError, StzooError
 from stzoo.evaluation.bench.bench import bench
@@ -22,6 +23,7 @@ from stzoo.finetuning.finetune import finetune
 from stzoo.pretraining.pretrain import pretrain
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import sha256
+from stzoo.utils.messages import note_if_slow
 from stzoo.utils.outputs import check_output
 from stzoo.utils.public import public
 
@@ -117,7 +119,8 @@ def demo(
             write_pydocs(data)
     else:
         say(f"1/6 text: {corpus}")
-        data, text = Path(corpus).resolve(), str(Path(corpus).resolve())
+        data = locate(corpus).resolve()
+        text = str(data)
         for split in ("train", "test"):  # a missing split is reported before anything is trained
             find_split(data, split)
     say(f"2/6 RetroMAE pre-training of {name}, starting with only the new head and decoder")
@@ -154,7 +157,8 @@ def ask(model: Path, corpus: Path, questions: Sequence[str]) -> list[dict[str, A
         StzooError: If that process fails.
     """
     command = [sys.executable, "-P", ask_alone.__file__, str(model), str(corpus), *questions]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    with note_if_slow("encoding the passages in a process without stzoo, which can take two minutes …"):
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise StzooError(f"ask_standalone.py failed with exit code {done.returncode}; see its error above.")
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

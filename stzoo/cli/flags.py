@@ -33,6 +33,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 NESTED = (dict[str, Any], dict[str, float], list[TaskSettings])  # set by --set, or in a recipe
 METAVARS = {int: "INTEGER", float: "NUMBER", Path: "PATH"}  # TEXT for other types
+ON_HUB = ("training", "corpus", "corpora")  # what is read from the Hub, too
 BM25 = "bm25s"  # which mine takes for a model
 REQUIRED = r" [red]\[required][/red]"
 
@@ -115,7 +116,7 @@ def _read(
         RecipeError: If settings are invalid, or an option of the command is missing.
         StzooError: If a model or a path does not exist.
     """
-    from stzoo.data.beir_layout import names_beir
+    from stzoo.data.corpus_names import check_exists
     from stzoo.models.names import check_source, parse_name
 
     try:
@@ -126,18 +127,19 @@ def _read(
         raise settings.problems(missing)
     for name, field in settings.model_fields.items():
         value = getattr(made, name)
-        if _extra(field).get("names") in ("model", "cross-encoder"):
-            for model in [value] if isinstance(value, str) else value or ():
+        kind, takes = _extra(field).get("names"), _extra(field).get("takes")
+        several: Any = [value] if isinstance(value, str | Path) else value or ()
+        if kind in ("model", "cross-encoder"):
+            for model in several:
                 if model != BM25:
                     check_source(parse_name(model)[1])
-        elif isinstance(value, Path) and name != "store" and not (_exists(value) or names_beir(value)):
+        elif kind == "data":
+            for source in filter(None, several):
+                check_exists(source, on_hub=takes in ON_HUB)
+        elif isinstance(value, Path) and name != "store" and not user_path(value).exists():
             option = "" if name in settings.positional else f"--{name.replace('_', '-')} "
             raise DataError(f"{option}{value} does not exist. Expected: {field.description}")
     return made
-
-
-def _exists(path: Path) -> bool:
-    return user_path(path).exists()
 
 
 def _explained(parameter: inspect.Parameter) -> inspect.Parameter:

@@ -37,7 +37,8 @@ class EncodeSettings(EmbeddingSettings):
     model: Name = setting(..., "Model: folder, Hub id or name from `stzoo zoo`.", names="model")
     data: Corpus = setting(
         ...,
-        "Corpus: BEIR folder, corpus.jsonl, or another file of texts; or its URL (s3://…).",
+        "Corpus: data set (its name or BEIR folder), file of texts, or URL (s3://…).",
+        names="data",
         takes="corpus",
     )
     to: Literal["npy", "parquet", "faiss", "qdrant", "lancedb"] | None = setting(
@@ -72,7 +73,11 @@ class SearchSettings(SearchingSettings):
     )
     questions: Names = setting(..., "Questions to ask.", min_length=1)
     data: Corpus | None = setting(
-        None, "BEIR folder or corpus.jsonl to search; not needed for stored embeddings."
+        None,
+        "Corpus to search: data set (its name or BEIR folder) or corpus.jsonl; not needed for stored "
+        "embeddings.",
+        names="data",
+        takes="corpus",
     )
     k: int = setting(5, "Passages to show per question.", ge=1, le=10**7)
     hybrid: bool = setting(False, "Rank by the fusion of BM25 and the model.")
@@ -89,7 +94,10 @@ class DemoSettings(Settings):
 
     base: str | None = setting(None, "Model to start from; all-MiniLM-L6-v2 by default.")
     corpus: str | None = setting(
-        None, "BEIR folder with train and test qrels; the docstrings of Python's library by default."
+        None,
+        "Data set (its name or BEIR folder) with train and test qrels; the docstrings of Python's library by "
+        "default.",
+        names="data",
     )
     seed: int = setting(42, "Random seed.", ge=0, le=2**32 - 1)
     threads: int | None = setting(None, THREADS_HELP, ge=1, le=MAX_THREADS)

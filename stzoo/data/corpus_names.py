@@ -1,29 +1,77 @@
-"""Names of corpora: which files are read, and the ids of data sets on the Hub; it imports nothing heavy."""
+"""Names of data: paths, names of data sets, and ids on the Hub; it imports nothing heavy."""
 
-from stzoo.errors import DataError
-from stzoo.utils.inputs import user_path
+import glob
+import os
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from stzoo.data import registry
+from stzoo.data.beir_layout import names_beir
+from stzoo.errors import DataError, suggest
+from stzoo.utils.inputs import is_url, user_path
 
 IN_FOLDERS = (".jsonl", ".jsonl.gz", ".parquet", ".txt", ".txt.gz")
 # A .json file in a folder is usually a record or settings (run.json), and a .tsv file is judgements, so these
 # are read only if they are named.
 SUFFIXES = (*IN_FOLDERS, ".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
+PYDOCS = "pydocs"
 
 
-def check_exists(source: str, *, words: str = "'pydocs', ") -> None:
-    """Checks that a source is a file or folder, or has the form of a data set's id on the Hub.
+def check_exists(source: str | Path, *, on_hub: bool = True) -> None:
+    """Checks that data of this name can exist, without downloading anything.
 
     Args:
-        source: The source, as the user gave it.
-        words: Further sources, for the message.
+        source: A path, FOLDER/TASK, or the name of a data set of the registry, as the user gave it.
+        on_hub: True if it may also be the id of a data set on the Hub, "pydocs" or a URL.
 
     Raises:
-        DataError: If it is neither.
+        DataError: If it is none of these.
     """
-    if source != "pydocs" and not user_path(source).exists() and not is_hub_id(source):
+    text = str(source)
+    if on_hub and (text == PYDOCS or is_url(text)):
+        return
+    if names_path(source) or known_dataset(source, on_hub=on_hub) is not None:
+        return
+    if on_hub and is_hub_id(text):
+        if constants.HF_HUB_OFFLINE and not _is_in_cache(text):
+            raise DataError(
+                f"{text} is not a file or folder, and cannot be loaded from the Hub: HF_HUB_OFFLINE is set, "
+                "and the Hub's cache has no such data set. Check the name; or load it on a computer with a "
+                "network (datasets.load_dataset) and copy its cache, or give a file."
+            )
+        return
+    if suite := registry.suite(text):
         raise DataError(
-            f"there is no file or folder {source}; expected a file, a folder, {words}or the id of a data set "
-            "on the Hub (org/name or org/name:config:split)."
+            f"{text} is a suite of data sets; give one of them ({', '.join(suite)}), or score models on all "
+            f"by `stzoo bench --datasets {text}`."
         )
+    guess = suggest(text, [*registry.entries(), *([PYDOCS] if on_hub else ())])
+    expected = "a path or a name that `stzoo list datasets` shows"
+    if on_hub:
+        expected = (
+            "a path, a name that `stzoo list datasets` shows, or the id of a data set on the Hub (org/name "
+            "or org/name:config:split)"
+        )
+    raise DataError(
+        f"there is no file or folder {text}, and no data set of that name{guess} Expected {expected}."
+    )
+
+
+def names_path(source: str | Path) -> bool:
+    """True if it is the path of a file or folder, or of a task in a BEIR folder (FOLDER/TASK)."""
+    return user_path(source).exists() or names_beir(source)
+
+
+def known_dataset(source: str | Path, *, on_hub: bool = True) -> registry.Entry | None:
+    """The data set of the registry that has this name, or None. A path that exists comes first.
+
+    Args:
+        source: The name, as the user gave it.
+        on_hub: True if names with a slash are ids on the Hub.
+    """
+    text = str(source)
+    return None if names_path(source) or (on_hub and "/" in text) else registry.find(text)
 
 
 def is_hub_id(source: str) -> bool:
@@ -32,3 +80,11 @@ def is_hub_id(source: str) -> bool:
     owner, slash, short = name.partition("/")
     is_id = owner.strip(".~") and slash and short and "/" not in short and len(rest) in (0, 2)
     return bool(is_id) and not name.lower().endswith(SUFFIXES)
+
+
+def _is_in_cache(source: str) -> bool:
+    """True if files or rows of the Hub's data set are in the cache of huggingface_hub or of `datasets`."""
+    owner, _, name = source.partition(":")[0].partition("/")
+    rows = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME, "datasets"))
+    files = Path(constants.HF_HUB_CACHE, f"datasets--{owner}--{name}")
+    return files.exists() or any(rows.glob(f"{glob.escape(owner)}___*"))

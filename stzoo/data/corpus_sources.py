@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from stzoo.data import pydocs
-from stzoo.data.corpus_names import IN_FOLDERS, SUFFIXES, check_exists, is_hub_id
+from stzoo.data.corpus_names import IN_FOLDERS, PYDOCS, SUFFIXES, is_hub_id
+from stzoo.data.find_datasets import locate
 from stzoo.data.row_location import RowLocation
 from stzoo.data.rows import OnBad, Progress, Rows, read_dataset, read_rows
 from stzoo.errors import DataError
@@ -42,9 +43,9 @@ def find(source: str, columns: Collection[str] = ()) -> list[Source]:
     Raises:
         DataError: If the source does not exist, its type is unknown, or `stzoo prepare` has not finished it.
     """
-    if source == "pydocs":
+    if source == PYDOCS:
         return [Source(source, pydocs.source_files(), _pydocs)]
-    path = user_path(source)
+    path = locate(source, on_hub=True)
     if path.is_dir():
         _refuse_unfinished(path)
         return [_file(file, columns) for file in _readable(path)]
@@ -53,7 +54,6 @@ def find(source: str, columns: Collection[str] = ()) -> list[Source]:
         if not path.name.lower().endswith(SUFFIXES):
             raise DataError(f"{source} has an unknown type; expected {', '.join(SUFFIXES)} or a folder.")
         return [_file(path, columns)]
-    check_exists(source)
     return [_hub(source, columns)]
 
 
@@ -138,7 +138,7 @@ def _hub(source: str, columns: Collection[str]) -> Source:
 
 def _pydocs(_: Progress, __: OnBad) -> Rows:
     for number, row in enumerate(pydocs.passages(), 1):
-        yield RowLocation("pydocs", number), row
+        yield RowLocation(PYDOCS, number), row
 
 
 def _columns(further: Collection[str], where: object, names: Sequence[str]) -> list[str]:

@@ -44,6 +44,11 @@ def offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
+def hub_url() -> str:
+    """The address of the Hub."""
+    return str(constants.ENDPOINT)
+
+
 def archive_url(entry: Entry) -> str:
     """The address of a data set's archive; the environment variable STZOO_BEIR_URL sets a mirror."""
     return f"{os.environ.get('STZOO_BEIR_URL', ARCHIVES)}/{entry.zip}"

@@ -1,18 +1,24 @@
-"""Retrieval data sets by name, found on disk, on the Hub or in BEIR's archives, and checked."""
+"""Retrieval data sets by name, found on disk, on the Hub or in BEIR's archives, and checked.
+
+`locate` is what every command calls for data that the user named; bench's --datasets call `find`.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from stzoo.data import download, registry
 from stzoo.data.beir import RetrievalDataset
 from stzoo.data.beir_layout import is_beir, qrels_names
+from stzoo.data.corpus_names import check_exists, known_dataset
 from stzoo.data.registry import Entry
 from stzoo.errors import DataError, suggest
 from stzoo.utils.cache import cache_folder
 from stzoo.utils.inputs import user_path
-from stzoo.utils.messages import counted
+from stzoo.utils.messages import counted, notify
+from stzoo.utils.network import is_cut_off
 
 
 @dataclass(frozen=True)
@@ -72,9 +78,47 @@ def find(
     if entry is None:
         raise DataError(_unknown(name, data))
     place = (Path(cache) if cache else cache_folder()) / "datasets"
+    return Found(obtain(entry, place, split, data, progress=progress), split, entry)
+
+
+def locate(given: str | Path, *, on_hub: bool = False, progress: bool | None = None) -> Path:
+    """The path of data that a user named.
+
+    Args:
+        given: A path, FOLDER/TASK, or the name of a data set of the registry, which is downloaded into
+            stzoo's cache if it is not there. A path that exists comes first.
+        on_hub: True if it may also be "pydocs" or the id of a data set on the Hub, which are returned
+            unchanged.
+        progress: True for progress bars on stderr; None shows them on a terminal only.
+
+    Raises:
+        DataError: If there is no such data, or it cannot be downloaded.
+        OutputError: If the cache cannot be written.
+    """
+    check_exists(given, on_hub=on_hub)
+    entry = known_dataset(given, on_hub=on_hub)
+    return find(entry.name, progress=progress).folder if entry else user_path(given)
+
+
+def obtain(
+    entry: Entry, place: Path, split: str, data: Path | None = None, *, progress: bool | None = None
+) -> Path:
+    """The folder PLACE/NAME of a data set, which is downloaded unless it is there.
+
+    Args:
+        entry: The data set.
+        place: Folder of downloaded data sets.
+        split: Split that is needed, for sets whose splits have a corpus of their own.
+        data: Folder in which it was not found, for messages.
+        progress: See `find`.
+
+    Raises:
+        DataError: If it cannot be downloaded.
+        OutputError: If the folder cannot be written.
+    """
     if not is_beir(place / entry.name):
-        _fetch(entry, data, place, split, progress)
-    return Found(place / entry.name, split, entry)
+        _download(entry, data, place, split, progress)
+    return place / entry.name
 
 
 def check(entry: Entry, judged: RetrievalDataset) -> tuple[str, ...]:
@@ -121,36 +165,45 @@ def _has_task(folder: Path) -> bool:
     )
 
 
-def _fetch(entry: Entry, data: Path | None, place: Path, split: str, progress: bool | None) -> None:
-    home = (data or Path("DATA")) / entry.name
+def _download(entry: Entry, data: Path | None, place: Path, split: str, progress: bool | None) -> None:
+    home, target = (data or Path("DATA")) / entry.name, place / entry.name
     belongs = f"{_layout(split)} into {home}" + ("" if data else " and name DATA as --data")
     if entry.get:
         raise DataError(f"{entry.name} is not public, and not in {home}: {entry.get}. Then put {belongs}.")
-    sources: list[Callable[[Entry, Path, bool | None], None]] = [partial(download.from_hub, split=split)]
-    sources += [download.from_zip] if entry.zip else []
+    sources: dict[str, Callable[[Entry, Path, bool | None], None]] = {
+        download.hub_url(): partial(download.from_hub, split=split)
+    }
+    sources |= {download.archive_url(entry): download.from_zip} if entry.zip else {}
     reasons = ["HF_HUB_OFFLINE forbids the network"] if download.offline() else []
     if not reasons:
+        notify(f"Downloading {entry.name} to {target}.", is_passing=True)
         with download.exclusive(entry, place):
-            for source in sources:
-                if is_beir(place / entry.name):  # perhaps another process has downloaded it meanwhile
+            for url, source in sources.items():
+                if is_beir(target):  # perhaps another process has downloaded it meanwhile
                     return
                 try:
+                    if is_cut_off(url):
+                        raise DataError(f"{urlsplit(url).hostname} cannot be reached")
                     source(entry, place, progress)
                 except DataError as error:
-                    reasons.append(str(error))
-        if is_beir(place / entry.name):
+                    reasons.append(str(error).rstrip("."))
+        if is_beir(target):
             return
+    tried = "; ".join(reasons)
+    if data is None:
+        raise DataError(
+            f"{entry.name} is not in {place}, and cannot be downloaded: {tried}. On a computer with a "
+            f"network, run `stzoo fetch {entry.name}`, and copy the folder that it prints to {target}; or "
+            "set STZOO_CACHE to a cache that has it."
+        )
     way = (
         f"They are in {download.archive_url(entry)} (MD5 {entry.md5}): on a computer with a network, run "
         f"`curl -O {download.archive_url(entry)}`, and unzip it in {home.parent}."
         if entry.zip
-        else f"They are on the Hub ({entry.mteb} at {entry.revision}): with a network, run this "
-        f"with STZOO_CACHE=FOLDER, and copy FOLDER/datasets/{entry.name}."
+        else f"They are on the Hub ({entry.mteb} at {entry.revision}): on a computer with a network, run "
+        f"`stzoo fetch {entry.name}`, and copy the folder that it prints."
     )
-    raise DataError(
-        f"{entry.name} was not found: no {home}, no {place / entry.name}; {'; '.join(reasons)}. "
-        f"Put {belongs}. {way}"
-    )
+    raise DataError(f"{entry.name} was not found: no {home}, no {target}; {tried}. Put {belongs}. {way}")
 
 
 def _layout(split: str = "test") -> str:

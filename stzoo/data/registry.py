@@ -85,12 +85,16 @@ def find(name: str) -> Entry | None:
     return _by_key().get(_key(name))
 
 
+def suite(name: str) -> tuple[str, ...] | None:
+    """The members of the suite with this name, or None."""
+    return next((members for one, members in suites().items() if _key(one) == _key(name)), None)
+
+
 def expand(names: Sequence[str]) -> list[str]:
     """Replaces names of suites by those of their data sets, and keeps other names; each appears once."""
-    by_key = {_key(suite): members for suite, members in suites().items()}
     found: dict[str, None] = {}
     for name in names:
-        members = by_key.get(_key(name))
+        members = suite(name)
         found |= dict.fromkeys([name] if members is None else expand(members))
     return list(found)
 

@@ -63,10 +63,16 @@ class ScoringSettings(Settings):
     """What bench and score share: the judgements, and the measures."""
 
     data: Path | None = setting(
-        None, "BEIR folder, parent of several BEIR folders, or KILT file.", takes="judged", split="test"
+        None,
+        "Data set (its name or BEIR folder), parent of several BEIR folders, or KILT file.",
+        names="data",
+        takes="judged",
+        split="test",
     )
     split: str | None = setting(None, "Split of the judgements; the official one by default.", DATA)
-    corpus: Path | None = setting(None, "Passages of a KILT file, as a BEIR folder or corpus.jsonl.", DATA)
+    corpus: Path | None = setting(
+        None, "Passages of a KILT file, as a BEIR folder or corpus.jsonl.", DATA, names="data"
+    )
     pages: Path | None = setting(
         None, "File of passage-id<TAB>page-id lines, for passages that do not name their pages.", DATA
     )
@@ -155,7 +161,13 @@ class ScoreSettings(ScoringSettings):
     positional: ClassVar[tuple[str, ...]] = ("runs",)
 
     runs: Names = setting(..., "TREC runs or KILT answers, as FILE or NAME=FILE.", takes="runs", min_length=1)
-    data: Path = setting(..., "BEIR folder, qrels file, or KILT file.", takes="judged", split="test")
+    data: Path = setting(
+        ...,
+        "Data set (its name or BEIR folder), qrels file, or KILT file.",
+        names="data",
+        takes="judged",
+        split="test",
+    )
 
 
 class CompareSettings(Settings):
@@ -171,7 +183,10 @@ class CompareSettings(Settings):
         None, "Data sets or suites, with commas; all that two systems share by default.", names="dataset"
     )
     data: Path | None = setting(
-        None, "BEIR folder, or parent of several, with the texts of the queries.", takes="judged"
+        None,
+        "Data set (its name or BEIR folder), or parent of several, with the texts of the queries.",
+        names="data",
+        takes="judged",
     )
     examples: int = setting(5, "Largest gains and losses to show.", ge=0, le=10**6)
     seed: int = setting(0, "Random seed of the tests.", ge=0, le=2**32 - 1)
@@ -185,7 +200,10 @@ class JudgeSettings(Settings):
 
     results: Path = setting(..., "Folder that bench wrote (its --output) with run files, or a run of adapt.")
     data: Path | None = setting(
-        None, "BEIR folder that the results were made on; that of adapt's run by default.", takes="judged"
+        None,
+        "Data set (its name or BEIR folder) of the results; that of adapt's run by default.",
+        names="data",
+        takes="judged",
     )
     split: str | None = setting(None, "Split of the results; test, or the only one, by default.")
     pairs: int = setting(40, "Question-passage pairs to judge, at most.", ge=1, le=10**6)
@@ -210,7 +228,11 @@ class ReportSettings(Settings):
     results: Path = setting(
         ..., "Folder that bench wrote (its --output), a parent of several, or a run of adapt."
     )
-    data: Path | None = setting(None, "BEIR folder, or parent of several, with the texts of the queries.")
+    data: Path | None = setting(
+        None,
+        "Data set (its name or BEIR folder), or parent of several, with the texts of the queries.",
+        names="data",
+    )
     runs: Names = setting([], "Run folder of pretrain or finetune, to show its learning curve.")
     measure: str = setting("nDCG@10", "Measure to rank by; it must have been scored.")
     formats: CommaList = setting(["html", "txt", "csv"], "Formats to write, with commas: html, txt, csv.")
@@ -222,8 +244,16 @@ class ContaminationSettings(Settings):
 
     command: ClassVar[str] = "contamination"
 
-    train: Names = setting(..., "Training data: a BEIR folder or a file.", takes="trainings")
-    data: Path = setting(..., "BEIR folder with the test queries.", takes="judged", split="test")
+    train: Names = setting(
+        ..., "Training data: a data set (its name or BEIR folder) or a file.", names="data", takes="trainings"
+    )
+    data: Path = setting(
+        ...,
+        "Data set (its name or BEIR folder) with the test queries.",
+        names="data",
+        takes="judged",
+        split="test",
+    )
     split: str = setting("test", "Split with the test queries.")
     results: Names = setting([], "Result folder to score again without the contaminated queries.")
     measure: str = setting("nDCG@10", "Measure to score --results by; it must have been scored.")

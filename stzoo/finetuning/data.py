@@ -13,6 +13,7 @@ from sentence_transformers.base.evaluation import BaseEvaluator
 
 from stzoo.data.beir import RetrievalDataset, read_beir
 from stzoo.data.beir_layout import names_beir
+from stzoo.data.find_datasets import locate
 from stzoo.data.read_once import each_file_once
 from stzoo.data.training_sets.read import from_judged, read_judged, read_training
 from stzoo.data.training_sets.sets import TrainingSet
@@ -65,7 +66,9 @@ def read_data(
 
 
 def _read(settings: SupervisedTraining, task: str, dev_passages: int, mining: bool) -> Data:
-    data, split, corpus, columns = settings.data, settings.split, settings.corpus, settings.columns
+    split, columns = settings.split, settings.columns
+    data = locate(settings.data, on_hub=True)
+    corpus = locate(settings.corpus) if settings.corpus else None
     if mining or names_beir(data):
         judged = read_judged(data, split, corpus=corpus, columns=columns)
         whole = replace(from_judged(judged), origin=judged)
@@ -73,13 +76,13 @@ def _read(settings: SupervisedTraining, task: str, dev_passages: int, mining: bo
         whole = read_training(data, split, corpus=corpus, columns=columns)
     train, dev, shared = whole, None, 0
     if settings.dev_data or settings.dev_split:
-        dev = _read_dev(settings)
+        dev = _read_dev(settings, data)
     elif settings.dev_queries:
         train, held, shared = hold_out(whole, settings.dev_queries, settings.seed)
         if not held.query_ids:
             raise DataError(
-                f"{data}, split {split}: too few queries to hold any out. Set dev_queries to 0 to train "
-                "without early stopping, or name a dev_split."
+                f"{settings.data}, split {split}: too few queries to hold any out. Set dev_queries to 0 to "
+                "train without early stopping, or name a dev_split."
             )
         if len(held.query_ids) < settings.dev_queries:
             notify(
@@ -97,9 +100,9 @@ def _read(settings: SupervisedTraining, task: str, dev_passages: int, mining: bo
     return Data(replace(train, origin=origin), dev, shared)
 
 
-def _read_dev(settings: SupervisedTraining) -> RetrievalDataset:
+def _read_dev(settings: SupervisedTraining, data: Path) -> RetrievalDataset:
     if not settings.dev_data:
-        if not names_beir(settings.data):
+        if not names_beir(data):
             raise RecipeError(
                 f"dev_split is {settings.dev_split!r}, but {settings.data} is not a BEIR folder and has no "
                 "splits. Name a BEIR folder as dev_data (--dev-data)."
@@ -109,7 +112,7 @@ def _read_dev(settings: SupervisedTraining) -> RetrievalDataset:
                 f"dev_split and split are both {settings.split!r}; early stopping needs queries that are not "
                 "trained on. Name another dev_split, or leave it out to hold out training queries."
             )
-    return read_beir(settings.dev_data or settings.data, settings.dev_split or "dev")
+    return read_beir(locate(settings.dev_data) if settings.dev_data else data, settings.dev_split or "dev")
 
 
 def hold_out(train: TrainingSet, queries: int, seed: int) -> tuple[TrainingSet, TrainingSet, int]:

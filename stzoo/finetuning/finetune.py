@@ -10,6 +10,7 @@ import torch
 from transformers import set_seed
 
 from stzoo.data.beir_layout import names_beir
+from stzoo.data.corpus_names import known_dataset
 from stzoo.data.corpus_sources import hub_ids
 from stzoo.data.objects import is_copy
 from stzoo.data.training_sets.sets import TrainingSet
@@ -301,7 +302,8 @@ def _tidy(run: runs.Run, settings: FinetuneSettings) -> None:
 
 def _summarise(run: runs.Run, settings: FinetuneSettings) -> None:
     gain = run.metadata.get("gain")
-    data = settings.data if settings.data and names_beir(settings.data) else settings.dev_data
+    is_judged = settings.data and (names_beir(settings.data) or known_dataset(settings.data))
+    data = settings.data if is_judged else settings.dev_data
     data = "BEIR_FOLDER" if not data or is_copy(data) else data
     folder = str(run.folder)
     models = [folder] if is_copy(settings.model) else [settings.model, folder]

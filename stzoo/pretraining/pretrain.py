@@ -22,6 +22,7 @@ from transformers import set_seed
 from stzoo.data.beir import read_beir
 from stzoo.data.corpus import Corpus, load_corpus
 from stzoo.data.corpus_sources import hub_ids
+from stzoo.data.find_datasets import locate
 from stzoo.errors import ModelError, PluginError, first_line
 from stzoo.evaluation.scoring import score
 from stzoo.hub import card
@@ -331,7 +332,7 @@ def make_trainer(
     """
     base, callbacks = setup.base, []
     if settings.probe:
-        judged = read_beir(settings.probe, settings.probe_split)
+        judged = read_beir(locate(settings.probe), settings.probe_split)
 
         def probe(_: Any) -> dict[str, float]:
             was = base.finished.training

@@ -12,6 +12,7 @@ import torch
 from stzoo.data.beir import RetrievalDataset, read_corpus
 from stzoo.data.beir_layout import corpus_file
 from stzoo.data.corpus_sources import find
+from stzoo.data.find_datasets import locate
 from stzoo.data.objects import corpus_path
 from stzoo.data.rows import refuse
 from stzoo.errors import DataError, OutputError, RecipeError
@@ -197,6 +198,7 @@ def plain_corpus_file(data: Path, progress: bool) -> Path:
     Raises:
         DataError: If it is missing or invalid.
     """
+    data = locate(data, on_hub=True, progress=progress)
     file = corpus_file(data) or data
     if not file.name.endswith((".jsonl", ".jsonl.gz")):  # another form, or a folder of files
         sources = find(str(data))

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from stzoo.data.beir_layout import names_beir
 from stzoo.data.corpus_names import check_exists
 from stzoo.errors import RecipeError
 from stzoo.plugins import manager
@@ -92,12 +91,16 @@ class MineSettings(MiningRules, EngineSettings):
         names="model",
         takes="model",
     )
-    data: Name = setting(..., "Training data: a BEIR folder or a file.", takes="training")
-    split: str = setting("train", "Split of a BEIR folder whose queries get negatives.", DATA)
+    data: Name = setting(
+        ..., "Training data: a data set (its name or BEIR folder) or a file.", names="data", takes="training"
+    )
+    split: str = setting("train", "Split of a data set whose queries get negatives.", DATA)
     corpus: Name | None = setting(
         None,
-        "Passages to search, as a BEIR folder or corpus.jsonl; those of --data by default.",
+        "Passages to search: a data set (its name or BEIR folder) or a corpus.jsonl; those of --data by "
+        "default.",
         DATA,
+        names="data",
         takes="corpus",
     )
     columns: Columns = setting(None, COLUMNS_HELP, DATA)
@@ -117,13 +120,27 @@ class TaskSettings(CheckedSettings):
     """One of several tasks of `stzoo finetune`; settings that are left out are those of the whole recipe."""
 
     name: str = setting(..., "Name of the task, without dots, slashes and spaces.")
-    data: Name = setting(..., "Training data of the task: a BEIR folder or a file.", takes="training")
-    split: str | None = setting(None, "Split of a BEIR folder to train on.")
+    data: Name = setting(
+        ...,
+        "Training data of the task: a data set (its name or BEIR folder) or a file.",
+        names="data",
+        takes="training",
+    )
+    split: str | None = setting(None, "Split of a data set to train on.")
     corpus: Name | None = setting(
-        None, "Passages that the data refers to by id, and to mine negatives from.", takes="corpus"
+        None,
+        "Passages that the data refers to by id, and to mine negatives from.",
+        names="data",
+        takes="corpus",
     )
     columns: Columns = setting(None, COLUMNS_HELP)
-    dev_data: Name | None = setting(None, "BEIR folder for early stopping.", takes="judged", split="dev")
+    dev_data: Name | None = setting(
+        None,
+        "Data set (its name or BEIR folder) for early stopping.",
+        names="data",
+        takes="judged",
+        split="dev",
+    )
     dev_split: str | None = setting(None, "Split for early stopping.")
     query_prompt: str | None = setting(
         None, "Prompt put before the task's queries; the model keeps it under the task's name."
@@ -144,7 +161,12 @@ class FinetuneSettings(SupervisedTraining, MiningRules, EngineSettings):
     model: Name = setting(
         ..., "Model to fine-tune: folder, Hub id or name from `stzoo zoo`.", names="model", takes="model"
     )
-    data: Name = setting("", "Training data: a BEIR folder or a file, such as a mined one.", takes="training")
+    data: Name = setting(
+        "",
+        "Training data: a data set (its name or BEIR folder) or a file, such as a mined one.",
+        names="data",
+        takes="training",
+    )
     tasks: list[TaskSettings] = setting([], "Several tasks instead of --data, in a recipe.")
     mixing: Literal["temperature", "proportional", "round-robin"] = setting(
         "temperature",
@@ -165,6 +187,7 @@ class FinetuneSettings(SupervisedTraining, MiningRules, EngineSettings):
         None,
         "Passages that the data refers to by id, and to mine negatives from; those of --data by default.",
         DATA,
+        names="data",
         takes="corpus",
     )
     dev_passages: int = setting(
@@ -281,8 +304,7 @@ class FinetuneSettings(SupervisedTraining, MiningRules, EngineSettings):
         if self.tasks:
             manager.find("balancer", self.balancer)
         for one in self.each().values():
-            if not names_beir(one.data):
-                check_exists(one.data, words="")
+            check_exists(one.data)
 
     def each(self) -> "Mapping[str, FinetuneSettings]":
         """See `SupervisedTraining`."""

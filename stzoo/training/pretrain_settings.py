@@ -28,7 +28,9 @@ from stzoo.training.settings import (
 )
 from stzoo.utils.bounds import MAX_THREADS
 
-CORPUS_HELP = "Text files, folders or Hub data set ids; pydocs for the docstrings of Python's library."
+CORPUS_HELP = (
+    "Text files, folders, data sets by name or Hub id; pydocs for the docstrings of Python's library."
+)
 MIN_WORDS_HELP = "Skip passages with fewer words."
 SKIP_BAD_LINES_HELP = "Count invalid lines and skip them instead of stopping."
 
@@ -44,7 +46,7 @@ class PretrainSettings(Training, EngineSettings):
         names="model",
         takes="model",
     )
-    corpus: Names = setting(..., CORPUS_HELP, min_length=1, takes="corpora")
+    corpus: Names = setting(..., CORPUS_HELP, min_length=1, names="data", takes="corpora")
     objective: str = setting(
         "retromae", "Pre-training objective; `stzoo list objectives` shows all.", names="objective"
     )
@@ -89,7 +91,11 @@ class PretrainSettings(Training, EngineSettings):
     )
     shard_model: bool = setting(False, SHARD_HELP, HARDWARE)
     probe: Name | None = setting(
-        None, "BEIR folder to evaluate on zero-shot during training.", EVALUATION, takes="judged"
+        None,
+        "Data set (its name or BEIR folder) to evaluate on zero-shot during training.",
+        EVALUATION,
+        names="data",
+        takes="judged",
     )
     probe_split: str = setting("test", "Split of --probe.", EVALUATION)
     probe_steps: int = setting(500, "Steps between evaluations on --probe.", EVALUATION, ge=1)
@@ -130,7 +136,7 @@ class PrepareSettings(EngineSettings):
     command: ClassVar[str] = "prepare"
 
     preparation: str = setting("", "Name of the preparation; `stzoo list preparations` shows all.")
-    corpus: Names = setting(..., CORPUS_HELP, min_length=1, takes="corpora")
+    corpus: Names = setting(..., CORPUS_HELP, min_length=1, names="data", takes="corpora")
     min_words: int = setting(3, MIN_WORDS_HELP, DATA, ge=1)
     skip_bad_lines: bool = setting(False, SKIP_BAD_LINES_HELP, DATA)
     tokenizer: Name = setting(

@@ -12,7 +12,9 @@ class RerankSettings(SupervisedTraining):
     command: ClassVar[str] = "rerank"
     positional: ClassVar[tuple[str, ...]] = ("data",)
 
-    data: Name = setting(..., "Training data with negatives: a file, such as a mined one.", takes="training")
+    data: Name = setting(
+        ..., "Training data with negatives: a file, such as a mined one.", names="data", takes="training"
+    )
     base: Name = setting(
         ...,
         "Encoder or cross-encoder to start from: folder, Hub id or name from `stzoo zoo`.",

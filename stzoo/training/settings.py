@@ -83,8 +83,8 @@ def setting(
         description: one sentence for help and the reference page.
         group: one of GROUPS, the panel of help that shows its flag; "" for the first panel, which has the
             most important flags.
-        names: kind of component ("pooling"), "model" or "dataset", whose names the shell completes; or
-            "cross-encoder".
+        names: kind of component ("pooling"), "model", "dataset" (also suites) or "data" (a path, or the name
+            of a data set), whose names the shell completes; or "cross-encoder".
         takes: a key of OBJECTS, for settings that also take Python objects.
         split: the split of judged data that names none.
         bounds: further arguments of `pydantic.Field`, e.g. ge=1, or exclude=True to keep it out of records.

@@ -18,15 +18,24 @@ COLUMNS_HELP = (
 class SupervisedTraining(Training):
     """Training on queries with known answers."""
 
-    data: Name = setting(..., "Training data: a BEIR folder or a file.", takes="training")
-    split: str = setting("train", "Split of a BEIR folder to train on.", DATA)
-    corpus: Name | None = setting(None, "Passages that the data refers to by id.", DATA, takes="corpus")
+    data: Name = setting(
+        ..., "Training data: a data set (its name or BEIR folder) or a file.", names="data", takes="training"
+    )
+    split: str = setting("train", "Split of a data set to train on.", DATA)
+    corpus: Name | None = setting(
+        None, "Passages that the data refers to by id.", DATA, names="data", takes="corpus"
+    )
     columns: Columns = setting(None, COLUMNS_HELP, DATA)
     max_queries: int | None = setting(
         None, "Train on at most this many queries, drawn at random.", DATA, ge=1
     )
     dev_data: Name | None = setting(
-        None, "BEIR folder for early stopping; --data by default.", EVALUATION, takes="judged", split="dev"
+        None,
+        "Data set (its name or BEIR folder) for early stopping; --data by default.",
+        EVALUATION,
+        names="data",
+        takes="judged",
+        split="dev",
     )
     dev_split: str | None = setting(
         None, "Split for early stopping; part of the training queries by default.", EVALUATION

@@ -400,7 +400,7 @@ def test_queries_of_a_task_get_its_prompt_and_one_without_is_told(tmp_path, caps
     [
         (dict(suite="kelt"), "did you mean 'kilt'"),
         (dict(suite="kilt", data=None), "needs --data"),
-        (dict(suite="kilt", data="nowhere"), "does not exist"),
+        (dict(suite="kilt", data="nowhere"), "no file or folder nowhere"),
         (dict(suite="kilt", split="test"), "TASK-test-kilt.jsonl"),
     ],
 )

@@ -51,7 +51,11 @@ def select_datasets(
         names = [name.strip() for name in (names.split(",") if isinstance(names, str) else names)]
         if "" in names:
             raise RecipeError(f"the list of data sets ({','.join(names)!r}) has an empty name; remove it.")
-    path, corpus, pages = (one if one is None else user_path(one) for one in (data, corpus, pages))
+    path = None
+    if data is not None:
+        path = user_path(data) if names else find_datasets.locate(data, progress=progress)
+    corpus = None if corpus is None else find_datasets.locate(corpus, progress=progress)
+    pages = None if pages is None else user_path(pages)
     if suite is not None:
         check_known("suite", suite, SUITES)
         if path is None or names:

@@ -9,6 +9,7 @@ from typing import Any
 
 from stzoo.data import kilt
 from stzoo.data.beir import RetrievalDataset
+from stzoo.data.find_datasets import locate
 from stzoo.data.ranking import rank
 from stzoo.data.trec import Run, read_qrels, read_run
 from stzoo.errors import DataError, RecipeError, quoted
@@ -75,7 +76,7 @@ def score(
     if output is not None:
         output = check_output(output, kind="results", inputs=[data, corpus, pages, *runs])
     systems = [_system(text) for text in runs]
-    judged = _judgements(user_path(data), split, corpus, pages, missing_judged, progress)
+    judged = _judgements(locate(data, progress=progress), split, corpus, pages, missing_judged, progress)
     if output is not None:
         result_files.check_paths(output, [(name, revision) for name, revision, _ in systems], [judged.name])
     scored = []

@@ -22,6 +22,7 @@ import numpy as np
 from scipy import stats
 
 from stzoo.data import registry
+from stzoo.data.find_datasets import locate
 from stzoo.errors import DataError, RecipeError
 from stzoo.evaluation.bench.results import Result, read
 from stzoo.evaluation.compare.result import Average, Comparison, Example, Pair
@@ -38,7 +39,6 @@ from stzoo.evaluation.compare.systems import (
 from stzoo.evaluation.query_texts import query_texts
 from stzoo.evaluation.scoring import holm, is_sum, paired_test
 from stzoo.evaluation.settings import CompareSettings
-from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import show_progress
 from stzoo.utils.progress import STAGES, progress_bar
 from stzoo.utils.public import public
@@ -98,7 +98,8 @@ def compare(
     arguments, data = settings.systems, settings.data
     if len(arguments) < 2:
         raise RecipeError(f"compare needs at least two systems; got {', '.join(arguments) or 'none'}.")
-    if data is not None and not user_path(data).is_dir():
+    data = None if data is None else locate(data)
+    if data is not None and not data.is_dir():
         raise DataError(f"{data} does not exist; expected a BEIR folder, or the parent of several.")
     stored = list(given or (read(results) if results is not None else []))
     where = "the results" if given else results
@@ -121,10 +122,10 @@ def compare(
     show_bars = show_progress(progress)
     for split in progress_bar(splits, desc="Comparing", bar_format=STAGES, disable=not show_bars):
         texts = {}
-        if examples and (folder := user_path(data) if data is not None else baseline[split].folder):
+        if examples and (folder := data or baseline[split].folder):
             texts = query_texts(folder, split[0], baseline[split].scores.per_query[measure], show_bars)
         if examples and not texts:
-            missing = f"{split[0]}: its queries.jsonl is not in {data}, so its texts are not shown."
+            missing = f"{split[0]}: its queries.jsonl is not in {settings.data}, so its texts are not shown."
             notes.append(NO_TEXTS if data is None else missing)
         for name, rows, common in others:
             if split in common:

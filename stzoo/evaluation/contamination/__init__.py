@@ -20,6 +20,8 @@ from typing import Any
 
 from stzoo.data import registry
 from stzoo.data.beir import RetrievalDataset, read_beir
+from stzoo.data.corpus_names import check_exists
+from stzoo.data.find_datasets import locate
 from stzoo.data.near_copies import datasketch_module
 from stzoo.errors import DataError, OutputError, RecipeError
 from stzoo.evaluation.bench.results import Result, read
@@ -81,15 +83,17 @@ def contamination(
         raise RecipeError(
             "no training data was given, or an empty name; expected files or folders (--train)."
         )
-    data = user_path(settings.data)
-    train_paths = [user_path(path) for path in settings.train]
+    for name in [str(settings.data), *settings.train]:
+        check_exists(name, on_hub=False)
     result_folders = [user_path(path) for path in settings.results]
     if minhash:
         datasketch_module(WITHOUT_MINHASH, "contamination")  # raises before anything is read
     if output is not None:
         output = user_path(output, OutputError)
-        _check_output(output, [*train_paths, data, *result_folders], overwrite)
+        _check_output(output, [*settings.train, settings.data, *result_folders], overwrite)
     show_bars = show_progress(progress)
+    data = locate(settings.data, progress=show_bars)
+    train_paths = [locate(path, progress=show_bars) for path in settings.train]
     files = [file for path in train_paths for file in find_training(path, show_bars)]
     entry = registry.find(data.resolve().name) if data.is_dir() else None  # not that of FOLDER/TASK
     judged = read_beir(data, split, name=entry.name if entry else None, progress=show_bars)
@@ -118,7 +122,7 @@ def contamination(
     report = Contamination(
         dataset=judged.name,
         split=split,
-        train=tuple(map(str, train_paths)),
+        train=tuple(settings.train),
         texts=texts,
         queries=len(judged.queries),
         passages=len(relevant),

@@ -19,7 +19,6 @@ from stzoo.data.beir_layout import find_split, names_beir
 from stzoo.data.qrels import read_judgements
 from stzoo.data.rows import read_lines, read_rows, row_suffix
 from stzoo.errors import DataError
-from stzoo.utils.inputs import user_path
 
 
 class TrainingText(NamedTuple):
@@ -65,8 +64,6 @@ def find_training(path: Path, bars: bool) -> list[TrainingFile]:
         judgements = read_judgements(files.qrels, read_lines(files.qrels, bars))
         relevant = {d for grades in judgements.values() for d, grade in grades.items() if grade > 0}
         return [TrainingFile(files.queries, judgements.keys()), TrainingFile(files.corpus, relevant)]
-    if not user_path(path).exists():
-        raise DataError(f"there is no training file or folder {path}; check the path.")
     return [TrainingFile(file) for source in corpus_sources.find(str(path)) for file in source.files]
 
 

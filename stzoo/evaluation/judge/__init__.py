@@ -33,6 +33,7 @@ from typing import Any
 from stzoo.data import registry
 from stzoo.data.beir import read_beir, write_qrels, write_queries
 from stzoo.data.beir_layout import SplitFiles, find_split, folder_name
+from stzoo.data.find_datasets import locate
 from stzoo.data.ranking import rank
 from stzoo.data.trec import read_run
 from stzoo.errors import DataError, OutputError, RecipeError, check_known
@@ -157,7 +158,7 @@ def _places(folder: Path, data: Path | None, output: str | Path | None) -> tuple
             f"{output} is inside {folder}, whose results would then include those of the judgements; choose "
             "another --output."
         )
-    return folder, user_path(data), output
+    return folder, locate(data), output
 
 
 def _choose(folder: Path, data: Path, split: str | None) -> tuple[str, list[Result]]:

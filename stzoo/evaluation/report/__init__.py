@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stzoo.data.find_datasets import locate
 from stzoo.errors import DataError, OutputError, RecipeError
 from stzoo.evaluation.adapt_record import RESULTS
 from stzoo.evaluation.report.adaptation import describe, read_adaptation
@@ -79,7 +80,8 @@ def report(
         check_output(path, kind="file", is_ours=_is_report, what="a report that stzoo wrote")
         if os.path.lexists(path) and not overwrite:
             raise OutputError(f"{path} exists already. Use --overwrite, or another --output.")
-    if data is not None and not user_path(data).is_dir():
+    data = None if data is None else locate(data)
+    if data is not None and not data.is_dir():
         raise DataError(f"{data} does not exist; expected a BEIR folder, or the parent of several.")
     folder, show_bars = user_path(results), show_progress(progress)
     record = read_adaptation(folder)
@@ -94,7 +96,7 @@ def report(
         folder,
         seed,
         show_bars,
-        None if data is None else user_path(data),
+        data,
         describe(record, folder, page.groups, show_bars) if record else None,
     )
     texts = [WRITERS[form](content) for form in formats]

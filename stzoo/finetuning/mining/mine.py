@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from stzoo.data.find_datasets import locate
 from stzoo.data.training_sets.mined import check_mined_name, read_made
 from stzoo.data.training_sets.read import read_judged
 from stzoo.errors import DataError, OutputError, RecipeError
@@ -84,7 +85,11 @@ def mine(
         torch.set_num_threads(config.threads)
     bars = show_progress(progress)
     judged = read_judged(
-        config.data, config.split, corpus=config.corpus, columns=config.columns, progress=progress
+        locate(config.data, on_hub=True, progress=bars),
+        config.split,
+        corpus=locate(config.corpus, progress=bars) if config.corpus else None,
+        columns=config.columns,
+        progress=progress,
     )
     teacher = (
         open_teacher(config.teacher, max_tokens=config.teacher_tokens, device=config.device or local_device())
