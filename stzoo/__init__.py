@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from stzoo.adaptation.ask import ask as ask
     from stzoo.adaptation.read import read_documents as read_documents
     from stzoo.cli.demo import demo as demo
+    from stzoo.data.fetch import fetch as fetch
     from stzoo.evaluation.bench.beir_model import BEIRModel as BEIRModel
     from stzoo.evaluation.bench.bench import bench as bench
     from stzoo.evaluation.bench.score import score as score
@@ -74,6 +75,7 @@ _LAZY = {
     "demo": "cli.demo",
     "encode": "retrieval.encode",
     "export": "hub.export",
+    "fetch": "data.fetch",
     "finetune": "finetuning.finetune",
     "import_checkpoint": "hub.import_checkpoint",
     "judge": "evaluation.judge",

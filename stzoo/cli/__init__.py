@@ -27,6 +27,7 @@ from stzoo.cli import (  # noqa: F401 - each registers its command
     demo_command,
     encode,
     export,
+    fetch,
     finetune,
     import_checkpoint,
     info,

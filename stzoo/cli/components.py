@@ -44,7 +44,7 @@ def list_command(
         hint = MODELS if kind in ("model", "data", "benchmark") else ""
         raise UnknownNameError("kind", given, [*map(manager.plural, manager.KINDS), "datasets"], hint)
     if kind == "dataset":
-        _show_dataset(name, as_json) if name else _list_datasets(as_json)
+        _show_dataset(name, as_json) if name else list_datasets(as_json)
     elif kind and name:
         _show_component(kind, name, as_json)
     elif as_json:
@@ -173,7 +173,8 @@ def _option(name: str, kind: Any, required: bool, default: Any) -> dict[str, Any
     return {"name": name, "type": shown, "required": required, "default": None if required else plain}
 
 
-def _list_datasets(as_json: bool) -> None:
+def list_datasets(as_json: bool) -> None:
+    """Prints the data sets of the registry."""
     from stzoo.data import registry
 
     if as_json:

@@ -15,7 +15,7 @@ PANELS = {
     "Evaluate": ("bench", "score", "compare", "judge", "report", "contamination"),
     "Use": ("encode", "search"),
     "Share": ("import", "export", "card", "publish"),
-    "Look around": ("demo", "zoo", "plugins", "list", "recipe"),
+    "Look around": ("demo", "fetch", "zoo", "plugins", "list", "recipe"),
 }
 PANEL_OF = {command: panel for panel, commands in PANELS.items() for command in commands}
 

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import zipfile
+from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -18,9 +19,10 @@ from hypothesis import strategies as st
 from support.helpers import abandoned_draft, wait_for
 from support.hub_server import HubServer, Repo
 
+import stzoo
 from stzoo.data import download, registry
 from stzoo.data.beir import read_beir, write_beir
-from stzoo.data.find_datasets import check, find
+from stzoo.data.find_datasets import check, find, locate
 from stzoo.errors import DataError
 from stzoo.evaluation.averages import Average, averages
 from stzoo.evaluation.bench.results import Result
@@ -129,18 +131,85 @@ def test_offline_the_error_says_where_the_files_belong_and_where_they_are(made, 
     assert not (tmp_path / "cache").exists()
 
 
-def test_offline_a_set_without_an_archive_names_its_place_on_the_hub(tmp_path):
+def test_offline_a_set_without_an_archive_names_its_place_on_the_hub(made, tmp_path):
     with pytest.raises(DataError) as error:
         find("nano-nq", cache=tmp_path / "cache")
-    assert "qrels/train.tsv into DATA/nano-nq and name DATA as --data" in str(error.value)
+    place = tmp_path / "cache" / "datasets"
+    assert f"nano-nq is not in {place}, and cannot be downloaded: HF_HUB_OFFLINE forbids" in str(error.value)
+    assert (
+        f"run `stzoo fetch nano-nq`, and copy the folder that it prints to {place / 'nano-nq'}; or set "
+        in (str(error.value))
+    )
+    with pytest.raises(DataError) as error:
+        find("nano-nq", made, cache=tmp_path / "cache")
+    assert f"qrels/train.tsv into {made / 'nano-nq'}." in str(error.value)
     assert "mteb/NanoNQRetrieval at e3973b405feb9e94d07fd971d690d24d7f45264a" in str(error.value)
-    assert "copy FOLDER/datasets/nano-nq" in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["bioasq", "signal1m", "trec-news", "robust04"])
 def test_a_gated_set_says_how_to_get_it(made, name):
     with pytest.raises(DataError, match=rf"{name} is not public.*https?://.*Then put corpus\.jsonl"):
         find(name, made)
+
+
+# Data that a user named
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """stzoo's cache with a small "scifact", and an empty folder to work in."""
+    monkeypatch.setenv("STZOO_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    return write_beir(tmp_path / "cache" / "datasets" / "scifact", CORPUS, QUERIES, QRELS)
+
+
+@pytest.mark.parametrize("name", ["scifact", "SciFact", Path("scifact")])
+def test_a_name_is_the_set_in_the_cache(cached, name):
+    assert locate(name) == locate(name, on_hub=True) == cached
+
+
+@pytest.mark.usefixtures("cached")
+def test_a_path_of_that_name_comes_first(made):
+    write_beir(Path("scifact"), CORPUS[:4], QUERIES, QRELS)
+    assert locate("scifact") == Path("scifact")
+    assert locate(made / "scifact") == made / "scifact"
+    (made / "scifact" / "qrels" / "qa.test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\n")
+    assert locate(made / "scifact" / "qa") == made / "scifact" / "qa"
+
+
+def test_a_name_with_a_slash_is_an_id_where_the_hub_is_read(cached, monkeypatch):
+    assert locate("mteb/scifact") == cached
+    with pytest.raises(DataError, match=r"mteb/scifact is not a file or folder.*Hub's cache has no such"):
+        locate("mteb/scifact", on_hub=True)
+    monkeypatch.setattr(download.constants, "HF_HUB_OFFLINE", False)
+    assert locate("mteb/scifact", on_hub=True) == Path("mteb/scifact")
+    assert locate("org/name:config:split", on_hub=True) == Path("org/name:config:split")
+    assert locate("pydocs", on_hub=True) == Path("pydocs")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("scifct", r"no file or folder scifct, and no data set of that name; did you mean 'scifact'\? "),
+        (
+            "nowhere",
+            r"nowhere, and no data set of that name\. Expected a path or a name that `stzoo list dat",
+        ),
+        ("./scifact", "no file or folder ./scifact"),
+        ("pydocs", "no file or folder pydocs"),
+        ("beir-13", r"beir-13 is a suite of data sets; give one of them \(trec-covid, .*--datasets beir-13`"),
+        (
+            "nfcorpus",
+            "nfcorpus is not in .*HF_HUB_OFFLINE forbids the network.*`stzoo fetch nfcorpus`.*CACHE",
+        ),
+        ("bioasq", r"bioasq is not public.*https?://"),
+    ],
+)
+@pytest.mark.usefixtures("cached")
+def test_a_name_without_data_is_explained(name, said):
+    with pytest.raises(DataError, match=said):
+        locate(name)
 
 
 # Counts
@@ -342,7 +411,8 @@ def test_a_killed_download_leaves_no_set_and_the_next_one_clears_up(hub, tmp_pat
     code = f"""
         import dataclasses
         from pathlib import Path
-        from stzoo.data import download, registry
+        import stzoo
+from stzoo.data import download, registry
         entry = registry.entries()["scifact"]
         entry = dataclasses.replace(entry, md5={entry.md5!r}, zip_bytes={entry.zip_bytes})
         with download.exclusive(entry, Path({str(tmp_path / "place")!r})):
@@ -542,7 +612,7 @@ def test_rows_that_do_not_hold_leave_nothing_and_every_source_is_told(fetched):
     assert kind == "error"
     assert "(mteb/nfcorpus at ec0fa4fe99da2ff19ca1214b7966684033a58814): ValueError: a row without" in message
     assert "nfcorpus.zip has" in message
-    assert "Put corpus.jsonl, queries.jsonl and qrels/test.tsv into DATA/nfcorpus" in message
+    assert "run `stzoo fetch nfcorpus`" in message
     kept = {path.name for path in (tmp_path / "cache" / "datasets").iterdir() if path.suffix != ".lock"}
     assert kept == {"scifact", "nano-scifact", "fiqa"}
 
@@ -564,6 +634,85 @@ def test_a_folder_that_looks_like_the_hubs_copy_is_not_taken_for_it(fetched):
     kind, message = fetched[0]["nq"]
     assert kind == "error"
     assert "the current folder has mteb/nq" in message
+
+
+FETCH = """
+    import dataclasses, sys
+    from stzoo.cli import main
+    from stzoo.data import registry
+    known = registry.find
+    registry.find = lambda name: dataclasses.replace(known(name), md5={md5!r}, zip_bytes=None)
+    for words in {commands!r}:
+        try:
+            main(words)
+        except SystemExit as left:
+            assert not left.code
+"""
+
+
+def test_fetch_downloads_a_set_once_and_says_what_is_in_it(hub, tmp_path, made):
+    zipped = archive("fiqa")
+    hub.files["fiqa.zip"] = zipped
+    commands = [
+        ["fetch", "FiQA2018"],
+        ["fetch", "fiqa", "--json"],
+        ["fetch", "fiqa", "--output", "data"],
+        ["bench", "--data", "fiqa", "--output", "results", "--json"],
+    ]
+    out = run(hub, tmp_path, FETCH.format(md5=hashlib.md5(zipped).hexdigest(), commands=commands))
+    folder = tmp_path / "cache" / "datasets" / "fiqa"
+    lines = out.splitlines()
+    assert lines[:2] == [str(folder), "5 passages, 3 queries; licence: not known"]
+    assert [line.split() for line in lines[5:7]] == [["test", "2", "3"], ["train", "1", "1"]]
+    first, end = json.JSONDecoder().raw_decode(out, out.index("{"))
+    assert first == {
+        "folder": str(folder),
+        "passages": 5,
+        "queries": 3,
+        "splits": {
+            "test": {"judged queries": 2, "judgements": 3},
+            "train": {"judged queries": 1, "judgements": 1},
+        },
+        "licence": None,
+    }
+    assert same(folder, made / "scifact")
+    assert same(tmp_path / "empty" / "data" / "fiqa", made / "scifact")
+    assert hub.log.count(("GET", "/archives/fiqa.zip")) == 2
+    scored = json.loads(out[out.index("{", end) :])
+    assert [row["dataset"] for row in scored["results"]] == ["fiqa"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("scifcat", "no data set 'scifcat'; did you mean 'scifact'? `stzoo list datasets` shows all."),
+        ("cqadupstack", "cqadupstack is a suite of data sets; fetch them one by one: cqadupstack-android, "),
+        ("scifact", "datasets, and cannot be downloaded: HF_HUB_OFFLINE forbids the network."),
+    ],
+)
+def test_what_cannot_be_fetched_is_explained(name, said, tmp_path, monkeypatch):
+    monkeypatch.setenv("STZOO_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(DataError) as error:
+        stzoo.fetch(name)
+    assert said in str(error.value)
+
+
+def test_without_a_network_a_known_name_fails_at_once(tmp_path):
+    class Nowhere:
+        url = "http://hub.invalid"
+
+    code = """
+        import sys
+        from stzoo.data.find_datasets import locate
+        from stzoo.errors import DataError
+        try:
+            locate("scifact")
+        except DataError as error:
+            print(error)
+        assert "datasets" not in sys.modules
+    """
+    said = run(Nowhere, tmp_path, code)
+    assert "cannot be downloaded: hub.invalid cannot be reached; hub.invalid cannot be reached. On" in said
 
 
 # Averages
