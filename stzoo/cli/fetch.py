@@ -27,7 +27,7 @@ def fetch_command(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder to put the data set's folder into; stzoo's cache by default.", show_default=False
+            help="Folder to put the data set's folder into; stzoo's cache by default.", metavar="PATH"
         ),
     ] = None,
     as_json: Json = False,

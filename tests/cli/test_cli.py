@@ -112,7 +112,7 @@ def test_a_recipe_has_the_settings_of_any_command(tmp_path):
     done = cli("score", "x.run", "--recipe", "s.yaml", "--output", "out", cwd=tmp_path)
     assert "the recipe s.yaml of `stzoo score`:\n  k is 0: input should be greater than" in done.stderr
     done = cli("score", "x.run", "--recipe", "s.yaml", "--set", "k=7", cwd=tmp_path)
-    assert "--data nowhere does not exist. Expected: BEIR folder, qrels file, or KILT file." in done.stderr
+    assert "there is no file or folder nowhere, and no data set of that name. Expected a path" in done.stderr
     done = cli("score", "x.run", "--recipe", "s.yaml", "--k", "7", "--set", "k=7", cwd=tmp_path)
     assert "--k and --set k are both given" in done.stderr
     done = cli("bench", "--recipe", "s.yaml", "--output", "out", cwd=tmp_path)

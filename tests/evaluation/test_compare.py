@@ -261,7 +261,7 @@ def test_a_system_is_found_by_name_or_folder_and_several_are_listed(tmp_path):
         (["one", "two"], dict(measure="nDGC@10"), RecipeError, "'nDGC@10' is unknown"),
         (["one", "two"], dict(measure="P@10"), DataError, r"set\.json has no P@10, only nDCG@10"),
         (["one", "two"], dict(datasets="sat"), DataError, r"on 'sat'; did you mean 'set'\? Known: set\."),
-        (["one", "two"], dict(data="absent"), DataError, "absent does not exist"),
+        (["one", "two"], dict(data="absent"), DataError, "no file or folder absent"),
         (["one", "two"], dict(examples=-1), RecipeError, "examples is -1"),
     ],
 )

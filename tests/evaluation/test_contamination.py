@@ -244,7 +244,7 @@ def test_a_beir_folder_is_trained_on_by_its_train_split(tested):
 @pytest.mark.parametrize(
     ("name", "content", "options", "error", "reason"),
     [
-        ("absent", None, {}, DataError, "no training file or folder .*absent"),
+        ("absent", None, {}, DataError, "no file or folder .*absent"),
         ("a.xml", "x", {}, DataError, "has an unknown type"),
         ("a.jsonl", "{} \n[", {}, DataError, "a.jsonl:2: invalid JSON"),
         ("a.jsonl", '{"n": 1}\n', {}, DataError, "training data has no text"),

@@ -351,7 +351,7 @@ def test_what_cannot_be_judged_is_refused(run_folder, monkeypatch, tmp_path):
     shutil.copytree(run_folder / "results", plain)
     refused(RecipeError, "no data is given", plain)
     refused(DataError, "has no results", tmp_path / "nothing", data=run_folder / "held_out")
-    refused(DataError, "does not exist", plain, data=tmp_path / "nothing")
+    refused(DataError, "no file or folder", plain, data=tmp_path / "nothing")
     refused(OutputError, "is inside", plain, data=run_folder / "held_out", output=plain / "judged")
     refused(
         RecipeError, "there is no system 'makers/goood'; did you mean 'makers/good'", baseline="makers/goood"

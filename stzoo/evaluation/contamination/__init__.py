@@ -83,8 +83,6 @@ def contamination(
         raise RecipeError(
             "no training data was given, or an empty name; expected files or folders (--train)."
         )
-    for name in [str(settings.data), *settings.train]:
-        check_exists(name, on_hub=False)
     result_folders = [user_path(path) for path in settings.results]
     if minhash:
         datasketch_module(WITHOUT_MINHASH, "contamination")  # raises before anything is read
@@ -92,6 +90,8 @@ def contamination(
         output = user_path(output, OutputError)
         _check_output(output, [*settings.train, settings.data, *result_folders], overwrite)
     show_bars = show_progress(progress)
+    for name in [str(settings.data), *settings.train]:  # before the first is downloaded
+        check_exists(name, on_hub=False)
     data = locate(settings.data, progress=show_bars)
     train_paths = [locate(path, progress=show_bars) for path in settings.train]
     files = [file for path in train_paths for file in find_training(path, show_bars)]
