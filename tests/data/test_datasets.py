@@ -411,8 +411,7 @@ def test_a_killed_download_leaves_no_set_and_the_next_one_clears_up(hub, tmp_pat
     code = f"""
         import dataclasses
         from pathlib import Path
-        import stzoo
-from stzoo.data import download, registry
+        from stzoo.data import download, registry
         entry = registry.entries()["scifact"]
         entry = dataclasses.replace(entry, md5={entry.md5!r}, zip_bytes={entry.zip_bytes})
         with download.exclusive(entry, Path({str(tmp_path / "place")!r})):
