@@ -7,8 +7,9 @@ from pathlib import Path
 from huggingface_hub import constants
 
 from stzoo.data import registry
-from stzoo.data.beir_layout import names_beir
+from stzoo.data.beir_layout import is_beir, names_beir
 from stzoo.errors import DataError, suggest
+from stzoo.utils.cache import cache_folder
 from stzoo.utils.inputs import is_url, user_path
 
 IN_FOLDERS = (".jsonl", ".jsonl.gz", ".parquet", ".txt", ".txt.gz")
@@ -16,6 +17,7 @@ IN_FOLDERS = (".jsonl", ".jsonl.gz", ".parquet", ".txt", ".txt.gz")
 # are read only if they are named.
 SUFFIXES = (*IN_FOLDERS, ".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 PYDOCS = "pydocs"
+OFFLINE = "HF_HUB_OFFLINE forbids the network"
 
 
 def check_exists(source: str | Path, *, on_hub: bool = True) -> None:
@@ -26,12 +28,16 @@ def check_exists(source: str | Path, *, on_hub: bool = True) -> None:
         on_hub: True if it may also be the id of a data set on the Hub, "pydocs" or a URL.
 
     Raises:
-        DataError: If it is none of these.
+        DataError: If it is none of these, or is to be downloaded although HF_HUB_OFFLINE forbids the network.
     """
     text = str(source)
     if on_hub and (text == PYDOCS or is_url(text)):
         return
-    if names_path(source) or known_dataset(source, on_hub=on_hub) is not None:
+    if names_path(source):
+        return
+    if entry := known_dataset(source, on_hub=on_hub):
+        if constants.HF_HUB_OFFLINE and not entry.get and not is_beir(datasets_folder() / entry.name):
+            raise DataError(cannot_download(entry, datasets_folder(), OFFLINE))
         return
     if on_hub and is_hub_id(text):
         if constants.HF_HUB_OFFLINE and not _is_in_cache(text):
@@ -56,6 +62,20 @@ def check_exists(source: str | Path, *, on_hub: bool = True) -> None:
     raise DataError(
         f"there is no file or folder {text}, and no data set of that name{guess} Expected {expected}."
     )
+
+
+def cannot_download(entry: registry.Entry, place: Path, reason: str) -> str:
+    """A message for a data set that is not in the folder of downloaded ones."""
+    return (
+        f"{entry.name} is not in {place}, and cannot be downloaded: {reason}. On a computer with a network, "
+        f"run `stzoo fetch {entry.name}`, and copy the folder that it prints to {place / entry.name}; or set "
+        "STZOO_CACHE to a cache that has it."
+    )
+
+
+def datasets_folder() -> Path:
+    """The folder of downloaded data sets in stzoo's cache."""
+    return cache_folder() / "datasets"
 
 
 def names_path(source: str | Path) -> bool:

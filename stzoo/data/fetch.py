@@ -5,11 +5,11 @@ from pathlib import Path
 
 from stzoo.data import registry
 from stzoo.data.beir_layout import find_jsonl, find_split, qrels_names
+from stzoo.data.corpus_names import datasets_folder
 from stzoo.data.find_datasets import obtain
 from stzoo.data.qrels import read_judgements
 from stzoo.data.rows import read_lines
 from stzoo.errors import DataError, OutputError, suggest
-from stzoo.utils.cache import cache_folder
 from stzoo.utils.inputs import user_path
 from stzoo.utils.public import public
 
@@ -43,7 +43,7 @@ def fetch(name: str, *, output: str | Path | None = None, progress: bool | None 
             raise DataError(f"{name} is a suite of data sets; fetch them one by one: {', '.join(suite)}.")
         guess = suggest(name, registry.entries())
         raise DataError(f"there is no data set {name!r}{guess} `stzoo list datasets` shows all.")
-    place = user_path(output, OutputError) if output is not None else cache_folder() / "datasets"
+    place = user_path(output, OutputError) if output is not None else datasets_folder()
     return obtain(entry, place, entry.split, progress=progress)
 
 

@@ -12,10 +12,9 @@ from urllib.parse import urlsplit
 from stzoo.data import download, registry
 from stzoo.data.beir import RetrievalDataset
 from stzoo.data.beir_layout import is_beir, qrels_names
-from stzoo.data.corpus_names import check_exists, known_dataset
+from stzoo.data.corpus_names import OFFLINE, cannot_download, check_exists, datasets_folder, known_dataset
 from stzoo.data.registry import Entry
 from stzoo.errors import DataError, suggest
-from stzoo.utils.cache import cache_folder
 from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import counted, notify
 from stzoo.utils.network import is_cut_off
@@ -77,7 +76,7 @@ def find(
         return Found(folder, split, entry)
     if entry is None:
         raise DataError(_unknown(name, data))
-    place = (Path(cache) if cache else cache_folder()) / "datasets"
+    place = Path(cache, "datasets") if cache else datasets_folder()
     return Found(obtain(entry, place, split, data, progress=progress), split, entry)
 
 
@@ -174,7 +173,7 @@ def _download(entry: Entry, data: Path | None, place: Path, split: str, progress
         download.hub_url(): partial(download.from_hub, split=split)
     }
     sources |= {download.archive_url(entry): download.from_zip} if entry.zip else {}
-    reasons = ["HF_HUB_OFFLINE forbids the network"] if download.offline() else []
+    reasons = [OFFLINE] if download.offline() else []
     if not reasons:
         notify(f"Downloading {entry.name} to {target}.", is_passing=True)
         with download.exclusive(entry, place):
@@ -191,11 +190,7 @@ def _download(entry: Entry, data: Path | None, place: Path, split: str, progress
             return
     tried = "; ".join(reasons)
     if data is None:
-        raise DataError(
-            f"{entry.name} is not in {place}, and cannot be downloaded: {tried}. On a computer with a "
-            f"network, run `stzoo fetch {entry.name}`, and copy the folder that it prints to {target}; or "
-            "set STZOO_CACHE to a cache that has it."
-        )
+        raise DataError(cannot_download(entry, place, tried))
     way = (
         f"They are in {download.archive_url(entry)} (MD5 {entry.md5}): on a computer with a network, run "
         f"`curl -O {download.archive_url(entry)}`, and unzip it in {home.parent}."

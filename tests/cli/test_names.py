@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ finally:
 MISTAKES = {
     "data": (["finetune", "model", "--data", "trian.jsonl"], "no file or folder trian.jsonl"),
     "loss": (
-        ["finetune", "model", "--data", "scifact", "--set", "losses.contrastiv=1"],
+        ["finetune", "model", "--data", "model", "--set", "losses.contrastiv=1"],
         "did you mean 'contrastive'",
     ),
     "objective": (
@@ -59,6 +60,10 @@ MISTAKES = {
             ["encode", "model", "scifcat"],
         )
     },
+    "not here": (
+        ["mine", "bm25s", "--data", "nq"],
+        "nq is not in /nowhere/datasets, and cannot be downloaded",
+    ),
     "export": (["export", "model"], "out exists already. Use --overwrite, or another --output."),
     "search": (["search", "model", "who?", "--data", "scifcat"], "did you mean 'scifact'?"),
 }
@@ -73,7 +78,8 @@ def test_a_misspelt_name_is_found_before_torch_is_imported(mistake, tmp_path):
         write_beir(tmp_path / "out", [{"_id": "d", "text": "x"}], {"q": "x"}, {"test": {"q": {"d": 1}}})
     output = () if words[0] in WRITES_NOTHING else ("--output", "out")
     command = [sys.executable, "-c", EARLY, *words, *output]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    given = dict(cwd=tmp_path, env=os.environ | {"STZOO_CACHE": "/nowhere"})
+    done = subprocess.run(command, **given, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 2
     assert said in done.stderr
     assert "was imported" not in done.stderr

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from stzoo.data.corpus_names import datasets_folder
 from stzoo.evaluation.adapt_record import ADAPTED, BASE, HELD_OUT
 from stzoo.evaluation.query_texts import query_texts
 from stzoo.evaluation.report.adaptation import Adaptation
@@ -19,7 +20,6 @@ from stzoo.evaluation.report.leaderboard import (
     suite_letters,
 )
 from stzoo.retrieval import bm25
-from stzoo.utils.cache import cache_folder
 from stzoo.utils.paths import shorten_paths
 
 
@@ -70,7 +70,7 @@ class Content:
         """The texts of a data set's queries by id, as far as they can be found."""
         ids = group.data.scores.per_query[self.page.measure]
         places = [self.folder / HELD_OUT] if self.is_held_out(group) else []
-        for place in [*places, self.data or cache_folder() / "datasets"]:
+        for place in [*places, self.data or datasets_folder()]:
             if texts := query_texts(place, group.data.dataset, ids, self.show_bars):
                 return texts
         return {}
