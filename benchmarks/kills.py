@@ -168,7 +168,7 @@ def start(words: Sequence[str], home: Path, number: int, verify: bool, more: Map
         from stzoo.utils import distributed
 
         distributed.SILENCE_S, distributed.START_S, distributed.BEAT_S = SILENCE_S, START_S, 0.5
-        distributed.STAY_S = 20
+        distributed.STAY_S = distributed.CONNECT_S = 20
         ask._Run._check_usable = lambda *_: None  # the weights of the model that is asked are random
         keys, write = os.pipe()
         os.write(write, b"2\n" * 1000)  # for judge

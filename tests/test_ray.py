@@ -315,13 +315,14 @@ def test_workers_search_the_blocks_of_a_store_that_they_can_read(tmp_path, monke
     )
 
     class Elsewhere(Store):
-        def is_here(self):
+        def has(self, start, stop):  # noqa: ARG002 - as of a store
             return os.getpid() == driver
 
     monkeypatch.chdir(tmp_path)
     stored = fill("store", drawn, {}, np.array, shard_rows=100)
     alone = top_k(queries, stored, ids[:9], ids, 40, drop_self=True)
     monkeypatch.setattr(exact, "PASSAGES", 64)
+    monkeypatch.setattr(exact, "PAIRS", 0)
     with chosen_engine("ray", 2, None):
         assert top_k(queries, stored, ids[:9], ids, 40, drop_self=True) == alone
         assert not caplog.text

@@ -130,6 +130,8 @@ def finetune(
             teacher = open_teacher(config.teacher, max_tokens=config.teacher_tokens, device=config.device)
         trains = {task: one.train for task, one in data.items()}
         _check(config, run.folder, student, trains)  # before the run that it overwrites is removed
+        with config.on_engine():  # likewise: it may not be reached
+            pass
         run.record_inputs(
             base=source_identity(source),
             data=single_or_dict({task: _metadata_of(train) for task, train in trains.items()}),

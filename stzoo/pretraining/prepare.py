@@ -47,7 +47,8 @@ class Preparation:
         corpus: The corpus, with those of `columns` and `reads` that it has.
         tokenizer: Fast tokenizer of the base model to pre-train.
         work: Folder that survives an interrupted run; files in it must be complete or absent. Processes that
-            prepare together each have an instance with this folder; the first has made a shard before.
+            prepare together each have an instance with this folder; the first process makes one shard before
+            the others start.
 
     Attributes:
         Settings: Subclass of `stzoo.training.pretrain_settings.PrepareSettings`; its fields become flags.
@@ -213,7 +214,7 @@ class _Maker:
         return pa.table(values, _schema(made.columns))
 
     def _opened(self) -> Preparation:
-        if missing := [folder for folder in self._folders if not folder.is_dir()]:
+        if missing := [folder for folder in self._folders if not folder.is_dir()]:  # paths may be relative
             raise OutputError(
                 f"a worker cannot read {missing[0]}. Workers that prepare data need a file system that they "
                 "share with this machine; start them on one, or drop --engine ray."

@@ -23,7 +23,7 @@ from stzoo.data.beir import read_beir
 from stzoo.data.corpus import Corpus, load_corpus
 from stzoo.data.corpus_sources import hub_ids
 from stzoo.data.find_datasets import locate
-from stzoo.errors import ModelError, PluginError, first_line
+from stzoo.errors import ModelError, PluginError, RecipeError, first_line
 from stzoo.evaluation.scoring import score
 from stzoo.hub import card
 from stzoo.hub.export import export
@@ -303,6 +303,11 @@ def set_up(config: PretrainSettings) -> Setup:
     if is_cacheable(objective):
         with config.on_engine():
             rows = load_tokens(objective, corpus)
+    elif config.engine != "local":
+        raise RecipeError(
+            f"--engine {config.engine} has no effect on {config.objective}, which tokenises texts itself. "
+            "Drop the option."
+        )
     about_tokens = [rows.describe(base.backbone.tokenizer.unk_token)] if isinstance(rows, TokenRows) else []
     if is_main_process():
         for note in about_tokens + notes:

@@ -19,10 +19,12 @@ from functools import cache
 from typing import Any
 
 from stzoo.errors import RecipeError, StzooError, TrainingError, first_line
+from stzoo.utils.messages import note_if_slow
 
 START_S = 3600  # the first time that they wait, processes may arrive one after the other
 BEAT_S = 5  # time between two signs of life
 SILENCE_S = 600  # without a sign of life, a process counts as dead; one call may keep all threads busy
+CONNECT_S = 60  # that another failed process tries to reach the first one; torch tries twice
 STAY_S = 120  # that a failed process stays, for the others to arrive and notice
 PATIENCE_S = 24 * 3600  # wait for a process that is alive; it may be stuck
 LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # which torchrun sets
@@ -221,8 +223,8 @@ def _store() -> Any:
     except (RuntimeError, ValueError) as error:
         raise TrainingError(
             f"{world_size()} processes were started (WORLD_SIZE), but this one cannot reach the first at "
-            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({first_line(error)}). Start them with "
-            "torchrun; what is finished is kept."
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({first_line(error)}). If the first "
+            "has failed, its own message says why; else start them with torchrun. What is finished is kept."
         ) from error
     ended = threading.Event()
 
@@ -257,14 +259,19 @@ def report_failure() -> None:
     with contextlib.suppress(RuntimeError, ValueError, StzooError):
         if world_size() == 1 or "TORCHELASTIC_RUN_ID" in os.environ:
             return
+        if _store.cache_info().currsize:
+            _store().add(FAILED, 1)
+            return
+        check_launcher()
+        os.environ["TORCH_CPP_LOG_LEVEL"] = "FATAL"  # or it shows traces if no other process is there
         from torch import distributed as dist
 
-        check_launcher()
         if dist.is_initialized():  # its exchanges fail
             return
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)  # as Python's handlers do not run while torch waits
-        (_store() if _store.cache_info().currsize else _rendezvous(STAY_S)).add(FAILED, 1)
+        with note_if_slow("waiting until the other processes know that this one has failed …"):
+            _rendezvous(STAY_S if is_main_process() else CONNECT_S).add(FAILED, 1)
 
 
 def _wait(key: str, count: int, others: Sequence[int]) -> None:

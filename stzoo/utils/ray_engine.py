@@ -58,7 +58,7 @@ def ray_engine(address: str | None = None, workers: int | None = None) -> Iterat
 
 def _connect(ray: Any, address: str | None) -> None:
     where = address or os.environ.get("RAY_ADDRESS")
-    logging.getLogger("ray").setLevel(logging.ERROR)  # of a cluster of its own it says more than users need
+    logging.getLogger("ray").setLevel(logging.ERROR)  # Ray logs much when it starts its own cluster
     try:
         if found := re.search(r"([^/]+):(\d+)$", where or ""):  # as Ray would try for minutes
             with contextlib.closing(socket.create_connection((found[1], int(found[2])), timeout=PATIENCE_S)):
@@ -68,7 +68,8 @@ def _connect(ray: Any, address: str | None) -> None:
     except (OSError, RuntimeError, ValueError) as error:
         raise RecipeError(
             f"there is no Ray cluster at {where or 'this machine'} ({first_line(error)}). Start one by `ray "
-            "start --head`, or leave out --ray-address to use this machine alone."
+            f"start --head`, or {'leave out --ray-address' if address else 'unset RAY_ADDRESS'} to use this "
+            "machine alone."
         ) from None
 
 
@@ -113,8 +114,8 @@ def _received(reference: Any) -> Any:
         return ray.get(reference)
     except ray.exceptions.RaySystemError as error:
         raise RecipeError(
-            f"a worker of Ray cannot open what it is to compute ({first_line(error)}). Install the packages "
-            "and plugins of this machine there; workers of prepare also need a file system that they share."
+            f"a worker of Ray cannot load the function that it is to run ({first_line(error)}). Install the "
+            "packages and plugins of this machine there; workers of prepare also need a shared file system."
         ) from None
 
 
@@ -129,9 +130,9 @@ class _RayWorkers:
         self._ray, self._compute = ray, compute
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         gpus = int(sum(node.get("GPU", 0) for node in nodes)) if hasattr(compute, "on") else 0
-        self._count = workers or gpus or max(1, len(nodes))
-        self._gpus = 1 if gpus else 0
         used = [int(node.get("CPU", 0)) for node in nodes if not gpus or node.get("GPU", 0)]
+        self._count = workers or gpus or max(1, sum(cpus > 0 for cpus in used))
+        self._gpus = 1 if gpus else 0
         fair = sum(used) // self._count
         self._cpus = max(1, min([fair, *filter(None, used)]))  # that each of these nodes has
         self.capacity = AHEAD * self._count
@@ -182,6 +183,7 @@ class _RayWorkers:
                 self._idle.extend([actor] * AHEAD)
                 self._assign()
                 continue
+            self._failed_starts = 0  # of others, which are not in the way
             number, _, actor = self._at_work.pop(ready)
             self._idle.append(actor)
             self._assign()

@@ -270,11 +270,22 @@ def test_blocks_that_workers_search_give_the_results_of_one_search(similarity, t
     given = dict(drop_self=True, similarity=similarity)
     alone = top_k(queries, store, names, ids, 40, **given)
     monkeypatch.setattr(exact, "PASSAGES", 64)
+    monkeypatch.setattr(exact, "PAIRS", 0)
     with using(lambda compute: contextlib.nullcontext(ThisProcess(on_device(compute, None)))):
         spread = top_k(queries, store, names, ids, 40, **given)
     assert [list(spread[query].items()) for query in spread] == [
         list(alone[query].items()) for query in alone
     ]
+
+
+def test_a_block_is_not_searched_where_one_of_its_shards_is_missing_or_damaged(tmp_path):
+    store = fill(tmp_path, np.eye(30, 8, dtype=np.float32), {}, np.array, shard_rows=10)
+    assert store.has(0, 30)
+    damaged, _, missing = sorted(tmp_path.glob("shard-*"))
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
+    missing.unlink()
+    assert [store.has(start, start + 5) for start in (0, 10, 15, 25)] == [False, True, True, False]
+    assert not store.has(5, 15)
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)

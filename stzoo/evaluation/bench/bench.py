@@ -209,7 +209,7 @@ def bench(
         )
     systems: list[System] = []
     loaded_models: list[LoadedModel] = []
-    encoded: list[tuple[Retriever, list[System]]] = []  # each model, and the systems that it is in
+    encoded: list[tuple[Retriever, list[System]]] = []  # each model, and its systems
     with contextlib.ExitStack() as stack:
         if output is None:
             output = Path(
@@ -346,7 +346,8 @@ def _check_no_model(settings: BenchSettings) -> None:
     Raises:
         RecipeError: If one differs from its default.
     """
-    for name in ("dtype", "backend", "index", "precision", "max_tokens", "fuse"):
+    names = ("dtype", "backend", "index", "precision", "max_tokens", "fuse")
+    for name in names if settings.rerank else (*names, "engine"):
         if getattr(settings, name) != BenchSettings.model_fields[name].default:
             raise RecipeError(
                 f"--{name.replace('_', '-')} has no effect without a model: only BM25 is scored. Name a "

@@ -65,6 +65,11 @@ def mine(
     check_rules(config)
     if config.language is not None and config.model != bm25.NAME:
         raise RecipeError(f"language (--language) applies to {bm25.NAME} only; leave it out.")
+    if config.engine != "local" and config.model == bm25.NAME and not config.teacher:
+        raise RecipeError(
+            f"--engine {config.engine} has no effect on {bm25.NAME} without --teacher, as workers encode and "
+            "score; drop it."
+        )
     check_resume(resume, overwrite)
     read = [config.model, config.data, config.corpus, config.teacher]
     if config.store:

@@ -45,6 +45,7 @@ from stzoo.utils.workers import applied, has_workers, started
 
 QUERIES, MIN_QUERIES, TILE = 256, 64, 2048  # compared at once, so that scores stay in a core's cache
 PASSAGES, MIN_PASSAGES = 65536, 1024  # per chunk
+PAIRS = 10**9  # which one process compares in the time in which workers start
 BLOCKS = 128  # of passages, at most, that workers search one by one
 PAIR_BYTES = 128  # of all arrays per pair that waits for the second pass
 
@@ -175,7 +176,7 @@ def top_k(
     compare = _Compare(checked(query_vectors, "query"), similarity, memory_gib, device)
     bar = progress_bar(total=Q * N, desc="Search", unit=" pairs", unit_scale=True, disable=not progress)
     with bar:
-        if has_workers() and isinstance(corpus_vectors, Store) and N > PASSAGES:
+        if has_workers() and isinstance(corpus_vectors, Store) and N > PASSAGES and Q * N > PAIRS:
             kept = _by_workers(compare, corpus_vectors, ranking, bar)
         else:
             kept = compare.nearest(corpus_vectors, ranking, bar=bar)
@@ -234,10 +235,14 @@ class _CompareRows:
     store: Store
 
     def __call__(self, block: tuple[int, Best]) -> np.ndarray | None:
-        """The nearest rows of each query; None on a machine that does not have the store."""
+        """The nearest rows of each query; None on a machine that does not have these rows of the store."""
         begin, best = block
-        if not self.store.is_here():
+        if not self.store.has(begin, begin + len(best.ranks)):
             return None
+        return self.search(begin, best)
+
+    def search(self, begin: int, best: Best) -> np.ndarray:
+        """The nearest rows of each query."""
         return self.compare.nearest(_Rows(self.store, begin, begin + len(best.ranks)), best, begin)
 
     def on(self, device: str | None) -> "_CompareRows":
@@ -266,7 +271,7 @@ def _by_workers(compare: _Compare, store: Store, ranking: Ranking, bar: Any) -> 
     """`_Compare.nearest` for all rows of a store, by the workers of the current engine."""
     N, Q = len(store), len(compare.queries.norms)
     kept, size = ranking.none(Q), PASSAGES * -(-N // (PASSAGES * BLOCKS))
-    compare_rows = _CompareRows(compare, replace(store, folder=store.folder.resolve()))
+    compare_rows = _CompareRows(compare, replace(store, folder=store.folder.absolute()))
 
     def block(number: int) -> tuple[int, Best]:
         begin = number * size
@@ -278,11 +283,10 @@ def _by_workers(compare: _Compare, store: Store, ranking: Ranking, bar: Any) -> 
             if found is None:
                 if not alone:
                     notify(
-                        f"a worker cannot read {store.folder}, so this process searches in its place. Put "
-                        "the store in a folder that all machines share (--store)."
+                        f"a worker cannot read {store.folder}, so this process searches in its place. "
+                        "Workers search if their machines share this folder."
                     )
-                alone, found = True, compare_rows(block(number))
-                assert found is not None, "it has read the store before"
+                alone, found = True, compare_rows.search(*block(number))
             kept = ranking.join(kept, found)
             bar.update(Q * min(size, N - number * size))
     return kept

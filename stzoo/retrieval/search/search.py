@@ -28,7 +28,7 @@ from stzoo.utils.messages import show_progress
 from stzoo.utils.outputs import check_output
 from stzoo.utils.public import public
 from stzoo.utils.tables import Tabular
-from stzoo.utils.workers import chosen_engine
+from stzoo.utils.workers import check_engine, chosen_engine
 
 
 @public()
@@ -94,6 +94,7 @@ def search(
         RecipeError: If an option is invalid.
     """
     require_one_process("search")
+    check_engine(engine, ray_workers, ray_address)
     if data is not None:
         data = corpus_path(data)
     questions = [questions] if isinstance(questions, str) else list(questions)

@@ -29,7 +29,6 @@ from stzoo.retrieval.store.shards import (
     Shards,
     check_foreign,
     digest,
-    identity,
     read_manifest,
     write_manifest,
 )
@@ -87,10 +86,13 @@ class Store:
         """Size of the vectors on disk in bytes."""
         return len(self) * width(self.manifest) * np.dtype(DTYPES[self.precision]).itemsize
 
-    def is_here(self) -> bool:
-        """True if this machine has the store, under the same path."""
-        found = read_manifest(self.folder)
-        return found is not None and identity(found) == identity(self.manifest)
+    def has(self, start: int, stop: int) -> bool:
+        """True if this machine has these rows, under the same path and undamaged; reads them once."""
+        shards = Shards(self.folder, self.manifest)
+        size = shards.size
+        return all(
+            shards.load(shards[number]) is not None for number in range(start // size, -(-stop // size))
+        )
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, step = rows.indices(len(self))

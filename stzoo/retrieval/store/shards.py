@@ -102,7 +102,7 @@ class Shards(Parts[Shard]):
                 metadata, vectors = dict(reader.metadata()), reader.get_tensor("vectors")
             valid = (
                 metadata.pop("checksum") == _checksum(vectors, metadata)
-                and (metadata["store"], metadata["number"]) == (identity(self.manifest), str(part.number))
+                and (metadata["store"], metadata["number"]) == (_identity(self.manifest), str(part.number))
                 and (vectors.shape, vectors.dtype) == ((len(part), self.width), self.dtype)
             )
             return Shard(vectors, float(metadata["seconds"])) if valid else None
@@ -112,7 +112,7 @@ class Shards(Parts[Shard]):
     def save(self, draft: Path, part: Part, content: Shard) -> None:
         """See `Parts`."""
         metadata = {
-            "store": identity(self.manifest),
+            "store": _identity(self.manifest),
             "number": str(part.number),
             "seconds": f"{content.seconds:.3f}",
         }
@@ -143,7 +143,7 @@ class Shards(Parts[Shard]):
         return rows
 
 
-def identity(manifest: Mapping[str, Any]) -> str:
+def _identity(manifest: Mapping[str, Any]) -> str:
     """Digest that the shards of a store carry."""
     return digest({name: value for name, value in manifest.items() if name not in ("data", "seconds_before")})
 
