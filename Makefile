@@ -5,7 +5,7 @@ export PYTHON ?= python3 python3.13 python3.12 python3.11
 plugins := $(wildcard plugins/*/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint test demo compat constraints clean moved
+.PHONY: help venv lint test docs demo compat constraints clean moved
 
 # What an outer environment sets for its own Python has no place in ours. Which index pip uses stays the user's choice.
 unexport PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX PIP_CONSTRAINT STZOO_PLUGINS
@@ -14,6 +14,7 @@ help:
 	@echo 'make demo         pre-train, fine-tune, export and search on real text, in some minutes'
 	@echo 'make test         make lint, then every test'
 	@echo 'make lint         ruff (format and rules), import-linter and mypy'
+	@echo 'make docs         build the documentation into site/'
 	@echo 'make compat       load exported models in older sentence-transformers, ONNX and LangChain, without stzoo'
 	@echo 'make venv         only set up .venv; the others do so by themselves'
 	@echo 'make constraints  write constraints.txt anew, from the newest versions that the projects allow'
@@ -45,6 +46,9 @@ test: lint
 demo: .venv/made
 	.venv/bin/stzoo demo $(ARGS)
 
+docs: .venv/made
+	.venv/bin/python -m mkdocs build --strict
+
 compat: .venv/made
 	.venv/bin/python tests/compat/run.py
 
@@ -52,6 +56,6 @@ constraints:
 	@.ci/constraints
 
 clean:
-	rm -rf .venv .compat .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .compat site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf build dist *.egg-info plugins/*/build plugins/*/dist plugins/*/*.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -7,7 +7,7 @@ make_models.py, compares the embeddings that each has in each environment with t
 prints a table, and ends with 1 if any differ by more than 1e-6 or a model does not load.
 
 The version "onnx" is sentence-transformers with its ONNX backend, and LangChain beside it. Neither goes with
-what stzoo itself needs, so README's code for them is run there as well, see serve.py.
+what stzoo itself needs, so the code of docs/guides/serve.md for them is run there as well, see serve.py.
 """
 
 import json
@@ -111,9 +111,9 @@ def main(versions: list[str]) -> int:
         print(f"not counted: optimum-onnx cannot run {name}: {reason}")
     for line in served:
         told = f"{line['difference']:.1e}" if "difference" in line else line["error"]
-        print(f"README's code, {line['code']} with {line['model']}: {told}")
+        print(f"code of the guide, {line['code']} with {line['model']}: {told}")
         if not line.get("difference", float("inf")) <= TOLERANCE:
-            failures.append(f"README's code for {line['code']} fails with {line['model']}")
+            failures.append(f"the guide's code for {line['code']} fails with {line['model']}")
     print(*failures, sep="\n", end="\n" if failures else "")
     return len(failures)
 

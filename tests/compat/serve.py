@@ -1,4 +1,4 @@
-"""Runs README's code under "Serve" where stzoo is not installed; one line of JSON for each block and model.
+"""Runs the code of docs/guides/serve.md where stzoo is not installed; a line of JSON per block and model.
 
     python -P tests/compat/serve.py FOLDER MODEL:WORD…
 
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/guides/serve.md"
 HERE = [
     *("dot:sentence_transformers", "dot:faiss", "dot:transformers", "dot:llama_index"),
     *("unit:sentence_transformers", "unit:faiss", "unit:normalize", "unit:llama_index"),
@@ -28,7 +28,7 @@ ELSEWHERE = [
 ]
 PROMPTS = {"query": "ask: ", "document": "passage: "}
 ANSWERS = ("queries", "passages", "scores", "rows")
-# what README says in words: the new name of a block, the block, what is replaced in it, and by what
+# what the page says in words: the new name of a block, the block, what is replaced in it, and by what
 VARIANTS = {
     "onnx": ("sentence_transformers", '("runs/tuned")  # backend="onnx"', '("runs/tuned", backend="onnx")'),
     "normalize": (
@@ -38,7 +38,8 @@ VARIANTS = {
     ),
     "bare_llama_index": (
         "llama_index",
-        'query_instruction=prompts["query"], text_instruction=prompts["document"], normalize=False',
+        'query_instruction=prompts["query"],\n    text_instruction=prompts["document"],\n'
+        "    normalize=False,",
         "",
     ),
 }
@@ -50,20 +51,19 @@ HARDER = {
 
 def blocks() -> tuple[str, dict[str, str]]:
     """The code that names questions and texts, and the other blocks by the word that they import."""
-    part = README.read_text(encoding="utf-8").split("\n## Serve\n")[1].split("\n## ")[0]
-    first, *others = re.findall(r"```python\n(.*?)```", part, re.DOTALL)
+    first, *others = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     found = {}
     for code in others:
         [*_, imported] = re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE)
         found[imported if imported != "sentence_transformers" or "faiss" not in code else "faiss"] = code
     for name, (word, old, new) in VARIANTS.items():
-        assert old in found[word], f"README no longer says {old}"
+        assert old in found[word], f"{PAGE} no longer says {old}"
         found[name] = found[word].replace(old, new)
     return first, found
 
 
 def asked() -> list[dict[str, list[str]]]:
-    """Questions and texts of each round: README's, and what is harder."""
+    """Questions and texts of each round: the page's, and what is harder."""
     shown: dict[str, Any] = {}
     exec(blocks()[0], shown)
     return [{name: shown[name] for name in HARDER}, HARDER]

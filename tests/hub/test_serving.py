@@ -1,4 +1,4 @@
-"""README's part "Serve": its code gives stzoo's own vectors where stzoo is not installed."""
+"""docs/guides/serve.md: its code gives stzoo's own vectors where stzoo is not installed."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def lines(models):
 
 
 @pytest.mark.parametrize("pair", serve.HERE)
-def test_the_code_of_the_readme_gives_the_models_own_vectors(pair, lines):
+def test_the_code_of_the_guide_gives_the_models_own_vectors(pair, lines):
     assert lines[pair].get("difference", lines[pair]) <= 1e-5
 
 
@@ -46,7 +46,7 @@ def test_without_those_arguments_llamaindex_gives_other_vectors(pair, lines):
     assert lines[pair]["difference"] > 1e-2
 
 
-def test_all_code_of_the_part_is_run_here_or_by_make_compat():
+def test_all_code_of_the_guide_is_run_here_or_by_make_compat():
     run_somewhere = {pair.split(":")[1] for pair in [*serve.HERE, *LOST, *serve.ELSEWHERE]}
     assert run_somewhere == set(serve.blocks()[1])
 

@@ -355,15 +355,14 @@ def test_models_that_cannot_be_searched_so_are_refused(model, judged):
         retrieve(model, judged)
 
 
-def test_the_readme_shows_how_to_score_both_forms(exported, judged, tmp_path, monkeypatch, capsys):
+def test_the_documentation_shows_how_to_score_both_forms(exported, judged, tmp_path, monkeypatch, capsys):
     model, folder = exported
     (tmp_path / "runs").symlink_to(folder.parent)
     (tmp_path / "scifact").symlink_to(judged.folder)
-    (code,) = re.findall(
-        r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL
-    )
+    page = Path(__file__).parents[3] / "docs/methods/dupmae.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code, str(page), "exec"), {})
     lines = capsys.readouterr().out.strip().splitlines()
     runs = {
         "dense": retrieve_exact(dense(model), judged),
