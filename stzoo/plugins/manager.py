@@ -18,7 +18,7 @@ import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, requires
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_type_hints
@@ -122,7 +122,8 @@ class Host:
         chosen = os.environ.get("STZOO_PLUGINS")
         enabled = names if chosen is None else {BUILTIN, *filter(None, map(str.strip, chosen.split(",")))}
         for missing in sorted(enabled - names - {BUILTIN}):
-            raise UnknownNameError("plugin", missing, names, f"STZOO_PLUGINS={chosen} lists it.")
+            hints = [f"STZOO_PLUGINS={chosen} lists it.", *_not_installed(plugins)]
+            raise UnknownNameError("plugin", missing, names, " ".join(hints))
         for plugin, entry in zip(plugins, entries, strict=True):
             rivals = [str(p) for p in plugins if p.name == plugin.name and p is not plugin]
             if plugin.name not in enabled:
@@ -176,6 +177,7 @@ class Host:
         if not owners:
             faulty = [p for p in self._plugins if p.failures and kind not in p.provides]
             hints = [f"Plugin {p} provides no {kind}: {'; '.join(p.failures)}." for p in faulty]
+            hints += _not_installed(self._plugins)
             aliases = [alias for part in self.all(kind).values() for alias in getattr(part, "aliases", ())]
             raise UnknownNameError(kind, name, self.all(kind), " ".join(hints), aliases)
         if len(owners) > 1:
@@ -330,6 +332,18 @@ def _modules(entry: EntryPoint) -> frozenset[str]:
         listed = set((entry.dist.read_text("top_level.txt") or "").split())
         listed = listed or {Path(f.parts[0]).stem for f in entry.dist.files or () if f.suffix == ".py"}
     return frozenset({*listed, entry.module.partition(".")[0]} - {"stzoo"})
+
+
+def _not_installed(plugins: list[Plugin]) -> list[str]:
+    """A sentence with the command to run if plugins that stzoo depends on are not installed; else nothing."""
+    try:
+        needs = requires("stzoo") or []
+    except PackageNotFoundError:  # stzoo is on the path, but not installed
+        return []
+    named = {need: found[0] for need in needs if (found := re.match(r"stzoo-[\w-]+", need))}
+    missing = {need: name for need, name in named.items() if name not in {p.distribution for p in plugins}}
+    command = f"pip install {' '.join(map(repr, missing))}"
+    return [f"Not installed: {', '.join(missing.values())}. Run: {command}"] if missing else []
 
 
 def _owners(plugins: list[Plugin], kind: str) -> dict[str, list[Plugin]]:

@@ -222,6 +222,32 @@ def test_an_unknown_name_points_to_plugins_that_did_not_load(host):
     assert "Plugin builtin (stzoo" not in str(caught.value)  # it provides no objective either, and rightly so
 
 
+def test_an_unknown_name_gives_the_command_if_a_plugin_that_comes_with_stzoo_is_missing(
+    tmp_path, monkeypatch
+):
+    # as stzoo is installed, but with dependencies that are not
+    info = tmp_path / "stzoo-0.1.0.dist-info"
+    info.mkdir()
+    needs = ("pluggy>=1.6", "stzoo-elsewhere==0.1.*", "dist-good==1.*", "stzoo[demo]; extra == 'all'")
+    lines = (
+        "Metadata-Version: 2.1",
+        "Name: stzoo",
+        "Version: 0.1.0",
+        *(f"Requires-Dist: {n}" for n in needs),
+    )
+    (info / "METADATA").write_text("\n".join(lines), "utf-8")
+    (info / "entry_points.txt").write_text("[stzoo]\nbuiltin = stzoo.plugins.builtin\n", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    command = "Not installed: stzoo-elsewhere. Run: pip install 'stzoo-elsewhere==0.1.*'"
+    with pytest.raises(UnknownNameError) as caught:
+        Host().find("objective", "retromea")
+    assert str(caught.value).endswith(command)
+    monkeypatch.setenv("STZOO_PLUGINS", "elsewhere")
+    with pytest.raises(UnknownNameError) as caught:
+        Host().plugins()
+    assert str(caught.value).endswith(command)
+
+
 @pytest.mark.parametrize("name", ["nobody:cls", "fake-good:cls", "builtin:nothing", ":", ""])
 def test_a_qualified_name_that_nobody_has_is_unknown(host, name):
     with pytest.raises(UnknownNameError):
