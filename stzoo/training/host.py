@@ -37,12 +37,15 @@ trainer.py:
 Most of these are private methods of the host library; `check_host` checks at the start that each exists.
 """
 
-import warnings
+import re
 from importlib.metadata import version
 
 from sentence_transformers import SentenceTransformerTrainer
 
+from stzoo.data.corpus import cache_folder
 from stzoo.errors import StzooError
+from stzoo.utils.distributed import is_main_process
+from stzoo.utils.messages import notify
 
 TESTED = {"sentence-transformers": (6, 2), "transformers": (5, 23)}
 HOOKS = (
@@ -67,7 +70,7 @@ HOOKS = (
 
 
 def check_host() -> None:
-    """Warns if a host library is newer than the tested versions.
+    """Shows a note, once for each version, if a host library is newer than the tested versions.
 
     Raises:
         StzooError: If a method that is overridden here no longer exists.
@@ -80,9 +83,22 @@ def check_host() -> None:
             "sentence-transformers 6.2 and transformers 5.23."
         )
     for package, (major, minor) in TESTED.items():
-        installed = tuple(int(part) for part in version(package).split(".")[:2])
-        if installed > (major, minor):
-            warnings.warn(
-                f"stzoo is tested with {package} up to {major}.{minor}; {version(package)} is installed.",
-                stacklevel=3,
+        installed = version(package)
+        if tuple(map(int, re.findall(r"\d+", installed)[:2])) > (major, minor) and is_main_process():
+            _notify_once(
+                f"{package}-{installed}",
+                f"{package} {installed} is installed; stzoo is tested with versions up to {major}.{minor}.",
             )
+
+
+def _notify_once(name: str, text: str) -> None:
+    """Shows a note, and leaves an empty file of this name in the cache folder; shows nothing if it exists."""
+    shown = cache_folder() / "notes-shown" / name
+    try:
+        shown.parent.mkdir(parents=True, exist_ok=True)
+        shown.touch(exist_ok=False)
+    except FileExistsError:
+        return
+    except OSError:
+        pass  # the cache cannot be written, so the note is shown each time
+    notify(text)
