@@ -5,7 +5,7 @@ export PYTHON ?= python3 python3.13 python3.12 python3.11
 plugins := $(wildcard plugins/*/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint test docs demo compat constraints clean moved
+.PHONY: help venv lint test test-lowest docs demo compat constraints clean moved
 
 # What an outer environment sets for its own Python has no place in ours. Which index pip uses stays the user's choice.
 unexport PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX PIP_CONSTRAINT STZOO_PLUGINS
@@ -15,9 +15,11 @@ help:
 	@echo 'make test         make lint, then every test'
 	@echo 'make lint         ruff (format and rules), import-linter and mypy'
 	@echo 'make docs         build the documentation into site/'
+	@echo 'make test-lowest  every test with the lowest versions of the dependencies, in an environment of its own'
 	@echo 'make compat       load exported models in older sentence-transformers, ONNX and LangChain, without stzoo'
 	@echo 'make venv         only set up .venv; the others do so by themselves'
-	@echo 'make constraints  write constraints.txt anew, from the newest versions that the projects allow'
+	@echo 'make constraints  write constraints.txt from the newest versions that the projects allow, and'
+	@echo '                  constraints-lowest.txt from the lowest'
 	@echo 'make clean        remove .venv and whatever else make made, but no models'
 
 venv: .venv/made
@@ -38,10 +40,15 @@ lint: .venv/made
 	.venv/bin/python -m mypy
 
 # A worker a core of a small machine, one torch thread a worker, and no test that waits for the hub.
-test: export OMP_NUM_THREADS = 1
-test: export HF_HUB_OFFLINE = 1
+test test-lowest: export OMP_NUM_THREADS = 1
+test test-lowest: export HF_HUB_OFFLINE = 1
 test: lint
 	.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+test-lowest:
+	@.ci/setup .lowest --constraint constraints-lowest.txt -e '.[all,lancedb,mteb,qdrant,ray,test]' \
+	  $(plugins:%/pyproject.toml=-e %)
+	.lowest/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 demo: .venv/made
 	.venv/bin/stzoo demo $(ARGS)
@@ -54,8 +61,9 @@ compat: .venv/made
 
 constraints:
 	@.ci/constraints
+	@.ci/constraints-lowest
 
 clean:
-	rm -rf .venv .compat site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .lowest .compat site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf build dist *.egg-info plugins/*/build plugins/*/dist plugins/*/*.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

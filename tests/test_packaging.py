@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PLUGINS = sorted(project.parent for project in (ROOT / "plugins").glob("*/pyproject.toml"))
@@ -169,7 +170,24 @@ def test_plugin_and_root_move_in_lock_step(folder, wheels):
     assert f"{folder.name}=={series}.*" in root.requires
 
 
+def pinned(file):
+    """Name -> version of a file of constraints."""
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    pins = (line.partition("==") for line in lines)
+    return {canonicalize_name(name): version for name, equal, version in pins if equal}
+
+
 def test_constraints_pin_every_dependency(wheels):
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = {canonicalize_name(name) for name, equal, _ in (line.partition("==") for line in lines) if equal}
-    assert dependencies(wheels, "dev") - pins == set()
+    assert dependencies(wheels, "dev") - pinned("constraints.txt").keys() == set()
+
+
+def test_the_lowest_versions_that_are_allowed_are_those_that_are_tested(wheels):
+    pins = pinned("constraints-lowest.txt")
+    for need in map(Requirement, metadata(wheels[ROOT]).requires):
+        if need.name.startswith("stzoo") or (
+            need.marker and {"dev", "test"} & set(str(need.marker).split('"'))
+        ):
+            continue
+        [lowest] = [Version(one.version) for one in need.specifier if one.operator in (">=", "==")]
+        tested = Version(pins[canonicalize_name(need.name)])
+        assert lowest == tested or (need.name == "torch" and lowest < tested), need

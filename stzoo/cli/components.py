@@ -36,7 +36,7 @@ def list_command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """List installed components and data sets, or show one of them."""
+    """List the installed components and data sets, or show one."""
     from stzoo.plugins import manager
 
     given, kind = kind, manager.singular(kind) if kind else None

@@ -66,7 +66,7 @@ def stzoo_commands() -> Iterable[Component]:
     yield Component(
         name="taco",
         build="stzoo_taco.cli:app",
-        summary="Analyse multi-task models: which parameters serve which task.",
+        summary="Show which parameters of multi-task models serve which task.",
         source=TACO,
     )
 
