@@ -5,7 +5,7 @@ export PYTHON ?= python3 python3.13 python3.12 python3.11
 plugins := $(wildcard plugins/*/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint test test-lowest docs demo compat constraints clean moved
+.PHONY: help venv lint test test-lowest docs demo compat audit constraints clean moved
 
 # What an outer environment sets for its own Python has no place in ours. Which index pip uses stays the user's choice.
 unexport PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX PIP_CONSTRAINT STZOO_PLUGINS
@@ -18,6 +18,7 @@ help:
 	@echo 'make test-lowest  every test with the lowest versions of the dependencies, in an environment of its own'
 	@echo 'make compat       load exported models in older sentence-transformers, ONNX and LangChain, without stzoo'
 	@echo 'make venv         only set up .venv; the others do so by themselves'
+	@echo 'make audit        look for known vulnerabilities in the versions of constraints.txt'
 	@echo 'make constraints  write constraints.txt from the newest versions that the projects allow, and'
 	@echo '                  constraints-lowest.txt from the lowest'
 	@echo 'make clean        remove .venv and whatever else make made, but no models'
@@ -59,11 +60,16 @@ docs: .venv/made
 compat: .venv/made
 	.venv/bin/python tests/compat/run.py
 
+audit: .venv/made
+	.venv/bin/python -m venv .audit
+	.audit/bin/python -m pip install --quiet pip-audit
+	.audit/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
+
 constraints:
 	@.ci/constraints
 	@.ci/constraints-lowest
 
 clean:
-	rm -rf .venv .lowest .compat site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .lowest .audit .compat site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -rf build dist *.egg-info plugins/*/build plugins/*/dist plugins/*/*.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -12,6 +12,7 @@ from importlib.metadata import Distribution, PathDistribution, distribution
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -191,3 +192,13 @@ def test_the_lowest_versions_that_are_allowed_are_those_that_are_tested(wheels):
         [lowest] = [Version(one.version) for one in need.specifier if one.operator in (">=", "==")]
         tested = Version(pins[canonicalize_name(need.name)])
         assert lowest == tested or (need.name == "torch" and lowest < tested), need
+
+
+def test_the_citation_names_the_version(wheels):
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == metadata(wheels[ROOT]).version
+
+
+@pytest.mark.skipif(not shutil.which("hadolint"), reason="hadolint is not installed")
+def test_the_dockerfile_has_no_fault_that_hadolint_finds():
+    run("hadolint", ROOT / "Dockerfile")
