@@ -113,12 +113,12 @@ def test_installed_command_finds_every_plugin_whole(clean, tmp_path):
     assert [plugin["failures"] for plugin in plugins] == [[]] * len(plugins)
 
 
-@pytest.mark.parametrize("clean", ["wheel"], indirect=True)
+@pytest.mark.parametrize("clean", ["wheel"], indirect=True, scope="module")
 def test_installed_command_pretrains_with_an_objective_of_a_plugin(clean, base, corpus, tmp_path):
     objectives = run(clean / "bin/stzoo", "list", "objectives", cwd=tmp_path)
     assert all(name in objectives for name in ("retromae", "dupmae", "master"))
-    given = ("--base", base, "--objective", "retromae", "--corpus", corpus, "--max-steps", 1)
-    run(clean / "bin/stzoo", "pretrain", *given, "--output", "run", cwd=tmp_path)
+    given = ("--base", base, "--objective", "retromae", "--corpus", corpus, "--batch-size", 2)
+    run(clean / "bin/stzoo", "pretrain", *given, "--max-steps", 1, "--output", "run", cwd=tmp_path)
     assert (tmp_path / "run" / "model.safetensors").is_file()
 
 

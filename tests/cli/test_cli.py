@@ -263,7 +263,7 @@ def test_a_mistake_is_found_before_torch_is_imported(words):
 
 def test_commands_of_plugins_stand_beside_our_own():
     """By the hook stzoo_commands, as stzoo-taco has it."""
-    assert re.search(r"^│ +taco +Analyse multi-task models", cli("--help").stdout, re.M)
+    assert re.search(r"^│ +taco +Show which parameters of multi-task models", cli("--help").stdout, re.M)
     assert re.search(r"^│ +inspect ", cli("taco", "--help").stdout, re.M)
     light = (
         "import sys; from stzoo.cli import add_plugins as a; a([]); print('stzoo_taco.cli' in sys.modules)"
