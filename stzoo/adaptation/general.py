@@ -43,7 +43,9 @@ class GeneralCheck:
 
     @cached_property
     def _chosen(self) -> dict[str, pydocs.Pair]:
-        pairs = {pair.passage_id: pair for pair in pydocs.pairs() if pair.split == "test"}
+        pairs = {
+            pair.passage_id: pair for pair in pydocs.pairs() if pair.split == "train"
+        }  # the demo scores the test queries
         return dict(list(pairs.items())[:QUERIES])
 
     def _queries(self, model: Any) -> np.ndarray:

@@ -172,6 +172,17 @@ def write_pydocs(folder: str | Path) -> Path:
     return write_beir(folder, *beir())
 
 
+def write_documented(folder: str | Path) -> Path:
+    """Writes the whole docstrings of the pairs, with their summaries, as a corpus to search, and returns it.
+
+    Raises:
+        OutputError: If the folder has other content, or cannot be written.
+    """
+    whole = {doc.name: doc.text for doc in docstrings()}
+    ids = dict.fromkeys(pair.passage_id for pair in pairs())
+    return write_beir(folder, [{"_id": name, "title": "", "text": whole[name]} for name in ids], {}, {})
+
+
 @functools.cache
 def docstrings() -> tuple[Docstring, ...]:
     """Every docstring of the standard library, in the order of its source files."""
