@@ -5,13 +5,14 @@ export PYTHON ?= python3 python3.13 python3.12 python3.11
 plugins := $(wildcard plugins/*/pyproject.toml)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv lint test test-lowest docs demo compat audit constraints clean moved
+.PHONY: help venv lint test test-lowest docs demo demo-methods compat audit constraints clean moved
 
 # What an outer environment sets for its own Python has no place in ours. Which index pip uses stays the user's choice.
 unexport PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX PIP_CONSTRAINT STZOO_PLUGINS
 
 help:
-	@echo 'make demo         pre-train, fine-tune, export and search on real text, in some minutes'
+	@echo 'make demo         adapt, fine-tune, pre-train and search on real text, in some minutes'
+	@echo 'make demo-methods each method for a few steps, exported and searched'
 	@echo 'make test         make lint, then every test'
 	@echo 'make lint         ruff (format and rules), import-linter and mypy'
 	@echo 'make docs         build the documentation into site/'
@@ -53,6 +54,9 @@ test-lowest:
 
 demo: .venv/made
 	.venv/bin/stzoo demo $(ARGS)
+
+demo-methods: .venv/made
+	.venv/bin/stzoo demo --methods --output demo-methods $(ARGS)
 
 docs: .venv/made
 	.venv/bin/python -m mkdocs build --strict
