@@ -17,6 +17,7 @@ def main(model_folder: str, corpus: str, *questions: str) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    logging.set_verbosity_error()  # not which parts of an MLM head a folder has besides the encoder
     model = SentenceTransformer(model_folder)
     unpack = gzip.open if corpus.endswith(".gz") else open
     with unpack(corpus, "rt", encoding="utf-8") as lines:

@@ -30,7 +30,8 @@ from stzoo.evaluation.compare.result import Comparison, Pair, verdict
 from stzoo.finetuning.finetune import finetune
 from stzoo.pretraining.pretrain import pretrain
 from stzoo.utils.distributed import require_one_process
-from stzoo.utils.files import sha256
+from stzoo.utils.files import fingerprint, sha256, write_json
+from stzoo.utils.inputs import read_json
 from stzoo.utils.messages import note_if_slow
 from stzoo.utils.outputs import check_output
 from stzoo.utils.public import public
@@ -305,7 +306,10 @@ def demo(
         questions = {query: list(judged.qrels[one]) for one, query in kept}
     say(f"5/6 ask {len(questions)} plain questions, in processes that have sentence-transformers only")
     file = next(searched.glob("corpus.jsonl*"))
-    found = {system: ask(models[system], file, list(questions)) for system in (name, tuned)}
+    found = {
+        system: ask(models[system], file, list(questions), output / f"answers-{number}.json")
+        for number, system in enumerate((name, tuned), 1)
+    }
     asked = [
         Asked(question, right, {system: found[system][question] for system in found})
         for question, right in questions.items()
@@ -326,16 +330,29 @@ def demo(
     return made
 
 
-def ask(model: str, corpus: Path, questions: Sequence[str]) -> Mapping[str, list[dict[str, Any]]]:
+def ask(model: str, corpus: Path, questions: Sequence[str], kept: Path) -> Mapping[str, list[dict[str, Any]]]:
     """The nearest passages to each question, found by ask_standalone.py in a process without stzoo.
+
+    Args:
+        model: Folder or Hub id of the model.
+        corpus: Path of the corpus.jsonl(.gz).
+        questions: The questions.
+        kept: File for the answers, which are read again as long as model and corpus have not changed.
 
     Raises:
         StzooError: If that process fails.
     """
+    weights = sorted(map(str, Path(model).rglob("*.safetensors")))
+    inputs = {"model": model, "files": fingerprint(str(corpus), *weights), "questions": list(questions)}
+    before = read_json(kept)
+    if before.get("inputs") == inputs:
+        return dict(before["found"])
     command = [sys.executable, "-P", ask_alone.__file__, model, str(corpus), *questions]
     with note_if_slow("encoding the passages in a process without stzoo, which can take two minutes …"):
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise StzooError(f"ask_standalone.py failed with exit code {done.returncode}; see its error above.")
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return {row["question"]: row["found"] for row in rows}
+    found = {row["question"]: row["found"] for row in rows}
+    write_json(kept, {"inputs": inputs, "found": found})
+    return found

@@ -34,15 +34,13 @@ class Method:
 
     Attributes:
         name: Name of the method.
-        first: Its losses in nats after a few steps.
-        last: Its losses at the end.
+        losses: Its loss in nats after half of the steps, and at the end.
         model: Folder of the exported model.
         found: Ids of the passages that the model finds first for a plain question.
     """
 
     name: str
-    first: dict[str, float]
-    last: dict[str, float]
+    losses: list[float]
     model: str
     found: list[str]
 
@@ -61,10 +59,12 @@ class Methods:
     def __str__(self) -> str:
         lines = [f"Each was asked {self.question!r}, without stzoo:", ""]
         for method in self.methods:
-            losses = ", ".join(
-                f"{loss} {value:.2f} to {method.last[loss]:.2f}" for loss, value in method.first.items()
-            )
-            lines += [f"  {method.name}: {losses}", f"    {', '.join(method.found)}", f"    {method.model}"]
+            losses = " to ".join(f"{loss:.2f}" for loss in method.losses)
+            lines += [
+                f"  {method.name}: loss {losses}",
+                f"    {', '.join(method.found)}",
+                f"    {method.model}",
+            ]
         return "\n".join(lines)
 
 
@@ -122,8 +122,7 @@ def methods(
     for number, name in enumerate(("retromae", "dupmae", "master", "taco"), 1):
         say(f"{number}/4 {name}")
         run = taco() if name == "taco" else trained(name)
-        logged = [{key: row[key] for key in row if key.startswith("loss")} for row in run.history]
-        logged = [losses for losses in logged if losses]
-        found = ask(str(run), searched / "corpus.jsonl", [question])[question]
-        made.append(Method(name, logged[0], logged[-1], str(run), [passage["id"] for passage in found]))
+        losses = [row["loss"] for row in run.history if "loss" in row]
+        found = ask(str(run), searched / "corpus.jsonl", [question], output / f"answer-{name}.json")[question]
+        made.append(Method(name, losses, str(run), [passage["id"] for passage in found]))
     return Methods(question, made)

@@ -90,7 +90,7 @@ def _scores(
                 scored = reranker(pairs(Part(0, 0, len(queries), Path())))
             return np.split(scored, ends[1:-1])
         manifest = _manifest(queries, candidates, judged, reranker)
-        folder = place(root, reranker.name, f"{judged.name}-rerank", manifest)
+        folder = place(root, reranker.name, judged.name, "rerank", manifest)
         folder.mkdir(parents=True, exist_ok=True)
         open_manifest(folder / "manifest.json", manifest)
         parts = ArrayParts(folder, "{number:06d}.safetensors", len(queries), PART_QUERIES)

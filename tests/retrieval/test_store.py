@@ -203,12 +203,15 @@ def test_a_store_of_other_facts_is_never_reused(tmp_path):
     with pytest.raises(OutputError, match="precision: 'float32' then, 'float16' now"):
         filled(made.folder, precision="float16")
     assert contents(made.folder) == before
-    folders = {place(tmp_path, "a/b", "set one-query", FACTS | change) for change in [{}, *changes]}
+    folders = {place(tmp_path, "a/b", "set one", "query", FACTS | change) for change in [{}, *changes]}
     assert len(folders) == 4
-    (folder,) = folders & {place(str(tmp_path), "a/b", "set one-query", dict(reversed(FACTS.items())))}
+    (folder,) = folders & {place(str(tmp_path), "a/b", "set one", "query", dict(reversed(FACTS.items())))}
     assert folder.parent == tmp_path / "a__b"
     assert folder.name.startswith("set-one-query-")
     assert len(folder.name) == len("set-one-query-") + 12
+    folder.mkdir(parents=True)
+    assert place(tmp_path, "a/b", "the same set", "query", FACTS) == folder
+    assert place(tmp_path, "a/b", "the same set", "document", FACTS) != folder
 
 
 def test_a_store_keeps_its_shards_when_another_size_is_asked_for(tmp_path):

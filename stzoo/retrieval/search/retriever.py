@@ -130,7 +130,7 @@ class Retriever:
         # not the name of the results, as a model has the same vectors under any name
         model = Path(self.opened.given).name if Path(self.opened.given).is_dir() else self.opened.given
         return fill(
-            folder or place(self.root, model, f"{name}-{role}{suffix}", manifest),
+            folder or place(self.root, model, name, f"{role}{suffix}", manifest),
             texts,
             manifest,
             np.array if copied else _Encode(self.model, role, task, self.batch_tokens, self.progress),

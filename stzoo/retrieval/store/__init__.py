@@ -101,16 +101,21 @@ class Store:
         return loosened(Shards(self.folder, self.manifest).read_rows(start, max(start, stop)), self.manifest)
 
 
-def place(root: str | Path, model: str, label: str, metadata: Mapping[str, Any]) -> Path:
-    """Returns the folder of a store: ROOT/<model>/<label>-<first 12 hex digits of the metadata's SHA-256>.
+def place(root: str | Path, model: str, name: str, kind: str, metadata: Mapping[str, Any]) -> Path:
+    """Returns the folder of a store: ROOT/<model>/<name>-<kind>-<12 hex digits of the metadata's SHA-256>.
+
+    One that has the same under another name is returned in its place, as data sets may share their texts.
 
     Args:
         root: Folder of all stores.
         model: Name of the model.
-        label: Readable label, e.g. "scifact-document".
+        name: Name of the texts, e.g. "scifact".
+        kind: What is stored, e.g. "document".
         metadata: Everything that the vectors depend on, as JSON.
     """
-    return Path(root) / slug(model) / f"{slug(label)}-{digest(metadata)[:12]}"
+    folder, end = Path(root) / slug(model), f"{kind}-{digest(metadata)[:12]}"
+    new = folder / f"{slug(name)}-{end}"
+    return new if new.exists() else next(iter(sorted(folder.glob(f"*-{end}"))), new)
 
 
 def fill(
