@@ -243,7 +243,12 @@ def demo() -> str:
     for row in made["results"]:
         cells = [f"{row[measure]:.4f}" for measure in ("ndcg_at_10", "mrr_at_10", "recall_at_100")]
         lines.append(f"| {row['model']} | {' | '.join(cells)} |")
-    lines += ["", *(f"- {verdict}" for verdict in made["verdicts"])]
+    lines += ["", *(f"- {line}" for line in made["summary"])]
+    count = len(made["questions"])
+    answered = ", ".join(f"{system} {number}" for system, number in made["answered"].items())
+    lines.append(
+        f"- Of {count} plain questions, with a right answer among the first three passages: {answered}."
+    )
     return "\n".join(lines)
 
 
