@@ -30,7 +30,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import is_sentence_transformer_model
 
 from stzoo.errors import DataError, ExportError, ModelError, RecipeError, first_line
-from stzoo.hub import card, layout, verify_standalone
+from stzoo.hub import card, layout, onnx_export, verify_standalone
 from stzoo.hub.settings import ExportSettings
 from stzoo.models.check_weights import first_not_finite
 from stzoo.models.loaded import PICKLED
@@ -67,6 +67,7 @@ def export(
     masked_lm: Any = None,
     extra: Extra | None = None,
     portable: bool = True,
+    onnx: str | None = None,
     verify: bool = True,
     overwrite: bool = False,
     describe: bool = True,
@@ -88,6 +89,10 @@ def export(
         portable: True stores only built-in modules, in the layout that 5.x and 6.x read; a module of another
             package is replaced by its `to_builtin_modules()`. False stores sentence-transformers' own layout
             with the code of the other modules, which users must trust to load it.
+        onnx: "float32" also writes the encoder as onnx/model.onnx, for the ONNX backend of
+            sentence-transformers and for text-embeddings-inference; "int8" also writes
+            onnx/model_quantized.onnx. Their embeddings are compared with the model's, and the cosines are in
+            onnx/export.json. It needs the extra `stzoo[onnx]`.
         verify: True loads the draft in a process without stzoo and compares embeddings to 1e-6 on the CPU.
         overwrite: True replaces a model folder at `output`, unless it has files that are not a model's.
         describe: True writes the model's card, README.md.
@@ -98,20 +103,26 @@ def export(
 
     Raises:
         ModelError: If `model` is not a sentence-transformers model, or its files lack some of its weights.
-        ExportError: If it has no portable form, its weights are not finite, or the draft's embeddings differ
-            from the model's.
+        ExportError: If it has no portable form or, with `onnx`, no ONNX graph, its weights are not finite, or
+            the draft's embeddings differ from the model's.
+        MissingExtraError: If the packages that `onnx` needs are not installed.
         OutputError: If `output` exists already, or cannot be written.
         RecipeError: If an option is invalid.
 
     Unlike `SentenceTransformer.save_pretrained`: module paths, pooling keys, `sentence_bert_config.json`,
     tokenizer class and rotary settings are those of 5.x, which no version warns about; nothing is pickled.
     """
-    portable = ExportSettings.check(locals()).portable
+    settings = ExportSettings.check(locals())
+    portable, onnx = settings.portable, settings.onnx
+    if onnx:
+        onnx_export.check_installed()
     output = check_model_output(output, overwrite, [model])
     if isinstance(model, str | Path):
         model = model_source(str(model))
     source = Path(model) if isinstance(model, str) else None
     model = _loaded(model)
+    if onnx:
+        onnx_export.check_model(model)
     if masked_lm is not None and masked_lm.base_model is not getattr(model[0], "model", None):
         raise ExportError(
             "masked_lm belongs to another model; expected one whose base_model is the model in the first "
@@ -132,6 +143,8 @@ def export(
         _write_extra(extra, draft)
         if source is not None:
             _copy_history(source, draft)
+        if onnx:
+            onnx_export.write(draft, onnx)
         if describe:
             (draft / card.README).write_bytes(_make_card(source, draft, output.name))
         if pickled := sorted(str(p.relative_to(draft)) for p in draft.rglob("*") if p.suffix in PICKLED):

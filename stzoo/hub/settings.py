@@ -2,9 +2,9 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from stzoo.training.settings import COMMAS, PORTABLE_HELP, Name, Names, Settings, setting
@@ -71,6 +71,16 @@ class ExportSettings(Settings):
         ..., "Sentence-transformers model: folder, Hub id or name from `stzoo zoo`.", names="model"
     )  # or one in memory
     portable: bool = setting(True, PORTABLE_HELP)
+    onnx: Literal["float32", "int8"] | None = setting(
+        None, "Also write ONNX: onnx/model.onnx, and with int8 a smaller onnx/model_quantized.onnx."
+    )
+
+    @field_validator("onnx")
+    @classmethod
+    def _check_onnx(cls, given: str | None, info: ValidationInfo) -> str | None:
+        if given and info.data.get("portable") is False:
+            raise _wrong("servers of ONNX run built-in modules only; leave out --onnx or --no-portable")
+        return given
 
 
 class _OfCard(Settings):

@@ -14,13 +14,14 @@ from typing import Any
 from huggingface_hub import get_token
 
 from stzoo.errors import PublishError
+from stzoo.hub import onnx_export
 from stzoo.hub.export import run_alone
 from stzoo.hub.layout import POOLING_SWITCHES
 from stzoo.hub.redact import SECRET_NAMES, SECRETS
 from stzoo.models.loaded import PICKLED, PLAIN, RECORDS, VOCABULARIES
 from stzoo.utils.outputs import no_model
 
-SENT = PLAIN | {".txt"}
+SENT = PLAIN | {".txt", ".onnx", ".onnx_data"}
 LICENCES = ("LICENSE", "LICENCE", "NOTICE")
 MAX_BYTES = 50 * 10**9  # the limit per file in huggingface_hub (HfApi.upload_file)
 SETTINGS, DIMENSION = "config_sentence_transformers.json", "word_embedding_dimension"
@@ -92,6 +93,8 @@ def _select(folder: Path) -> tuple[Files, list[str]]:
     for subfolder in subfolders:
         if not subfolder.parts or subfolder.is_absolute() or ".." in subfolder.parts:
             raise PublishError(f"{listing} names {str(subfolder)!r}, which is not a folder inside {folder}.")
+    if (folder / onnx_export.FOLDER / onnx_export.RECORD).is_file():
+        subfolders.append(PurePosixPath(onnx_export.FOLDER))
     paths = [path for path in folder.iterdir() if path.is_file()]
     paths += [path for subfolder in subfolders for path in (folder / subfolder).rglob("*") if path.is_file()]
     for path in paths:
@@ -167,9 +170,14 @@ def _check_layout(files: Files) -> None:
 def findings(name: str, content: Path | bytes) -> list[str]:
     """Secrets and local paths in a file, as "FILE:LINE: kind", without the text itself.
 
-    In a safetensors file, only the metadata is searched.
+    In a safetensors file, only the metadata is searched; in ONNX, only the text between weights.
     """
-    raw = _metadata(name, content) if name.endswith(".safetensors") else read(content)
+    if name.endswith(".safetensors"):
+        raw = _metadata(name, content)
+    elif name.endswith((".onnx", ".onnx_data")):
+        raw = b"\0".join(re.findall(rb"[ -~]{8,}", read(content)))
+    else:
+        raw = read(content)
     text = raw.decode("utf-8", "replace")
     if name.endswith((".json", ".safetensors")):
         text = re.sub(r"\\(?:u([0-9a-fA-F]{4})|(.))", _unescape, text)

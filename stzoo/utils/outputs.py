@@ -30,6 +30,7 @@ MODEL_FILES = (
     rf"{_MODULE}(?:generation|preprocessor|processor)_config\.json",
     rf"{_MODULE}(?:vocab\.txt|merges\.txt|chat_template\.jinja|spiece\.model|sentencepiece\.bpe\.model)",
     rf"{_MODULE}model(?:-\d+-of-\d+)?\.safetensors|{_MODULE}model\.safetensors\.index\.json",
+    rf"{_MODULE}onnx/(?:model(?:_quantized)?\.onnx(?:_data)?|export\.json)",
     r"pretraining/(?:objective\.safetensors|run\.json)",
     r"(?:exact/)?README\.md|(?:run|import|merge|adaptation)\.json|(?:learning|pretraining)_curve\.png",
 )
