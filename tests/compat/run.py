@@ -107,6 +107,9 @@ def main(versions: list[str]) -> int:
         print(
             f"not counted: {version} strips texts; those with white space at an end differ by {largest:.1e}"
         )
+    for name, line in found.get("onnx", {}).items():
+        if "int8" in line:
+            print(f"not counted: embeddings of {name} in int8 differ by {line['int8']:.1e}")
     for name, reason in NOT_ONNX.items() if "onnx" in versions else ():
         print(f"not counted: optimum-onnx cannot run {name}: {reason}")
     for line in served:
