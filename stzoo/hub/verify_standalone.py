@@ -90,7 +90,9 @@ def compare(
     with safe_open(str(path), framework="pt") as opened:
         asked = json.loads(opened.metadata()["asked"])
         stored = [opened.get_tensor(str(number)) for number in range(len(asked["calls"]))]
-    options: dict[str, Any] = dict(trust_remote_code=trust, backend=backend, model_kwargs=model_kwargs or None)
+    options: dict[str, Any] = dict(
+        trust_remote_code=trust, backend=backend, model_kwargs=model_kwargs or None
+    )
     model = SentenceTransformer(str(folder), device="cpu", local_files_only=True, **options)
     if (found := settings(model)) != asked["settings"]:
         raise ValueError(f"the settings are {found}, not {asked['settings']}")
