@@ -88,6 +88,8 @@ def _select(folder: Path) -> tuple[Files, list[str]]:
     modules = _json(listing.read_bytes(), str(listing))
     try:
         subfolders = sorted({PurePosixPath(module["path"]) for module in modules if module["path"]})
+        if (router := folder / "router_config.json").is_file():  # the first module, whose folder is this one
+            subfolders += map(PurePosixPath, _object(router.read_bytes(), str(router)).get("types", {}))
     except (TypeError, KeyError):
         raise PublishError(f"{listing} is not a list of modules; export the model again.") from None
     for subfolder in subfolders:

@@ -112,6 +112,22 @@ def test_the_model_is_sent_in_one_commit_and_what_a_run_keeps_beside_it_stays(hu
     assert made.stays == ["checkpoints/", "logs/"]
 
 
+def test_both_towers_of_a_model_that_begins_with_a_router_are_sent(hub, base, tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Router, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    from stzoo.hub.export import export
+
+    towers = [[Transformer(str(base)), Pooling(32)] for _ in ("queries", "passages")]
+    model = SentenceTransformer(modules=[Router.for_query_document(*towers)], device="cpu")
+    folder = export(model, tmp_path / "towers", verify=False)
+    send(folder)
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert sum(name.endswith("model.safetensors") for name in names) == 2
+    assert names <= held(hub).keys()
+
+
 def test_a_summary_of_the_card_or_all_of_it_and_every_file_is_shown(hub, folder):
     made = send(folder, dry_run=True)
     for line in ("  Licence: apache-2.0", "  Base model: none", "  Languages: none", "  Scores: none"):
