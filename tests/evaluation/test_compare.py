@@ -301,6 +301,7 @@ def test_the_verdict_counts_all_tests(tmp_path):
     assert [pair.differ for pair in both.pairs] == [True, False, False]
     assert told[1].endswith("They do not differ beyond chance, as this is one of 3 tests.")
     assert told[2].endswith("They do not differ beyond chance.")
+    assert all(sentence in both._repr_html_() for sentence in told)
 
 
 def test_a_comparison_is_plain_json_even_where_nothing_differs(tmp_path):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from html import escape as html_escape
 from textwrap import shorten
 from typing import Any
 
@@ -145,6 +146,10 @@ class Comparison(Tabular):
 
     def __rich__(self) -> Group:
         return Group(table(self), *(escape(verdict(self, pair)) for pair in self.pairs))
+
+    def _repr_html_(self) -> str:
+        verdicts = "<br>".join(html_escape(verdict(self, pair)) for pair in self.pairs)
+        return f"{super()._repr_html_()}<p>{verdicts}</p>"
 
 
 def verdict(comparison: Comparison, pair: Pair) -> str:
