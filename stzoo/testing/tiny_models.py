@@ -150,11 +150,14 @@ def _write(build: Callable[[], Any], tokenizer: Any, folder: str | Path, seed: i
     """Builds a model with random weights of a seed, and writes it with its tokenizer."""
     import torch
 
+    from stzoo.utils.logging import silence_hf_logging
+
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = build()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with silence_hf_logging():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     return Path(folder)
 
 
