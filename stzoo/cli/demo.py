@@ -150,14 +150,18 @@ class Demo:
         """What the paired tests say, in plain words."""
         lines = []
         for comparison, pair in self.tests:
-            test = pair.test
-            outcome = "is better" if test.difference > 0 else "is worse"
-            if not pair.differ:
-                outcome = f"is not better or worse beyond what {test.queries} queries can show"
-            lines.append(
-                f"{pair.system} {outcome} than {comparison.baseline}: {test.difference:+.4f} "
-                f"({test.low:+.4f} to {test.high:+.4f} with 95 % confidence)."
-            )
+            test, interval = pair.test, f"95 % interval {pair.test.low:+.4f} to {pair.test.high:+.4f}"
+            if pair.differ:
+                how = "better" if test.difference > 0 else "worse"
+                line = (
+                    f"{pair.system} is {how} than {comparison.baseline}: {test.difference:+.4f} ({interval})."
+                )
+            else:
+                line = (
+                    f"{pair.system} and {comparison.baseline} do not differ beyond chance on {test.queries} "
+                    f"queries: {test.difference:+.4f} ({interval})."
+                )
+            lines.append(line)
         return lines
 
     def __str__(self) -> str:
@@ -239,7 +243,8 @@ def demo(
     if Path(start).is_dir():
         start = str(Path(start).resolve())
     name = "all-MiniLM-L6-v2" if base is None else Path(start).name.replace("=", "-")
-    adapted, tuned, both = f"{name}, adapted", f"{name}, fine-tuned", f"{name}, pre-trained, fine-tuned"
+    adapted, tuned, both = "adapted", "fine-tuned", "RetroMAE, fine-tuned"
+    language = "english" if corpus is None else None  # to be detected
     models = {name: start}
 
     if corpus is None:
@@ -267,6 +272,7 @@ def demo(
             output=output / "results",
             store=output / "embeddings",
             fuse="min-max",
+            language=language,
             threads=threads,
             on_result=show,
         )
@@ -280,6 +286,7 @@ def demo(
         corpus=data,
         output=output / ADAPTED,
         store=output / "embeddings",
+        language=language,
         seed=seed,
         threads=threads,
         on_stage=lambda line: say(f"      {line}"),

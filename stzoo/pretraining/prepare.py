@@ -55,7 +55,7 @@ class Preparation:
         columns: Types of the columns to make by name, str or list[str].
         reads: Types of the columns that are read from the corpus if it has them, in addition to the id, the
             text and `columns`.
-        notes: Notes for the user, one sentence each.
+        notes: Notes for the user, one sentence each. Those that `shard` adds in another process are lost.
     """
 
     Settings: ClassVar[type[PrepareSettings]] = PrepareSettings

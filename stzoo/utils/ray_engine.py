@@ -95,6 +95,7 @@ class _Worker:
     def apply(self, function: list[Any], threads: int, value: Any) -> tuple[Any, list[str]]:
         """Applies the function of a reference, which is read at the first call, also after a restart."""
         if self._compute is None:
+            os.environ["RAYON_NUM_THREADS"] = str(threads)  # of tokenizers
             self._compute = on_device(_received(function[0]), None)
             if torch := sys.modules.get("torch"):  # which the function may not use
                 torch.set_num_threads(threads)
