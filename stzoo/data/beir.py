@@ -209,6 +209,17 @@ def notes_on_queries(judged: RetrievalDataset) -> Iterator[str]:
         )
 
 
+def check_beir_or_empty(folder: Path) -> None:
+    """Refuses to replace what is not a BEIR data set.
+
+    Raises:
+        OutputError: If the folder has other content, or is a file.
+    """
+    if folder.exists() and not is_beir(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise OutputError(f"{folder} has content that is not a BEIR data set; choose a new folder.")
+    check_replaceable(folder, BEIR_FILES)
+
+
 def write_beir(
     folder: str | Path,
     corpus: Iterable[Mapping[str, str]] | Path,
@@ -229,9 +240,7 @@ def write_beir(
         DataError: If a judged id has a tab or a line break, which are not possible in a .tsv file.
     """
     folder = Path(folder)
-    if folder.exists() and not is_beir(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} has content that is not a BEIR data set; choose a new folder.")
-    check_replaceable(folder, BEIR_FILES)
+    check_beir_or_empty(folder)
     with atomic_folder(folder, replaces=BEIR_FILES) as draft:
         if isinstance(corpus, Path):
             shutil.copyfile(corpus, draft / corpus.name)

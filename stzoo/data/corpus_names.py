@@ -66,10 +66,10 @@ def check_exists(source: str | Path, *, on_hub: bool = True) -> None:
 
 def cannot_download(entry: registry.Entry, place: Path, reason: str) -> str:
     """A message for a data set that is not in the folder of downloaded ones."""
+    other = "; or set STZOO_CACHE to a cache that has it" if place == datasets_folder() else ""
     return (
         f"{entry.name} is not in {place}, and cannot be downloaded: {reason}. On a computer with a network, "
-        f"run `stzoo fetch {entry.name}`, and copy the folder that it prints to {place / entry.name}; or set "
-        "STZOO_CACHE to a cache that has it."
+        f"run `stzoo fetch {entry.name}`, and copy the folder that it prints to {place / entry.name}{other}."
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stzoo.data import pydocs
+from stzoo.data.beir_layout import names_beir
 from stzoo.data.corpus_names import IN_FOLDERS, PYDOCS, SUFFIXES, is_hub_id
 from stzoo.data.find_datasets import locate
 from stzoo.data.row_location import RowLocation
@@ -46,6 +47,8 @@ def find(source: str, columns: Collection[str] = ()) -> list[Source]:
     if source == PYDOCS:
         return [Source(source, pydocs.source_files(), _pydocs)]
     path = locate(source, on_hub=True)
+    if not path.exists() and names_beir(path):  # a task of a BEIR folder
+        path = path.parent
     if path.is_dir():
         _refuse_unfinished(path)
         return [_file(file, columns) for file in _readable(path)]

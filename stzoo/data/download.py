@@ -23,8 +23,7 @@ from typing import Any
 from filelock import FileLock
 from huggingface_hub import constants
 
-from stzoo.data.beir import BEIR_FILES, write_beir
-from stzoo.data.beir_layout import is_beir
+from stzoo.data.beir import BEIR_FILES, check_beir_or_empty, write_beir
 from stzoo.data.qrels import as_grade
 from stzoo.data.registry import Entry, entries
 from stzoo.errors import DataError, StzooError
@@ -128,10 +127,11 @@ def from_zip(entry: Entry, place: Path, progress: bool | None = None) -> None:
         DataError: If the download fails, the checksum is not the registry's, or the archive is unsafe.
         OutputError: If the folder cannot be written.
     """
+    check_beir_or_empty(place / entry.name)
     with writing(place), draft_folder(place / str(entry.zip)) as box:
         _download(entry, box / NEW, progress)
         for each in _together(entry):
-            if each == entry or not is_beir(place / each.name):
+            if each == entry or not (place / each.name).exists():
                 _unpack(box / NEW, each, place / each.name)
 
 

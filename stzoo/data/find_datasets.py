@@ -165,8 +165,9 @@ def _has_task(folder: Path) -> bool:
 
 
 def _download(entry: Entry, data: Path | None, place: Path, split: str, progress: bool | None) -> None:
-    home, target = (data or Path("DATA")) / entry.name, place / entry.name
-    belongs = f"{_layout(split)} into {home}" + ("" if data else " and name DATA as --data")
+    target = place / entry.name
+    home = data / entry.name if data else target
+    belongs = f"{_layout(split)} into {home}"
     if entry.get:
         raise DataError(f"{entry.name} is not public, and not in {home}: {entry.get}. Then put {belongs}.")
     sources: dict[str, Callable[[Entry, Path, bool | None], None]] = {

@@ -81,8 +81,8 @@ def suites() -> Mapping[str, tuple[str, ...]]:
 
 
 def find(name: str) -> Entry | None:
-    """The entry with this name, or None."""
-    return _by_key().get(_key(name))
+    """The entry with this name, or None. Case and punctuation do not matter."""
+    return _by_key().get(_key(name)) if re.fullmatch(r"[\w/-]+", name, re.ASCII) else None
 
 
 def suite(name: str) -> tuple[str, ...] | None:

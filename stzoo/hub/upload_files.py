@@ -28,7 +28,8 @@ SETTINGS, DIMENSION = "config_sentence_transformers.json", "word_embedding_dimen
 MAX_HEADER = 100_000_000  # of safetensors
 SHOWN = 10  # findings in an error
 NAMED = {"a password or key": SECRET_NAMES + r"[\"']?\s*[:=]\s*[\"']?(?=[^\s\"',}]*\d)[^\s\"',}]{8,}"}
-HOMES = {"an absolute path": r"(?<!\w)(?:/home|/Users)/[\w.-]+/|\b[A-Za-z]:\\{1,2}[\w .-]+\\"}
+HOME = r"(?<!\w)(?:/home|/Users)/[\w.-]+/"
+HOMES = {"an absolute path": HOME + r"|\b[A-Za-z]:\\{1,2}[\w .-]+\\"}
 LOCATIONS = (
     r"(?<![\w/.<>~)\]}*+-])(?:/[\w.@+-]+){2,}",  # two parts; not the end of a URL, tag or relative path
     r"\bfile:/+[\w.]",
@@ -172,7 +173,8 @@ def _check_layout(files: Files) -> None:
 def findings(name: str, content: Path | bytes) -> list[str]:
     """Secrets and local paths in a file, as "FILE:LINE: kind", without the text itself.
 
-    In a safetensors file, only the metadata is searched; in ONNX, only the text between weights.
+    In a safetensors file, only the metadata is searched; in ONNX, only the text between weights, which may
+    look like the path of a drive by chance.
     """
     if name.endswith(".safetensors"):
         raw = _metadata(name, content)
@@ -185,6 +187,8 @@ def findings(name: str, content: Path | bytes) -> list[str]:
         text = re.sub(r"\\(?:u([0-9a-fA-F]{4})|(.))", _unescape, text)
     is_binary = b"\0" in raw or PurePosixPath(name).name in VOCABULARIES  # tokens look like anything
     kinds = SECRETS | (HOMES if is_binary else NAMED | PATHS)
+    if name.endswith((".onnx", ".onnx_data")):
+        kinds = SECRETS | {"an absolute path": HOME}
     kinds["your home folder"] = re.escape(str(Path.home())) + r"/[\w.]"
     if len(token := get_token() or "") >= 8:  # a shorter one is not of a hub, and may occur in any text
         kinds["your own token"] = re.escape(token)

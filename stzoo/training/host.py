@@ -42,8 +42,8 @@ from importlib.metadata import version
 
 from sentence_transformers import SentenceTransformerTrainer
 
-from stzoo.data.corpus import cache_folder
-from stzoo.errors import StzooError
+from stzoo.errors import OutputError, StzooError
+from stzoo.utils.cache import cache_folder
 from stzoo.utils.distributed import is_main_process
 from stzoo.utils.messages import notify
 
@@ -93,12 +93,12 @@ def check_host() -> None:
 
 def _notify_once(name: str, text: str) -> None:
     """Shows a note, and leaves an empty file of this name in the cache folder; shows nothing if it exists."""
-    shown = cache_folder() / "notes-shown" / name
     try:
+        shown = cache_folder() / "notes-shown" / name
         shown.parent.mkdir(parents=True, exist_ok=True)
         shown.touch(exist_ok=False)
     except FileExistsError:
         return
-    except OSError:
+    except (OSError, OutputError):
         pass  # the cache cannot be written, so the note is shown each time
     notify(text)

@@ -186,7 +186,10 @@ def fill(
                 shards = Shards(home, manifest)
                 shards.get(shards[0], lambda _: stored)
             check_manifest(home, manifest, settings)
-            if data and manifest["data"] != data:  # the texts have moved
+            old = manifest["data"] or {}
+            same_model = data is not None and old.get("model") == data.get("model")
+            if data and old != data and not (same_model and Path(old.get("folder", "")).is_dir()):
+                # the texts or the model have moved
                 manifest["data"] = dict(data)
                 write_manifest(home, manifest)
 
