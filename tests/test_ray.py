@@ -39,7 +39,9 @@ def cluster():
     """A cluster of two nodes of one CPU for all tests, as starting one takes seconds."""
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     nodes.add_node(num_cpus=1)
+    before = signal.getsignal(signal.SIGTERM)
     ray.init(address=nodes.address, log_to_driver=False)
+    signal.signal(signal.SIGTERM, before)  # which Ray replaces, also for later tests
     yield nodes
     ray.shutdown()
     nodes.shutdown()
@@ -245,7 +247,9 @@ class Absent:
 
 def test_a_function_that_workers_cannot_open_is_one_sentence(tmp_path):
     with (
-        pytest.raises(RecipeError, match=r"cannot open .* No module named 'a_plugin.* Install the packages"),
+        pytest.raises(
+            RecipeError, match=r"cannot load the function .* No module named 'a_plugin.* Install the packages"
+        ),
         chosen_engine("ray", 1, None),
         started(Absent()) as workers,
     ):

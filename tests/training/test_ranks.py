@@ -91,8 +91,11 @@ if os.environ["RANK"] == os.environ["VICTIM"]:
 """
 
 
-@pytest.mark.parametrize(("doing", "victim"), [("training", 1), ("saving", 0), ("saving", 1)])
-@pytest.mark.parametrize("sharding", [[], ["--shard-model"]], ids=["whole", "sharded"])
+@pytest.mark.parametrize(
+    ("sharding", "doing", "victim"),
+    [([], "training", 1), ([], "saving", 0), ([], "saving", 1), (["--shard-model"], "saving", 0)],
+    ids=str,
+)
 def test_if_one_process_is_killed_the_other_ends_and_the_run_can_be_continued(
     doing, victim, sharding, base, judged, tmp_path
 ):
