@@ -6,6 +6,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import json
 import random
+import shutil
 import signal
 from pathlib import Path
 
@@ -71,3 +72,16 @@ def judged(tmp_path_factory):
     }
     write_beir(folder, rows, queries, qrels)
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium, whose version matters little: nothing newer than 2023 is used."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("there is no Chromium here")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield running
+        running.close()

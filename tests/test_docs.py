@@ -5,7 +5,6 @@ import inspect
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -152,18 +151,6 @@ def test_the_reference_has_every_command_and_every_public_name(site):
     help_text = cli("--help").stdout
     listed = re.findall(r"^│ ([a-z]+)\s{2,}", help_text, re.MULTILINE)
     assert {name.split("-")[0] for name in shown} == set(listed)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if chromium is None:
-        pytest.skip("there is no Chromium here")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield running
-        running.close()
 
 
 @pytest.mark.parametrize("width", [390])  # the narrow screen of the two that were looked at

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
+from stzoo.utils.pages import html_template
 
-TEMPLATE = "questions.html.j2"
+TEMPLATE = Path(__file__).parent / "questions.html.j2"
 LONGEST = 1500  # characters of a passage
 
 
@@ -34,11 +34,4 @@ def render(record: dict[str, Any], examples: list[Example]) -> str:
         record: What questions.json has.
         examples: Queries to show.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(TEMPLATE).render(record=record, examples=examples, longest=LONGEST)
+    return html_template(TEMPLATE).render(record=record, examples=examples, longest=LONGEST)

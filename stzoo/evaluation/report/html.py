@@ -15,6 +15,7 @@ from stzoo.evaluation.report.data import COST, Group
 from stzoo.evaluation.report.intervals import RESAMPLES
 from stzoo.training.history import shortened
 from stzoo.utils.messages import duration
+from stzoo.utils.pages import html_template
 
 HERE = Path(__file__).parent
 QUERY_BYTES = 900_000  # of single queries' scores and texts in the page
@@ -57,21 +58,14 @@ def as_html(content: Content) -> str:
 
 @cache
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    return html_template(
+        HERE / "report.html.j2",
+        amount=amount,
+        duration=duration,
+        pairs=pairs,
+        shortened=shortened,
+        pictures=charts.pictures,
     )
-    environment.filters |= {
-        "amount": amount,
-        "duration": duration,
-        "pairs": pairs,
-        "shortened": shortened,
-        "pictures": charts.pictures,
-    }
-    return environment.get_template("report.html.j2")
 
 
 def _costs(group: Group, measure: str) -> list[charts.Cost | None]:
