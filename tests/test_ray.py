@@ -37,14 +37,15 @@ TEXTS = sentences(60)
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     """A cluster of two nodes of one CPU for all tests, as starting one takes seconds."""
+    before = signal.getsignal(signal.SIGTERM)
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     nodes.add_node(num_cpus=1)
-    before = signal.getsignal(signal.SIGTERM)
     ray.init(address=nodes.address, log_to_driver=False)
     signal.signal(signal.SIGTERM, before)  # which Ray replaces, also for later tests
     yield nodes
     ray.shutdown()
     nodes.shutdown()
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="module")

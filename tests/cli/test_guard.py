@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -219,6 +220,7 @@ def test_ctrl_c_is_answered_while_a_library_computes():
         [sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     process.stdout.readline()
+    time.sleep(1)  # until the library computes, which takes longer
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
     assert said == "stzoo: stopping …\nstzoo: stopped. To continue, run the same command again.\n"

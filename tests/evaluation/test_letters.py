@@ -29,7 +29,7 @@ def test_letters_beyond_z_stay_distinct():
     assert len(set(letters)) == 90
 
 
-scores = st.sampled_from([0.0, 0.25, 0.5, 0.63, 1.0])
+scores = st.sampled_from([0.0, 0.25, 0.5, 0.625, 1.0])  # whose sums are exact, so that equal ones tie
 
 
 @given(st.lists(st.tuples(scores, scores, scores), min_size=2, max_size=13))
