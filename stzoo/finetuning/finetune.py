@@ -1,5 +1,6 @@
 """Fine-tuning on queries with known answers: in-batch, mined and refreshed negatives, and distillation."""
 
+import contextlib
 import shutil
 from collections.abc import Mapping
 from functools import partial
@@ -95,7 +96,10 @@ def finetune(
     check_sharding(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    with runs.start(output, config, resume=resume, overwrite=overwrite, worth=WORTH) as run:
+    with (
+        runs.start(output, config, resume=resume, overwrite=overwrite, worth=WORTH) as run,
+        contextlib.ExitStack() as engine,
+    ):
         if run.metadata["status"] == "finished":
             _tidy(run, config)
             notify(f"the run is finished already; the model is in {run.folder}.")
@@ -130,8 +134,7 @@ def finetune(
             teacher = open_teacher(config.teacher, max_tokens=config.teacher_tokens, device=config.device)
         trains = {task: one.train for task, one in data.items()}
         _check(config, run.folder, student, trains)  # before the run that it overwrites is removed
-        with config.on_engine():  # likewise: it may not be reached
-            pass
+        engine.enter_context(config.on_engine())  # likewise: it may not be reached
         run.record_inputs(
             base=source_identity(source),
             data=single_or_dict({task: _metadata_of(train) for task, train in trains.items()}),
@@ -161,11 +164,11 @@ def finetune(
             result = episodes.train(config, run, student, judged, teacher, partial(fit, dev=dev))
         else:
             if teacher:
-                with config.on_engine():
-                    trains = {
-                        task: rescore(train, teacher, run.folder / "teacher" / task)
-                        for task, train in trains.items()
-                    }
+                trains = {
+                    task: rescore(train, teacher, run.folder / "teacher" / task)
+                    for task, train in trains.items()
+                }
+            engine.close()
             result = fit(config, run.folder, student, trains, dev=dev, record=run.record)
         if is_main_process():
             if dev:
