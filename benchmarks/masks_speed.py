@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stzoo.pretraining.masking import hide_words, visibility
 from stzoo.pretraining.tokens import pad_tokens, tokenize
-from stzoo.utils.malloc import disable_malloc_trim
+from stzoo.utils.memory import disable_malloc_trim
 
 SHAPES = ((16, 128), (8, 512))
 POOL = 256

@@ -188,7 +188,7 @@ def time_steps(
     import torch
 
     from stzoo.models.onednn import fast_linear
-    from stzoo.utils.malloc import disable_malloc_trim
+    from stzoo.utils.memory import disable_malloc_trim
 
     disable_malloc_trim()
     base = make_base(folder, shape, vocabulary)

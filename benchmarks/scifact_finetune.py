@@ -193,7 +193,7 @@ def teach(work: Path, name: str, settings: dict[str, Any]) -> Path:
     from sentence_transformers.cross_encoder.losses import ListNetLoss
     from transformers import set_seed
 
-    from stzoo.utils.malloc import disable_malloc_trim
+    from stzoo.utils.memory import disable_malloc_trim
 
     folder = work / "teachers" / name
     if (folder / "config.json").exists():

@@ -120,7 +120,7 @@ def one_side(side: str, tasks: int, size: int, steps: int) -> dict[str, Any]:
     from stzoo.finetuning.ranking_loss import make_loss
     from stzoo.models.loading import load_model
     from stzoo.plugins import manager
-    from stzoo.utils.malloc import disable_malloc_trim
+    from stzoo.utils.memory import disable_malloc_trim
 
     disable_malloc_trim()
     torch.manual_seed(0)

@@ -52,6 +52,7 @@ def _show(result: dict[str, Any]) -> None:
         duration = counted(round(seconds / 60), "minute")
     else:
         duration = f"{seconds / 3600:.1f} hours"
+    memory = result["peak_memory_mib"]
     rows = {
         "Precision": f"{result['precision']['used']} ({result['precision']['reason']})",
         "Parameters": f"{parameters['encoder'] / 1e6:.1f} M in the encoder, "
@@ -59,7 +60,7 @@ def _show(result: dict[str, Any]) -> None:
         "Passages": f"{result['passages']:,}",
         "Steps": f"{result['steps']:,} ({result['epochs']:.2f} epochs)",
         "Time": f"about {duration} ({result['seconds_per_step']:.2f} s per step)",
-        "Memory": f"{result['peak_memory_mib'] / 1024:.1f} GiB at the peak",
+        "Memory": "not known on this system" if memory is None else f"{memory / 1024:.1f} GiB at the peak",
         "Utilisation": f"{result['utilisation']:.0%} of the speed of large matrix products",
     }
     if result["tokens"] is not None:

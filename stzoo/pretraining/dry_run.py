@@ -1,6 +1,5 @@
 """Estimates what a pre-training will need, from its tokens and a few of its steps."""
 
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -18,6 +17,7 @@ from stzoo.training.throughput import matrix_speed
 from stzoo.training.trainer import ObjectiveTrainer
 from stzoo.utils.distributed import check_launcher, world_size
 from stzoo.utils.logging import silence_hf_logging
+from stzoo.utils.memory import peak_memory_mib
 
 QUANTILES = (
     0.05,
@@ -45,7 +45,7 @@ def dry_run(recipe: str | Path | None = None, **settings: Any) -> dict[str, Any]
         padding: Padding / all tokens of the first view; None likewise.
         tokens_per_step, seconds_per_step, tokens_per_s, seconds: Means, and the time of all steps. Tokens are
             those of the first view without padding.
-        peak_memory_mib: Of this process, or of its GPU, in the largest step.
+        peak_memory_mib: Of this process, or of its GPU, in the largest step; None on Windows without a GPU.
         utilisation: Arithmetic of a step of usual size / what large products of matrices of this precision
             would do in its time, 0..1.
 
@@ -71,9 +71,7 @@ def dry_run(recipe: str | Path | None = None, **settings: Any) -> dict[str, Any]
         with trainer.sharded():
             seconds, utilisation = _time(trainer, setup.rows, [batches[at] for at in timed], config.precision)
     memory = (
-        torch.cuda.max_memory_allocated() / 2**20
-        if trainer.args.device.type == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        torch.cuda.max_memory_allocated() / 2**20 if trainer.args.device.type == "cuda" else peak_memory_mib()
     )
     epoch = float(np.interp(sizes, sizes[timed], seconds).sum()) / world_size()
     per_epoch = len(batches) / (config.accumulation * world_size())

@@ -9,7 +9,6 @@ Memory does not grow with the corpus, unless the plugin's own data does.
 import contextlib
 import json
 import math
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -28,6 +27,7 @@ from stzoo.training import run_files, runs
 from stzoo.training.pretrain_settings import PrepareSettings
 from stzoo.utils.distributed import is_main_process, main_process_first, wait_for_all
 from stzoo.utils.files import atomic_file, remove_files
+from stzoo.utils.memory import peak_memory_mib
 from stzoo.utils.messages import counted
 from stzoo.utils.parts import Part, Parts
 from stzoo.utils.progress import progress_bar
@@ -157,7 +157,7 @@ def _finish(run: runs.Run, instance: Preparation, shards: "_Shards") -> None:
     filled = _put_together(shards, instance.columns, draft)
     instance.finish(draft)
     run.install(draft, also=["README.md"])
-    run.record(filled=filled, notes=instance.notes, peak_memory_mib=_peak_memory())
+    run.record(filled=filled, notes=instance.notes, peak_memory_mib=peak_memory_mib())
     _write_card(run, type(instance))
     run.record(status="finished")
     # last, or an interrupted run would lose all shards
@@ -255,16 +255,6 @@ def _put_together(shards: _Shards, columns: Mapping[str, Any], folder: Path) -> 
                         filled[column] += len(values) - values.null_count
                 writer.write_table(table)
     return filled
-
-
-def _peak_memory() -> int | None:
-    """Peak memory of this process in MiB; None on Windows, which does not report it."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
-    return kib // (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
 def _called(source: str) -> str:

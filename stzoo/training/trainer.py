@@ -26,7 +26,7 @@ from stzoo.training.optimizer import linear_schedule, parameter_groups
 from stzoo.training.settings import Training
 from stzoo.training.sharding import full, shards
 from stzoo.training.throughput import Throughput, matrix_speed
-from stzoo.utils.malloc import disable_malloc_trim
+from stzoo.utils.memory import disable_malloc_trim
 from stzoo.utils.messages import counted, notify
 
 
