@@ -20,14 +20,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from huggingface_hub import constants
 
 from stzoo.data.beir import BEIR_FILES, check_beir_or_empty, write_beir
 from stzoo.data.qrels import as_grade
 from stzoo.data.registry import Entry, entries
 from stzoo.errors import DataError, StzooError
-from stzoo.utils.files import NEW, atomic_folder, clear_drafts, draft_folder, writing
+from stzoo.utils.files import NEW, atomic_folder, draft_folder, writing
 from stzoo.utils.logging import silence_hf_logging
 from stzoo.utils.network import limit_waits, retry, seconds
 from stzoo.utils.progress import progress_bar
@@ -51,24 +50,6 @@ def hub_url() -> str:
 def archive_url(entry: Entry) -> str:
     """The address of a data set's archive; the environment variable STZOO_BEIR_URL sets a mirror."""
     return f"{os.environ.get('STZOO_BEIR_URL', ARCHIVES)}/{entry.zip}"
-
-
-@contextlib.contextmanager
-def exclusive(entry: Entry, place: Path) -> Iterator[None]:
-    """Waits while another process downloads the same data set, and removes the drafts of a killed one.
-
-    Raises:
-        OutputError: If `place` cannot be written.
-    """
-    with writing(place):
-        place.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(place / f"{entry.zip or entry.name}.lock")
-        lock.acquire()
-    try:
-        clear_drafts(place)
-        yield
-    finally:
-        lock.release()
 
 
 def from_hub(entry: Entry, place: Path, progress: bool | None = None, *, split: str = "test") -> None:

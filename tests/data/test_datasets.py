@@ -404,47 +404,46 @@ def run(hub, tmp_path, code, *, wait=True):
     return out
 
 
-def test_a_killed_download_leaves_no_set_and_the_next_one_clears_up(hub, tmp_path, made):
-    entry = served(hub, archive())
-    hub.stops["scifact.zip"] = threading.Event()
-    code = f"""
+def obtaining(entry, place):
+    """The code of a process that gets the data set from the archive that this server has."""
+    return f"""
         import dataclasses
         from pathlib import Path
-        from stzoo.data import download, registry
-        entry = registry.entries()["scifact"]
-        entry = dataclasses.replace(entry, md5={entry.md5!r}, zip_bytes={entry.zip_bytes})
-        with download.exclusive(entry, Path({str(tmp_path / "place")!r})):
-            download.from_zip(entry, Path({str(tmp_path / "place")!r}))
+        from stzoo.data import find_datasets, registry
+        entry = dataclasses.replace(
+            registry.entries()["scifact"], md5={entry.md5!r}, zip_bytes={entry.zip_bytes}
+        )
+        find_datasets.obtain(entry, Path({str(place)!r}), "test")
     """
-    place = tmp_path / "place"
+
+
+def test_a_killed_download_leaves_no_set_and_the_next_one_clears_up(hub, tmp_path, made):
+    entry, place = served(hub, archive()), tmp_path / "place"
+    hub.stops["scifact.zip"] = threading.Event()
     (place / ".scifact.mine").mkdir(parents=True)
     abandoned_draft(place, "scifact")  # as a kill during the unpacking leaves it
-    process = run(hub, tmp_path, code, wait=False)
+    process = run(hub, tmp_path, obtaining(entry, place), wait=False)
     wait_for(lambda: any(place.glob(".scifact.zip.*/new")), process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (place / "scifact").exists()
     hub.stops.pop("scifact.zip").set()
-    run(hub, tmp_path, code)
+    run(hub, tmp_path, obtaining(entry, place))
     assert same(place / "scifact", made / "scifact")
-    left = {path.name for path in place.iterdir()}
-    assert left == {"scifact", "scifact.zip.lock", ".scifact.mine"}
+    assert {path.name for path in place.iterdir()} == {"scifact", ".scifact.mine"}
 
 
-def test_a_set_is_fetched_by_one_process_while_others_wait(tmp_path):
-    entry, order = registry.entries()["scifact"], []
-
-    def second():
-        with download.exclusive(entry, tmp_path):
-            order.append("second")
-
-    thread = threading.Thread(target=second)
-    with download.exclusive(entry, tmp_path):
-        thread.start()
-        thread.join(0.3)
-        order.append("first")
-    thread.join(10)
-    assert order == ["first", "second"]
+def test_a_set_is_downloaded_by_one_process_while_others_wait(hub, tmp_path, made):
+    entry, place = served(hub, archive()), tmp_path / "place"
+    hub.stops["scifact.zip"] = threading.Event()
+    processes = [run(hub, tmp_path, obtaining(entry, place), wait=False) for _ in range(2)]
+    wait_for(lambda: any(place.glob(".scifact.zip.*/new")), processes[0])
+    hub.stops.pop("scifact.zip").set()
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert hub.log.count(("GET", "/archives/scifact.zip")) == 1
+    assert same(place / "scifact", made / "scifact")
 
 
 # The Hub
@@ -611,7 +610,7 @@ def test_rows_that_do_not_hold_leave_nothing_and_every_source_is_told(fetched):
     assert "(mteb/nfcorpus at ec0fa4fe99da2ff19ca1214b7966684033a58814): ValueError: a row without" in message
     assert "nfcorpus.zip has" in message
     assert "run `stzoo fetch nfcorpus`" in message
-    kept = {path.name for path in (tmp_path / "cache" / "datasets").iterdir() if path.suffix != ".lock"}
+    kept = {path.name for path in (tmp_path / "cache" / "datasets").iterdir()}
     assert kept == {"scifact", "nano-scifact", "fiqa"}
 
 
