@@ -21,14 +21,17 @@ import tqdm
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import WordWeights
 from support import notebook
+from support.objectives import Autoencoder
 
 import stzoo
 from stzoo.data import objects
 from stzoo.data.corpus import load_corpus
-from stzoo.errors import DataError, ModelError, RecipeError
+from stzoo.errors import ConflictError, DataError, ModelError, PluginError, RecipeError
 from stzoo.models.loaded import open_model
 from stzoo.models.loading import load_model
 from stzoo.models.objects import model_path, model_revision
+from stzoo.plugins import manager
+from stzoo.pretraining.pretrain import load_base
 from stzoo.testing import sentences
 from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.training.pretrain_settings import PretrainSettings
@@ -368,6 +371,59 @@ def test_the_whole_way_by_objects(base, tmp_path):
 
 
 # --- the surface
+
+
+@pytest.fixture
+def unregistered():
+    """Forgets the classes that a test registers."""
+    yield
+    for name in ("_plugins", "_session"):
+        vars(manager._shared).pop(name, None)
+
+
+@pytest.mark.usefixtures("unregistered")
+def test_an_objective_may_be_a_class(base, tmp_path):
+    common = {"corpus": TEXTS, "max_steps": 1, "max_tokens": 16}
+    first = stzoo.pretrain(base=base, objective=Autoencoder, output=tmp_path / "first", **common)
+    record = json.loads((first / "run.json").read_text())
+    assert record["recipe"]["objective"] == "autoencoder"
+    [origin] = [one for one in record["components"] if one["kind"] == "objective"]
+    assert (origin["plugin"], origin["version"]) == ("python", "not installed")
+    assert "autoencoder" in (first / "README.md").read_text()
+    again = stzoo.pretrain(base=first, objective=Autoencoder, output=tmp_path / "again", **common)
+    assert "untrained" not in (again / "README.md").read_text()
+    assert SentenceTransformer(str(again)).encode(TEXTS[0]).shape == (32,)
+
+
+def test_an_objective_that_is_an_object_is_refused(base, tmp_path):
+    objective = Autoencoder(load_base(str(base)).backbone)
+    with pytest.raises(PluginError, match="expected a name, a class or a function"):
+        stzoo.pretrain(base=base, objective=objective, corpus=TEXTS, output=tmp_path / "run")
+    with pytest.raises(RecipeError, match="objective"):
+        stzoo.pretrain(base=base, objective=7, corpus=TEXTS, output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("unregistered")
+def test_a_class_with_the_name_of_an_installed_component_is_not_mistaken_for_it():
+    retromae = manager.find("objective", "retromae")
+
+    class Retromae:
+        """First line.
+
+        Second.
+        """
+
+    assert manager.register("objective", Retromae) == "python:retromae"
+    component = manager.find("objective", "python:retromae")
+    assert (component.build, component.summary) == (Retromae, "First line.")
+    assert manager.find("objective", "retromae:retromae") is retromae
+    with pytest.raises(ConflictError):
+        manager.find("objective", "retromae")
+    newer = type("Retromae", (), {})
+    assert manager.register("objective", newer) == "python:retromae"
+    assert manager.find("objective", "python:retromae").build is newer
+    assert manager.register("balancer", type("PCGrad2", (), {})) == "pc-grad2"
 
 
 def test_help_shows_the_settings():

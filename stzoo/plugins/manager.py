@@ -13,6 +13,7 @@ left out, and `plugins()` reports why, with file and line:
 
 import contextlib
 import functools
+import inspect
 import os
 import re
 import traceback
@@ -142,6 +143,13 @@ class Host:
                     )
         return plugins
 
+    @functools.cached_property
+    def _session(self) -> Plugin:
+        """Provides what `register` was called with."""
+        plugin = Plugin("python", "defined in Python", "not installed", "")
+        self._plugins.append(plugin)
+        return plugin
+
     def plugins(self) -> list[Plugin]:
         """All installed plugins sorted by name, `builtin` first, including those with faults."""
         return list(self._plugins)
@@ -186,6 +194,32 @@ class Host:
                 f"Use {' or '.join(f'{p.name}:{plain}' for p in owners)}, or uninstall one of the plugins."
             )
         return owners[0].provides[kind][plain]
+
+    def register(self, kind: str, build: Callable[..., Any]) -> str:
+        """Makes a class or function of this process a component, so that it needs no plugin.
+
+        It replaces what was registered under the same name before, as when a notebook's cell runs again.
+        Other processes do not know it, and neither does the command line.
+
+        Args:
+            kind: A kind of KINDS whose parts are components, e.g. "objective".
+            build: The class or function; its name in kebab-case is the component's ("BagOfWords" becomes
+                "bag-of-words"), and the first line of its docstring the summary.
+
+        Returns:
+            The name for `find`: "python:NAME" if a plugin provides the same name.
+
+        Raises:
+            PluginError: If it has no name.
+        """
+        words = re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", getattr(build, "__name__", ""))
+        if not words:
+            raise PluginError(f"The {kind} is {build!r:.60}; expected a name, a class or a function.")
+        name = "-".join(words).lower()
+        summary = (inspect.getdoc(build) or "").partition("\n")[0]
+        self._session.provides.setdefault(kind, {})[name] = Component(name=name, build=build, summary=summary)
+        self._session.locations.setdefault(kind, "")
+        return name if len(self._by_name(kind)[name]) == 1 else f"{self._session.name}:{name}"
 
     def canonical(self, kind: str, name: str) -> str:
         """The name of the component that has an alias; the unchanged name if none, or several, have it."""
@@ -444,4 +478,5 @@ _shared = Host()
 plugins, find, build, recipe_text = _shared.plugins, _shared.find, _shared.build, _shared.recipe_text
 origin, use, recording, full_name = _shared.origin, _shared.use, _shared.recording, _shared.full_name
 culprit, faults, canonical = _shared.culprit, _shared.faults, _shared.canonical
+register = _shared.register
 all = _shared.all  # noqa: A001 - used as `manager.all(kind)`; nothing in this module uses the builtin

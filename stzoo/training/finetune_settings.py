@@ -181,6 +181,7 @@ class FinetuneSettings(SupervisedTraining, MiningRules, EngineSettings):
         "How the tasks' gradients become one update; `stzoo list balancers` shows all.",
         TASKS,
         names="balancer",
+        takes="class",
     )
     balancer_options: dict[str, Any] = setting({}, "Options of the balancer, e.g. tau.", TASKS)
     corpus: Name | None = setting(

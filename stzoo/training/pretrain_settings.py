@@ -48,7 +48,10 @@ class PretrainSettings(Training, EngineSettings):
     )
     corpus: Names = setting(..., CORPUS_HELP, min_length=1, names="data", takes="corpora")
     objective: str = setting(
-        "retromae", "Pre-training objective; `stzoo list objectives` shows all.", names="objective"
+        "retromae",
+        "Pre-training objective; `stzoo list objectives` shows all.",
+        names="objective",
+        takes="class",
     )
     options: dict[str, Any] = setting({}, "Options of the objective, e.g. decoder_rate.")
     weights: dict[str, float] = setting({}, "Weights of the objective's losses, by name.")
