@@ -143,7 +143,8 @@ class CheckedSettings(BaseModel):
             extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
             inner = next(iter(get_args(field.annotation)), None)  # the settings of each of several tasks
             if extra.get("takes") == "class":
-                paths[name] = manager.register(str(extra["names"]), given) if callable(given) else given
+                if callable(given):
+                    paths[name] = manager.register(str(extra["names"]), given)
             elif extra.get("takes") and given is not None and not _is_named(given):
                 module, _, function = OBJECTS[str(extra["takes"])].partition(":")
                 split = {"split": extra["split"]} if extra.get("split") else {}
