@@ -41,16 +41,17 @@ lint: .venv/made
 	.venv/bin/lint-imports
 	.venv/bin/python -m mypy
 
-# A worker a core of a small machine, one torch thread a worker, and no test that waits for the hub.
+# Three workers keep two cores busy, as some tests wait; one torch thread a worker, and no test that waits for the hub.
+WORKERS ?= 3
 test test-lowest: export OMP_NUM_THREADS = 1
 test test-lowest: export HF_HUB_OFFLINE = 1
 test: lint
-	.venv/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-lowest:
 	@.ci/setup .lowest --constraint constraints-lowest.txt -e '.[all,lancedb,mteb,onnx,qdrant,ray,test]' \
 	  $(plugins:%/pyproject.toml=-e %)
-	.lowest/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+	.lowest/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 demo: .venv/made
 	.venv/bin/stzoo demo $(ARGS)

@@ -19,6 +19,14 @@ from stzoo.testing import sentences, tiny_masked_lm
 # a shell that starts the tests in the background has Ctrl-C ignored, by them and by all that they start
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Files whose few tests take long. They come first, or one worker would end minutes after the others.
+SLOW = ("test_ray", "test_ranks", "test_examples", "test_demo", "test_adapt", "test_packaging")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in SLOW)
+
+
 settings.register_profile("untimed", deadline=None)  # no test depends on the speed of the machine
 settings.load_profile("untimed")
 

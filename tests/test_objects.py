@@ -229,6 +229,7 @@ def test_search_takes_a_model_and_any_corpus(model, tmp_path):
         stzoo.search(model, "a question", data=3)
 
 
+@pytest.mark.usefixtures("unverified")
 def test_mined_file_by_objects(model, tmp_path, capfd):
     mined = stzoo.mine(model, data=DICTS, output=tmp_path / "mined.jsonl", mined=2, depth=5)
     assert mined == mined.path == tmp_path / "mined.jsonl"
@@ -381,7 +382,7 @@ def unregistered():
         vars(manager._shared).pop(name, None)
 
 
-@pytest.mark.usefixtures("unregistered")
+@pytest.mark.usefixtures("unregistered", "unverified")
 def test_an_objective_may_be_a_class(base, tmp_path):
     common = {"corpus": TEXTS, "max_steps": 1, "max_tokens": 16}
     first = stzoo.pretrain(base=base, objective=Autoencoder, output=tmp_path / "first", **common)

@@ -1,5 +1,6 @@
 """The Ray engine, with a real Ray of this machine."""
 
+import builtins
 import json
 import os
 import signal
@@ -32,12 +33,14 @@ ray = pytest.importorskip("ray", reason="Ray is not installed")
 from ray.cluster_utils import Cluster  # noqa: E402 - where Ray is installed
 
 TEXTS = sentences(60)
+NICENESS = "RAY_worker_niceness"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     """A cluster of two nodes of one CPU for all tests, as starting one takes seconds."""
-    before = signal.getsignal(signal.SIGTERM)
+    before, own_print = signal.getsignal(signal.SIGTERM), builtins.print
+    os.environ[NICENESS] = "0"  # or the other tests would starve the workers
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     nodes.add_node(num_cpus=1)
     ray.init(address=nodes.address, log_to_driver=False)
@@ -45,7 +48,9 @@ def cluster():
     yield nodes
     ray.shutdown()
     nodes.shutdown()
+    del os.environ[NICENESS]
     signal.signal(signal.SIGTERM, before)
+    builtins.print = own_print
 
 
 @pytest.fixture(scope="module")

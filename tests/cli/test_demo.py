@@ -12,6 +12,7 @@ from stzoo.data.beir import read_corpus
 from stzoo.data.pydocs import write_documented
 
 
+@pytest.mark.usefixtures("unverified")  # its answers come from processes without stzoo
 def test_the_demo_goes_the_whole_way_and_a_second_call_keeps_it(base, judged, tmp_path):
     words = ("demo", "--base", base, "--corpus", judged, "--output", tmp_path / "demo")
     first = cli(*words, "--json")

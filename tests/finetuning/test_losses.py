@@ -343,6 +343,7 @@ def test_cosent_is_that_of_sentence_transformers_on_all_pairs(negatives, model):
     assert value == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.usefixtures("unverified")
 def test_graded_pairs_are_trained_on_without_negatives(base, tmp_path):
     texts = [" ".join(np.roll(WORDS, n)) for n in range(12)]
     lines = [{"anchor": f"{t} {n}", "positive": t, "score": n / 12} for n, t in enumerate(texts)]

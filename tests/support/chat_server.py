@@ -32,6 +32,7 @@ class ChatServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # or each answer waits for 40 ms
 
             def log_message(self, *_):
                 pass
