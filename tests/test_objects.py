@@ -1,5 +1,6 @@
 """Every function takes Python objects as well as paths, and returns objects that print as tables."""
 
+import functools
 import inspect
 import json
 import os
@@ -26,11 +27,11 @@ from support.objectives import Autoencoder
 import stzoo
 from stzoo.data import objects
 from stzoo.data.corpus import load_corpus
-from stzoo.errors import ConflictError, DataError, ModelError, PluginError, RecipeError
+from stzoo.errors import DataError, ModelError, OutputError, PluginError, RecipeError
 from stzoo.models.loaded import open_model
 from stzoo.models.loading import load_model
 from stzoo.models.objects import model_path, model_revision
-from stzoo.plugins import manager
+from stzoo.plugins import classes, manager
 from stzoo.pretraining.pretrain import load_base
 from stzoo.testing import sentences
 from stzoo.training.finetune_settings import FinetuneSettings
@@ -374,40 +375,121 @@ def test_the_whole_way_by_objects(base, tmp_path):
 # --- the surface
 
 
-@pytest.fixture
-def unregistered():
-    """Forgets the classes that a test registers."""
-    yield
-    for name in ("_plugins", "_session"):
-        vars(manager._shared).pop(name, None)
-
-
-@pytest.mark.usefixtures("unregistered", "unverified")
+@pytest.mark.usefixtures("unverified")
 def test_an_objective_may_be_a_class(base, tmp_path):
     common = {"corpus": TEXTS, "max_steps": 1, "max_tokens": 16}
     first = stzoo.pretrain(base=base, objective=Autoencoder, output=tmp_path / "first", **common)
-    record = json.loads((first / "run.json").read_text())
-    assert record["recipe"]["objective"] == "autoencoder"
-    [origin] = [one for one in record["components"] if one["kind"] == "objective"]
-    assert (origin["plugin"], origin["version"]) == ("python", "not installed")
-    assert "autoencoder" in (first / "README.md").read_text()
+    name = json.loads((first / "run.json").read_text())["recipe"]["objective"]
+    assert re.fullmatch(r"python:autoencoder@[0-9a-f]{8}", name)
+    card = (first / "README.md").read_text()
+    assert "Objective: **autoencoder**, a class of its author's, which no package provides" in card
+    assert "- autoencoder" not in card, "it is no tag"
+    assert "defined" not in card
+    assert re.search(r"Made with: .*\d; \d+ CPU cores", card)
     again = stzoo.pretrain(base=first, objective=Autoencoder, output=tmp_path / "again", **common)
     assert "untrained" not in (again / "README.md").read_text()
+    changed = type("Autoencoder", (Autoencoder,), {"scale": 2})
+    assert stzoo.pretrain(base=first, objective=changed, output=tmp_path / "changed", **common).model
     assert SentenceTransformer(str(again)).encode(TEXTS[0]).shape == (32,)
+    with pytest.raises(ModelError, match=r"was trained with 'python:autoencoder@.*does not fit 'retromae'"):
+        stzoo.pretrain(base=first, output=tmp_path / "other", **common)
+
+
+@pytest.mark.usefixtures("unverified")
+def test_a_run_with_a_class_is_not_resumed_with_another(base, tmp_path):
+    common = {"corpus": TEXTS, "max_steps": 4, "max_tokens": 16, "save_steps": 2, "base": base}
+
+    def kind(factor, steps=99):
+        class Mine(Autoencoder):
+            calls = 0
+            scale = factor
+
+            def losses(self, **views):
+                Mine.calls += 1
+                if Mine.calls > steps:
+                    raise KeyboardInterrupt
+                return {name: loss * self.scale for name, loss in super().losses(**views).items()}
+
+        Mine.calls = 0
+        return Mine
+
+    with pytest.raises(KeyboardInterrupt):
+        stzoo.pretrain(objective=kind(1.0, 3), output=tmp_path / "run", **common)
+    with pytest.raises(OutputError, match=r"'python:mine@[0-9a-f]{8}' then, 'python:mine@"):
+        stzoo.pretrain(objective=kind(2.0), output=tmp_path / "run", resume=True, **common)
+    with pytest.raises(OutputError, match=r"'python:mine@[0-9a-f]{8}' then, 'retromae:retromae' now"):
+        stzoo.pretrain(output=tmp_path / "run", resume=True, **common)
+    assert stzoo.pretrain(objective=kind(1.0), output=tmp_path / "run", resume=True, **common).model
+    done = subprocess.run(
+        [sys.executable, "-m", "stzoo", "pretrain", "--recipe", tmp_path / "run/run.json", "--output", "x"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+
+
+def test_other_code_has_another_fingerprint():
+    def kind(text, name="Mine", base=object):
+        exec(
+            f"class {name}(base):\n{text}", places := {"base": base, "__name__": "mine"}
+        )  # as in another process
+        return places[name]
+
+    one = "    rate = {0!r}\n    def draw(self, n={1!r}):\n        return {{'a', 'b'}} if n else {2!r}"
+    known = {classes.fingerprint(kind(one.format(*values))) for values in np.ndindex(2, 2, 2)}
+    assert len(known) == 8
+    again = kind(one.format(0, 0, 0), "Renamed")
+    assert classes.fingerprint(again) in known
+    assert classes.fingerprint(kind("    pass", base=again)) != classes.fingerprint(kind("    pass"))
+    hashed = {
+        subprocess.run(
+            [sys.executable, "-c", HASHED], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True
+        ).stdout
+        for seed in "123"
+    }
+    assert len(hashed) == 1
+    assert len(hashed.pop().strip()) == 8
+
+
+HASHED = """
+from stzoo.plugins import classes
+class Mine:
+    words = {"one", "two", "three"}
+    def test(self, word):
+        return word in {"four", "five", "six"}
+print(classes.fingerprint(Mine))
+"""
+
+
+def the_backbone(backbone):
+    return backbone
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        (7, r"objective: input should be|objective is 7"),
+        (int, "objective 'python:int@[0-9a-f]{8}' cannot be built: TypeError"),
+        (the_backbone, "is a Backbone; expected a subclass of stzoo.Objective"),
+        (lambda backbone: backbone, "that has a name"),
+        (functools.partial(Autoencoder, rate=0.1), "that has a name"),
+    ],
+)
+def test_what_is_no_objective_is_refused(base, tmp_path, given, error):
+    with pytest.raises((PluginError, RecipeError), match=error):
+        stzoo.pretrain(base=base, objective=given, corpus=TEXTS, output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_objective_that_is_an_object_is_refused(base, tmp_path):
     objective = Autoencoder(load_base(str(base)).backbone)
-    with pytest.raises(PluginError, match="expected a name, a class or a function"):
+    with pytest.raises(PluginError, match="expected a name, or a class or function that has a name"):
         stzoo.pretrain(base=base, objective=objective, corpus=TEXTS, output=tmp_path / "run")
-    with pytest.raises(RecipeError, match="objective"):
-        stzoo.pretrain(base=base, objective=7, corpus=TEXTS, output=tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.usefixtures("unregistered")
-def test_a_class_with_the_name_of_an_installed_component_is_not_mistaken_for_it():
-    retromae = manager.find("objective", "retromae")
+def test_classes_have_their_own_names_and_leave_those_of_plugins_alone():
+    installed = manager.all("objective")
 
     class Retromae:
         """First line.
@@ -415,16 +497,30 @@ def test_a_class_with_the_name_of_an_installed_component_is_not_mistaken_for_it(
         Second.
         """
 
-    assert manager.register("objective", Retromae) == "python:retromae"
-    component = manager.find("objective", "python:retromae")
-    assert (component.build, component.summary) == (Retromae, "First line.")
-    assert manager.find("objective", "retromae:retromae") is retromae
-    with pytest.raises(ConflictError):
-        manager.find("objective", "retromae")
-    newer = type("Retromae", (), {})
-    assert manager.register("objective", newer) == "python:retromae"
-    assert manager.find("objective", "python:retromae").build is newer
-    assert manager.register("balancer", type("PCGrad2", (), {})) == "pc-grad2"
+    name = manager.register("objective", Retromae)
+    assert name.startswith("python:retromae@")
+    assert manager.find("objective", name).build is Retromae
+    assert manager.find("objective", name).summary == "First line."
+    assert manager.all("objective") == installed
+    assert manager.find("objective", "retromae") is installed["retromae"]
+    assert manager.register("objective", stzoo.Component(name="mine", build=Retromae, summary="")).startswith(
+        "python:mine@"
+    )
+    with pytest.raises(PluginError, match="Pass it there again, unchanged, as objective=CLASS"):
+        manager.find("objective", "python:retromae@00000000")
+
+
+@pytest.mark.parametrize(
+    ("name", "kebab"),
+    [
+        ("BagOfWords", "bag-of-words"),
+        ("PCGrad2", "pcgrad2"),
+        ("bag_of_words", "bag-of-words"),
+        ("Über", "über"),
+    ],
+)
+def test_the_name_of_a_class_in_kebab_case(name, kebab):
+    assert classes.as_component(type(name, (), {})).name == kebab
 
 
 def test_help_shows_the_settings():

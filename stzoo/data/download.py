@@ -26,8 +26,9 @@ from stzoo.data.beir import BEIR_FILES, check_beir_or_empty, write_beir
 from stzoo.data.qrels import as_grade
 from stzoo.data.registry import Entry, entries
 from stzoo.errors import DataError, StzooError
-from stzoo.utils.files import NEW, atomic_folder, draft_folder, writing
+from stzoo.utils.files import NEW, atomic_folder, clear_drafts, draft_folder, lock_folder, writing
 from stzoo.utils.logging import silence_hf_logging
+from stzoo.utils.messages import note_if_slow
 from stzoo.utils.network import limit_waits, retry, seconds
 from stzoo.utils.progress import progress_bar
 
@@ -50,6 +51,28 @@ def hub_url() -> str:
 def archive_url(entry: Entry) -> str:
     """The address of a data set's archive; the environment variable STZOO_BEIR_URL sets a mirror."""
     return f"{os.environ.get('STZOO_BEIR_URL', ARCHIVES)}/{entry.zip}"
+
+
+@contextlib.contextmanager
+def exclusive(entry: Entry, place: Path) -> Iterator[None]:
+    """Waits while another process downloads the same data set, and removes the drafts of a killed one.
+
+    Raises:
+        OutputError: If `place` cannot be written.
+    """
+    with writing(place):
+        place.mkdir(parents=True, exist_ok=True)
+        lock = place / f".{entry.zip or entry.name}.lock"
+        lock.mkdir(exist_ok=True)
+    try:
+        with contextlib.ExitStack() as stack:
+            with note_if_slow(f"waiting for another process that downloads {entry.name} to {place} …"):
+                stack.enter_context(lock_folder(lock, wait=True))
+            clear_drafts(place)
+            yield
+    finally:
+        with contextlib.suppress(OSError):  # another process waits for it
+            lock.rmdir()
 
 
 def from_hub(entry: Entry, place: Path, progress: bool | None = None, *, split: str = "test") -> None:

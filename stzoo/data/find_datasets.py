@@ -15,7 +15,6 @@ from stzoo.data.beir_layout import is_beir, qrels_names
 from stzoo.data.corpus_names import OFFLINE, cannot_download, check_exists, datasets_folder, known_dataset
 from stzoo.data.registry import Entry
 from stzoo.errors import DataError, suggest
-from stzoo.utils.files import lock_folder
 from stzoo.utils.inputs import user_path
 from stzoo.utils.messages import counted, notify
 from stzoo.utils.network import is_cut_off
@@ -178,7 +177,7 @@ def _download(entry: Entry, data: Path | None, place: Path, split: str, progress
     reasons = [OFFLINE] if download.offline() else []
     if not reasons:
         notify(f"Downloading {entry.name} to {target}.", is_passing=True)
-        with lock_folder(place, wait=True):
+        with download.exclusive(entry, place):
             for url, source in sources.items():
                 if is_beir(target):  # perhaps another process has downloaded it meanwhile
                     return

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.utils.data import SequentialSampler
 
-from stzoo.errors import ModelError, RecipeError
-from stzoo.finetuning.balancers import BalancerContext, Gradients
+from stzoo.errors import ModelError, PluginError, RecipeError
+from stzoo.finetuning.balancers import Balancer, BalancerContext, Gradients
 from stzoo.finetuning.collator import QueryPassageCollator
 from stzoo.plugins import manager
 from stzoo.training.finetune_settings import FinetuneSettings
@@ -160,6 +160,11 @@ def check_balancer(settings: FinetuneSettings) -> None:
     balancer = manager.build(
         "balancer", settings.balancer, BalancerContext(names, 1, 1), **settings.balancer_options
     )
+    if not isinstance(balancer, Balancer):
+        raise PluginError(
+            f"the balancer {settings.balancer!r} is a {type(balancer).__name__}; expected a subclass of "
+            "stzoo.finetuning.balancers.Balancer."
+        )
     if settings.mixing == "round-robin" and not balancer.additive:
         raise RecipeError(
             f"the balancer {settings.balancer} needs all tasks in each step, but round-robin mixing has one "

@@ -29,7 +29,7 @@ from stzoo.errors import DataError, ModelError, OutputError, RecipeError, StzooE
 from stzoo.evaluation.report.intervals import RESAMPLES, Interval
 from stzoo.hub import frontmatter, licences, redact
 from stzoo.hub.base_checkpoint import Origin, read_origin
-from stzoo.hub.card_data import Step, read_model, read_steps
+from stzoo.hub.card_data import OWN_CLASS, Step, read_model, read_steps
 from stzoo.hub.card_scores import MEASURE, SHOWN, Scored, eval_results, model_index, read_scores
 from stzoo.hub.settings import CardSettings
 from stzoo.models.encode.batches import USUAL
@@ -208,7 +208,12 @@ def _metadata(
     Raises:
         RecipeError: If the Hub does not accept a field's value.
     """
-    methods = [name for step in steps for kind, name, _ in step.methods if kind in ("objective", "balancer")]
+    methods = [
+        name
+        for step in steps
+        for kind, name, component in step.methods
+        if kind in ("objective", "balancer") and component is not OWN_CLASS
+    ]
     bases = [base for base in (origin and origin.hub_id, *(step.base_id for step in steps), base_id) if base][
         :1
     ]

@@ -10,13 +10,14 @@ from typing import Any
 from stzoo.errors import ModelError, PluginError
 from stzoo.hub import redact
 from stzoo.hub.layout import POOLING_SWITCHES
-from stzoo.plugins import manager
+from stzoo.plugins import classes, manager
 from stzoo.plugins.hookspecs import Component
 from stzoo.training.history import as_history
 from stzoo.training.recipes import with_effect
 from stzoo.utils.messages import counted
 from stzoo.utils.outputs import ADAPTATION, MERGED, RECORD, no_model
 
+OWN_CLASS = Component(name="", build="", summary="a class of its author's, which no package provides")
 DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
@@ -215,7 +216,9 @@ def _step(run: Mapping[str, Any], known: Mapping[str, str]) -> Step:
         else f"{hardware.get('cpus', '?')} CPU cores, {hardware.get('machine', '?')}"
     )
     used = run.get("components", ())
-    installed = run.get("versions", {}) | {one["distribution"]: one["version"] for one in used}
+    installed = run.get("versions", {}) | {
+        one["distribution"]: one["version"] for one in used if one["distribution"]
+    }
     versions = ", ".join(f"{name} {number}" for name, number in installed.items())
     return Step(
         command=history.command,
@@ -242,10 +245,10 @@ def _methods(
     methods += [("pooling", recipe.get("pooling"))]
     for kind, name in methods:
         if name:
-            component = None
+            component = OWN_CLASS if classes.is_class(name) else None
             with contextlib.suppress(PluginError):  # not installed here
-                component = manager.find(kind, manager.full_name(kind, name, used))
-            yield kind, redact.shown(name.rpartition(":")[2], {}), component
+                component = component or manager.find(kind, manager.full_name(kind, name, used))
+            yield kind, redact.shown(classes.plain(name), {}), component
 
 
 def _data(run: Mapping[str, Any], shown: Mapping[str, Any]) -> Iterator[str]:

@@ -69,9 +69,8 @@ def check_arguments(what: str, builder: Callable[..., Any], *, given: int) -> No
     Raises:
         PluginError: If it does not; the message has the file and the line.
     """
-    try:
-        signature = inspect.signature(builder)
-    except (TypeError, ValueError):  # some builders in C
+    signature = _signature(builder)
+    if signature is None:
         return
     kinds = [parameter.kind for parameter in signature.parameters.values()]
     takes = sum(
@@ -103,7 +102,10 @@ def check_options(what: str, builder: Callable[..., Any], options: Iterable[str]
     Raises:
         RecipeError: If an option is unknown or missing; the message lists the nearest and all options.
     """
-    parameters = list(inspect.signature(builder).parameters.values())[given:]
+    signature = _signature(builder)
+    if signature is None:
+        return
+    parameters = list(signature.parameters.values())[given:]
     known = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     listed = f"Options: {', '.join(known) or 'none'}."
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -113,6 +115,14 @@ def check_options(what: str, builder: Callable[..., Any], options: Iterable[str]
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in options:
             raise RecipeError(f"{what} needs the option {name!r}. {listed}")
+
+
+def _signature(builder: Callable[..., Any]) -> inspect.Signature | None:
+    """The signature of a builder; None for some that are written in C."""
+    try:
+        return inspect.signature(builder)
+    except (TypeError, ValueError):
+        return None
 
 
 def _typed(what: str, builder: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:

@@ -13,12 +13,11 @@ left out, and `plugins()` reports why, with file and line:
 
 import contextlib
 import functools
-import inspect
 import os
 import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, requires
 from itertools import chain
 from pathlib import Path
@@ -27,7 +26,7 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 import pluggy
 
 from stzoo.errors import ConflictError, MissingExtraError, PluginError, StzooError, UnknownNameError, suggest
-from stzoo.plugins import hookspecs
+from stzoo.plugins import classes, hookspecs
 from stzoo.plugins.builders import ARGUMENTS, call, check_arguments, read_recipe, resolve
 from stzoo.plugins.hookspecs import Checkpoint, Component, Recipe
 from stzoo.plugins.locate import defined_at, raised_at, reason
@@ -114,6 +113,7 @@ class Host:
 
     def __init__(self) -> None:
         self._records: list[list[dict[str, str]]] = []
+        self._own = Plugin(classes.PLUGIN, "", "", "")  # what was registered
 
     @functools.cached_property
     def _plugins(self) -> list[Plugin]:
@@ -142,13 +142,6 @@ class Host:
                         f"{kind} {name!r} is also provided by {others}{plugin.locations[kind]}"
                     )
         return plugins
-
-    @functools.cached_property
-    def _session(self) -> Plugin:
-        """Provides what `register` was called with."""
-        plugin = Plugin("python", "defined in Python", "not installed", "")
-        self._plugins.append(plugin)
-        return plugin
 
     def plugins(self) -> list[Plugin]:
         """All installed plugins sorted by name, `builtin` first, including those with faults."""
@@ -181,6 +174,13 @@ class Host:
             UnknownNameError: If no plugin provides it, or there is no such kind.
         """
         chosen, _, plain = self.canonical(kind, name).rpartition(":")
+        if chosen == self._own.name:
+            with contextlib.suppress(KeyError):
+                return self._own.provides[kind][plain]
+            raise PluginError(
+                f"The {kind} {name!r} is a class that was passed in Python. Pass it there again, unchanged, "
+                f"as {kind}=CLASS, or make it a plugin."
+            )
         owners = [p for p in self._by_name(kind).get(plain, []) if chosen in ("", p.name)]
         if not owners:
             faulty = [p for p in self._plugins if p.failures and kind not in p.provides]
@@ -195,31 +195,25 @@ class Host:
             )
         return owners[0].provides[kind][plain]
 
-    def register(self, kind: str, build: Callable[..., Any]) -> str:
+    def register(self, kind: str, given: Component | Callable[..., Any]) -> str:
         """Makes a class or function of this process a component, so that it needs no plugin.
 
-        It replaces what was registered under the same name before, as when a notebook's cell runs again.
         Other processes do not know it, and neither does the command line.
 
         Args:
             kind: A kind of KINDS whose parts are components, e.g. "objective".
-            build: The class or function; its name in kebab-case is the component's ("BagOfWords" becomes
-                "bag-of-words"), and the first line of its docstring the summary.
+            given: The class or function, or a Component of it; see `classes.as_component`.
 
         Returns:
-            The name for `find`: "python:NAME" if a plugin provides the same name.
+            Its full name for `find`, "python:NAME@FINGERPRINT".
 
         Raises:
-            PluginError: If it has no name.
+            PluginError: As in `classes.as_component`.
         """
-        words = re.findall("[A-Z]+(?![a-z])|[A-Z]?[a-z0-9]+", getattr(build, "__name__", ""))
-        if not words:
-            raise PluginError(f"The {kind} is {build!r:.60}; expected a name, a class or a function.")
-        name = "-".join(words).lower()
-        summary = (inspect.getdoc(build) or "").partition("\n")[0]
-        self._session.provides.setdefault(kind, {})[name] = Component(name=name, build=build, summary=summary)
-        self._session.locations.setdefault(kind, "")
-        return name if len(self._by_name(kind)[name]) == 1 else f"{self._session.name}:{name}"
+        component = classes.as_component(given)
+        name = f"{component.name}@{classes.fingerprint(resolve(component))}"
+        self._own.provides.setdefault(kind, {})[name] = replace(component, name=name)
+        return f"{self._own.name}:{name}"
 
     def canonical(self, kind: str, name: str) -> str:
         """The name of the component that has an alias; the unchanged name if none, or several, have it."""
@@ -244,7 +238,10 @@ class Host:
         return part | {"distribution": plugin.distribution, "version": plugin.version}
 
     def _owner(self, kind: str, component: Any) -> Plugin:
-        parts = ((plugin, plugin.provides.get(kind, {}).get(component.name)) for plugin in self._plugins)
+        parts = (
+            (plugin, plugin.provides.get(kind, {}).get(component.name))
+            for plugin in [*self._plugins, self._own]
+        )
         return next(plugin for plugin, part in parts if part is component)
 
     def use(self, kind: str, name: str) -> Any:
@@ -322,18 +319,17 @@ class Host:
         if not isinstance(component, Component):
             raise PluginError(f"the {kind} {name!r} is data and cannot be built; expected a component.")
         plugin = self._owner(kind, component)
+        by = "" if plugin is self._own else f"the plugin {plugin}: "
         try:
             return call(f"{kind} {name!r}", resolve(component), *args, **options)
         except PluginError as error:
             if type(error) is not PluginError:
                 raise
-            raise PluginError(f"the plugin {plugin}: {error}") from error
+            raise PluginError(f"{by}{error}") from error
         except MISTAKES as error:
             if plugin.name == BUILTIN:
                 raise
-            raise PluginError(
-                f"the plugin {plugin}: {kind} {name!r} cannot be built: {reason(error)}."
-            ) from error
+            raise PluginError(f"{by}{kind} {name!r} cannot be built: {reason(error)}.") from error
 
     def recipe_text(self, name: str) -> str:
         """The YAML text of a recipe.

@@ -31,7 +31,7 @@ from stzoo.models.check_weights import first_not_finite, names
 from stzoo.models.encode.batches import reading_notes
 from stzoo.models.loading import check_device, like, load_masked_lm, with_pooling
 from stzoo.models.names import model_source
-from stzoo.plugins import manager
+from stzoo.plugins import classes, manager
 from stzoo.pretraining.backbone import Backbone
 from stzoo.pretraining.length_sampler import LengthBatchSampler
 from stzoo.pretraining.objective import Objective
@@ -172,6 +172,8 @@ def load_parts(objective: Objective, base: Base, settings: PretrainSettings) -> 
         same = manager.full_name("objective", made_by, record.get("components", ())) == manager.full_name(
             "objective", settings.objective
         )
+        if any(map(classes.is_class, (made_by, settings.objective))):  # a class may become a plugin's
+            same = classes.plain(made_by) == classes.plain(settings.objective) or not (parts or tensors)
         wrong = [n for n, t in parts.items() if n not in tensors or tensors[n].shape != t.shape]
         if wrong or not same:
             raise ModelError(

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from stzoo.errors import PluginError
-from stzoo.plugins import builders, manager
+from stzoo.plugins import builders, classes, manager
 from stzoo.plugins.hookspecs import Checkpoint, Component, Recipe
 from stzoo.testing.tiny_models import tiny_masked_lm, tiny_t5
 
 
 def check_objective(
-    component: Component, family: str = "bert", *, options: Mapping[str, Any] | None = None, steps: int = 150
+    component: Component | type,
+    family: str = "bert",
+    *,
+    options: Mapping[str, Any] | None = None,
+    steps: int = 150,
 ) -> None:
     """Checks on a tiny model that an objective trains and resumes, and learns from what it should.
 
@@ -23,7 +27,7 @@ def check_objective(
     component need not be installed.
 
     Args:
-        component: Component of the objective.
+        component: Component of the objective, or its class.
         family: Family of the tiny model, one of `FAMILIES`.
         options: Options of the objective.
         steps: Number of training steps on random words, which find leaks that gradients do not show; 0 to
@@ -40,6 +44,7 @@ def check_objective(
 
     from stzoo.testing import objectives
 
+    component = classes.as_component(component)
     _check_texts(component)
     with torch.random.fork_rng():
         bench = objectives.Bench(component, family, options or {})
@@ -154,7 +159,7 @@ def check_loss(component: Component) -> None:
     )
 
 
-def check_balancer(component: Component) -> None:
+def check_balancer(component: Component | type) -> None:
     """Checks that a balancer combines gradients into a finite update, and that its state_dict is complete.
 
     Raises:
@@ -164,6 +169,7 @@ def check_balancer(component: Component) -> None:
 
     from stzoo.finetuning.balancers import BalancerContext
 
+    component = classes.as_component(component)
     _check_texts(component)
     K, P = 3, 50
     context = BalancerContext(("one", "two", "three"), P, steps=10, seed=1)

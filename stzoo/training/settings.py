@@ -27,6 +27,7 @@ from pydantic_core import PydanticCustomError
 from stzoo.data.languages import check_language
 from stzoo.errors import RecipeError, StzooError, quoted, suggest
 from stzoo.plugins import manager
+from stzoo.plugins.hookspecs import Component
 from stzoo.training.recipes import SCHEMA_VERSION, load_recipe
 from stzoo.training.reports import check_loggers
 from stzoo.utils.bounds import MAX_THREADS, check_plausible, plausible
@@ -87,7 +88,7 @@ def setting(
         names: kind of component ("pooling"), "model", "dataset" (also suites) or "data" (a path, or the name
             of a data set), whose names the shell completes; or "cross-encoder".
         takes: a key of OBJECTS, for settings that also take Python objects; or "class", for those that also
-            take the class of a component.
+            take a component's class.
         split: the split of judged data that names none.
         bounds: further arguments of `pydantic.Field`, e.g. ge=1, or exclude=True to keep it out of records.
     """
@@ -143,7 +144,7 @@ class CheckedSettings(BaseModel):
             extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
             inner = next(iter(get_args(field.annotation)), None)  # the settings of each of several tasks
             if extra.get("takes") == "class":
-                if callable(given):
+                if callable(given) or isinstance(given, Component):
                     paths[name] = manager.register(str(extra["names"]), given)
             elif extra.get("takes") and given is not None and not _is_named(given):
                 module, _, function = OBJECTS[str(extra["takes"])].partition(":")

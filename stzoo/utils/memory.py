@@ -22,11 +22,11 @@ def disable_malloc_trim() -> None:
             tune(TOP_PAD, 2**26)
 
 
-def peak_memory_mib() -> float | None:
+def peak_memory_mib() -> int | None:
     """Peak memory of this process in MiB; None on Windows, which does not report it."""
     if sys.platform == "win32":
         return None
     import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB; on macOS in bytes
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
+    return peak // (1 << 20 if sys.platform == "darwin" else 1 << 10)

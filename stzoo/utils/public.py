@@ -114,7 +114,12 @@ def _plain(kind: Any) -> Any:
 def _described(settings: Any, signature: inspect.Signature) -> str:
     """The fields with their descriptions, apart from those that the function's docstring has already."""
     fields = settings.model_fields.items()
-    lines = [f"    {name}: {field.description}" for name, field in fields if name not in signature.parameters]
+    lines = []
+    for name, field in fields:
+        if name not in signature.parameters:
+            extra = field.json_schema_extra
+            also = " Or a class." if isinstance(extra, dict) and extra.get("takes") == "class" else ""
+            lines.append(f"    {name}: {field.description}{also}")
     return "\n".join(["Settings:", *lines])
 
 

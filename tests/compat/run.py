@@ -22,6 +22,7 @@ import make_models
 import serve
 
 from stzoo.testing import tiny_masked_lm
+from stzoo.utils.logging import no_progress_bars, silence_hf_logging
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENTS = HERE.parents[1] / ".compat"
@@ -65,7 +66,7 @@ def lines(python: Path, script: str, *words: str | Path) -> list[dict]:
     command = [python, "-P", HERE / script, *words]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"{python} broke off:\n{done.stderr[-3000:]}")
+        sys.exit(f"{python} failed on {script}:\n{done.stderr[-3000:]}")
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
@@ -74,7 +75,8 @@ def main(versions: list[str]) -> int:
     pythons = {version: environment(version) for version in versions}
     with tempfile.TemporaryDirectory() as scratch:
         models = Path(scratch)
-        make_models.main(models)
+        with silence_hf_logging(), no_progress_bars():
+            make_models.main(models)
         found = {}
         for version, python in pythons.items():
             backend = ["onnx"] * (version == "onnx")

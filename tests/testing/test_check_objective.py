@@ -5,7 +5,7 @@ import torch
 from support import objectives
 
 from stzoo import Component, PluginError
-from stzoo.testing import check_checkpoint, check_objective
+from stzoo.testing import check_checkpoint, check_objective, check_pooling
 
 
 def component(kind):
@@ -24,9 +24,12 @@ def test_a_fault_is_named(kind):
         check_objective(component(kind))
 
 
-def test_a_class_in_place_of_a_component_is_explained():
+def test_a_class_may_stand_in_for_its_component_and_what_else_was_given_is_explained():
+    check_objective(objectives.Contriever, steps=0)
+    with pytest.raises(PluginError, match=r"expected a name, or a class or function that has a name"):
+        check_objective("contriever")
     with pytest.raises(PluginError, match=r"got the class Contriever; expected what a hook .* yields"):
-        check_objective(objectives.Contriever)
+        check_pooling(objectives.Contriever)
     with pytest.raises(PluginError, match="got a str; expected"):
         check_checkpoint("retromae-base.beir")
 

@@ -11,7 +11,7 @@ Unlike sentence-transformers (sentence_transformer/model.py, `_inference`), whic
 fixed number of texts into a batch, tokenises batch by batch, and on the CPU splits each operation of a batch
 between the cores; here each core has its own batch and does not wait for others. Further measurements, on two
 cores of an AMD CPU with all-MiniLM-L6-v2: batches of 1,000 tokens stay in a core's cache, and batches of
-8,000 take a quarter longer; `models/onednn.py` nearly halves the time again; `malloc.disable_malloc_trim`
+8,000 take a quarter longer; `models/onednn.py` nearly halves the time again; `memory.disable_malloc_trim`
 makes no difference with such small batches.
 """
 
