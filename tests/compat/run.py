@@ -75,8 +75,7 @@ def main(versions: list[str]) -> int:
     pythons = {version: environment(version) for version in versions}
     with tempfile.TemporaryDirectory() as scratch:
         models = Path(scratch)
-        with silence_hf_logging(), no_progress_bars():
-            make_models.main(models)
+        make_models.main(models)
         found = {}
         for version, python in pythons.items():
             backend = ["onnx"] * (version == "onnx")
@@ -115,8 +114,8 @@ def main(versions: list[str]) -> int:
     for name, reason in NOT_ONNX.items() if "onnx" in versions else ():
         print(f"not counted: optimum-onnx cannot run {name}: {reason}")
     for line in served:
-        told = f"{line['difference']:.1e}" if "difference" in line else line["error"]
-        print(f"code of the guide, {line['code']} with {line['model']}: {told}")
+        text = f"{line['difference']:.1e}" if "difference" in line else line["error"]
+        print(f"code of the guide, {line['code']} with {line['model']}: {text}")
         if not line.get("difference", float("inf")) <= TOLERANCE:
             failures.append(f"the guide's code for {line['code']} fails with {line['model']}")
     print(*failures, sep="\n", end="\n" if failures else "")
@@ -124,4 +123,6 @@ def main(versions: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(min(1, main(sys.argv[1:] or list(VERSIONS))))
+    with silence_hf_logging(), no_progress_bars():
+        failures = main(sys.argv[1:] or list(VERSIONS))
+    sys.exit(min(1, failures))
