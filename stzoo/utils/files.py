@@ -86,7 +86,14 @@ def claimed_file(path: Path) -> Iterator[Path | None]:
 def _install(draft: Path, path: Path) -> None:
     with draft.open("rb") as written:
         os.fsync(written.fileno())
+    _use_umask(draft)
     draft.replace(path)
+
+
+def _use_umask(file: Path) -> None:
+    """Gives a file the usual mode. safetensors makes files that only their owner can read."""
+    with contextlib.suppress(OSError):  # a file system without modes
+        file.chmod(0o666 & ~UMASK)
 
 
 @contextlib.contextmanager
@@ -107,6 +114,8 @@ def atomic_folder(path: str | Path, *, replaces: Sequence[str] = ()) -> Iterator
         (box / NEW).mkdir()
         yield box / NEW
         check_replaceable(path, replaces)
+        for file in (box / NEW).rglob("*.safetensors"):
+            _use_umask(file)
         _swap(box, path)
 
 
@@ -136,6 +145,9 @@ def _listed(names: Sequence[str], most: int = 5) -> str:
 
 
 # -- drafts
+
+UMASK = os.umask(0)  # reading it is setting it
+os.umask(UMASK)
 
 PART = ".stzoo.part"
 NEW, _OLD, _OWNER = "new", "old", "owner"

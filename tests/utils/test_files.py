@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from support.helpers import abandoned_draft
 
 import stzoo
@@ -45,6 +47,16 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     ):
         pass
     assert sorted(file.name for file in tmp_path.rglob("*")) == ["file1", "folder", "mine"]
+
+
+def test_weights_have_the_mode_of_other_files(tmp_path):
+    with atomic_file(tmp_path / "one.safetensors") as draft:
+        save_file({"a": np.zeros(2)}, draft)
+    with atomic_folder(tmp_path / "folder") as draft:
+        save_file({"a": np.zeros(2)}, draft / "two.safetensors")
+    (tmp_path / "usual").write_text("")
+    modes = {path.stat().st_mode for path in tmp_path.rglob("*") if path.is_file()}
+    assert len(modes) == 1
 
 
 def test_a_link_in_the_place_of_a_folder_is_replaced_and_not_followed(tmp_path):
