@@ -17,6 +17,7 @@ from stzoo.utils.files import atomic_file, write_json
 from stzoo.utils.inputs import user_path
 
 WIDTH = 200  # of a printed table at most, in characters
+TEXT = 160  # characters of a text in a table that is shown; `rows` and what is saved have all
 
 
 def text_console(file: IO[str], width: int | None, **options: Any) -> Console:
@@ -119,4 +120,10 @@ def _shown(value: Any) -> str:
     """Four decimals, or three significant digits of what would lose them, such as a learning rate."""
     if isinstance(value, float):
         return f"{value:.3g}" if 0 < abs(value) < 0.001 else f"{value:.4f}"
-    return "" if value is None else str(value)
+    return "" if value is None else cut(str(value), TEXT)
+
+
+def cut(text: str, most: int) -> str:
+    """A text in one line of at most so many characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"

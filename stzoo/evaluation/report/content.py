@@ -76,12 +76,6 @@ class Content:
         return {}
 
 
-def cut(text: str, most: int) -> str:
-    """A text in one line of at most so many characters."""
-    text = " ".join(text.split())
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
 def distinct(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records without repetitions."""
     found: list[dict[str, Any]] = []

@@ -10,12 +10,13 @@ from markupsafe import Markup
 
 from stzoo.evaluation.adapt_record import HELD_OUT, MEASURE
 from stzoo.evaluation.report import charts
-from stzoo.evaluation.report.content import Content, amount, cut, distinct, pairs
+from stzoo.evaluation.report.content import Content, amount, distinct, pairs
 from stzoo.evaluation.report.data import COST, Group
 from stzoo.evaluation.report.intervals import RESAMPLES
 from stzoo.training.history import shortened
 from stzoo.utils.messages import duration
 from stzoo.utils.pages import html_template
+from stzoo.utils.tables import cut
 
 HERE = Path(__file__).parent
 QUERY_BYTES = 900_000  # of single queries' scores and texts in the page
