@@ -27,7 +27,9 @@ MAX_BYTES = 50 * 10**9  # the limit per file in huggingface_hub (HfApi.upload_fi
 SETTINGS, DIMENSION = "config_sentence_transformers.json", "word_embedding_dimension"
 MAX_HEADER = 100_000_000  # of safetensors
 SHOWN = 10  # findings in an error
-NAMED = {"a password or key": SECRET_NAMES + r"[\"']?\s*[:=]\s*[\"']?(?=[^\s\"',}]*\d)[^\s\"',}]{8,}"}
+NUMBER = r"[-+]?[\d.]+(?:[eE][-+]?\d+)?(?![^\s\"',}\]])"  # without quotes
+VALUE = r"(?=[^\s\"',}]*\d)[^\s\"',}]{8,}"
+NAMED = {"a password or key": rf"{SECRET_NAMES}[\"']?\s*[:=]\s*(?!{NUMBER})[\"']?{VALUE}"}
 HOME = r"(?<!\w)(?:/home|/Users)/[\w.-]+/"
 HOMES = {"an absolute path": HOME + r"|\b[A-Za-z]:\\{1,2}[\w .-]+\\"}
 LOCATIONS = (
@@ -185,8 +187,10 @@ def findings(name: str, content: Path | bytes) -> list[str]:
     text = raw.decode("utf-8", "replace")
     if name.endswith((".json", ".safetensors")):
         text = re.sub(r"\\(?:u([0-9a-fA-F]{4})|(.))", _unescape, text)
-    is_binary = b"\0" in raw or PurePosixPath(name).name in VOCABULARIES  # tokens look like anything
-    kinds = SECRETS | (HOMES if is_binary else NAMED | PATHS)
+    path = PurePosixPath(name)
+    is_vocabulary = path.name in VOCABULARIES or path.parent.name.endswith("WordWeights")
+    looks_like_anything = is_vocabulary or b"\0" in raw
+    kinds = SECRETS | (HOMES if looks_like_anything else NAMED | PATHS)
     if name.endswith((".onnx", ".onnx_data")):
         kinds = SECRETS | {"an absolute path": HOME}
     kinds["your home folder"] = re.escape(str(Path.home())) + r"/[\w.]"

@@ -747,10 +747,30 @@ def test_a_secret_is_told_by_its_place_alone(hub, folder, place):
         "task-specific sk-learn hf_transfer risk-free-and-very-long-words-here",
         "it costs $1:\\alpha",
         '{"secret": 2, "template": "\\\\n\\\\nsecret: one"}',
+        '{"secret": 3.2985899448394775, "password": -12345678, "api_key": 1.25e-10}',
+        "secret: 3.2985899448394775\npassword = 12345678",
+        '{"secret": null, "password": false, "api_key": true}',
     ],
 )
 def test_what_is_no_secret_is_let_through(text):
     assert upload_files.findings("notes.txt", text.encode()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"password": "12345678"}', "password: 1234abcd5678", '{"secret":3.29x85899}', "api_key = '0123.4567'"],
+)
+def test_a_text_with_digits_may_be_a_secret(text):
+    assert upload_files.findings("a.json", text.encode()) == ["a.json:1: a password or key"]
+
+
+def test_the_weights_of_words_are_no_secrets_and_no_paths():
+    weights = json.dumps(
+        {"word_weights": {"secret": 3.2985899448394775, "/usr/bin": 2.5, "secret:a1b2c3d4": 1}}
+    )
+    name = "1_Router/query_0_WordWeights/config.json"
+    assert upload_files.findings(name, weights.encode()) == []
+    assert upload_files.findings(name, json.dumps({"vocab": [TOKEN]}).encode()) != []
 
 
 def test_the_tokens_of_a_vocabulary_are_no_paths():
