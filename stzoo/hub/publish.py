@@ -200,8 +200,9 @@ def _check_card(api: Any, text: str) -> None:
 
 def _check_taken(publication: Publication, remote: Repository, private: bool, overwrite: bool) -> None:
     repo = publication.repo
+    free = SHARED - {card.README} if remote.has_card else SHARED
     taken = [
-        name for name, file in publication.files.items() if file["change"] == "changed" and name not in SHARED
+        name for name, file in publication.files.items() if file["change"] == "changed" and name not in free
     ]
     if remote.ours is None and taken and not overwrite:
         raise PublishError(

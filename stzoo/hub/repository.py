@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub import RepoFile
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from stzoo.errors import PublishError
 from stzoo.hub.api_errors import hub_errors
@@ -19,7 +20,8 @@ from stzoo.utils.files import sha256
 LIST = ".stzoo.json"
 SCHEMA_VERSION = 1
 MAIN = "main"
-SHARED = {"README.md", ".gitattributes", LIST}  # the Hub itself creates the first two
+README = "README.md"
+SHARED = {README, ".gitattributes", LIST}  # the Hub itself creates the first two
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Repository:
         branch: True if the branch exists.
         files: huggingface_hub's RepoFile by path.
         ours: Paths that stzoo published; None if it never did.
+        has_card: True if README.md has a text; that of a new repository only has front matter.
     """
 
     head: str | None = None
@@ -40,6 +43,7 @@ class Repository:
     branch: bool = False
     files: Mapping[str, Any] = field(default_factory=dict)
     ours: frozenset[str] | None = None
+    has_card: bool = False
 
 
 def look(api: Any, repo: str, branch: str, left: str = "") -> Repository:
@@ -60,12 +64,15 @@ def look(api: Any, repo: str, branch: str, left: str = "") -> Repository:
                 branch_exists = False
         tree = api.list_repo_tree(repo, recursive=True, revision=info.sha)
         files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
-        ours = None
-        if LIST in files:
-            with tempfile.TemporaryDirectory() as scratch:
-                path = api.hf_hub_download(repo, LIST, revision=info.sha, cache_dir=scratch)
-                ours = _listed(Path(path).read_bytes(), repo)
-        return Repository(info.sha, bool(info.private), branch_exists, files, ours)
+        contents = {}
+        with tempfile.TemporaryDirectory() as scratch:
+            for name in {LIST, README} & files.keys():
+                path = api.hf_hub_download(repo, name, revision=info.sha, cache_dir=scratch)
+                contents[name] = Path(path).read_bytes()
+        ours = _listed(contents[LIST], repo) if LIST in files else None
+        readme = contents.get(README, b"").decode(errors="replace")
+        has_card = bool(REGEX_YAML_BLOCK.sub("", readme, count=1).strip())
+        return Repository(info.sha, bool(info.private), branch_exists, files, ours, has_card)
 
 
 def listing(names: list[str]) -> bytes:

@@ -520,7 +520,8 @@ def test_a_name_that_is_taken_is_not_overwritten_unless_asked_to(hub, folder):
     theirs = {"README.md": b"theirs", "config.json": b"theirs", "notes.md": b"theirs"}
     hub.repos[REPO] = Repo()
     before = hub.repos[REPO].commit(theirs)
-    refused(r"the name lab/tiny is taken: it has files that stzoo did not publish \(config.json\)", folder)
+    names = r"\(README.md, config.json\)"
+    refused(rf"the name lab/tiny is taken: it has files that stzoo did not publish {names}", folder)
     assert hub.repos[REPO].heads == {"main": before}
     send(folder, overwrite=True)
     assert held(hub)["config.json"] == (folder / "config.json").read_bytes()
@@ -528,12 +529,24 @@ def test_a_name_that_is_taken_is_not_overwritten_unless_asked_to(hub, folder):
     assert not send(folder).changed
 
 
-def test_a_repository_that_was_made_by_hand_and_has_a_card_is_filled(hub, folder):
+@pytest.mark.parametrize("readme", [b"", b"---\nlicense: mit\n---\n", b"---\r\nlicense: mit\r\n---\r\n\r\n"])
+def test_a_repository_that_the_hub_has_just_made_is_filled(hub, folder, readme):
     hub.repos[REPO] = Repo()
-    hub.repos[REPO].commit({"README.md": b"soon", ".gitattributes": b"*.bin"})
+    hub.repos[REPO].commit({"README.md": readme, ".gitattributes": b"*.bin"})
     send(folder)
-    assert held(hub)["README.md"] != b"soon"
+    assert held(hub)["README.md"].startswith(b"---\nlicense: apache-2.0\n")
     assert held(hub)[".gitattributes"] == b"*.bin"
+
+
+@pytest.mark.parametrize("readme", [b"soon", b"---\nlicense: mit\n---\n\n# My notes\n"])
+def test_a_card_that_others_wrote_is_not_overwritten_unless_asked_to(hub, folder, readme):
+    hub.repos[REPO] = Repo()
+    before = hub.repos[REPO].commit({"README.md": readme, ".gitattributes": b"*.bin"})
+    refused(r"it has files that stzoo did not publish \(README.md\)", folder)
+    refused(r"it has files that stzoo did not publish \(README.md\)", folder, dry_run=True)
+    assert hub.repos[REPO].heads == {"main": before}
+    send(folder, overwrite=True)
+    assert held(hub)["README.md"].startswith(b"---\nlicense: apache-2.0\n")
 
 
 def test_a_list_that_cannot_be_read_is_told(hub, folder):
