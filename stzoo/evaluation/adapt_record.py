@@ -12,6 +12,7 @@ RECORD, SETTINGS = "adapt.json", "settings.json"
 CORPUS, RESULTS, HELD_OUT, QUESTIONS = "corpus", "results", "held_out", "questions"
 MEASURE = "nDCG@10"
 BASE, ADAPTED = "base", "adapted"  # systems
+LEVEL = 0.05  # of the paired test
 FEW = 30  # held-out documents
 GENERAL_LOSS = 0.02  # in the general check, which is mentioned
 
@@ -23,6 +24,19 @@ def is_unfinished(folder: Path) -> bool:
     settings = read_json(folder / SETTINGS).get("settings")
     is_adapt = isinstance(settings, dict) and settings.get("command") == "adapt"
     return is_adapt or (folder / CORPUS / "passages.json").is_file()  # a mistake in settings removes them
+
+
+def reason_to_keep_base(gain: Mapping[str, Any]) -> str:
+    """Why the adapted model should not be used; "" if it should.
+
+    Args:
+        gain: The paired test of the adapted model against the base, as in adapt.json.
+    """
+    if gain["high"] < 0:
+        return "the adapted model is worse"
+    if gain["difference"] <= 0 or gain["p_value"] >= LEVEL:
+        return "the gain is not beyond chance"
+    return ""
 
 
 def verdict(record: Mapping[str, Any], adapted: str) -> list[str]:
@@ -55,10 +69,8 @@ def verdict(record: Mapping[str, Any], adapted: str) -> list[str]:
     if decision == ADAPTED:
         lines.append(f"KEEP adapted: SentenceTransformer({adapted!r}), with encode_query for queries.")
         lines.append("Passages have the same vectors as before, so an index of them stays valid.")
-    elif gain["high"] < 0:
-        lines.append("KEEP base: the adapted model is worse.")
     else:
-        lines.append("KEEP base: the gain is not beyond chance.")
+        lines.append(f"KEEP base: {reason_to_keep_base(gain)}.")
     fused = f"BM25 + {decision}"
     best = max(scores, key=lambda system: scores[system])
     if best == fused:

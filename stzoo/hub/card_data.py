@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stzoo.errors import ModelError, PluginError
+from stzoo.evaluation.adapt_record import reason_to_keep_base
 from stzoo.hub import redact
 from stzoo.hub.layout import POOLING_SWITCHES
 from stzoo.plugins import classes, manager
@@ -36,6 +37,7 @@ class Model:
         modules: Class names of the modules, with the modes of a pooling.
         merged: Name and weight of each model that was merged.
         adapted: The record of `stzoo adapt`, empty if it did not make the model.
+        keep_base: Why `stzoo adapt` advised to keep the base model; "" if it did not.
     """
 
     portable: bool
@@ -47,6 +49,7 @@ class Model:
     modules: list[str]
     merged: list[tuple[str, float]]
     adapted: dict[str, Any]
+    keep_base: str
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ def read_model(folder: Path) -> Model:
         towers = _towers(folder, modules)
         config = _object(folder / "config_sentence_transformers.json")
         merged = _object(folder / MERGED).get("merged", [])
+        adapted = redact.shown(_object(folder / ADAPTATION).get("adapted", {}), {})
         return Model(
             portable=all(kind.startswith("sentence_transformers.") for kind in types),
             needs=5 if all(kind.startswith("sentence_transformers.models.") for kind in types) else 6,
@@ -105,7 +109,8 @@ def read_model(folder: Path) -> Model:
             lengths=_lengths(towers),
             modules=[_describe_module(folder / module["path"], module["type"]) for module in modules],
             merged=[(redact.shown(one["source"], {}), one["weight"]) for one in merged],
-            adapted=redact.shown(_object(folder / ADAPTATION).get("adapted", {}), {}),
+            adapted=adapted,
+            keep_base=reason_to_keep_base(adapted["gain"]) if adapted.get("gain") else "",
         )
     except DAMAGED as error:
         raise ModelError(f"the model in {folder} cannot be read: {error!r}. Export it again.") from error

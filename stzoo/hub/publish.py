@@ -19,6 +19,7 @@ from huggingface_hub.errors import RevisionNotFoundError
 from stzoo.errors import PublishError
 from stzoo.hub import card, licences
 from stzoo.hub.api_errors import hub_errors, status
+from stzoo.hub.card_data import read_model
 from stzoo.hub.repository import LIST, MAIN, SHARED, Repository, listing, look, same
 from stzoo.hub.settings import PublishSettings
 from stzoo.hub.upload_files import Files, check_load, check_secrets, pack, size_of
@@ -137,6 +138,8 @@ def publish(
             )
         bar.update()
         notes, remote = [], Repository()
+        if reason := read_model(folder).keep_base:
+            notes.append(f"`stzoo adapt` advised to keep the base model instead of this one: {reason}.")
         try:
             _check_card(api, text)
             notes += licences.notes(api, front)

@@ -324,6 +324,47 @@ def test_an_average_names_its_sets_and_is_given_over_a_whole_suite_only(export_o
     assert re.search(r"^\| scifact \| test \| [^|]*beir-13", whole, re.MULTILINE)
 
 
+ADAPTED = {
+    "base": "lab/base",
+    "base_id": "lab/base",
+    "teacher": None,
+    "passages": 1080,
+    "questions": 326,
+    "generator": "stzoo ask, without a model",
+    "weighted_tokens": True,
+    "share": 0.75,
+    "scores": {"base": 0.6703, "adapted": 0.6923},
+    "gain": {"difference": 0.018, "p_value": 0.3125, "low": -0.004, "high": 0.045, "queries": 8},
+}
+
+
+def adapt(folder, **gain):
+    """Makes a model look as if `stzoo adapt` had made it with this gain."""
+    record = ADAPTED | {"gain": ADAPTED["gain"] | gain}
+    write_json(folder / "adaptation.json", {"schema_version": 1, "adapted": record})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("gain", "verdict"),
+    [
+        ({}, "- **Verdict of `stzoo adapt`: keep the base model, as the gain is not beyond chance.**"),
+        (
+            {"difference": -0.02, "p_value": 0.01, "low": -0.03, "high": -0.01},
+            "- **Verdict of `stzoo adapt`: keep the base model, as the adapted model is worse.**",
+        ),
+        (
+            {"p_value": 0.001, "low": 0.01},
+            "- Verdict of `stzoo adapt`: keep the adapted model, as the gain is beyond chance.",
+        ),
+    ],
+    ids=["chance", "worse", "better"],
+)
+def test_the_card_of_an_adapted_model_has_the_verdict(export_of, gain, verdict):
+    lines = text_of(adapt(export_of(), **gain)).splitlines()
+    assert [line for line in lines if "Verdict" in line] == [verdict]
+
+
 def test_results_of_another_model_are_refused(trained, export_of, tmp_path):
     pre, tuned, folder, _ = trained
     with pytest.raises(DataError, match=rf"no results of .*only of bm25s .*tuned \({'.' * 12}\)"):

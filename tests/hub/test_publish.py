@@ -549,6 +549,21 @@ def test_a_card_that_others_wrote_is_not_overwritten_unless_asked_to(hub, folder
     assert held(hub)["README.md"].startswith(b"---\nlicense: apache-2.0\n")
 
 
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("p_value", [0.3, 0.01])
+def test_an_adapted_model_that_is_not_better_has_a_note(folder, dry_run, p_value):
+    gain = {"difference": 0.02, "p_value": p_value, "low": 0.0, "high": 0.04, "queries": 8}
+    scores = {"base": 0.5, "adapted": 0.52}
+    about = {"base": "some/base", "base_id": None, "teacher": None, "passages": 9, "questions": 9}
+    about |= {"generator": "x", "weighted_tokens": True, "share": 1.0, "scores": scores, "gain": gain}
+    (folder / "adaptation.json").write_text(json.dumps({"schema_version": 1, "adapted": about}))
+    note = "`stzoo adapt` advised to keep the base model instead of this one: the gain is not beyond chance."
+    made = send(folder, dry_run=dry_run)
+    assert (note in made.notes) == (p_value > 0.05)
+    assert (f"Note: {note}" in made.said.splitlines()) == (p_value > 0.05)
+
+
 def test_a_list_that_cannot_be_read_is_told(hub, folder):
     hub.repos[REPO] = Repo()
     hub.repos[REPO].commit({".stzoo.json": b'{"schema_version": 99}'})

@@ -10,15 +10,13 @@ from stzoo.adaptation.stages.filter import Filtered
 from stzoo.adaptation.stages.read import Passages
 from stzoo.adaptation.stages.run import Run
 from stzoo.adaptation.stages.train import Trained, describe
-from stzoo.evaluation.adapt_record import ADAPTED, BASE, HELD_OUT, MEASURE, RESULTS
+from stzoo.evaluation.adapt_record import ADAPTED, BASE, HELD_OUT, MEASURE, RESULTS, reason_to_keep_base
 from stzoo.evaluation.bench.bench import bench
 from stzoo.evaluation.scoring import PairedTest, paired_test
 from stzoo.hub import card
 from stzoo.models.loaded import open_model
 from stzoo.retrieval.search.retriever import Retriever
 from stzoo.retrieval.store import Store
-
-LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def compare(run: Run, passages: Passages, store: Store, filtered: Filtered, trai
     document_of = dict(zip(ids, filtered.split.documents.tolist(), strict=True))
     before, after = (_means(per_query[name], document_of) for name in (BASE, ADAPTED))
     gain = paired_test(before, after, seed=config.seed)
-    decision = ADAPTED if gain.difference > 0 and gain.p_value < LEVEL else BASE
+    decision = BASE if reason_to_keep_base(vars(gain)) else ADAPTED
     describe(trained.folder, run, passages, filtered, trained, scores=scores, gain=vars(gain))
     card.write(trained.folder)
     return Compared(scores, gain, decision)
