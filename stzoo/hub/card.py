@@ -36,7 +36,7 @@ from stzoo.models.encode.batches import USUAL
 from stzoo.training.history import PICTURE, PRETRAINING
 from stzoo.utils.files import atomic_file
 from stzoo.utils.inputs import user_path
-from stzoo.utils.messages import notify
+from stzoo.utils.messages import counted, notify
 from stzoo.utils.outputs import check_output
 from stzoo.utils.public import public
 
@@ -304,6 +304,7 @@ def _render(**values: Any) -> str:
     environment.filters |= {
         "plain": _plain,
         "code": _code,
+        "counted": counted,
         "fenced": _fenced,
         "yaml": _yaml,
         "settings": _settings,

@@ -319,7 +319,7 @@ def test_a_run_says_what_it_did(adapted, library):
     card = (made.path / "adapted" / "README.md").read_text()
     assert str(Path.home()) not in card
     assert "## Adaptation" in card
-    assert f"{made.scores['base']:.3f} before, {made.scores['adapted']:.3f} after" in card
+    assert f"{made.scores['base']:.3f} before and {made.scores['adapted']:.3f} after" in card
     kept = made.model
     assert kept.encode_document("a text").shape == (32,)
     left_out = sum(record["left_out"].values())

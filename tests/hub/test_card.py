@@ -365,6 +365,50 @@ def test_the_card_of_an_adapted_model_has_the_verdict(export_of, gain, verdict):
     assert [line for line in lines if "Verdict" in line] == [verdict]
 
 
+def test_the_card_of_an_adapted_model_names_the_mean_of_each_number(export_of):
+    text = text_of(adapt(export_of()))
+    gain = (
+        "- Gain: +0.018 nDCG@10 against the base as the mean over 8 held-out documents, each counting once "
+        "(95 % interval -0.004 to +0.045, p 0.3125). The mean over their questions is 0.670 before and 0.692 "
+        "after."
+    )
+    assert gain in text.splitlines()
+    assert "over 1 held-out document, each" in text_of(adapt(export_of("one"), queries=1))
+
+
+@pytest.mark.parametrize(
+    ("share", "weighted", "line"),
+    [
+        (
+            0.75,
+            True,
+            "rare tokens weigh more, and a linear map of the query vectors follows the ranking of BM25 and "
+            "the base together. 75 % of the map are used (0 % would change nothing), as chosen on",
+        ),
+        (
+            1.0,
+            False,
+            "a linear map of the query vectors follows the ranking of BM25 and the base together. The ",
+        ),
+        (
+            0.0,
+            True,
+            "rare tokens weigh more; a linear map of the query vectors was learnt, but is not used, as",
+        ),
+        (
+            0.0,
+            False,
+            "unchanged; a linear map of the query vectors was learnt, but is not used, as chosen on",
+        ),
+    ],
+)
+def test_the_card_of_an_adapted_model_says_how_queries_change(export_of, share, weighted, line):
+    folder = adapt(export_of())
+    about = ADAPTED | {"share": share, "weighted_tokens": weighted}
+    write_json(folder / "adaptation.json", {"schema_version": 1, "adapted": about})
+    assert f"- Queries: {line}" in text_of(folder)
+
+
 def test_results_of_another_model_are_refused(trained, export_of, tmp_path):
     pre, tuned, folder, _ = trained
     with pytest.raises(DataError, match=rf"no results of .*only of bm25s .*tuned \({'.' * 12}\)"):
