@@ -6,14 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stzoo.data import pydocs
-from stzoo.data.beir_layout import names_beir
-from stzoo.data.corpus_names import IN_FOLDERS, PYDOCS, SUFFIXES, is_hub_id
+from stzoo.data import pydocs, registry
+from stzoo.data.beir_layout import folder_name, is_beir, names_beir
+from stzoo.data.corpus_names import IN_FOLDERS, PYDOCS, SUFFIXES, is_hub_id, known_dataset
 from stzoo.data.find_datasets import locate
 from stzoo.data.row_location import RowLocation
 from stzoo.data.rows import OnBad, Progress, Rows, read_dataset, read_rows
 from stzoo.errors import DataError
-from stzoo.utils.inputs import check_is_file, parse_json, user_path
+from stzoo.utils.inputs import check_is_file, is_url, parse_json, user_path
 from stzoo.utils.network import limit_waits
 
 COLUMNS = ("_id", "id", "title", "text")
@@ -61,9 +61,23 @@ def find(source: str, columns: Collection[str] = ()) -> list[Source]:
 
 
 def hub_ids(sources: Iterable[str]) -> list[str]:
-    """The ids of the data sets that were read from the Hub, each once."""
-    read = (one for one in sources if is_hub_id(one) and not user_path(one).exists())
-    return list(dict.fromkeys(one.partition(":")[0] for one in read))
+    """The ids on the Hub of those sources that have one, each once.
+
+    These are data sets of the Hub, and those of the registry: their names, and BEIR folders (and files in
+    them) that have such a name.
+    """
+    return list(dict.fromkeys(found for one in sources if (found := _hub_id(one))))
+
+
+def _hub_id(source: str) -> str | None:
+    if source == PYDOCS or is_url(source):
+        return None
+    path = user_path(source)
+    if is_hub_id(source) and not path.exists():
+        return source.partition(":")[0]
+    folder = path if path.is_dir() else path.parent
+    entry = registry.find(folder_name(folder)) if is_beir(folder) else known_dataset(source)
+    return (entry.mteb or entry.beir) if entry else None
 
 
 def load_hub(source: str, split: str = "train") -> Any:

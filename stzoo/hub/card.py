@@ -137,7 +137,7 @@ def make(
         earlier.setdefault("license", origin.license)
     if language is not None:
         earlier["language"] = list(language)
-    data = _metadata(name, steps, origin, scored, earlier, model.adapted.get("base_id"))
+    data = _metadata(name, steps, origin, scored, earlier, model.adapted)
     pictures = [picture for picture in (PRETRAINING, PICTURE) if (folder / picture).is_file()]
     text = _render(
         metadata=frontmatter.dump(_ordered(data.to_dict())).strip(),
@@ -153,6 +153,11 @@ def make(
         resamples=RESAMPLES,
         pictures=pictures,
         card=data,
+        data_licences=[
+            (entry.licence, name)
+            for name in data.datasets or ()
+            if (entry := registry.find(name)) and entry.licence
+        ],
         citations=_citations(steps, origin),
     )
     _check(text, data)
@@ -201,7 +206,7 @@ def _metadata(
     origin: Origin | None,
     scored: Scored | None,
     earlier: dict[str, Any],
-    base_id: str | None = None,
+    adapted: Mapping[str, Any],
 ) -> Any:
     """The front matter, a `huggingface_hub.ModelCardData`.
 
@@ -214,10 +219,9 @@ def _metadata(
         for kind, name, component in step.methods
         if kind in ("objective", "balancer") and component is not OWN_CLASS
     ]
-    bases = [base for base in (origin and origin.hub_id, *(step.base_id for step in steps), base_id) if base][
-        :1
-    ]
-    datasets = [one for step in steps for one in step.datasets]
+    ids = (origin and origin.hub_id, *(step.base_id for step in steps), adapted.get("base_id"))
+    bases = [base for base in ids if base][:1]
+    datasets = [*(one for step in steps for one in step.datasets), *adapted.get("datasets", ())]
     results = model_index(scored) if scored else []
     fields: dict[str, Any] = {
         "license": _license(earlier.pop("license", None)),

@@ -62,7 +62,7 @@ class Step:
         base_id: Id of that model on the Hub, or None.
         methods: Kind and name of each component, and the component itself if its plugin is installed.
         data: One line per source of training data.
-        datasets: Hub ids of the training data from the Hub.
+        datasets: Ids of the training data on the Hub.
         outcome: Steps, time and best score.
         made_with: Versions and hardware.
         recipe: The settings that had an effect.

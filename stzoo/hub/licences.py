@@ -1,9 +1,13 @@
-"""Checks a model's licence against those of its base models and data, and notes what a person must judge."""
+"""Checks a model's licence against those of its base models and data, and notes what a person must judge.
+
+The licence of a data set in stzoo's registry is that of the registry; all others are those of the Hub.
+"""
 
 from typing import Any
 
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
+from stzoo.data import registry
 from stzoo.hub.api_errors import hub_errors
 
 # licences that require no more than attribution
@@ -43,7 +47,8 @@ def notes(api: Any, front: dict[str, Any]) -> list[str]:
     ):
         names = front.get(key) or []
         for name in [names] if isinstance(names, str) else names:
-            licences = _licences(ask, name)
+            entry = registry.find(name) if kind == "data set" else None
+            licences = [entry.licence] if entry and entry.licence else _licences(ask, name)
             conflicts = [text for licence in licences or [""] if (text := conflict(own, licence))]
             notes += [
                 f"the {kind} {name} {text}. Check that the model may be under {own}." for text in conflicts
@@ -56,11 +61,13 @@ def conflict(own: str, licence: str) -> str:
 
     Args:
         own: The model's licence by the Hub's names, e.g. "apache-2.0".
-        licence: The other licence by the Hub's names; "" for none.
+        licence: The other licence by the Hub's names, or in words; "" for none.
     """
     parts = set(licence.split("-"))
     if licence in ("", "other", "unknown"):
         return "has no licence that the Hub knows"
+    if " " in licence:
+        return f"has its own terms ({licence})"
     if "nd" in parts:
         return f"is under {licence}, which allows no derivatives"
     if "nc" in parts and "nc" not in own.split("-"):

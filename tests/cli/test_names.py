@@ -127,10 +127,14 @@ def test_the_record_and_the_card_of_a_training_name_the_data_set(scifact, base):
     tuned = stzoo.finetune(base, data="scifact", pooling="mean", output="tuned", **given)
     assert tuned.record["recipe"]["data"] == "scifact"
     assert len(tuned.record["data"]["fingerprint"]) == 64
+    assert tuned.record["datasets"] == ["mteb/scifact"]
     again = stzoo.finetune(tuned, data=scifact, dev_data="scifact", dev_split="test", output="again", **given)
     assert again.record["data"]["fingerprint"] == tuned.record["data"]["fingerprint"]
     for folder in (tuned, again):
         card = (folder / "README.md").read_text()
+        assert "datasets:\n- mteb/scifact\n" in card
+        licence = "The licence of its data set mteb/scifact: claims CC BY 4.0, abstracts ODC-By 1.0."
+        assert licence in card.splitlines()
         assert "scifact: 30 queries" in card
         assert str(scifact.parent) not in card
     assert len(stzoo.search(tuned, "who?", data="scifact", k=3)[0]["found"]) == 3
@@ -139,6 +143,10 @@ def test_the_record_and_the_card_of_a_training_name_the_data_set(scifact, base):
     assert trained.record["recipe"]["corpus"] == ["scifact"]
     assert trained.record["corpus"]["passages"] == 60
     assert "scifact: 60 passages" in (trained / "README.md").read_text()
+    assert trained.record["datasets"] == ["mteb/scifact"]
+    mined = stzoo.mine("bm25s", data="scifact", output="mined.jsonl")
+    last = stzoo.finetune(base, data=mined, pooling="mean", output="last", **given)
+    assert last.record["datasets"] == ["mteb/scifact"]
 
 
 def test_the_shell_completes_the_names_that_list_shows():

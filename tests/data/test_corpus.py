@@ -17,6 +17,7 @@ from support import processes
 
 from stzoo.data.corpus import load_corpus
 from stzoo.data.corpus_rows import read_row
+from stzoo.data.corpus_sources import hub_ids
 from stzoo.errors import DataError, OutputError, RecipeError
 from stzoo.utils.cache import cache_folder
 
@@ -54,6 +55,20 @@ def python(code, *args, start=subprocess.Popen, **options):
 
 
 LOAD = "import sys; from stzoo.data.corpus import load_corpus; print(load_corpus(sys.argv[1]).fingerprint)"
+
+
+def test_the_ids_of_sources_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("SciFact/corpus.jsonl", "SciFact/qrels/test.tsv", "nq/corpus.jsonl", "other/x.jsonl"):
+        write(tmp_path / name, b"")
+    (tmp_path / "fiqa").mkdir()
+    assert hub_ids(["org/a:en:train", "scifact", "./SciFact", "SciFact/corpus.jsonl", "msmarco"]) == [
+        "org/a",
+        "mteb/scifact",
+        "mteb/msmarco",
+    ]
+    none = ["nq", "nq/corpus.jsonl", "fiqa", "other", "other/x.jsonl", "bioasq", "list", "pydocs"]
+    assert hub_ids([*none, "https://example.org/scifact/corpus.jsonl", "~/scifact"]) == []
 
 
 # What can be read

@@ -338,6 +338,16 @@ ADAPTED = {
 }
 
 
+def test_the_data_set_of_an_adapted_model_is_named_with_its_licence(export_of):
+    folder = export_of()
+    about = ADAPTED | {"datasets": ["mteb/scifact", "mteb/nfcorpus"]}
+    write_json(folder / "adaptation.json", {"schema_version": 1, "adapted": about})
+    assert front_matter(folder)["datasets"] == ["mteb/scifact", "mteb/nfcorpus"]
+    licence = "The licence of its data set mteb/scifact: claims CC BY 4.0, abstracts ODC-By 1.0."
+    assert licence in text_of(folder).splitlines()
+    assert "nfcorpus:" not in text_of(folder)
+
+
 def adapt(folder, **gain):
     """Makes a model look as if `stzoo adapt` had made it with this gain."""
     record = ADAPTED | {"gain": ADAPTED["gain"] | gain}

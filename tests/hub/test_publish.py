@@ -860,6 +860,7 @@ def test_the_files_that_are_sent_are_enough(folder):
         ("cc-by-nc-sa-4.0", "cc-by-nc-4.0", ""),
         ("apache-2.0", "", "has no licence that the Hub knows"),
         ("other", "other", "has no licence that the Hub knows"),
+        ("mit", "claims CC BY 4.0", "has its own terms (claims CC BY 4.0)"),
     ],
 )
 def test_a_licence_that_asks_for_more_is_named(own, licence, told):
@@ -880,6 +881,23 @@ def test_the_licences_of_bases_and_data_are_looked_up(hub):
             "the base a/base is under cc-by-nc-4.0, which allows no commercial use",
             "the base a/gone has no licence that the Hub knows",
             "the data set a/data is under cc-by-sa-4.0, which requires the same licence",
+        )
+    ]
+
+
+def test_the_licences_of_data_sets_of_the_registry_are_those_of_the_registry(hub):
+    from huggingface_hub import HfApi
+
+    hub.repos["mteb/hotpotqa"] = Repo()
+    hub.repos["mteb/hotpotqa"].commit({"README.md": b"---\nlicense: mit\n---\n"})
+    front = {"license": "mit", "datasets": ["mteb/hotpotqa", "mteb/dbpedia", "mteb/msmarco", "mteb/nfcorpus"]}
+    notes = licences.notes(HfApi(), front)
+    assert notes == [
+        f"the data set mteb/{what}. Check that the model may be under mit."
+        for what in (
+            "hotpotqa is under cc-by-sa-4.0, which requires the same licence",
+            "msmarco is under msr-la-nc, which allows no commercial use",
+            "nfcorpus has no licence that the Hub knows",
         )
     ]
 

@@ -11,6 +11,7 @@ from stzoo.adaptation.stages.filter import Filtered
 from stzoo.adaptation.stages.read import Passages
 from stzoo.adaptation.stages.run import Run
 from stzoo.adaptation.vectors import ndcg
+from stzoo.data.corpus_sources import hub_ids
 from stzoo.evaluation.adapt_record import ADAPTED
 from stzoo.hub.export import export
 from stzoo.models.encode import encode
@@ -111,6 +112,7 @@ def describe(
         "base": _public(name),
         "base_id": imported["hub_id"] if imported else None if Path(given).exists() else name,
         "teacher": teacher and _public(teacher),
+        "datasets": hub_ids([run.config.corpus]),
         "passages": len(passages),
         "questions": filtered.counts[TRAIN],
         "generator": "stzoo ask, without a model" if filtered.copied else "a language model",
