@@ -128,7 +128,9 @@ def make(
     steps, known = read_steps(folder)
     origin = read_origin(folder)
     name = redact.shown(repo_id.rpartition("/")[2] or name or folder_name(folder) or "model", {})
-    scored = None if results is None else read_scores(user_path(results), folder)
+    ids = (origin and origin.hub_id, *(step.base_id for step in steps), model.adapted.get("base_id"))
+    base_id = next((one for one in ids if one), None)
+    scored = None if results is None else read_scores(user_path(results), folder, base_id)
     earlier = _earlier(folder / README, known)
     if license is not None:
         earlier = {key: value for key, value in earlier.items() if not key.startswith("license")}
@@ -137,7 +139,7 @@ def make(
         earlier.setdefault("license", origin.license)
     if language is not None:
         earlier["language"] = list(language)
-    data = _metadata(name, steps, origin, scored, earlier, model.adapted)
+    data = _metadata(name, steps, base_id, scored, earlier, model.adapted.get("datasets", ()))
     pictures = [picture for picture in (PRETRAINING, PICTURE) if (folder / picture).is_file()]
     text = _render(
         metadata=frontmatter.dump(_ordered(data.to_dict())).strip(),
@@ -153,6 +155,7 @@ def make(
         resamples=RESAMPLES,
         pictures=pictures,
         card=data,
+        base_id=base_id,
         data_licences=[
             (entry.licence, name)
             for name in data.datasets or ()
@@ -203,10 +206,10 @@ def _earlier(readme: Path, known: Mapping[str, str]) -> dict[str, Any]:
 def _metadata(
     name: str,
     steps: list[Step],
-    origin: Origin | None,
+    base_id: str | None,
     scored: Scored | None,
     earlier: dict[str, Any],
-    adapted: Mapping[str, Any],
+    adapted_to: Sequence[str],
 ) -> Any:
     """The front matter, a `huggingface_hub.ModelCardData`.
 
@@ -219,15 +222,13 @@ def _metadata(
         for kind, name, component in step.methods
         if kind in ("objective", "balancer") and component is not OWN_CLASS
     ]
-    ids = (origin and origin.hub_id, *(step.base_id for step in steps), adapted.get("base_id"))
-    bases = [base for base in ids if base][:1]
-    datasets = [*(one for step in steps for one in step.datasets), *adapted.get("datasets", ())]
+    datasets = [*(one for step in steps for one in step.datasets), *adapted_to]
     results = model_index(scored) if scored else []
     fields: dict[str, Any] = {
         "license": _license(earlier.pop("license", None)),
         "language": _languages(_listed("language", earlier)),
         "tags": list(dict.fromkeys([*TAGS, *methods, *_listed("tags", earlier)])),
-        "base_model": bases or _listed("base_model", earlier),
+        "base_model": [base_id] if base_id else _listed("base_model", earlier),
         "datasets": list(dict.fromkeys([*datasets, *_listed("datasets", earlier)])),
         "metrics": list(dict.fromkeys(result.metric_type for result in results)),
         **({"eval_results": results, "model_name": name} if results else {}),
@@ -354,11 +355,12 @@ def _table(scored: Scored) -> list[list[str]]:
         numbers = [f"{means[name]:.4f}" if name in means else "-" for name in measures]
         rows.append([result.dataset, result.split, ", ".join(suites), f"{result.queries:,}", *numbers])
     intervals = ["95 % interval", *(_span(row.intervals[MEASURE]) for row in scored.rows)]
-    bm25 = [scored.bm25.get((row.result.dataset, row.result.split)) for row in scored.rows]
-    lexical = [f"BM25 {MEASURE}", *("-" if score is None else f"{score:.4f}" for score in bm25)]
-    for cells, interval, score in zip(rows, intervals, lexical, strict=True):
+    for cells, interval in zip(rows, intervals, strict=True):
         cells.insert(5, interval)
-        cells += [score] if scored.bm25 else []
+    for name, scores in scored.others.items():
+        found = [scores.get((row.result.dataset, row.result.split)) for row in scored.rows]
+        column = [f"{name} {MEASURE}", *("-" if score is None else f"{score:.4f}" for score in found)]
+        rows = [[*cells, cell] for cells, cell in zip(rows, column, strict=True)]
     return rows
 
 

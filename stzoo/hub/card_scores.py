@@ -5,7 +5,9 @@ Sources: the README front matter `model-index` and `.eval_results/*.yaml` as mte
 """
 
 import json
+import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -21,7 +23,7 @@ from stzoo.evaluation.contamination import REPORT
 from stzoo.evaluation.report.data import Page, Row, gather
 from stzoo.evaluation.report.intervals import Interval
 from stzoo.hub.redact import base_name, shown
-from stzoo.models.loaded import folder_revision
+from stzoo.models.loaded import NO_REVISION, folder_revision
 from stzoo.retrieval import bm25 as lexical
 from stzoo.utils.messages import show_progress
 
@@ -55,23 +57,24 @@ class Scored:
         rows: Results of exact search, by data set.
         smaller: Results with smaller vectors or an index.
         averages: Suite, its data sets, mean and interval.
-        bm25: Scores of BM25 on the same data, by data set and split.
+        others: Scores of "Base" (the base model) and "BM25" on the same data, by data set and split.
         leaks: Reports of contamination, by data set.
     """
 
     rows: list[Row]
     smaller: list[Row]
     averages: list[tuple[str, tuple[str, ...], float, Interval]]
-    bm25: dict[tuple[str, str], float]
+    others: dict[str, dict[tuple[str, str], float]]
     leaks: list[Leak]
 
 
-def read_scores(results: Path, folder: Path) -> Scored:
+def read_scores(results: Path, folder: Path, base_id: str | None = None) -> Scored:
     """Reads the results of the model in `folder`, identified by its fingerprint.
 
     Args:
         results: An --output of bench, optionally with reports of contamination.
         folder: Path to the model folder.
+        base_id: Id of the base model on the Hub, whose scores are also read if they are there.
 
     Raises:
         DataError: If there are no results of the model, two on the same data set, or means that disagree
@@ -87,7 +90,7 @@ def read_scores(results: Path, folder: Path) -> Scored:
             f"{results} has no results of {folder} in its present form (fingerprint {revision}), only of "
             f"{', '.join(others)}. Score this model with `stzoo bench`, or give the folder of its results."
         )
-    rows = [row for row in model_rows if not any(key in row.result.details["settings"] for key in SMALLER)]
+    rows = _exact(model_rows)
     _check_distinct(rows, results)
     systems = {row.system for row in rows}
     return Scored(
@@ -99,7 +102,7 @@ def read_scores(results: Path, folder: Path) -> Scored:
             for system, mean, interval in suite.rows
             if system in systems
         ],
-        bm25=_bm25(page, rows),
+        others=_others(page, rows, base_id),
         leaks=_leaks(results, rows),
     )
 
@@ -118,13 +121,29 @@ def _check_distinct(rows: list[Row], results: Path) -> None:
         )
 
 
-def _bm25(page: Page, rows: list[Row]) -> dict[tuple[str, str], float]:
+def _others(page: Page, rows: list[Row], base_id: str | None) -> dict[str, dict[tuple[str, str], float]]:
     data = {row.result.data for row in rows}
-    return {
-        (row.result.dataset, row.result.split): row.result.scores.mean[MEASURE]
-        for row in page.rows
-        if row.result.model == lexical.NAME and row.result.data in data
+    same = [row for row in page.rows if row.result.data in data]
+    bases = _exact([row for row in same if base_id and _is_hub_model(row, base_id)])
+    if len({row.result.revision for row in bases}) > 1:  # which of them the base was is not known
+        bases = []
+    bm25 = [row for row in same if row.result.model == lexical.NAME]
+    scores = {
+        name: {(row.result.dataset, row.result.split): row.result.scores.mean[MEASURE] for row in found}
+        for name, found in {"Base": bases, "BM25": bm25}.items()
     }
+    return {name: found for name, found in scores.items() if found}
+
+
+def _exact(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if not any(key in row.result.details["settings"] for key in SMALLER)]
+
+
+def _is_hub_model(row: Row, hub_id: str) -> bool:
+    """True for the results of a model from the Hub: by its id, or by its name without the owner."""
+    names = (hub_id, hub_id.rpartition("/")[2])
+    from_hub = row.result.revision == NO_REVISION or re.fullmatch("[0-9a-f]{40}", row.result.revision)
+    return row.result.model in names and bool(from_hub)
 
 
 def _leaks(results: Path, rows: list[Row]) -> list[Leak]:

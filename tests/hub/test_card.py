@@ -324,6 +324,28 @@ def test_an_average_names_its_sets_and_is_given_over_a_whole_suite_only(export_o
     assert re.search(r"^\| scifact \| test \| [^|]*beir-13", whole, re.MULTILINE)
 
 
+def test_the_score_of_the_base_is_shown_if_it_is_among_the_results(export_of, tmp_path):
+    settings = FinetuneSettings(model="lab/base", data="ours")
+    model = record(export_of(), settings, base={"id": "lab/base"})
+    output = file_results(tmp_path / "results", model, ["scifact", "ours"])
+
+    def header():
+        return next(line for line in text_of(model, results=output).splitlines() if "Data set |" in line)
+
+    assert "Base" not in header()
+    for name, revision in {"base": "0" * 12, "lab/other": "a" * 40, "other": "b" * 40}.items():
+        file_results(output, model, ["scifact"], name=name, revision=revision)
+    assert "Base" not in header()
+    file_results(output, model, ["scifact"], name="base", revision="c" * 40)
+    assert header().endswith("| Base nDCG@10 |")
+    text = text_of(model, results=output)
+    rows = [line.split("|") for line in text.splitlines() if line.startswith(("| scifact |", "| ours |"))]
+    assert {cells[1].strip(): cells[-2].strip() for cells in rows} == {"scifact": "0.6250", "ours": "-"}
+    assert "- Base: lab/base, the model that this one was made from." in text.splitlines()
+    file_results(output, model, ["scifact"], name="base", revision="d" * 40)
+    assert "Base" not in header(), "which revision the base had is not known"
+
+
 ADAPTED = {
     "base": "lab/base",
     "base_id": "lab/base",
