@@ -191,6 +191,8 @@ def test_a_card_says_how_the_model_was_made_from_the_first_step_on(trained):
     assert "- ` 'query' `: ` 'ask: ' `" in text
     assert "only pre-trained" not in text
     assert "only pre-trained" in text_of(pre)
+    assert "\n\nA dense retriever: it turns" in text
+    assert "\n\nA pre-trained encoder, the starting point for a dense retriever: it turns" in text_of(pre)
     assert front_matter(tuned)["tags"].count("retromae") == 1
 
 
