@@ -2,6 +2,7 @@ import json
 import math
 import statistics
 import tempfile
+from html import escape
 from io import StringIO
 from pathlib import Path
 
@@ -290,18 +291,33 @@ def test_the_verdict_counts_all_tests(tmp_path):
     write(tmp_path, "one", base)
     write(tmp_path, "clear", clear)
     alone = compare(["one", "clear"], results=tmp_path)
-    assert verdict(alone, alone.pairs[0]).endswith(", p = 0.0002, 30 queries). They differ.")
+    assert verdict(alone, alone.pairs[0]).endswith(", p = 0.0002, 30 queries). clear is better.")
+    turned = compare(["clear", "one"], results=tmp_path)
+    assert verdict(turned, turned.pairs[0]).endswith(" clear is better.")
     write(tmp_path, "barely", barely)
     write(tmp_path, "same", base)
     both = compare(["one", "clear", "barely", "same"], results=tmp_path)
     told = [verdict(both, pair) for pair in both.pairs]
     assert told[0].startswith("clear against one on set (test): +0.2")
-    assert told[0].endswith("p = 0.0002, 0.0006 by Holm over 3 tests, 30 queries). They differ.")
+    assert told[0].endswith(
+        "p = 0.0002, or 0.0006 after Holm's correction for 3 comparisons, 30 queries). clear is better."
+    )
     assert both.pairs[1].test.p_value < 0.05 < both.pairs[1].p_holm
     assert [pair.differ for pair in both.pairs] == [True, False, False]
-    assert told[1].endswith("They do not differ beyond chance, as this is one of 3 tests.")
+    assert told[1].endswith("They do not differ beyond chance, as this is one of 3 comparisons.")
     assert told[2].endswith("They do not differ beyond chance.")
-    assert all(sentence in both._repr_html_() for sentence in told)
+    assert all(escape(sentence) in both._repr_html_() for sentence in told)
+
+
+def test_the_verdict_says_what_decides_where_the_interval_does_not_fit_the_p_value(tmp_path):
+    write(tmp_path, "one", {f"q{i}": 0.1 for i in range(5)})
+    write(tmp_path, "two", {f"q{i}": 0.2 + i / 10 for i in range(5)})
+    found = compare(["one", "two"], results=tmp_path)
+    test = found.pairs[0].test
+    assert (test.p_value, test.low > 0) == (0.0625, True)  # the least of 32 changes of signs
+    assert verdict(found, found.pairs[0]).endswith(
+        "They do not differ beyond chance. The p-value decides; the interval is a separate estimate."
+    )
 
 
 def test_a_comparison_is_plain_json_even_where_nothing_differs(tmp_path):

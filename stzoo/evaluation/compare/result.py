@@ -156,11 +156,16 @@ def verdict(comparison: Comparison, pair: Pair) -> str:
     """The outcome of a pair's test in words."""
     test, count = pair.test, len(comparison.pairs)
     p = f"p = {test.p_value:.4f}"
-    outcome = "They differ." if pair.differ else "They do not differ beyond chance."
     if count > 1:
-        p += f", {pair.p_holm:.4f} by Holm over {count} tests"
-        if test.p_value < LEVEL <= pair.p_holm:
-            outcome = f"They do not differ beyond chance, as this is one of {count} tests."
+        p += f", or {pair.p_holm:.4f} after Holm's correction for {count} comparisons"
+    if pair.differ:
+        outcome = f"{pair.system if test.difference > 0 else comparison.baseline} is better."
+    elif test.p_value < LEVEL:
+        outcome = f"They do not differ beyond chance, as this is one of {count} comparisons."
+    else:
+        outcome = "They do not differ beyond chance."
+        if test.low > 0 or test.high < 0:  # by the bootstrap, which knows nothing of the test
+            outcome += " The p-value decides; the interval is a separate estimate."
     return (
         f"{pair.system} against {comparison.baseline} on {pair.dataset} ({pair.split}): "
         f"{test.difference:+.4f} {comparison.measure} (95 % interval {test.low:+.4f} to {test.high:+.4f}, "
