@@ -105,8 +105,6 @@ def check_model_output(output: str | Path, overwrite: bool, inputs: Iterable[obj
     output = check_output(output, kind="model", inputs=inputs)
     if not output.is_dir() or not any(output.iterdir()):
         return output
-    if not overwrite:
-        raise OutputError(f"{output} exists already. Use --overwrite, or another --output.")
     if not (output / "modules.json").is_file():
         raise OutputError(
             f"{output} is not a model folder (it has no modules.json) and is not replaced. Use another "
@@ -115,6 +113,8 @@ def check_model_output(output: str | Path, overwrite: bool, inputs: Iterable[obj
     if (output / RECORD).exists() and read_json(output / RECORD).get(EXPORTED) is not True:
         raise OutputError(f"{output} is a training run ({RECORD}) and is not replaced. Use another --output.")
     check_replaceable(output, files_of(output))
+    if not overwrite:  # last, so that it is only suggested where it would help
+        raise OutputError(f"{output} exists already. Use --overwrite, or another --output.")
     return output
 
 

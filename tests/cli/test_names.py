@@ -64,7 +64,10 @@ MISTAKES = {
         ["mine", "bm25s", "--data", "nq"],
         "nq is not in /nowhere/datasets, and cannot be downloaded",
     ),
-    "export": (["export", "model"], "out exists already. Use --overwrite, or another --output."),
+    "export": (
+        ["export", "model"],
+        "out is not a model folder (it has no modules.json) and is not replaced.",
+    ),
     "search": (["search", "model", "who?", "--data", "scifcat"], "did you mean 'scifact'?"),
 }
 WRITES_NOTHING = ("compare", "search")

@@ -356,8 +356,9 @@ def test_a_folder_that_is_there_stays_unless_it_is_a_model_to_replace(tiny, tmp_
         (folder / more).rmdir()
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
-    with pytest.raises(OutputError, match="not a model folder"):
-        export(model, tmp_path / "thesis", verify=False, overwrite=True)
+    for overwrite in (False, True):  # nor does it suggest --overwrite, which would be refused
+        with pytest.raises(OutputError, match=r"not a model folder .* is not replaced\. Use another"):
+            export(model, tmp_path / "thesis", verify=False, overwrite=overwrite)
     with pytest.raises(OutputError, match="is a file"):
         export(model, tmp_path / "thesis" / "chapter.tex", verify=False, overwrite=True)
     assert left(tmp_path) == ["empty", "thesis"]

@@ -338,7 +338,7 @@ BAD = {  # MODEL and HERE stand for folders
     "output is a source": (dict(output="MODEL", overwrite=True), OutputError, "read by this command"),
     "output in a source": (dict(output="MODEL/soup"), OutputError, "is inside"),
     "output around": (dict(output="MODEL/..", overwrite=True), OutputError, "contains"),
-    "output is there": (dict(output="HERE"), OutputError, "exists already"),
+    "output is there": (dict(output="HERE"), OutputError, "is not a model folder"),
 }
 
 
