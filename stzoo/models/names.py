@@ -6,8 +6,9 @@ import pkgutil
 import re
 from pathlib import Path
 
-from huggingface_hub import constants
-from huggingface_hub.errors import HFValidationError
+import httpx2
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from stzoo.data.beir_layout import folder_name
@@ -15,7 +16,7 @@ from stzoo.errors import ModelError, RecipeError, suggest
 from stzoo.plugins import manager
 from stzoo.utils.files import fingerprint
 from stzoo.utils.inputs import user_path
-from stzoo.utils.network import is_cut_off
+from stzoo.utils.network import is_cut_off, limit_waits
 
 IMPORT = "stzoo.hub.load:checkpoint_folder"  # named, as it belongs to a later package
 
@@ -75,11 +76,12 @@ def is_checkpoint(source: str) -> bool:
 
 
 def check_source(source: str) -> None:
-    """Refuses what cannot be a model, at once, without a request and without torch.
+    """Refuses what cannot be a model, without torch, before anything is downloaded.
 
     Raises:
         ModelError: If it is neither a folder, nor a published checkpoint's name, nor a possible Hub id; or if
-            the Hub cannot be reached, or not be used (HF_HUB_OFFLINE), and its cache has no such model.
+            the Hub's cache has no such model, and the Hub has none either, cannot be reached, or must not be
+            used (HF_HUB_OFFLINE).
     """
     path = user_path(source, ModelError)
     if path.is_dir() or is_checkpoint(source):
@@ -104,6 +106,11 @@ def check_source(source: str) -> None:
             f"{failed}: {constants.ENDPOINT} cannot be reached, and the Hub's cache has no such "
             f"model{similar(source)}"
         )
+    if all(map(_is_unknown, _hub_ids(source))):
+        raise ModelError(
+            f"there is no folder {source}, and no such repository on the Hub, or your token cannot read "
+            f"it{similar(source)}"
+        )
 
 
 def similar(source: str) -> str:
@@ -115,9 +122,26 @@ def similar(source: str) -> str:
     return suggest(source, known)
 
 
+def _hub_ids(source: str) -> list[str]:
+    """The repositories that sentence-transformers may load a name from."""
+    return [source] if "/" in source else [source, f"sentence-transformers/{source}"]
+
+
+def _is_unknown(hub_id: str) -> bool:
+    """True if the Hub says that it has no such repository; False if it says anything else, or nothing."""
+    limit_waits()
+    try:
+        get_hf_file_metadata(hf_hub_url(hub_id, "modules.json"))
+    except RepositoryNotFoundError as error:
+        return not isinstance(error, GatedRepoError)
+    except (OSError, httpx2.HTTPError):  # whoever loads the model asks again, and says what is wrong
+        pass
+    return False
+
+
 def _is_cached(hub_id: str) -> bool:
     """True if the Hub's cache has files of a model, at any revision."""
-    names = [hub_id] if "/" in hub_id else [hub_id, f"sentence-transformers/{hub_id}"]
+    names = _hub_ids(hub_id)
     caches = filter(None, (constants.HF_HUB_CACHE, os.environ.get("SENTENCE_TRANSFORMERS_HOME")))
     folders = [Path(cache, f"models--{name.replace('/', '--')}") for cache in caches for name in names]
     return any(next(folder.glob("snapshots/*/*"), None) for folder in folders)

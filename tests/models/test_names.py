@@ -1,7 +1,8 @@
 """Names of models: folders, Hub ids and published checkpoints, checked without torch or network."""
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import close_session, constants
+from support.hub_server import Fault, HubServer, Repo
 
 from stzoo import ModelError
 from stzoo.models.names import check_source
@@ -40,10 +41,7 @@ def test_what_cannot_be_a_model_is_refused_at_once(source, said, monkeypatch):
     assert said in str(error.value)
 
 
-def test_a_model_in_the_hubs_cache_is_accepted_offline_and_any_id_online(tmp_path, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
-    check_source("org/name")
+def test_a_model_in_the_hubs_cache_is_accepted_offline(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for name, short in (("org--name", "org/name"), ("sentence-transformers--tiny", "tiny")):
         with pytest.raises(ModelError, match="HF_HUB_OFFLINE is set"):
@@ -54,3 +52,28 @@ def test_a_model_in_the_hubs_cache_is_accepted_offline_and_any_id_online(tmp_pat
         (snapshot.parents[1] / "refs").mkdir()
         (snapshot.parents[1] / "refs" / "main").write_text("abc")
         check_source(short)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    made = HubServer()
+    made.stand_in(monkeypatch)
+    close_session()
+    yield made
+    made.close()
+    close_session()
+
+
+def test_online_the_hub_is_asked_once_whether_it_has_the_model(hub):
+    with pytest.raises(ModelError) as error:
+        check_source("runs/tund")
+    assert str(error.value) == (
+        "there is no folder runs/tund, and no such repository on the Hub, or your token cannot read it; did "
+        "you mean 'runs/tuned'?"
+    )
+    assert hub.log == [("HEAD", "/runs/tund/resolve/main/modules.json")]
+    hub.repos |= {"org/name": Repo(), "sentence-transformers/tiny": Repo()}
+    check_source("org/name")  # even without that file
+    check_source("tiny")
+    hub.faults.append(Fault("lab/broken", status=500))
+    check_source("lab/broken")  # as it may be there
