@@ -141,15 +141,39 @@ def quoted(value: object) -> str:
     return abbreviated(repr(value), 80)
 
 
+# names that other programs have for settings
+_ELSEWHERE = {
+    "lr": "learning_rate",
+    "bs": "batch_size",
+    "per_device_train_batch_size": "batch_size",
+    "wd": "weight_decay",
+    "num_train_epochs": "epochs",
+    "gradient_accumulation_steps": "accumulation",
+    "logging_steps": "log_steps",
+    "warmup": "warmup_ratio",
+    "fp16": "precision",
+    "bf16": "precision",
+    "dataset": "data",
+    "output_dir": "output",
+}
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: "; did you mean 'x'?", or "." if none is close.
 
-    A name that is a word of the unknown one, as k is of top_k, is close too.
+    A name that is a word of the unknown one, as k is of top_k, is close too, and so is the name of a setting
+    for the one that other programs have. Dashes and underscores are alike, and flags begin with dashes.
     """
-    by_lower = {one.lower(): one for one in known}
-    close = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
-    close = close or [word for word in name.lower().split("_")[1:] if word in by_lower]
-    return f"; did you mean {by_lower[close[0]]!r}?" if close else "."
+    by_plain = {_plain(one): one for one in known}
+    name = _plain(name)
+    close = [one for one in [_ELSEWHERE.get(name)] if one in by_plain]
+    close = close or get_close_matches(name, by_plain, n=1, cutoff=0.6)
+    close = close or [word for word in name.split("_")[1:] if word in by_plain]
+    return f"; did you mean {by_plain[close[0]]!r}?" if close else "."
+
+
+def _plain(name: str) -> str:
+    return name.lower().lstrip("-").replace("-", "_")
 
 
 def check_known(option: str, given: str, known: Iterable[str]) -> None:

@@ -28,7 +28,7 @@ from typing import Any
 
 import typer
 
-from stzoo.errors import StzooError
+from stzoo.errors import StzooError, suggest
 from stzoo.utils.distributed import report_failure
 from stzoo.utils.signals import announced_interrupts
 
@@ -126,11 +126,25 @@ def explain(error: BaseException, words: Sequence[str]) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return _stopped(words), TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+    if type(error).__name__ == "NoSuchOption":  # of click, which typer keeps to itself
+        return _unknown_option(error), MISTAKE
     if hasattr(error, "format_message"):  # click's own errors of usage
         return error.format_message(), getattr(error, "exit_code", MISTAKE)
     if found := _of_the_machine(error, words):
         return found, MISTAKE
     return _fault(error, words), FAULT
+
+
+def _unknown_option(error: Any) -> str:
+    """The message for an option that a command does not have."""
+    flags = [
+        flag
+        for parameter in error.ctx.command.get_params(error.ctx)
+        for flag in (*parameter.opts, *parameter.secondary_opts)
+        if flag.startswith("-")
+    ]
+    guess = suggest(error.option_name, flags)
+    return f"{error.message}{guess} `{error.ctx.command_path} --help` shows all."
 
 
 def _stopped(words: Sequence[str]) -> str:

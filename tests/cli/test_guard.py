@@ -235,3 +235,17 @@ def test_ctrl_c_that_ends_a_command_at_once_is_not_announced(capsys):
         130,
         "stzoo: stopped. To continue, run the same command again.\n",
     )
+
+
+def test_an_unknown_option_is_answered_with_the_one_that_was_meant(capsys):
+    def said(*words):
+        with pytest.raises(SystemExit) as end:
+            main([*words])
+        assert end.value.code == 2
+        return capsys.readouterr().err
+
+    assert said("finetune", "model", "--lr", "1e-5") == (
+        "stzoo: No such option: --lr; did you mean '--learning-rate'? `stzoo finetune --help` shows all.\n"
+    )
+    assert "did you mean '--data'?" in said("bench", "model", "--dataset", "scifact")
+    assert said("list", "--xyzzy") == "stzoo: No such option: --xyzzy. `stzoo list --help` shows all.\n"

@@ -30,6 +30,8 @@ def test_unknown_arguments_are_short_errors(name):
 def test_errors_suggest_names_and_lists():
     with pytest.raises(RecipeError, match=r"search\(\) has no argument 'top_k'; did you mean 'k'\?"):
         stzoo.search(top_k=3)
+    with pytest.raises(RecipeError, match=r"unknown setting 'lr'; did you mean 'learning_rate'\?"):
+        stzoo.finetune("a", output="b", lr=1e-5)
     with pytest.raises(RecipeError, match=r"takes 1 argument without a name \(systems\), but 2 were given"):
         stzoo.compare("a", "b")
     with pytest.raises(RecipeError, match=r"finetune\(\): missing a required argument: 'output'"):
