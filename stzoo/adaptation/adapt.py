@@ -20,8 +20,9 @@ OUTPUT/adapt.json    settings, counts, scores and the decision
 A second call with the same settings repeats only what is missing; a finished run is left as it is.
 """
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ from stzoo.training.records import versions
 from stzoo.utils.distributed import require_one_process
 from stzoo.utils.files import lock_folder, write_json
 from stzoo.utils.inputs import read_json
-from stzoo.utils.messages import collect_notes, counted, notify, show_progress
+from stzoo.utils.messages import collect_notes, counted, note_if_slow, notify, show_progress
 from stzoo.utils.outputs import check_output
 from stzoo.utils.parts import check_manifest
 from stzoo.utils.public import public
@@ -60,7 +61,15 @@ SPEED = {
     *("concurrency", "timeout", "retries", "price_in", "price_out", "queries_key_env"),
 }
 SIZE = {"budget", "count", "held_out"}  # likewise, as long as the run is not finished
-STAGES = ("read", "encode", "ask", "filter", "train", "compare")
+# the stages, and what each does
+STAGES = {
+    "read": "reading the passages",
+    "encode": "",  # whoever encodes passages says so
+    "ask": "making questions",
+    "filter": "looking for the passage of each question",
+    "train": "training",
+    "compare": "comparing the systems on held-out questions",
+}
 
 
 @public(AdaptSettings)
@@ -132,7 +141,7 @@ def adapt(
         run = Run(config, folder, base, retriever, teacher or None, show_bars)
         was_there = (folder / SETTINGS).exists()
         try:
-            record = _make(run, corpus, _Clock(on_stage or (lambda _: None)), notes)
+            record = _make(run, corpus, _Clock(on_stage or (lambda _: None), not show_bars), notes)
         except StzooError:
             if not was_there:
                 run.forget_settings()
@@ -154,37 +163,54 @@ def _open_base(config: AdaptSettings) -> LoadedModel:
 
 
 class _Clock:
-    """Times the stages, which follow each other in the order of STAGES."""
+    """Times the stages, which follow each other in the order of STAGES.
 
-    def __init__(self, on_stage: Callable[[str], None]):
+    Args:
+        on_stage: Called with a line about each stage that has ended.
+        announce: True to say what a stage does once it takes longer than a moment.
+    """
+
+    def __init__(self, on_stage: Callable[[str], None], announce: bool):
         self.seconds: dict[str, float] = {}
-        self._on_stage, self._started = on_stage, time.monotonic()
+        self._on_stage, self._announce = on_stage, announce
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times a stage."""
+        started, text = time.monotonic(), f"{self._place(name)} {name}: {STAGES[name]} …"
+        with note_if_slow(text) if self._announce and STAGES[name] else contextlib.nullcontext():
+            yield
+        self.seconds[name] = round(time.monotonic() - started, 1)
 
     def done(self, name: str, line: str) -> None:
         """Shows a line about the stage that has ended."""
-        now = time.monotonic()
-        self.seconds[name], self._started = round(now - self._started, 1), now
-        number = STAGES.index(name) + 1
-        self._on_stage(f"{number}/{len(STAGES)} {name:<8} {line}  ({self.seconds[name]:.0f} s)")
+        self._on_stage(f"{self._place(name)} {name:<8} {line}  ({self.seconds[name]:.0f} s)")
+
+    def _place(self, name: str) -> str:
+        return f"{[*STAGES].index(name) + 1}/{len(STAGES)}"
 
 
 def _make(run: Run, corpus: Any, clock: _Clock, notes: list[str]) -> dict[str, Any]:
     """Runs the stages, and writes and returns the record; `notes` are those that are shown meanwhile."""
     config, manifest = run.config, run.manifest(without=SPEED | SIZE)
 
-    passages = read_passages(run, corpus)
+    with clock.stage("read"):
+        passages = read_passages(run, corpus)
     clock.done("read", counted(len(passages), "passage"))
     if finished := _finished(run, passages):
         notify(f"{run.folder} is finished; remove {RECORD} in it to repeat what follows.")
         return finished
 
-    store = run.retriever.documents(passages.data)
+    with clock.stage("encode"):
+        store = run.retriever.documents(passages.data)
     clock.done("encode", f"{len(store):,} vectors of {store.shape[1]} dimensions")
 
-    asked = ask_questions(run, passages, manifest, sum(clock.seconds.values()))
+    with clock.stage("ask"):
+        asked = ask_questions(run, passages, manifest, sum(clock.seconds.values()))
     clock.done("ask", asked.summary)
 
-    filtered = filter_questions(run, passages, store, asked)
+    with clock.stage("filter"):
+        filtered = filter_questions(run, passages, store, asked)
     learnt, dev, test = filtered.counts.values()
     clock.done(
         "filter",
@@ -193,7 +219,8 @@ def _make(run: Run, corpus: Any, clock: _Clock, notes: list[str]) -> dict[str, A
         f"{counted(filtered.split.held_out_documents, 'document')}",
     )
 
-    trained = train(run, passages, filtered)
+    with clock.stage("train"):
+        trained = train(run, passages, filtered)
     before, after = trained.before, trained.after
     clock.done(
         "train",
@@ -201,7 +228,8 @@ def _make(run: Run, corpus: Any, clock: _Clock, notes: list[str]) -> dict[str, A
         f"{trained.share:.0%} of the map; general check {before['general']:.3f} → {after['general']:.3f}",
     )
 
-    compared = compare(run, passages, store, filtered, trained)
+    with clock.stage("compare"):
+        compared = compare(run, passages, store, filtered, trained)
     clock.done("compare", "   ".join(f"{name} {score:.3f}" for name, score in compared.scores.items()))
     record = {
         "settings": config.dump(),

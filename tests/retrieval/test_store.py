@@ -1,8 +1,10 @@
 import random
+import shutil
 import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from subprocess import PIPE
 
@@ -20,6 +22,7 @@ from stzoo.errors import DataError, ModelError, OutputError, RecipeError
 from stzoo.retrieval.store import PRECISIONS, Store, fill, open_store, place, quantise
 from stzoo.retrieval.store.shards import Shard, Shards, read_manifest
 from stzoo.utils.files import lock_folder
+from stzoo.utils.messages import note_if_slow
 
 FACTS = {"model": "tiny", "revision": "0123456789ab", "role": "document", "texts": "f" * 64}
 ROWS, WIDTH, SHARD_ROWS = 50, 12, 8
@@ -385,3 +388,23 @@ def test_the_manifest_says_what_the_vectors_are_of(store):
     manifest = read_manifest(store.folder)
     assert manifest["facts"] == FACTS
     assert (manifest["rows"], manifest["dim"], manifest["shard_rows"]) == (ROWS, WIDTH, SHARD_ROWS)
+
+
+def test_what_is_encoded_is_said_once_if_it_takes_long_and_there_is_no_bar(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("stzoo.retrieval.store.note_if_slow", partial(note_if_slow, seconds=0.01))
+
+    def slowly(numbers):
+        time.sleep(0.1)
+        return encode(numbers)
+
+    def said(encode):
+        fill(tmp_path / "store", NUMBERS, FACTS, encode, shard_rows=30, note="encoding 50 numbers …")
+        return capsys.readouterr().err
+
+    assert said(slowly) == "stzoo: encoding 50 numbers …\n"
+    assert said(slowly) == ""  # all is stored
+    next((tmp_path / "store").glob("shard-*1*.safetensors")).unlink()
+    assert said(slowly) == "stzoo: encoding 50 numbers …\n"
+    shutil.rmtree(tmp_path / "store")
+    monkeypatch.undo()
+    assert said(slowly) == ""  # two seconds are long

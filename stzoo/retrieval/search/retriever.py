@@ -18,7 +18,7 @@ from stzoo.models.loaded import NO_REVISION, LoadedModel
 from stzoo.retrieval.search.exact import top_k
 from stzoo.retrieval.store import SHARD_ROWS, Store, fill, place
 from stzoo.utils.cache import cache_folder
-from stzoo.utils.messages import notify
+from stzoo.utils.messages import counted, notify
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,7 @@ class Retriever:
         suffix = "" if precision == "float32" else f"-{precision}"
         # not the name of the results, as a model has the same vectors under any name
         model = Path(self.opened.given).name if Path(self.opened.given).is_dir() else self.opened.given
+        noun = "query" if role == "query" else "passage"
         return fill(
             folder or place(self.root, model, name, f"{role}{suffix}", manifest),
             texts,
@@ -142,6 +143,7 @@ class Retriever:
                 "folder": str(judged.folder.resolve()),
             },
             progress=self.progress,
+            note="" if copied else f"encoding {counted(len(texts), noun)} with {model} …",
         )
 
 

@@ -33,7 +33,7 @@ from stzoo.retrieval.store.shards import (
     write_manifest,
 )
 from stzoo.utils.files import lock_folder
-from stzoo.utils.messages import counted
+from stzoo.utils.messages import counted, note_if_slow
 from stzoo.utils.parts import Part, check_manifest
 from stzoo.utils.progress import advancing, progress_bar
 from stzoo.utils.workers import ThisProcess, on_device, started
@@ -131,6 +131,7 @@ def fill(
     seconds_before: float = 0.0,
     remote: bool = False,
     progress: bool = False,
+    note: str = "",
 ) -> Store:
     """Encodes the missing shards of a store, and opens it. Several processes can fill one store together.
 
@@ -148,6 +149,7 @@ def fill(
         seconds_before: Seconds spent on the vectors before `encode` is called.
         remote: True if the workers of an engine may call `encode`, which must be picklable.
         progress: True for a progress bar on stderr.
+        note: What is shown without a progress bar if shards are missing and it takes longer than a moment.
 
     Raises:
         DataError: If there are no texts.
@@ -163,12 +165,22 @@ def fill(
     settings = {"facts": json.loads(json.dumps(metadata)), "rows": len(texts), "precision": precision}
     bar = progress_bar(total=len(texts), desc="Embeddings", unit=" texts", delay=2, disable=not progress)
     compute = _Encoder(encode)
-    with bar, started(compute) if remote else contextlib.nullcontext(ThisProcess(compute)) as workers:
+    announced = contextlib.ExitStack()
+
+    def missing(start: int, stop: int) -> Any:
+        nonlocal note
+        if note and not progress:
+            announced.enter_context(note_if_slow(note))
+        note = ""  # once
+        return texts[start:stop]
+
+    processes = started(compute) if remote else contextlib.nullcontext(ThisProcess(compute))
+    with bar, announced, processes as workers:
         with lock_folder(folder, wait=True) as home:  # one process encodes the first shard
             manifest = read_manifest(home)
             if manifest is None:
                 check_foreign(home)
-                workers.submit(0, texts[: min(shard_rows, len(texts))])
+                workers.submit(0, missing(0, min(shard_rows, len(texts))))
                 with advancing(bar):
                     _, first = workers.next()
                 if precision == "int8" and ranges is None:
@@ -204,7 +216,7 @@ def fill(
             nonlocal seconds
             seconds += shard.seconds
 
-        shards.complete(workers, lambda part: texts[part.first : part.last], pack=pack, each=add, bar=bar)
+        shards.complete(workers, lambda part: missing(part.first, part.last), pack=pack, each=add, bar=bar)
     return Store(home, manifest, seconds)
 
 
