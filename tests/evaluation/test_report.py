@@ -291,19 +291,24 @@ def test_costs_that_were_not_measured_are_never_shown_as_nought(tmp_path):
         recall_against_exact={"@10": 0.987},
     )
     file_result(tmp_path / "in", "bm25s", judged("own"))
+    file_result(tmp_path / "in", "adapted", judged("own"), cost=COST | {"encode_s": 0.0})
     html, text, _ = written(tmp_path / "in", tmp_path)
     words = [line.split() for line in text.split("costs\n")[1].splitlines()]
     assert {
-        line[0]: " ".join(line[1:]) for line in words if line[:1] in (["dense"], ["indexed"], ["bm25s"])
+        line[0]: " ".join(line[1:])
+        for line in words
+        if line[:1] in (["dense"], ["adapted"], ["indexed"], ["bm25s"])
     } == {
         "dense": "12.5 s 0.25 s 4 ms 7.96 MB -",
+        "adapted": "reused 0.25 s 4 ms 7.96 MB -",
         "indexed": "- - 0.5 ms - 1 MB",
         "bm25s": "- - - - -",
     }
     assert "indexed: recall against exact search 0.9870 @10" in text
     assert "<td>0.9870 @10</td>" in html
-    assert "1 of 3 results have no measured cost and are not shown here: bm25s." in html
+    assert "1 of 4 results have no measured cost and are not shown here: bm25s." in html
     assert '<td class="n" data-value="999600">1 MB</td>' in html
+    assert '<td class="n" data-value="0.0">reused</td>' in html
 
 
 def test_two_revisions_of_one_model_are_told_apart(tmp_path):
@@ -777,7 +782,8 @@ def test_a_run_of_adapt_has_a_section_of_its_own(tmp_path):
         assert "+0.056 nDCG@10 against the base as the mean over 12 held-out documents" in shown
         assert "95 % interval +0.031 to +0.081, p 0.0002" in shown
         assert "On other texts its queries find less: 0.500 before, 0.450 now." in shown
-        assert "KEEP adapted" in shown
+        assert "KEEP adapted: SentenceTransformer(" in shown
+        assert "run/adapted" in shown
         assert "62 s" in shown
         assert "generated 90" in shown
         assert "generated 10" in shown

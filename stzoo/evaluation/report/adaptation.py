@@ -112,6 +112,13 @@ def read_adaptation(folder: Path) -> dict[str, Any] | None:
     return dict(record)
 
 
+def _from_here(folder: Path) -> Path:
+    """The path of a folder as its reader may type it: from the current folder, or else its name alone."""
+    folder = folder.resolve()
+    here = Path.cwd()
+    return folder.relative_to(here) if folder.is_relative_to(here) else Path(folder.name)
+
+
 def _curve(record: dict[str, Any]) -> list[tuple[str, float, float]]:
     points = {name: (float(one["dev"]), float(one["general"])) for name, one in record["curve"].items()}
     return [
@@ -161,7 +168,7 @@ def describe(record: dict[str, Any], folder: Path, groups: Sequence[Group], prog
 
     curve = _curve(record)
     return Adaptation(
-        verdict=adapt_record.verdict(record, ADAPTED),
+        verdict=adapt_record.verdict(record, str(_from_here(folder) / ADAPTED)),
         decision=record["decision"],
         curve=curve,
         share=f"{record['share']:.0%}",

@@ -10,7 +10,7 @@ from stzoo.data.corpus_names import datasets_folder
 from stzoo.evaluation.adapt_record import ADAPTED, BASE, HELD_OUT
 from stzoo.evaluation.query_texts import query_texts
 from stzoo.evaluation.report.adaptation import Adaptation
-from stzoo.evaluation.report.data import Group, Page
+from stzoo.evaluation.report.data import COST, Group, Page
 from stzoo.evaluation.report.intervals import Interval
 from stzoo.evaluation.report.leaderboard import (
     Leaderboard,
@@ -94,6 +94,11 @@ def pairs(settings: dict[str, Any]) -> str:
 def span(interval: Interval) -> str:
     """An interval as text."""
     return "{:.4f} to {:.4f}".format(*interval) if interval else "-"
+
+
+def cost_of(value: float, key: str) -> str:
+    """A cost in readable form; no time for encoding means that the vectors of another model were copied."""
+    return "reused" if key == "encode_s" and not value else amount(value, COST[key][1])
 
 
 def amount(value: float, unit: str) -> str:

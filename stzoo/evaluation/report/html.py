@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from stzoo.evaluation.adapt_record import HELD_OUT, MEASURE
 from stzoo.evaluation.report import charts
-from stzoo.evaluation.report.content import Content, amount, distinct, pairs
+from stzoo.evaluation.report.content import Content, amount, cost_of, distinct, pairs
 from stzoo.evaluation.report.data import COST, Group
 from stzoo.evaluation.report.intervals import RESAMPLES
 from stzoo.training.history import shortened
@@ -62,6 +62,7 @@ def _template() -> jinja2.Template:
     return html_template(
         HERE / "report.html.j2",
         amount=amount,
+        cost_of=cost_of,
         duration=duration,
         pairs=pairs,
         shortened=shortened,

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.padding import Padding
 
 from stzoo.evaluation.report.adaptation import Adaptation, Asked
-from stzoo.evaluation.report.content import Content, amount, distinct, pairs, span
+from stzoo.evaluation.report.content import Content, cost_of, distinct, pairs, span
 from stzoo.evaluation.report.data import COST
 from stzoo.utils.messages import counted
 from stzoo.utils.paths import shorten_paths
@@ -76,7 +76,7 @@ def as_text(content: Content) -> str:
             costs = [
                 (
                     row.system,
-                    *(amount(row.cost[key], COST[key][1]) if key in row.cost else "-" for key in keys),
+                    *(cost_of(row.cost[key], key) if key in row.cost else "-" for key in keys),
                 )
                 for row in group.rows
             ]
