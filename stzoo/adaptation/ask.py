@@ -48,8 +48,8 @@ PER_PASSAGE = 3  # likewise
 EXAMPLES = 20  # on the page
 FIRST, USABLE = 20, 0.1  # the run ends if of this many answers of a part a smaller share is usable
 WEAK = (
-    "the queries are words of the passages themselves, which is the weak way: models learn more from queries "
-    "that a language model writes (--queries)."
+    "the queries are words of the passages themselves, unlike most real questions. A language model writes "
+    "more natural ones (--queries), but in our tests models learned less from those of a small one."
 )
 TITLES = 3  # examples for a local model, taken from the corpus
 

@@ -77,7 +77,7 @@ def test_without_a_model_queries_are_titles_sentences_spans_and_keywords(passage
     for row in rows:
         if row["metadata"]["style"] != "keywords":
             assert row["text"] in texts[row["metadata"]["passage"]]
-    assert capfd.readouterr().err.count("weak way") == 1
+    assert capfd.readouterr().err.count("words of the passages themselves") == 1
 
 
 def test_passages_are_covered_evenly(passages, tmp_path):

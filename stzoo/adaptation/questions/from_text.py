@@ -1,7 +1,8 @@
 """Takes queries from the passage itself, without a model: its title, sentences, spans and keywords.
 
-This is the weak way. A passage's own words are not what people ask for, and a retriever that is trained on
-them learns to match words, as BM25 does.
+A passage's own words are not what people ask for, and a retriever that is trained on them learns to match
+words, as BM25 does. Still, in our tests it learned more from them than from the queries of a small language
+model.
 """
 
 import re
