@@ -1,6 +1,7 @@
 """stzoo bench, and the printing of results that `stzoo score` shares."""
 
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +27,23 @@ def bench_command(
     from stzoo.evaluation.bench.bench import bench
 
     with printed(settings.measures, as_json, settings.suite) as on_result:
-        bench(**settings.arguments(), output=output, overwrite=overwrite, on_result=on_result)
+        found = bench(**settings.arguments(), output=output, overwrite=overwrite, on_result=on_result)
+    if found and not as_json:
+        typer.echo(
+            f"The results are in {output}. Next: {shlex.join(_next(settings, found, output))}", err=True
+        )
+
+
+def _next(settings: BenchSettings, found: Sequence[Any], output: Path) -> list[str]:
+    """A command for the results: the comparison of two systems, or the report on a single one."""
+    from stzoo.models.names import parse_name
+
+    known = dict.fromkeys(result.model for result in found)
+    models = [name for name, _ in map(parse_name, settings.models or ()) if name in known]
+    pair = (models if len(models) > 1 else [*known])[:2]
+    if len(pair) < 2:
+        return ["stzoo", "report", str(output), "--output", "report.html"]
+    return ["stzoo", "compare", *pair, "--results", str(output)]
 
 
 @contextmanager

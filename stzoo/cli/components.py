@@ -184,7 +184,7 @@ def list_datasets(as_json: bool) -> None:
         return
     table = new_table("data set", "split", "documents", "queries", "licence", "suites")
     for name, entry in registry.entries().items():
-        counts = ["" if count is None else str(count) for count in (entry.documents, entry.queries)]
+        counts = ["" if count is None else f"{count:,}" for count in (entry.documents, entry.queries)]
         licence = "not public" if entry.get else entry.licence or ""
         table.add_row(name, entry.split, *counts, licence, ", ".join(_suites(name)))
     show(table)

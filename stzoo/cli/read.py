@@ -28,6 +28,7 @@ def read_command(
     Files of these kinds are read: md, txt, html, pdf, docx, csv, tsv, jsonl, json and Parquet.
     """
     from stzoo.adaptation.read import read_documents
+    from stzoo.data.documents.corpus import MANIFEST
 
     made = read_documents(**settings.arguments(), output=output, overwrite=overwrite)
     if as_json:
@@ -35,11 +36,12 @@ def read_command(
         return
     table = new_table("files", numbers=["read", "documents", "passages"])
     for kind, counts in sorted(made.kinds.items()):
-        table.add_row(kind, *(str(counts[name]) for name in ("files", "documents", "passages")))
+        table.add_row(kind, *(f"{counts[name]:,}" for name in ("files", "documents", "passages")))
     show(table)
     for line in _notes(made):
         typer.echo(line)
-    typer.echo(f"The passages are in {made.corpus}, and all that was left out is in passages.json.", err=True)
+    left_out = output / MANIFEST
+    typer.echo(f"The passages are in {made.corpus}, and all that was left out is in {left_out}.", err=True)
 
 
 def _notes(made: Any) -> list[str]:

@@ -212,7 +212,7 @@ class TokenRows(Dataset):
         if counts["truncated"]:
             longest = int(self.lengths.max())
             share = f"{counts['truncated'] / texts:.1%}"
-            text += f"; {counts['truncated']} ({share}) are truncated to {counted(longest, 'token')}"
+            text += f"; {counts['truncated']:,} ({share}) are truncated to {counted(longest, 'token')}"
         if counts["unknown"] >= tokens / 100:
             text += f"; {counts['unknown'] / tokens:.1%} of the tokens are {unknown}"
         return f"{text}."

@@ -12,12 +12,12 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stzoo.errors import DataError, MissingExtraError
+from stzoo.errors import DataError
 from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.training.pretrain_settings import PretrainSettings
 from stzoo.utils.files import atomic_file
 from stzoo.utils.inputs import user_path
-from stzoo.utils.messages import counted, duration, notify
+from stzoo.utils.messages import counted, duration
 from stzoo.utils.outputs import RECORD
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def draw(run: str | Path) -> Path | None:
 
     Returns:
         The path to the picture, 1200 x 700 pixels; None if nothing was logged, or if matplotlib is not
-        installed, which is reported on stderr.
+        installed (it comes with `stzoo[report]`).
 
     Raises:
         DataError: If the folder contains no run of pretrain or finetune.
@@ -271,8 +271,7 @@ def draw(run: str | Path) -> Path | None:
         return None
     try:
         from matplotlib import style
-    except ImportError:
-        notify(f"no learning curve: {MissingExtraError('matplotlib', 'report')}")
+    except ImportError:  # not worth a word, as nobody asked for the picture
         return None
     path = history.folder / PICTURE
     with style.context(["default", LOOK]), warnings.catch_warnings():  # independent of the user's settings

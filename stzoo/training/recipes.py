@@ -1,5 +1,6 @@
 """Reading recipes: YAML files with the settings of a command, and `--set key=value`."""
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from stzoo.errors import RecipeError, quoted
 from stzoo.plugins import manager
 from stzoo.utils.inputs import check_is_file, parse_yaml, user_path
+from stzoo.utils.messages import notify
 
 SCHEMA_VERSION = 1
 
@@ -36,6 +38,7 @@ def load_recipe(recipe: str | Path, command: str) -> dict[str, Any]:
             check_is_file(path, RecipeError)
             text = path.read_text(encoding="utf-8")
         else:
+            _note_name(str(recipe), manager.canonical("recipe", str(recipe)))
             text = manager.recipe_text(str(recipe))
         values = parse_yaml(text)
     except (ValueError, OSError) as error:
@@ -51,6 +54,12 @@ def load_recipe(recipe: str | Path, command: str) -> dict[str, Any]:
     if of != command:
         raise RecipeError(f"the recipe {recipe} is for `stzoo {of}`, not for `stzoo {command}`.")
     return values
+
+
+@functools.cache  # once, as a command reads its recipe several times
+def _note_name(given: str, name: str) -> None:
+    if name != given:
+        notify(f"{given} stands for the recipe {name}.")
 
 
 def parse_changes(pairs: Sequence[str]) -> dict[str, Any]:

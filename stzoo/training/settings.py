@@ -249,7 +249,8 @@ class Settings(CheckedSettings):
                 lines.append(f"unknown setting {key!r}{guess}{listed}")
             elif problem["type"] == "missing":
                 flag = key.upper() if key in cls.positional else f"--{key.replace('_', '-')}"
-                lines.append(f"{key} is missing; give {flag} or set it in the recipe.")
+                taken = cls._taken(key, problem["input"])
+                lines.append(f"{key} is missing{taken}; give {flag} or set it in the recipe.")
             elif problem["type"] == "literal_error":
                 words = choices(cls.model_fields[str(problem["loc"][0])].annotation)
                 guess = suggest(str(problem["input"]), words)
@@ -261,6 +262,17 @@ class Settings(CheckedSettings):
                 reason = "expected a path" if problem["type"] == "path_type" else reason
                 lines.append(f"{key} is {_shown(problem['input'])}: {reason}.")
         return cls.problems(lines, recipe)
+
+    @classmethod
+    def _taken(cls, key: str, given: Any) -> str:
+        """The end of a sentence on a missing argument: what the argument before it is, if that is given."""
+        at = cls.positional.index(key) if key in cls.positional else 0
+        before = cls.positional[at - 1] if at else ""
+        if not isinstance(given, Mapping) or not isinstance(value := given.get(before), str):
+            return ""
+        extra = cls.model_fields[before].json_schema_extra
+        kind = extra.get("names") if isinstance(extra, dict) else None
+        return f" ({quoted(value)} was taken for the {kind or before})"
 
     def dump(self) -> dict[str, Any]:
         """The settings as plain values, with the command and the schema's version."""

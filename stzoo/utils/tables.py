@@ -117,9 +117,14 @@ def _is_numeric(values: Iterable[Any]) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """Four decimals, or three significant digits of what would lose them, such as a learning rate."""
+    """Four decimals, or three significant digits of what would lose them, such as a learning rate.
+
+    Integers have separators of thousands.
+    """
     if isinstance(value, float):
         return f"{value:.3g}" if 0 < abs(value) < 0.001 else f"{value:.4f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
     return "" if value is None else cut(str(value), TEXT)
 
 

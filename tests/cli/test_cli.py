@@ -201,7 +201,7 @@ def test_completion_can_be_installed_and_shown():
 def test_list_shows_the_data_sets_of_the_registry():
     shown = cli("list", "datasets").stdout
     (line,) = (line for line in shown.splitlines() if line.split()[:1] == ["scifact"])
-    assert {"test", "5183", "300", "beir-13"} <= {word.strip(",") for word in line.split()}
+    assert {"test", "5,183", "300", "beir-13"} <= {word.strip(",") for word in line.split()}
     made = json.loads(cli("list", "datasets", "--json").stdout)
     assert {"beir-13", "nano-beir"} <= made["suites"].keys()
     assert next(row for row in made["datasets"] if row["name"] == "scifact")["documents"] == 5183
@@ -211,12 +211,23 @@ def test_a_recipe_is_shown_as_it_is():
     assert cli("recipe", "show", "retromae-pretrain").stdout == manager.recipe_text("retromae-pretrain")
 
 
+def test_a_recipe_is_found_by_a_name_that_is_nearly_its_own_and_that_is_said(tmp_path):
+    done = cli("finetune", "--recipe", "scifact-inbatch", cwd=tmp_path)
+    assert done.stderr.startswith("stzoo: scifact-inbatch stands for the recipe scifact-in-batch.\n")
+    assert done.stderr.count("stands for") == 1
+    assert "stands for" not in cli("finetune", "--recipe", "scifact-in-batch", cwd=tmp_path).stderr
+
+
 BAD = {
     "no such command": (["pretrian"], "pretrian"),
     "no such kind": (["list", "objektives"], "did you mean 'objectives'?"),
     "no such kind, and data sets are one": (["list", "dataset s"], "did you mean 'datasets'?"),
     "no such recipe": (["recipe", "show", "retromae-pretrian"], "did you mean 'retromae-pretrain'"),
     "no such flag": (["pretrain", "--lerning-rate", "1"], "--learning-rate"),
+    "a forgotten argument": (
+        ["search", "who?", "--data", "x"],
+        "questions is missing ('who?' was taken for the model); give QUESTIONS or set it in the recipe.",
+    ),
     "a missing setting": (["pretrain", "--output", "x"], "base is missing"),
     "a missing flag": (["pretrain"], "recipe.\n  output is missing; give --output.\n"),
     "a missing flag alone": (["export", "x"], "`stzoo export`:\n  output is missing; give --output.\n"),

@@ -522,6 +522,7 @@ def test_the_command_writes_a_corpus_and_a_manifest(folder):
     done = cli("read", str(folder), "--output", str(output))
     assert done.returncode == 0, done.stderr
     assert "x.png and others, 2 in all: .png files are not read" in done.stdout
+    assert f"all that was left out is in {output / 'passages.json'}." in done.stderr
     made = [json.loads(line) for line in (output / "corpus.jsonl").read_text("utf-8").splitlines()]
     manifest = json.loads((output / "passages.json").read_text("utf-8"))
     assert manifest["passages"] == len(made) == sum(manifest["languages"].values())

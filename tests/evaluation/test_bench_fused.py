@@ -141,6 +141,8 @@ def test_others_read_the_fusion_as_a_system(model, data, store, tmp_path):
     options = ["--data", data, "--output", out, "--store", store, "--fuse", "rrf", "--fuse-weight", "dev"]
     done = cli("bench", model, *options, "--precision", "float32,int8")
     assert done.returncode == 0, done.stderr
+    following = f"stzoo compare bm25s tiny --results {out}"
+    assert done.stderr.splitlines()[-1] == f"The results are in {out}. Next: {following}"
     names = ["bm25s", "tiny", "tiny (int8)", "BM25 + tiny", "BM25 + tiny (int8)"]
     assert [name for name in names if f"  {name} " in done.stdout] == names
     compared = stzoo.compare(["tiny", "BM25 + tiny"], results=out)

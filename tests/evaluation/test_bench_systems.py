@@ -196,6 +196,7 @@ def test_cqadupstack_is_twelve_forums_and_their_mean(tmp_path):
     found = bench([], data=tmp_path, datasets="cqadupstack", output=tmp_path / "out")
     assert [result.dataset for result in found] == [f"cqadupstack-{forum}" for forum in forums]
     done = cli("bench", "--data", tmp_path, "--datasets", "cqadupstack", "--output", tmp_path / "out")
+    assert f"Next: stzoo report {tmp_path / 'out'} --output report.html\n" in done.stderr
     mean = sum(result.scores.mean["nDCG@10"] for result in found) / 12
     lines = done.stdout.splitlines()
     (place,) = (i for i, line in enumerate(lines) if line.strip() == "mean of 12 sets")

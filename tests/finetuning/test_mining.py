@@ -202,7 +202,7 @@ def test_the_file_holds_what_the_rules_say_and_what_made_it(name, mined, model, 
     counts = said["counts"]
     assert counts["queries"] == 40
     assert counts["negatives"] == sum(len(row["neg"]) for row in rows)
-    assert counts["queries_with_fewer"] == sum(len(row["neg"]) < 3 for row in rows) > 0
+    assert counts["queries_with_fewer_than_asked_for"] == sum(len(row["neg"]) < 3 for row in rows) > 0
     assert counts["queries_with_none"] == sum(not row["neg"] for row in rows) > 0
     assert counts["removed_skipped"] == 80
     read_again = read_training(path)

@@ -10,6 +10,7 @@ from rich import console
 from stzoo.cli.shared import show
 from stzoo.errors import OutputError
 from stzoo.training.trained import Log
+from stzoo.utils.recorded import Counts
 from stzoo.utils.tables import new_table
 
 
@@ -32,6 +33,15 @@ def test_a_table_in_a_notebook_is_a_text_and_displays_nothing(capsys, monkeypatc
     table.add_row("a row")
     show(table)
     assert "a row" in capsys.readouterr().out
+
+
+def test_integers_have_separators_of_thousands():
+    shown = str(Counts(negatives=24_023, removed_copies=0))
+    assert [line.split() for line in shown.splitlines()[2:]] == [
+        ["negatives", "24,023"],
+        ["removed", "copies", "0"],
+    ]
+    assert "<td>24,023</td>" in Counts(negatives=24_023)._repr_html_()
 
 
 def test_a_table_is_saved_in_the_format_that_its_name_ends_in(tmp_path):

@@ -45,7 +45,9 @@ from stzoo.utils.public import public
 
 TIE = 1e-9  # smaller differences are rounding errors
 RESAMPLES = 9999
-NO_TEXTS = "Results do not include query texts; to show them, name the BEIR folder as data (--data)."
+NO_TEXTS = (
+    "Results do not include query texts; to show them, give the data set or its folder as data (--data)."
+)
 
 _Scores = Mapping[str, float]  # by query id
 

@@ -301,7 +301,7 @@ class _Mining:
         return {
             "queries": int(asked.sum()),
             "negatives": int(each.sum()),
-            "queries_with_fewer": int((each < self.rules.mined).sum()),
+            "queries_with_fewer_than_asked_for": int((each < self.rules.mined).sum()),
             "queries_with_none": int((each == 0).sum()),
             "queries_without_positives": int((~asked).sum()),
             **{f"removed_{name}": int(count) for name, count in zip(REMOVED, removed, strict=True)},
