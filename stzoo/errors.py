@@ -165,10 +165,11 @@ def suggest(name: str, known: Iterable[str]) -> str:
     for the one that other programs have. Dashes and underscores are alike, and flags begin with dashes.
     """
     by_plain = {_plain(one): one for one in known}
+    words = (_plain(name) if name.startswith("--") else name.lower()).split("_")[1:]
     name = _plain(name)
     close = [one for one in [_ELSEWHERE.get(name)] if one in by_plain]
     close = close or get_close_matches(name, by_plain, n=1, cutoff=0.6)
-    close = close or [word for word in name.split("_")[1:] if word in by_plain]
+    close = close or [word for word in words if word in by_plain]
     return f"; did you mean {by_plain[close[0]]!r}?" if close else "."
 
 

@@ -21,6 +21,7 @@ import torch
 import tqdm
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import WordWeights
+from stzoo_retromae.retromae import RetroMAE
 from support import notebook
 from support.objectives import Autoencoder
 
@@ -431,15 +432,24 @@ def test_a_run_with_a_class_is_not_resumed_with_another(base, tmp_path):
 
 def test_other_code_has_another_fingerprint():
     def kind(text, name="Mine", base=object):
-        exec(
-            f"class {name}(base):\n{text}", places := {"base": base, "__name__": "mine"}
-        )  # as in another process
+        exec(f"class {name}(base):\n{text}", places := {**GLOBALS, "base": base})  # as in another process
         return places[name]
 
-    one = "    rate = {0!r}\n    def draw(self, n={1!r}):\n        return {{'a', 'b'}} if n else {2!r}"
-    known = {classes.fingerprint(kind(one.format(*values))) for values in np.ndindex(2, 2, 2)}
+    one_text = "    rate = {0!r}\n    def draw(self, n={1!r}):\n        return {{'a', 'b'}} if n else {2!r}"
+    known = {classes.fingerprint(kind(one_text.format(*values))) for values in np.ndindex(2, 2, 2)}
     assert len(known) == 8
-    again = kind(one.format(0, 0, 0), "Renamed")
+    more = [
+        "    @functools.cached_property\n    def rate(self):\n        return 0",
+        "    rate = property(None, lambda self, value: 0)",
+        "    rate = functools.partialmethod(print, 0)",
+        "    @decorated\n    def draw(self):\n        return 0",
+        "    draw = (lambda value: lambda self: value)(0)",
+        "    def draw(self, how={'a': [0]}):\n        return super().draw(how)",
+    ]
+    for text in more:
+        one, other = (classes.fingerprint(kind(text.replace("0", digit))) for digit in "07")
+        assert one != other, text
+    again = kind(one_text.format(0, 0, 0), "Renamed")
     assert classes.fingerprint(again) in known
     assert classes.fingerprint(kind("    pass", base=again)) != classes.fingerprint(kind("    pass"))
     hashed = {
@@ -452,12 +462,23 @@ def test_other_code_has_another_fingerprint():
     assert len(hashed.pop().strip()) == 8
 
 
+def decorated(function):
+    @functools.wraps(function)
+    def call(*given):
+        return function(*given)
+
+    return call
+
+
+GLOBALS = {"functools": functools, "decorated": decorated, "__name__": "mine"}
 HASHED = """
+from torch.nn import functional
 from stzoo.plugins import classes
 class Mine:
     words = {"one", "two", "three"}
-    def test(self, word):
-        return word in {"four", "five", "six"}
+    losses = {"a": functional.mse_loss, "b": (object(), {"x", "y"})}
+    def test(self, word, loss=functional.cross_entropy, also=lambda: {"p", "q", "r"}):
+        return word in {"four", "five", "six"} or super().test()
 print(classes.fingerprint(Mine))
 """
 
@@ -506,6 +527,10 @@ def test_classes_have_their_own_names_and_leave_those_of_plugins_alone():
     assert manager.register("objective", stzoo.Component(name="mine", build=Retromae, summary="")).startswith(
         "python:mine@"
     )
+    assert manager.register("objective", manager.find("objective", "dupmae")) == "dupmae"
+    assert manager.register("objective", RetroMAE) == "retromae"
+    with pytest.raises(PluginError, match="has the name 'a:b'; expected kebab-case"):
+        manager.register("objective", stzoo.Component(name="a:b", build=Retromae, summary=""))
     with pytest.raises(PluginError, match="Pass it there again, unchanged, as objective=CLASS"):
         manager.find("objective", "python:retromae@00000000")
 

@@ -43,6 +43,9 @@ def _next(settings: BenchSettings, found: Sequence[Any], output: Path) -> list[s
     pair = (models if len(models) > 1 else [*known])[:2]
     if len(pair) < 2:
         return ["stzoo", "report", str(output), "--output", "report.html"]
+    folders = {result.model: result.path.parent for result in found}  # OUTPUT/model/revision
+    if any(len([*folders[name].parent.iterdir()]) > 1 for name in pair):
+        return ["stzoo", "compare", *(str(folders[name]) for name in pair)]
     return ["stzoo", "compare", *pair, "--results", str(output)]
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from stzoo.data import pydocs, registry
-from stzoo.data.beir_layout import folder_name, is_beir, names_beir
-from stzoo.data.corpus_names import IN_FOLDERS, PYDOCS, SUFFIXES, is_hub_id, known_dataset
+from stzoo.data.beir_layout import names_beir
+from stzoo.data.corpus_names import IN_FOLDERS, PYDOCS, SUFFIXES, datasets_folder, is_hub_id, known_dataset
 from stzoo.data.find_datasets import locate
 from stzoo.data.row_location import RowLocation
 from stzoo.data.rows import OnBad, Progress, Rows, read_dataset, read_rows
@@ -63,8 +63,8 @@ def find(source: str, columns: Collection[str] = ()) -> list[Source]:
 def hub_ids(sources: Iterable[str]) -> list[str]:
     """The ids on the Hub of those sources that have one, each once.
 
-    These are data sets of the Hub, and those of the registry: their names, and BEIR folders (and files in
-    them) that have such a name.
+    These are data sets of the Hub, and those of the registry, by name or by the folder that they were
+    downloaded to.
     """
     return list(dict.fromkeys(found for one in sources if (found := _hub_id(one))))
 
@@ -75,8 +75,9 @@ def _hub_id(source: str) -> str | None:
     path = user_path(source)
     if is_hub_id(source) and not path.exists():
         return source.partition(":")[0]
-    folder = path if path.is_dir() else path.parent
-    entry = registry.find(folder_name(folder)) if is_beir(folder) else known_dataset(source)
+    # a folder of the user's may have such a name by chance
+    downloaded = path.is_dir() and path.resolve().parent == datasets_folder().resolve()
+    entry = registry.find(path.name) if downloaded else known_dataset(source)
     return (entry.mteb or entry.beir) if entry else None
 
 

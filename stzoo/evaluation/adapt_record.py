@@ -34,7 +34,7 @@ def reason_to_keep_base(gain: Mapping[str, Any]) -> str:
     """
     if gain["high"] < 0:
         return "the adapted model is worse"
-    if gain["difference"] <= 0 or gain["p_value"] >= LEVEL:
+    if not (gain["difference"] > 0 and gain["p_value"] < LEVEL):
         return "the gain is not beyond chance"
     return ""
 

@@ -216,9 +216,9 @@ def _metadata_of(train: TrainingSet) -> dict[str, Any]:
 
 
 def _mined_from(train: TrainingSet) -> str:
-    """Name of the data set that a mined file was made from, or ""; other tools' files may have anything."""
-    data = (train.made or {}).get("data")
-    name = data.get("name") if isinstance(data, dict) else None
+    """The data that a mined file was made from, as it was given; "" if it is not known."""
+    recipe = (train.made or {}).get("recipe")  # other tools' files may have anything
+    name = recipe.get("data") if isinstance(recipe, dict) else None
     return name if isinstance(name, str) else ""
 
 

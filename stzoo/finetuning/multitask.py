@@ -151,6 +151,7 @@ def check_balancer(settings: FinetuneSettings) -> None:
     Raises:
         RecipeError: If its options are invalid, or it does not support the precision or the mixing.
         UnknownNameError: If there is no balancer of that name.
+        PluginError: If it is not a `Balancer`.
     """
     if not settings.tasks:
         return

@@ -27,7 +27,7 @@ MAX_BYTES = 50 * 10**9  # the limit per file in huggingface_hub (HfApi.upload_fi
 SETTINGS, DIMENSION = "config_sentence_transformers.json", "word_embedding_dimension"
 MAX_HEADER = 100_000_000  # of safetensors
 SHOWN = 10  # findings in an error
-NUMBER = r"[-+]?[\d.]+(?:[eE][-+]?\d+)?(?![^\s\"',}\]])"  # without quotes
+NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?=\s*[,}\]])"  # in JSON, where texts have quotes
 VALUE = r"(?=[^\s\"',}]*\d)[^\s\"',}]{8,}"
 NAMED = {"a password or key": rf"{SECRET_NAMES}[\"']?\s*[:=]\s*(?!{NUMBER})[\"']?{VALUE}"}
 HOME = r"(?<!\w)(?:/home|/Users)/[\w.-]+/"

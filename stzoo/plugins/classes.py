@@ -7,7 +7,7 @@ not resumed with a class that has changed in between.
 import hashlib
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -15,7 +15,31 @@ from stzoo.errors import PluginError
 from stzoo.plugins.hookspecs import Component
 
 PLUGIN = "python"
-CONSTANTS = (bool, int, float, str, bytes, tuple, list, dict, set, frozenset, type(None))
+PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...))
+LIBRARIES = ("builtins", "stzoo", "torch")
+# where functions, methods, properties, cached properties and partial functions have what they consist of
+HELD = (
+    "__code__",
+    "__defaults__",
+    "__kwdefaults__",
+    "__closure__",
+    "__func__",
+    "fget",
+    "fset",
+    "fdel",
+    "func",
+    "args",
+    "keywords",
+)
+IGNORED = {
+    "__dict__",
+    "__weakref__",
+    "__module__",
+    "__doc__",
+    "__qualname__",
+    "__firstlineno__",
+    "__static_attributes__",
+}
 
 
 def is_class(name: str) -> bool:
@@ -50,34 +74,58 @@ def as_component(given: Component | Callable[..., Any]) -> Component:
 
 
 def fingerprint(build: Any) -> str:
-    """8 hex digits of the code and constants of a class, with its bases outside stzoo and torch.
+    """8 hex digits of the code of a class or function, and of all that belongs to it.
 
-    It does not cover other functions that they call.
+    These are its bases, the functions that it decorates or closes over, its defaults and its plain constants.
+    Not covered are global functions and variables that it uses, libraries, and the state of other objects.
     """
     digest = hashlib.sha256()
-    for text in _texts(build):
+    for text in _texts(build, set()):
         digest.update(f"{text}\0".encode())
     return digest.hexdigest()[:8]
 
 
-def _texts(part: Any) -> Iterator[str]:
-    part = getattr(part, "__func__", None) or getattr(part, "fget", None) or part
-    if isinstance(part, type):
-        for base in part.__mro__:
-            if base.__module__.partition(".")[0] not in ("builtins", "stzoo", "torch"):
-                for name, value in sorted(vars(base).items()):
-                    if not (name.startswith("__") and isinstance(value, CONSTANTS)):
-                        yield name
-                        yield from _texts(value)
-    elif isinstance(part, FunctionType):
-        yield repr((part.__defaults__, part.__kwdefaults__))
-        yield from _texts(part.__code__)
-    elif isinstance(part, CodeType):
-        yield part.co_code.hex()
-        yield repr((part.co_names, part.co_varnames))
-        for constant in part.co_consts:
-            yield from _texts(constant)
-    elif isinstance(part, set | frozenset):
-        yield repr(sorted(map(repr, part)))  # their order differs between processes
-    elif isinstance(part, CONSTANTS):
+def _texts(part: Any, seen: set[int]) -> Iterator[str]:
+    """What makes up a part of a class, in words that are the same in each process (no addresses)."""
+    if isinstance(part, PLAIN):
         yield repr(part)
+        return
+    if isinstance(part, set | frozenset):
+        yield repr(sorted("\1".join(_texts(one, seen)) for one in part))
+        return
+    yield type(part).__name__
+    if id(part) in seen or _library(part):
+        yield getattr(part, "__qualname__", "")
+        return
+    seen.add(id(part))
+    for name, one in _inside(part):
+        yield name
+        yield from _texts(one, seen)
+
+
+def _library(part: Any) -> bool:
+    module = getattr(part, "__module__", None) or ""
+    return isinstance(part, type | FunctionType) and module.partition(".")[0] in LIBRARIES
+
+
+def _inside(part: Any) -> Iterable[tuple[str, Any]]:
+    """The parts of a class, function, code or container, with names."""
+    if isinstance(part, type):
+        bases = [("base", base) for base in part.__bases__]
+        return [*bases, *((name, one) for name, one in sorted(vars(part).items()) if name not in IGNORED)]
+    if isinstance(part, CodeType):
+        names = (part.co_names, part.co_varnames)
+        return [("code", part.co_code.hex()), ("names", names), ("constants", part.co_consts)]
+    if isinstance(part, dict):
+        return [(repr(key) if isinstance(key, PLAIN) else "", one) for key, one in part.items()]
+    if isinstance(part, list | tuple):
+        return [("", one) for one in part]
+    return [(name, one) for name in HELD if (one := _held(part, name)) is not None]
+
+
+def _held(part: Any, name: str) -> Any:
+    try:
+        found = getattr(part, name, None)
+        return [cell.cell_contents for cell in found] if name == "__closure__" and found else found
+    except ValueError:  # a cell that is still empty
+        return None

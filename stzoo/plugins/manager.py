@@ -172,6 +172,7 @@ class Host:
         Raises:
             ConflictError: If several plugins provide the name.
             UnknownNameError: If no plugin provides it, or there is no such kind.
+            PluginError: If it is a class that was registered in another process.
         """
         chosen, _, plain = self.canonical(kind, name).rpartition(":")
         if chosen == self._own.name:
@@ -205,12 +206,19 @@ class Host:
             given: The class or function, or a Component of it; see `classes.as_component`.
 
         Returns:
-            Its full name for `find`, "python:NAME@FINGERPRINT".
+            Its full name for `find`: "python:NAME@FINGERPRINT", or the name of an installed component if it
+            is one.
 
         Raises:
-            PluginError: As in `classes.as_component`.
+            PluginError: As in `classes.as_component`, or if a component's code cannot be imported.
         """
+        place = f"{getattr(given, '__module__', '')}:{getattr(given, '__qualname__', '')}"
+        for name, part in self.all(kind).items():
+            if given in (part, part.build) or place == part.build:
+                return name
         component = classes.as_component(given)
+        if isinstance(given, Component) and not re.fullmatch(_KEBAB, given.name):
+            raise PluginError(f"The {kind} has the name {given.name!r}; expected kebab-case.")
         name = f"{component.name}@{classes.fingerprint(resolve(component))}"
         self._own.provides.setdefault(kind, {})[name] = replace(component, name=name)
         return f"{self._own.name}:{name}"

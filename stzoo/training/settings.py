@@ -272,7 +272,7 @@ class Settings(CheckedSettings):
             return ""
         extra = cls.model_fields[before].json_schema_extra
         kind = extra.get("names") if isinstance(extra, dict) else None
-        return f" ({quoted(value)} was taken for the {kind or before})"
+        return f" ({quoted(value)} was given as the {kind or before})"
 
     def dump(self) -> dict[str, Any]:
         """The settings as plain values, with the command and the schema's version."""

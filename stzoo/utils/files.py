@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -86,14 +87,15 @@ def claimed_file(path: Path) -> Iterator[Path | None]:
 def _install(draft: Path, path: Path) -> None:
     with draft.open("rb") as written:
         os.fsync(written.fileno())
-    _use_umask(draft)
+    if path.suffix == ".safetensors":
+        _use_mode_of(draft.with_name(_OWNER), draft)
     draft.replace(path)
 
 
-def _use_umask(file: Path) -> None:
-    """Gives a file the usual mode. safetensors makes files that only their owner can read."""
+def _use_mode_of(other: Path, file: Path) -> None:
+    """Gives a file the mode of another. safetensors makes files that only their owner can read."""
     with contextlib.suppress(OSError):  # a file system without modes
-        file.chmod(0o666 & ~UMASK)
+        file.chmod(stat.S_IMODE(other.stat().st_mode))
 
 
 @contextlib.contextmanager
@@ -115,7 +117,7 @@ def atomic_folder(path: str | Path, *, replaces: Sequence[str] = ()) -> Iterator
         yield box / NEW
         check_replaceable(path, replaces)
         for file in (box / NEW).rglob("*.safetensors"):
-            _use_umask(file)
+            _use_mode_of(box / _OWNER, file)
         _swap(box, path)
 
 
@@ -145,9 +147,6 @@ def _listed(names: Sequence[str], most: int = 5) -> str:
 
 
 # -- drafts
-
-UMASK = os.umask(0)  # reading it is setting it
-os.umask(UMASK)
 
 PART = ".stzoo.part"
 NEW, _OLD, _OWNER = "new", "old", "owner"
@@ -357,14 +356,17 @@ def _lock_new(folder: Path, created: list[Path]) -> int | None:
         while not above.exists():
             missing.append(above)
             above = above.parent
-        for one in reversed(missing):
-            one.mkdir(exist_ok=True)
-            created.append(one)
-        folder.mkdir(exist_ok=True)  # refuses a file
         try:
+            for one in reversed(missing):
+                one.mkdir(exist_ok=True)
+                created.append(one)
+            folder.mkdir(exist_ok=True)  # refuses a file
             return _lock(folder / LOCK)
         except FileNotFoundError:  # the process that created the folder has just removed it
             continue
+        except FileExistsError:  # likewise, between mkdir's refusal and its look at what is there
+            if any(os.path.lexists(one) and not one.is_dir() for one in (folder, *missing)):
+                raise
 
 
 # -- files in a folder

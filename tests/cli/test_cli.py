@@ -226,7 +226,7 @@ BAD = {
     "no such flag": (["pretrain", "--lerning-rate", "1"], "--learning-rate"),
     "a forgotten argument": (
         ["search", "who?", "--data", "x"],
-        "questions is missing ('who?' was taken for the model); give QUESTIONS or set it in the recipe.",
+        "questions is missing ('who?' was given as the model); give QUESTIONS or set it in the recipe.",
     ),
     "a missing setting": (["pretrain", "--output", "x"], "base is missing"),
     "a missing flag": (["pretrain"], "recipe.\n  output is missing; give --output.\n"),

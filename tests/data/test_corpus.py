@@ -58,16 +58,16 @@ LOAD = "import sys; from stzoo.data.corpus import load_corpus; print(load_corpus
 
 
 def test_the_ids_of_sources_on_the_hub(tmp_path, monkeypatch):
+    """A folder of the user's may be called like a data set by chance."""
     monkeypatch.chdir(tmp_path)
-    for name in ("SciFact/corpus.jsonl", "SciFact/qrels/test.tsv", "nq/corpus.jsonl", "other/x.jsonl"):
-        write(tmp_path / name, b"")
-    (tmp_path / "fiqa").mkdir()
-    assert hub_ids(["org/a:en:train", "scifact", "./SciFact", "SciFact/corpus.jsonl", "msmarco"]) == [
-        "org/a",
-        "mteb/scifact",
-        "mteb/msmarco",
-    ]
-    none = ["nq", "nq/corpus.jsonl", "fiqa", "other", "other/x.jsonl", "bioasq", "list", "pydocs"]
+    monkeypatch.setenv("STZOO_CACHE", str(tmp_path / "cache"))
+    downloaded = tmp_path / "cache/datasets/nfcorpus"
+    for folder in (tmp_path / "SciFact", tmp_path / "nq", downloaded):
+        for name in ("corpus.jsonl", "qrels/test.tsv"):
+            write(folder / name, b"")
+    sources = ["org/a:en:train", "scifact", "msmarco", str(downloaded)]
+    assert hub_ids(sources) == ["org/a", "mteb/scifact", "mteb/msmarco", "mteb/nfcorpus"]
+    none = ["SciFact", "./nq", "nq/corpus.jsonl", "pairs.jsonl", "bioasq", "list", "pydocs"]
     assert hub_ids([*none, "https://example.org/scifact/corpus.jsonl", "~/scifact"]) == []
 
 

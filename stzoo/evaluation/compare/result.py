@@ -15,6 +15,7 @@ from stzoo.utils.messages import counted
 from stzoo.utils.tables import Tabular, new_table
 
 LEVEL = 0.05
+COUNTS = ("Judged", "NumRet", "NumRelRet", "NumRel", "NumQ")  # more of these is not better by itself
 TEXT_LENGTH = 240  # characters of a query in a table; the JSON has the whole text
 
 
@@ -159,7 +160,9 @@ def verdict(comparison: Comparison, pair: Pair) -> str:
     if count > 1:
         p += f", or {pair.p_holm:.4f} after Holm's correction for {count} comparisons"
     if pair.differ:
-        outcome = f"{pair.system if test.difference > 0 else comparison.baseline} is better."
+        name = comparison.measure.partition("@")[0]
+        outcome = f"{pair.system if test.difference > 0 else comparison.baseline} "
+        outcome += "has more." if name in COUNTS else "is better."
     elif test.p_value < LEVEL:
         outcome = f"They do not differ beyond chance, as this is one of {count} comparisons."
     else:

@@ -143,7 +143,9 @@ class Retriever:
                 "folder": str(judged.folder.resolve()),
             },
             progress=self.progress,
-            note="" if copied else f"encoding {counted(len(texts), noun)} with {model} …",
+            note=""
+            if copied
+            else f"encoding {counted(len(texts), noun)}, or the rest of them, with {model} …",
         )
 
 
