@@ -143,7 +143,6 @@ def finetune(
             guide=guide_identity(config.losses, config.loss_options),
         )
         named = [name for one in config.each().values() for name in (one.data, one.corpus) if name]
-        named += [name for train in trains.values() if (name := _mined_from(train))]
         before, imported = records.earlier(source), records.imported(source)
         processes = run.metadata.get("processes", world_size())  # of a resumed run, those that it began with
         run.record(before=before, imported=imported, datasets=hub_ids(named), processes=processes)
@@ -213,13 +212,6 @@ def _metadata_of(train: TrainingSet) -> dict[str, Any]:
     if train.columns:
         metadata["columns"] = list(train.columns)
     return metadata | ({"mined": train.made} if train.made else {})
-
-
-def _mined_from(train: TrainingSet) -> str:
-    """The data that a mined file was made from, as it was given; "" if it is not known."""
-    recipe = (train.made or {}).get("recipe")  # other tools' files may have anything
-    name = recipe.get("data") if isinstance(recipe, dict) else None
-    return name if isinstance(name, str) else ""
 
 
 def _dev_metadata(data: Data) -> dict[str, Any] | None:

@@ -147,9 +147,6 @@ def test_the_record_and_the_card_of_a_training_name_the_data_set(scifact, base):
     assert trained.record["corpus"]["passages"] == 60
     assert "scifact: 60 passages" in (trained / "README.md").read_text()
     assert trained.record["datasets"] == ["mteb/scifact"]
-    mined = stzoo.mine("bm25s", data="scifact", output="mined.jsonl")
-    last = stzoo.finetune(base, data=mined, pooling="mean", output="last", **given)
-    assert last.record["datasets"] == ["mteb/scifact"]
 
 
 def test_the_shell_completes_the_names_that_list_shows():
