@@ -396,30 +396,35 @@ def test_an_objective_may_be_a_class(base, tmp_path):
         stzoo.pretrain(base=first, output=tmp_path / "other", **common)
 
 
+STEPS = {"most": 99}  # a global variable, which is no part of the class below
+
+
 @pytest.mark.usefixtures("unverified")
-def test_a_run_with_a_class_is_not_resumed_with_another(base, tmp_path):
+def test_a_run_with_a_class_is_not_resumed_with_another(base, tmp_path, monkeypatch):
     common = {"corpus": TEXTS, "max_steps": 4, "max_tokens": 16, "save_steps": 2, "base": base}
 
-    def kind(factor, steps=99):
+    def kind(factor):
         class Mine(Autoencoder):
             calls = 0
             scale = factor
 
             def losses(self, **views):
                 Mine.calls += 1
-                if Mine.calls > steps:
+                if Mine.calls > STEPS["most"]:
                     raise KeyboardInterrupt
                 return {name: loss * self.scale for name, loss in super().losses(**views).items()}
 
         Mine.calls = 0
         return Mine
 
+    monkeypatch.setitem(STEPS, "most", 3)
     with pytest.raises(KeyboardInterrupt):
-        stzoo.pretrain(objective=kind(1.0, 3), output=tmp_path / "run", **common)
+        stzoo.pretrain(objective=kind(1.0), output=tmp_path / "run", **common)
     with pytest.raises(OutputError, match=r"'python:mine@[0-9a-f]{8}' then, 'python:mine@"):
         stzoo.pretrain(objective=kind(2.0), output=tmp_path / "run", resume=True, **common)
     with pytest.raises(OutputError, match=r"'python:mine@[0-9a-f]{8}' then, 'retromae:retromae' now"):
         stzoo.pretrain(output=tmp_path / "run", resume=True, **common)
+    monkeypatch.setitem(STEPS, "most", 99)
     assert stzoo.pretrain(objective=kind(1.0), output=tmp_path / "run", resume=True, **common).model
     done = subprocess.run(
         [sys.executable, "-m", "stzoo", "pretrain", "--recipe", tmp_path / "run/run.json", "--output", "x"],
@@ -444,6 +449,7 @@ def test_other_code_has_another_fingerprint():
         "    rate = functools.partialmethod(print, 0)",
         "    @decorated\n    def draw(self):\n        return 0",
         "    draw = (lambda value: lambda self: value)(0)",
+        "    one = (lambda value: lambda self: value)(1)\n    two = (lambda value: lambda self: value)(0)",
         "    def draw(self, how={'a': [0]}):\n        return super().draw(how)",
     ]
     for text in more:

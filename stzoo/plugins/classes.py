@@ -80,27 +80,29 @@ def fingerprint(build: Any) -> str:
     Not covered are global functions and variables that it uses, libraries, and the state of other objects.
     """
     digest = hashlib.sha256()
-    for text in _texts(build, set()):
+    for text in _texts(build):
         digest.update(f"{text}\0".encode())
     return digest.hexdigest()[:8]
 
 
-def _texts(part: Any, seen: set[int]) -> Iterator[str]:
-    """What makes up a part of a class, in words that are the same in each process (no addresses)."""
+def _texts(part: Any, within: tuple[Any, ...] = ()) -> Iterator[str]:
+    """What makes up a part of a class, in words that are the same in each process (no addresses).
+
+    `within` are the parts that it belongs to; a method, for instance, may refer to its own class.
+    """
     if isinstance(part, PLAIN):
         yield repr(part)
         return
     if isinstance(part, set | frozenset):
-        yield repr(sorted("\1".join(_texts(one, seen)) for one in part))
+        yield repr(sorted("\1".join(_texts(one, within)) for one in part))
         return
     yield type(part).__name__
-    if id(part) in seen or _library(part):
+    if any(part is one for one in within) or _library(part):
         yield getattr(part, "__qualname__", "")
         return
-    seen.add(id(part))
     for name, one in _inside(part):
         yield name
-        yield from _texts(one, seen)
+        yield from _texts(one, (*within, part))
 
 
 def _library(part: Any) -> bool:

@@ -2,6 +2,7 @@ import json
 import math
 import statistics
 import tempfile
+from dataclasses import replace
 from html import escape
 from io import StringIO
 from pathlib import Path
@@ -294,19 +295,22 @@ def test_the_verdict_counts_all_tests(tmp_path):
     assert verdict(alone, alone.pairs[0]).endswith(", p = 0.0002, 30 queries). clear is better.")
     turned = compare(["clear", "one"], results=tmp_path)
     assert verdict(turned, turned.pairs[0]).endswith(" clear is better.")
+    for measure in ("Judged@10", "NumRet"):
+        counts = replace(alone, measure=measure)
+        assert verdict(counts, counts.pairs[0]).endswith(" clear has the higher value.")
     write(tmp_path, "barely", barely)
     write(tmp_path, "same", base)
     both = compare(["one", "clear", "barely", "same"], results=tmp_path)
-    told = [verdict(both, pair) for pair in both.pairs]
-    assert told[0].startswith("clear against one on set (test): +0.2")
-    assert told[0].endswith(
+    sentences = [verdict(both, pair) for pair in both.pairs]
+    assert sentences[0].startswith("clear against one on set (test): +0.2")
+    assert sentences[0].endswith(
         "p = 0.0002, or 0.0006 after Holm's correction for 3 comparisons, 30 queries). clear is better."
     )
     assert both.pairs[1].test.p_value < 0.05 < both.pairs[1].p_holm
     assert [pair.differ for pair in both.pairs] == [True, False, False]
-    assert told[1].endswith("They do not differ beyond chance, as this is one of 3 comparisons.")
-    assert told[2].endswith("They do not differ beyond chance.")
-    assert all(escape(sentence) in both._repr_html_() for sentence in told)
+    assert sentences[1].endswith("They do not differ beyond chance, as this is one of 3 comparisons.")
+    assert sentences[2].endswith("They do not differ beyond chance.")
+    assert all(escape(sentence) in both._repr_html_() for sentence in sentences)
 
 
 def test_the_verdict_says_what_decides_where_the_interval_does_not_fit_the_p_value(tmp_path):

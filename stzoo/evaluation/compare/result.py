@@ -10,12 +10,11 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from stzoo.evaluation.scoring import PairedTest
+from stzoo.evaluation.scoring import PairedTest, is_sum
 from stzoo.utils.messages import counted
 from stzoo.utils.tables import Tabular, new_table
 
 LEVEL = 0.05
-COUNTS = ("Judged", "NumRet", "NumRelRet", "NumRel", "NumQ")  # more of these is not better by itself
 TEXT_LENGTH = 240  # characters of a query in a table; the JSON has the whole text
 
 
@@ -160,9 +159,9 @@ def verdict(comparison: Comparison, pair: Pair) -> str:
     if count > 1:
         p += f", or {pair.p_holm:.4f} after Holm's correction for {count} comparisons"
     if pair.differ:
-        name = comparison.measure.partition("@")[0]
         outcome = f"{pair.system if test.difference > 0 else comparison.baseline} "
-        outcome += "has more." if name in COUNTS else "is better."
+        is_count = is_sum(comparison.measure) or comparison.measure.startswith("Judged")
+        outcome += "has the higher value." if is_count else "is better."
     elif test.p_value < LEVEL:
         outcome = f"They do not differ beyond chance, as this is one of {count} comparisons."
     else:
