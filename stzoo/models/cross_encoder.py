@@ -21,7 +21,7 @@ from stzoo.models import limits
 from stzoo.models.check_weights import check_model, loading_reports
 from stzoo.models.encode import moved, score_pairs
 from stzoo.models.loaded import NO_REVISION, commit_of, folder_revision, limit
-from stzoo.models.loading import check_device, is_self_contained, loading_errors
+from stzoo.models.loading import align_weights, check_device, is_self_contained, loading_errors
 from stzoo.models.names import check_source, parse_name
 from stzoo.utils.progress import advance, advancing, progress_bar
 
@@ -127,6 +127,7 @@ def open_teacher(name: str, *, max_tokens: int | None = None, device: str | None
     if model.num_labels != 1:
         raise ModelError(f"{given} gives {model.num_labels} labels; expected one, how relevant a passage is.")
     check_model(given, model, reports)
+    align_weights(model)
     limits.prepare(model, given)
     if max_tokens is not None:
         limit(model, max_tokens, given)

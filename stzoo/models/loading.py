@@ -5,6 +5,7 @@ import inspect
 import json
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,26 @@ def load_plain(
         options["local_files_only"] = is_self_contained(folder)
         model = SentenceTransformer._load_with_module_classes(name, _of_plugins(name, revision), **options)
     check_weights.check_model(name, model, reports)
+    align_weights(model)
     limits.prepare(model, name)
     return model
+
+
+def align_weights(model: torch.nn.Module) -> None:
+    """Copies weights on the CPU that do not begin at a multiple of 64 bytes, where torch allocates its own.
+
+    safetensors maps files into memory, so the addresses of their weights depend on the size of the header.
+    MKL's AVX2 code rounds differently at different addresses: without this, a copy of the model, as workers
+    of Ray get it, would score by some 1e-7 differently.
+    """
+    moved: dict[Any, torch.Tensor] = {}  # so that tensors that share memory go on sharing it
+    for tensor in chain(model.parameters(), model.buffers()):
+        plain = type(tensor) in (torch.nn.Parameter, torch.Tensor)  # not quantised
+        if plain and tensor.device.type == "cpu" and tensor.data_ptr() % 64:
+            place = tensor.data_ptr(), tensor.shape, tensor.stride()
+            if place not in moved:
+                moved[place] = tensor.data.clone()
+            tensor.data = moved[place]
 
 
 def is_self_contained(folder: Path) -> bool:
@@ -114,6 +133,7 @@ def load_masked_lm(name: str, dtype: str | None = None) -> tuple[Any, Any, froze
     head = {key for key, _ in masked_lm.named_parameters() if not key.startswith(inside)}
     new = frozenset(key for key in report["missing_keys"] if not key.startswith(inside))
     check_weights.check_report(name, masked_lm, report, spare=tuple(new) if head <= new else ())
+    align_weights(masked_lm)  # its head
     return model, masked_lm, new
 
 
