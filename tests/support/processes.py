@@ -2,6 +2,7 @@
 
 A fresh process needs seconds to import torch, transformers and sentence-transformers. `Popen` and `run` are
 those of `subprocess`, but a server that has imported such libraries, though not stzoo, forks the processes.
+The workers of pytest-xdist share it.
 All else is as in a fresh process: pid, signals, exit code, streams, folder, environment, the end of the
 interpreter. Two servers take turns, so that a process and the one that continues its work hash strings
 differently, as two fresh processes do. `run_ranks` stands in for torchrun.
@@ -15,6 +16,7 @@ import importlib
 import itertools
 import os
 import runpy
+import select
 import signal
 import socket
 import subprocess
@@ -35,6 +37,7 @@ FIXED = """
 CUDA_ HF_ HOME MKL_ OMP_ OPENBLAS_ PYTHONHASHSEED TMPDIR TOKENIZERS_ TORCH_ TRANSFORMERS_ XDG_
 """
 ENVIRONMENT = dict(os.environ)  # before a test changes it
+RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", os.getpid())
 SERVERS = {}
 TURNS = itertools.cycle(range(2))
 
@@ -135,31 +138,45 @@ def run_ranks(count, command, *, timeout=300, env=None, to_the_end=False, torchr
 
 
 def _server():
-    """The socket of the server whose turn it is."""
+    """The connection to the server whose turn it is, which the first to need it starts."""
     turn = next(TURNS)
     if turn not in SERVERS:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, __file__, str(theirs.fileno())]
-            SERVERS[turn] = ours, subprocess.Popen(command, pass_fds=[theirs.fileno()], env=ENVIRONMENT)
-    return SERVERS[turn][0]
+        address = f"\0stzoo-tests-{RUN}-{turn}"  # of Linux alone, and no file
+        with socket.socket(socket.AF_UNIX) as listening, contextlib.suppress(OSError):  # it is in use
+            listening.bind(address)
+            listening.listen()
+            command = [sys.executable, __file__, str(listening.fileno())]
+            subprocess.Popen(command, pass_fds=[listening.fileno()], env=ENVIRONMENT)
+        SERVERS[turn] = connection = socket.socket(socket.AF_UNIX)
+        while connection.connect_ex(address):  # another worker has bound it, and will listen
+            time.sleep(0.01)
+    return SERVERS[turn]
 
 
-def _serve(requests):
+def _serve(listening):
     """Forks a process for each request, and returns in it the words to run."""
     for name in LIBRARIES.split():
         importlib.import_module(name)
     gc.freeze()  # or each process copies all objects as it ends
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
-    while True:
-        _, fds, *_ = socket.recv_fds(requests, 1, 4)
-        if not fds:  # the tests have ended
-            sys.exit()
-        if os.fork() == 0:
-            requests.close()
-            return _child(Connection(fds[0]), fds[1:])
-        for fd in fds:
-            os.close(fd)
+    clients = [listening.accept()[0]]
+    while clients or select.select([listening], [], [], 0)[0]:
+        ready = select.select([listening, *clients], [], [])[0]
+        if listening in ready:
+            ready.remove(listening)
+            clients.append(listening.accept()[0])
+        for client in ready:
+            _, fds, *_ = socket.recv_fds(client, 1, 4)
+            if not fds:
+                clients.remove(client)
+                client.close()
+            elif os.fork() == 0:
+                for one in (listening, *clients):
+                    one.close()
+                return _child(Connection(fds[0]), fds[1:])
+            for fd in fds:
+                os.close(fd)
+    sys.exit()  # the tests have ended
 
 
 def _child(control, streams):
