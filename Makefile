@@ -8,7 +8,7 @@ plugins := $(wildcard plugins/*/pyproject.toml)
 .PHONY: help venv lint test test-lowest docs demo demo-methods compat audit constraints clean moved
 
 # What an outer environment sets for its own Python has no place in ours. Which index pip uses stays the user's choice.
-unexport PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX PIP_CONSTRAINT STZOO_PLUGINS
+unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE PIP_USER PIP_TARGET PIP_PREFIX PIP_CONSTRAINT STZOO_PLUGINS
 
 help:
 	@echo 'make demo         adapt, fine-tune, pre-train and search on real text, in some minutes'
@@ -45,8 +45,13 @@ lint: .venv/made
 WORKERS ?= 3
 test test-lowest: export OMP_NUM_THREADS = 1
 test test-lowest: export HF_HUB_OFFLINE = 1
-test: lint
+test: .venv/made
+	@$(MAKE) --no-print-directory -j 2 lint .venv/compiled
 	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# Or each worker would compile all modules. It takes one core as long as lint does, which needs one, too.
+.venv/compiled: .venv/made
+	@.venv/bin/python -m pytest --collect-only -q > .venv/compiled 2>&1 || true
 
 test-lowest:
 	@.ci/setup .lowest --constraint constraints-lowest.txt -e '.[all,lancedb,mteb,onnx,qdrant,ray,test]' \

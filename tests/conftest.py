@@ -1,3 +1,4 @@
+import gc
 import os
 
 # before any test imports the libraries that read them
@@ -8,6 +9,7 @@ import json
 import random
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,12 @@ SLOW = ("test_ray", "test_ranks", "test_examples", "test_demo", "test_adapt", "t
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in SLOW)
+
+
+def pytest_collection_finish():
+    """Spares collections of garbage, one of which begins each training, what the libraries have made."""
+    gc.collect()
+    gc.freeze()
 
 
 settings.register_profile("untimed", deadline=None)  # no test depends on the speed of the machine
@@ -53,8 +61,9 @@ def corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def unverified(monkeypatch):
-    """Exports are not checked by a process of their own, which takes seconds; other tests see to it."""
+    """Exports are not checked by a process of their own, and runs not drawn: both take seconds."""
     monkeypatch.setattr("stzoo.hub.export._verify", lambda *_, **__: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
 
 
 @pytest.fixture(scope="session")

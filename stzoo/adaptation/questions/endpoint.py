@@ -29,7 +29,7 @@ from stzoo.utils.messages import counted
 try:
     import openai
 except ImportError:
-    openai = None  # type: ignore[assignment]
+    openai = None
 
 SYSTEM = (
     "You write search queries for a test of a search engine. The user message has the kinds of queries to "
@@ -201,7 +201,7 @@ class Endpoint:
             try:
                 answer = self._client.chat.completions.create(
                     model=self._model,
-                    messages=messages,  # type: ignore[arg-type]
+                    messages=messages,
                     **options,
                 )
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
