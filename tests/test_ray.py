@@ -98,7 +98,7 @@ def test_workers_give_the_vectors_and_scores_of_one_process(
     monkeypatch.setenv("STZOO_CACHE", str(tmp_path / "one"))
     alone = stzoo.bench(model, **given, output=tmp_path / "alone")
     monkeypatch.setenv("STZOO_CACHE", str(tmp_path / "other"))
-    spread = stzoo.bench(model, **given, output=tmp_path / "spread", engine="ray", ray_workers=2)
+    spread = stzoo.bench(model, **given, output=tmp_path / "spread", engine="ray", ray_workers=1)
     assert [one.scores for one in spread] == [one.scores for one in alone]
     stores = [sorted((tmp_path / name).rglob("shard-*")) for name in ("one", "other")]
     assert len(stores[0]) == len(stores[1]) > 9
@@ -237,7 +237,7 @@ def test_errors_of_workers_are_the_users(tmp_path):
     parts = Squares(tmp_path / "parts")
     with (
         pytest.raises(RecipeError, match=r"^this is wrong\.$"),
-        chosen_engine("ray", 2, None),
+        chosen_engine("ray", 1, None),
         started(compute) as workers,
     ):
         parts.complete(workers, rows_of)
@@ -269,7 +269,7 @@ def test_notes_of_workers_reach_the_user(tmp_path, caplog):
         notify("a note from far away")
         return {"squares": np.array(rows)}
 
-    with chosen_engine("ray", 2, None), started(compute) as workers:
+    with chosen_engine("ray", 1, None), started(compute) as workers:
         Squares(tmp_path / "parts").complete(workers, rows_of)
     assert "a note from far away" in caplog.text
 

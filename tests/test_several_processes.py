@@ -126,7 +126,7 @@ import os, signal
 from stzoo.cli import main
 from stzoo.pretraining import prepare
 from stzoo.utils import distributed
-distributed.SILENCE_S, distributed.BEAT_S = 3, 0.2
+distributed.SILENCE_S, distributed.BEAT_S = 10, 0.2
 wait = prepare.wait_for_all
 def killed():
     wait()

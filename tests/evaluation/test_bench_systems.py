@@ -146,7 +146,7 @@ def test_a_killed_run_goes_on_with_the_finished_shards_and_ends_with_the_same_sc
         shards = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("shard-*")}
         assert shards.items() >= done.items(), kills
         done = shards
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert processes.run(command, capture_output=True).returncode == 0
     shards = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("shard-*")}
     assert shards.items() >= done.items()
     assert not list((tmp_path / "store").rglob("*.part"))

@@ -9,6 +9,7 @@ Where the two differ on purpose:
 """
 
 import json
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from stzoo.data.beir import write_beir
 from stzoo.hub.export import export
 from stzoo.models.loading import like, load_model
 
-mteb = pytest.importorskip("mteb", reason="mteb is an extra")
+pytestmark = pytest.mark.skipif(not find_spec("mteb"), reason="mteb is an extra")
 PROMPTS = {"query": "question about the ", "document": "passage: "}
 
 
@@ -44,6 +45,7 @@ def rows(path):
 
 def by_mteb(model, folder, drop_self=False):
     """Scores of mteb, which reads the files of the folder by code of its own and of this test only."""
+    import mteb  # which takes seconds
     from datasets import Dataset
     from mteb.abstasks.retrieval import AbsTaskRetrieval
     from mteb.abstasks.task_metadata import TaskMetadata

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("unverified")
 SHORT = {
     "keep_checkpoints": 2,  # some tests look at what a finished run would remove
     "batch_size": 8,
-    "mini_batch_size": 4,
+    "mini_batch_size": 64,
     "learning_rate": 1e-3,
     "log_steps": 2,
     "depth": 20,

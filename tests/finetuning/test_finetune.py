@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 import signal
 import sys
@@ -34,7 +33,7 @@ from stzoo.testing import tiny_cross_encoder
 from stzoo.training.finetune_settings import FinetuneSettings
 from stzoo.utils.files import fingerprint
 
-SHORT = {"batch_size": 8, "learning_rate": 1e-3, "log_steps": 1, "mini_batch_size": 4}
+SHORT = {"batch_size": 8, "learning_rate": 1e-3, "log_steps": 1, "mini_batch_size": 64}
 
 
 def quality(model, folder, split):
@@ -176,9 +175,8 @@ def test_a_run_that_failed_says_why_in_its_record_and_continues_when_the_fault_i
 
 @pytest.mark.usefixtures("unverified")
 def test_a_best_checkpoint_that_is_damaged_is_not_exported(base, judged, tmp_path):
-    given = dict(
-        data=str(judged), dev_split="dev", eval_steps=2, patience=1, epochs=20, keep_checkpoints=2, **SHORT
-    )
+    given = dict(data=str(judged), dev_split="dev", eval_steps=2, patience=1, epochs=20, keep_checkpoints=2)
+    given |= SHORT | {"mini_batch_size": 4}
     out = stzoo.finetune(str(base), output=tmp_path / "out", **given)
     facts = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps(facts | {"status": "running"}))
@@ -302,7 +300,8 @@ def mined(judged, tmp_path_factory):
 
 @pytest.mark.usefixtures("unverified")
 def test_mined_negatives_are_trained_on(base, judged, mined, tmp_path):
-    given = dict(dev_data=str(judged), dev_split="dev", dev_passages=0, eval_steps=4, epochs=4, **SHORT)
+    given = dict(dev_data=str(judged), dev_split="dev", dev_passages=0, eval_steps=4, epochs=4)
+    given |= SHORT | {"mini_batch_size": 4}
     out = stzoo.finetune(
         str(base), data=str(mined), negatives=3, pooling="mean", output=tmp_path / "out", **given
     )
@@ -456,10 +455,11 @@ def test_passages_on_other_devices_are_negatives_too(base, mined, tmp_path):
         words = ["finetune", still, "--data", mined, "--negatives", 2, "--dev-queries", 0, "--device", "cpu"]
         words += ["--temperature", 0.1, "--max-steps", 1, "--log-steps", 1]
         words += ["--output", tmp_path / name, *more]
+        command = [sys.executable, "-c", code, *map(str, words)]
         if ranks == 1:
-            done = cli(*words, env=os.environ)
+            done = processes.run(command, capture_output=True, text=True)
         else:
-            done = processes.run_ranks(ranks, [sys.executable, "-c", code, *map(str, words)])
+            done = processes.run_ranks(ranks, command)
         assert done.returncode == 0, done.stderr[-3000:]
         found[name] = json.loads((tmp_path / name / "run.json").read_text())["log"][0]
     for figure in ("loss", "grad_norm"):

@@ -16,7 +16,7 @@ from stzoo.models.loading import load_model
 from stzoo.retrieval.search.exact import retrieve
 
 pytestmark = pytest.mark.usefixtures("unverified")
-SHORT = {"batch_size": 8, "log_steps": 2, "mini_batch_size": 4, "pooling": "mean", "eval_steps": 4}
+SHORT = {"batch_size": 8, "log_steps": 2, "mini_batch_size": 64, "pooling": "mean", "eval_steps": 4}
 
 
 def record_of(folder):

@@ -14,7 +14,9 @@ from stzoo.cli import main
 
 # Python code for other processes, as the fixture `unverified` is for this one
 UNVERIFIED = """
+import sys
 from importlib import import_module
+sys.modules["matplotlib"] = None
 import_module("stzoo.hub.export")._verify = lambda *_, **__: None
 """
 

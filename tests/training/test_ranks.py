@@ -91,16 +91,28 @@ if os.environ["RANK"] == os.environ["VICTIM"]:
 """
 
 
+def words_to_kill(base, judged):
+    words = ["finetune", base, "--data", judged, "--negatives", 0, "--dev-queries", 0, "--batch-size", 10]
+    return [*words, "--max-steps", 4, "--save-steps", 1]
+
+
+@pytest.fixture(scope="module")
+def straight(base, judged, tmp_path_factory):
+    """A run in two processes that nobody kills."""
+    output = tmp_path_factory.mktemp("straight") / "out"
+    train(2, *words_to_kill(base, judged), output=output)
+    return output
+
+
 @pytest.mark.parametrize(
     ("sharding", "doing", "victim"),
     [([], "training", 1), ([], "saving", 0), ([], "saving", 1), (["--shard-model"], "saving", 0)],
     ids=str,
 )
 def test_if_one_process_is_killed_the_other_ends_and_the_run_can_be_continued(
-    doing, victim, sharding, base, judged, tmp_path
+    doing, victim, sharding, base, judged, straight, tmp_path
 ):
-    words = ["finetune", base, "--data", judged, "--negatives", 0, "--dev-queries", 0, "--batch-size", 10]
-    words += ["--max-steps", 4, "--save-steps", 1, *sharding]
+    words = [*words_to_kill(base, judged), *sharding]
     killed = {"FIRST": DIE, "WHILE": doing, "VICTIM": victim}
     shown = train(2, *words, output=tmp_path / "out", code=-9, to_the_end=True, **killed)
     assert f"process {1 - victim} of 2 cannot reach another process of the run" in shown
@@ -108,8 +120,10 @@ def test_if_one_process_is_killed_the_other_ends_and_the_run_can_be_continued(
     assert "This is a bug" not in shown
     shown = train(2, *words, "--resume", output=tmp_path / "out")
     assert "resuming from step 2 of 4" in shown
-    train(2, *words, output=tmp_path / "straight")
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("straight", "out"))
+    if sharding:
+        straight = tmp_path / "straight"
+        train(2, *words, output=straight)
+    one, other = (load_file(folder / "model.safetensors") for folder in (straight, tmp_path / "out"))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
