@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 from stzoo_master.prepare import MASTERData
+from support import processes
 from support.models import sentence_transformer
 
 import stzoo
@@ -307,9 +308,7 @@ def test_a_cluster_that_is_not_there_is_one_sentence(model, judged, tmp_path):
     words = ["encode", model, judged, "--output", tmp_path / "out", "--engine", "ray"]
     words += ["--ray-address", "127.0.0.1:1"]
     start = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "stzoo", *map(str, words)], capture_output=True, text=True, check=False
-    )
+    done = processes.run([sys.executable, "-m", "stzoo", *map(str, words)], capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert "there is no Ray cluster at 127.0.0.1:1" in done.stderr
     assert "Traceback" not in done.stderr
@@ -333,7 +332,7 @@ def test_workers_search_the_blocks_of_a_store_that_they_can_read(tmp_path, monke
     alone = top_k(queries, stored, ids[:9], ids, 40, drop_self=True)
     monkeypatch.setattr(exact, "PASSAGES", 64)
     monkeypatch.setattr(exact, "PAIRS", 0)
-    with chosen_engine("ray", 2, None):
+    with chosen_engine("ray", 1, None):
         assert top_k(queries, stored, ids[:9], ids, 40, drop_self=True) == alone
         assert not caplog.text
         hidden = Elsewhere(stored.folder, stored.manifest, 0.0)

@@ -209,7 +209,7 @@ from stzoo.cli.guard import guarded, leave
 
 def work():
     print("begun", flush=True)
-    hashlib.pbkdf2_hmac("sha256", b"x", b"y", 40_000_000)  # seconds, in which Python cannot act on a signal
+    hashlib.pbkdf2_hmac("sha256", b"x", b"y", 12_000_000)  # seconds, in which Python cannot act on a signal
 
 leave(guarded(work, ["bench"]))
 """
