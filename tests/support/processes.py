@@ -10,6 +10,7 @@ differently, as two fresh processes do. `run_ranks` stands in for torchrun.
 The environment variables that are read as Python or a library starts must be as they are in the tests.
 """
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -148,6 +149,7 @@ def _server():
             command = [sys.executable, __file__, str(listening.fileno())]
             subprocess.Popen(command, pass_fds=[listening.fileno()], env=ENVIRONMENT)
         SERVERS[turn] = connection = socket.socket(socket.AF_UNIX)
+        atexit.register(connection.close)
         while connection.connect_ex(address):  # another worker has bound it, and will listen
             time.sleep(0.01)
     return SERVERS[turn]

@@ -64,8 +64,8 @@ def png(path):
     return (*struct.unpack(">II", data[16:24]), set(kinds))
 
 
-@pytest.mark.usefixtures("unverified")
-def test_a_real_run_is_read_as_it_was_logged_and_drawn(base, corpus, judged, tmp_path, capsys):
+def test_a_real_run_is_read_as_it_was_logged_and_drawn(base, corpus, judged, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("stzoo.hub.export._verify", lambda *_, **__: None)
     folder = pretrain(output=tmp_path / "run", base=str(base), corpus=[str(corpus)], batch_size=8,
                       max_steps=6, log_steps=1, threads=1, probe=str(judged), probe_steps=2)  # fmt: skip
     facts = json.loads((folder / "run.json").read_text())
