@@ -49,7 +49,7 @@ test: .venv/made
 	@$(MAKE) --no-print-directory -j 2 lint .venv/compiled
 	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# Or each worker would compile all modules. It takes one core as long as lint does, which needs one, too.
+# Compiles what the tests import, or each worker would do so. This and lint take one core each, for about as long.
 .venv/compiled: .venv/made
 	@.venv/bin/python -m pytest --collect-only -q > .venv/compiled 2>&1 || true
 

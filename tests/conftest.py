@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """Spares collections of garbage, one of which begins each training, what the libraries have made."""
+    """Freezes what the libraries have made, or each training would begin with a look for garbage in it."""
     gc.collect()
     gc.freeze()
 
@@ -61,7 +61,7 @@ def corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def unverified(monkeypatch):
-    """Exports are not checked by a process of their own, and runs not drawn: both take seconds."""
+    """Exports are not checked by a process of their own, and runs are not drawn: both take seconds."""
     monkeypatch.setattr("stzoo.hub.export._verify", lambda *_, **__: None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
 

@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 from support import processes
+from support.helpers import Pool
 from support.models import sentence_transformer
 
 import stzoo
@@ -173,23 +174,6 @@ def test_a_rank_without_the_others_is_refused(model, judged, tmp_path, monkeypat
 
 
 # --- workers
-
-
-class Pool:
-    """Workers that take values ahead, and give the results back in another order."""
-
-    capacity = 4
-
-    def __init__(self, compute):
-        self.compute, self.waiting = compute, []
-
-    def submit(self, number, value):
-        assert len(self.waiting) < self.capacity
-        self.waiting.append((number, value))
-
-    def next(self):
-        number, value = self.waiting.pop()
-        return number, self.compute(value)
 
 
 class Squares(ArrayParts):

@@ -127,12 +127,12 @@ def open_teacher(name: str, *, max_tokens: int | None = None, device: str | None
     if model.num_labels != 1:
         raise ModelError(f"{given} gives {model.num_labels} labels; expected one, how relevant a passage is.")
     check_model(given, model, reports)
-    align_weights(model)
     limits.prepare(model, given)
     if max_tokens is not None:
         limit(model, max_tokens, given)
     revision = folder_revision(folder) if local else commit_of(model, given)
     model.to(device or get_device_name())
+    align_weights(model)
     return Teacher(name, str(folder.resolve()) if local else given, revision, model)
 
 

@@ -15,7 +15,7 @@ from huggingface_hub import try_to_load_from_cache
 from stzoo.errors import ModelError, RecipeError, StzooError, first_line
 from stzoo.models import check_weights
 from stzoo.models.limits import longest, prepare, shortest
-from stzoo.models.loading import check_device, load_plain
+from stzoo.models.loading import align_weights, check_device, load_plain
 from stzoo.models.names import model_source, parse_name, slug
 from stzoo.models.objects import USED, check_model, model_name, model_revision
 from stzoo.utils.files import fingerprint
@@ -159,6 +159,7 @@ def _of_object(
     if not slug(name):
         raise RecipeError(f"the model's name {name!r} has no letters or digits; give it another one.")
     copied = _copy(model, devices[0] if devices else None, name)
+    align_weights(copied)
     with collect_notes() as notes:
         check_weights.check_finite(name, copied)
         prepare(copied, name)

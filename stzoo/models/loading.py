@@ -89,12 +89,13 @@ def align_weights(model: torch.nn.Module) -> None:
     """Copies weights on the CPU that do not begin at a multiple of 64 bytes, where torch allocates its own.
 
     safetensors maps files into memory, so the addresses of their weights depend on the size of the header.
-    MKL's AVX2 code rounds differently at different addresses: without this, a copy of the model, as workers
-    of Ray get it, would score by some 1e-7 differently.
+    MKL's AVX2 code rounds differently at different addresses. Without this, the scores of a copy of the
+    model, as Ray's workers get it, would differ by some 1e-7.
     """
-    moved: dict[Any, torch.Tensor] = {}  # so that tensors that share memory go on sharing it
+    moved: dict[Any, torch.Tensor] = {}  # so that equal views of the same memory go on sharing it
     for tensor in chain(model.parameters(), model.buffers()):
-        plain = type(tensor) in (torch.nn.Parameter, torch.Tensor)  # not quantised
+        # neither quantised nor sparse
+        plain = type(tensor) in (torch.nn.Parameter, torch.Tensor) and tensor.layout is torch.strided
         if plain and tensor.device.type == "cpu" and tensor.data_ptr() % 64:
             place = tensor.data_ptr(), tensor.shape, tensor.stride()
             if place not in moved:

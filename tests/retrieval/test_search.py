@@ -12,7 +12,7 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from support.helpers import in_trec_order
+from support.helpers import Pool, in_trec_order
 
 from stzoo.data.beir import RetrievalDataset, read_beir, write_beir
 from stzoo.data.ranking import Ranking
@@ -260,8 +260,11 @@ def test_a_store_is_read_once_chunk_by_chunk():
     assert "the first: number 301" in str(caught.value)
 
 
+@pytest.mark.parametrize("workers", [ThisProcess, Pool])
 @pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_blocks_that_workers_search_give_the_results_of_one_search(similarity, tmp_path, monkeypatch):
+def test_blocks_that_workers_search_give_the_results_of_one_search(
+    similarity, workers, tmp_path, monkeypatch
+):
     """Small integers, so that many scores tie across the blocks."""
     drawn = np.random.default_rng(0).integers(-2, 3, (700, 4)).astype(np.float32)
     store = fill(tmp_path, drawn, {}, np.array, shard_rows=100)
@@ -271,7 +274,7 @@ def test_blocks_that_workers_search_give_the_results_of_one_search(similarity, t
     alone = top_k(queries, store, names, ids, 40, **given)
     monkeypatch.setattr(exact, "PASSAGES", 64)
     monkeypatch.setattr(exact, "PAIRS", 0)
-    with using(lambda compute: contextlib.nullcontext(ThisProcess(on_device(compute, None)))):
+    with using(lambda compute: contextlib.nullcontext(workers(on_device(compute, None)))):
         spread = top_k(queries, store, names, ids, 40, **given)
     assert [list(spread[query].items()) for query in spread] == [
         list(alone[query].items()) for query in alone

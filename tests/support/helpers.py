@@ -64,3 +64,20 @@ def abandoned_draft(folder, name):
 def in_trec_order(found):
     """A query's document ids as trec_eval orders them: by float32 score, then by id, both descending."""
     return sorted(found, key=lambda document: (np.float32(found[document]), document), reverse=True)
+
+
+class Pool:
+    """Workers that take values ahead, and give the results back in another order."""
+
+    capacity = 4
+
+    def __init__(self, compute):
+        self.compute, self.waiting = compute, []
+
+    def submit(self, number, value):
+        assert len(self.waiting) < self.capacity
+        self.waiting.append((number, value))
+
+    def next(self):
+        number, value = self.waiting.pop()
+        return number, self.compute(value)

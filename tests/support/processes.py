@@ -2,7 +2,7 @@
 
 A fresh process needs seconds to import torch, transformers and sentence-transformers. `Popen` and `run` are
 those of `subprocess`, but a server that has imported such libraries, though not stzoo, forks the processes.
-The workers of pytest-xdist share it.
+The workers of pytest-xdist share two such servers.
 All else is as in a fresh process: pid, signals, exit code, streams, folder, environment, the end of the
 interpreter. Two servers take turns, so that a process and the one that continues its work hash strings
 differently, as two fresh processes do. `run_ranks` stands in for torchrun.
@@ -12,6 +12,7 @@ The environment variables that are read as Python or a library starts must be as
 
 import atexit
 import contextlib
+import errno
 import gc
 import importlib
 import itertools
@@ -20,6 +21,7 @@ import runpy
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -139,20 +141,32 @@ def run_ranks(count, command, *, timeout=300, env=None, to_the_end=False, torchr
 
 
 def _server():
-    """The connection to the server whose turn it is, which the first to need it starts."""
+    """The connection to the server whose turn it is. The first worker that needs the server starts it."""
     turn = next(TURNS)
     if turn not in SERVERS:
-        address = f"\0stzoo-tests-{RUN}-{turn}"  # of Linux alone, and no file
-        with socket.socket(socket.AF_UNIX) as listening, contextlib.suppress(OSError):  # it is in use
+        address = (
+            f"\0stzoo-tests-{RUN}-{turn}"  # an abstract address, which only Linux has; it leaves no file
+        )
+        SERVERS[turn] = connection = socket.socket(socket.AF_UNIX)
+        atexit.register(connection.close)
+        while connection.connect_ex(address) == errno.ECONNREFUSED:  # nobody listens
+            _start(address)
+    return SERVERS[turn]
+
+
+def _start(address):
+    """Starts a server, unless another worker is about to do so."""
+    with socket.socket(socket.AF_UNIX) as listening:
+        try:
             listening.bind(address)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            time.sleep(0.01)
+        else:
             listening.listen()
             command = [sys.executable, __file__, str(listening.fileno())]
             subprocess.Popen(command, pass_fds=[listening.fileno()], env=ENVIRONMENT)
-        SERVERS[turn] = connection = socket.socket(socket.AF_UNIX)
-        atexit.register(connection.close)
-        while connection.connect_ex(address):  # another worker has bound it, and will listen
-            time.sleep(0.01)
-    return SERVERS[turn]
 
 
 def _serve(listening):
@@ -161,12 +175,12 @@ def _serve(listening):
         importlib.import_module(name)
     gc.freeze()  # or each process copies all objects as it ends
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
-    clients = [listening.accept()[0]]
+    clients = [_accepted(listening)]
     while clients or select.select([listening], [], [], 0)[0]:
         ready = select.select([listening, *clients], [], [])[0]
         if listening in ready:
             ready.remove(listening)
-            clients.append(listening.accept()[0])
+            clients.append(_accepted(listening))
         for client in ready:
             _, fds, *_ = socket.recv_fds(client, 1, 4)
             if not fds:
@@ -179,6 +193,14 @@ def _serve(listening):
             for fd in fds:
                 os.close(fd)
     sys.exit()  # the tests have ended
+
+
+def _accepted(listening):
+    """The next connection, which must be of the same user: what it asks for is run."""
+    client, _ = listening.accept()
+    _, user, _ = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    assert user == os.getuid(), "another user connected to the server of the tests' processes"
+    return client
 
 
 def _child(control, streams):

@@ -80,7 +80,7 @@ def test_a_real_run_is_read_as_it_was_logged_and_drawn(base, corpus, judged, tmp
     assert (history.command, history.method, history.status, history.steps) == (
         *("pretrain", "retromae", "finished", 6),
     )
-    (folder / PICTURE).unlink(missing_ok=True)
+    (folder / PICTURE).unlink()
     capsys.readouterr()
     assert draw(folder) == folder / PICTURE
     assert png(folder / PICTURE)[:2] == (1200, 700)
