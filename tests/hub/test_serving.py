@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
 import pytest
@@ -36,14 +37,21 @@ def lines(models):
     return {f"{line['model']}:{line['code']}": line for line in found}
 
 
+def said(pair, lines):
+    if "llama_index" in pair and not find_spec("llama_index"):
+        pytest.skip("LlamaIndex is not installed")
+    return lines[pair]
+
+
 @pytest.mark.parametrize("pair", serve.HERE)
 def test_the_code_of_the_guide_gives_the_models_own_vectors(pair, lines):
-    assert lines[pair].get("difference", lines[pair]) <= 1e-5
+    found = said(pair, lines)
+    assert found.get("difference", found) <= 1e-5
 
 
 @pytest.mark.parametrize("pair", LOST)
 def test_without_those_arguments_llamaindex_gives_other_vectors(pair, lines):
-    assert lines[pair]["difference"] > 1e-2
+    assert said(pair, lines)["difference"] > 1e-2
 
 
 def test_all_code_of_the_guide_is_run_here_or_by_make_compat():

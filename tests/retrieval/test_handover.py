@@ -187,7 +187,7 @@ def test_passages_come_with_their_texts_and_the_record(models, data, tmp_path, t
 
 KILLED = """
 import os, signal, sys
-import lancedb, qdrant_client, stzoo.retrieval.encode
+import qdrant_client, stzoo.retrieval.encode  # lancedb has a thread, which older versions lose in a fork
 from stzoo.retrieval.handover import qdrant
 from stzoo.retrieval.store import Store
 from qdrant_client.local.persistence import CollectionPersistence as Room
