@@ -8,10 +8,10 @@ from stzoo.data import pydocs
 
 @pytest.fixture(scope="session")
 def library(tmp_path_factory):
-    """240 docstrings, whose summaries are their judged queries, which adapt never reads."""
+    """350 docstrings, whose summaries are their judged queries, which adapt never reads."""
     folder = tmp_path_factory.mktemp("library") / "docs"
     pairs = {pair.passage_id: pair for pair in pydocs.pairs()}
-    rows = [{"_id": one.passage_id, "text": one.passage} for one in list(pairs.values())[:240]]
+    rows = [{"_id": one.passage_id, "text": one.passage} for one in list(pairs.values())[:350]]
     folder.mkdir()
     (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder

@@ -306,7 +306,7 @@ def test_a_run_says_what_it_did(adapted, library):
     made, lines = adapted
     assert [line.split()[0] for line in lines] == [f"{number}/6" for number in range(1, 7)]
     record = json.loads((made.path / "adapt.json").read_text())
-    assert record["passages"] == 240
+    assert record["passages"] == 350
     assert record["weighted_tokens"] is True
     lost = record["left_out"]["the teacher does not find its passage"]
     assert f"{lost:,} dropped, whose passage is not among the best 20" in lines[3]
@@ -338,7 +338,7 @@ def test_the_dicts_of_beir_are_a_corpus(adapted, tiny_folder, library, tmp_path)
     corpus = {row["_id"]: row for row in map(json.loads, (library / "corpus.jsonl").read_text().splitlines())}
     dicts = (corpus, {"q": "a query"}, {"q": {next(iter(corpus)): 1}})
     assert stzoo.read_documents(dicts, split_rows=False, copies="keep").passages == len(corpus)
-    with pytest.raises(OutputError, match=r"settings.corpus: .*/library0/docs' then, .*/tuple-of-240-texts"):
+    with pytest.raises(OutputError, match=r"settings.corpus: .*/library0/docs' then, .*/tuple-of-350-texts"):
         stzoo.adapt(tiny_folder, corpus=dicts, output=adapted[0].path, progress=False)
     few = (dict(list(corpus.items())[:3]), *dicts[1:])
     with pytest.raises(DataError, match="questions are left"):
@@ -481,13 +481,13 @@ def test_a_corpus_that_is_too_small_is_refused(tiny_folder, tmp_path, texts, mes
 def test_documents_of_a_folder_are_read_first(tiny_folder, tmp_path, library):
     rows = [json.loads(line) for line in (library / "corpus.jsonl").read_text().splitlines()]
     (tmp_path / "docs").mkdir()
-    for number in range(0, 240, 10):
+    for number in range(0, 300, 10):
         parts = [f"# Part {row['_id']}\n\n{row['text']}\n" for row in rows[number : number + 10]]
         (tmp_path / "docs" / f"{number}.md").write_text("\n".join(parts))
     made = stzoo.adapt(tiny_folder, corpus=tmp_path / "docs", output=tmp_path / "run", progress=False)
     lines = (tmp_path / "run" / "corpus" / "corpus.jsonl").read_text().splitlines()
     of = {row["_id"]: row["metadata"]["document"] for row in map(json.loads, lines)}
-    assert set(of.values()) == {f"{number}.md" for number in range(0, 240, 10)}
+    assert set(of.values()) == {f"{number}.md" for number in range(0, 300, 10)}
     assert made.record["passages"] == len(of)
     judged = read_beir(tmp_path / "run" / "held_out", "test")
     held_out = {of[passage] for grades in judged.qrels.values() for passage in grades}
