@@ -11,9 +11,11 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import settings
+from support.processes import run_check
 
 from stzoo.data.beir import write_beir
 from stzoo.testing import sentences, tiny_masked_lm
@@ -29,14 +31,24 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in SLOW)
 
 
+settings.register_profile("untimed", deadline=None)  # no test depends on the speed of the machine
+settings.load_profile("untimed")
+
+
 def pytest_collection_finish():
-    """Freezes what the libraries have made, or each training would begin with a look for garbage in it."""
+    """Lets the checks of exports start in milliseconds; here, so that those in tests of plugins do, too."""
+    import stzoo.hub.export
+
+    stzoo.hub.export.subprocess = SimpleNamespace(run=run_check)
     gc.collect()
     gc.freeze()
 
 
-settings.register_profile("untimed", deadline=None)  # no test depends on the speed of the machine
-settings.load_profile("untimed")
+@pytest.fixture(autouse=True, scope="module")
+def frozen():
+    """Freezes what the libraries have made, or each training would begin with a look for garbage in it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -23,6 +23,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import WordWeights
 from stzoo_retromae.retromae import RetroMAE
 from support import notebook
+from support.helpers import cli
 from support.objectives import Autoencoder
 
 import stzoo
@@ -426,12 +427,7 @@ def test_a_run_with_a_class_is_not_resumed_with_another(base, tmp_path, monkeypa
         stzoo.pretrain(output=tmp_path / "run", resume=True, **common)
     monkeypatch.setitem(STEPS, "most", 99)
     assert stzoo.pretrain(objective=kind(1.0), output=tmp_path / "run", resume=True, **common).model
-    done = subprocess.run(
-        [sys.executable, "-m", "stzoo", "pretrain", "--recipe", tmp_path / "run/run.json", "--output", "x"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = cli("pretrain", "--recipe", tmp_path / "run/run.json", "--output", "x")
     assert done.returncode == 2
 
 

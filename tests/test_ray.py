@@ -4,7 +4,6 @@ import builtins
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -291,9 +290,8 @@ stzoo.encode(sys.argv[1], sys.argv[2], output=sys.argv[3], shard_rows=7, engine=
 """
     words = [model, str(judged), str(tmp_path / "store")]
     address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    killed = subprocess.run(
-        [sys.executable, "-c", code, *words], env=os.environ | address, capture_output=True, check=False
-    )
+    command = [sys.executable, "-c", code, *words]
+    killed = processes.run(command, env=os.environ | address, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("shard-*")}
     assert len(kept) == 3

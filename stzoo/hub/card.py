@@ -16,6 +16,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -141,7 +142,7 @@ def make(
         earlier["language"] = list(language)
     data = _metadata(name, steps, base_id, scored, earlier, model.adapted.get("datasets", ()))
     pictures = [picture for picture in (PRETRAINING, PICTURE) if (folder / picture).is_file()]
-    text = _render(
+    text = _template().render(
         metadata=frontmatter.dump(_ordered(data.to_dict())).strip(),
         name=name,
         reference=repo_id or "path/of/this/folder",
@@ -297,7 +298,8 @@ def _check(text: str, data: Any) -> None:
 # -- text
 
 
-def _render(**values: Any) -> str:
+@cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=False,  # noqa: S701 - Markdown; texts go through `plain`, `code` or `fenced`
@@ -315,7 +317,7 @@ def _render(**values: Any) -> str:
         "settings": _settings,
         "span": _span,
     }
-    return environment.get_template("card.md.j2").render(**values)
+    return environment.get_template("card.md.j2")
 
 
 def _plain(text: Any) -> str:

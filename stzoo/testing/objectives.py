@@ -264,15 +264,17 @@ def _word_embeddings(objective: Objective) -> list[nn.Module]:
 
 
 def check_fit(bench: Bench) -> None:
-    """Checks that 30 steps on one batch with the same random choices lower the sum of the losses."""
+    """Checks that up to 30 steps on one batch with the same random choices lower the sum of the losses."""
     objective = bench.make()
     batch = _batch(objective)
     optimiser = torch.optim.Adam(objective.parameters(), 1e-3)
-    totals = []
+    totals: list[float] = []
     for _ in range(30):
         torch.manual_seed(1)
         totals.append(_step(objective, batch, optimiser))
-    assert min(totals[1:]) < totals[0] - 0.01 * abs(totals[0]), (
+        if totals[-1] < totals[0] - 0.01 * abs(totals[0]):
+            return
+    raise AssertionError(
         f"30 steps on one batch changed the sum of the losses from {totals[0]:.3f} to {totals[-1]:.3f} only"
     )
 

@@ -1,12 +1,14 @@
 """HTML pages from Jinja templates."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 
+@cache
 def html_template(path: Path, **filters: Callable[..., Any]) -> jinja2.Template:
     """A template that escapes what it is given, and refuses names that it is not given.
 

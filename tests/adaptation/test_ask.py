@@ -372,10 +372,10 @@ def test_a_killed_run_continues_with_the_same_queries(passages, tmp_path, server
     server.wait = 0.02
     out, whole = tmp_path / "out", tmp_path / "whole"
     words = ["ask", str(passages), "--queries", server.url, "--count", "200", "--per-passage", "1"]
-    for number, start in ((signal.SIGKILL, processes.Popen), (signal.SIGINT, subprocess.Popen)):
+    for number in (signal.SIGKILL, signal.SIGINT):
         before = len(list(out.glob("parts/part-*.json")))
         command = [sys.executable, "-m", "stzoo", *words, "--output", str(out)]
-        run = start(command, stderr=subprocess.PIPE, text=True)
+        run = processes.Popen(command, stderr=subprocess.PIPE, text=True)
         wait_for(lambda before=before: len(list(out.glob("parts/part-*.json"))) > before, run)
         time.sleep(0.1)
         run.send_signal(number)

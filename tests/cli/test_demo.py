@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import subprocess
+from types import SimpleNamespace
 
 import pytest
+from support import processes
 from support.helpers import cli
 
 import stzoo
@@ -13,7 +16,8 @@ from stzoo.data.pydocs import write_documented
 
 
 @pytest.mark.usefixtures("unverified")  # its answers come from processes without stzoo
-def test_the_demo_goes_the_whole_way_and_a_second_call_keeps_it(base, judged, tmp_path):
+def test_the_demo_goes_the_whole_way_and_a_second_call_keeps_it(base, judged, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "subprocess", SimpleNamespace(run=processes.run, PIPE=subprocess.PIPE))
     words = ("demo", "--base", base, "--corpus", judged, "--output", tmp_path / "demo")
     first = cli(*words, "--json")
     assert first.returncode == 0, first.stderr

@@ -16,6 +16,7 @@ from statistics import fmean
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import processes
 from support.helpers import abandoned_draft, wait_for
 from support.hub_server import HubServer, Repo
 
@@ -389,7 +390,7 @@ def run(hub, tmp_path, code, *, wait=True):
     }
     (tmp_path / "empty").mkdir(exist_ok=True)
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    process = subprocess.Popen(
+    process = processes.Popen(
         command,
         cwd=tmp_path / "empty",
         env=environment,

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import processes
 from support.helpers import cli, wait_for
 
 from stzoo import judge
@@ -522,7 +523,7 @@ def test_a_port_in_use_is_refused(served):
 def start(run, *options):
     """The command in a process of its own, and the address of its page."""
     command = [sys.executable, "-m", "stzoo", "judge", str(run), "--no-browser", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = processes.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
         if found := re.search(r"http://127\.0\.0\.1:(\d+)/([\w-]+)/", line):
             page = type("Page", (), {"server_port": int(found[1]), "token": found[2], "url": found[0]})

@@ -1,9 +1,9 @@
 """Cards: true to the model's record and results, read back by the Hub's own classes, and without secrets."""
 
 import json
+import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from support import processes
 from support.helpers import cli
 
 import stzoo
@@ -54,7 +55,7 @@ class Scaled(Module):
 ALONE = """
 import json, os, sys
 sys.modules["stzoo"] = None
-for folder, code in json.load(sys.stdin):
+for folder, code in json.load(open(sys.argv[1])):
     os.chdir(folder)
     exec(code, {})
 """
@@ -154,13 +155,12 @@ def test_the_code_of_a_card_runs_as_it_stands_without_stzoo(trained, export_of, 
     assert "prompt_name='it\\'s \"qa\" ```'" in todo[1][1]
     assert ["trust_remote_code=True" in code for _, code in todo] == [False, False, True]
     assert "**It comes with code of its own**" in text
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", ALONE],
-        input=json.dumps(todo),
+    (tmp_path / "todo.json").write_text(json.dumps(todo))
+    done = processes.run(
+        [sys.executable, "-P", "-c", ALONE, tmp_path / "todo.json"],
         capture_output=True,
         text=True,
-        env={"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        check=False,
+        env=os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")},
     )
     assert done.returncode == 0, done.stderr
     assert len(re.findall(r"tensor\(\[\[.*, .*\]\]\)", done.stdout)) == 4

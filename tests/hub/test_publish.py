@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
+from support import processes
 from support.helpers import cli, record_run, wait_for
 from support.hub_server import Fault, HubServer, Repo
 
@@ -458,7 +459,7 @@ def test_a_killed_upload_leaves_the_repository_as_it_was(hub, folder, tmp_path):
         module.check_load = lambda _: 32
         module.publish({str(folder)!r}, {REPO!r}, license="mit")
     """
-    process = subprocess.Popen(
+    process = processes.Popen(
         [sys.executable, "-c", textwrap.dedent(code)], env=outside(hub, tmp_path), stdout=subprocess.DEVNULL
     )
     wait_for(lambda: hub.asked("PUT"), process)
@@ -479,7 +480,7 @@ def test_ctrl_c_before_the_commit_leaves_the_repository_as_it_was(hub, folder, t
         sys.argv = {words!r}
         stzoo.cli.main()
     """
-    process = subprocess.Popen(
+    process = processes.Popen(
         [sys.executable, "-c", textwrap.dedent(code)], env=outside(hub, tmp_path), stdout=subprocess.DEVNULL
     )
     wait_for(lambda: any("/commit/" in path for path in hub.asked("POST")), process)
@@ -944,7 +945,7 @@ def test_the_command_publishes_and_plain_sentence_transformers_loads(hub, folder
     assert TOKEN not in done.stdout + done.stderr
     hub.repos[REPO].commit(held(hub) | {"README.md": b"later"})
     command = [sys.executable, "-c", textwrap.dedent(CLIENT), made["commit"]]
-    plain = subprocess.run(
+    plain = processes.run(
         command, env=outside(hub, tmp_path) | {"HF_TOKEN": ""}, capture_output=True, text=True, check=False
     )
     assert plain.returncode == 0, plain.stderr

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from importlib.util import find_spec
 from typing import Annotated, Literal
@@ -12,6 +11,7 @@ import torch
 from compat import serve
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors.torch import load_file
+from support import processes
 from tokenizers import Tokenizer
 from transformers import BertConfig as TransformersBertConfig
 from transformers import BertModel
@@ -31,7 +31,7 @@ def lines(models):
     """What the blocks of code said, by "model:block"; all in one process, because imports take seconds."""
     environment = {**os.environ, "PYTHONPATH": "", "LLAMA_INDEX_CACHE_DIR": str(models / "cache")}
     command = [sys.executable, "-P", serve.__file__, models, *serve.HERE, *LOST]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = processes.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return {f"{line['model']}:{line['code']}": line for line in found}

@@ -235,11 +235,8 @@ def test_a_preparation_of_ones_own_is_a_command_and_what_comes_next_is_told(base
     (tmp_path / "own.py").write_text(OWN)
     path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
     given, environment = ("--corpus", corpus, "--tokenizer", base), os.environ | {"PYTHONPATH": path}
-    for name, more, run in (
-        ("leads", [], subprocess.run),
-        ("master", ["--queries=none", "--continuation=none"], processes.run),
-    ):
-        done = cli("prepare", name, *given, *more, "--output", tmp_path / name, env=environment, run=run)
+    for name, more in (("leads", []), ("master", ["--queries=none", "--continuation=none"])):
+        done = cli("prepare", name, *given, *more, "--output", tmp_path / name, env=environment)
         objective = "--objective master " if name == "master" else ""  # there is no objective `leads`
         assert f"pretrain --base {base} {objective}--corpus {tmp_path / name} --output MODEL" in done.stderr
     assert all(row["lead"] == row["text"].split()[0] for row in rows_of(tmp_path / "leads"))

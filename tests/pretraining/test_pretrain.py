@@ -313,10 +313,11 @@ def test_another_runs_results_are_not_overwritten_unasked(base, corpus, tmp_path
 def test_two_processes_share_a_run_and_its_folder(base, corpus, tmp_path):
     words = ["pretrain", "--base", base, "--corpus", corpus, "--output", tmp_path / "out", "--device", "cpu"]
     words += ["--max-steps", "3", "--batch-size", "4", "--probe-steps", "2"]
-    words = ["-m", "stzoo", *map(str, words)]
+    words = [tmp_path / "train.py", *map(str, words)]
+    words[0].write_text(UNVERIFIED + "from stzoo.cli import main\nmain()")
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     given = dict(capture_output=True, text=True, timeout=300, check=False)
-    first = subprocess.run([sys.executable, *torchrun, *words], **given)
+    first = processes.run([sys.executable, *torchrun, *words], **given)  # which starts two fresh processes
     second = processes.run_ranks(2, [sys.executable, *words, "--resume"])  # it is finished already
     for done in (first, second):
         assert done.returncode == 0, done.stderr[-3000:]
@@ -464,7 +465,7 @@ def test_a_folder_in_use_is_refused_and_ctrl_c_exits_130(base, corpus, tmp_path)
         "--max-steps",
         "100000",
     ]
-    process = subprocess.Popen(
+    process = processes.Popen(
         [sys.executable, "-m", "stzoo", *map(str, words)], stderr=subprocess.PIPE, text=True
     )
     wait_for(lambda: (tmp_path / "out/run.json").is_file(), process)

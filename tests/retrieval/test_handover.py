@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import fsspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from support import processes
 from support.helpers import cli
 from support.models import sentence_transformer
 from support.small_set import QUERIES
@@ -218,7 +218,7 @@ for to in ("npy", "parquet", "faiss", "qdrant", "lancedb"):
 def test_a_killed_hand_over_is_completed(models, data, tmp_path, monkeypatch):
     monkeypatch.setattr(qdrant, "BATCH", 7)
     command = [sys.executable, "-c", KILLED, *map(str, [models / "cosine", data, tmp_path])]
-    subprocess.run(command, check=True, timeout=120)
+    processes.run(command, check=True)
     assert (tmp_path / "npy" / ".vectors.npy.partial").stat().st_size == 128 + 14 * 32 * 4
     with (tmp_path / "npy" / ".vectors.npy.partial").open("ab") as file:
         file.write(b"half a row")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from stzoo.cli import main
+from support import processes
 
 # Python code for other processes, as the fixture `unverified` is for this one
 UNVERIFIED = """
@@ -21,7 +22,7 @@ import_module("stzoo.hub.export")._verify = lambda *_, **__: None
 """
 
 
-def cli(*words, cwd=".", env=None, run=subprocess.run):
+def cli(*words, cwd=".", env=None, run=processes.run):
     """Runs `stzoo` with these words, in this process or, with an environment, in one that `run` starts."""
     command = [sys.executable, "-m", "stzoo", *map(str, words)]
     if env is not None:

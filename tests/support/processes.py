@@ -2,12 +2,13 @@
 
 A fresh process needs seconds to import torch, transformers and sentence-transformers. `Popen` and `run` are
 those of `subprocess`, but a server that has imported such libraries, though not stzoo, forks the processes.
-The workers of pytest-xdist share two such servers.
+The workers of pytest-xdist share the servers.
 All else is as in a fresh process: pid, signals, exit code, streams, folder, environment, the end of the
 interpreter. Two servers take turns, so that a process and the one that continues its work hash strings
 differently, as two fresh processes do. `run_ranks` stands in for torchrun.
 
-The environment variables that are read as Python or a library starts must be as they are in the tests.
+The environment variables that are read as Python or a library starts must be as they are in the tests, but
+for those of the Hub's libraries: where they differ, another two servers fork, which have not imported them.
 """
 
 import atexit
@@ -30,15 +31,16 @@ import types
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
+import torch
 from torch.distributed import TCPStore
 
 LIBRARIES = """
-accelerate bm25s datasets faiss ir_measures numpy peft pluggy pyarrow.parquet pydantic rich.table
-safetensors.torch scipy.stats sentence_transformers transformers typer yaml
+faiss httpx jinja2 numpy pandas pluggy pyarrow.parquet pydantic rich.table safetensors.torch scipy.stats
+sklearn.metrics torch._dynamo torch.distributed.tensor typer yaml
 """
-FIXED = """
-CUDA_ HF_ HOME MKL_ OMP_ OPENBLAS_ PYTHONHASHSEED TMPDIR TOKENIZERS_ TORCH_ TRANSFORMERS_ XDG_
-"""
+HUB_LIBRARIES = "accelerate bm25s datasets ir_measures peft sentence_transformers transformers"
+FIXED = "CUDA_ MKL_ OMP_ OPENBLAS_ PYTHONHASHSEED TMPDIR TOKENIZERS_ TORCH_"
+HUB_FIXED = "HF_ HOME TRANSFORMERS_ XDG_"
 ENVIRONMENT = dict(os.environ)  # before a test changes it
 RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", os.getpid())
 SERVERS = {}
@@ -46,7 +48,7 @@ TURNS = itertools.cycle(range(2))
 
 
 class Popen(subprocess.Popen):
-    """`subprocess.Popen` for the words [sys.executable, "-c" CODE | "-m" MODULE | SCRIPT, *arguments]."""
+    """`subprocess.Popen` for [sys.executable, ["-P"], "-c" CODE | "-m" MODULE | SCRIPT, *arguments]."""
 
     def _execute_child(self, args, executable, preexec_fn, _close_fds, pass_fds, cwd, env, *more):
         # this is where subprocess.Popen forks; `ends` are those of its pipes, -1 where a stream is no pipe
@@ -54,13 +56,12 @@ class Popen(subprocess.Popen):
         assert args[0] == sys.executable
         assert (executable, preexec_fn, pass_fds, session, group) == (None, None, (), False, -1)
         env = dict(os.environ if env is None else env)
-        fixed = [name for name in {*env, *ENVIRONMENT} if name.startswith(tuple(FIXED.split()))]
-        assert all(env.get(name) == ENVIRONMENT.get(name) for name in fixed), "this needs a fresh process"
+        assert _as_here(env, FIXED), "this needs a fresh process"
         words = [os.fspath(word) for word in args[1:]]
         streams = [own if end == -1 else end for own, end in enumerate((ends[0], ends[3], ends[5]))]
         self._control, theirs = Pipe()
         with theirs:
-            socket.send_fds(_server(), [b"1"], [theirs.fileno(), *streams])
+            socket.send_fds(_server(_as_here(env, HUB_FIXED)), [b"1"], [theirs.fileno(), *streams])
         self._control.send({"words": words, "folder": str(Path(cwd or ".").absolute()), "env": env})
         self.pid = self._control.recv()
         self._child_created = True
@@ -99,6 +100,17 @@ def run(command, *, timeout=None, check=False, capture_output=False, **options):
     if check:
         done.check_returncode()
     return done
+
+
+def run_check(command, *, env, **options):
+    """`subprocess.run` for the check of an export, whose environment hides GPUs and limits the threads."""
+    unused = ["CUDA_VISIBLE_DEVICES"]
+    if "--trust" not in command:
+        unused.append("HF_MODULES_CACHE")  # where code would go
+    shared = {name: value for name, value in env.items() if name not in unused}
+    if torch.cuda.is_available() or not _as_here(shared, FIXED):
+        return subprocess.run(command, env=env, **options)
+    return run(command, env=shared, **options)
 
 
 def run_ranks(count, command, *, timeout=300, env=None, to_the_end=False, torchrun=True):
@@ -140,21 +152,30 @@ def run_ranks(count, command, *, timeout=300, env=None, to_the_end=False, torchr
         return done
 
 
-def _server():
-    """The connection to the server whose turn it is. The first worker that needs the server starts it."""
-    turn = next(TURNS)
-    if turn not in SERVERS:
-        address = (
-            f"\0stzoo-tests-{RUN}-{turn}"  # an abstract address, which only Linux has; it leaves no file
-        )
-        SERVERS[turn] = connection = socket.socket(socket.AF_UNIX)
+def _as_here(env, prefixes):
+    """Whether the variables with these prefixes are those of the tests' environment."""
+    names = [name for name in {*env, *ENVIRONMENT} if name.startswith(tuple(prefixes.split()))]
+    return all(env.get(name) == ENVIRONMENT.get(name) for name in names)
+
+
+def _server(hub):
+    """The connection to the server whose turn it is. The first worker that needs the server starts it.
+
+    Args:
+        hub: True for a server that has also imported the libraries of the Hub.
+    """
+    key = hub, next(TURNS)
+    if key not in SERVERS:
+        # an abstract address, which only Linux has; it leaves no file
+        address = f"\0stzoo-tests-{RUN}-{key}"
+        SERVERS[key] = connection = socket.socket(socket.AF_UNIX)
         atexit.register(connection.close)
         while connection.connect_ex(address) == errno.ECONNREFUSED:  # nobody listens
-            _start(address)
-    return SERVERS[turn]
+            _start(address, f"{LIBRARIES} {HUB_LIBRARIES}" if hub else LIBRARIES)
+    return SERVERS[key]
 
 
-def _start(address):
+def _start(address, libraries):
     """Starts a server, unless another worker is about to do so."""
     with socket.socket(socket.AF_UNIX) as listening:
         try:
@@ -165,13 +186,13 @@ def _start(address):
             time.sleep(0.01)
         else:
             listening.listen()
-            command = [sys.executable, __file__, str(listening.fileno())]
+            command = [sys.executable, __file__, str(listening.fileno()), *libraries.split()]
             subprocess.Popen(command, pass_fds=[listening.fileno()], env=ENVIRONMENT)
 
 
-def _serve(listening):
+def _serve(listening, libraries):
     """Forks a process for each request, and returns in it the words to run."""
-    for name in LIBRARIES.split():
+    for name in libraries:
         importlib.import_module(name)
     gc.freeze()  # or each process copies all objects as it ends
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies
@@ -234,14 +255,16 @@ def _child(control, streams):
 
 if __name__ == "__main__":
     del sys.path[0]  # the folder of this file
-    match _serve(socket.socket(fileno=int(sys.argv[1]))):
+    words = _serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])
+    own_path = words[0] != "-P"
+    match words if own_path else words[1:]:
         case ["-c", code, *arguments]:
-            sys.argv, sys.path[:0] = ["-c", *arguments], [""]
+            sys.argv, sys.path[:0] = ["-c", *arguments], [""] * own_path
             sys.modules["__main__"] = main = types.ModuleType("__main__")
             exec(compile(code, "<string>", "exec"), vars(main))
         case ["-m", module, *arguments]:
-            sys.argv, sys.path[:0] = ["-m", *arguments], [str(Path.cwd())]
+            sys.argv, sys.path[:0] = ["-m", *arguments], [str(Path.cwd())] * own_path
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         case [script, *arguments]:
-            sys.argv, sys.path[:0] = [script, *arguments], [str(Path(script).resolve().parent)]
+            sys.argv, sys.path[:0] = [script, *arguments], [str(Path(script).resolve().parent)] * own_path
             runpy.run_path(script, run_name="__main__")

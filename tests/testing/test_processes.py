@@ -58,7 +58,15 @@ def test_folder_environment_and_arguments_are_its_own(tmp_path):
 @pytest.mark.skipif(sys.platform != "linux", reason="these are fresh processes")
 def test_what_libraries_read_as_they_start_cannot_change(tmp_path):
     with pytest.raises(AssertionError, match="fresh"):
-        python("", env=os.environ | {"HF_HOME": str(tmp_path)})
+        python("", env=os.environ | {"TORCH_HOME": str(tmp_path)})
+
+
+def test_the_libraries_of_the_hub_read_its_own_variables(tmp_path):
+    code = "import sys; print('huggingface_hub' in sys.modules); from huggingface_hub import constants; "
+    code += "print(constants.ENDPOINT, constants.HF_HOME)"
+    own = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
+    done = python(code, env=os.environ | own)
+    assert done.stdout.split() == ["False", *own.values()], done.stderr
 
 
 def test_one_and_the_next_hash_strings_differently():

@@ -1,7 +1,6 @@
 """TACO's vector of T5 is that of transformers, and its model survives load, save and load again."""
 
 import json
-import subprocess
 import sys
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from stzoo_taco.inspect import inspect
+from support import processes
 from transformers import AutoTokenizer, T5Model
 
 import stzoo
@@ -81,9 +81,7 @@ def test_a_trained_model_is_loaded_saved_and_loaded_again(base, data, tmp_path):
         f"model.save({str(tmp_path / 'again')!r})\n"
         f"print(model.similarity_fn_name, model.encode('wing').tolist())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
-    )
+    done = processes.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     similarity, _, vector = done.stdout.strip().splitlines()[-1].partition(" ")
     assert similarity == "dot"

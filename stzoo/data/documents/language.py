@@ -8,6 +8,7 @@ wrongly, and left 18 open.
 """
 
 import re
+from functools import cache
 from typing import Any
 
 from stzoo.data.documents.sections import Document, library
@@ -27,9 +28,7 @@ class LanguageDetector:
     """
 
     def __init__(self) -> None:
-        langid = library("py3langid.langid", "py3langid")
-        self._identifier: Any = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
-        self._identifier.set_languages([code for code in self._identifier.labels if len(code) == 2])
+        self._identifier = _identifier(library("py3langid.langid", "py3langid"))
         self._last: tuple[Document | None, str] = None, NONE
 
     def of_passage(self, text: str, document: Document) -> str:
@@ -55,3 +54,10 @@ class LanguageDetector:
             return None
         code, probability = self._identifier.classify(text)
         return _NAMES.get(code, code) if code and probability >= least else None
+
+
+@cache
+def _identifier(langid: Any) -> Any:
+    identifier = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
+    identifier.set_languages([code for code in identifier.labels if len(code) == 2])
+    return identifier

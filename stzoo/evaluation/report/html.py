@@ -1,6 +1,5 @@
 """The HTML page."""
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,6 @@ def as_html(content: Content) -> str:
     )
 
 
-@cache
 def _template() -> jinja2.Template:
     return html_template(
         HERE / "report.html.j2",
