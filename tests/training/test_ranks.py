@@ -13,13 +13,13 @@ import stzoo
 from stzoo.data.training_sets.read import read_training
 
 COUNT = """
-from stzoo.retrieval.search import exact
-encode = exact.encode
+import stzoo.models.encode as encoding
+encode = encoding.encode
 def counted(model, texts, **options):
     with open(os.environ["COUNTS"] + os.environ.get("RANK", ""), "a") as file:
         print(len(texts), file=file)
     return encode(model, texts, **options)
-exact.encode = counted
+encoding.encode = counted
 """
 
 

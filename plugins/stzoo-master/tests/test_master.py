@@ -59,7 +59,8 @@ def ids_of(text, most=10_000):
 
 @pytest.mark.parametrize("tasks", [["passage"], ["neighbour", "complement"]])
 def test_some_of_the_tasks_are_a_sound_objective_too(tasks):
-    check_objective(manager.find("objective", "master"), options={"tasks": tasks, "layers": 1})
+    # test_contract.py trains all four on random words
+    check_objective(manager.find("objective", "master"), options={"tasks": tasks, "layers": 1}, steps=0)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])

@@ -27,7 +27,6 @@ import torch
 from stzoo.data.beir import RetrievalDataset
 from stzoo.data.ranking import Best, Ranked, Ranking
 from stzoo.errors import ModelError, RecipeError, ShapeError
-from stzoo.models.encode import encode
 from stzoo.retrieval.search.exact_kernels import (
     PIECE,
     SIMILARITIES,
@@ -93,6 +92,8 @@ def retrieve(
     Raises:
         ModelError: If vectors are not finite, or queries and passages have different dimensions.
     """
+    from stzoo.models.encode import encode  # takes seconds, which workers of Ray that only search can save
+
     show_bars = show_progress(progress)
 
     def vectors(texts: Sequence[str], role: str, task: str = "") -> np.ndarray:

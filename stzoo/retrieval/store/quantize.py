@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from sentence_transformers.util.quantization import quantize_embeddings
 
 from stzoo.errors import ModelError
 
@@ -54,6 +53,8 @@ def tightened(vectors: np.ndarray, manifest: Mapping[str, Any]) -> np.ndarray:
         if not np.isfinite(stored).all():
             raise ModelError("vectors exceed float16's maximum of 65504; store them as float32 or int8.")
         return stored
+
+    from sentence_transformers.util.quantization import quantize_embeddings  # seconds that few stores need
 
     if manifest["precision"] == "binary":
         return np.asarray(quantize_embeddings(vectors, "ubinary"))
