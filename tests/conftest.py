@@ -40,6 +40,7 @@ def pytest_collection_finish():
     import stzoo.hub.export
 
     stzoo.hub.export.subprocess = SimpleNamespace(run=run_check)
+    gc.set_threshold(50_000, 50, 100)  # a tenth of the time goes into looking for garbage otherwise
     gc.collect()
     gc.freeze()
 

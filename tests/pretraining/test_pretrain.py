@@ -313,8 +313,7 @@ def test_another_runs_results_are_not_overwritten_unasked(base, corpus, tmp_path
 def test_two_processes_share_a_run_and_its_folder(base, corpus, tmp_path):
     words = ["pretrain", "--base", base, "--corpus", corpus, "--output", tmp_path / "out", "--device", "cpu"]
     words += ["--max-steps", "3", "--batch-size", "4", "--probe-steps", "2"]
-    words = [tmp_path / "train.py", *map(str, words)]
-    words[0].write_text(UNVERIFIED + "from stzoo.cli import main\nmain()")
+    words = ["-m", "stzoo", *map(str, words)]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     given = dict(capture_output=True, text=True, timeout=300, check=False)
     first = processes.run([sys.executable, *torchrun, *words], **given)  # which starts two fresh processes

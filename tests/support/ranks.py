@@ -9,16 +9,15 @@ import torch
 from safetensors.torch import load_file
 
 from support import processes
+from support.helpers import UNVERIFIED
 
 # Masks depend on the batch alone, and passages are grouped for two processes also in one.
-RUN = """
+RUN = f"""{UNVERIFIED}
 import hashlib, os, signal, sys
 import torch
-import stzoo.hub.export
 from stzoo.pretraining import length_sampler
 from stzoo.pretraining.objective import Objective
 from stzoo.training.trainer import ObjectiveTrainer
-stzoo.hub.export._verify = lambda *_, **__: None
 length_sampler.world_size = lambda: 2
 forward, end_step = Objective.forward, ObjectiveTrainer._end_step
 def masked_alike(self, batch):

@@ -92,7 +92,7 @@ def retrieve(
     Raises:
         ModelError: If vectors are not finite, or queries and passages have different dimensions.
     """
-    from stzoo.models.encode import encode  # takes seconds, which workers of Ray that only search can save
+    from stzoo.models.encode import encode  # takes seconds, and Ray's workers that search do not need it
 
     show_bars = show_progress(progress)
 

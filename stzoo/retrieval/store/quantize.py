@@ -54,7 +54,8 @@ def tightened(vectors: np.ndarray, manifest: Mapping[str, Any]) -> np.ndarray:
             raise ModelError("vectors exceed float16's maximum of 65504; store them as float32 or int8.")
         return stored
 
-    from sentence_transformers.util.quantization import quantize_embeddings  # seconds that few stores need
+    # here, as the import takes seconds and few stores need it
+    from sentence_transformers.util.quantization import quantize_embeddings
 
     if manifest["precision"] == "binary":
         return np.asarray(quantize_embeddings(vectors, "ubinary"))
