@@ -401,7 +401,7 @@ STEPS = {"most": 99}  # a global variable, which is no part of the class below
 
 
 @pytest.mark.usefixtures("unverified")
-def test_a_run_with_a_class_is_not_resumed_with_another(base, tmp_path, monkeypatch):
+def test_a_run_with_a_class_is_not_resumed_with_another(base, corpus, tmp_path, monkeypatch):
     common = {"corpus": TEXTS, "max_steps": 4, "max_tokens": 16, "save_steps": 2, "base": base}
 
     def kind(factor):
@@ -427,8 +427,11 @@ def test_a_run_with_a_class_is_not_resumed_with_another(base, tmp_path, monkeypa
         stzoo.pretrain(output=tmp_path / "run", resume=True, **common)
     monkeypatch.setitem(STEPS, "most", 99)
     assert stzoo.pretrain(objective=kind(1.0), output=tmp_path / "run", resume=True, **common).model
-    done = cli("pretrain", "--recipe", tmp_path / "run/run.json", "--output", "x")
+    name = json.loads((tmp_path / "run/run.json").read_text())["recipe"]["objective"]
+    words = ["--objective", name, "--base", base, "--corpus", corpus, "--output", tmp_path / "x"]
+    done = cli("pretrain", *words, env=os.environ)  # another process, which does not know the class
     assert done.returncode == 2
+    assert "was passed in Python" in done.stderr
 
 
 def test_other_code_has_another_fingerprint():

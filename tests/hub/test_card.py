@@ -160,7 +160,7 @@ def test_the_code_of_a_card_runs_as_it_stands_without_stzoo(trained, export_of, 
         [sys.executable, "-P", "-c", ALONE, tmp_path / "todo.json"],
         capture_output=True,
         text=True,
-        env=os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")},
+        env=os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_TOKEN": "", "PYTHONPATH": ""},
     )
     assert done.returncode == 0, done.stderr
     assert len(re.findall(r"tensor\(\[\[.*, .*\]\]\)", done.stdout)) == 4

@@ -57,7 +57,7 @@ def exported(tiny, tmp_path_factory):
     bert.tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
     models = {
         "bert": model_of(bert, Pooling(32), Dense(32, 16), Normalize(), prompts=PROMPTS),
-        "mpnet": model_of(one_layer(tiny["mpnet"]), Pooling(32, "cls")),
+        "mpnet": model_of(Transformer(str(tiny["mpnet"])), Pooling(32, "cls")),
         "distilbert": model_of(one_layer(tiny["distilbert"]), Pooling(32, ("cls", "max"))),
     }
     modernbert = model_of(Transformer(str(tiny["modernbert"])), Pooling(32), Normalize(), prompts=PROMPTS)

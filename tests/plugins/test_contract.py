@@ -17,8 +17,8 @@ from stzoo.plugins import hookspecs, manager
 
 ROOT = Path(__file__).parents[2]
 HOOKS = {kind: getattr(hookspecs, manager.hook_name(kind)) for kind in manager.KINDS}
-# gist needs a guide model: test_losses.py compares it with sentence-transformers' own. The tests of
-# stzoo-retromae have the check of its objectives, as the documentation quotes it.
+# gist needs a guide model: test_losses.py compares it with sentence-transformers' own. The documentation
+# quotes the check of stzoo-retromae's objectives, so it stays in the tests of that plugin.
 ELSEWHERE = {("loss", "gist"), *(("objective", name) for name in ("retromae", "retromae-basic", "dupmae"))}
 PARTS = [
     part for kind in manager.KINDS for name in manager.all(kind) if (part := (kind, name)) not in ELSEWHERE

@@ -218,7 +218,7 @@ for to in ("npy", "parquet", "faiss", "qdrant", "lancedb"):
 def test_a_killed_hand_over_is_completed(models, data, tmp_path, monkeypatch):
     monkeypatch.setattr(qdrant, "BATCH", 7)
     command = [sys.executable, "-c", KILLED, *map(str, [models / "cosine", data, tmp_path])]
-    processes.run(command, check=True)
+    processes.run(command, check=True, timeout=600)
     assert (tmp_path / "npy" / ".vectors.npy.partial").stat().st_size == 128 + 14 * 32 * 4
     with (tmp_path / "npy" / ".vectors.npy.partial").open("ab") as file:
         file.write(b"half a row")

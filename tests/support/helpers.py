@@ -22,12 +22,11 @@ import_module("stzoo.hub.export")._verify = lambda *_, **__: None
 """
 
 
-def cli(*words, cwd=".", env=None, run=processes.run):
-    """Runs `stzoo` with these words, in this process or, with an environment, in one that `run` starts."""
+def cli(*words, cwd=".", env=None):
+    """Runs `stzoo` with these words, in this process or, with an environment, in one of its own."""
     command = [sys.executable, "-m", "stzoo", *map(str, words)]
     if env is not None:
-        given = dict(capture_output=True, text=True, timeout=600, check=False)
-        return run(command, cwd=cwd, env=env, **given)
+        return processes.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:

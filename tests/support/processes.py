@@ -32,19 +32,18 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
 import torch
-from torch.distributed import TCPStore
 
 LIBRARIES = """
-faiss httpx jinja2 numpy pandas pluggy pyarrow.parquet pydantic rich.table safetensors.torch scipy.stats
+faiss httpx2 jinja2 numpy pandas pluggy pyarrow.parquet pydantic rich.table safetensors.torch scipy.stats
 sklearn.metrics torch._dynamo torch.distributed.tensor typer yaml
 """
 HUB_LIBRARIES = "accelerate bm25s datasets ir_measures peft sentence_transformers transformers"
-FIXED = "CUDA_ MKL_ OMP_ OPENBLAS_ PYTHONHASHSEED TMPDIR TOKENIZERS_ TORCH_"
+FIXED = "CUDA_ MKL_ OMP_ OPENBLAS_ PYTHONHASHSEED PYTHONIOENCODING PYTHONUTF8 TMPDIR TOKENIZERS_ TORCH_"
 HUB_FIXED = "HF_ HOME TRANSFORMERS_ XDG_"
 ENVIRONMENT = dict(os.environ)  # before a test changes it
 RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", os.getpid())
 SERVERS = {}
-TURNS = itertools.cycle(range(2))
+TURNS = {hub: itertools.cycle(range(2)) for hub in (True, False)}
 
 
 class Popen(subprocess.Popen):
@@ -108,8 +107,10 @@ def run_check(command, *, env, **options):
     if "--trust" not in command:
         unused.append("HF_MODULES_CACHE")  # where code would go
     shared = {name: value for name, value in env.items() if name not in unused}
-    if torch.cuda.is_available() or not _as_here(shared, FIXED):
+    shared |= {name: ENVIRONMENT[name] for name in unused if name in ENVIRONMENT}
+    if torch.cuda.is_available() or command[0] != sys.executable or not _as_here(shared, FIXED):
         return subprocess.run(command, env=env, **options)
+    _skip_turn(shared)
     return run(command, env=shared, **options)
 
 
@@ -119,6 +120,8 @@ def run_ranks(count, command, *, timeout=300, env=None, to_the_end=False, torchr
     With `to_the_end`, none is killed, as by srun, and `codes` has the exit code of each. Without `torchrun`,
     the first process has the store.
     """
+    from torch.distributed import TCPStore
+
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     shared = {
         "WORLD_SIZE": count,
@@ -134,6 +137,8 @@ def run_ranks(count, command, *, timeout=300, env=None, to_the_end=False, torchr
         }
     else:
         del store  # which frees the port
+    if count % 2 == 0:
+        _skip_turn(env or os.environ)
     end = time.monotonic() + timeout
     with tempfile.TemporaryFile("w+") as errors, contextlib.ExitStack() as stack:
         ranks = []
@@ -158,13 +163,21 @@ def _as_here(env, prefixes):
     return all(env.get(name) == ENVIRONMENT.get(name) for name in names)
 
 
+def _skip_turn(env):
+    """Passes over a server, so that the next processes have others than those whose work they may continue.
+
+    A check takes two turns, and ranks take an odd number.
+    """
+    next(TURNS[_as_here(env, HUB_FIXED)])
+
+
 def _server(hub):
     """The connection to the server whose turn it is. The first worker that needs the server starts it.
 
     Args:
         hub: True for a server that has also imported the libraries of the Hub.
     """
-    key = hub, next(TURNS)
+    key = hub, next(TURNS[hub])
     if key not in SERVERS:
         # an abstract address, which only Linux has; it leaves no file
         address = f"\0stzoo-tests-{RUN}-{key}"
@@ -248,7 +261,8 @@ def _child(control, streams):
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["env"])
-    sys.path[:0] = filter(None, request["env"].get("PYTHONPATH", "").split(os.pathsep))
+    servers, own = (one.get("PYTHONPATH", "").split(os.pathsep) for one in (ENVIRONMENT, request["env"]))
+    sys.path[:] = [*filter(None, own), *(path for path in sys.path if path not in servers)]
     sys.modules["numpy"].random.seed()  # `random` does so by itself
     return request["words"]
 

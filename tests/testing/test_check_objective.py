@@ -14,7 +14,7 @@ def component(kind):
 
 @pytest.mark.parametrize("kind", objectives.SOUND, ids=lambda kind: kind.__name__)
 def test_sound_objectives_are_accepted(kind):
-    some = kind in (objectives.Autoencoder, objectives.Both)  # test_contract.py has those of the plugins, too
+    some = kind in (objectives.Autoencoder, objectives.Both)  # plugins' tests train more
     check_objective(component(kind), steps=150 if some else 0)
 
 

@@ -55,6 +55,15 @@ def test_folder_environment_and_arguments_are_its_own(tmp_path):
     assert json.loads(done.stdout) == [str(tmp_path), "1", "__main__", ["-c", "a", str(tmp_path / "b")]]
 
 
+@pytest.mark.parametrize("safe", [[], ["-P"]], ids=str)
+def test_the_folder_of_the_code_is_searched_unless_the_path_is_safe(tmp_path, safe):
+    code, script = "import sys; print(*map(repr, sys.path[:1]))", tmp_path / "script.py"
+    script.write_text(code)
+    for words, folder in ((["-c", code], ""), ([script], str(tmp_path))):
+        done = processes.run([sys.executable, *safe, *words], cwd=tmp_path, capture_output=True, text=True)
+        assert (done.stdout == f"{folder!r}\n") == (not safe), done
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="these are fresh processes")
 def test_what_libraries_read_as_they_start_cannot_change(tmp_path):
     with pytest.raises(AssertionError, match="fresh"):

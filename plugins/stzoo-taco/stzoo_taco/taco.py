@@ -122,6 +122,7 @@ class TACO(Balancer):
         slope: Any = self.sign / self.tau
         for part in parts:
             current = (gradients[:, part] * parameters[part]).abs_().div_(scale)
+            # not lerp_, which rounds 1 - weight
             self.sensitivity[:, part].mul_(self.beta).add_(current, alpha=1 - self.beta)
             if self.before:  # at once, while the chunk is in the cache
                 self._write_update(gradients, part, slope, is_warmup)

@@ -81,7 +81,7 @@ def test_a_trained_model_is_loaded_saved_and_loaded_again(base, data, tmp_path):
         f"model.save({str(tmp_path / 'again')!r})\n"
         f"print(model.similarity_fn_name, model.encode('wing').tolist())"
     )
-    done = processes.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = processes.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     similarity, _, vector = done.stdout.strip().splitlines()[-1].partition(" ")
     assert similarity == "dot"
