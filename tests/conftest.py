@@ -38,8 +38,8 @@ settings.load_profile("untimed")
 def pytest_collection_finish():
     """Saves time in all tests, also in those of plugins, which do not have the fixtures below.
 
-    The process that checks an export starts in milliseconds, and less is looked for garbage, which otherwise
-    takes a tenth of the time.
+    The process that checks an export starts in milliseconds, and the garbage collector, which otherwise takes
+    a tenth of the time, runs less often.
     """
     if export := sys.modules.get("stzoo.hub.export"):
         export.subprocess = SimpleNamespace(run=run_check)

@@ -54,8 +54,9 @@ class Scaled(Module):
 """
 ALONE = """
 import json, os, sys
+from pathlib import Path
 sys.modules["stzoo"] = None
-for folder, code in json.load(open(sys.argv[1])):
+for folder, code in json.loads(Path(sys.argv[1]).read_text()):
     os.chdir(folder)
     exec(code, {})
 """

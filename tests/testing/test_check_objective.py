@@ -14,8 +14,8 @@ def component(kind):
 
 @pytest.mark.parametrize("kind", objectives.SOUND, ids=lambda kind: kind.__name__)
 def test_sound_objectives_are_accepted(kind):
-    some = kind in (objectives.Autoencoder, objectives.Both)  # plugins' tests train more
-    check_objective(component(kind), steps=150 if some else 0)
+    trained = kind in (objectives.Autoencoder, objectives.Both)  # other tests train those of the plugins
+    check_objective(component(kind), steps=150 if trained else 0)
 
 
 @pytest.mark.parametrize("kind", objectives.FAULTY, ids=lambda kind: kind.__name__)

@@ -61,7 +61,8 @@ def test_the_folder_of_the_code_is_searched_unless_the_path_is_safe(tmp_path, sa
     script.write_text(code)
     for words, folder in ((["-c", code], ""), ([script], str(tmp_path))):
         done = processes.run([sys.executable, *safe, *words], cwd=tmp_path, capture_output=True, text=True)
-        assert (done.stdout == f"{folder!r}\n") == (not safe), done
+        assert done.returncode == 0, done.stderr
+        assert (done.stdout == f"{folder!r}\n") == (not safe), done.stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="these are fresh processes")
